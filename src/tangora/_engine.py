@@ -1,0 +1,98 @@
+"""A fusion method applied to task vectors: on coefficients where it is linear, else tensor by tensor or whole."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tangora._weights import Table
+from tangora.initial import seed_of
+from tangora.methods import Method
+from tangora.task_vector import Dense, TaskVector, Update
+
+__all__ = ["Engine"]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Task vectors and what their tensors are called.
+
+    Args:
+        vectors: one per adapter, over coordinate tensors; one that a vector does not have is zero there.
+        site_of: coordinate tensor -> site, by which weights are given.
+        seed, fingerprints: what decides every random number, with the tensor's name.
+    """
+
+    vectors: Sequence[TaskVector]
+    site_of: Callable[[str], str]
+    seed: int
+    fingerprints: Sequence[str]
+
+    def linear(self, method: Method, table: Table, parameters: Mapping[str, Any]) -> TaskVector:
+        """The method on the identity matrix yields ``c_t``; ``sum_t c_t * nu_t`` is low-rank where they are."""
+        identity = torch.eye(len(self.vectors), dtype=torch.float64)
+
+        def coefficients(row: Sequence[float]) -> list[float]:
+            column = torch.tensor(row, dtype=torch.float64)[:, None]
+            return [float(c) for c in method.function(identity, weights=column, **parameters)]
+
+        if not isinstance(table, dict):
+            return TaskVector.combination(self.vectors, coefficients(table))
+        return TaskVector.combination(self.vectors, {n: coefficients(table[self.site_of(n)]) for n in self._names()})
+
+    def dense(self, method: Method, table: Table, parameters: Mapping[str, Any]) -> TaskVector:
+        """The method on stacked tensors: one at a time, or all side by side where it must see the whole model."""
+        if method.granularity == "model":
+            return self._whole(method, table, parameters)
+        fused: dict[str, Update] = {}
+        for name in self._names():
+            deltas = self._stacked(name)
+            weights = self._column(table, name, deltas).reshape(-1, *(1,) * (deltas.ndim - 1))
+            given = {"uniforms": self._uniforms(name, deltas)} if method.random else {}
+            fused[name] = Dense(method.function(deltas, weights=weights, **given, **parameters))
+        return TaskVector(fused)
+
+    def _whole(self, method: Method, table: Table, parameters: Mapping[str, Any]) -> TaskVector:
+        names = self._names()
+        shapes = [next(v[name].shape for v in self.vectors if name in v) for name in names]
+        sizes = [math.prod(shape) for shape in shapes]
+        deltas = torch.cat([_rows(self._stacked(name)) for name in names], 1)
+        given = {}
+        if method.random:
+            given = {"uniforms": torch.cat([_rows(self._uniforms(n, self._stacked(n))) for n in names], 1)}
+        weights = self._column(table, names[0], deltas)[:, None]
+        if isinstance(table, dict):
+            columns = [self._column(table, name, deltas)[:, None] for name in names]
+            weights = torch.cat([c.expand(-1, size) for c, size in zip(columns, sizes, strict=True)], 1)
+        pieces = method.function(deltas, weights=weights, **given, **parameters).split(sizes)
+        return TaskVector({n: Dense(p.reshape(s).clone()) for n, p, s in zip(names, pieces, shapes, strict=True)})
+
+    def _names(self) -> list[str]:
+        return sorted({name for vector in self.vectors for name in vector})
+
+    def _stacked(self, name: str) -> Float[Tensor, "tasks *param"]:
+        present = {i: vector[name].dense() for i, vector in enumerate(self.vectors) if name in vector}
+        zero = torch.zeros_like(next(iter(present.values())))
+        return torch.stack([present.get(i, zero) for i in range(len(self.vectors))])
+
+    def _column(self, table: Table, name: str, like: Tensor) -> Float[Tensor, "tasks"]:
+        row = table[self.site_of(name)] if isinstance(table, dict) else table
+        return torch.tensor(row, dtype=like.dtype, device=like.device)
+
+    def _uniforms(self, name: str, deltas: Float[Tensor, "tasks *param"]) -> Float[Tensor, "tasks *param"]:
+        """Numbers in [0, 1) that depend on the seed, the tensor and the adapter alone, not on order or company."""
+        rows = []
+        for fingerprint in self.fingerprints:
+            generator = torch.Generator().manual_seed(seed_of("uniforms", self.seed, name, fingerprint))
+            rows.append(torch.rand(deltas.shape[1:], generator=generator))
+        return torch.stack(rows).to(deltas.device)
+
+
+def _rows(stacked: Float[Tensor, "tasks *param"]) -> Float[Tensor, "tasks entries"]:
+    return stacked.reshape(len(stacked), -1)

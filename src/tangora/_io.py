@@ -1,0 +1,173 @@
+"""Files: written whole or not at all, read with the error that a person needs.
+
+Every output of Tangora goes through `atomic_dir` or `atomic_file`: it is written beside its place under
+a hidden name, synced, and renamed. A killed process leaves at worst a hidden ``.name.tmp-*`` folder,
+which the next writer of the same place removes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tangora.errors import AdapterError, OutputError, TangoraError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = [
+    "atomic_dir",
+    "atomic_file",
+    "digest",
+    "read_json",
+    "read_safetensors",
+    "refuse_existing",
+    "write_json",
+    "write_safetensors",
+    "write_text",
+]
+
+
+def digest(value: Any) -> str:
+    """Sha-256 (hex) of a JSON-serializable value, independent of key order."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def refuse_existing(path: str | os.PathLike[str], overwrite: bool) -> None:
+    """Raise `OutputError` when ``path`` exists (a folder: and is not empty) and ``overwrite`` is false."""
+    path = Path(path)
+    exists = (path.is_dir() and any(path.iterdir())) or (path.exists() and not path.is_dir())
+    if exists and not overwrite:
+        raise OutputError("the output exists", where=path, fix="choose another --out, or pass --overwrite")
+
+
+@contextlib.contextmanager
+def atomic_dir(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iterator[Path]:
+    """A folder to fill, which replaces ``path`` when the block ends and vanishes when it raises.
+
+    Raises:
+        OutputError: ``path`` exists and ``overwrite`` is false, or it cannot be written.
+    """
+    path = Path(path)
+    refuse_existing(path, overwrite)
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for stale in path.parent.glob(f".{path.name}.tmp-*"):
+            shutil.rmtree(stale, ignore_errors=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.tmp-", dir=path.parent))
+        try:
+            scratch.chmod(0o777 & ~_umask())
+            yield scratch
+            if path.exists():
+                retired = Path(tempfile.mkdtemp(prefix=f".{path.name}.tmp-", dir=path.parent))
+                path.rename(retired / "old")
+                scratch.rename(path)
+                shutil.rmtree(retired, ignore_errors=True)
+            else:
+                scratch.rename(path)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iterator[Path]:
+    """A temporary path to write, which replaces ``path`` when the block ends and vanishes when it raises."""
+    path = Path(path)
+    refuse_existing(path, overwrite)
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.tmp-", dir=path.parent)
+        os.close(handle)
+        scratch = Path(name)
+        try:
+            scratch.chmod(0o666 & ~_umask())
+            yield scratch
+            scratch.replace(path)
+        finally:
+            scratch.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write ``text`` (UTF-8) atomically."""
+    with atomic_file(path) as scratch:
+        scratch.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write ``value`` as indented JSON atomically."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: str | os.PathLike[str], error: type[TangoraError] = AdapterError) -> dict[str, Any]:
+    """Read a JSON object; ``error`` is raised when the file is missing, unreadable, or not an object."""
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise error("file not found", where=path, fix="check the path") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as cause:
+        raise error(f"not readable as JSON ({cause})", where=path, fix="write the file again") from cause
+    if not isinstance(value, dict):
+        raise error("expected a JSON object", got=type(value).__name__, where=path, fix="write the file again")
+    return value
+
+
+def read_safetensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Read every tensor of a safetensors file; never a pickle.
+
+    Raises:
+        AdapterError: the file is missing, truncated or corrupt.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise AdapterError("file not found", where=path, fix="check the path") from None
+    except (SafetensorError, OSError, ValueError) as cause:
+        raise AdapterError(
+            f"not readable as safetensors ({cause})", where=path, fix="the file is truncated or corrupt: copy it again"
+        ) from cause
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors (made contiguous, keys sorted) to ``path``; use inside `atomic_dir`."""
+    from safetensors.torch import save_file
+
+    save_file({k: tensors[k].contiguous() for k in sorted(tensors)}, path, metadata=dict(metadata or {"format": "pt"}))
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as cause:
+        if cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise _disk_full(path) from cause
+        if isinstance(cause, (PermissionError, NotADirectoryError, FileExistsError)) or cause.errno == errno.EROFS:
+            fix = "choose another --out"
+            raise OutputError(f"cannot be written ({cause.strerror})", where=path, fix=fix) from cause
+        raise
+    except Exception as cause:  # safetensors reports a full disk in its own exception
+        if type(cause).__name__ == "SafetensorError" and ("os error 28" in str(cause) or "No space left" in str(cause)):
+            raise _disk_full(path) from cause
+        raise
+
+
+def _disk_full(path: Path) -> OutputError:
+    return OutputError("the disk is full", where=path, fix="free some space and run the same command again")
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,174 @@
+"""Whether adapters may be fused at all, and what the fused one inherits from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
+from typing import Any, TypeVar
+
+import torch
+
+from tangora.adapter import Adapter
+from tangora.errors import FusionError
+from tangora.metadata import BaseInfo, FusedInfo, Metadata
+from tangora.task_vector import LowRank, Update
+
+__all__ = ["check", "check_factors", "inherit"]
+
+_PLACE = "fuse.adapters"
+_DELTA = "use space='delta', which does not need it"
+_SELECTION = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
+_T = TypeVar("_T")
+
+
+def check(adapters: Sequence[Adapter], names: Sequence[str], same_base: bool) -> None:
+    """Refuse adapters of different kinds, bases, shapes, or starting functions.
+
+    Raises:
+        FusionError: says which two, and where.
+    """
+    if not adapters:
+        raise FusionError("nothing to fuse", got=0, where=_PLACE, fix="give at least one adapter")
+    for (a, x), (b, y) in combinations(zip(names, adapters, strict=True), 2):
+        if x.metadata.kind != y.metadata.kind:
+            what = f"{a} is of kind {x.metadata.kind}, {b} of kind {y.metadata.kind}"
+            raise FusionError(what, where=_PLACE, fix="fuse adapters of one kind")
+        if not same_base:
+            _check_base(a, x.metadata.base, b, y.metadata.base)
+        _check_shapes(a, x, b, y)
+        if not _same_factors(x.start, y.start):
+            what = f"{a} and {b} started from different functions: B₀A₀ is not zero and differs"
+            raise FusionError(what, where=_PLACE, fix="train them with a_init: shared, or with B₀ = 0")
+
+
+def _check_base(a: str, x: BaseInfo, b: str, y: BaseInfo) -> None:
+    fix = "fuse adapters of one base; if the two are the same weights, say so: same_base=True, --same-base"
+    if x.fingerprint and y.fingerprint:
+        different = x.fingerprint != y.fingerprint
+    else:
+        different = x.model != y.model or bool(x.revision and y.revision and x.revision != y.revision)
+    if different:
+        raise FusionError(f"different bases: {a} has {_base(x)}, {b} has {_base(y)}", where=_PLACE, fix=fix)
+
+
+def _base(base: BaseInfo) -> str:
+    details = f", revision {base.revision}" if base.revision else ""
+    details += f", weights {base.fingerprint[:12]}" if base.fingerprint else ""
+    return (base.model or "no name") + details
+
+
+def _check_shapes(a: str, x: Adapter, b: str, y: Adapter) -> None:
+    for site in sorted(x.updates.keys() & y.updates.keys()):
+        if x.updates[site].shape != y.updates[site].shape:
+            what = f"the widths differ: {a} has {x.updates[site].shape}, {b} has {y.updates[site].shape}"
+            raise FusionError(what, where=site, fix="fuse adapters of one base")
+        if (site in x.embeddings) != (site in y.embeddings):
+            raise FusionError(f"an embedding in only one of {a} and {b}", where=site, fix="fuse adapters of one base")
+
+
+def _same_factors(x: Mapping[str, LowRank], y: Mapping[str, LowRank]) -> bool:
+    return x.keys() == y.keys() and all(x[s].scaling == y[s].scaling and _same(x[s], y[s]) for s in x)
+
+
+def _same(x: LowRank, y: LowRank) -> bool:
+    return x is y or (torch.equal(x.a, y.a) and torch.equal(x.b, y.b))
+
+
+def check_factors(adapters: Sequence[Adapter], names: Sequence[str]) -> None:
+    """Refuse what cannot be fused factor by factor: other sites, ranks, scalings, or not one known φ₀.
+
+    Raises:
+        FusionError: says which adapter, and where.
+    """
+    first = adapters[0]
+    for name, adapter in zip(names, adapters, strict=True):
+        initial = adapter.initial
+        if initial is None or not adapter.updates.keys() <= initial.keys():
+            raise FusionError(f"space 'factors' needs φ₀, which {name} does not tell", where="fuse.space", fix=_DELTA)
+        if odd := sorted(adapter.updates.keys() ^ first.updates.keys()):
+            what = f"space 'factors' needs equal sites; {names[0]} and {name} differ"
+            raise FusionError(what, where=odd[0], fix=_DELTA)
+        for site, update in adapter.updates.items():
+            start, one = initial[site], (first.initial or initial)[site]
+            _check_factored(update, start, f"{name} at {site}", adapter.metadata.linearize == "module")
+            _agree("ranks", names[0], start_rank(first.updates[site]), name, start_rank(update), site)
+            _agree("scalings", names[0], _scaling(first.updates[site]), name, _scaling(update), site)
+            if not _same(start, one):
+                raise FusionError(f"{names[0]} and {name} started from different φ₀", where=site, fix=_DELTA)
+
+
+def _check_factored(update: Update, start: LowRank, where: str, linearized: bool) -> None:
+    """Refuse an update that is neither ``s·BA`` of φ₀'s rank nor the linearized ``s·[B | B₀] [A₀ ; A − A₀]``."""
+    if not isinstance(update, LowRank):
+        raise FusionError("space 'factors' needs a low-rank update", where=where, fix=_DELTA)
+    r = start.rank
+    exported = linearized and update.rank == 2 * r
+    exported = exported and torch.equal(update.b[:, r:], start.b) and torch.equal(update.a[:r], start.a)
+    if update.rank != r and not exported:
+        what = f"the rank is {update.rank}, that of φ₀ {r}"
+        raise FusionError(what, where=where, fix=_DELTA)
+
+
+def start_rank(update: Update) -> int:
+    """The rank of a low-rank update; 0 of a dense one."""
+    return update.rank if isinstance(update, LowRank) else 0
+
+
+def _scaling(update: Update) -> float:
+    return update.scaling if isinstance(update, LowRank) else 1.0
+
+
+def _agree(what: str, a: str, x: float, b: str, y: float, site: str) -> None:
+    if x != y:
+        raise FusionError(f"the {what} differ: {a} has {x:g}, {b} has {y:g}", where=site, fix=_DELTA)
+
+
+def inherit(parents: Sequence[Adapter], updates: Mapping[str, Update], fused: FusedInfo) -> Adapter:
+    """The fused adapter: the given updates, and everything on which all parents agree."""
+    told = [parent.metadata for parent in parents]
+    initial = _initial(parents, updates)
+    drawn = _common(m.initial for m in told) if initial is parents[0].initial else None
+    metadata = Metadata(
+        kind=told[0].kind,
+        mode=_common(m.mode for m in told),
+        task=told[0].task if len(told) == 1 else None,
+        base=next((m.base for m in told if m.base.fingerprint), told[0].base),
+        linearize=_common(m.linearize for m in told) or "none",
+        initial=drawn if initial is not None else None,
+        fused=fused,
+    )
+    embeddings = frozenset().union(*(parent.embeddings for parent in parents))
+    return Adapter(updates, metadata, _config(parents), initial, embeddings)
+
+
+def _initial(parents: Sequence[Adapter], updates: Mapping[str, Update]) -> Mapping[str, LowRank] | None:
+    """The shared φ₀ where the result can be read against it: its factors are of φ₀'s rank, or B₀A₀ is not zero."""
+    first = parents[0]
+    shared = first.initial is not None and all(
+        parent.initial is not None and _same_factors(first.initial, parent.initial) for parent in parents[1:]
+    )
+    if first.start:
+        return first.initial if shared else first.start
+    if not shared or first.initial is None or not updates.keys() <= first.initial.keys():
+        return None
+    return first.initial if all(start_rank(u) == first.initial[s].rank for s, u in updates.items()) else None
+
+
+def _config(parents: Sequence[Adapter]) -> dict[str, Any] | None:
+    configs = [dict(parent.config) for parent in parents if parent.config is not None]
+    if not configs:
+        return None
+    config = configs[0]
+    agree = all(_selected(c) == _selected(config) for c in configs[1:])
+    config |= {} if agree else dict.fromkeys(_SELECTION)  # then every site is named on saving
+    task_type = _common(c.get("task_type") for c in configs)
+    return config | {"task_type": task_type, "fan_in_fan_out": any(c.get("fan_in_fan_out") for c in configs)}
+
+
+def _selected(config: Mapping[str, Any]) -> list[Any]:
+    return [sorted(v) if isinstance(v := config.get(key), list | tuple | set) else v for key in _SELECTION]
+
+
+def _common(values: Iterable[_T]) -> _T | None:
+    found = list(values)
+    return found[0] if all(value == found[0] for value in found) else None

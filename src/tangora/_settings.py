@@ -1,0 +1,92 @@
+"""How one adapter is made: the models of ``lora``, ``training`` and ``modes`` in a recipe."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+__all__ = ["NAME", "FinetuneConfig", "Frozen", "LoraSettings", "ModeConfig", "TrainingSettings"]
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+"""What modes, tasks and methods may be called: it becomes a folder's name."""
+
+
+class Frozen(BaseModel):
+    """Immutable, no unknown keys, no infinities."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+
+class LoraSettings(Frozen):
+    """The adapter's shape and start; the names and meanings are peft's."""
+
+    r: int = Field(default=8, ge=1)
+    alpha: float = Field(default=16, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    target_modules: list[str] | Literal["all-linear"] = Field(default=["query", "value"], min_length=1)
+    rank_pattern: dict[str, int] = Field(default_factory=dict)
+    alpha_pattern: dict[str, float] = Field(default_factory=dict)
+    rslora: bool = Field(default=False, description="scaling alpha/sqrt(r) in place of alpha/r")
+    init: bool | str = Field(
+        default=True, description="peft's init_lora_weights; only kinds that keep the base weights"
+    )
+    a_init: Literal["shared", "per_task"] = Field(
+        default="shared", description="the same A0 for every task, or one for each"
+    )
+
+
+class TrainingSettings(Frozen):
+    """How long and how fast; everything else is transformers.TrainingArguments' own default."""
+
+    steps: int = Field(default=200, ge=1, description="optimizer steps")
+    batch_size: int = Field(default=32, ge=1, description="rows per device and forward pass")
+    gradient_accumulation: int = Field(default=1, ge=1)
+    learning_rate: float | None = Field(
+        default=None, gt=0, description="default by mode: see finetune.DEFAULT_LEARNING_RATES"
+    )
+    weight_decay: float = Field(default=0.0, ge=0)
+    warmup: float = Field(default=0.1, ge=0, lt=1, description="fraction of the steps")
+    schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    bf16: bool = False
+    gradient_checkpointing: bool = False
+    evaluate_every: int | None = Field(
+        default=None, ge=1, description="steps between validations; None: only at the end"
+    )
+    early_stopping: int | None = Field(default=None, ge=1, description="validations without progress before stopping")
+    checkpoint_every: int | None = Field(default=50, ge=1, description="steps between checkpoints to resume from")
+    workers: int = Field(default=0, ge=0, description="data loader processes")
+    report_to: list[Literal["tensorboard", "wandb"]] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainingSettings:
+        if self.early_stopping and not self.evaluate_every:
+            raise ValueError("early_stopping needs evaluate_every")
+        return self
+
+
+class FinetuneConfig(Frozen):
+    """Everything that decides one fine-tuning run, apart from the base and the task."""
+
+    mode: str = Field(default="lora", pattern=NAME)
+    train: Literal["adapter", "full"] = "adapter"
+    linearize: Literal["none", "module"] = "none"
+    lora: LoraSettings = Field(default=LoraSettings())
+    training: TrainingSettings = Field(default=TrainingSettings())
+    seed: int = Field(default=0, ge=0, lt=2**32)
+
+
+class ModeConfig(Frozen):
+    """What a mode changes: partial ``lora`` and ``training`` over the recipe's."""
+
+    train: Literal["adapter", "full"] = "adapter"
+    linearize: Literal["none", "module"] = "none"
+    lora: dict[str, Any] = Field(default_factory=dict)
+    training: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ModeConfig:
+        if self.train == "full" and (self.linearize != "none" or self.lora):
+            raise ValueError("train: full has no adapter, so no linearize and no lora")
+        return self

@@ -1,0 +1,276 @@
+"""The change of one site's weight, low-rank or whole, and its algebra.
+
+A low-rank update stays low-rank: sums stack factors, norms and inner products go through the small
+``r x r`` products, truncation through two thin QR decompositions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tangora.errors import FusionError
+
+__all__ = ["Dense", "LowRank", "Update", "combine"]
+
+
+@dataclass(frozen=True, eq=False)
+class LowRank:
+    """An update ``scaling * b @ a`` that is never formed unless `dense` is called.
+
+    Args:
+        b: ``[out, r]``.
+        a: ``[r, in]``.
+        scaling: alpha / r for LoRA, alpha / sqrt(r) for rsLoRA, times any coefficient.
+
+    Raises:
+        FusionError: the factors do not fit.
+
+    >>> import torch
+    >>> update = LowRank(torch.ones(3, 1), torch.ones(1, 2), scaling=2.0)
+    >>> (update + update).shape, update.norm()
+    ((3, 2), 4.898979485566356)
+    """
+
+    b: Float[Tensor, "out r"]
+    a: Float[Tensor, "r in"]
+    scaling: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.b.ndim != 2 or self.a.ndim != 2 or self.b.shape[1] != self.a.shape[0]:
+            got = f"b {tuple(self.b.shape)}, a {tuple(self.a.shape)}"
+            raise FusionError("factors must be b [out, r] and a [r, in] of one rank", got=got)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(out, in)``."""
+        return (self.b.shape[0], self.a.shape[1])
+
+    @property
+    def rank(self) -> int:
+        """Width of the factors, an upper bound of the matrix rank."""
+        return self.a.shape[0]
+
+    def dense(self) -> Float[Tensor, "out in"]:
+        """The matrix itself."""
+        return (self.b @ self.a) * self.scaling
+
+    def __add__(self, other: Update) -> Update:
+        return combine([self, other], [1.0, 1.0])
+
+    def __sub__(self, other: Update) -> Update:
+        return combine([self, other], [1.0, -1.0])
+
+    def __mul__(self, number: float) -> LowRank:
+        return replace(self, scaling=self.scaling * float(number))
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, number: float) -> LowRank:
+        return self * (1.0 / float(number))
+
+    def __neg__(self) -> LowRank:
+        return self * -1.0
+
+    def dot(self, other: Update) -> float:
+        """Frobenius inner product, accumulated in float64 over ``r x r`` (or ``r x in``) products."""
+        _same_shape([self, other])
+        b, a = self.b.double(), self.a.double()
+        if isinstance(other, Dense):
+            product = ((b.T @ other.weight.double()) * a).sum()
+            return self.scaling * float(product)
+        product = ((b.T @ other.b.double()) * (a @ other.a.double().T)).sum()
+        return self.scaling * other.scaling * float(product)
+
+    def norm(self) -> float:
+        """Frobenius norm."""
+        return math.sqrt(max(self.dot(self), 0.0))
+
+    def compress(self, rank: int) -> tuple[LowRank, float]:
+        """The best approximation of at most ``rank`` (Eckart-Young) and its relative Frobenius error.
+
+        Two thin QR decompositions and the SVD of an ``r x r`` core, in float64; an update whose rank is already
+        small enough is returned as it is, with error 0.
+        """
+        _check_rank(rank)
+        if rank >= self.rank:
+            return self, 0.0
+        q_b, r_b = torch.linalg.qr(self.b.double())
+        q_a, r_a = torch.linalg.qr(self.a.double().T)
+        u, s, vh = torch.linalg.svd(r_b @ r_a.T * self.scaling, full_matrices=False)
+        return _truncate(q_b @ u, s, vh @ q_a.T, rank, self.b.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Dense:
+    """An update given by the whole tensor: full fine-tuning, or a non-linear fusion of low-rank ones."""
+
+    weight: Float[Tensor, "..."]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the weight."""
+        return tuple(self.weight.shape)
+
+    def dense(self) -> Float[Tensor, "..."]:
+        """The tensor itself."""
+        return self.weight
+
+    def __add__(self, other: Update) -> Update:
+        return combine([self, other], [1.0, 1.0])
+
+    def __sub__(self, other: Update) -> Update:
+        return combine([self, other], [1.0, -1.0])
+
+    def __mul__(self, number: float) -> Dense:
+        return Dense(self.weight * float(number))
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, number: float) -> Dense:
+        return self * (1.0 / float(number))
+
+    def __neg__(self) -> Dense:
+        return self * -1.0
+
+    def dot(self, other: Update) -> float:
+        """Inner product of all entries, accumulated in float64."""
+        if isinstance(other, LowRank):
+            return other.dot(self)
+        _same_shape([self, other])
+        return float((self.weight.double() * other.weight.double()).sum())
+
+    def norm(self) -> float:
+        """Euclidean norm of all entries."""
+        return math.sqrt(self.dot(self))
+
+    def compress(self, rank: int) -> tuple[LowRank, float]:
+        """The best approximation of at most ``rank`` by an SVD, and its relative Frobenius error.
+
+        Raises:
+            FusionError: the tensor is not a matrix, or ``rank`` is smaller than 1.
+        """
+        _check_rank(rank)
+        return _truncate(*self._svd(), rank, self.weight.dtype)
+
+    def low_rank(self, tolerance: float | None = None) -> LowRank:
+        """The same matrix as factors of its numerical rank.
+
+        Singular values up to ``tolerance`` times the largest are rounding noise of the dtype and are dropped;
+        the default is ``max(shape) * eps``, that of `torch.linalg.matrix_rank`.
+        """
+        u, s, vh = self._svd()
+        if tolerance is None:
+            tolerance = max(self.weight.shape) * torch.finfo(self.weight.dtype).eps
+        rank = max(1, int((s > tolerance * s[0]).sum()))
+        return _truncate(u, s, vh, rank, self.weight.dtype)[0]
+
+    def _svd(self) -> tuple[Tensor, Tensor, Tensor]:
+        if self.weight.ndim != 2:
+            raise FusionError("only a matrix has a low-rank form", got=self.shape)
+        u, s, vh = torch.linalg.svd(self.weight.double(), full_matrices=False)
+        return u, s, vh
+
+
+Update: TypeAlias = LowRank | Dense
+
+
+def combine(updates: Sequence[Update], coefficients: Sequence[float]) -> Update:
+    """The linear combination ``sum_t c_t * updates_t`` of one site, low-rank where every term is.
+
+    Terms with an equal factor share it and add the other one (adapters that share A₀); other ranks add up. A term
+    whose coefficient is 0 is left out.
+
+    Raises:
+        FusionError: the shapes differ, or there is nothing to combine.
+    """
+    if not updates or len(updates) != len(coefficients):
+        raise FusionError("one coefficient per update", got=f"{len(updates)} updates, {len(coefficients)} coefficients")
+    _same_shape(updates)
+    terms = [(u, float(c)) for u, c in zip(updates, coefficients, strict=True) if c != 0.0]
+    if not terms:
+        first = updates[0]
+        return LowRank(torch.zeros_like(first.b), first.a) if isinstance(first, LowRank) else first * 0.0
+    low_rank = [(u, c) for u, c in terms if isinstance(u, LowRank)]
+    if len(low_rank) == len(terms):
+        return _combine_low_rank(low_rank)
+    if len(terms) == 1 and terms[0][1] == 1.0:
+        return terms[0][0]
+    total = terms[0][0].dense() * terms[0][1]
+    for update, c in terms[1:]:
+        total = torch.add(total, update.dense(), alpha=c)
+    return Dense(total)
+
+
+def _combine_low_rank(terms: Sequence[tuple[LowRank, float]]) -> LowRank:
+    if len(terms) == 1:
+        update, c = terms[0]
+        return update if c == 1.0 else update * c
+    scalings = {u.scaling for u, _ in terms}
+    common = scalings.pop() if len(scalings) == 1 else 1.0  # factors stay as they are wherever possible
+    groups: list[list[tuple[float, Tensor, Tensor]]] = []
+    for update, c in terms:
+        _group(groups, (c if common == update.scaling else c * update.scaling, update.b, update.a))
+    sums = [_sum(group) for group in groups]
+    if len(sums) == 1:
+        return LowRank(*sums[0], common)
+    return LowRank(torch.cat([b for b, _ in sums], 1), torch.cat([a for _, a in sums], 0), common)
+
+
+def _group(groups: list[list[tuple[float, Tensor, Tensor]]], term: tuple[float, Tensor, Tensor]) -> None:
+    """Put ``factor * b @ a`` with the terms that share its ``a``, or that share its ``b``, else by itself.
+
+    What is shared becomes one object, so that the next look compares pointers.
+    """
+    factor, b, a = term
+    for group in groups:
+        _, first_b, first_a = group[0]
+        if all(other is first_a for _, _, other in group) and _equal(first_a, a):
+            group.append((factor, b, first_a))
+            return
+        if all(other is first_b for _, other, _ in group) and _equal(first_b, b):
+            group.append((factor, first_b, a))
+            return
+    groups.append([term])
+
+
+def _sum(group: list[tuple[float, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    factor, b, a = group[0]
+    if all(other is a for _, _, other in group):
+        total = b if factor == 1.0 else b * factor
+        for other_factor, other_b, _ in group[1:]:
+            total = total + other_b * other_factor
+        return total, a
+    total = a if factor == 1.0 else a * factor
+    for other_factor, _, other_a in group[1:]:
+        total = total + other_a * other_factor
+    return b, total
+
+
+def _equal(x: Tensor, y: Tensor) -> bool:
+    return x is y or (x.shape == y.shape and torch.equal(x, y))
+
+
+def _check_rank(rank: int) -> None:
+    if rank < 1:
+        raise FusionError("rank must be at least 1", got=rank)
+
+
+def _truncate(u: Tensor, s: Tensor, vh: Tensor, rank: int, dtype: torch.dtype) -> tuple[LowRank, float]:
+    rank = min(rank, len(s))
+    root = s[:rank].sqrt()  # split evenly, so that neither factor overflows in half precision
+    factors = LowRank((u[:, :rank] * root).to(dtype).contiguous(), (root[:, None] * vh[:rank]).to(dtype).contiguous())
+    total = float(s.norm())
+    return factors, float(s[rank:].norm()) / total if total > 0 else 0.0
+
+
+def _same_shape(updates: Sequence[Update]) -> None:
+    shapes = list(dict.fromkeys(u.shape for u in updates))
+    if len(shapes) > 1:
+        raise FusionError("updates of one site must have one shape", got=shapes)

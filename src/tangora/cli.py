@@ -1,0 +1,281 @@
+"""The command line: arguments in, one-line errors and exit codes out; the work is imported when it is needed."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tangora._terminal import bars, fused_lines, method_table, parse_parameters, parse_weights, score_table, show
+from tangora.errors import RecipeError, TangoraError
+
+if TYPE_CHECKING:
+    from tangora.recipe import Recipe
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="tangora",
+    help="Tangent-space adapters that add up: fine-tune one adapter per task, fuse them exactly, show what was kept.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode="rich",
+)
+
+INTERRUPTED = 130  # the shell's code for Ctrl-C
+Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the recipe.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a bundled recipe.")]
+
+
+def main() -> None:
+    """Entry point: 0 done, 2 something to put right (one line says what), 130 interrupted, 1 a bug."""
+    _quiet_libraries()
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except typer.Abort:
+        sys.exit(INTERRUPTED)
+    except TangoraError as error:
+        _say(f"error: {' '.join(str(error).split())}")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        _say("interrupted: nothing is left half-written; the same command goes on where this one stopped")
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # click's own usage errors
+            _usage(error)
+        _bug(error)
+
+
+def _usage(error: Any) -> None:
+    if getattr(error, "ctx", None) is not None:
+        _say(error.ctx.get_usage())
+    _say(f"error: {error.format_message()}")
+    sys.exit(2)
+
+
+def _bug(error: Exception) -> None:
+    log = _log_file()
+    if log is None:
+        traceback.print_exception(error)
+    else:
+        _say(f"error: {type(error).__name__}: {' '.join(str(error).split())[:300]} (the traceback is in {log})")
+    sys.exit(1)
+
+
+def _log_file() -> str | None:
+    return _STATE.get("log") if _STATE.get("log") and Path(_STATE["log"]).is_file() else None
+
+
+_STATE: dict[str, str] = {}
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _quiet_libraries() -> None:
+    """Our own bars and errors stand alone in the terminal; set these variables yourself to hear the libraries."""
+    for key, value in {
+        "TRANSFORMERS_VERBOSITY": "error",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }.items():
+        os.environ.setdefault(key, value)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and stop.")] = False,
+) -> None:
+    if version:
+        from importlib import metadata
+
+        print(f"tangora {metadata.version('tangora')}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    recipe: RecipeArgument,
+    out: Annotated[Path | None, typer.Option("--out", help="The run's folder; default runs/NAME.")] = None,
+    settings: Settings = None,
+    overwrite: Overwrite = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
+) -> None:
+    """Fine-tune every task in every mode, fuse every subset, score, report. Goes on where it was stopped."""
+    loaded = _load(recipe, settings)
+    folder = out or Path("runs") / loaded.name
+    if dry_run:
+        from tangora.preflight import preflight
+
+        with bars() as progress:
+            plan = preflight(loaded, folder, progress)
+        show(plan)
+        return
+    _STATE["log"] = str(folder / "run.log")
+    from tangora.run import run as run_recipe
+
+    with bars() as progress:
+        run_recipe(loaded, folder, overwrite=overwrite, progress=progress)
+    from tangora.report import terminal
+
+    show(terminal(folder))
+    print(f"report: {(folder / 'report.html').resolve()}")
+
+
+@app.command()
+def finetune(
+    recipe: RecipeArgument,
+    task: Annotated[str, typer.Option("--task", help="Which of the recipe's tasks.")],
+    out: Annotated[Path, typer.Option("--out", help="Where the adapter goes.")],
+    mode: Annotated[str, typer.Option("--mode", help="Which of the recipe's modes.")] = "lora",
+    settings: Settings = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Fine-tune one adapter. Under [bold]accelerate launch -m tangora finetune ...[/bold] on several processes."""
+    from tangora._io import refuse_existing
+
+    loaded = _load(recipe, settings)
+    refuse_existing(out, overwrite)
+    config = loaded.finetune_config(mode)
+    chosen = _task_config(loaded, task)
+    from tangora.finetune import finetune as finetune_task
+    from tangora.tasks import load_base, load_task
+
+    base = load_base(loaded.base)
+    data = load_task(chosen, base, loaded.seed)
+    with bars() as progress:
+        progress.begin(f"{mode} · {task}", config.training.steps)
+        finetune_task(
+            base,
+            data,
+            config,
+            out=out,
+            scratch=out.parent / f".{out.name}.training",
+            overwrite=overwrite,
+            on_step=lambda step, total, loss: progress.update(step, f"loss {loss:.3f}"),
+        )
+        progress.end()
+    print(f"adapter: {out.resolve()}")
+
+
+@app.command()
+def fuse(
+    adapters: Annotated[list[Path], typer.Argument(metavar="ADAPTER...", help="Folders of PEFT adapters.")],
+    out: Annotated[Path, typer.Option("--out", help="Where the fused adapter goes.")],
+    method: Annotated[str, typer.Option("--method", help="See: tangora methods.")] = "task_arithmetic",
+    weights: Annotated[
+        str | None, typer.Option("--weights", help="One number for all, or one per adapter: 0.3,0.5,-0.2")
+    ] = None,
+    parameters: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A parameter of the method: density=0.2")
+    ] = None,
+    space: Annotated[str, typer.Option("--space", help="delta: the updates BA. factors: A and B apart.")] = "delta",
+    rank: Annotated[int | None, typer.Option("--rank", help="Truncate to this rank; the error is reported.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="For methods that draw random masks.")] = 0,
+    same_base: Annotated[
+        bool, typer.Option("--same-base", help="I know that differing base names are one model.")
+    ] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Fuse adapters into one, exactly or with a stated error. No base model is loaded."""
+    from tangora._io import refuse_existing
+
+    refuse_existing(out, overwrite)
+    options = parse_parameters(parameters)
+    numbers = parse_weights(weights)
+    from tangora.fuse import fuse as fuse_adapters
+
+    fused = fuse_adapters(
+        adapters,
+        method,
+        numbers,
+        space=space,  # type: ignore[arg-type]  # fuse refuses other words
+        rank=rank,
+        seed=seed,
+        same_base=same_base,
+        **options,
+    )
+    fused.save(out, overwrite=overwrite)
+    show(*fused_lines(fused, out))
+
+
+@app.command()
+def evaluate(
+    recipe: RecipeArgument,
+    adapters: Annotated[list[Path] | None, typer.Argument(metavar="[ADAPTER]...", help="None: the base alone.")] = None,
+    split: Annotated[str, typer.Option("--split", help="train, validation or test.")] = "test",
+    settings: Settings = None,
+) -> None:
+    """Score adapters, and the base model itself, on the tasks of a recipe."""
+    loaded = _load(recipe, settings)
+    from tangora.adapter import load
+    from tangora.evaluate import Evaluator
+    from tangora.run import prepare
+
+    candidates = {str(path): load(path) for path in adapters or []}
+    with bars() as progress:
+        base, tasks = prepare(loaded, progress)
+        evaluator = Evaluator(base, tasks, batch_size=loaded.evaluation.batch_size)
+        names = [t.name for t in tasks]
+        progress.begin(f"score on {split}", 1 + len(candidates))
+        scores = {"zero-shot": evaluator.evaluate("zero_shot", lambda: None, names, split)}
+        progress.advance()
+        for path, adapter in candidates.items():
+            scores[path] = evaluator.evaluate(adapter.fingerprint, _constant(adapter), names, split)
+            progress.advance(detail=path)
+        progress.end()
+    show(score_table(scores, names, split))
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]) -> None:
+    """Build a run's figures and report.html again from its tables."""
+    if not (run / "scores.csv").is_file():
+        raise RecipeError("not a run: scores.csv is missing", where=run, fix="give the folder that tangora run wrote")
+    from tangora.report import build
+
+    print(f"report: {build(run).resolve()}")
+
+
+@app.command()
+def methods() -> None:
+    """List the fusion methods: parameters, granularity, reference."""
+    show(method_table())
+
+
+def _load(recipe: str, settings: list[str] | None) -> Recipe:
+    from tangora.recipe import load_recipe
+
+    return load_recipe(recipe, settings or [])
+
+
+def _task_config(recipe: Recipe, task: str) -> Any:
+    from tangora._validation import did_you_mean
+
+    known = {t.name: t for t in recipe.tasks}
+    if task not in known:
+        raise RecipeError("no such task", got=task, where="--task", fix=did_you_mean(task, list(known)))
+    return known[task]
+
+
+def _constant(value: Any) -> Callable[[], Any]:
+    return lambda: value
+
+
+if __name__ == "__main__":
+    main()

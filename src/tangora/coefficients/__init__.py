@@ -1,0 +1,23 @@
+"""How fusion coefficients are found, without knowing what they are for.
+
+Everything here speaks one interface::
+
+    objective(weights: Sequence[float]) -> float      # a loss on validation data, lower is better
+
+- `tangora.coefficients.grid`: every combination that a recipe lists, and the best of them.
+- `tangora.coefficients.lorahub`: one weight per task by a gradient-free search.
+
+What an objective does (fuse, put into the base model, score) belongs to its caller, and so does the honesty of
+it: coefficients found on a split may not be reported on that split. Data never gets past an objective, so what
+is found can be saved, and a fused adapter rebuilt from it, without data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+__all__ = ["Objective"]
+
+Objective: TypeAlias = Callable[[Sequence[float]], float]
+"""Weights, one per task, to a loss."""

@@ -1,0 +1,91 @@
+"""A grid of coefficients: every combination in a fixed order, each known by its index.
+
+Nearly equal floats make bad keys (0.1 + 0.2 is not 0.3), so a candidate is never looked up by its weight.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Real
+from types import MappingProxyType
+from typing import Any
+
+from tangora.errors import FusionError, RecipeError
+
+__all__ = ["Candidate", "candidates", "select"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One point of a grid: its place, one λ for every task, and the method's parameters."""
+
+    index: int
+    weight: float
+    parameters: Mapping[str, Any]
+
+
+def candidates(weights: float | Sequence[float], parameters: Mapping[str, Any] | None = None) -> list[Candidate]:
+    """Every combination of the listed weights and parameters; a single value counts as a list of one.
+
+    The last parameter varies faster than the first, and the weight fastest of all: the candidates that differ only
+    in λ stand together, which is the order in which a homogeneous method is fused once for all of them.
+
+    Args:
+        weights: λ for every task, or a list of them.
+        parameters: name to value, or to a list of values.
+
+    Raises:
+        RecipeError: an empty list, or a weight that is not a finite number.
+
+    >>> [(c.index, c.weight, c.parameters["density"]) for c in candidates([0.5, 1.0], {"density": [0.1, 0.2]})]
+    [(0, 0.5, 0.1), (1, 1.0, 0.1), (2, 0.5, 0.2), (3, 1.0, 0.2)]
+    """
+    parameters = parameters or {}
+    axes = [_axis(name, value) for name, value in parameters.items()]
+    lambdas = [_weight(w) for w in _axis("weights", weights)]
+    points = itertools.product(*axes, lambdas)
+    return [
+        Candidate(i, point[-1], MappingProxyType(dict(zip(parameters, point[:-1], strict=True))))
+        for i, point in enumerate(points)
+    ]
+
+
+def select(candidates: Sequence[Candidate], scores: Sequence[float] | Sequence[tuple[float, ...]]) -> Candidate:
+    """The candidate with the best score, the first of them where several are equal.
+
+    Args:
+        candidates: a grid.
+        scores: one for each, higher is better; or a tuple for each, its later entries breaking ties. A score that
+            holds a NaN never wins.
+
+    Raises:
+        FusionError: the numbers of candidates and scores differ, there are none, or every score is NaN.
+
+    >>> select(candidates([0.0, 0.5, 1.0]), [0.2, 0.7, 0.7]).weight
+    0.5
+    """
+    if len(candidates) != len(scores):
+        raise FusionError("every candidate needs one score", got=f"{len(candidates)} candidates, {len(scores)} scores")
+    ranks = [score if isinstance(score, tuple) else (score,) for score in scores]
+    usable = [i for i, rank in enumerate(ranks) if not any(map(math.isnan, rank))]
+    if not usable:
+        raise FusionError(
+            "no candidate has a score that is a number", got=list(scores), fix="check the experts' scores"
+        )
+    return candidates[max(usable, key=ranks.__getitem__)]
+
+
+def _axis(name: str, value: Any) -> list[Any]:
+    values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    if not values:
+        raise RecipeError(f"{name}: a grid needs at least one value", got=value, where="fusion", fix="add one")
+    return values
+
+
+def _weight(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        raise RecipeError("weights: a weight is a finite number", got=value, where="fusion", fix="such as 0.3")
+    return float(value)

@@ -1,0 +1,214 @@
+"""Several adapters of one base model into one: φ₀ + F({φₜ − φ₀}; coefficients).
+
+Linear methods never see a dense matrix: applied to the identity they yield one coefficient per task, and the sum
+is formed on the factors. Other methods see one site at a time, or all of them as one vector where they must.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, TypeAlias
+
+from tangora._engine import Engine
+from tangora._lineage import check, check_factors, inherit
+from tangora._spaces import Space, coordinates, site_of, updates_from
+from tangora._validation import did_you_mean
+from tangora._weights import Table, Weights, common_scale, tabulate
+from tangora.adapter import Adapter, load
+from tangora.errors import FusionError
+from tangora.metadata import FusedInfo, Parent
+from tangora.methods import Method, get
+from tangora.task_vector import TaskVector
+
+__all__ = ["Fusion", "Weights", "fuse"]
+
+AdapterLike: TypeAlias = "Adapter | str | os.PathLike[str]"
+
+
+def fuse(
+    adapters: Sequence[AdapterLike],
+    method: str = "task_arithmetic",
+    weights: Weights | None = None,
+    *,
+    space: Space = "delta",
+    rank: int | None = None,
+    seed: int = 0,
+    same_base: bool = False,
+    **parameters: Any,
+) -> Adapter:
+    """Fuse adapters of one base model into one adapter; the base model is not needed.
+
+    .. math:: \\phi = \\phi_0 + F(\\{\\phi_t - \\phi_0\\}; \\lambda)
+
+    (arXiv:2310.04742, section 3.) Linear methods are exact: adapters that share A₀ stay at their rank, otherwise the
+    ranks add up, or are cut to ``rank`` by the best approximation, whose relative error is in ``metadata.fused``.
+
+    Args:
+        adapters: adapters, or their folders. A single one is allowed; a negative weight makes the model forget it.
+        method: see ``tangora.methods()``.
+        weights: one λ for all, one per adapter, or site -> one per adapter; the method's default where not given.
+        space: ``delta`` fuses the changes of the weights, independent of how they are factored; ``factors`` fuses A
+            and B by themselves, as the paper does for LoRA, with the cross terms that this brings.
+        rank: the largest rank of the result at a site.
+        seed: of random methods; with the adapters' contents it decides every draw.
+        same_base: the bases are the same weights although their names or fingerprints differ.
+        parameters: the method's own, such as ``density=0.2``.
+
+    Raises:
+        FusionError: different bases, kinds or widths; weights of the wrong count or not finite; an unknown method or
+            parameter, or one out of range; ``factors`` without one common φ₀, rank and scaling.
+        AdapterError: a folder does not hold an adapter that can be read.
+
+    >>> import torch
+    >>> from tangora.task_vector import LowRank
+    >>> one = Adapter({"layer": LowRank(torch.ones(2, 1), torch.ones(1, 2))})
+    >>> fuse([one, one], weights=[0.5, -0.25]).updates["layer"].dense()
+    tensor([[0.2500, 0.2500],
+            [0.2500, 0.2500]])
+    """
+    if rank is not None and (isinstance(rank, bool) or not isinstance(rank, int) or rank < 1):
+        raise FusionError("rank must be a whole number of at least 1", got=rank, where="fuse.rank")
+    fused = Fusion(adapters, space, seed=seed, same_base=same_base).merge(method, weights, parameters)
+    return fused if rank is None else _compress(fused, rank)
+
+
+class Fusion:
+    """Adapters that were checked once, to be fused many times: for grids, searches and subsets.
+
+    Args:
+        adapters: adapters, or their folders.
+        space: ``delta`` or ``factors``.
+        seed: of random methods.
+        same_base: see `fuse`.
+        names: for errors and for ``metadata.fused.parents``; the task's or the folder's name where not given.
+
+    Raises:
+        FusionError: see `fuse`.
+    """
+
+    def __init__(
+        self,
+        adapters: Sequence[AdapterLike],
+        space: Space = "delta",
+        *,
+        seed: int = 0,
+        same_base: bool = False,
+        names: Sequence[str] | None = None,
+    ) -> None:
+        if isinstance(adapters, str | os.PathLike | Adapter):
+            raise FusionError("adapters must be a list", got=type(adapters).__name__, where="fuse.adapters")
+        if space not in ("delta", "factors"):
+            fix = did_you_mean(str(space), ["delta", "factors"])
+            raise FusionError("no such space", got=space, where="fuse.space", fix=fix)
+        self.adapters = [a if isinstance(a, Adapter) else load(a) for a in adapters]
+        self.names = list(names) if names is not None else [_name(i, *x) for i, x in _pairs(adapters, self.adapters)]
+        if len(self.names) != len(self.adapters):
+            raise FusionError("one name per adapter", got=len(self.names), where="fuse.names")
+        self.space: Space = space
+        self.seed = seed
+        check(self.adapters, self.names, same_base)
+        if space == "factors":
+            check_factors(self.adapters, self.names)
+        self._vectors = {space: [coordinates(adapter, space) for adapter in self.adapters]}
+        self._unit: tuple[str, TaskVector] | None = None
+
+    def subset(self, indices: Sequence[int]) -> Fusion:
+        """The same with some of the adapters, in the order given; nothing is checked again."""
+        if not indices:
+            raise FusionError("nothing to fuse", got=0, where="fuse.adapters", fix="give at least one adapter")
+        part = object.__new__(type(self))
+        part.adapters = [self.adapters[i] for i in indices]
+        part.names = [self.names[i] for i in indices]
+        part.space, part.seed, part._unit = self.space, self.seed, None
+        part._vectors = {space: [vectors[i] for i in indices] for space, vectors in self._vectors.items()}
+        return part
+
+    def merge(
+        self,
+        method: str = "task_arithmetic",
+        weights: Weights | None = None,
+        parameters: Mapping[str, Any] | None = None,
+    ) -> Adapter:
+        """One fused adapter; arguments and errors as of `fuse`."""
+        chosen = get(method)
+        given = {key: _plain(value) for key, value in (parameters or {}).items()}
+        chosen.check(given)
+        sites = {site for adapter in self.adapters for site in adapter.updates}
+        table = tabulate(chosen.default_weight if weights is None else weights, len(self.adapters), sites)
+        space = self._space_for(chosen)
+        fused = self._fused(chosen, table, given, space)
+        info = FusedInfo(
+            method=chosen.name,
+            space=self.space,
+            parents=[
+                Parent(name=name, task=adapter.metadata.task, fingerprint=adapter.fingerprint)
+                for name, adapter in zip(self.names, self.adapters, strict=True)
+            ],
+            weights=table,
+            parameters={**chosen.parameters, **given},
+            seed=self.seed,
+        )
+        return inherit(self.adapters, updates_from(fused, space, self.adapters[0]), info)
+
+    def _space_for(self, method: Method) -> Space:
+        """Linearized adapters of one φ₀ are linear in their factors: a linear method is the same there, at rank 2r."""
+        if self.space == "factors" or not method.linear or not self.adapters[0].start:
+            return self.space
+        if any(adapter.metadata.linearize != "module" for adapter in self.adapters):
+            return self.space
+        if "factors" not in self._vectors:
+            try:
+                check_factors(self.adapters, self.names)
+            except FusionError:
+                return self.space
+            self._vectors["factors"] = [coordinates(adapter, "factors") for adapter in self.adapters]
+        return "factors"
+
+    def _fused(self, method: Method, table: Table, parameters: Mapping[str, Any], space: Space) -> TaskVector:
+        prints = [adapter.fingerprint for adapter in self.adapters] if method.random else []
+        engine = Engine(self._vectors[space], partial(site_of, space=space), self.seed, prints)
+        if method.linear:
+            return engine.linear(method, table, parameters)
+        scale = common_scale(table) if method.homogeneous else None
+        if scale is None:
+            return engine.dense(method, table, parameters)
+        key = json.dumps([method.name, parameters], sort_keys=True, default=repr)
+        if self._unit is None or self._unit[0] != key:
+            self._unit = None  # frees the last one before the next is made
+            self._unit = (key, engine.dense(method, [1.0] * len(self.adapters), parameters))
+        return self._unit[1] * scale if scale != 1.0 else self._unit[1]
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers are not JSON's."""
+    return value.item() if hasattr(value, "item") else value
+
+
+def _pairs(given: Sequence[AdapterLike], adapters: Sequence[Adapter]) -> list[tuple[int, tuple[AdapterLike, Adapter]]]:
+    return list(enumerate(zip(given, adapters, strict=True)))
+
+
+def _name(index: int, given: AdapterLike, adapter: Adapter) -> str:
+    if not isinstance(given, Adapter):
+        return os.path.basename(os.path.normpath(os.fspath(given)))
+    return adapter.metadata.task or f"adapter {index + 1}"
+
+
+def _compress(fused: Adapter, rank: int) -> Adapter:
+    if fused.metadata.kind == "full":
+        fix = "leave the rank out: a full adapter has no factors"
+        raise FusionError("rank is for low-rank adapters", got=rank, where="fuse.rank", fix=fix)
+    whole = TaskVector(fused.updates)
+    smaller, errors = whole.compress_by_site(rank)
+    info = fused.metadata.fused
+    assert info is not None
+    told = {"rank": rank, "truncation_error": whole.total_error(errors), "site_errors": errors}
+    metadata = fused.metadata.model_copy(update={"fused": info.model_copy(update=told)})
+    if not fused.start and any(update is not whole[site] for site, update in smaller.items()):
+        return Adapter(
+            dict(smaller), metadata.model_copy(update={"initial": None}), fused.config, None, fused.embeddings
+        )
+    return Adapter(dict(smaller), metadata, fused.config, fused.initial, fused.embeddings)

@@ -1,0 +1,70 @@
+"""Fusion methods: pure functions from stacked updates to one update, one file each, and their registry.
+
+The contract, for a method of this package as for anybody's::
+
+    @fusion_method("ties", granularity="model", reference="arXiv:2306.01708", default_weight=1.0)
+    def ties(deltas: Float[Tensor, "tasks *param"], *, weights: Float[Tensor, "tasks *#param"],
+             density: float = 0.2) -> Float[Tensor, "*param"]: ...
+
+- ``deltas`` are never changed, and the result has their dtype (sums are kept in float32 or better).
+- ``weights`` has one row per task, each broadcasting to ``*param``; methods only multiply by it.
+- ``granularity`` is a promise: ``element`` (any chunking gives the same), ``tensor`` (a site's whole tensor),
+  ``model`` (every site at once, as one vector per task).
+- A random method takes ``uniforms`` in [0, 1), shaped like ``deltas``, and draws nothing itself.
+- No models, no files, no data; a docstring with a paragraph "Choose it ..." for the table of methods.
+
+Other packages add methods through the entry-point group ``tangora.methods``: the entry point's name is the
+method's, its value the module or function that carries the decorator. Copy any file here to begin.
+
+    >>> import torch
+    >>> task_vectors = torch.tensor([[1.0, 2.0], [3.0, -2.0]])
+    >>> get("average").function(task_vectors, weights=torch.ones(2, 1))
+    tensor([2., 0.])
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from types import ModuleType
+
+from tangora.methods._limits import Limit
+from tangora.methods._registry import ENTRY_POINT_GROUP, Granularity, Method, fusion_method, get, methods
+from tangora.methods._table import table
+from tangora.methods.average import average
+from tangora.methods.dare import dare, dare_ties
+from tangora.methods.magnitude_prune import magnitude_prune
+from tangora.methods.task_arithmetic import task_arithmetic
+from tangora.methods.ties import ties, ties_per_tensor
+
+__all__ = [
+    "ENTRY_POINT_GROUP",
+    "Granularity",
+    "Limit",
+    "Method",
+    "average",
+    "dare",
+    "dare_ties",
+    "fusion_method",
+    "get",
+    "magnitude_prune",
+    "methods",
+    "table",
+    "task_arithmetic",
+    "ties",
+    "ties_per_tensor",
+]
+
+
+class _CallableModule(ModuleType):
+    """`tangora.methods` is a module and also the public function ``tangora.methods()``.
+
+    Importing a submodule binds its name in the package, so a function of the same name in ``tangora`` would
+    be overwritten by the first ``import tangora.methods``, or overwrite it. A module that can be called is both.
+    """
+
+    def __call__(self) -> Mapping[str, Method]:
+        return methods()
+
+
+sys.modules[__name__].__class__ = _CallableModule

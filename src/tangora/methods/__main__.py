@@ -1,0 +1,25 @@
+"""``python -m tangora.methods [FILE]``: the table of methods, printed, or written between the markers in a file."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+from tangora._io import write_text
+from tangora.methods._table import table
+
+
+def main() -> None:
+    """Print the table, or put it where the file has ``<!-- methods ... -->``."""
+    if len(sys.argv) < 2:
+        print(table(), end="")
+        return
+    path = Path(sys.argv[1])
+    text = path.read_text(encoding="utf-8")
+    marked = re.compile(r"(<!-- methods.*?-->\n).*?(<!-- /methods -->)", re.DOTALL)
+    write_text(path, marked.sub(lambda found: found[1] + table() + found[2], text))
+
+
+if __name__ == "__main__":
+    main()

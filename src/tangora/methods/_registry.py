@@ -1,0 +1,226 @@
+"""The registry of fusion methods: a decorator that writes a record, and the look-ups that read it.
+
+A method is a pure function from stacked updates to one update (see `tangora.methods`); its `Method` record
+holds the promises that the fusion engine relies on. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args
+
+from tangora._validation import did_you_mean
+from tangora.errors import FusionError
+from tangora.methods._limits import Limit, check_type
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["ENTRY_POINT_GROUP", "Granularity", "Method", "fusion_method", "get", "methods"]
+
+Granularity = Literal["element", "tensor", "model"]
+ENTRY_POINT_GROUP = "tangora.methods"
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+_CONTRACT = ("weights", "uniforms")  # keyword-only arguments that the engine gives, not the user
+
+_METHODS: dict[str, Method] = {}
+_LOADED: set[str] = set()  # entry points already loaded, as "distribution: name = value"
+
+
+@dataclass(frozen=True)
+class Method:
+    """What the registry knows of a fusion method.
+
+    Attributes:
+        name: as recipes, the command line and ``scores.csv`` write it.
+        function: ``(deltas [tasks, *param], *, weights [tasks, *#param], **parameters) -> [*param]``.
+        granularity: ``element`` (any chunking gives the same), ``tensor`` (a site's whole tensor at a time),
+            ``model`` (every site at once, as one vector per task).
+        reference: where the method is from, ``arXiv:NNNN.NNNNN`` where it has a paper.
+        default_weight: λ when none is given.
+        linear: the result is ``Σ cₜ νₜ`` with coefficients that depend on the weights only.
+        homogeneous: ``f(c·weights) = c·f(weights)``, so that a grid over λ costs one call.
+        random: the function takes ``uniforms`` in [0, 1), shaped like ``deltas``.
+        parameters: the method's own parameters and their defaults.
+        summary: the first line of the function's docstring.
+        limits: the range of a parameter, where it has one.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    granularity: Granularity
+    reference: str
+    default_weight: float
+    linear: bool
+    homogeneous: bool
+    random: bool
+    parameters: Mapping[str, Any]
+    summary: str
+    limits: Mapping[str, Limit] = field(default_factory=dict)
+
+    def __call__(self, deltas: Tensor, **arguments: Any) -> Tensor:
+        """The function itself: ``method(deltas, weights=..., density=...)``."""
+        return cast("Tensor", self.function(deltas, **arguments))
+
+    @property
+    def choose(self) -> str:
+        """The docstring's sentence on when to choose the method: what follows "Choose it "."""
+        paragraphs = (inspect.getdoc(self.function) or "").split("\n\n")
+        found = next((p for p in paragraphs if p.startswith("Choose it ")), "")
+        return " ".join(found.split()).removeprefix("Choose it ").removesuffix(".")
+
+    def check(self, parameters: Mapping[str, Any], *, where: str = "fuse") -> None:
+        """Refuse parameters that the method does not have, of the wrong type, or out of range; no tensor is needed.
+
+        Args:
+            parameters: by name; those left out keep their defaults.
+            where: the key path that the error names, such as ``fusion.methods.2.parameters``.
+
+        Raises:
+            FusionError: an unknown parameter (the nearest is named), a wrong type, a value out of range.
+
+        >>> get("ties").check({"density": 0.2})
+        >>> get("ties").check({"density": 20})  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        tangora.errors.FusionError: ties: density must be in (0, 1], got 20 at fuse.density. Densities are ...
+        """
+        for name, value in parameters.items():
+            if name not in self.parameters:
+                known = list(self.parameters)
+                fix = did_you_mean(name, known) if known else "it has no parameters"
+                raise FusionError(f"{self.name}: unknown parameter {name!r}", where=where, fix=fix)
+            check_type(self.name, name, value, self.parameters[name], where)
+            if name in self.limits:
+                self.limits[name].check(self.name, name, value, where)
+
+
+def fusion_method(
+    name: str,
+    *,
+    granularity: Granularity,
+    reference: str,
+    default_weight: float,
+    linear: bool = False,
+    homogeneous: bool = True,
+    random: bool = False,
+    limits: Mapping[str, Limit] | None = None,
+) -> Callable[[_Function], _Function]:
+    """Register a fusion method; the function itself is returned unchanged.
+
+    The promises are those of `Method`. The method's parameters are read from the signature: every keyword-only
+    argument but ``weights`` and ``uniforms``, each with a default.
+
+    Raises:
+        FusionError: the name is taken, or the signature is not the contract's.
+
+    ::
+
+        @fusion_method("first", granularity="element", reference="none", default_weight=1.0, linear=True)
+        def first(deltas, *, weights):
+            '''Only the first task.'''
+            return weights[0] * deltas[0]
+    """
+
+    def register(function: _Function) -> _Function:
+        if granularity not in get_args(Granularity):
+            fix = f"valid: {', '.join(get_args(Granularity))}"
+            raise FusionError(f"{name}: unknown granularity", got=granularity, where=_place(function), fix=fix)
+        known = _METHODS.get(name)
+        # The same place again is a module reloaded or a notebook cell run twice, not a second method.
+        if known is not None and _place(known.function) != _place(function):
+            raise FusionError(
+                f"two fusion methods are called {name!r}",
+                where=f"{_place(known.function)} and {_place(function)}",
+                fix="rename one, or uninstall the package that brings it",
+            )
+        _METHODS[name] = Method(
+            name=name,
+            function=function,
+            granularity=granularity,
+            reference=reference,
+            default_weight=float(default_weight),
+            linear=linear,
+            homogeneous=homogeneous,
+            random=random,
+            parameters=MappingProxyType(_parameters(name, function, random)),
+            summary=(inspect.getdoc(function) or "").split("\n", 1)[0],
+            limits=MappingProxyType(dict(limits or {})),
+        )
+        return function
+
+    return register
+
+
+def methods() -> Mapping[str, Method]:
+    """Every fusion method by name, sorted, third parties' included.
+
+    Raises:
+        FusionError: an installed package announces a method that cannot be loaded, or whose name is taken.
+
+    >>> "ties" in methods()
+    True
+    """
+    _load_entry_points()
+    return MappingProxyType({name: _METHODS[name] for name in sorted(_METHODS)})
+
+
+def get(name: str) -> Method:
+    """The method called ``name``.
+
+    Raises:
+        FusionError: there is none; the nearest name and the whole list are in the message.
+
+    >>> get("average").linear
+    True
+    """
+    # Other people's packages are imported only when the name is not already known: a broken one must not stop `ties`.
+    found = _METHODS.get(name) or methods().get(name)
+    if found is None:
+        raise FusionError("no such fusion method", got=name, fix=did_you_mean(str(name), sorted(_METHODS)))
+    return found
+
+
+def _load_entry_points() -> None:
+    for entry in metadata.entry_points(group=ENTRY_POINT_GROUP):
+        package = entry.dist.name if entry.dist is not None else "unknown"
+        label = f"{package}: {entry.name} = {entry.value}"
+        if label in _LOADED:
+            continue
+        try:
+            entry.load()
+        except Exception as cause:  # whatever a stranger's import raises
+            raise FusionError(
+                f"the fusion method {entry.name!r} cannot be loaded ({type(cause).__name__}: {cause})",
+                where=f"entry point {label}",
+                fix=f"update or uninstall {package}",
+            ) from cause
+        if entry.name not in _METHODS:
+            raise FusionError(
+                f"loading it registers no fusion method {entry.name!r}",
+                where=f"entry point {label}",
+                fix="name the entry point as its @fusion_method",
+            )
+        _LOADED.add(label)
+
+
+def _place(function: Callable[..., Any]) -> str:
+    return f"{function.__module__}.{getattr(function, '__qualname__', repr(function))}"
+
+
+def _parameters(name: str, function: Callable[..., Any], random: bool) -> dict[str, Any]:
+    signature = inspect.signature(function).parameters.values()
+    named = {p.name: p.default for p in signature if p.kind is p.KEYWORD_ONLY}
+    positional = [p for p in signature if p.kind is not p.KEYWORD_ONLY]
+    if "weights" not in named or ("uniforms" in named) != random or len(positional) != 1:
+        rule = "the signature is (deltas, *, weights, [uniforms if random,] parameters with defaults)"
+        raise FusionError(f"{name}: {rule}", got=str(inspect.signature(function)), where=_place(function))
+    parameters = {k: v for k, v in named.items() if k not in _CONTRACT}
+    if bare := [k for k, v in parameters.items() if v is inspect.Parameter.empty]:
+        raise FusionError(f"{name}: parameters need defaults", got=bare[0], where=_place(function))
+    return parameters

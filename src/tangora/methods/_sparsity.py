@@ -1,0 +1,50 @@
+"""Keeping some entries of an update and dropping the rest: by magnitude (trim) or by chance (DARE)."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tangora.methods._sums import widened
+
+__all__ = ["kept", "rescaled_samples", "threshold", "trim"]
+
+
+def kept(density: float, entries: int) -> int:
+    """How many of ``entries`` a density keeps: ``⌈density · entries⌉``, of the decimal as it was written.
+
+    >>> kept(0.55, 100), math.ceil(0.55 * 100)
+    (55, 56)
+    """
+    return math.ceil(Fraction(str(float(density))) * entries)
+
+
+def threshold(delta: Float[Tensor, "*param"], density: float) -> float:
+    """The magnitude of the smallest entry that is kept; entries equal to it are all kept."""
+    magnitudes = widened(delta.detach()).abs().reshape(-1)
+    drop = magnitudes.numel() - kept(density, magnitudes.numel())
+    if drop <= 0:  # also the empty tensor
+        return 0.0
+    if magnitudes.device.type != "cpu":
+        return float(magnitudes.kthvalue(drop + 1).values)
+    array = magnitudes.numpy()  # NumPy's vectorized introselect, in place: two to three times as fast as kthvalue
+    array.partition(drop)
+    return float(array[drop])
+
+
+def trim(delta: Float[Tensor, "*param"], least: float) -> Float[Tensor, "*param"]:
+    """``delta`` (in float32 or better) with every entry of magnitude under ``least`` set to zero."""
+    delta = widened(delta)
+    return torch.where(delta.abs() >= least, delta, 0.0) if least > 0 else delta
+
+
+def rescaled_samples(
+    deltas: Float[Tensor, "tasks *param"], uniforms: Float[Tensor, "tasks *param"], density: float
+) -> list[Float[Tensor, "*param"]]:
+    """DARE for every task: an entry stays when its uniform number is under ``density``, and is then divided by it."""
+    pairs = zip(map(widened, deltas), uniforms, strict=True)
+    return [torch.where(uniform < density, delta / density, 0.0) for delta, uniform in pairs]

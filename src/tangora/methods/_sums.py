@@ -1,0 +1,77 @@
+"""The sums that the methods share, a block of rows at a time so that no copy of the stack is made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+__all__ = ["elected_mean", "in_blocks", "weighted_sum", "widened"]
+
+# Entries of a task in a block: its temporaries stay in the cache, and torch does not divide so few among threads,
+# which on a busy machine costs ten times what it gains.
+_BLOCK = 2**15
+
+
+def widened(tensor: Tensor) -> Tensor:
+    """``tensor`` in the dtype to add up in: float32 for half precisions, otherwise its own."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def in_blocks(
+    function: Callable[..., Float[Tensor, "*rows"]],
+    deltas: Float[Tensor, "tasks *param"],
+    weights: Float[Tensor, "tasks *#param"],
+    *stacked: Float[Tensor, "tasks *param"],
+) -> Float[Tensor, "*param"]:
+    """``function(deltas, weights, *stacked)``, which works entry by entry, over blocks of the first dimension.
+
+    The temporaries are as large as a block, not as the model.
+    """
+    if deltas.ndim == 1:
+        return function(deltas, weights, *stacked).to(deltas.dtype)
+    result = torch.empty(deltas.shape[1:], dtype=deltas.dtype, device=deltas.device)
+    step = max(1, _BLOCK // max(1, math.prod(deltas.shape[2:])))
+    # Weights broadcast from the right, so they may lack the first dimension, or hold one entry for all of it.
+    varies = weights.ndim == deltas.ndim and weights.shape[1] > 1
+    for start in range(0, deltas.shape[1], step):
+        rows = slice(start, start + step)
+        block = weights[:, rows] if varies else weights
+        result[rows] = function(deltas[:, rows], block, *(s[:, rows] for s in stacked))
+    return result
+
+
+def weighted_sum(
+    deltas: Iterable[Float[Tensor, "*param"]], weights: Float[Tensor, "tasks *#param"]
+) -> Float[Tensor, "*param"]:
+    """``Σₜ wₜ·νₜ``, in float32 or better."""
+    # Not addcmul: whether it fuses the multiplication may differ between a vector and its tail, and then a
+    # chunk would differ from the whole in the last bit.
+    terms = (wide * weights[t].to(wide.dtype) for t, wide in enumerate(map(widened, deltas)))
+    total = next(terms)
+    for term in terms:
+        total = total + term
+    return total
+
+
+def elected_mean(
+    sparse: Sequence[Float[Tensor, "*param"]], weights: Float[Tensor, "tasks *#param"]
+) -> Float[Tensor, "*param"]:
+    """TIES after its trim: elect a sign per entry, then average the entries that have it.
+
+    ``γ = sgn(Σₜ ν̂ₜ)``, ``A = {t : sgn(ν̂ₜ) = γ ≠ 0}``, result ``Σ_{t ∈ A} wₜ·ν̂ₜ / |A|`` (arXiv:2306.01708,
+    algorithm 1, with the weights inside the mean). ``sparse`` are the ν̂ₜ, in float32 or better.
+    """
+    ballot = sparse[0].double()
+    for delta in sparse[1:]:
+        # In float64 a sum of float32 entries is exact for all but extreme ranges: whether it is zero, and so
+        # the election, does not depend on the order of the tasks.
+        ballot = ballot + delta
+    sign = ballot.sign().to(sparse[0].dtype)
+    agreeing = [delta * sign > 0 for delta in sparse]
+    total = weighted_sum((torch.where(a, d, 0.0) for a, d in zip(agreeing, sparse, strict=True)), weights)
+    count = sum(a.to(sign.dtype) for a in agreeing)
+    return total / torch.as_tensor(count).clamp(min=1)

@@ -1,0 +1,13 @@
+"""The embedded default: four small image tasks and a tiny CLIP, made on this machine without a network.
+
+The pictures come inside the scikit-learn and scikit-image packages. `encoder` pretrains a CLIP of about half a million
+weights on captioned pictures that are in no task, once, and keeps it in a cache. Large enough to watch adapters learn,
+fuse and interfere in minutes; far too small to rank methods: a few hundred test rows a task, one seed, one toy model.
+"""
+
+from __future__ import annotations
+
+from tangora.quickstart.cache import cache_folder, encoder
+from tangora.quickstart.data import labels, load, names, origins, pretraining
+
+__all__ = ["cache_folder", "encoder", "labels", "load", "names", "origins", "pretraining"]

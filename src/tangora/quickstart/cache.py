@@ -1,0 +1,79 @@
+"""The pretrained encoder on disk: made on first use, found again under the hash of everything that decides it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+from tangora._io import atomic_dir, digest, read_json, write_json
+from tangora.errors import DataError
+from tangora.quickstart.data import pretraining
+from tangora.quickstart.training import Progress, Settings, pretrain, save
+
+__all__ = ["cache_folder", "encoder"]
+
+# To be raised with every change of the code that changes the weights.
+_CODE_VERSION = 1
+_RECORD = "tangora_quickstart.json"
+_WEIGHTS = "model.safetensors"
+
+
+def cache_folder() -> Path:
+    """``$TANGORA_CACHE``, or the place for caches of this user and system."""
+    from platformdirs import user_cache_path
+
+    chosen = os.environ.get("TANGORA_CACHE")
+    return Path(chosen).expanduser() if chosen else user_cache_path("tangora")
+
+
+def encoder(progress: Progress | None = None, settings: Settings | None = None) -> Path:
+    """The folder of the pretrained tiny CLIP (``CLIPModel``, tokenizer, image processor), made now if it is not there.
+
+    A damaged cache entry is made again. Two processes may make the same entry; one of them is kept.
+
+    Args:
+        progress: called after each pretraining step with (steps done, steps, loss); not at all when cached.
+        settings: another model or schedule than the quickstart's.
+
+    Raises:
+        DataError: an installed package lacks one of the pictures.
+        OutputError: the cache cannot be written.
+    """
+    settings = settings or Settings()
+    folder = cache_folder() / f"quickstart-{_key(settings)[:16]}"
+    if not _intact(folder):
+        model, words = pretrain(settings, progress)
+        with atomic_dir(folder) as scratch:  # only now: a second process may be training the same entry
+            save(model, words, scratch)
+            write_json(scratch / _RECORD, {"settings": asdict(settings), "model": _sha256(scratch / _WEIGHTS)})
+    return folder
+
+
+def _key(settings: Settings) -> str:
+    import torch
+    import transformers
+
+    images, captions = pretraining()
+    return digest(
+        {
+            "code": _CODE_VERSION,
+            "settings": asdict(settings),
+            "images": hashlib.sha256(images.tobytes()).hexdigest(),
+            "captions": captions,
+            "versions": [torch.__version__, transformers.__version__],
+        }
+    )
+
+
+def _intact(folder: Path) -> bool:
+    """Whether the entry is whole: it appeared at once, so only what happened to it since can have broken it."""
+    try:
+        return bool(read_json(folder / _RECORD, DataError)["model"] == _sha256(folder / _WEIGHTS))
+    except (DataError, OSError, KeyError):
+        return False
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

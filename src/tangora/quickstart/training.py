@@ -1,0 +1,127 @@
+"""Contrastive pretraining of the tiny CLIP, in plain PyTorch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tangora.quickstart.data import pretraining
+from tangora.quickstart.model import PIXEL_MEAN, PIXEL_STD, build, image_processor, tokenizer, vocabulary
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+    from jaxtyping import Float, Int, UInt8
+    from torch import Tensor
+    from transformers import CLIPModel, PreTrainedTokenizerFast
+
+__all__ = ["Progress", "Settings", "pretrain", "save"]
+
+Progress = Callable[[int, int, float], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the encoder is and how it is trained; with the data, all that decides its weights."""
+
+    width: int = 96
+    layers: int = 4
+    patch: int = 8
+    projection: int = 64
+    steps: int = 300
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    warmup: int = 30
+    seed: int = 0
+
+
+def pretrain(settings: Settings, progress: Progress | None = None) -> tuple[CLIPModel, PreTrainedTokenizerFast]:
+    """Train the encoder on `data.pretraining`; the same settings give the same weights on one machine.
+
+    The loss is CLIP's, except that images with equal captions are all positives of that caption.
+
+    Args:
+        settings: model and schedule.
+        progress: called after each step with (steps done, steps, loss).
+    """
+    import torch
+
+    images, captions = pretraining()
+    words = tokenizer(vocabulary(captions))
+    ids = words(captions, padding=True, return_tensors="pt")["input_ids"]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        model = build(len(words), settings.width, settings.layers, settings.patch, settings.projection)
+    _fit(model, torch.from_numpy(images), ids, settings, progress or (lambda *_: None))
+    return model.eval(), words
+
+
+def save(model: CLIPModel, words: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write model, tokenizer and image processor as ``from_pretrained`` expects them."""
+    from transformers.utils import logging
+
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # one file in a blink: its bar would only break ours
+    try:
+        model.save_pretrained(folder)
+    finally:
+        if bars:
+            logging.enable_progress_bar()
+    words.save_pretrained(folder)
+    image_processor().save_pretrained(folder)
+
+
+def _fit(
+    model: CLIPModel,
+    images: UInt8[Tensor, "n h w 3"],
+    ids: Int[Tensor, "n words"],
+    settings: Settings,
+    progress: Progress,
+) -> None:
+    import torch
+
+    generator = torch.Generator().manual_seed(settings.seed)
+    pixels = (images.permute(0, 3, 1, 2).float() / 255 - PIXEL_MEAN) / PIXEL_STD
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, settings))
+    model.train()
+    for step in range(settings.steps):
+        rows = torch.randperm(len(pixels), generator=generator)[: settings.batch_size]
+        loss = _loss(model, _shifted(pixels[rows], generator), ids[rows])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        progress(step + 1, settings.steps, loss.item())
+
+
+def _rate(step: int, settings: Settings) -> float:
+    """Linear warm-up, then half a cosine to zero, as a fraction of the peak."""
+    if step < settings.warmup:
+        return (step + 1) / settings.warmup
+    done = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
+    return 0.5 * (1 + math.cos(math.pi * done))
+
+
+def _shifted(pixels: Float[Tensor, "n 3 h w"], generator: torch.Generator) -> Float[Tensor, "n 3 h w"]:
+    """The batch moved by up to two pixels: a few hundred images are soon known by heart."""
+    import torch
+
+    dy, dx = torch.randint(-2, 3, (2,), generator=generator).tolist()
+    return torch.roll(pixels, (dy, dx), dims=(2, 3))
+
+
+def _loss(model: CLIPModel, pixels: Float[Tensor, "n 3 h w"], ids: Int[Tensor, "n words"]) -> Float[Tensor, ""]:
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    captions, which = torch.unique(ids, dim=0, return_inverse=True)
+    logits = model(input_ids=captions, attention_mask=(captions != 0).long(), pixel_values=pixels).logits_per_image
+    of_caption = torch.nn.functional.one_hot(which, len(captions)).to(logits)
+    of_caption = of_caption / of_caption.sum(0)
+    return (cross_entropy(logits, which) + cross_entropy(logits.T, of_caption.T)) / 2

@@ -1,0 +1,287 @@
+"""The files of a run, read and checked: the only place where the report touches the disk to read.
+
+Only ``scores.csv`` is needed. Whatever else is absent is noted in `Run.missing` with the reason, which the
+report then prints where the section would have been.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from tangora._io import read_json
+from tangora.errors import DataError
+
+__all__ = ["Candidate", "Run", "Score", "Similarity", "Training", "read_run", "read_scores"]
+
+_T = TypeVar("_T")
+_SCORE_COLUMNS = [
+    "mode",
+    "method",
+    "space",
+    "subset",
+    "n_tasks",
+    "in_subset",
+    "selection",
+    "coefficients",
+    "task",
+    "split",
+    "metric",
+    "score",
+    "normalized",
+    "normalized_best",
+    "ci_low",
+    "ci_high",
+]
+# fmt: off
+_CANDIDATE_COLUMNS = [
+    "mode", "method", "space", "subset", "split", "weights", "parameters", "task", "score", "loss",
+]
+# fmt: on
+_MEASURES = ["subsets", "absolute", "absolute_low", "absolute_high", "kept", "kept_low", "kept_high"]
+
+
+@dataclass(frozen=True)
+class Score:
+    """One row of ``scores.csv``."""
+
+    mode: str
+    method: str
+    space: str
+    subset: str
+    n_tasks: int
+    in_subset: bool
+    selection: str
+    coefficients: str
+    task: str
+    split: str
+    metric: str
+    score: float
+    normalized: float | None
+    normalized_best: float | None
+    ci_low: float | None
+    ci_high: float | None
+
+    @property
+    def oracle(self) -> bool:
+        """Whether the coefficients were chosen on the test split."""
+        return self.selection == "oracle"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One row of ``candidates.csv``."""
+
+    mode: str
+    method: str
+    space: str
+    subset: str
+    split: str
+    weights: Any
+    parameters: str
+    task: str
+    score: float
+    loss: float | None
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """Cosines between the task vectors of one mode."""
+
+    tasks: list[str]
+    cosine: list[list[float]]
+
+
+@dataclass(frozen=True)
+class Training:
+    """One ``training.json``."""
+
+    steps: list[int]
+    loss: list[float]
+    validation: list[Mapping[str, float]]
+    seconds: float | None
+    trainable: int | None
+    total: int | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything the report shows."""
+
+    path: Path
+    scores: list[Score]
+    candidates: list[Candidate] = field(default_factory=list)
+    similarity: Mapping[str, Similarity] = field(default_factory=dict)
+    training: Mapping[tuple[str, str], Training] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    recipe_text: str = ""
+    info: Mapping[str, Any] = field(default_factory=dict)
+    summary: Mapping[tuple[str, str, str, str, int], Mapping[str, float | None]] = field(default_factory=dict)
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def modes(self) -> list[str]:
+        """Modes in the recipe's order."""
+        return _ordered([*(self.recipe.get("modes") or ()), *(r.mode for r in self.scores)], drop={"-", ""})
+
+    @property
+    def tasks(self) -> list[str]:
+        """Tasks in the order of ``scores.csv``."""
+        return _ordered((r.task for r in self.scores), drop={"mean", "mean_all"})
+
+
+def read_run(path: Path) -> Run:
+    """Read the files of a run.
+
+    Raises:
+        DataError: ``scores.csv`` is missing, or a file is there and cannot be right.
+    """
+    missing: dict[str, str] = {}
+    recipe_text = _optional(path / "recipe.yaml", _text, "", missing)
+    return Run(
+        path=path,
+        scores=read_scores(path / "scores.csv"),
+        candidates=_optional(path / "candidates.csv", _candidates, [], missing),
+        similarity=_optional(path / "similarity.json", _similarity, {}, missing),
+        training=_training(path / "adapters", missing),
+        recipe=_mapping(recipe_text, path / "recipe.yaml"),
+        recipe_text=recipe_text,
+        info=_optional(path / "run.json", lambda p: read_json(p, DataError), {}, missing),
+        summary=_optional(path / "summary.json", _summary, {}, {}),
+        missing=missing,
+    )
+
+
+def read_scores(path: Path) -> list[Score]:
+    """Read ``scores.csv``.
+
+    Raises:
+        DataError: the file is missing, lacks a column, or a cell is not what its column holds.
+    """
+    if not path.is_file():
+        raise DataError(
+            "the run has no scores", where=path, fix="run it to the end first: tangora run RECIPE --out RUN"
+        )
+    return [_parsed(path, line, _score, row) for line, row in _rows(path, _SCORE_COLUMNS)]
+
+
+def _score(row: Mapping[str, str]) -> Score:
+    texts: dict[str, Any] = {
+        k: row[k] for k in ("mode", "method", "space", "subset", "selection", "coefficients", "task", "split", "metric")
+    }
+    optional: dict[str, Any] = {k: _number(row[k]) for k in ("normalized", "normalized_best", "ci_low", "ci_high")}
+    inside = row["in_subset"].strip().lower() in {"true", "1"}
+    return Score(**texts, **optional, n_tasks=int(row["n_tasks"]), in_subset=inside, score=float(row["score"]))
+
+
+def _candidates(path: Path) -> list[Candidate]:
+    return [_parsed(path, line, _candidate, row) for line, row in _rows(path, _CANDIDATE_COLUMNS)]
+
+
+def _candidate(row: Mapping[str, str]) -> Candidate:
+    texts = {k: row[k] for k in ("mode", "method", "space", "subset", "split", "parameters", "task")}
+    weights = json.loads(row["weights"] or "null")
+    return Candidate(**texts, weights=weights, score=float(row["score"]), loss=_number(row["loss"]))
+
+
+def _summary(path: Path) -> dict[tuple[str, str, str, str, int], dict[str, float | None]]:
+    rows = read_json(path, DataError).get("rows") or []
+    return dict(_parsed(path, f"row {i}", _summary_entry, row) for i, row in enumerate(rows))
+
+
+def _summary_entry(row: Mapping[str, Any]) -> tuple[tuple[str, str, str, str, int], dict[str, float | None]]:
+    key = (str(row["mode"]), str(row["method"]), str(row["space"]), str(row["selection"]), int(row["n_tasks"]))
+    return key, {name: None if row[name] is None else float(row[name]) for name in _MEASURES}
+
+
+def _similarity(path: Path) -> dict[str, Similarity]:
+    raw = read_json(path, DataError)
+    return {
+        mode: _parsed(path, mode, lambda v: Similarity(list(v["tasks"]), _matrix(v)), value)
+        for mode, value in raw.items()
+    }
+
+
+def _matrix(value: Mapping[str, Any]) -> list[list[float]]:
+    size = len(value["tasks"])
+    matrix = [[math.nan if x is None else float(x) for x in row] for row in value["cosine"]]
+    if [len(row) for row in matrix] != [size] * size:
+        raise ValueError(f"the cosine matrix is not {size} by {size}")
+    return matrix
+
+
+def _training(folder: Path, missing: dict[str, str]) -> dict[tuple[str, str], Training]:
+    found = {}
+    for path in sorted(folder.glob("*/*/training.json")):
+        raw = read_json(path, DataError)
+        found[path.parts[-3], path.parts[-2]] = _parsed(path, None, _one_training, raw)
+    if not found:
+        missing["training.json"] = "there is no adapters/MODE/TASK/training.json in the run"
+    return found
+
+
+def _one_training(raw: Mapping[str, Any]) -> Training:
+    losses = [float(x) for x in raw.get("loss") or ()]
+    steps = [int(x) for x in raw.get("steps") or ()]
+    if len(losses) != len(steps):
+        raise ValueError(f"{len(steps)} steps and {len(losses)} losses")
+    validation = list(raw.get("validation") or ())
+    return Training(steps, losses, validation, raw.get("seconds"), raw.get("trainable"), raw.get("total"))
+
+
+def _mapping(text: str, path: Path) -> Mapping[str, Any]:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as cause:
+        raise DataError("not readable as YAML", where=path, fix="write the file again") from cause
+    return value if isinstance(value, dict) else {}
+
+
+def _rows(path: Path, columns: Iterable[str]) -> list[tuple[int, dict[str, str]]]:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            rows = [(reader.line_num, row) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as cause:
+        raise DataError(f"not readable as CSV ({cause})", where=path, fix="write the file again") from cause
+    if absent := [c for c in columns if c not in (reader.fieldnames or ())]:
+        raise DataError(f"no column {', '.join(absent)}", where=path, fix="the file is not Tangora's, or is cut off")
+    return rows
+
+
+def _parsed(path: Path, line: object, parse: Callable[[Any], _T], raw: Any) -> _T:
+    try:
+        return parse(raw)
+    except (ValueError, KeyError, TypeError, AttributeError) as cause:
+        where = path if line is None else f"{path}: {line}"
+        raise DataError(f"a value cannot be right ({cause})", where=where, fix="write the file again") from cause
+
+
+def _optional(path: Path, read: Callable[[Path], _T], default: _T, missing: dict[str, str]) -> _T:
+    if not path.is_file():
+        missing[path.name] = f"there is no {path.name} in the run"
+        return default
+    return read(path)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as cause:
+        raise DataError(f"not readable ({cause})", where=path, fix="write the file again") from cause
+
+
+def _number(text: str | None) -> float | None:
+    value = float(text) if text not in (None, "") else math.nan
+    return None if math.isnan(value) else value
+
+
+def _ordered(names: Iterable[str], drop: set[str]) -> list[str]:
+    return [name for name in dict.fromkeys(names) if name not in drop]

@@ -1,0 +1,90 @@
+"""The figures of a report, in the order of the page.
+
+Each is one function from a run and a layout to a `matplotlib.figure.Figure`; the same function draws the file
+and the picture in the page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+
+from tangora.report.figures import bars, coefficient, scaling, similarity, training
+from tangora.report.summary import Summary
+from tangora.report.theme import Layout
+
+__all__ = ["PLOTS", "Plot"]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure and its words.
+
+    Attributes:
+        name: file name, anchor.
+        title: heading.
+        caption: what is drawn and how to read it.
+        draw: draws it.
+        absent: why it cannot be drawn from these files, or None.
+    """
+
+    name: str
+    title: str
+    caption: str
+    draw: Callable[[Summary, Layout], Figure]
+    absent: Callable[[Summary], str | None]
+
+
+PLOTS = (
+    Plot(
+        "score_by_tasks",
+        "Score by number of fused tasks",
+        "Mean test score over the tasks in a subset. A line joins the means over subsets of one size, small dots are "
+        "single subsets, upright strokes 95 % bootstrap intervals; at 1 stand the experts themselves, unfused. "
+        "Dotted: the base model, zero-shot.",
+        scaling.absolute,
+        scaling.absent,
+    ),
+    Plot(
+        "kept_by_tasks",
+        "Kept by number of fused tasks",
+        "The same scores divided by those of the same mode's own experts, so that 1 is nothing lost. "
+        "A mode with weak experts can keep much and still score little: read this beside the absolute scores.",
+        scaling.kept,
+        scaling.absent,
+    ),
+    Plot(
+        "per_task",
+        "Task by task",
+        "Test scores on the largest subset: a pale bar is the mode's own expert for the task, the full bar below it "
+        "the fused adapter; whiskers are bootstrap 95 % intervals, the upright line is the base model, zero-shot.",
+        bars.draw,
+        bars.absent,
+    ),
+    Plot(
+        "coefficient",
+        "Score by coefficient λ",
+        "Mean score on the validation split over the tasks of the largest subset, for each λ of the grid; the large "
+        "marker is the best. Faint lines are the method's other parameter settings. Test data plays no part here.",
+        coefficient.draw,
+        coefficient.absent,
+    ),
+    Plot(
+        "similarity",
+        "Cosine similarity of task vectors",
+        "The nearer to 0 off the diagonal, the less two tasks pull at the same directions. Blue is positive, orange "
+        "negative, the stronger the larger; one colour scale for every mode.",
+        similarity.draw,
+        similarity.absent,
+    ),
+    Plot(
+        "training",
+        "Training",
+        "Training loss of each expert by optimizer step: faint as logged, the line smoothed over a tenth of the "
+        "run; markers are the loss on validation.",
+        training.draw,
+        training.absent,
+    ),
+)

@@ -1,0 +1,77 @@
+"""λ curves: validation score of every candidate with one coefficient for all tasks."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from statistics import fmean
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tangora.report.figures import legend
+from tangora.report.summary import Summary, method_name
+from tangora.report.theme import Layout, color, marker, panels, series_role
+
+__all__ = ["absent", "curves", "draw"]
+
+Curve = tuple[str, str, str, str]  # mode, method, space, parameters
+
+
+def absent(summary: Summary) -> str | None:
+    """Nothing to draw without a grid."""
+    if "candidates.csv" in summary.run.missing:
+        return summary.run.missing["candidates.csv"]
+    return None if curves(summary) else "no method was tried with more than one λ on the validation split"
+
+
+def curves(summary: Summary) -> dict[Curve, dict[float, float]]:
+    """Curve -> λ -> mean validation score over the largest subset; only curves of two λ or more."""
+    inside = set((summary.largest or "").split("+"))
+    scores: dict[Curve, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for c in summary.run.candidates:
+        weight = _scalar(c.weights)
+        if c.split == "validation" and c.subset == summary.largest and c.task in inside and weight is not None:
+            scores[c.mode, c.method, c.space, c.parameters][weight].append(c.score)
+    means = {curve: {x: fmean(ys) for x, ys in sorted(points.items())} for curve, points in scores.items()}
+    return {curve: points for curve, points in means.items() if len(points) > 1}
+
+
+def draw(summary: Summary, layout: Layout) -> Figure:
+    """A panel per method, a line per mode and space."""
+    lines = curves(summary)
+    modes = summary.run.modes
+    methods = list(dict.fromkeys(method for _, method, _, _ in lines))
+    columns = min(layout.columns, 3)
+    figure, axes = panels(layout, len(methods), height=200 if layout.narrow else 280, columns=columns)
+    for axis, method in zip(axes, methods, strict=True):
+        axis.set_title(method_name(method))
+        _panel(axis, {curve: points for curve, points in lines.items() if curve[1] == method}, modes)
+    figure.supxlabel("coefficient λ", fontsize=layout.text, color=color("muted"))
+    axes[0].set_ylabel("validation score")
+    shown = sorted({(modes.index(c[0]), c[2] == "factors") for c in lines})
+    legend.above(figure, layout, [legend.mode_line(modes, modes[i], dashed=dashed) for i, dashed in shown])
+    return figure
+
+
+def _panel(axis: Axes, lines: Mapping[Curve, Mapping[float, float]], modes: list[str]) -> None:
+    groups: dict[tuple[str, str], list[Mapping[float, float]]] = defaultdict(list)
+    for (mode, _, space, _), points in lines.items():
+        groups[mode, space].append(points)
+    for (mode, space), candidates in groups.items():
+        index = modes.index(mode)
+        paint, dashes = color(series_role(index)), "--" if space == "factors" else "-"
+        best = max(candidates, key=lambda points: max(points.values()))
+        for points in candidates:
+            faint: dict[str, Any] = {} if points is best else {"alpha": 0.3, "linewidth": 1.0}
+            axis.plot(list(points), list(points.values()), dashes, color=paint, **faint)
+        top = max(best, key=lambda x: best[x])
+        axis.plot(top, best[top], marker(index), color=paint, markersize=9)
+
+
+def _scalar(weights: object) -> float | None:
+    """One λ for all tasks, as a number or as equal entries."""
+    if isinstance(weights, list) and weights and all(w == weights[0] for w in weights):
+        weights = weights[0]
+    return float(weights) if isinstance(weights, (int, float)) and not isinstance(weights, bool) else None

@@ -1,0 +1,104 @@
+"""Fused score against the number of tasks: a panel per method, a line per mode and space."""
+
+from __future__ import annotations
+
+import math
+from statistics import fmean
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tangora.report.figures import legend
+from tangora.report.summary import Key, Mean, Summary, mean_score, method_name
+from tangora.report.theme import Layout, color, marker, panels, series_role
+
+__all__ = ["absent", "absolute", "kept"]
+
+
+def absent(summary: Summary) -> str | None:
+    """Nothing to draw without a fusion."""
+    return None if summary.fused else "scores.csv has no fused rows on the test split"
+
+
+def absolute(summary: Summary, layout: Layout) -> Figure:
+    """Mean test score over the fused tasks."""
+    return _draw(summary, layout, "score")
+
+
+def kept(summary: Summary, layout: Layout) -> Figure:
+    """Mean share of the same mode's experts."""
+    return _draw(summary, layout, "kept")
+
+
+def _draw(summary: Summary, layout: Layout, value: str) -> Figure:
+    keys = summary.shown()
+    methods = list(dict.fromkeys((k.method, k.oracle) for k in keys))
+    columns = layout.columns if len(methods) != 6 or layout.narrow else 3
+    figure, axes = panels(layout, len(methods), height=190 if layout.narrow else 270, columns=columns)
+    sizes = [1, *summary.sizes]
+    for axis, (method, oracle) in zip(axes, methods, strict=True):
+        axis.set_title(method_name(method) + (" †" if oracle else ""))
+        axis.grid(visible=False, axis="x")
+        axis.set_xticks(_sparse(sizes))
+        lines = [k for k in keys if (k.method, k.oracle) == (method, oracle)]
+        for place, key in enumerate(lines):
+            _line(axis, summary, key, value, shift=0.07 * (place - (len(lines) - 1) / 2))
+        _baseline(axis, summary, value)
+    figure.supxlabel("fused tasks", fontsize=layout.text, color=color("muted"))
+    axes[0].set_ylabel("test score" if value == "score" else "share of own experts")
+    for below in axes[columns::columns]:
+        below.set_ylabel(axes[0].get_ylabel())
+    legend.above(figure, layout, _legend(summary, keys, value))
+    return figure
+
+
+def _line(axis: Axes, summary: Summary, key: Key, value: str, *, shift: float) -> None:
+    index = summary.run.modes.index(key.mode)
+    paint = color(series_role(index))
+    dots = [(m.n_tasks + shift, y) for m in summary.fused[key].values() if (y := _of(m, value)) is not None]
+    axis.plot([x for x, _ in dots], [y for _, y in dots], ".", color=paint, alpha=0.4, markersize=4.5)
+    points = {n: _of(m, value) for n, m in summary.by_size(key).items()}
+    expert = mean_score(summary.experts(key.mode))
+    if expert is not None:
+        points = {1: expert if value == "score" else 1.0, **points}
+    known = {n: v for n, v in points.items() if v is not None}
+    dashes = "--" if key.space == "factors" else "-"
+    xs = [n + (shift if n > 1 else 0) for n in known]
+    axis.plot(xs, list(known.values()), dashes, color=paint, marker=marker(index))
+    spans = [(n + shift, *_interval(m, value)) for n, m in summary.by_size(key).items()]
+    axis.vlines(*zip(*spans, strict=True), color=paint, linewidth=1.1)
+
+
+def _of(mean: Mean, value: str) -> float | None:
+    return mean.score if value == "score" else mean.kept
+
+
+def _interval(mean: Mean, value: str) -> tuple[float, float]:
+    low, high = (mean.low, mean.high) if value == "score" else (mean.kept_low, mean.kept_high)
+    return (math.nan, math.nan) if low is None or high is None else (low, high)
+
+
+def _baseline(axis: Axes, summary: Summary, value: str) -> None:
+    rows = summary.zero_shot()
+    if not rows:
+        return
+    if value == "score":
+        axis.axhline(fmean(r.score for r in rows.values()), color=color("fg"), linewidth=1.2, linestyle=":")
+    else:
+        axis.axhline(1.0, color=color("fg"), linewidth=1.2, linestyle=":")
+
+
+def _legend(summary: Summary, keys: list[Key], value: str) -> list[object]:
+    modes = summary.run.modes
+    handles: list[object] = []
+    for index, factors in sorted({(modes.index(k.mode), k.space == "factors") for k in keys}):
+        handles.append(legend.mode_line(modes, modes[index], dashed=factors))
+    if summary.zero_shot():
+        handles.append(legend.plain_line("zero-shot" if value == "score" else "nothing lost"))
+    return handles
+
+
+def _sparse(sizes: list[int]) -> list[int]:
+    """At most eight ticks, the ends among them."""
+    step = -(-(len(sizes) - 1) // 7) if len(sizes) > 1 else 1
+    return sorted({*sizes[::step], sizes[-1]})

@@ -1,0 +1,145 @@
+"""The sentence at the top of a report, and the words that keep it honest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tangora.report.summary import Key, Mean, Summary, mean_score, method_name, mode_name
+
+__all__ = ["Headline", "Tile", "headline", "kept_text", "score_text"]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A number to see at a glance."""
+
+    label: str
+    value: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Headline:
+    """What the run found.
+
+    Attributes:
+        sentences: which fusion scores highest and which keeps most, with intervals.
+        caveats: how to read them.
+        tiles: the same numbers to see at a glance.
+    """
+
+    sentences: list[str]
+    caveats: list[str]
+    tiles: list[Tile]
+
+
+def headline(summary: Summary) -> Headline:
+    """Name the best absolute score and the best kept share; they need not be the same fusion."""
+    means = summary.at_largest()
+    top, keeper = summary.best(lambda m: m.score), summary.best(lambda m: m.kept)
+    if top is None:
+        return Headline(["This run has experts and no fusion on the test split."], [], _tiles(summary, None, None))
+    sentences = [_top_sentence(summary, top, means, both=top == keeper)]
+    if keeper is not None and keeper != top:
+        sentences.append(_keeper_sentence(keeper, means[keeper]))
+    sentences.append(_references(summary))
+    return Headline([s for s in sentences if s], _caveats(summary, top, means), _tiles(summary, top, keeper))
+
+
+def score_text(mean: Mean) -> str:
+    """A score with its interval, ``0.812 [0.803, 0.821]``."""
+    return _bracketed(f"{mean.score:.3f}", mean.low, mean.high, lambda x: f"{x:.3f}")
+
+
+def kept_text(mean: Mean) -> str:
+    """A kept share with its interval, ``91.2 % [90.1, 92.3]``; empty where it is not known."""
+    if mean.kept is None:
+        return ""
+    return _bracketed(percent(mean.kept), mean.kept_low, mean.kept_high, lambda x: f"{100 * x:.1f}")
+
+
+def percent(fraction: float) -> str:
+    """``0.912`` as ``91.2 %``."""
+    return f"{100 * fraction:.1f}\u00a0%"
+
+
+def _bracketed(text: str, low: float | None, high: float | None, number: Callable[[float], str]) -> str:
+    return text if low is None or high is None else f"{text} [{number(low)},\u00a0{number(high)}]"
+
+
+def _top_sentence(summary: Summary, top: Key, means: dict[Key, Mean], *, both: bool) -> str:
+    mean = means[top]
+    count = len([k for k in summary.shown() if k in means])
+    kept = f" and keeps {kept_text(mean)} of its own experts" if mean.kept is not None else ""
+    praise = "the best score, and the most kept, of" if both else "the best score of"
+    praise = "" if count == 1 else f": {praise} {count} fusions"
+    where = f"{mean.n_tasks} tasks fused" + (f" ({mean.subsets} subsets)" if mean.subsets > 1 else "")
+    mark = " (coefficients chosen on test: †oracle)" if top.oracle else ""
+    return f"With {where}, {_full_name(top)}{mark} scores {score_text(mean)} on average{kept}{praise}."
+
+
+def _keeper_sentence(key: Key, mean: Mean) -> str:
+    name = _full_name(key)
+    name = name[0].upper() + name[1:]
+    return f"{name} keeps most of its own experts, {kept_text(mean)}, at a score of {score_text(mean)}."
+
+
+def _references(summary: Summary) -> str:
+    zero = mean_score(summary.zero_shot(_tasks(summary)))
+    experts = ((mode_name(m), mean_score(summary.experts(m, _tasks(summary)))) for m in summary.run.modes)
+    known = [f"{name} {score:.3f}" for name, score in experts if score is not None]
+    parts = [f"the base model alone scores {zero:.3f}"] if zero is not None else []
+    parts += [f"the experts, one per task, {', '.join(known)}"] if known else []
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}." if text else ""
+
+
+def _caveats(summary: Summary, top: Key, means: dict[Key, Mean]) -> list[str]:
+    texts = []
+    low = means[top].low
+    if low is not None:
+        texts.append("Brackets are 95 % intervals from a bootstrap over test rows; training was not repeated.")
+        if not summary.run.summary:
+            texts[-1] += " Those of the kept share hold the experts fixed."
+        rivals = [m for k, m in means.items() if k != top and not k.oracle and m.high is not None and m.high >= low]
+        if rivals:
+            also = "one other fusion" if len(rivals) == 1 else f"{len(rivals)} other fusions"
+            texts.append(f"The interval of the best score overlaps with that of {also}.")
+    texts.append(
+        "Kept is relative to the same mode's experts: weak experts are easier to keep, so read it beside the score."
+    )
+    selections = {k.selection for k in means}
+    if "validation" in selections:
+        texts.append(
+            "Coefficients were chosen on validation data; which fusion is best is said after seeing test scores."
+        )
+    if "oracle" in selections:
+        texts.append("† oracle: coefficients chosen on the test split itself; an upper bound, not a result.")
+    return texts
+
+
+def _tiles(summary: Summary, top: Key | None, keeper: Key | None) -> list[Tile]:
+    means, tiles = summary.at_largest(), []
+    if top is not None:
+        tiles.append(Tile("Best score", f"{means[top].score:.3f}", f"{mode_name(top.mode)}, {top.name}"))
+    kept = means[keeper].kept if keeper is not None else None
+    if keeper is not None and kept is not None:
+        tiles.append(Tile("Most kept", percent(kept), f"{mode_name(keeper.mode)}, {keeper.name}"))
+    experts = [(s, m) for m in summary.run.modes if (s := mean_score(summary.experts(m, _tasks(summary)))) is not None]
+    if experts:
+        score, mode = max(experts, key=lambda e: e[0])
+        tiles.append(Tile("Best experts", f"{score:.3f}", f"{mode_name(mode)}, one per task"))
+    zero = mean_score(summary.zero_shot(_tasks(summary)))
+    if zero is not None:
+        tiles.append(Tile("Zero-shot", f"{zero:.3f}", "base model, no adapter"))
+    return tiles
+
+
+def _tasks(summary: Summary) -> list[str]:
+    return summary.largest.split("+") if summary.largest else summary.run.tasks
+
+
+def _full_name(key: Key) -> str:
+    mode = "full fine-tuning" if key.mode == "full" else mode_name(key.mode)
+    return f"{mode} with {method_name(key.method, key.space)}"

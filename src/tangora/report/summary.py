@@ -1,0 +1,214 @@
+"""What a run says: means over tasks, means over subsets, the winners and the sentence that names them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from statistics import fmean
+
+from tangora.report.data import Run, Score
+
+__all__ = ["Key", "Mean", "Summary", "method_name", "mode_name"]
+
+_METHODS = {
+    "average": "average",
+    "task_arithmetic": "task arithmetic",
+    "ties": "TIES",
+    "ties_per_tensor": "TIES per tensor",
+    "dare": "DARE",
+    "dare_ties": "DARE-TIES",
+    "magnitude_prune": "magnitude prune",
+    "lorahub": "LoraHub",
+}
+_MODES = {"lora": "LoRA", "l-lora": "L-LoRA", "full": "full"}
+
+
+def mode_name(mode: str) -> str:
+    """A mode as people write it."""
+    return _MODES.get(mode, mode)
+
+
+def method_name(method: str, space: str = "") -> str:
+    """A method as people write it; the ``factors`` space is named, ``delta`` is the rule."""
+    return _METHODS.get(method, method) + (" (factors)" if space == "factors" else "")
+
+
+@dataclass(frozen=True, order=True)
+class Key:
+    """What was done, whatever the subset."""
+
+    mode: str
+    method: str
+    space: str
+    selection: str
+
+    @property
+    def oracle(self) -> bool:
+        """Whether the coefficients were chosen on the test split."""
+        return self.selection == "oracle"
+
+    @property
+    def name(self) -> str:
+        """Method and space, with the mark of an oracle."""
+        return method_name(self.method, self.space) + (" †" if self.oracle else "")
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over the tasks of one subset, or over several subsets of one size."""
+
+    n_tasks: int
+    score: float
+    low: float | None
+    high: float | None
+    kept: float | None
+    kept_low: float | None
+    kept_high: float | None
+    kept_best: float | None
+    all_tasks: float | None
+    subsets: int = 1
+
+
+class Summary:
+    """Means of the test rows of a run."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.rows = [r for r in run.scores if r.split == "test"]
+
+    @cached_property
+    def fused(self) -> dict[Key, dict[str, Mean]]:
+        """Key, subset -> mean over the subset's tasks; keys in the order of modes, then of ``scores.csv``."""
+        groups: dict[Key, dict[str, list[Score]]] = {}
+        for row in self.rows:
+            if row.method not in {"zero_shot", "expert"}:
+                key = Key(row.mode, row.method, row.space, row.selection)
+                groups.setdefault(key, {}).setdefault(row.subset, []).append(row)
+        keys = sorted(groups, key=lambda k: self.run.modes.index(k.mode))
+        return {k: {s: _mean(rows) for s, rows in groups[k].items()} for k in keys}
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """Numbers of fused tasks, ascending."""
+        return sorted({m.n_tasks for subsets in self.fused.values() for m in subsets.values()})
+
+    @cached_property
+    def largest(self) -> str | None:
+        """The subset with most tasks: the first of them when there are several."""
+        best = max(self.sizes, default=None)
+        return next((s for v in self.fused.values() for s, m in v.items() if m.n_tasks == best), None)
+
+    def at_largest(self) -> dict[Key, Mean]:
+        """Means over the subsets with most tasks (usually one), where a key was evaluated there."""
+        if not self.sizes:
+            return {}
+        means = {k: self.by_size(k) for k in self.fused}
+        return {k: v[self.sizes[-1]] for k, v in means.items() if self.sizes[-1] in v}
+
+    def by_size(self, key: Key) -> dict[int, Mean]:
+        """Mean over the subsets of each size."""
+        means = self.fused[key].values()
+        sizes = sorted({m.n_tasks for m in means})
+        return {n: self._paired(key, _over_subsets([m for m in means if m.n_tasks == n])) for n in sizes}
+
+    def _paired(self, key: Key, mean: Mean) -> Mean:
+        """With the intervals of ``summary.json``, which know every test row, in place of ours."""
+        entry = self.run.summary.get((key.mode, key.method, key.space, key.selection, mean.n_tasks))
+        if entry is None or int(entry["subsets"] or 0) != mean.subsets:
+            return mean
+        mean = replace(mean, low=entry["absolute_low"], high=entry["absolute_high"])
+        return replace(mean, kept_low=entry["kept_low"], kept_high=entry["kept_high"])
+
+    def shown(self) -> list[Key]:
+        """Keys for figures: chosen honestly, unless a run has nothing else."""
+        return [k for k in self.fused if not k.oracle] or list(self.fused)
+
+    def experts(self, mode: str, tasks: Iterable[str] | None = None) -> dict[str, Score]:
+        """Each task's own expert."""
+        own = {r.task: r for r in self.rows if r.method == "expert" and r.mode == mode and r.subset == r.task}
+        return own if tasks is None else {t: own[t] for t in tasks if t in own}
+
+    def zero_shot(self, tasks: Iterable[str] | None = None) -> dict[str, Score]:
+        """The base model's scores."""
+        rows = {r.task: r for r in self.rows if r.method == "zero_shot" and r.task not in {"mean", "mean_all"}}
+        return rows if tasks is None else {t: rows[t] for t in tasks if t in rows}
+
+    def fused_scores(self, key: Key, subset: str) -> dict[str, Score]:
+        """Per-task rows of one fusion."""
+        return {
+            r.task: r
+            for r in self.rows
+            if r.subset == subset
+            and Key(r.mode, r.method, r.space, r.selection) == key
+            and r.task not in {"mean", "mean_all"}
+        }
+
+    def best(self, value: Callable[[Mean], float | None]) -> Key | None:
+        """The honestly chosen key with the highest value on the largest subset."""
+        means = self.at_largest()
+        candidates = [k for k in self.shown() if k in means and value(means[k]) is not None]
+        return max(candidates, key=lambda k: value(means[k]) or -math.inf, default=None)
+
+
+def mean_score(rows: dict[str, Score]) -> float | None:
+    """Mean of the scores, None of none."""
+    return fmean(r.score for r in rows.values()) if rows else None
+
+
+def _mean(rows: list[Score]) -> Mean:
+    inside = [r for r in rows if r.in_subset and r.task not in {"mean", "mean_all"}]
+    everything = [r for r in rows if r.task not in {"mean", "mean_all"}]
+    given = next((r for r in rows if r.task == "mean"), None)
+    overall = next((r.score for r in rows if r.task == "mean_all"), None)
+    if overall is None and everything:
+        overall = fmean(r.score for r in everything)
+    if given is not None:
+        n, score, kept, kept_best = given.n_tasks, given.score, given.normalized, given.normalized_best
+        low, high = given.ci_low, given.ci_high
+    else:
+        n, score = inside[0].n_tasks, fmean(r.score for r in inside)
+        kept, kept_best = _mean_of(r.normalized for r in inside), _mean_of(r.normalized_best for r in inside)
+        low, high = _interval(inside, score)
+    return Mean(n, score, low, high, kept, *_kept_interval(score, low, high, kept), kept_best, overall)
+
+
+def _kept_interval(
+    score: float, low: float | None, high: float | None, kept: float | None
+) -> tuple[float | None, float | None]:
+    """That of the score with the experts held fixed: all that ``scores.csv`` alone can tell."""
+    if kept is None or low is None or high is None or score <= 0:
+        return None, None
+    return low * kept / score, high * kept / score
+
+
+def _mean_of(values: Iterable[float | None]) -> float | None:
+    known = list(values)
+    return None if None in known or not known else fmean(v for v in known if v is not None)
+
+
+def _interval(rows: list[Score], score: float) -> tuple[float | None, float | None]:
+    """The tasks' test rows are independent, so half-widths add up in squares."""
+    below = [r.score - r.ci_low for r in rows if r.ci_low is not None]
+    above = [r.ci_high - r.score for r in rows if r.ci_high is not None]
+    if len(below) < len(rows) or len(above) < len(rows):
+        return None, None
+    return score - math.hypot(*below) / len(rows), score + math.hypot(*above) / len(rows)
+
+
+def _over_subsets(means: list[Mean]) -> Mean:
+    if len(means) == 1:
+        return means[0]
+    return Mean(
+        n_tasks=means[0].n_tasks,
+        score=fmean(m.score for m in means),
+        low=None,
+        high=None,
+        kept=_mean_of(m.kept for m in means),
+        kept_low=None,
+        kept_high=None,
+        kept_best=_mean_of(m.kept_best for m in means),
+        all_tasks=_mean_of(m.all_tasks for m in means),
+        subsets=len(means),
+    )

@@ -1,0 +1,166 @@
+"""How figures look: colours by role, two layouts, and the way to SVG, PNG and PDF.
+
+A figure is drawn once, in the light colours. Every colour stands for a role and occurs in no other role, so
+in the SVG that goes into the page each is replaced by a CSS variable, and the page's theme colours it.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+__all__ = ["COLORS", "LAYOUTS", "Layout", "color", "inline_svg", "marker", "panels", "save", "settle", "style"]
+
+# role -> (light, dark). Series colours are Okabe and Ito's, darkened or lightened to 3:1 against their ground.
+COLORS: dict[str, tuple[str, str]] = {
+    "bg": ("#ffffff", "#14171c"),
+    "fg": ("#1b1e23", "#e8eaed"),
+    "muted": ("#565c66", "#a9b0bb"),
+    "grid": ("#dde1e6", "#30353d"),
+    "s0": ("#0072b2", "#56b4e9"),
+    "s1": ("#d55e00", "#f5a524"),
+    "s2": ("#00805d", "#2fc79b"),
+    "s3": ("#a6457f", "#e39ac6"),
+    "s4": ("#7a6a00", "#e6dc4c"),
+    "s5": ("#53565a", "#c3c7cc"),
+}
+_SERIES = [role for role in COLORS if re.fullmatch(r"s\d", role)]
+_MARKERS = "os^DvP"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A width in CSS pixels, how many panels fit side by side, and the text size that stays legible there."""
+
+    name: str
+    width: float
+    columns: int
+    text: float
+
+    @property
+    def narrow(self) -> bool:
+        """Whether this is the layout for a phone."""
+        return self.columns <= 2
+
+
+WIDE = Layout("wide", width=920, columns=4, text=13)
+NARROW = Layout("narrow", width=336, columns=2, text=12)
+LAYOUTS = (WIDE, NARROW)
+
+
+def color(role: str) -> str:
+    """The light colour of a role."""
+    return COLORS[role][0]
+
+
+def series_role(index: int) -> str:
+    """The colour role of the ``index``-th mode."""
+    return _SERIES[index % len(_SERIES)]
+
+
+def marker(index: int) -> str:
+    """The marker of the ``index``-th mode: colour is never the only difference."""
+    return _MARKERS[index % len(_MARKERS)]
+
+
+@contextmanager
+def style(layout: Layout, salt: str) -> Iterator[None]:
+    """Matplotlib's own defaults with our changes, whatever the user's configuration, restored afterwards."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        settings: Any = mpl.rcParams
+        settings.update(_settings(layout.text, salt))
+        yield
+
+
+def _settings(text: float, salt: str) -> dict[str, Any]:
+    colors = {f"{key}.color": color("muted") for key in ("xtick", "ytick")}
+    return colors | {
+        "text.color": color("fg"),
+        "text.parse_math": False,  # a task may be called $x$
+        "font.size": text,
+        "axes.titlesize": text,
+        "axes.titleweight": "bold",
+        "axes.titlelocation": "left",
+        "axes.labelsize": text,
+        "xtick.labelsize": text - 0.5,
+        "ytick.labelsize": text - 0.5,
+        "legend.fontsize": text,
+        "legend.frameon": False,
+        "axes.edgecolor": color("grid"),
+        "axes.labelcolor": color("muted"),
+        "axes.facecolor": "none",
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.spines.left": False,
+        "grid.color": color("grid"),
+        "grid.linewidth": 0.8,
+        "xtick.major.size": 0,
+        "ytick.major.size": 0,
+        "lines.linewidth": 1.8,
+        "lines.markersize": 5.5,
+        "patch.linewidth": 0,
+        "figure.facecolor": "none",
+        "savefig.facecolor": color("bg"),
+        "svg.fonttype": "none",
+        "svg.hashsalt": salt,
+        "pdf.fonttype": 42,
+        "path.simplify": True,
+    }
+
+
+def panels(layout: Layout, count: int, *, height: float, columns: int | None = None) -> tuple[Figure, list[Axes]]:
+    """A figure with ``count`` panels, each ``height`` pixels high, that share both axes."""
+    across = min(columns or layout.columns, count)
+    rows = -(-count // across)
+    size = (layout.width / 72, (rows * height + 40) / 72)
+    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06))
+    grid = figure.subplots(rows, across, sharex=True, sharey=True, squeeze=False)
+    axes = list(grid.flat)
+    for spare in axes[count:]:
+        spare.set_axis_off()
+    for above in axes[max(0, count - across) : count]:  # the lowest panel of a column shows its ticks
+        above.xaxis.set_tick_params(labelbottom=True)
+    return figure, axes[:count]
+
+
+def settle(figure: Figure) -> None:
+    """Lay the panels out once and for all: three formats need not do it three times."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine(None)
+
+
+def save(figure: Figure, folder: Path, name: str) -> None:
+    """Write ``name.png`` and ``name.pdf``, the same bytes each time."""
+    figure.savefig(folder / f"{name}.png", dpi=144, metadata={"Software": None})
+    figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None})
+
+
+def inline_svg(figure: Figure, prefix: str) -> str:
+    """The figure as an ``<svg>`` for a page: real text in the page's font, colours as CSS variables, unique ids."""
+    buffer = io.StringIO()
+    none = {"Date": None, "Creator": None, "Format": None, "Type": None}
+    figure.savefig(buffer, format="svg", metadata=none, facecolor="none")
+    text = buffer.getvalue()
+    body = text[text.index(">", text.index("<svg")) + 1 : text.rindex("</svg>")]
+    body = re.sub(r"<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>", "", body, flags=re.DOTALL)
+    body = re.sub(r"font-family: [^;\"]*;? ?", "", body)
+    body = re.sub(r' transform="rotate\(-?0 [^"]*\)"', "", body)
+    for role, (light, _) in COLORS.items():
+        body = body.replace(light, f"var(--{role})")
+    used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', body))
+    body = re.sub(r' id="([^"]*)"', lambda m: f' id="{prefix}-{m[1]}"' if m[1] in used else "", body)
+    body = re.sub(r'(xlink:href="#|url\(#)', lambda m: f"{m[1].replace('xlink:', '')}{prefix}-", body)
+    return re.sub(r"\s*\n\s*", " ", body).strip()

@@ -1,0 +1,237 @@
+"""Stage two: every subset, space and method; coefficients selected on validation, scored on test.
+
+For one (mode, space, subset, entry) the candidates are the entry's grid, or the points that its search visits.
+Selection looks at the mean over the subset's tasks of score / expert of the same mode, on the validation split
+(``validation``), or on test itself (``oracle``); the lower mean loss breaks ties. Where nothing is chosen, the
+entry has one candidate and its selection is called ``given``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from tangora._io import digest
+from tangora.evaluate import Evaluator, Result
+from tangora.progress import Progress
+from tangora.recipe import FusionEntry, Recipe
+from tangora.scores import Outcome
+from tangora.subsets import choose_subsets
+
+if TYPE_CHECKING:
+    from tangora.adapter import Adapter
+    from tangora.fuse import Fusion
+
+__all__ = ["CANDIDATE_COLUMNS", "Cell", "Fused", "FusionStage", "cells"]
+
+CANDIDATE_COLUMNS = [
+    "mode", "method", "space", "subset", "split", "weights", "parameters", "task", "score", "loss",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One place in the comparison, before selection."""
+
+    mode: str
+    space: Literal["delta", "factors"]
+    subset: tuple[str, ...]
+    entry: FusionEntry
+
+
+@dataclass(frozen=True)
+class Fused:
+    """What a cell came to, with what is needed to make the adapter again."""
+
+    cell: Cell
+    selection: str
+    weights: tuple[float, ...]
+    parameters: Mapping[str, Any]
+    outcome: Outcome
+
+
+def cells(recipe: Recipe) -> Iterator[Cell]:
+    """Every (mode, space, subset, entry) of a recipe; full fine-tuning has no factors."""
+    subsets = choose_subsets([t.name for t in recipe.tasks], recipe.fusion.subsets, recipe.seed)
+    spaces: tuple[Literal["delta", "factors"], ...] = ("delta", "factors")
+    for mode, settings in recipe.modes.items():
+        for space in spaces:
+            if space == "factors" and settings.train == "full":
+                continue
+            entries = [e for e in recipe.fusion.methods if space in e.spaces and mode in (e.modes or [mode])]
+            for subset in subsets:
+                for entry in entries:
+                    if len(subset) in (entry.sizes or [len(subset)]):
+                        yield Cell(mode, space, subset, entry)
+
+
+@dataclass
+class FusionStage:
+    """Scores cells one after the other.
+
+    Args:
+        recipe: what to compare.
+        experts: mode -> task -> adapter.
+        evaluator: knows base and tasks; remembers scores.
+        baselines: (mode, split) -> task -> result of that mode's expert on its own task.
+    """
+
+    recipe: Recipe
+    experts: Mapping[str, Mapping[str, Adapter]]
+    evaluator: Evaluator
+    baselines: Mapping[tuple[str, str], Mapping[str, Result]]
+    progress: Progress
+    candidates: list[dict[str, Any]] = field(default_factory=list)
+    _fusions: dict[tuple[str, str], Fusion] = field(default_factory=dict, repr=False)
+    _current: tuple[Any, Fusion] | None = field(default=None, repr=False)
+
+    def run(self) -> list[Fused]:
+        """Every cell, selected and scored."""
+        listed = list(cells(self.recipe))
+        self.progress.begin("fuse and score", len(listed))
+        fused: list[Fused] = []
+        for cell in listed:
+            fused += self.score(cell)
+            self.progress.advance(detail=f"{cell.mode} · {cell.entry.label} · {cell.space} · {len(cell.subset)} tasks")
+        self.progress.end()
+        return fused
+
+    def score(self, cell: Cell) -> list[Fused]:
+        """The chosen candidate of one cell for each way of selecting, scored on every task's test rows."""
+        fusion = self._fusion(cell)
+        grid = _grid(cell.entry, len(cell.subset))
+        if cell.entry.search is None and len(grid) == 1:
+            return [self._finish(cell, fusion, "given", *grid[0])]
+        chosen = []
+        for selection in self.recipe.fusion.selection:
+            split = "test" if selection == "oracle" else "validation"
+            if cell.entry.search is not None:
+                weights, parameters = self._search(cell, fusion, split), grid[0][1]
+            else:
+                weights, parameters = self._pick(cell, fusion, split, grid)
+            chosen.append(self._finish(cell, fusion, selection, weights, parameters))
+        return chosen
+
+    def make(self, fused: Fused) -> Adapter:
+        """The adapter of a scored cell."""
+        return self._fusion(fused.cell).merge(fused.cell.entry.method, list(fused.weights), dict(fused.parameters))
+
+    def _fusion(self, cell: Cell) -> Fusion:
+        from tangora.fuse import Fusion
+
+        key = (cell.mode, cell.space)
+        if key not in self._fusions:
+            self._fusions.clear()  # one mode and space at a time: stacked full models are large
+            adapters = self.experts[cell.mode]
+            names = [t.name for t in self.recipe.tasks]
+            self._fusions[key] = Fusion([adapters[n] for n in names], cell.space, seed=self.recipe.seed, names=names)
+        if self._current is None or self._current[0] != (key, cell.subset):
+            order = {t.name: i for i, t in enumerate(self.recipe.tasks)}
+            self._current = ((key, cell.subset), self._fusions[key].subset([order[n] for n in cell.subset]))
+        return self._current[1]
+
+    def _pick(
+        self, cell: Cell, fusion: Fusion, split: str, grid: Sequence[tuple[tuple[float, ...], dict[str, Any]]]
+    ) -> tuple[tuple[float, ...], dict[str, Any]]:
+        ranks = []
+        for weights, parameters in grid:
+            results = self._results(cell, fusion, split, weights, parameters)
+            ranks.append((self._kept(cell, split, results), -float(np.mean([r.loss for r in results.values()]))))
+        return grid[max(range(len(grid)), key=ranks.__getitem__)]
+
+    def _kept(self, cell: Cell, split: str, results: Mapping[str, Result]) -> float:
+        experts = self.baselines[cell.mode, split]
+        return float(
+            np.mean([r.score / experts[t].score if experts[t].score > 0 else r.score for t, r in results.items()])
+        )
+
+    def _search(self, cell: Cell, fusion: Fusion, split: str) -> tuple[float, ...]:
+        from tangora.coefficients import lorahub
+
+        entry, parameters = cell.entry, dict(cell.entry.parameters)
+
+        def objective(weights: Sequence[float]) -> float:
+            results = self._results(cell, fusion, split, tuple(float(w) for w in weights), parameters)
+            return float(np.mean([r.loss for r in results.values()]))
+
+        found = lorahub.search(
+            objective,
+            len(cell.subset),
+            budget=entry.budget,
+            bound=entry.bound,
+            penalty=entry.penalty,
+            seed=self.recipe.seed,
+        )
+        return tuple(float(w) for w in found.weights)
+
+    def _results(
+        self, cell: Cell, fusion: Fusion, split: str, weights: tuple[float, ...], parameters: dict[str, Any]
+    ) -> dict[str, Result]:
+        results = self._evaluate(cell, fusion, weights, parameters, cell.subset, split)
+        for task, result in results.items():
+            row = (cell.mode, cell.entry.label, cell.space, "+".join(cell.subset), split, list(weights), parameters)
+            self.candidates.append(dict(zip(CANDIDATE_COLUMNS, (*row, task, result.score, result.loss), strict=True)))
+        return results
+
+    def _finish(
+        self, cell: Cell, fusion: Fusion, selection: str, weights: tuple[float, ...], parameters: dict[str, Any]
+    ) -> Fused:
+        everything = [t.name for t in self.recipe.tasks]
+        results = {"test": self._evaluate(cell, fusion, weights, parameters, everything, "test")}
+        if selection == "validation":
+            results["validation"] = self._evaluate(cell, fusion, weights, parameters, cell.subset, "validation")
+        coefficients = {"weights": list(weights), **parameters}
+        outcome = Outcome(cell.mode, cell.entry.label, cell.space, cell.subset, selection, coefficients, results)
+        return Fused(cell, selection, weights, parameters, outcome)
+
+    def _evaluate(
+        self,
+        cell: Cell,
+        fusion: Fusion,
+        weights: tuple[float, ...],
+        parameters: dict[str, Any],
+        tasks: Sequence[str],
+        split: str,
+    ) -> dict[str, Result]:
+        make: Callable[[], Adapter] = lambda: fusion.merge(cell.entry.method, list(weights), parameters)  # noqa: E731
+        key = candidate_key(fusion, cell.entry.method, weights, parameters, self.recipe.seed)
+        return self.evaluator.evaluate(key, make, tasks, split)
+
+
+def _grid(entry: FusionEntry, tasks: int) -> list[tuple[tuple[float, ...], dict[str, Any]]]:
+    from tangora.coefficients import grid
+    from tangora.methods import get
+
+    default = get(entry.method).default_weight
+    weights: Any = 1.0 if entry.search else default if entry.weights is None else entry.weights
+    return [((c.weight,) * tasks, dict(c.parameters)) for c in grid.candidates(weights, entry.parameters)]
+
+
+def candidate_key(
+    fusion: Fusion, method: str, weights: Sequence[float], parameters: Mapping[str, Any], seed: int
+) -> str:
+    """A key that equal candidates share, however they were named.
+
+    A linear method is its coefficients: the average of two is task arithmetic at 1/2, all zeros is the base model,
+    and a single 1 is the expert itself. Coefficients that differ by less than 1e-9 count as equal.
+    """
+    import torch
+
+    from tangora.methods import get
+
+    chosen = get(method)
+    prints = [a.fingerprint for a in fusion.adapters]
+    if not chosen.linear:
+        members = sorted(zip(prints, [round(w, 9) for w in weights], strict=True))
+        return digest(["fused", method, fusion.space, dict(parameters), members, seed if chosen.random else 0])
+    column = torch.tensor(list(weights), dtype=torch.float64)[:, None]
+    values = chosen(torch.eye(len(prints), dtype=torch.float64), weights=column, **parameters).tolist()
+    terms = {p: round(v, 9) for p, v in zip(prints, values, strict=True) if round(v, 9)}
+    if not terms:
+        return "zero_shot"
+    if list(terms.values()) == [1.0]:
+        return next(iter(terms))
+    return digest(["linear", fusion.space, terms])

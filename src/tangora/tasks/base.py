@@ -1,0 +1,168 @@
+"""The frozen pretrained model that every adapter of a run belongs to."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from tangora._io import digest
+from tangora.errors import ModelError
+from tangora.tasks.values import fingerprint_of
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    from tangora.recipe import BaseConfig
+
+__all__ = ["Base", "TextEncoder", "load_base", "pretrained", "processor", "weights_fingerprint"]
+
+BUILTIN = "builtin:quickstart"
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """Turns class names in prompts into features, for zero-shot heads.
+
+    Attributes:
+        embed: texts to features of shape [texts, dim], not normalized, without gradients.
+        fingerprint: sha-256 of what decides the features.
+    """
+
+    embed: Callable[[Sequence[str]], Float[Tensor, "texts dim"]]
+    fingerprint: str
+
+
+@dataclass
+class Base:
+    """A pretrained model, frozen, in float32 and in evaluation mode.
+
+    Attributes:
+        config: what the recipe says.
+        backbone: the part that is adapted: a vision tower, a sentence encoder, a sequence-to-sequence model.
+        processor: image processor or tokenizer.
+        fingerprint: sha-256 over the names, shapes and bytes of the backbone's weights.
+        text: embeds class names for zero-shot heads; None for text-to-text.
+        scale: zero-shot: logits = scale * cosine; None for text-to-text.
+    """
+
+    config: BaseConfig
+    backbone: nn.Module
+    processor: Any
+    fingerprint: str
+    text: TextEncoder | None = None
+    scale: float | None = None
+
+
+def load_base(config: BaseConfig) -> Base:
+    """Load the pretrained model of a recipe, with what its family needs to preprocess inputs and name classes.
+
+    Weights are read from safetensors only. The model is found as transformers finds it: a folder, or a Hub id.
+
+    Raises:
+        ModelError: the model is not found, has only pickled weights, lacks weights, or does not fit the family.
+    """
+    from tangora.tasks.families import FAMILIES
+
+    base = FAMILIES[config.family].load(config)
+    base.backbone.requires_grad_(False).eval()
+    base.fingerprint = weights_fingerprint(base.backbone)
+    return base
+
+
+def weights_fingerprint(model: nn.Module) -> str:
+    """Sha-256 (hex) over the names, shapes and bytes of a model's parameters."""
+    return digest({name: fingerprint_of(weight) for name, weight in model.named_parameters()})
+
+
+def location(config: BaseConfig) -> str:
+    """The folder or Hub id that transformers understands; makes the built-in model when it is asked for."""
+    if config.model != BUILTIN:
+        return config.model
+    from tangora import quickstart
+
+    return str(quickstart.encoder())
+
+
+def pretrained(loader: Any, config: BaseConfig, *, optional: str | None = None) -> nn.Module:
+    """A model in float32 through ``loader.from_pretrained``, every weight of it from the checkpoint.
+
+    Args:
+        loader: an ``AutoModel`` class or a model class.
+        config: where from.
+        optional: prefix of weights that may be missing, because nothing here uses them.
+    """
+    place = location(config)
+    with _loading(config, place):
+        model, info = loader.from_pretrained(
+            place,
+            revision=config.revision,
+            trust_remote_code=config.trust_remote_code,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    missing = sorted(k for k in info["missing_keys"] if not (optional and k.startswith(optional)))
+    if missing:
+        raise ModelError(
+            f"the checkpoint lacks {len(missing)} weights of {type(model).__name__}, such as {missing[0]}",
+            where=place,
+            fix="use a checkpoint of this family",
+        )
+    return model.float()  # type: ignore[no-any-return]
+
+
+def processor(loader: Any, config: BaseConfig, **options: Any) -> Any:
+    """A tokenizer or image processor through ``loader.from_pretrained``."""
+    place = location(config)
+    with _loading(config, place):
+        return loader.from_pretrained(
+            place, revision=config.revision, trust_remote_code=config.trust_remote_code, **options
+        )
+
+
+@contextlib.contextmanager
+def _loading(config: BaseConfig, place: str) -> Iterator[None]:
+    """Quietly, and with every failure of transformers to find or read a file as a `ModelError`."""
+    folder = Path(place)
+    if (folder.is_absolute() or place.startswith((".", "~"))) and not folder.is_dir():
+        raise ModelError("the model's folder is not found", where=place, fix="check base.model")
+    if folder.is_dir() and list(folder.glob("*.bin")) and not list(folder.glob("*.safetensors")):
+        fix = "convert it: model.save_pretrained(folder) in a process that trusts the file"
+        raise ModelError("the checkpoint has only pickled weights, which are refused", where=place, fix=fix)
+    try:
+        with _quiet():
+            yield
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as cause:
+        detail = " ".join(str(cause).split())[:300]
+        raise ModelError(
+            f"the model cannot be loaded ({detail})",
+            where=place,
+            fix=f"check base.model and base.revision, and that it fits the family {config.family}",
+        ) from cause
+    except Exception as cause:
+        if type(cause).__name__ != "SafetensorError":
+            raise
+        fix = "the file is truncated or corrupt: copy it again"
+        raise ModelError(f"the weights are not readable ({cause})", where=place, fix=fix) from cause
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' advice and bars: a checkpoint used in part is normal here, and checked above."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,101 @@
+"""From what a label column holds to class numbers, and back to the names of the classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tangora._io import read_json
+from tangora.errors import DataError
+
+if TYPE_CHECKING:
+    from tangora.recipe import TaskConfig
+    from tangora.tasks.sources import Table
+
+__all__ = ["class_numbers", "given_names", "raw_labels"]
+
+
+def raw_labels(table: Table, column: str) -> list[Any]:
+    """The label column, complete.
+
+    Raises:
+        DataError: no such column, or a row without a label.
+    """
+    table.need(column, "label")
+    values = table.column(column)
+    for row, value in enumerate(values):
+        if value is None or value != value:
+            raise DataError("a label is missing", got=value, where=table.place(row, column))
+    return values
+
+
+def given_names(tables: Mapping[str, Table], config: TaskConfig) -> list[str] | dict[str, str] | None:
+    """Class names as the recipe or the data set gives them; None when neither does.
+
+    Raises:
+        DataError: ``labels_from`` is unreadable or has no list of names, or a name comes twice or is empty.
+    """
+    names = config.labels
+    if config.labels_from is not None:
+        names = _from_file(Path(config.labels_from).expanduser())
+    if names is None:
+        return tables["train"].class_names.get(config.label)
+    if isinstance(names, list) and (len(set(names)) < len(names) or not all(n.strip() for n in names)):
+        raise DataError("class names must differ and not be empty", got=names, where=f"task {config.name}, labels")
+    return names
+
+
+def class_numbers(
+    tables: Mapping[str, Table], config: TaskConfig, names: list[str] | dict[str, str] | None
+) -> tuple[list[str], dict[str, list[int]]]:
+    """Names of the classes, and the number of each row's class per split.
+
+    Names given as a list are in label order; a row holds its number, or the name itself. A mapping takes what a row
+    holds to a name. Without names, the sorted distinct values are the classes.
+
+    Raises:
+        DataError: a label without a class, a class without a row in train, or fewer than two classes.
+    """
+    raw = {split: raw_labels(table, config.label) for split, table in tables.items()}
+    if names is None:
+        distinct = {value for values in raw.values() for value in values}
+        names = {str(v): str(v) for v in sorted(distinct, key=lambda v: (isinstance(v, str), v))}
+    classes = list(dict.fromkeys(names.values() if isinstance(names, dict) else names))
+    numbers = {}
+    for split, values in raw.items():
+        table = tables[split]
+        numbers[split] = [
+            _number(value, names, classes, table.place(row, config.label)) for row, value in enumerate(values)
+        ]
+    _check_classes(classes, numbers["train"], config)
+    return classes, numbers
+
+
+def _number(value: Any, names: list[str] | dict[str, str], classes: list[str], where: str) -> int:
+    if isinstance(names, dict):
+        if str(value) in names:
+            return classes.index(names[str(value)])
+        raise DataError("a label without a class name", got=value, where=where, fix=f"known: {', '.join(names)}")
+    if isinstance(value, str) and value in classes:
+        return classes.index(value)
+    if isinstance(value, (int, float)) and int(value) == value and 0 <= value < len(classes):
+        return int(value)
+    fix = f"labels are 0 to {len(classes) - 1}, or one of {', '.join(classes[:8])}{'...' if len(classes) > 8 else ''}"
+    raise DataError("a label is out of range", got=value, where=where, fix=fix)
+
+
+def _check_classes(classes: list[str], train: list[int], config: TaskConfig) -> None:
+    if len(classes) < 2:
+        raise DataError("a task needs at least 2 classes", got=classes, where=f"task {config.name}")
+    empty = [name for number, name in enumerate(classes) if number not in set(train)]
+    if empty:
+        fix = "give rows of it, or leave it out of labels"
+        raise DataError("a class has no row in train", got=empty[0], where=f"task {config.name}", fix=fix)
+
+
+def _from_file(path: Path) -> list[str]:
+    names = read_json(path, DataError).get("labels")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise DataError("the key 'labels' must list the class names", got=names, where=path, fix="correct the file")
+    return names

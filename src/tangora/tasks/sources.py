@@ -1,0 +1,237 @@
+"""Rows of a data set, from wherever a recipe's `Source` points."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tangora._validation import did_you_mean
+from tangora.errors import DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from tangora.recipe import Source
+
+__all__ = ["Table", "read"]
+
+_IMAGES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of one split: a `datasets.Dataset` or columns in memory, and the class names of columns that have them."""
+
+    data: Dataset | dict[str, Sequence[Any] | np.ndarray]
+    where: str
+    class_names: Mapping[str, list[str]]
+    numbers: Sequence[int] | None = None  # of the rows where they were read, after a selection
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(next(iter(self.data.values()))) if isinstance(self.data, dict) else len(self.data)
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns."""
+        return list(self.data) if isinstance(self.data, dict) else list(self.data.column_names)
+
+    def place(self, row: int, column: str | None = None) -> str:
+        """How an error names a row: by its number where it was read."""
+        number = row if self.numbers is None else self.numbers[row]
+        return f"{self.where}, {f'column {column}, ' if column else ''}row {number}"
+
+    def need(self, column: str, key: str) -> None:
+        """Raise `DataError` unless there is such a column; ``key`` is what names it in the recipe."""
+        if column not in self.columns:
+            raise DataError(
+                f"unknown column for {key}", got=column, where=self.where, fix=did_you_mean(column, self.columns)
+            )
+
+    def column(self, name: str) -> list[Any]:
+        """The values of one column, in order."""
+        if isinstance(self.data, dict):
+            values = self.data[name]
+            return values.tolist() if isinstance(values, np.ndarray) and values.ndim == 1 else list(values)
+        return list(self.data[name])
+
+    def rows(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """One dictionary per row; images are decoded one at a time."""
+        if isinstance(self.data, dict):
+            columns = {name: self.data[name] for name in names}
+            return ({name: values[i] for name, values in columns.items()} for i in range(len(self)))
+        return iter(self.data.select_columns(list(names)))
+
+    def select(self, rows: Sequence[int]) -> Table:
+        """The rows with these numbers, in this order."""
+        numbers = [self.numbers[i] for i in rows] if self.numbers is not None else list(rows)
+        if isinstance(self.data, dict):
+            picked = {
+                name: values[list(rows)] if isinstance(values, np.ndarray) else [values[i] for i in rows]
+                for name, values in self.data.items()
+            }
+            return Table(picked, self.where, self.class_names, numbers)
+        return Table(self.data.select(rows), self.where, self.class_names, numbers)
+
+
+def read(source: Source, task: str) -> dict[str, Table]:
+    """The splits that ``source`` has, at least ``train`` and ``test``.
+
+    Raises:
+        DataError: a file is missing or unreadable, a split is missing or empty, or two splits are the same rows.
+    """
+    tables = _hub(source, task) if source.kind == "hub" else _local(source, task)
+    for split in ("train", "test"):
+        if split not in tables:
+            raise DataError(
+                f"the {split} split is missing",
+                where=f"task {task}",
+                fix=f"it has {', '.join(tables) or 'none'}; name it under source.splits",
+            )
+    for split, table in tables.items():
+        if not len(table):
+            raise DataError(f"the {split} split is empty", where=table.where, fix="give it rows")
+    return tables
+
+
+def _local(source: Source, task: str) -> dict[str, Table]:
+    if source.builtin is not None:
+        return _builtin(source.builtin)
+    files: Mapping[Any, str] = getattr(source, source.kind)
+    seen: dict[Path, str] = {}
+    for split, name in files.items():
+        path = Path(name).expanduser().resolve()
+        if path in seen:
+            raise DataError(
+                f"{seen[path]} and {split} are the same rows", got=name, where=f"task {task}", fix="use separate files"
+            )
+        seen[path] = split
+    return {split: _open(READERS[source.kind], Path(name).expanduser()) for split, name in files.items()}
+
+
+def _open(reader: Callable[[Path], Table], path: Path) -> Table:
+    try:
+        return reader(path)
+    except DataError:
+        raise
+    except FileNotFoundError:
+        raise DataError("file not found", where=path, fix="check the path") from None
+    except Exception as cause:  # pyarrow, zipfile and numpy each have their own
+        detail = " ".join(str(cause).split())
+        raise DataError(f"not readable ({detail})", where=path, fix="the file is corrupt or of another kind") from cause
+
+
+def _parquet(path: Path) -> Table:
+    from pyarrow import parquet  # type: ignore[import-untyped]
+
+    return _arrow(parquet.ParquetFile(path).read(), path)
+
+
+def _csv(path: Path) -> Table:
+    from pyarrow import csv
+
+    options = csv.ParseOptions(newlines_in_values=True)
+    return _arrow(csv.read_csv(path, parse_options=options), path)
+
+
+def _jsonl(path: Path) -> Table:
+    from pyarrow import json
+
+    return _arrow(json.read_json(path), path)
+
+
+def _arrow(table: Any, path: Path) -> Table:
+    """A pyarrow table as a data set in memory: nothing is written to a cache."""
+    from datasets import Dataset
+
+    return _dataset(Dataset(table), str(path))
+
+
+def _dataset(data: Dataset, where: str) -> Table:
+    names = {column: list(feature.names) for column, feature in data.features.items() if hasattr(feature, "names")}
+    return Table(data, where, names)
+
+
+def _npz(path: Path) -> Table:
+    with np.load(path, allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+    lengths = {name: len(array) if array.ndim else -1 for name, array in arrays.items()}
+    if len(set(lengths.values())) != 1 or -1 in lengths.values():
+        raise DataError("arrays must have one entry per row, all the same number", got=lengths, where=path)
+    return Table(arrays, str(path), {})
+
+
+def _imagefolder(path: Path) -> Table:
+    if not path.is_dir():
+        raise DataError("folder not found", where=path, fix="give a folder with one folder a class")
+    images, labels = [], []
+    for folder in sorted(p for p in path.iterdir() if p.is_dir()):
+        for file in sorted(p for p in folder.rglob("*") if p.suffix.lower() in _IMAGES):
+            images.append(str(file))
+            labels.append(folder.name)
+    if not images:
+        raise DataError("no images found", where=path, fix="it needs one folder a class, with images in it")
+    return Table({"image": images, "label": labels}, str(path), {})
+
+
+def _builtin(name: str) -> dict[str, Table]:
+    from tangora import quickstart
+
+    names = quickstart.labels(name)
+    return {
+        split: Table(dict(columns), f"builtin {name}, {split}", {"label": names})
+        for split, columns in quickstart.load(name).items()
+    }
+
+
+def _hub(source: Source, task: str) -> dict[str, Table]:
+    """Through the data set library's own cache; without ``splits``, those of the three that exist."""
+    import datasets
+
+    where = f"task {task}, {source.hub}"
+    wanted: dict[Any, str] = dict(source.splits)
+    try:
+        if wanted:
+            read = datasets.load_dataset(
+                source.hub, source.config, revision=source.revision, split=list(wanted.values())
+            )
+            found = dict(zip(wanted, read, strict=True))
+        else:
+            read = datasets.load_dataset(source.hub, source.config, revision=source.revision)
+            found = {split: read[split] for split in ("train", "validation", "test") if split in read}
+    except Exception as cause:  # offline, unknown id, unknown split or configuration: each its own exception
+        detail = " ".join(str(cause).split())
+        raise DataError(
+            f"the data set cannot be loaded ({detail})", where=where, fix="check hub, config, revision and splits"
+        ) from cause
+    if wanted:
+        info = next(iter(found.values())).info.splits or {}
+        _refuse_overlap(wanted, {name: split.num_examples for name, split in info.items()}, where)
+    return {split: _dataset(data, f"{where}, {split}") for split, data in found.items()}
+
+
+def _refuse_overlap(splits: Mapping[Any, str], sizes: Mapping[str, int], where: str) -> None:
+    """Raise `DataError` when two of our splits name a common row, such as ``train`` and ``train[:100]``."""
+    from datasets import ReadInstruction
+
+    taken: list[tuple[str, Any]] = []
+    for ours, theirs in splits.items():
+        for part in ReadInstruction.from_spec(theirs).to_absolute(sizes):
+            for other, seen in taken:
+                if seen.splitname == part.splitname and seen.from_ < part.to and part.from_ < seen.to:
+                    fix = "use slices that are apart"
+                    raise DataError(f"{other} and {ours} share rows", got=theirs, where=where, fix=fix)
+            taken.append((ours, part))
+
+
+READERS: dict[str, Callable[[Path], Table]] = {
+    "parquet": _parquet,
+    "csv": _csv,
+    "jsonl": _jsonl,
+    "imagefolder": _imagefolder,
+    "npz": _npz,
+}

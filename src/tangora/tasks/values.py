@@ -1,0 +1,152 @@
+"""What a task is once its data has been read: inputs, targets, head. Plain values, no files and no models."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+__all__ = ["Batch", "Rows", "Split", "Task", "evaluating", "fingerprint_of"]
+
+Batch = dict[str, Tensor]
+
+
+class Rows(Dataset[dict[str, Any]]):
+    """A split as a torch data set: one dictionary of unpadded inputs and ``labels`` per row."""
+
+    def __init__(self, split: Split) -> None:
+        self._split = split
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self._split)
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        """The inputs and the label of one row."""
+        item: dict[str, Any] = {name: values[row] for name, values in self._split.inputs.items()}
+        if "labels" not in item:
+            item["labels"] = self._split.targets[row]
+        return item
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows ready for a model.
+
+    Attributes:
+        inputs: one entry per row: ``input_ids`` (and ``labels``, text-to-text) as unpadded 1-D int64 tensors, or
+            ``pixel_values`` of shape [n, 3, height, width].
+        targets: what the metric compares with: labels in [0, classes), or target texts.
+        fingerprint: sha-256 of inputs and targets.
+    """
+
+    inputs: Mapping[str, list[Tensor] | Tensor]
+    targets: list[int] | list[str]
+    fingerprint: str = ""
+    _batches: dict[int, list[tuple[list[int], Batch]]] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Take the fingerprint, unless it is given."""
+        if not self.fingerprint:
+            object.__setattr__(self, "fingerprint", fingerprint_of([self.inputs, self.targets]))
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.targets)
+
+    def dataset(self) -> Rows:
+        """The rows as a torch data set, for a `DataLoader` or a `Trainer`."""
+        return Rows(self)
+
+    def batches(
+        self, size: int, collator: Callable[[Sequence[Mapping[str, Any]]], Batch]
+    ) -> list[tuple[list[int], Batch]]:
+        """Padded batches and the rows they hold, rows of similar length together; made once per ``size``.
+
+        A candidate of a fusion grid costs a pass over the same rows again, so that padding is paid for once only.
+        """
+        if size not in self._batches:
+            rows = self.dataset()
+            order = sorted(range(len(self)), key=self._length)
+            picks = [order[i : i + size] for i in range(0, len(order), size)]
+            self._batches[size] = [(pick, collator([rows[i] for i in pick])) for pick in picks]
+        return self._batches[size]
+
+    def _length(self, row: int) -> int:
+        return len(self.inputs["input_ids"][row]) if "input_ids" in self.inputs else 0
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task, read and preprocessed.
+
+    Attributes:
+        name: unique in a recipe.
+        family: how the model answers; the base's.
+        metric: one of `tangora.tasks.METRICS`.
+        labels: class names in label order; empty for regression and free text.
+        splits: ``train``, ``validation`` and ``test``: three disjoint sets of rows.
+        head: zero-shot: a unit vector per class, shape [classes, dim]; None for text-to-text.
+        scale: zero-shot: logits = scale * cosine.
+        fingerprint: sha-256 of everything above and of how it was preprocessed.
+    """
+
+    name: str
+    family: str
+    metric: str
+    labels: list[str]
+    splits: Mapping[str, Split]
+    head: Float[Tensor, "classes dim"] | None
+    scale: float | None
+    fingerprint: str
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode, and each of its modules afterwards as it was.
+
+    Each, because a frozen backbone in evaluation mode may lie inside a module in training mode: ``model.train()`` on
+    the whole would switch its dropout on.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def fingerprint_of(value: Any) -> str:
+    """Sha-256 (hex) of nested mappings, sequences, tensors and plain values, bytes and shapes included."""
+    state = hashlib.sha256()
+    _feed(state, value)
+    return state.hexdigest()
+
+
+def _feed(state: hashlib._Hash, value: Any) -> None:
+    if isinstance(value, Tensor):
+        value = value.detach().cpu().contiguous()
+        state.update(f"tensor {value.dtype} {tuple(value.shape)}\0".encode())
+        state.update(value.view(-1).view(torch.uint8).numpy() if value.numel() else b"")
+    elif isinstance(value, Mapping):
+        state.update(f"mapping {len(value)}\0".encode())
+        for key in sorted(value):
+            _feed(state, key)
+            _feed(state, value[key])
+    elif isinstance(value, (list, tuple)):
+        state.update(f"sequence {len(value)}\0".encode())
+        for item in value:
+            _feed(state, item)
+    else:
+        text = repr(value)
+        state.update(f"{type(value).__name__} {len(text)} {text}\0".encode())
