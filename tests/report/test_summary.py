@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from synthetic import TASKS, make_run
+
+from tangora.report.data import Run, Score, read_run
+from tangora.report.headline import headline, kept_text, score_text
+from tangora.report.summary import Key, Mean, Summary, method_name
+
+
+def row(task: str, score: float, **changes) -> Score:
+    given = Score(
+        "lora", "ties", "delta", "a+b", 2, True, "validation", "", task, "test", "accuracy", score, 0.9, 0.8, None, None
+    )
+    return replace(given, **changes)
+
+
+def expert(task: str, score: float, mode: str = "lora") -> Score:
+    return row(task, score, method="expert", space="", subset=task, n_tasks=1, selection="none", mode=mode)
+
+
+def summary_of(*rows: Score) -> Summary:
+    return Summary(Run(path=None, scores=list(rows)))
+
+
+KEY = Key("lora", "ties", "delta", "validation")
+
+
+def test_means_are_computed_where_the_csv_has_none(tmp_path):
+    given = Summary(read_run(make_run(tmp_path / "a", TASKS[:3])))
+    computed = Summary(read_run(make_run(tmp_path / "b", TASKS[:3], with_means=False)))
+    assert given.fused.keys() == computed.fused.keys()
+    for key, subsets in given.fused.items():
+        for subset, mean in subsets.items():
+            other = computed.fused[key][subset]
+            assert other.score == pytest.approx(mean.score, abs=1e-5)
+            assert other.kept == pytest.approx(mean.kept, abs=1e-5)
+            assert other.all_tasks == pytest.approx(mean.all_tasks, abs=1e-5)
+
+
+def test_the_mean_over_a_subset_leaves_other_tasks_out():
+    rows = [row("a", 0.8), row("b", 0.6), row("c", 0.1, in_subset=False)]
+    mean = summary_of(*rows).fused[KEY]["a+b"]
+    assert mean.score == pytest.approx(0.7)
+    assert mean.all_tasks == pytest.approx(0.5)
+
+
+def test_half_widths_of_independent_tasks_add_in_squares():
+    rows = [row("a", 0.8, ci_low=0.77, ci_high=0.83), row("b", 0.6, ci_low=0.56, ci_high=0.64)]
+    mean = summary_of(*rows).fused[KEY]["a+b"]
+    assert (mean.low, mean.high) == (pytest.approx(0.675), pytest.approx(0.725))
+    assert mean.kept_low == pytest.approx(0.675 * 0.9 / 0.7)
+
+
+def test_validation_rows_are_left_out():
+    assert summary_of(row("a", 0.8, split="validation")).fused == {}
+
+
+def test_sizes_are_averaged_over_subsets():
+    rows = [row("a", 0.8), row("b", 0.6), row("a", 0.5, subset="a+c"), row("c", 0.7, subset="a+c")]
+    mean = summary_of(*rows).by_size(KEY)[2]
+    assert mean.score == pytest.approx(0.65)
+    assert (mean.subsets, mean.low) == (2, None)
+
+
+def test_paired_intervals_come_from_summary_json():
+    entry = {
+        "subsets": 1,
+        "absolute": 0.7,
+        "absolute_low": 0.6,
+        "absolute_high": 0.8,
+        "kept": 0.9,
+        "kept_low": 0.85,
+        "kept_high": 0.95,
+    }
+    rows = [row("a", 0.8), row("b", 0.6)]
+    run = Run(path=None, scores=rows, summary={("lora", "ties", "delta", "validation", 2): entry})
+    mean = Summary(run).at_largest()[KEY]
+    assert (mean.low, mean.high, mean.kept_low, mean.kept_high) == (0.6, 0.8, 0.85, 0.95)
+
+
+def test_an_oracle_never_wins_and_is_not_drawn():
+    rows = [row("a", 0.5), row("b", 0.5), row("a", 0.9, selection="oracle"), row("b", 0.9, selection="oracle")]
+    summary = summary_of(*rows)
+    assert summary.shown() == [KEY]
+    assert summary.best(lambda m: m.score) == KEY
+
+
+def test_an_oracle_alone_is_shown_with_its_mark():
+    summary = summary_of(row("a", 0.9, selection="oracle"), row("b", 0.9, selection="oracle"))
+    (key,) = summary.shown()
+    assert key.name == "TIES †"
+    assert "chosen on test" in headline(summary).sentences[0]
+
+
+def test_the_headline_names_both_winners():
+    strong = [row(t, 0.8, mode="full", normalized=0.85) for t in "ab"]
+    weak = [row(t, 0.6, mode="l-lora", normalized=0.95) for t in "ab"]
+    experts = [expert(t, 0.94, "full") for t in "ab"] + [expert(t, 0.63, "l-lora") for t in "ab"]
+    top, keeper, base = headline(summary_of(*strong, *weak, *experts)).sentences
+    assert top.startswith(
+        "With 2 tasks fused, full fine-tuning with TIES scores 0.800 on average and keeps 85.0\u00a0%"
+    )
+    assert top.endswith("the best score of 2 fusions.")
+    assert keeper == "L-LoRA with TIES keeps most of its own experts, 95.0\u00a0%, at a score of 0.600."
+    assert base == "The experts, one per task, full 0.940, L-LoRA 0.630."
+
+
+def test_the_headline_says_when_one_wins_both():
+    better = [row(t, 0.8, normalized=0.95) for t in "ab"]
+    worse = [row(t, 0.6, method="average", normalized=0.7) for t in "ab"]
+    (sentence,) = headline(summary_of(*better, *worse)).sentences
+    assert sentence.endswith("the best score, and the most kept, of 2 fusions.")
+
+
+def test_overlapping_intervals_are_said():
+    ends = {"ci_low": 0.78, "ci_high": 0.82}
+    better = [row(t, 0.8, **ends) for t in "ab"]
+    close = [row(t, 0.79, method="average", ci_low=0.77, ci_high=0.81) for t in "ab"]
+    assert any("overlaps with that of one other fusion" in c for c in headline(summary_of(*better, *close)).caveats)
+    far = [row(t, 0.5, method="average", ci_low=0.48, ci_high=0.52) for t in "ab"]
+    assert not any("overlaps" in c for c in headline(summary_of(*better, *far)).caveats)
+
+
+def test_a_run_without_fusion():
+    found = headline(summary_of(expert("a", 0.9)))
+    assert found.sentences == ["This run has experts and no fusion on the test split."]
+    assert [(t.label, t.value) for t in found.tiles] == [("Best experts", "0.900")]
+
+
+def test_texts():
+    mean = Mean(2, 0.81234, 0.8, 0.82, 0.9, 0.89, 0.91, None, None)
+    assert score_text(mean) == "0.812 [0.800,\u00a00.820]"
+    assert kept_text(mean) == "90.0\u00a0% [89.0,\u00a091.0]"
+    assert kept_text(replace(mean, kept=None)) == ""
+    assert method_name("task_arithmetic", "factors") == "task arithmetic (factors)"
+    assert method_name("mine") == "mine"

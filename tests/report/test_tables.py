@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from tangora import report
+from tangora.report import tables
+from tangora.report.data import read_run
+from tangora.report.html import duration, facts
+from tangora.report.summary import Summary
+
+
+@pytest.fixture(scope="module")
+def summary(run):
+    return Summary(read_run(run))
+
+
+def printed(run, width=100) -> str:
+    console = Console(width=width, file=io.StringIO(), color_system=None)
+    console.print(report.terminal(run))
+    return console.file.getvalue()
+
+
+def test_the_terminal_table_fits_and_holds_the_numbers(run, summary):
+    text = printed(run)
+    lines = text.splitlines()
+    assert max(len(line) for line in lines) <= 100
+    assert "…" not in text
+    for title in ("full:", "LoRA:", "L-LoRA:"):
+        assert any(line.startswith(title) for line in lines)
+    key = next(k for k in summary.fused if (k.mode, k.method, k.selection) == ("lora", "lorahub", "validation"))
+    row = summary.fused_scores(key, summary.largest)["snips"]
+    assert f"{row.score:.3f}  {100 * row.normalized:.0f}%" in text
+    assert "oracle" not in text.lower()
+
+
+def test_the_terminal_table_takes_names_literally(hostile):
+    text = printed(hostile)
+    assert "<img src=x one" in text
+    assert "$x_1^2$" in text
+
+
+def test_the_overview_puts_experts_beside_fusions(summary):
+    table = tables.overview(summary)
+    assert all(len(row) == len(table.columns) for row in table.rows)
+    assert [row[1] for row in table.rows[:4]] == ["zero-shot"] + ["experts, one per task"] * 3
+    assert table.rows[1][3] == f"{sum(r.score for r in summary.experts('full').values()) / 7:.3f}"
+    assert table.marked
+    for index, row in enumerate(table.rows):
+        assert (index in table.marked) == (row[2] == "† test (oracle)")
+
+
+def test_by_size_has_a_column_group_per_size(summary):
+    table = tables.by_size(summary)
+    assert [c for c in table.columns if c.endswith("score")] == ["2: score", "3: score", "7: score"]
+    key, row = next(iter(summary.fused)), table.rows[0]
+    assert row[-1] == f"{summary.by_size(key)[7].all_tasks:.3f}"
+
+
+def test_the_csv_table_is_the_csv(run):
+    table = tables.csv_table(run / "scores.csv")
+    lines = (run / "scores.csv").read_text().splitlines()
+    assert ",".join(table.columns) == lines[0]
+    assert len(table.rows) == len(lines) - 1
+    assert all("oracle" in table.rows[i] for i in table.marked)
+
+
+def test_experts_come_in_the_runs_order(summary):
+    rows = tables.training(summary).rows
+    assert [tuple(r[:2]) for r in rows[:2]] == [("full", "sst2"), ("full", "trec6")]
+    assert rows[-1][2:4] == ["442,368", "1.9\u00a0%"]
+
+
+def test_facts_are_grouped():
+    info = {"seed": 3, "versions": {"torch": "2"}, "seconds": {"train": 75.0}, "tasks": {"a": {"train": 1, "test": 2}}}
+    assert facts(info) == {
+        "run": [("seed", "3")],
+        "versions": [("torch", "2")],
+        "wall time": [("train", "1 min 15 s")],
+        "rows": [("a", "train 1, test 2")],
+    }
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.04, "0.0 s"), (59.94, "59.9 s"), (60, "1 min 0 s"), (3725.4, "1 h 2 min 5 s")]
+)
+def test_duration(seconds, text):
+    assert duration(seconds) == text

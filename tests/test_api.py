@@ -1,0 +1,52 @@
+"""The public names, and that importing the package costs nothing."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import tangora
+
+PUBLIC = [
+    "Adapter", "TangoraError", "TaskVector", "finetune", "fuse", "linearize", "load", "load_recipe", "methods", "run",
+]  # fmt: skip
+
+
+def test_the_public_names_are_pinned():
+    assert tangora.__all__ == PUBLIC
+    assert dir(tangora) == sorted(PUBLIC)
+    for name in PUBLIC:
+        assert callable(getattr(tangora, name)), name
+
+
+def test_names_stay_functions_after_their_modules_are_imported():
+    import importlib
+    import pkgutil
+
+    for module in pkgutil.iter_modules(tangora.__path__):
+        if not module.name.startswith("__"):
+            importlib.import_module(f"tangora.{module.name}")
+    for name in ("finetune", "fuse", "linearize", "load", "run"):
+        assert inspect.isfunction(getattr(tangora, name)), name
+
+
+def test_the_signature_of_fuse():
+    parameters = inspect.signature(tangora.fuse).parameters
+    assert list(parameters)[:3] == ["adapters", "method", "weights"]
+    assert parameters["method"].default == "task_arithmetic"
+    assert parameters["space"].default == "delta"
+    assert parameters["rank"].default is None
+    assert parameters["space"].kind is inspect.Parameter.KEYWORD_ONLY
+
+
+def test_importing_is_light():
+    probe = "import sys, tangora; assert not {'torch', 'transformers', 'peft', 'numpy'} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", probe]).returncode == 0
+
+
+def test_unknown_names_raise():
+    with pytest.raises(AttributeError, match="tangora"):
+        tangora.fuze  # noqa: B018

@@ -1,0 +1,155 @@
+"""Tiny random checkpoints of the real classes, and tiny data with labels that can be learned."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import (
+    BertConfig,
+    BertModel,
+    BertTokenizerFast,
+    CLIPConfig,
+    CLIPModel,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+_WORDS = "red green blue one two three four a photo of this that is good bad great poor sky grass fire sea yes no"
+WORDS = _WORDS.split()
+COLORS = {"red": (220, 30, 30), "green": (30, 220, 30), "blue": (30, 30, 220)}
+
+
+def clip(folder: Path) -> Path:
+    """CLIPModel: vision 2 layers of width 32 on 32-pixel images, text 2 layers, projection 16."""
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    special = ["<pad>", "<start>", "<unk>", "<end>"]
+    ids = {word: i for i, word in enumerate([*special, *WORDS])}
+    core = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
+    core.normalizer = normalizers.Lowercase()
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    ends = [(word, ids[word]) for word in ("<start>", "<end>")]
+    core.post_processor = processors.TemplateProcessing(single="<start> $A <end>", special_tokens=ends)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        bos_token="<start>",
+        eos_token="<end>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        model_max_length=16,
+    )
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = {**shape, "vocab_size": len(ids), "max_position_embeddings": 16, "projection_dim": 16}
+    text |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 3}
+    vision = {**shape, "image_size": 32, "patch_size": 8, "projection_dim": 16}
+    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)
+    _save(CLIPModel, config, folder)
+    tokenizer.save_pretrained(folder)
+    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+def bert(folder: Path) -> Path:
+    """BertModel: 2 layers of width 32, WordPiece."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *"abcdefghijklmnopqrstuvwxyz0123456789"]
+    pieces += ["##" + c for c in "abcdefghijklmnopqrstuvwxyz0123456789"]
+    vocabulary = {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+    )
+    _save(BertModel, config, folder)
+    BertTokenizerFast(vocab=vocabulary, do_lower_case=True).save_pretrained(folder)
+    return folder
+
+
+def t5(folder: Path) -> Path:
+    """T5ForConditionalGeneration: 2 layers of width 32, a Unigram tokenizer of words and letters."""
+    pieces = ["<pad>", "</s>", "<unk>", "▁", *("▁" + w for w in WORDS), *"abcdefghijklmnopqrstuvwxyz0123456789.:"]
+    core = Tokenizer(
+        models.Unigram([(p, -float(i > 3) - len(pieces[:i]) / 100) for i, p in enumerate(pieces)], unk_id=2)
+    )
+    core.pre_tokenizer = pre_tokenizers.Metaspace()
+    core.decoder = decoders.Metaspace()
+    core.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=64
+    )
+    config = T5Config(
+        vocab_size=len(pieces),
+        d_model=32,
+        d_kv=16,
+        d_ff=64,
+        num_layers=2,
+        num_decoder_layers=2,
+        num_heads=2,
+        dropout_rate=0.0,
+        pad_token_id=0,
+        eos_token_id=1,
+        decoder_start_token_id=0,
+        feed_forward_proj="gated-gelu",
+        tie_word_embeddings=False,
+    )
+    _save(T5ForConditionalGeneration, config, folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def texts(folder: Path, train: int = 48, test: int = 24) -> Path:
+    """``{train,test}.{parquet,csv,jsonl}`` (text, label, name, grade) ``info.json``; the color is the class."""
+    import datasets
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, n in (("train", train), ("test", test)):
+        rows = datasets.Dataset.from_dict(_text_rows(n, salt=len(split)))
+        rows.to_pandas().to_parquet(folder / f"{split}.parquet")
+        rows.to_pandas().to_csv(folder / f"{split}.csv", index=False)
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "info.json").write_text(json.dumps({"labels": list(COLORS)}))
+    return folder
+
+
+def images(folder: Path, train: int = 48, test: int = 24) -> Path:
+    """``{train,test}.npz`` (images, labels) and folders ``{train,test}/<class>/*.png``: the color is the class."""
+    from PIL import Image
+
+    for split, n in (("train", train), ("test", test)):
+        noise = np.random.default_rng(len(split)).integers(-30, 30, (n, 20, 20, 3))
+        labels = np.arange(n) % len(COLORS)
+        pixels = np.clip(np.array(list(COLORS.values()))[labels][:, None, None] + noise, 0, 255).astype(np.uint8)
+        folder.mkdir(parents=True, exist_ok=True)
+        np.savez(folder / f"{split}.npz", images=pixels, labels=labels.astype(np.int64))
+        for i, (array, label) in enumerate(zip(pixels, labels, strict=True)):
+            place = folder / split / list(COLORS)[label]
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(place / f"{i:03}.png")
+    return folder
+
+
+def _text_rows(n: int, salt: int) -> dict[str, list]:
+    draw = np.random.default_rng(salt)
+    labels = [i % len(COLORS) for i in range(n)]
+    names = [list(COLORS)[i] for i in labels]
+    fill = [" ".join(draw.choice(["this", "that", "is", "a", "photo", "of"], draw.integers(1, 6))) for _ in range(n)]
+    return {
+        "text": [f"{words} {name}" for words, name in zip(fill, names, strict=True)],
+        "label": labels,
+        "name": names,
+        "grade": [float(i) + 0.5 for i in labels],
+    }
+
+
+def _save(kind: type, config: object, folder: Path) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        kind(config).save_pretrained(folder)
