@@ -393,7 +393,7 @@ def answers(base, task, backbone=None):
 @pytest.mark.slow
 def test_two_processes_make_one_adapter(tiny_bert, text_data, tmp_path):
     script = Path(__file__).with_name("two_processes.py")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", str(script)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", str(script)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command += [str(tiny_bert), str(text_data), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)

@@ -116,7 +116,7 @@ def test_clip_vit_b16_vision7(tiny_clip, tmp_path):
 def test_flan_t5_base_glue7(tiny_t5, tmp_path):
     hub = tmp_path / "glue"
     settings = small(
-        **{"base.model": tiny_t5, "base.max_new_tokens": 4, "modes.lora.training": "{learning_rate: 0.01}"}
+        **{"base.model": tiny_t5, "base.max_new_tokens": 16, "modes.lora.training": "{learning_rate: 0.01}"}
     )
     for i, (name, (columns, names, splits)) in enumerate(GLUE.items()):
         publish(hub, name, {s: sentences(24, columns, names, 10 * i + k) for k, s in enumerate(splits)})

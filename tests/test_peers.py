@@ -26,8 +26,8 @@ def network():
 
 def make(folder, seed, **config):
     """A PEFT adapter with random factors, saved by peft."""
-    torch.manual_seed(seed)
     model = get_peft_model(network(), LoraConfig(**{"r": 4, "lora_alpha": 8, "target_modules": list(SITES), **config}))
+    torch.manual_seed(seed)  # after the network, which seeds too
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             nn.init.normal_(parameter, std=0.3)

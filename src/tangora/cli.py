@@ -22,7 +22,6 @@ __all__ = ["app", "main"]
 app = typer.Typer(
     name="tangora",
     help="Tangent-space adapters that add up: fine-tune one adapter per task, fuse them exactly, show what was kept.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
     rich_markup_mode="rich",
