@@ -216,7 +216,8 @@ def candidate_key(
     """A key that equal candidates share, however they were named.
 
     A linear method is its coefficients: the average of two is task arithmetic at 1/2, all zeros is the base model,
-    and a single 1 is the expert itself. Coefficients that differ by less than 1e-9 count as equal.
+    and a single 1 is the expert itself; for linearized adapters of one φ₀ it is also the same in both spaces.
+    Coefficients that differ by less than 1e-9 count as equal.
     """
     import torch
 
@@ -234,4 +235,5 @@ def candidate_key(
         return "zero_shot"
     if list(terms.values()) == [1.0]:
         return next(iter(terms))
-    return digest(["linear", fusion.space, terms])
+    linear = fusion.space == "factors" and all(a.metadata.linearize == "module" for a in fusion.adapters)
+    return digest(["linear", "delta" if linear else fusion.space, terms])
