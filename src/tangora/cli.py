@@ -37,21 +37,19 @@ def main() -> None:
     """Entry point: 0 done, 2 something to put right (one line says what), 130 interrupted, 1 a bug."""
     _quiet_libraries()
     try:
-        app(standalone_mode=False)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
-    except typer.Abort:
-        sys.exit(INTERRUPTED)
+        code = app(standalone_mode=False)  # that of a typer.Exit; typer makes one of Ctrl-C, earlier ones raise
+    except (typer.Abort, KeyboardInterrupt):
+        code = INTERRUPTED
     except TangoraError as error:
         _say(f"error: {' '.join(str(error).split())}")
         sys.exit(2)
-    except KeyboardInterrupt:
-        _say("interrupted: nothing is left half-written; the same command goes on where this one stopped")
-        sys.exit(INTERRUPTED)
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # click's own usage errors
             _usage(error)
         _bug(error)
+    if code == INTERRUPTED:
+        _say("interrupted: nothing is left half-written; the same command goes on where this one stopped")
+    sys.exit(code or 0)
 
 
 def _usage(error: Any) -> None:
