@@ -1,0 +1,120 @@
+"""The text7 study: two runs, and the tables and figures of docs/text7.md from them.
+
+    python experiments/text7.py --data FOLDER --encoder FOLDER_OR_HUB_ID [--out runs]
+
+``rates`` fine-tunes every mode at several learning rates and fuses all seven tasks; ``text7`` is the bundled recipe
+as it is. Both go on where they were stopped; a finished run is only read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import tangora
+from tangora._bars import Bars
+from tangora.recipe import load_recipe
+
+PAGE = Path(__file__).parents[1] / "docs" / "text7.md"
+RATES = {"full": [2e-5, 5e-5, 1e-4], "lora": [5e-4, 1e-3, 2e-3], "l-lora": [1e-3, 2e-3, 5e-3, 1e-2]}
+BASICS: dict[str, dict[str, Any]] = {"full": {"train": "full"}, "lora": {}, "l-lora": {"linearize": "module"}}
+FIGURES = ("score_by_tasks", "kept_by_tasks")
+
+
+def main() -> None:
+    """Run both, then write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="folder of the seven data sets")
+    parser.add_argument("--encoder", default="sentence-transformers/all-MiniLM-L6-v2")
+    parser.add_argument("--out", type=Path, default=Path("runs"))
+    given = parser.parse_args()
+    where = [f"data.root={given.data}", f"base.model={given.encoder}"]
+    with Bars() as bars:
+        rates = tangora.run(load_recipe("text7", where + sweep()), given.out / "text7-rates", progress=bars)
+        main_run = tangora.run(load_recipe("text7", where), given.out / "text7", progress=bars)
+    text = PAGE.read_text(encoding="utf-8")
+    for name, lines in {"rates": rate_table(rates), "results": result_table(main_run)}.items():
+        marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        body = "\n".join(lines) + "\n"
+        text = marked.sub(lambda found, body=body: found[1] + body + found[2], text)
+    PAGE.write_text(text, encoding="utf-8")
+    for figure in FIGURES:
+        shutil.copy(main_run / "figures" / f"{figure}.png", PAGE.parent / "figures" / f"text7-{figure}.png")
+
+
+def sweep() -> list[str]:
+    """Settings that make the recipe a sweep of learning rates."""
+    modes = {
+        f"{mode} {rate:g}": {**BASICS[mode], "training": {"learning_rate": rate}}
+        for mode, rates in RATES.items()
+        for rate in rates
+    }
+    grid = [round(0.1 * i, 1) for i in range(1, 11)]
+    methods = [{"method": "task_arithmetic", "weights": grid}]
+    fusion = {"subsets": {"sizes": [7]}, "methods": methods}
+    return ["name=text7-rates", f"modes={json.dumps(modes)}", f"fusion={json.dumps(fusion)}"]
+
+
+def rate_table(run: Path) -> Iterator[str]:
+    """A row a mode and rate: experts, and all seven fused by task arithmetic."""
+    rows = json.loads((run / "summary.json").read_text())["rows"]
+    yield "| mode | rate | experts | seven fused | kept |"
+    yield "|---|---|---:|---:|---:|"
+    for mode in dict.fromkeys(r["mode"] for r in rows if r["mode"] != "-"):
+        expert = next(r for r in rows if r["mode"] == mode and r["method"] == "expert")
+        fused = next(r for r in rows if r["mode"] == mode and r["method"] == "task_arithmetic")
+        name, rate = mode.rsplit(" ", 1)
+        yield (
+            f"| {name} | {rate} | {expert['absolute']:.3f} | {fused['absolute']:.3f} "
+            f"[{fused['absolute_low']:.3f}, {fused['absolute_high']:.3f}] | {fused['kept']:.1%} |"
+        )
+
+
+def result_table(run: Path) -> Iterator[str]:
+    """The experts, then a row a fusion and a column a number of tasks, and how long it took."""
+    rows = json.loads((run / "summary.json").read_text())["rows"]
+    experts = ", ".join(f"{r['mode']} {r['absolute']:.3f}" for r in rows if r["method"] == "expert")
+    yield f"Zero-shot {zero_shot(run):.3f}. Experts, mean over the seven tasks: {experts}."
+    yield ""
+    sizes = sorted({r["n_tasks"] for r in rows if r["method"] != "expert"})
+    yield f"| mode | method | space | {' | '.join(f'n = {n}' for n in sizes)} | 95 % at n = {sizes[-1]} |"
+    yield f"|---|---|---|{'---:|' * (len(sizes) + 1)}"
+    places = dict.fromkeys((r["mode"], r["method"], r["space"]) for r in rows if r["method"] != "expert")
+    for place in places:
+        found = {r["n_tasks"]: r for r in rows if (r["mode"], r["method"], r["space"]) == place}
+        cells = [f"{found[n]['absolute']:.3f} / {found[n]['kept']:.1%}" if n in found else "–" for n in sizes]
+        last = found[sizes[-1]]
+        interval = f"{last['absolute_low']:.3f}–{last['absolute_high']:.3f}"
+        yield f"| {' | '.join(place)} | {' | '.join(cells)} | {interval} |"
+    yield ""
+    yield f"Wall time on {machine(run)}: {minutes(run)}."
+
+
+def zero_shot(run: Path) -> float:
+    """The base model's mean over all tasks' test rows."""
+    with (run / "scores.csv").open(newline="") as file:
+        rows = csv.DictReader(file)
+        return next(float(r["score"]) for r in rows if (r["method"], r["task"]) == ("zero_shot", "mean_all"))
+
+
+def machine(run: Path) -> str:
+    """What the run says it ran on."""
+    about: Mapping[str, Any] = json.loads((run / "run.json").read_text()).get("machine", {})
+    return f"{about.get('cores', '?')} cores of {about.get('processor') or 'an unnamed processor'}"
+
+
+def minutes(run: Path) -> str:
+    """The stages' wall times."""
+    seconds: Mapping[str, float] = json.loads((run / "run.json").read_text())["seconds"]
+    told = [f"{stage} {spent / 60:.1f} min" for stage, spent in seconds.items() if spent >= 6]
+    return f"{', '.join(told)}; {sum(seconds.values()) / 60:.0f} min in all"
+
+
+if __name__ == "__main__":
+    main()
