@@ -1,7 +1,7 @@
 """The change of one site's weight, low-rank or whole, and its algebra.
 
 A low-rank update stays low-rank: sums stack factors, norms and inner products go through the small
-``r x r`` products, truncation through two thin QR decompositions.
+``r x r`` products; truncation too (`tangora._truncation`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tangora._truncation import truncate_factors, truncate_matrix, whole_svd
 from tangora.errors import FusionError
 
 __all__ = ["Dense", "LowRank", "Update", "combine"]
@@ -95,16 +96,14 @@ class LowRank:
     def compress(self, rank: int) -> tuple[LowRank, float]:
         """The best approximation of at most ``rank`` (Eckart-Young) and its relative Frobenius error.
 
-        Two thin QR decompositions and the SVD of an ``r x r`` core, in float64; an update whose rank is already
+        Through ``r x r`` products of the factors, in float64, never the matrix; an update whose rank is already
         small enough is returned as it is, with error 0.
         """
         _check_rank(rank)
         if rank >= self.rank:
             return self, 0.0
-        q_b, r_b = torch.linalg.qr(self.b.double())
-        q_a, r_a = torch.linalg.qr(self.a.double().T)
-        u, s, vh = torch.linalg.svd(r_b @ r_a.T * self.scaling, full_matrices=False)
-        return _truncate(q_b @ u, s, vh @ q_a.T, rank, self.b.dtype)
+        u, s, vh, error = truncate_factors(self.b, self.a.double() * self.scaling, min(rank, *self.shape))
+        return _factored(u, s, vh, self.b.dtype), error
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,13 +150,14 @@ class Dense:
         return math.sqrt(self.dot(self))
 
     def compress(self, rank: int) -> tuple[LowRank, float]:
-        """The best approximation of at most ``rank`` by an SVD, and its relative Frobenius error.
+        """The best approximation of at most ``rank``, and its relative Frobenius error.
 
         Raises:
             FusionError: the tensor is not a matrix, or ``rank`` is smaller than 1.
         """
         _check_rank(rank)
-        return _truncate(*self._svd(), rank, self.weight.dtype)
+        u, s, vh, error = truncate_matrix(self._matrix(), min(rank, *self.shape))
+        return _factored(u, s, vh, self.weight.dtype), error
 
     def low_rank(self, tolerance: float | None = None) -> LowRank:
         """The same matrix as factors of its numerical rank.
@@ -165,17 +165,16 @@ class Dense:
         Singular values up to ``tolerance`` times the largest are rounding noise of the dtype and are dropped;
         the default is ``max(shape) * eps``, that of `torch.linalg.matrix_rank`.
         """
-        u, s, vh = self._svd()
+        u, s, vh = whole_svd(self._matrix())
         if tolerance is None:
             tolerance = max(self.weight.shape) * torch.finfo(self.weight.dtype).eps
         rank = max(1, int((s > tolerance * s[0]).sum()))
-        return _truncate(u, s, vh, rank, self.weight.dtype)[0]
+        return _factored(u[:, :rank], s[:rank], vh[:rank], self.weight.dtype)
 
-    def _svd(self) -> tuple[Tensor, Tensor, Tensor]:
+    def _matrix(self) -> Float[Tensor, "out in"]:
         if self.weight.ndim != 2:
             raise FusionError("only a matrix has a low-rank form", got=self.shape)
-        u, s, vh = torch.linalg.svd(self.weight.double(), full_matrices=False)
-        return u, s, vh
+        return self.weight
 
 
 Update: TypeAlias = LowRank | Dense
@@ -262,12 +261,9 @@ def _check_rank(rank: int) -> None:
         raise FusionError("rank must be at least 1", got=rank)
 
 
-def _truncate(u: Tensor, s: Tensor, vh: Tensor, rank: int, dtype: torch.dtype) -> tuple[LowRank, float]:
-    rank = min(rank, len(s))
-    root = s[:rank].sqrt()  # split evenly, so that neither factor overflows in half precision
-    factors = LowRank((u[:, :rank] * root).to(dtype).contiguous(), (root[:, None] * vh[:rank]).to(dtype).contiguous())
-    total = float(s.norm())
-    return factors, float(s[rank:].norm()) / total if total > 0 else 0.0
+def _factored(u: Tensor, s: Tensor, vh: Tensor, dtype: torch.dtype) -> LowRank:
+    root = s.sqrt()  # split evenly, so that neither factor overflows in half precision
+    return LowRank((u * root).to(dtype).contiguous(), (root[:, None] * vh).to(dtype).contiguous())
 
 
 def _same_shape(updates: Sequence[Update]) -> None:
