@@ -55,17 +55,17 @@ def render(results: Sequence[Path], document: Path) -> None:
     document.write_text(replace_between(text, body), encoding="utf-8")
 
 
-def replace_between(text: str, body: str) -> str:
+def replace_between(text: str, body: str, begin_mark: str = BEGIN, end_mark: str = END) -> str:
     """``text`` with ``body`` in place of what stands between the markers.
 
     Raises:
         ValueError: the markers are not there, once each and in order.
     """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end or BEGIN in rest or END in after:
-        raise ValueError(f"need {BEGIN} and, after it, {END}, once each")
-    return f"{before}{BEGIN}\n{body}\n{END}{after}"
+    before, begin, rest = text.partition(begin_mark)
+    _, end, after = rest.partition(end_mark)
+    if not begin or not end or begin_mark in rest or end_mark in after:
+        raise ValueError(f"need {begin_mark} and, after it, {end_mark}, once each")
+    return f"{before}{begin_mark}\n{body}\n{end_mark}{after}"
 
 
 def section(results: dict[str, Any], name: str) -> str:

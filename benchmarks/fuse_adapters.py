@@ -1,0 +1,204 @@
+"""Fusing eight LoRA adapters at a fixed rank: Tangora and peft's `add_weighted_adapter`, side by side.
+
+    python benchmarks/fuse_adapters.py                # writes results/fuse_adapters.json and docs/benchmarks.md
+    python benchmarks/fuse_adapters.py --render       # the table alone, from the result that is there
+
+Eight adapters of rank 16 on every linear layer of a Llama-shaped model (hidden 1024, intermediate 4096), random
+factors, cut to rank 16. peft does two layers, because it is slow, and is scaled by the number of layers; Tangora does
+them all. Timed is the merge alone, from adapters in memory to the merged factors in memory, in a process each that
+takes turns with the other. The error is that of the result against the dense sum (or dense TIES), on the two layers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+RESULT, DOCS = HERE / "results" / "fuse_adapters.json", HERE.parent / "docs" / "benchmarks.md"
+HIDDEN, INNER, LAYERS, PEER_LAYERS, ADAPTERS, RANK = 1024, 4096, 24, 2, 8, 16
+WORKS = {"svd": ("task_arithmetic", "svd", {}), "ties": ("ties_per_tensor", "ties_svd", {"density": 0.2})}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure unless only the table is wanted."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--render", action="store_true")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--layers", type=int, default=LAYERS)
+    parser.add_argument("--worker", nargs=3, metavar=("TOOL", "WORK", "FOLDER"), help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.worker:
+        tool, work, folder = options.worker
+        print(json.dumps((_tangora if tool == "tangora" else _peft)(work, Path(folder))))
+        return
+    if not options.render:
+        RESULT.parent.mkdir(exist_ok=True)
+        RESULT.write_text(json.dumps(measure(options.rounds, options.layers), indent=1) + "\n", encoding="utf-8")
+    from step_table import replace_between
+
+    text = DOCS.read_text(encoding="utf-8")
+    body = table(json.loads(RESULT.read_text()))
+    DOCS.write_text(replace_between(text, body, *MARKS), encoding="utf-8")
+
+
+def measure(rounds: int, layers: int) -> dict[str, Any]:
+    """Samples of seconds, peak memory and error for every work and tool."""
+    found: dict[str, Any] = {"machine": _machine(), "layers": {"tangora": layers, "peft": PEER_LAYERS}, "works": {}}
+    with tempfile.TemporaryDirectory() as scratch:
+        folders = {"tangora": Path(scratch, "all"), "peft": Path(scratch, "two")}
+        make(folders["tangora"], layers)
+        make(folders["peft"], PEER_LAYERS)
+        for work in WORKS:
+            samples: dict[str, list[dict[str, float]]] = {"tangora": [], "peft": []}
+            for _ in range(rounds):
+                for tool in random.sample(sorted(samples), len(samples)):
+                    samples[tool].append(_run(tool, work, folders[tool]))
+                    print(work, tool, samples[tool][-1], flush=True)
+            found["works"][work] = samples
+    return found
+
+
+def sites(layers: int) -> dict[str, tuple[int, int]]:
+    """Module name -> (out, in) of every linear layer."""
+    shapes = {"self_attn.q_proj": (HIDDEN, HIDDEN), "self_attn.k_proj": (HIDDEN, HIDDEN)}
+    shapes |= {"self_attn.v_proj": (HIDDEN, HIDDEN), "self_attn.o_proj": (HIDDEN, HIDDEN)}
+    shapes |= {"mlp.gate_proj": (INNER, HIDDEN), "mlp.up_proj": (INNER, HIDDEN), "mlp.down_proj": (HIDDEN, INNER)}
+    return {f"model.layers.{i}.{name}": shape for i in range(layers) for name, shape in shapes.items()}
+
+
+def make(folder: Path, layers: int) -> None:
+    """Adapters as peft saves them; the first layers are the same whatever the number of layers."""
+    import torch
+    from safetensors.torch import save_file
+
+    for index in range(ADAPTERS):
+        generator = torch.Generator().manual_seed(index)
+        tensors = {}
+        for site, (out, inside) in sites(layers).items():
+            for factor, shape in (("A", (RANK, inside)), ("B", (out, RANK))):
+                drawn = torch.randn(shape, generator=generator) * 0.02
+                tensors[f"base_model.model.{site}.lora_{factor}.weight"] = drawn
+        place = folder / f"a{index}"
+        place.mkdir(parents=True)
+        save_file(tensors, place / "adapter_model.safetensors", metadata={"format": "pt"})
+        config = {"peft_type": "LORA", "r": RANK, "lora_alpha": RANK, "target_modules": "all-linear"}
+        config["target_modules"] = sorted({site.rsplit(".", 1)[1] for site in sites(1)})
+        (place / "adapter_config.json").write_text(json.dumps(config))
+
+
+def _tangora(work: str, folder: Path) -> dict[str, float]:
+    import torch
+
+    import tangora
+
+    adapters = [tangora.load(folder / f"a{i}") for i in range(ADAPTERS)]
+    method, _, parameters = WORKS[work]
+    tangora.fuse([adapters[0], adapters[0]], weights=1.0, rank=1)  # imports and thread pools
+    start = time.perf_counter()
+    fused = tangora.fuse(adapters, method, weights=1.0, rank=RANK, **parameters)
+    seconds = time.perf_counter() - start
+    vectors = [adapter.task_vector for adapter in adapters]
+    dense = lambda site: torch.stack([vector[site].dense() for vector in vectors])  # noqa: E731
+    merged = {site: fused.updates[site].dense() for site in sites(PEER_LAYERS)}
+    return {"seconds": seconds, "peak": _peak(), "error": _error(work, merged, dense)}
+
+
+def _peft(work: str, folder: Path) -> dict[str, float]:
+    import torch
+    from peft import PeftModel
+    from torch import nn
+
+    model = nn.Module()
+    for site, (out, inside) in sites(PEER_LAYERS).items():
+        parent = model
+        *path, leaf = site.split(".")
+        for name in path:
+            if not hasattr(parent, name):
+                parent.add_module(name, nn.Module())
+            parent = getattr(parent, name)
+        parent.add_module(leaf, nn.Linear(inside, out, bias=False))
+    model = PeftModel.from_pretrained(model, folder / "a0", adapter_name="a0")
+    for i in range(1, ADAPTERS):
+        model.load_adapter(folder / f"a{i}", adapter_name=f"a{i}")
+    names = [f"a{i}" for i in range(ADAPTERS)]
+    _, kind, parameters = WORKS[work]
+    start = time.perf_counter()
+    model.add_weighted_adapter(names, [1.0] * ADAPTERS, "merged", combination_type=kind, svd_rank=RANK, **parameters)
+    seconds = time.perf_counter() - start
+    layers = {site: model.get_submodule(f"base_model.model.{site}") for site in sites(PEER_LAYERS)}
+    dense = lambda site: torch.stack([layers[site].get_delta_weight(name) for name in names]).detach()  # noqa: E731
+    merged = {site: layer.get_delta_weight("merged").detach() for site, layer in layers.items()}
+    return {"seconds": seconds, "peak": _peak(), "error": _error(work, merged, dense)}
+
+
+def _error(work: str, merged: Any, dense: Any) -> float:
+    """Of the merged updates, relative to the dense sum, or to dense TIES per tensor."""
+    import torch
+
+    from tangora.methods import get
+
+    method = get("task_arithmetic" if work == "svd" else "ties_per_tensor")
+    parameters = WORKS[work][2]
+    wrong = total = 0.0
+    for site, got in merged.items():
+        wanted = method(dense(site), weights=torch.ones(ADAPTERS, 1, 1), **parameters)
+        if work == "ties":  # peft scales what agrees by another rule: only the shape of the update is compared
+            got = got * float((got * wanted).sum() / got.square().sum())
+        wrong += float((got - wanted).square().sum())
+        total += float(wanted.square().sum())
+    return (wrong / total) ** 0.5
+
+
+def _run(tool: str, work: str, folder: Path) -> dict[str, float]:
+    command = [sys.executable, __file__, "--worker", tool, work, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{tool} {work} failed:\n{done.stderr[-3000:]}")
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def _peak() -> int:
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _machine() -> dict[str, Any]:
+    return {"platform": platform.platform(), "cores": os.cpu_count(), "python": platform.python_version()}
+
+
+def table(found: dict[str, Any]) -> str:
+    """Markdown: seconds for all layers, and how many times as fast."""
+    layers = found["layers"]
+    lines = [
+        f"Eight adapters, r = {RANK}, every linear layer of {layers['tangora']} layers, cut to rank {RANK}; "
+        f"{found['machine']['cores']} cores. peft: {layers['peft']} layers, times {layers['tangora'] / layers['peft']:g}.",
+        "",
+        "| work | Tangora | peft | times as fast | error | peft's |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for work, samples in found["works"].items():
+        ours, theirs = (statistics.median(s["seconds"] for s in samples[tool]) for tool in ("tangora", "peft"))
+        theirs *= layers["tangora"] / layers["peft"]
+        errors = [statistics.median(s["error"] for s in samples[tool]) for tool in ("tangora", "peft")]
+        lines.append(
+            f"| {work} | {ours:.2f} s | {theirs:.0f} s | {theirs / ours:.0f} | {errors[0]:.6f} | {errors[1]:.6f} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
