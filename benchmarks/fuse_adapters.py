@@ -27,6 +27,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 RESULT, DOCS = HERE / "results" / "fuse_adapters.json", HERE.parent / "docs" / "benchmarks.md"
+MARKS = "<!-- fuse_adapters:begin -->", "<!-- fuse_adapters:end -->"
 HIDDEN, INNER, LAYERS, PEER_LAYERS, ADAPTERS, RANK = 1024, 4096, 24, 2, 8, 16
 WORKS = {"svd": ("task_arithmetic", "svd", {}), "ties": ("ties_per_tensor", "ties_svd", {"density": 0.2})}
 
@@ -183,16 +184,17 @@ def _machine() -> dict[str, Any]:
 def table(found: dict[str, Any]) -> str:
     """Markdown: seconds for all layers, and how many times as fast."""
     layers = found["layers"]
+    times = layers["tangora"] / layers["peft"]
     lines = [
         f"Eight adapters, r = {RANK}, every linear layer of {layers['tangora']} layers, cut to rank {RANK}; "
-        f"{found['machine']['cores']} cores. peft: {layers['peft']} layers, times {layers['tangora'] / layers['peft']:g}.",
+        f"{found['machine']['cores']} cores. peft: {layers['peft']} layers, times {times:g}.",
         "",
         "| work | Tangora | peft | times as fast | error | peft's |",
         "|---|---:|---:|---:|---:|---:|",
     ]
     for work, samples in found["works"].items():
         ours, theirs = (statistics.median(s["seconds"] for s in samples[tool]) for tool in ("tangora", "peft"))
-        theirs *= layers["tangora"] / layers["peft"]
+        theirs *= times
         errors = [statistics.median(s["error"] for s in samples[tool]) for tool in ("tangora", "peft")]
         lines.append(
             f"| {work} | {ours:.2f} s | {theirs:.0f} s | {theirs / ours:.0f} | {errors[0]:.6f} | {errors[1]:.6f} |"
