@@ -51,7 +51,7 @@ def main() -> None:
 def sweep() -> list[str]:
     """Settings that make the recipe a sweep of learning rates."""
     modes = {
-        f"{mode} {rate:g}": {**BASICS[mode], "training": {"learning_rate": rate}}
+        f"{mode}-at-{rate:g}": {**BASICS[mode], "training": {"learning_rate": rate}}
         for mode, rates in RATES.items()
         for rate in rates
     }
@@ -69,7 +69,7 @@ def rate_table(run: Path) -> Iterator[str]:
     for mode in dict.fromkeys(r["mode"] for r in rows if r["mode"] != "-"):
         expert = next(r for r in rows if r["mode"] == mode and r["method"] == "expert")
         fused = next(r for r in rows if r["mode"] == mode and r["method"] == "task_arithmetic")
-        name, rate = mode.rsplit(" ", 1)
+        name, rate = mode.rsplit("-at-", 1)
         yield (
             f"| {name} | {rate} | {expert['absolute']:.3f} | {fused['absolute']:.3f} "
             f"[{fused['absolute_low']:.3f}, {fused['absolute_high']:.3f}] | {fused['kept']:.1%} |"
