@@ -205,7 +205,7 @@ def _compress(fused: Adapter, rank: int) -> Adapter:
     smaller, errors = whole.compress_by_site(rank)
     info = fused.metadata.fused
     assert info is not None
-    told = {"rank": rank, "truncation_error": whole.total_error(errors), "site_errors": errors}
+    told = {"rank": rank, "truncation_error": smaller.total_error(errors), "site_errors": errors}
     metadata = fused.metadata.model_copy(update={"fused": info.model_copy(update=told)})
     if not fused.start and any(update is not whole[site] for site, update in smaller.items()):
         return Adapter(

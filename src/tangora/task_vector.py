@@ -15,6 +15,7 @@ from types import MappingProxyType
 
 from torch import Tensor
 
+from tangora._threads import in_threads
 from tangora._updates import Dense, LowRank, Update, combine
 from tangora.errors import FusionError
 
@@ -62,15 +63,17 @@ class TaskVector(Mapping[str, Update]):
         Raises:
             FusionError: the shapes of a site differ.
         """
-        result: dict[str, Update] = {}
-        for site in dict.fromkeys(site for vector in vectors for site in vector):
+
+        def one(site: str) -> Update:
             c = coefficients[site] if isinstance(coefficients, Mapping) else coefficients
             present = [(v[site], x) for v, x in zip(vectors, c, strict=True) if site in v]
             try:
-                result[site] = combine([u for u, _ in present], [x for _, x in present])
+                return combine([u for u, _ in present], [x for _, x in present])
             except FusionError as cause:
                 raise FusionError(str(cause), where=site) from cause
-        return cls(result)
+
+        sites = list(dict.fromkeys(site for vector in vectors for site in vector))
+        return cls(dict(zip(sites, in_threads(one, sites), strict=True)))
 
     def __add__(self, other: TaskVector) -> TaskVector:
         return TaskVector.combination([self, other], [1.0, 1.0])
@@ -109,14 +112,21 @@ class TaskVector(Mapping[str, Update]):
     def compress(self, rank: int) -> tuple[TaskVector, float]:
         """Every site at most ``rank``, and the relative error over all sites together."""
         smaller, errors = self.compress_by_site(rank)
-        return smaller, self.total_error(errors)
+        return smaller, smaller.total_error(errors)
 
     def compress_by_site(self, rank: int) -> tuple[TaskVector, dict[str, float]]:
         """Every site at most ``rank``, and the relative error of each."""
-        results = {site: update.compress(rank) for site, update in self.items()}
+        results = dict(zip(self, in_threads(lambda update: update.compress(rank), list(self.values())), strict=True))
         return TaskVector({s: u for s, (u, _) in results.items()}), {s: error for s, (_, error) in results.items()}
 
     def total_error(self, errors: Mapping[str, float]) -> float:
-        """The relative error of the whole, from that of every site."""
-        squared = math.fsum((error * self[site].norm()) ** 2 for site, error in errors.items() if error > 0)
-        return math.sqrt(squared) / self.norm() if squared > 0 else 0.0
+        """The relative error of the whole, from that of every site, where this is what truncation left.
+
+        What is left and what was cut off are orthogonal, so the small factors give the norms of the large ones.
+        """
+        sites = [site for site, error in errors.items() if error < 1.0]
+        kept = dict(zip(sites, in_threads(lambda site: self[site].norm() ** 2, sites), strict=True))
+        whole = {site: square / (1.0 - errors[site] ** 2) for site, square in kept.items()}
+        total = math.fsum(whole.values())
+        lost = math.fsum(square * errors[site] ** 2 for site, square in whole.items())
+        return math.sqrt(lost / total) if total > 0 else 0.0
