@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import warnings
 from dataclasses import replace
 
@@ -284,10 +285,10 @@ def test_a_subset_is_the_fusion_of_those():
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.integers(1, 8))
-def test_the_rank_is_cut_as_well_as_can_be(rank):
-    fused = fuse(three(), weights=0.5)
-    cut = fuse(three(), weights=0.5, rank=rank)
+@given(st.integers(1, 8), st.sampled_from(["task_arithmetic", "ties", "ties_per_tensor", "dare"]))
+def test_the_rank_is_cut_as_well_as_can_be(rank, method):
+    fused = fuse(three(), method, weights=0.5)
+    cut = fuse(three(), method, weights=0.5, rank=rank)
     info = cut.metadata.fused
     assert info.rank == rank
     total, lost = 0.0, 0.0
@@ -299,6 +300,29 @@ def test_the_rank_is_cut_as_well_as_can_be(rank):
     assert info.truncation_error == pytest.approx(math.sqrt(lost / total), abs=1e-5)
     actual = (cut.task_vector - fused.task_vector).norm() / fused.task_vector.norm()
     assert actual == pytest.approx(info.truncation_error, abs=1e-5)
+
+
+def test_a_site_is_cut_before_the_next_one_is_dense(monkeypatch):
+    events = []
+    compress = Dense.compress
+    monkeypatch.setattr(Dense, "compress", lambda self, rank: events.append("cut") or compress(self, rank))
+    method = methods()["ties_per_tensor"]
+
+    def spied(deltas, **given):
+        events.append("dense")
+        return method.function(deltas, **given)
+
+    monkeypatch.setattr(sys.modules["tangora.fuse"], "get", lambda name: replace(method, function=spied))
+    fuse(three(), "ties_per_tensor", rank=2)
+    assert events == ["dense", "cut"] * (len(events) // 2)
+    assert len(events) > 2
+
+
+def test_what_was_cut_does_not_pass_for_factors_of_the_common_start():
+    adapters = three()
+    rank = next(iter(adapters[0].updates.values())).rank
+    assert adapters[0].initial is not None
+    assert fuse(adapters, "ties_per_tensor", rank=rank).initial is None
 
 
 def test_lineage(tmp_path):

@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tangora._threads import in_threads
 from tangora._weights import Table
 from tangora.initial import seed_of
 from tangora.methods import Method
 from tangora.task_vector import Dense, TaskVector, Update
 
 __all__ = ["Engine"]
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -46,17 +49,26 @@ class Engine:
             return TaskVector.combination(self.vectors, coefficients(table))
         return TaskVector.combination(self.vectors, {n: coefficients(table[self.site_of(n)]) for n in self._names()})
 
-    def dense(self, method: Method, table: Table, parameters: Mapping[str, Any]) -> TaskVector:
-        """The method on stacked tensors: one at a time, or all side by side where it must see the whole model."""
+    def dense(
+        self, method: Method, table: Table, parameters: Mapping[str, Any], then: Callable[[Update], _T]
+    ) -> dict[str, _T]:
+        """``then`` of what the method makes of stacked tensors, by name.
+
+        One tensor a thread is dense at a time, or all of them where the method must see the whole model: what
+        ``then`` returns is all that stays.
+        """
         if method.granularity == "model":
-            return self._whole(method, table, parameters)
-        fused: dict[str, Update] = {}
-        for name in self._names():
+            whole = self._whole(method, table, parameters)
+            return dict(zip(whole, in_threads(then, list(whole.values())), strict=True))
+
+        def one(name: str) -> _T:
             deltas = self._stacked(name)
             weights = self._column(table, name, deltas).reshape(-1, *(1,) * (deltas.ndim - 1))
             given = {"uniforms": self._uniforms(name, deltas)} if method.random else {}
-            fused[name] = Dense(method.function(deltas, weights=weights, **given, **parameters))
-        return TaskVector(fused)
+            return then(Dense(method.function(deltas, weights=weights, **given, **parameters)))
+
+        names = self._names()
+        return dict(zip(names, in_threads(one, names), strict=True))
 
     def _whole(self, method: Method, table: Table, parameters: Mapping[str, Any]) -> TaskVector:
         names = self._names()

@@ -21,7 +21,7 @@ from tangora.adapter import Adapter, load
 from tangora.errors import FusionError
 from tangora.metadata import FusedInfo, Parent
 from tangora.methods import Method, get
-from tangora.task_vector import TaskVector
+from tangora.task_vector import TaskVector, Update
 
 __all__ = ["Fusion", "Weights", "fuse"]
 
@@ -69,10 +69,7 @@ def fuse(
     tensor([[0.2500, 0.2500],
             [0.2500, 0.2500]])
     """
-    if rank is not None and (isinstance(rank, bool) or not isinstance(rank, int) or rank < 1):
-        raise FusionError("rank must be a whole number of at least 1", got=rank, where="fuse.rank")
-    fused = Fusion(adapters, space, seed=seed, same_base=same_base).merge(method, weights, parameters)
-    return fused if rank is None else _compress(fused, rank)
+    return Fusion(adapters, space, seed=seed, same_base=same_base).merge(method, weights, parameters, rank)
 
 
 class Fusion:
@@ -131,15 +128,18 @@ class Fusion:
         method: str = "task_arithmetic",
         weights: Weights | None = None,
         parameters: Mapping[str, Any] | None = None,
+        rank: int | None = None,
     ) -> Adapter:
         """One fused adapter; arguments and errors as of `fuse`."""
+        self._check_rank(rank)
         chosen = get(method)
         given = {key: _plain(value) for key, value in (parameters or {}).items()}
         chosen.check(given)
         sites = {site for adapter in self.adapters for site in adapter.updates}
         table = tabulate(chosen.default_weight if weights is None else weights, len(self.adapters), sites)
         space = self._space_for(chosen)
-        fused = self._fused(chosen, table, given, space)
+        cut = rank if space == "delta" and not chosen.linear and not self.adapters[0].start else None
+        fused, errors = self._fused(chosen, table, given, space, cut)
         info = FusedInfo(
             method=chosen.name,
             space=self.space,
@@ -151,7 +151,8 @@ class Fusion:
             parameters={**chosen.parameters, **given},
             seed=self.seed,
         )
-        return inherit(self.adapters, updates_from(fused, space, self.adapters[0]), info)
+        whole = inherit(self.adapters, updates_from(fused, space, self.adapters[0]), info)
+        return whole if rank is None else _compress(whole, rank, errors)
 
     def _space_for(self, method: Method) -> Space:
         """Linearized adapters of one φ₀ are linear in their factors: a linear method is the same there, at rank 2r."""
@@ -167,19 +168,35 @@ class Fusion:
             self._vectors["factors"] = [coordinates(adapter, "factors") for adapter in self.adapters]
         return "factors"
 
-    def _fused(self, method: Method, table: Table, parameters: Mapping[str, Any], space: Space) -> TaskVector:
+    def _check_rank(self, rank: int | None) -> None:
+        if rank is None:
+            return
+        if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+            raise FusionError("rank must be a whole number of at least 1", got=rank, where="fuse.rank")
+        if self.adapters[0].metadata.kind == "full":
+            fix = "leave the rank out: a full adapter has no factors"
+            raise FusionError("rank is for low-rank adapters", got=rank, where="fuse.rank", fix=fix)
+
+    def _fused(
+        self, method: Method, table: Table, parameters: Mapping[str, Any], space: Space, rank: int | None
+    ) -> tuple[TaskVector, dict[str, float]]:
+        """What the method makes of the coordinates; with a rank, cut to it while a site is at hand, and the errors."""
         prints = [adapter.fingerprint for adapter in self.adapters] if method.random else []
         engine = Engine(self._vectors[space], partial(site_of, space=space), self.seed, prints)
         if method.linear:
-            return engine.linear(method, table, parameters)
+            return engine.linear(method, table, parameters), {}
+        if rank is not None:
+            cut = engine.dense(method, table, parameters, lambda update: update.compress(rank))
+            return TaskVector({n: u for n, (u, _) in cut.items()}), {n: error for n, (_, error) in cut.items()}
         scale = common_scale(table) if method.homogeneous else None
         if scale is None:
-            return engine.dense(method, table, parameters)
+            return TaskVector(engine.dense(method, table, parameters, _itself)), {}
         key = json.dumps([method.name, parameters], sort_keys=True, default=repr)
         if self._unit is None or self._unit[0] != key:
             self._unit = None  # frees the last one before the next is made
-            self._unit = (key, engine.dense(method, [1.0] * len(self.adapters), parameters))
-        return self._unit[1] * scale if scale != 1.0 else self._unit[1]
+            unit = engine.dense(method, [1.0] * len(self.adapters), parameters, _itself)
+            self._unit = (key, TaskVector(unit))
+        return self._unit[1] * scale if scale != 1.0 else self._unit[1], {}
 
 
 def _plain(value: Any) -> Any:
@@ -197,17 +214,20 @@ def _name(index: int, given: AdapterLike, adapter: Adapter) -> str:
     return adapter.metadata.task or f"adapter {index + 1}"
 
 
-def _compress(fused: Adapter, rank: int) -> Adapter:
-    if fused.metadata.kind == "full":
-        fix = "leave the rank out: a full adapter has no factors"
-        raise FusionError("rank is for low-rank adapters", got=rank, where="fuse.rank", fix=fix)
+def _itself(update: Update) -> Update:
+    return update
+
+
+def _compress(fused: Adapter, rank: int, errors: Mapping[str, float]) -> Adapter:
+    """The adapter at most ``rank`` at every site; ``errors`` are given where it was cut already."""
     whole = TaskVector(fused.updates)
-    smaller, errors = whole.compress_by_site(rank)
+    smaller, found = (whole, dict(errors)) if errors else whole.compress_by_site(rank)
     info = fused.metadata.fused
     assert info is not None
-    told = {"rank": rank, "truncation_error": smaller.total_error(errors), "site_errors": errors}
+    told = {"rank": rank, "truncation_error": smaller.total_error(found), "site_errors": found}
     metadata = fused.metadata.model_copy(update={"fused": info.model_copy(update=told)})
-    if not fused.start and any(update is not whole[site] for site, update in smaller.items()):
+    other_factors = bool(errors) or any(update is not whole[site] for site, update in smaller.items())
+    if not fused.start and other_factors:  # they cannot be read against φ₀ any more
         return Adapter(
             dict(smaller), metadata.model_copy(update={"initial": None}), fused.config, None, fused.embeddings
         )
