@@ -532,3 +532,62 @@ def test_the_package_keeps_the_function_after_its_module_is_imported():
 
     assert tangora.fuse is fuse
     assert tangora.fuse([GOOD], weights=1.0).fingerprint == GOOD.fingerprint
+
+
+@pytest.mark.parametrize("method", ["average", "task_arithmetic"])
+def test_cores_lose_nothing(method):
+    assert_same(dense(fuse(three(), method, weights=[0.5, 1.0, -0.25], space="core")),
+                dense(fuse(three(), method, weights=[0.5, 1.0, -0.25])))  # fmt: skip
+
+
+def test_a_method_on_cores_is_the_method_between_common_bases():
+    """Against dense SVDs of the updates side by side, and one above the other."""
+    adapters = three()
+    fused = fuse(adapters, "magnitude_prune", weights=1.0, space="core", density=0.3)
+    for site in adapters[0].updates:
+        deltas = torch.stack([a.updates[site].dense().double() for a in adapters])
+        u, s, _ = torch.linalg.svd(torch.cat(list(deltas), 1), full_matrices=False)
+        _, z, vh = torch.linalg.svd(torch.cat(list(deltas), 0), full_matrices=False)
+        u, vh = u[:, s > 1e-6 * s[0]], vh[z > 1e-6 * z[0]]
+        kept = methods()["magnitude_prune"](u.T @ deltas @ vh.T, weights=torch.ones(3, 1, 1), density=0.3)
+        torch.testing.assert_close(fused.updates[site].dense().double(), u @ kept @ vh, rtol=1e-4, atol=1e-5)
+        assert fused.updates[site].rank <= sum(a.updates[site].rank for a in adapters)
+
+
+def test_cores_do_not_depend_on_how_an_update_is_factored():
+    adapters, turned = three(), []
+    for seed, adapter in enumerate(adapters):
+        g = torch.Generator().manual_seed(seed)
+        updates = {}
+        for site, u in adapter.updates.items():
+            m = torch.linalg.qr(torch.randn(u.rank, u.rank, generator=g))[0] * 2
+            updates[site] = LowRank(u.b @ m, torch.linalg.inv(m) @ u.a, u.scaling)
+        turned.append(Adapter(updates, Metadata()))
+    plain = [Adapter(a.updates, Metadata()) for a in adapters]
+    options = {"method": "ties", "space": "core", "density": 0.4}
+    assert_same(dense(fuse(plain, **options)), dense(fuse(turned, **options)), 1e-4)
+
+
+def test_cores_of_a_subset_have_bases_of_their_own():
+    whole = Fusion(three(), "core")
+    part = whole.subset([2, 0]).merge("ties_per_tensor", 1.0, {"density": 0.5})
+    assert_same(dense(part), dense(fuse([three()[2], three()[0]], "ties_per_tensor", 1.0, space="core", density=0.5)))
+
+
+def test_cores_of_shared_factors_are_as_small_as_the_shared_rank():
+    shared = torch.randn(3, 10, generator=torch.Generator().manual_seed(0))
+    adapters = [
+        Adapter({"x": LowRank(torch.randn(12, 3, generator=torch.Generator().manual_seed(i)), shared)})
+        for i in (1, 2, 3)
+    ]
+    assert fuse(adapters, "ties", space="core").updates["x"].rank == 3
+
+
+def test_cores_need_factors():
+    with pytest.raises(FusionError, match="space 'core' needs low-rank updates.*dense"):
+        fuse([full(1), full(2)], space="core")
+
+
+def test_zero_updates_have_cores_too():
+    nothing = Adapter({"x": LowRank(torch.zeros(5, 2), torch.ones(2, 4))})
+    assert not fuse([nothing, nothing], "ties", space="core").updates["x"].dense().any()

@@ -13,7 +13,7 @@ from tangora.errors import FusionError
 from tangora.metadata import BaseInfo, FusedInfo, Metadata
 from tangora.task_vector import LowRank, Update
 
-__all__ = ["check", "check_factors", "inherit"]
+__all__ = ["check", "check_factors", "check_low_rank", "inherit"]
 
 _PLACE = "fuse.adapters"
 _DELTA = "use space='delta', which does not need it"
@@ -95,6 +95,19 @@ def check_factors(adapters: Sequence[Adapter], names: Sequence[str]) -> None:
             _agree("scalings", names[0], _scaling(first.updates[site]), name, _scaling(update), site)
             if not _same(start, one):
                 raise FusionError(f"{names[0]} and {name} started from different φ₀", where=site, fix=_DELTA)
+
+
+def check_low_rank(adapters: Sequence[Adapter], names: Sequence[str]) -> None:
+    """Refuse updates that are not low-rank where their factors are needed.
+
+    Raises:
+        FusionError: says which adapter, and where.
+    """
+    for name, adapter in zip(names, adapters, strict=True):
+        for site, update in adapter.task_vector.items():
+            if not isinstance(update, LowRank):
+                what = f"space 'core' needs low-rank updates, {name} has a dense one"
+                raise FusionError(what, where=site, fix=_DELTA)
 
 
 def _check_factored(update: Update, start: LowRank, where: str, linearized: bool) -> None:

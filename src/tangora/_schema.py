@@ -19,7 +19,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from tangora._settings import NAME, FinetuneConfig, Frozen, LoraSettings, ModeConfig, TrainingSettings
+from tangora._settings import NAME, FinetuneConfig, Frozen, LoraSettings, ModeConfig, Space, TrainingSettings
 from tangora._validation import did_you_mean, validate
 from tangora.errors import RecipeError
 
@@ -154,7 +154,7 @@ class FusionEntry(Frozen):
     name: str | None = Field(
         default=None, pattern=NAME, description="how scores.csv calls it; default: the search, or the method"
     )
-    spaces: list[Literal["delta", "factors"]] = Field(default=["delta"], min_length=1)
+    spaces: list[Space] = Field(default=["delta"], min_length=1)
     modes: list[str] | None = Field(default=None, description="only for these modes; default: every mode")
     weights: float | list[float] | None = Field(default=None, description="one lambda for all tasks; a list is a grid")
     parameters: dict[str, Any] = Field(default_factory=dict, description="the method's; a list is a grid")

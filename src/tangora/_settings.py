@@ -6,7 +6,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["NAME", "FinetuneConfig", "Frozen", "LoraSettings", "ModeConfig", "TrainingSettings"]
+__all__ = ["NAME", "FinetuneConfig", "Frozen", "LoraSettings", "ModeConfig", "Space", "TrainingSettings"]
+
+Space = Literal["delta", "factors", "core"]
+"""Where task vectors are fused: changes of weights, changes of factors, or changes in bases common to all."""
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 """What modes, tasks and methods may be called: it becomes a folder's name."""

@@ -1,23 +1,27 @@
-"""The coordinates that a fusion method sees: differences of whole weights, or of factors."""
+"""The coordinates that a fusion method sees: differences of whole weights, of factors, or cores in common bases."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import torch
+from torch import Tensor
 
+from tangora._settings import Space
+from tangora._threads import in_threads
 from tangora.adapter import Adapter
 from tangora.task_vector import Dense, LowRank, TaskVector, Update
 
-__all__ = ["Space", "coordinates", "site_of", "updates_from"]
+__all__ = ["Bases", "Space", "coordinates", "cores", "from_cores", "site_of", "updates_from"]
 
-Space = Literal["delta", "factors"]
+Bases: TypeAlias = "Mapping[str, tuple[Tensor, Tensor]]"
+"""Site -> orthonormal U ``[out, k]`` and V ``[in, l]``."""
 
 
 def coordinates(adapter: Adapter, space: Space) -> TaskVector:
-    """``ΔW − s·B₀A₀`` per site, or ``A − A₀`` and ``B − B₀`` as two tensors per site."""
-    if space == "delta":
+    """``ΔW − s·B₀A₀`` per site (of which `cores` makes those of ``core``), or ``A − A₀`` and ``B − B₀``."""
+    if space != "factors":
         return adapter.task_vector
     tensors: dict[str, Update] = {}
     for site, update in adapter.updates.items():
@@ -30,14 +34,59 @@ def coordinates(adapter: Adapter, space: Space) -> TaskVector:
     return TaskVector(tensors)
 
 
+def cores(vectors: Sequence[TaskVector]) -> tuple[list[TaskVector], Bases]:
+    """``Mₜ = Uᵀ ΔWₜ V`` per site in bases that all tasks share, whose sides are no longer than the ranks' sum.
+
+    Nothing is lost (arXiv:2509.17786). U and V are the left and right singular vectors of the updates side by side,
+    and one above the other; the paper takes those of the stacked factors, which depend on how an update is factored.
+    """
+    sites = list(dict.fromkeys(site for vector in vectors for site in vector))
+
+    def one(site: str) -> tuple[list[Tensor | None], tuple[Tensor, Tensor]]:
+        present = [vector.get(site) for vector in vectors]
+        updates = [u for u in present if isinstance(u, LowRank)]
+        pairs = [(u.b.double() * u.scaling, u.a.double()) for u in updates]
+        left = _basis([(b, a @ a.T) for b, a in pairs])
+        right = _basis([(a.T, b.T @ b) for b, a in pairs])
+        made = iter([(left.T @ b) @ (a @ right) for b, a in pairs])
+        return [next(made) if u is not None else None for u in present], (left, right)
+
+    found = dict(zip(sites, in_threads(one, sites), strict=True))
+    each: list[dict[str, Update]] = [{} for _ in vectors]
+    for site, (matrices, _) in found.items():
+        for mine, matrix in zip(each, matrices, strict=True):
+            mine |= {site: Dense(matrix)} if matrix is not None else {}
+    return [TaskVector(mine) for mine in each], {site: bases for site, (_, bases) in found.items()}
+
+
+def from_cores(fused: TaskVector, bases: Bases, like: TaskVector) -> TaskVector:
+    """``U M Vᵀ`` as factors ``U M`` and ``Vᵀ``, in the dtype of ``like``; never the whole matrix."""
+    updates: dict[str, Update] = {}
+    for site, (left, right) in bases.items():
+        dtype = next(u.a.dtype for u in (like.get(site), *like.values()) if isinstance(u, LowRank))
+        updates[site] = LowRank((left @ fused[site].dense()).to(dtype), right.T.to(dtype).contiguous())
+    return TaskVector(updates)
+
+
+def _basis(parts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Eigenvectors of ``Σ fₜ gₜ fₜᵀ`` that are not noise, from tall f ``[n, r]`` and small g ``[r, r]``."""
+    q, r = torch.linalg.qr(torch.cat([f for f, _ in parts], 1))
+    values, vectors = torch.linalg.eigh(r @ torch.block_diag(*(g for _, g in parts)) @ r.T)
+    chosen = values > 1e-13 * values[-1].clamp(min=0)
+    if not bool(chosen.any()):
+        chosen[-1] = True  # all zero: one direction, so that no tensor is empty
+    basis: Tensor = q @ vectors[:, chosen].flip(1)
+    return basis
+
+
 def site_of(name: str, space: Space) -> str:
     """The site of a coordinate tensor."""
-    return name if space == "delta" else name.rpartition(".")[0]
+    return name.rpartition(".")[0] if space == "factors" else name
 
 
 def updates_from(fused: TaskVector, space: Space, like: Adapter) -> Mapping[str, Update]:
     """Absolute updates from fused coordinates; φ₀ (and in ``factors`` the scalings) are those of ``like``."""
-    if space == "delta":
+    if space != "factors":
         return dict(fused + TaskVector(like.start) if like.start else fused)
     updates: dict[str, Update] = {}
     for site, update in like.updates.items():

@@ -181,7 +181,9 @@ def fuse(
     parameters: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A parameter of the method: density=0.2")
     ] = None,
-    space: Annotated[str, typer.Option("--space", help="delta: the updates BA. factors: A and B apart.")] = "delta",
+    space: Annotated[
+        str, typer.Option("--space", help="delta: the updates BA. factors: A and B apart. core: BA in common bases.")
+    ] = "delta",
     rank: Annotated[int | None, typer.Option("--rank", help="Truncate to this rank; the error is reported.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="For methods that draw random masks.")] = 0,
     same_base: Annotated[

@@ -10,11 +10,11 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 from tangora._engine import Engine
-from tangora._lineage import check, check_factors, inherit
-from tangora._spaces import Space, coordinates, site_of, updates_from
+from tangora._lineage import check, check_factors, check_low_rank, inherit
+from tangora._spaces import Bases, Space, coordinates, cores, from_cores, site_of, updates_from
 from tangora._validation import did_you_mean
 from tangora._weights import Table, Weights, common_scale, tabulate
 from tangora.adapter import Adapter, load
@@ -51,7 +51,8 @@ def fuse(
         method: see ``tangora.methods()``.
         weights: one λ for all, one per adapter, or site -> one per adapter; the method's default where not given.
         space: ``delta`` fuses the changes of the weights, independent of how they are factored; ``factors`` fuses A
-            and B by themselves, as the paper does for LoRA, with the cross terms that this brings.
+            and B by themselves, as the paper does for LoRA, with the cross terms that this brings; ``core`` fuses
+            the changes in bases that all adapters share (arXiv:2509.17786), small matrices whatever the width.
         rank: the largest rank of the result at a site.
         seed: of random methods; with the adapters' contents it decides every draw.
         same_base: the bases are the same weights although their names or fingerprints differ.
@@ -77,7 +78,7 @@ class Fusion:
 
     Args:
         adapters: adapters, or their folders.
-        space: ``delta`` or ``factors``.
+        space: ``delta``, ``factors`` or ``core``.
         seed: of random methods.
         same_base: see `fuse`.
         names: for errors and for ``metadata.fused.parents``; the task's or the folder's name where not given.
@@ -97,8 +98,8 @@ class Fusion:
     ) -> None:
         if isinstance(adapters, str | os.PathLike | Adapter):
             raise FusionError("adapters must be a list", got=type(adapters).__name__, where="fuse.adapters")
-        if space not in ("delta", "factors"):
-            fix = did_you_mean(str(space), ["delta", "factors"])
+        if space not in get_args(Space):
+            fix = did_you_mean(str(space), list(get_args(Space)))
             raise FusionError("no such space", got=space, where="fuse.space", fix=fix)
         self.adapters = [a if isinstance(a, Adapter) else load(a) for a in adapters]
         self.names = list(names) if names is not None else [_name(i, *x) for i, x in _pairs(adapters, self.adapters)]
@@ -109,8 +110,14 @@ class Fusion:
         check(self.adapters, self.names, same_base)
         if space == "factors":
             check_factors(self.adapters, self.names)
-        self._vectors = {space: [coordinates(adapter, space) for adapter in self.adapters]}
+        if space == "core":
+            check_low_rank(self.adapters, self.names)
+        vectors = [coordinates(adapter, space) for adapter in self.adapters]
+        self._vectors: dict[Space, list[TaskVector]] = (
+            {space: vectors} if space != "core" else {"core": vectors, "delta": vectors}
+        )
         self._unit: tuple[str, TaskVector] | None = None
+        self._cores: tuple[list[TaskVector], Bases] | None = None
 
     def subset(self, indices: Sequence[int]) -> Fusion:
         """The same with some of the adapters, in the order given; nothing is checked again."""
@@ -119,7 +126,7 @@ class Fusion:
         part = object.__new__(type(self))
         part.adapters = [self.adapters[i] for i in indices]
         part.names = [self.names[i] for i in indices]
-        part.space, part.seed, part._unit = self.space, self.seed, None
+        part.space, part.seed, part._unit, part._cores = self.space, self.seed, None, None
         part._vectors = {space: [vectors[i] for i in indices] for space, vectors in self._vectors.items()}
         return part
 
@@ -151,22 +158,34 @@ class Fusion:
             parameters={**chosen.parameters, **given},
             seed=self.seed,
         )
+        if space == "core":
+            fused = from_cores(fused, self._core_vectors()[1], self.adapters[0].task_vector)
         whole = inherit(self.adapters, updates_from(fused, space, self.adapters[0]), info)
         return whole if rank is None else _compress(whole, rank, errors)
 
     def _space_for(self, method: Method) -> Space:
-        """Linearized adapters of one φ₀ are linear in their factors: a linear method is the same there, at rank 2r."""
-        if self.space == "factors" or not method.linear or not self.adapters[0].start:
+        """Where a linear method does the same in another space for less.
+
+        Cores lose nothing, so ``core`` is ``delta``; linearized adapters of one φ₀ are linear in their factors, and
+        stay at rank 2r there.
+        """
+        if self.space == "factors" or not method.linear:
             return self.space
-        if any(adapter.metadata.linearize != "module" for adapter in self.adapters):
-            return self.space
+        if not self.adapters[0].start or any(adapter.metadata.linearize != "module" for adapter in self.adapters):
+            return "delta"
         if "factors" not in self._vectors:
             try:
                 check_factors(self.adapters, self.names)
             except FusionError:
-                return self.space
+                return "delta"
             self._vectors["factors"] = [coordinates(adapter, "factors") for adapter in self.adapters]
         return "factors"
+
+    def _core_vectors(self) -> tuple[list[TaskVector], Bases]:
+        """Cores in the bases of these adapters; a subset has bases of its own."""
+        if self._cores is None:
+            self._cores = cores(self._vectors["core"])
+        return self._cores
 
     def _check_rank(self, rank: int | None) -> None:
         if rank is None:
@@ -182,7 +201,8 @@ class Fusion:
     ) -> tuple[TaskVector, dict[str, float]]:
         """What the method makes of the coordinates; with a rank, cut to it while a site is at hand, and the errors."""
         prints = [adapter.fingerprint for adapter in self.adapters] if method.random else []
-        engine = Engine(self._vectors[space], partial(site_of, space=space), self.seed, prints)
+        vectors = self._core_vectors()[0] if space == "core" else self._vectors[space]
+        engine = Engine(vectors, partial(site_of, space=space), self.seed, prints)
         if method.linear:
             return engine.linear(method, table, parameters), {}
         if rank is not None:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from tangora._io import read_json
+from tangora._settings import Space
 from tangora._validation import validate
 from tangora.errors import AdapterError, RecipeError
 
@@ -64,7 +65,7 @@ class FusedInfo(_Frozen):
     """
 
     method: str
-    space: Literal["delta", "factors"]
+    space: Space
     parents: list[Parent]
     weights: list[float] | dict[str, list[float]]
     parameters: dict[str, Any] = Field(default_factory=dict)

@@ -4,7 +4,7 @@
     experts    RUN/adapters/<mode>/<task>/                           cached by stage hash
     scores     RUN/cache/scores.jsonl, one line a measured score     cached by candidate key
     tables     RUN/scores.csv, candidates.csv, summary.json, similarity.json
-    fused      RUN/fused/<mode>/<label>[-factors][-oracle]/          the largest subset
+    fused      RUN/fused/<mode>/<label>[-factors|-core][-oracle]/    the largest subset
     report     RUN/figures/, RUN/report.html
 
 Every output appears whole or not at all, so a killed run started again goes on where it was and ends with the same
@@ -201,7 +201,7 @@ def _save_fused(recipe: Recipe, out: Path, fused: Sequence[Fused], stage: Fusion
     chosen = [f for f in fused if len(f.cell.subset) == largest]
     progress.begin("save fused adapters", len(chosen))
     for one in chosen:
-        name = one.cell.entry.label + ("-factors" if one.cell.space == "factors" else "")
+        name = one.cell.entry.label + (f"-{one.cell.space}" if one.cell.space != "delta" else "")
         folder = out / "fused" / one.cell.mode / (name + ("-oracle" if one.selection == "oracle" else ""))
         scores = {task: result.score for task, result in one.outcome.results["test"].items()}
         adapter = stage.make(one).with_scores(scores, split="test", selection=one.selection)

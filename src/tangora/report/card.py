@@ -150,7 +150,8 @@ def _provenance(adapter: Adapter) -> str:
 
 
 def _space(space: str) -> str:
-    return {"delta": "`delta` (the updates ΔW)", "factors": "`factors` (A and B, each on its own)"}[space]
+    told = {"delta": "the updates ΔW", "factors": "A and B, each on its own", "core": "ΔW in bases common to all"}
+    return f"`{space}` ({told[space]})"
 
 
 def _fingerprint(value: str | None) -> str:

@@ -31,8 +31,8 @@ def mode_name(mode: str) -> str:
 
 
 def method_name(method: str, space: str = "") -> str:
-    """A method as people write it; the ``factors`` space is named, ``delta`` is the rule."""
-    return _METHODS.get(method, method) + (" (factors)" if space == "factors" else "")
+    """A method as people write it; other spaces are named, ``delta`` is the rule."""
+    return _METHODS.get(method, method) + (f" ({space})" if space not in ("", "delta") else "")
 
 
 @dataclass(frozen=True, order=True)

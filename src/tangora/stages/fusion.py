@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
 from tangora._io import digest
+from tangora._settings import Space
 from tangora.evaluate import Evaluator, Result
 from tangora.progress import Progress
 from tangora.recipe import FusionEntry, Recipe
@@ -37,7 +38,7 @@ class Cell:
     """One place in the comparison, before selection."""
 
     mode: str
-    space: Literal["delta", "factors"]
+    space: Space
     subset: tuple[str, ...]
     entry: FusionEntry
 
@@ -56,10 +57,9 @@ class Fused:
 def cells(recipe: Recipe) -> Iterator[Cell]:
     """Every (mode, space, subset, entry) of a recipe; full fine-tuning has no factors."""
     subsets = choose_subsets([t.name for t in recipe.tasks], recipe.fusion.subsets, recipe.seed)
-    spaces: tuple[Literal["delta", "factors"], ...] = ("delta", "factors")
     for mode, settings in recipe.modes.items():
-        for space in spaces:
-            if space == "factors" and settings.train == "full":
+        for space in get_args(Space):
+            if space != "delta" and settings.train == "full":
                 continue
             entries = [e for e in recipe.fusion.methods if space in e.spaces and mode in (e.modes or [mode])]
             for subset in subsets:
@@ -235,5 +235,5 @@ def candidate_key(
         return "zero_shot"
     if list(terms.values()) == [1.0]:
         return next(iter(terms))
-    linear = fusion.space == "factors" and all(a.metadata.linearize == "module" for a in fusion.adapters)
-    return digest(["linear", "delta" if linear else fusion.space, terms])
+    apart = fusion.space == "factors" and any(a.metadata.linearize != "module" for a in fusion.adapters)
+    return digest(["linear", "factors" if apart else "delta", terms])

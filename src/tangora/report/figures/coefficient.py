@@ -50,8 +50,8 @@ def draw(summary: Summary, layout: Layout) -> Figure:
         _panel(axis, {curve: points for curve, points in lines.items() if curve[1] == method}, modes)
     figure.supxlabel("coefficient λ", fontsize=layout.text, color=color("muted"))
     axes[0].set_ylabel("validation score")
-    shown = sorted({(modes.index(c[0]), c[2] == "factors") for c in lines})
-    legend.above(figure, layout, [legend.mode_line(modes, modes[i], dashed=dashed) for i, dashed in shown])
+    shown = sorted({(modes.index(mode), legend.dashes(space) != "-", space) for mode, _, space, _ in lines})
+    legend.above(figure, layout, [legend.mode_line(modes, modes[i], space) for i, _, space in shown])
     return figure
 
 
@@ -61,7 +61,7 @@ def _panel(axis: Axes, lines: Mapping[Curve, Mapping[float, float]], modes: list
         groups[mode, space].append(points)
     for (mode, space), candidates in groups.items():
         index = modes.index(mode)
-        paint, dashes = color(series_role(index)), "--" if space == "factors" else "-"
+        paint, dashes = color(series_role(index)), legend.dashes(space)
         best = max(candidates, key=lambda points: max(points.values()))
         for points in candidates:
             faint: dict[str, Any] = {} if points is best else {"alpha": 0.3, "linewidth": 1.0}

@@ -12,16 +12,21 @@ from matplotlib.patches import Patch
 from tangora.report.summary import mode_name
 from tangora.report.theme import Layout, color, marker, series_role
 
-__all__ = ["PALE", "above", "mode_bar", "mode_line", "plain_line"]
+__all__ = ["PALE", "above", "dashes", "mode_bar", "mode_line", "plain_line"]
 
 PALE = 0.38  # opacity of an expert's bar
 
 
-def mode_line(modes: Sequence[str], mode: str, *, dashed: bool = False) -> Line2D:
-    """The sample of a mode's line."""
+def dashes(space: str) -> str:
+    """How a line of a space is drawn; ``delta`` is the rule."""
+    return {"factors": "--", "core": "-."}.get(space, "-")
+
+
+def mode_line(modes: Sequence[str], mode: str, space: str = "delta") -> Line2D:
+    """The sample of a mode's line in a space."""
     index = modes.index(mode)
-    shape: dict[str, Any] = {"linestyle": "--" if dashed else "-", "marker": marker(index)}
-    label = mode_name(mode) + (" (factors)" if dashed else "")
+    shape: dict[str, Any] = {"linestyle": dashes(space), "marker": marker(index)}
+    label = mode_name(mode) + (f" ({space})" if dashes(space) != "-" else "")
     return Line2D([], [], color=color(series_role(index)), label=label, **shape)
 
 

@@ -62,9 +62,8 @@ def _line(axis: Axes, summary: Summary, key: Key, value: str, *, shift: float) -
     if expert is not None:
         points = {1: expert if value == "score" else 1.0, **points}
     known = {n: v for n, v in points.items() if v is not None}
-    dashes = "--" if key.space == "factors" else "-"
     xs = [n + (shift if n > 1 else 0) for n in known]
-    axis.plot(xs, list(known.values()), dashes, color=paint, marker=marker(index))
+    axis.plot(xs, list(known.values()), legend.dashes(key.space), color=paint, marker=marker(index))
     spans = [(n + shift, *_interval(m, value)) for n, m in summary.by_size(key).items()]
     axis.vlines(*zip(*spans, strict=True), color=paint, linewidth=1.1)
 
@@ -91,8 +90,8 @@ def _baseline(axis: Axes, summary: Summary, value: str) -> None:
 def _legend(summary: Summary, keys: list[Key], value: str) -> list[object]:
     modes = summary.run.modes
     handles: list[object] = []
-    for index, factors in sorted({(modes.index(k.mode), k.space == "factors") for k in keys}):
-        handles.append(legend.mode_line(modes, modes[index], dashed=factors))
+    for index, _, space in sorted({(modes.index(k.mode), legend.dashes(k.space) != "-", k.space) for k in keys}):
+        handles.append(legend.mode_line(modes, modes[index], space))
     if summary.zero_shot():
         handles.append(legend.plain_line("zero-shot" if value == "score" else "nothing lost"))
     return handles
