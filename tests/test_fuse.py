@@ -584,7 +584,7 @@ def test_cores_of_shared_factors_are_as_small_as_the_shared_rank():
 
 
 def test_cores_need_factors():
-    with pytest.raises(FusionError, match="space 'core' needs low-rank updates.*dense"):
+    with pytest.raises(FusionError, match=r"space 'core' needs low-rank updates.*dense"):
         fuse([full(1), full(2)], space="core")
 
 
