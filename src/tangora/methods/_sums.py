@@ -71,7 +71,11 @@ def elected_mean(
         # the election, does not depend on the order of the tasks.
         ballot = ballot + delta
     sign = ballot.sign().to(sparse[0].dtype)
-    agreeing = [delta * sign > 0 for delta in sparse]
-    total = weighted_sum((torch.where(a, d, 0.0) for a, d in zip(agreeing, sparse, strict=True)), weights)
-    count = sum(a.to(sign.dtype) for a in agreeing)
-    return total / torch.as_tensor(count).clamp(min=1)
+    # An entry times the elected sign is its magnitude where it agrees, and relu drops it where not: exact, and
+    # several times as fast as comparing and choosing. The sign returns at the end.
+    agreeing = [torch.relu(delta * sign) for delta in sparse]
+    total = sign * weighted_sum(agreeing, weights)
+    count = agreeing[0].sign()
+    for entries in agreeing[1:]:
+        count = count + entries.sign()
+    return total / count.clamp(min=1)
