@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tangora._full import FullOptions, fuse_full
 from tangora._terminal import bars, fused_lines, method_table, parse_parameters, parse_weights, score_table, show
 from tangora.errors import RecipeError, TangoraError
 
@@ -172,7 +173,12 @@ def finetune(
 
 @app.command()
 def fuse(
-    adapters: Annotated[list[Path], typer.Argument(metavar="ADAPTER...", help="Folders of PEFT adapters.")],
+    adapters: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="ADAPTER...", help="Folders of PEFT adapters, or with --full of checkpoints, the base first."
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", help="Where the fused adapter goes.")],
     method: Annotated[str, typer.Option("--method", help="See: tangora methods.")] = "task_arithmetic",
     weights: Annotated[
@@ -188,13 +194,40 @@ def fuse(
         bool, typer.Option("--same-base", help="I know that differing base names are one model.")
     ] = False,
     overwrite: Overwrite = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Write a full checkpoint: BASE CHECKPOINT..., or ADAPTER... --base BASE.")
+    ] = False,
+    base: Annotated[Path | None, typer.Option("--base", help="With --full: the base that adapters are for.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", help="With --full: of the result; default the base's.")
+    ] = None,
+    shard_size: Annotated[str, typer.Option("--shard-size", help="With --full: bytes in a file.")] = "5GB",
+    allow_missing: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-missing", metavar="NAME", help="With --full: a tensor, or a pattern, not in every model."
+        ),
+    ] = None,
+    threads: Annotated[int | None, typer.Option("--threads", help="With --full: default the processors.")] = None,
+    device: Annotated[str, typer.Option("--device", help="With --full: cpu or cuda.")] = "cpu",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="With --full: say what would be written, and in how much memory.")
+    ] = False,
 ) -> None:
-    """Fuse adapters into one, exactly or with a stated error. No base model is loaded."""
+    """Fuse adapters into one, exactly or with a stated error; with --full, checkpoints or adapters into a model."""
     from tangora._io import refuse_existing
 
     refuse_existing(out, overwrite)
     options = parse_parameters(parameters)
     numbers = parse_weights(weights)
+    machine = FullOptions(base, dtype, shard_size, tuple(allow_missing or ()), threads, device, dry_run)
+    if full:
+        if rank is not None:
+            raise RecipeError("a full checkpoint has no rank", got=rank, where="--rank", fix="leave it out")
+        settings = {"seed": seed, "space": space, "same_base": same_base, "overwrite": overwrite, **options}
+        fuse_full(adapters, out, method, numbers, machine, settings)
+        return
+    machine.refuse_without_full()
     from tangora.fuse import fuse as fuse_adapters
 
     fused = fuse_adapters(

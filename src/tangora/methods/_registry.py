@@ -228,11 +228,8 @@ def _parameters(name: str, function: Callable[..., Any], random: bool, cutoff: s
         rule = "the signature is (deltas, *, weights, [uniforms if random,] parameters with defaults)"
         raise FusionError(f"{name}: {rule}", got=str(inspect.signature(function)), where=_place(function))
     parameters = {k: v for k, v in named.items() if k not in _CONTRACT}
-    if (
-        ("cutoffs" in named) != (cutoff is not None)
-        or named.get("cutoffs") is not None
-        or cutoff not in (None, *parameters)
-    ):
+    declared = cutoff is not None and cutoff in parameters
+    if ("cutoffs" in named) != declared or (cutoff and not declared) or named.get("cutoffs") is not None:
         rule = "a method with a cutoff names the parameter that decides it, and takes cutoffs=None"
         raise FusionError(f"{name}: {rule}", got=cutoff, where=_place(function))
     if bare := [k for k, v in parameters.items() if v is inspect.Parameter.empty]:
