@@ -204,9 +204,7 @@ def fuse(
     shard_size: Annotated[str, typer.Option("--shard-size", help="With --full: bytes in a file.")] = "5GB",
     allow_missing: Annotated[
         list[str] | None,
-        typer.Option(
-            "--allow-missing", metavar="NAME", help="With --full: a tensor, or a pattern, not in every model."
-        ),
+        typer.Option("--allow-missing", metavar="NAME", help="With --full: a tensor not in every model."),
     ] = None,
     threads: Annotated[int | None, typer.Option("--threads", help="With --full: default the processors.")] = None,
     device: Annotated[str, typer.Option("--device", help="With --full: cpu or cuda.")] = "cpu",

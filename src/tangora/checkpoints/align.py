@@ -82,7 +82,7 @@ class Target:
     @property
     def row_block(self) -> int:
         """Numbers in a block of whole rows; fixed, as a product of factors may round otherwise in another shape."""
-        return self.width * max(1, 2**16 // self.width)
+        return self.width * max(1, 2**18 // self.width)
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ are pinned, and the lane has a stream of its own, so that one thread copies whil
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -129,11 +130,32 @@ class Lane:
         Raises:
             FusionError: a model or the base has NaN or infinity here.
         """
+        rows = self.differences(target, start, stop, base)
+        if not math.isfinite(float(rows.sum())) and not bool(torch.isfinite(rows).all()):
+            raise self.not_finite(target, start, stop)
+        return rows
+
+    def differences(self, target: Target, start: int, stop: int, base: Tensor) -> Float[Tensor, "tasks entries"]:
+        """The same, unchecked: for a pass that is followed by another."""
         rows = self.rows()[:, : stop - start]
         for task in range(self.tasks):
             self.delta(target, task, start, stop, base, rows[task])
-        if not bool(torch.isfinite(rows.sum())) and not bool(torch.isfinite(rows).all()):
-            raise self.not_finite(target, start, stop)
+        return rows
+
+    def sampled(self, target: Target, spans: Sequence[tuple[int, int]]) -> Float[Tensor, "tasks entries"]:
+        """Every model's differences at these places, side by side; no more of them than fit into a block."""
+        base = self._gathered(target.base, spans, self._base)
+        rows = self.rows()[:, : len(base)]
+        for row, part in zip(rows, target.parts, strict=True):
+            if part is None:
+                row.zero_()
+            elif isinstance(part, Stored):
+                self._gathered(part, spans, row).sub_(base)
+            else:
+                at = 0
+                for a, b in spans:
+                    row[at : at + b - a].copy_(part.rows(a // target.width, b // target.width).reshape(-1))
+                    at += b - a
         return rows
 
     def rows(self) -> Float[Tensor, "tasks block"]:
@@ -196,6 +218,13 @@ class Lane:
                     return FusionError(f"a weight is {bad}", where=f"{target.name} in {part.path}", fix=fix)
         fix = "use smaller weights, or a wider --dtype"
         return FusionError("the result is too large for its dtype", where=target.name, fix=fix)
+
+    def _gathered(self, stored: Stored, spans: Sequence[tuple[int, int]], into: Tensor) -> Tensor:
+        size, at = ITEMSIZE[stored.dtype], 0
+        for start, stop in spans:
+            self.files.read(stored, start * size, self._views[0][at * size : (at + stop - start) * size])
+            at += stop - start
+        return into[:at].copy_(self._raw[0].view(torch_dtype(stored.dtype))[:at])
 
     def _numbers(self, stored: Stored, start: int, stop: int, into: Tensor, source: int) -> Tensor:
         size, count = ITEMSIZE[stored.dtype], stop - start

@@ -9,7 +9,7 @@ where any tensor is float64) and s those of a number in the files::
     resident before the first block   (Python, torch; measured)
     + 64 MiB                          libraries that torch loads when it first computes
     + W · b · ((T + 2)·s + (T + 6)·c)  each thread's buffers, and the method's temporaries
-    + (W + 1) · T · 6 MiB             a method with cutoffs: histograms, and entries waiting to be counted
+    + (W + 1) · T · 10 MiB            a method with cutoffs: histograms, and entries waiting to be counted
     + W · T · 12 MiB                  a random method: its uniform numbers, 2²⁰ at a time
     + W · n · (3·T + 6)·c             a method that needs whole tensors: n numbers in the largest
 
@@ -34,8 +34,8 @@ from tangora.methods import Method
 
 __all__ = ["BLOCK", "Memory", "Place", "Plan", "make_plan"]
 
-BLOCK = 2**16
-"""Numbers of a tensor that are worked on at a time: a thread's buffers stay in its cache."""
+BLOCK = 2**18
+"""Numbers of a tensor that are worked on at a time: small enough for the caches, large enough to hide the calls."""
 
 _MIB = 2**20
 
@@ -136,7 +136,7 @@ class Plan:
             before=_resident(),
             libraries=64 * _MIB,
             buffers=threads * self.widest * ((tasks + 2) * stored + (tasks + 6) * wide),
-            cutoffs=(threads + 1) * tasks * 6 * _MIB if method.cutoff else 0,
+            cutoffs=(threads + 1) * tasks * 10 * _MIB if method.cutoff else 0,
             uniforms=threads * tasks * 12 * _MIB if method.random else 0,
             whole=threads * largest * (3 * tasks + 6) * wide if whole else 0,
         )

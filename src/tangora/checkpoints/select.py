@@ -3,7 +3,7 @@
 A float's magnitude and its bits without the sign, read as an integer, are in the same order. So:
 
 1. a sample of the entries says between which two patterns the cutoff lies, almost surely (`Selection.guess`);
-2. one pass counts the entries above that bracket, and inside it by pattern, up to 2¹⁸ bins (`Selection.count`);
+2. one pass counts the entries above that bracket, and inside it by pattern, up to 2¹⁹ bins (`Selection.count`);
 3. where the rank falls into a bin of one pattern, that is the cutoff; else the bin, or what lies beyond the bracket, is
    the next bracket, and there is another pass (`Selection.narrow`). Float32 needs two at most without a good sample.
 
@@ -13,6 +13,7 @@ The result does not depend on the sample, the order or the blocks: those decide 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from threading import Lock
 from typing import Any, TypeAlias
 
@@ -24,9 +25,9 @@ from torch import Tensor
 __all__ = ["Selection"]
 
 _Patterns: TypeAlias = "np.ndarray[Any, Any]"
-_BINS = 18  # log2: a histogram of 2 MiB
+_BINS = 19  # log2: a histogram of 4 MiB
 _WAITING = 2**18  # entries that wait to be counted together
-_SIGMAS = 8.0  # of the sample's rank; neighbouring entries are alike, so more than the five of independent ones
+_SIGMAS = 4.5  # of the sample's rank
 
 
 class Selection:
@@ -39,7 +40,7 @@ class Selection:
 
     >>> import torch
     >>> wanted = Selection(keep=2, total=5, dtype=torch.float32)
-    >>> wanted.guess(torch.tensor([0.5, -3.0]))
+    >>> wanted.guess([torch.tensor([0.5, -3.0])])
     >>> while wanted.cutoff is None:
     ...     wanted.count(torch.tensor([0.5, -3.0, 1.0, -2.0, 0.0]))
     ...     wanted.narrow()
@@ -65,16 +66,20 @@ class Selection:
         self._above, self._held = 0, 0
         self._waiting: list[_Patterns] = []
 
-    def guess(self, sample: Float[Tensor, "entries"]) -> None:
-        """Bracket the cutoff by a sample of the entries; the whole of them is a perfect one."""
-        if self.cutoff is not None or not len(sample):
+    def guess(self, pieces: Sequence[Float[Tensor, "entries"]]) -> None:
+        """Bracket the cutoff by pieces of the stream; the whole of it is a perfect sample."""
+        if self.cutoff is not None or not pieces:
             return
-        ordered = np.sort(self._patterns(sample))[::-1]
+        patterns = [self._patterns(piece) for piece in pieces]
+        ordered = np.sort(np.concatenate(patterns))[::-1]
         share, size = self.keep / self.total, len(ordered)
         if size == self.total:
             self.cutoff = self._value(int(ordered[self.keep - 1]))
             return
-        margin = _SIGMAS * math.sqrt(size * share * (1 - share)) + 2
+        # Neighbours are alike, so the pieces differ by more than as many independent entries would.
+        middle = ordered[min(size - 1, int(size * share))]
+        spread = sum((np.count_nonzero(piece >= middle) - share * len(piece)) ** 2 for piece in patterns)
+        margin = _SIGMAS * math.sqrt(max(size * share * (1 - share), float(spread))) + 2
         first, last = math.floor(size * share - margin), math.ceil(size * share + margin)
         high = int(ordered[first]) + 1 if first >= 0 else self._end
         self._set(int(ordered[last]) if last < size else 0, high)

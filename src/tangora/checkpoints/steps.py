@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from threading import Lock
@@ -29,7 +29,7 @@ from tangora.methods._sparsity import kept
 
 __all__ = ["Steps", "check_method"]
 
-_PIECE = 512  # neighbouring entries in a sample
+_PIECE = 2048  # neighbouring entries in a sample
 _SAMPLES = {"tensor": 2**16, "model": 2**20}
 _SAMPLE, _COUNT, _FUSE = range(3)
 
@@ -122,15 +122,16 @@ class Steps:
 
     def _sample(self, scope: Scope, place: Place, lane: Lane) -> list[Job[Lane]]:
         target, most = place.target, _SAMPLES["model" if len(scope.places) > 1 else "tensor"]
-        for start, stop in _pieces(target, scope.entries, most, self.plan.block):
-            rows = lane.deltas(target, start, stop, lane.base(target, start, stop))
+        for spans in _batches(_pieces(target, scope.entries, most, self.plan.block), lane.block):
+            rows = lane.sampled(target, spans).cpu()
+            lengths = [stop - start for start, stop in spans]
             with scope.lock:
                 for sample, row in zip(scope.samples, rows, strict=True):
-                    sample.append(row.cpu().clone())
+                    sample += row.clone().split(lengths)
         if not scope.finished():
             return []
         for selection, sample in zip(scope.selections, scope.samples, strict=True):
-            selection.guess(torch.cat(sample))
+            selection.guess(sample)
         scope.samples.clear()
         return self._after(scope)
 
@@ -151,7 +152,7 @@ class Steps:
         target = place.target
         lane.expect(target, start, stop)
         for a, b in blocks(target, start, stop, self.plan.block):
-            rows = lane.deltas(target, a, b, lane.base(target, a, b))
+            rows = lane.differences(target, a, b, lane.base(target, a, b))
             for selection, row in zip(scope.selections, rows, strict=True):
                 selection.count(row)
         if not scope.finished():
@@ -189,3 +190,15 @@ def _pieces(target: Target, total: int, most: int, block: int) -> list[tuple[int
     if target.adapted:
         starts = sorted({start // piece * piece for start in starts})
     return [(start, min(start + piece, target.entries)) for start in starts]
+
+
+def _batches(pieces: list[tuple[int, int]], block: int) -> Iterator[list[tuple[int, int]]]:
+    """The pieces in groups that fit into a block."""
+    group: list[tuple[int, int]] = []
+    for piece in pieces:
+        if group and sum(b - a for a, b in (*group, piece)) > block:
+            yield group
+            group = []
+        group.append(piece)
+    if group:
+        yield group

@@ -34,7 +34,8 @@ def in_blocks(
     if deltas.ndim == 1:
         return function(deltas, weights, *stacked).to(deltas.dtype)
     result = torch.empty(deltas.shape[1:], dtype=deltas.dtype, device=deltas.device)
-    step = max(1, _BLOCK // max(1, math.prod(deltas.shape[2:])))
+    size = _BLOCK if torch.get_num_threads() > 1 else 2 * _BLOCK
+    step = max(1, size // max(1, math.prod(deltas.shape[2:])))
     # Weights broadcast from the right, so they may lack the first dimension, or hold one entry for all of it.
     varies = weights.ndim == deltas.ndim and weights.shape[1] > 1
     for start in range(0, deltas.shape[1], step):
