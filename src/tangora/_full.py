@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from tangora._terminal import bars, show
 from tangora.errors import RecipeError
@@ -14,6 +16,20 @@ if TYPE_CHECKING:
     from tangora.checkpoints import Merged
 
 __all__ = ["FullOptions", "fuse_full", "merged_lines"]
+
+Full = Annotated[
+    bool, typer.Option("--full", help="Write a full checkpoint: BASE CHECKPOINT..., or ADAPTER... --base BASE.")
+]
+BaseFolder = Annotated[Path | None, typer.Option("--base", help="With --full: the base that adapters are for.")]
+Dtype = Annotated[str | None, typer.Option("--dtype", help="With --full: of the result, such as float32.")]
+ShardSize = Annotated[str, typer.Option("--shard-size", help="With --full: bytes in a file.")]
+AllowMissing = Annotated[
+    list[str] | None,
+    typer.Option("--allow-missing", metavar="NAME", help="With --full: a tensor that not every model has."),
+]
+Threads = Annotated[int | None, typer.Option("--threads", help="With --full: default the processors, at most 8.")]
+Device = Annotated[str, typer.Option("--device", help="With --full: cpu or cuda.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="With --full: say what would be written, in how much memory.")]
 
 
 @dataclass(frozen=True)

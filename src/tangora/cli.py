@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tangora._full import FullOptions, fuse_full
+from tangora._full import (
+    AllowMissing,
+    BaseFolder,
+    Device,
+    DryRun,
+    Dtype,
+    Full,
+    FullOptions,
+    ShardSize,
+    Threads,
+    fuse_full,
+)
 from tangora._terminal import bars, fused_lines, method_table, parse_parameters, parse_weights, score_table, show
 from tangora.errors import RecipeError, TangoraError
 
@@ -194,23 +205,14 @@ def fuse(
         bool, typer.Option("--same-base", help="I know that differing base names are one model.")
     ] = False,
     overwrite: Overwrite = False,
-    full: Annotated[
-        bool, typer.Option("--full", help="Write a full checkpoint: BASE CHECKPOINT..., or ADAPTER... --base BASE.")
-    ] = False,
-    base: Annotated[Path | None, typer.Option("--base", help="With --full: the base that adapters are for.")] = None,
-    dtype: Annotated[
-        str | None, typer.Option("--dtype", help="With --full: of the result; default the base's.")
-    ] = None,
-    shard_size: Annotated[str, typer.Option("--shard-size", help="With --full: bytes in a file.")] = "5GB",
-    allow_missing: Annotated[
-        list[str] | None,
-        typer.Option("--allow-missing", metavar="NAME", help="With --full: a tensor not in every model."),
-    ] = None,
-    threads: Annotated[int | None, typer.Option("--threads", help="With --full: default the processors.")] = None,
-    device: Annotated[str, typer.Option("--device", help="With --full: cpu or cuda.")] = "cpu",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="With --full: say what would be written, and in how much memory.")
-    ] = False,
+    full: Full = False,
+    base: BaseFolder = None,
+    dtype: Dtype = None,
+    shard_size: ShardSize = "5GB",
+    allow_missing: AllowMissing = None,
+    threads: Threads = None,
+    device: Device = "cpu",
+    dry_run: DryRun = False,
 ) -> None:
     """Fuse adapters into one, exactly or with a stated error; with --full, checkpoints or adapters into a model."""
     from tangora._io import refuse_existing
