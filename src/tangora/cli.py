@@ -11,18 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tangora._full import (
-    AllowMissing,
-    BaseFolder,
-    Device,
-    DryRun,
-    Dtype,
-    Full,
-    FullOptions,
-    ShardSize,
-    Threads,
-    fuse_full,
-)
+from tangora import _full
 from tangora._terminal import bars, fused_lines, method_table, parse_parameters, parse_weights, score_table, show
 from tangora.errors import RecipeError, TangoraError
 
@@ -205,14 +194,14 @@ def fuse(
         bool, typer.Option("--same-base", help="I know that differing base names are one model.")
     ] = False,
     overwrite: Overwrite = False,
-    full: Full = False,
-    base: BaseFolder = None,
-    dtype: Dtype = None,
-    shard_size: ShardSize = "5GB",
-    allow_missing: AllowMissing = None,
-    threads: Threads = None,
-    device: Device = "cpu",
-    dry_run: DryRun = False,
+    full: _full.Full = False,
+    base: _full.BaseFolder = None,
+    dtype: _full.Dtype = None,
+    shard_size: _full.ShardSize = "5GB",
+    allow_missing: _full.AllowMissing = None,
+    threads: _full.Threads = None,
+    device: _full.Device = "cpu",
+    dry_run: _full.DryRun = False,
 ) -> None:
     """Fuse adapters into one, exactly or with a stated error; with --full, checkpoints or adapters into a model."""
     from tangora._io import refuse_existing
@@ -220,12 +209,12 @@ def fuse(
     refuse_existing(out, overwrite)
     options = parse_parameters(parameters)
     numbers = parse_weights(weights)
-    machine = FullOptions(base, dtype, shard_size, tuple(allow_missing or ()), threads, device, dry_run)
+    machine = _full.FullOptions(base, dtype, shard_size, tuple(allow_missing or ()), threads, device, dry_run)
     if full:
         if rank is not None:
             raise RecipeError("a full checkpoint has no rank", got=rank, where="--rank", fix="leave it out")
         settings = {"seed": seed, "space": space, "same_base": same_base, "overwrite": overwrite, **options}
-        fuse_full(adapters, out, method, numbers, machine, settings)
+        _full.fuse_full(adapters, out, method, numbers, machine, settings)
         return
     machine.refuse_without_full()
     from tangora.fuse import fuse as fuse_adapters

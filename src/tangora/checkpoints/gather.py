@@ -11,15 +11,14 @@ from typing import Any
 from tangora._weights import Weights, tabulate
 from tangora.checkpoints.align import Target, align
 from tangora.checkpoints.fuser import Recipe
-from tangora.checkpoints.reader import CONFIG, Checkpoint, open_checkpoint
+from tangora.checkpoints.reader import Checkpoint, is_adapter, open_checkpoint
 from tangora.checkpoints.steps import check_method
 from tangora.errors import FusionError
 from tangora.methods import Method, get
 
-__all__ = ["Models", "Request", "gather", "is_adapter"]
+__all__ = ["Models", "Request", "gather"]
 
 FORMAT = 1
-_ADAPTER_FILES = ("adapter_config.json", "delta.safetensors")
 
 
 @dataclass(frozen=True)
@@ -55,12 +54,6 @@ class Models:
     stamps: list[tuple[str, int, int]]
 
 
-def is_adapter(folder: str | os.PathLike[str]) -> bool:
-    """Whether a folder holds an adapter and no checkpoint."""
-    folder = Path(folder)
-    return not (folder / CONFIG).exists() and any((folder / name).exists() for name in _ADAPTER_FILES)
-
-
 def gather(
     base: Checkpoint, models: Sequence[str | os.PathLike[str]], allow_missing: Sequence[str], asked: Request
 ) -> Models:
@@ -71,7 +64,7 @@ def gather(
     """
     if isinstance(models, (str, os.PathLike)) or not models:
         raise FusionError("nothing to fuse", got=models, where="fuse.models", fix="give a list of at least one folder")
-    kinds = [is_adapter(model) for model in models]
+    kinds = [is_adapter(Path(model)) for model in models]
     if any(kinds) and not all(kinds):
         odd = models[kinds.index(False)]
         fix = "fuse adapters in one command and checkpoints in another"

@@ -63,11 +63,11 @@ def align_adapters(
         FusionError: a site has no weight in the base, one of another shape, or one that is tied to another layer.
     """
     sites = sorted({site for vector in vectors for site in vector} | set(adapters[0].start))
-    shift = _prefix(base, sites)
+    named = _Names(base, sites)
     full = adapters[0].metadata.kind == "full"
     targets: dict[str, Target] = {}
     for site in sites:
-        name = shift(site) + ("" if full else ".weight")
+        name = named(site) + ("" if full else ".weight")
         stored = base.tensors[name]
         if not full and (name in base.tied or name in base.tied.values()):
             fix = "untie the base, or load the adapter with peft"

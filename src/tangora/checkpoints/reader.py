@@ -22,7 +22,7 @@ from tangora._io import read_json
 from tangora.checkpoints.header import Stored, read_header
 from tangora.errors import AdapterError, FusionError
 
-__all__ = ["CONFIG", "INDEX", "SINGLE", "Checkpoint", "inside", "open_checkpoint"]
+__all__ = ["CONFIG", "INDEX", "SINGLE", "Checkpoint", "inside", "is_adapter", "open_checkpoint"]
 
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 _HEADS = ("lm_head.weight", "embed_out.weight", "output.weight", "cls.predictions.decoder.weight")
@@ -108,6 +108,11 @@ def _samples(size: int) -> Iterator[int]:
         yield from (0, size // 2, size - _SAMPLE)
 
 
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter and no checkpoint."""
+    return not (folder / CONFIG).exists() and any((folder / name).exists() for name in _ADAPTER_FILES)
+
+
 def open_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
     """The checkpoint in a folder.
 
@@ -118,7 +123,7 @@ def open_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
     folder = Path(folder)
     if not folder.is_dir():
         raise AdapterError("no such folder", where=folder, fix="give the folder that holds config.json")
-    if not (folder / CONFIG).exists() and any((folder / name).exists() for name in _ADAPTER_FILES):
+    if is_adapter(folder):
         fix = "give the base model as --base BASE, and the adapters alone before it"
         raise FusionError("an adapter where a full checkpoint is needed", where=folder, fix=fix)
     config = read_json(inside(folder, CONFIG))
