@@ -45,11 +45,12 @@ def section(results: dict[str, Any], name: str) -> str:
     versions = ", ".join(f"{package} {version}" for package, version in results["versions"].items())
     read, write = (median(b[key] for b in results["bandwidth"]) / 1e9 for key in ("read", "write"))
     load = ", ".join(f"{machine[key][0]:.1f}" for key in ("load_before", "load_after"))
+    title = "CPU" if results["device"] == "cpu" else "CUDA"
     head = (
-        f"### {'CPU' if results['device'] == 'cpu' else 'CUDA'}\n\n{hardware}; load before and after: {load}. "
-        f"{versions}. {results['date'][:10]}, {results['rounds']} rounds, medians; every sample is in "
-        f"[`{name}`](../benchmarks/results/{name}). Five checkpoints of "
-        f"{results['parameters'] / 1e6:.0f} M parameters in bfloat16; plain reading {read:.1f} GB/s, plain writing {write:.1f} GB/s."
+        f"### {title}\n\n{hardware}; load before and after: {load}. {versions}. "
+        f"{results['date'][:10]}, {results['rounds']} rounds, medians; every sample is in "
+        f"[`{name}`](../benchmarks/results/{name}). Five checkpoints of {results['parameters'] / 1e6:.0f} M "
+        f"parameters in bfloat16; plain reading {read:.1f} GB/s, plain writing {write:.1f} GB/s."
     )
     return "\n\n".join([head, table(results), "\n".join(goals(results)), growth(results["growth"])]).strip()
 
@@ -72,10 +73,11 @@ def table(results: dict[str, Any]) -> str:
         ]
         cells += [f"{_ratio(peer, taken, 'seconds'):.1f}", f"{_ratio(taken, peer, 'peak'):.2f}"] if peer else ["–", "–"]
         rows.append("| " + " | ".join([*cells, f"{_floor(results) / _median(taken, 'seconds'):.0%}"]) + " |")
-    return "\n".join(rows) + (
-        "\n\n*Times as fast* and *of its memory*: against mergekit. *Of the floor*: the time in which the same bytes "
-        f"are plainly read and written, {_floor(results):.1f} s, over the wall time, of which importing torch is a part."
+    note = (
+        "*Times as fast* and *of its memory*: against mergekit. *Of the floor*: the time in which the same bytes are "
+        f"plainly read and written, {_floor(results):.1f} s, over the wall time; importing torch is a part of that."
     )
+    return "\n".join(rows) + "\n\n" + note
 
 
 def goals(results: dict[str, Any]) -> list[str]:
