@@ -3,9 +3,10 @@
 A float's magnitude and its bits without the sign, read as an integer, are in the same order. So:
 
 1. a sample of the entries says between which two patterns the cutoff lies, almost surely (`Selection.guess`);
-2. one pass counts the entries above that bracket, and inside it by pattern, up to 2¹⁹ bins (`Selection.count`);
-3. where the rank falls into a bin of one pattern, that is the cutoff; else the bin, or what lies beyond the bracket, is
-   the next bracket, and there is another pass (`Selection.narrow`). Float32 needs two at most without a good sample.
+2. one pass counts the entries above that bracket, and keeps those inside; too many to keep are counted by pattern, in
+   up to 2¹⁹ bins (`Selection.count`);
+3. the cutoff is the entry of the right rank among those inside, or the bin of one pattern that it falls into; else a
+   wider bin, or what lies beyond the bracket, is the next bracket, and there is another pass (`Selection.narrow`).
 
 The result does not depend on the sample, the order or the blocks: those decide only how many passes there are.
 """
@@ -62,7 +63,7 @@ class Selection:
         """Look between two patterns, the second of which is outside."""
         self._low, self._width = low, high - low
         self._shift = max(0, (self._width - 1).bit_length() - _BINS)
-        self._bins = np.zeros(((self._width - 1) >> self._shift) + 1, np.int64)
+        self._bins: _Patterns | None = None  # made when there are too many entries inside to keep them
         self._above, self._held = 0, 0
         self._waiting: list[_Patterns] = []
 
@@ -100,14 +101,19 @@ class Selection:
         """After a pass: the cutoff, or a narrower bracket for the next."""
         if self.cutoff is not None:
             return
-        self._pour()
-        down = self._above + np.cumsum(self._bins[::-1])  # entries in the highest bin and above, the two highest, ...
+        inside = self._held if self._bins is None else self._held + int(self._bins.sum())
         if self._above >= self.keep:
             self._set(self._low + self._width, self._end)
-        elif down[-1] < self.keep:
+        elif self._above + inside < self.keep:
             self._set(0, self._low)
+        elif self._bins is None:
+            entries = np.concatenate(self._waiting)
+            entries.partition(place := len(entries) - (self.keep - self._above))
+            self.cutoff = self._value(self._low + int(entries[place]))
         else:
-            bin_ = len(self._bins) - 1 - int(np.searchsorted(down, self.keep))
+            bins = self._pour()
+            down = self._above + np.cumsum(bins[::-1])  # entries in the highest bin and above, the two highest, ...
+            bin_ = len(bins) - 1 - int(np.searchsorted(down, self.keep))
             low = self._low + (bin_ << self._shift)
             high = min(low + (1 << self._shift), self._low + self._width)
             if high - low == 1:
@@ -115,10 +121,16 @@ class Selection:
             else:
                 self._set(low, high)
 
-    def _pour(self) -> None:
+    def _pour(self) -> _Patterns:
+        """What waits goes into the bins."""
+        bins = self._bins
+        if bins is None:
+            bins = self._bins = np.zeros(((self._width - 1) >> self._shift) + 1, np.int64)
         if self._waiting:
-            self._bins += np.bincount(np.concatenate(self._waiting), minlength=len(self._bins))
+            waiting = np.concatenate(self._waiting) >> self._int.type(self._shift)
+            bins += np.bincount(waiting, minlength=len(bins))
         self._waiting, self._held = [], 0
+        return bins
 
     def _patterns(self, entries: Tensor) -> _Patterns:
         numbers: _Patterns = np.bitwise_and(entries.cpu().numpy().view(self._int), self._int.type(self._mask))
@@ -130,13 +142,13 @@ class Selection:
         unsigned = patterns.view(f"u{patterns.itemsize}")
         inside = patterns[np.less(unsigned, unsigned.dtype.type(self._width))]  # what lies below has wrapped around
         above = np.count_nonzero(np.greater_equal(patterns, self._int.type(self._width)))
-        return inside >> self._int.type(self._shift), int(above)
+        return inside, int(above)
 
     def _inside_there(self, entries: Tensor) -> tuple[_Patterns, int]:
         """The same on the device where the entries are."""
         kind = torch.int64 if self._int.itemsize == 8 else torch.int32
         patterns = (entries.view(kind) & self._mask) - self._low
-        inside = patterns[(patterns >= 0) & (patterns < self._width)] >> self._shift
+        inside = patterns[(patterns >= 0) & (patterns < self._width)]
         return inside.cpu().numpy(), int((patterns >= self._width).sum())
 
     def _value(self, pattern: int) -> float:

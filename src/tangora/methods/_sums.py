@@ -66,11 +66,11 @@ def elected_mean(
     ``γ = sgn(Σₜ ν̂ₜ)``, ``A = {t : sgn(ν̂ₜ) = γ ≠ 0}``, result ``Σ_{t ∈ A} wₜ·ν̂ₜ / |A|`` (arXiv:2306.01708,
     algorithm 1, with the weights inside the mean). ``sparse`` are the ν̂ₜ, in float32 or better.
     """
-    ballot = sparse[0].double()
+    ballot = sparse[0].to(torch.float64, copy=True)
     for delta in sparse[1:]:
         # In float64 a sum of float32 entries is exact for all but extreme ranges: whether it is zero, and so
         # the election, does not depend on the order of the tasks.
-        ballot = ballot + delta
+        ballot += delta
     sign = ballot.sign().to(sparse[0].dtype)
     # An entry times the elected sign is its magnitude where it agrees, and relu drops it where not: exact, and
     # several times as fast as comparing and choosing. The sign returns at the end.
