@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL = -m pip install --disable-pip-version-check $(PIP_FLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart setup setup-dev test check lint types coverage format bench-peers clean
+.PHONY: help quickstart setup setup-dev test check lint types coverage format bench-peers bench-fuse clean
 
 help:
 	@sed -n 's/^#  *make/make/p' Makefile
@@ -65,6 +65,10 @@ $(PEERS)/.installed: pyproject.toml constraints.txt benchmarks/peers.txt
 	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python $(PIP_INSTALL) -c constraints.txt -r benchmarks/peers.txt -e .
 	@touch $@
+
+# Full checkpoints, side by side with mergekit; needs about 6 GB of disk for a while.
+bench-fuse: setup bench-peers
+	$(BIN)/python benchmarks/fuse.py --peers $(PEERS) $(ARGS)
 
 clean:
 	rm -rf build dist htmlcov .coverage .coverage.json .mypy_cache .ruff_cache .pytest_cache .hypothesis

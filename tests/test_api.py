@@ -11,7 +11,8 @@ import pytest
 import tangora
 
 PUBLIC = [
-    "Adapter", "TangoraError", "TaskVector", "finetune", "fuse", "linearize", "load", "load_recipe", "methods", "run",
+    "Adapter", "TangoraError", "TaskVector", "finetune", "fuse", "fuse_checkpoints", "linearize", "load",
+    "load_recipe", "methods", "run",
 ]  # fmt: skip
 
 
@@ -40,6 +41,14 @@ def test_the_signature_of_fuse():
     assert parameters["space"].default == "delta"
     assert parameters["rank"].default is None
     assert parameters["space"].kind is inspect.Parameter.KEYWORD_ONLY
+
+
+def test_the_signature_of_fuse_checkpoints():
+    parameters = inspect.signature(tangora.fuse_checkpoints).parameters
+    assert list(parameters)[:5] == ["base", "models", "out", "method", "weights"]
+    assert parameters["method"].default == "task_arithmetic"
+    assert parameters["overwrite"].default is False
+    assert parameters["dtype"].kind is inspect.Parameter.KEYWORD_ONLY
 
 
 def test_importing_is_light():

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tangora.adapter import Adapter, load
+    from tangora.checkpoints import fuse_checkpoints
     from tangora.errors import TangoraError
     from tangora.finetune import finetune
     from tangora.fuse import fuse
@@ -33,6 +34,7 @@ __all__ = [
     "TaskVector",
     "finetune",
     "fuse",
+    "fuse_checkpoints",
     "linearize",
     "load",
     "load_recipe",
@@ -46,6 +48,7 @@ _HOME = {
     "TaskVector": "task_vector",
     "finetune": "finetune",
     "fuse": "fuse",
+    "fuse_checkpoints": "checkpoints",
     "linearize": "linearize",
     "load": "adapter",
     "load_recipe": "recipe",

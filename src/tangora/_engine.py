@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tangora._threads import in_threads
+from tangora._uniforms import CHUNK, uniforms
 from tangora._weights import Table
-from tangora.initial import seed_of
 from tangora.methods import Method
 from tangora.task_vector import Dense, TaskVector, Update
 
@@ -99,10 +99,12 @@ class Engine:
 
     def _uniforms(self, name: str, deltas: Float[Tensor, "tasks *param"]) -> Float[Tensor, "tasks *param"]:
         """Numbers in [0, 1) that depend on the seed, the tensor and the adapter alone, not on order or company."""
+        count = deltas[0].numel()
+        parts = [(i, min(CHUNK, count - i * CHUNK)) for i in range(max(1, math.ceil(count / CHUNK)))]
         rows = []
         for fingerprint in self.fingerprints:
-            generator = torch.Generator().manual_seed(seed_of("uniforms", self.seed, name, fingerprint))
-            rows.append(torch.rand(deltas.shape[1:], generator=generator))
+            drawn = [uniforms(self.seed, name, fingerprint, part, size) for part, size in parts]
+            rows.append(torch.cat(drawn).reshape(deltas.shape[1:]))
         return torch.stack(rows).to(deltas.device)
 
 

@@ -33,6 +33,7 @@ __all__ = [
     "write_json",
     "write_safetensors",
     "write_text",
+    "writing",
 ]
 
 
@@ -59,7 +60,7 @@ def atomic_dir(path: str | os.PathLike[str], *, overwrite: bool = True) -> Itera
     """
     path = Path(path)
     refuse_existing(path, overwrite)
-    with _writing(path):
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         for stale in path.parent.glob(f".{path.name}.tmp-*"):
             shutil.rmtree(stale, ignore_errors=True)
@@ -83,7 +84,7 @@ def atomic_file(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iter
     """A temporary path to write, which replaces ``path`` when the block ends and vanishes when it raises."""
     path = Path(path)
     refuse_existing(path, overwrite)
-    with _writing(path):
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.tmp-", dir=path.parent)
         os.close(handle)
@@ -147,7 +148,8 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
 
 
 @contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
+    """Errors of the system while ``path`` is written, as the errors that a person needs."""
     try:
         yield
     except OSError as cause:

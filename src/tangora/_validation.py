@@ -6,18 +6,21 @@ import difflib
 import re
 import types
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar, Union, get_args, get_origin
-
-from pydantic import BaseModel, ValidationError
+from typing import TYPE_CHECKING, Any, TypeVar, Union, get_args, get_origin
 
 from tangora.errors import RecipeError
 
 __all__ = ["did_you_mean", "validate"]
 
-_M = TypeVar("_M", bound=BaseModel)
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+_M = TypeVar("_M", bound="BaseModel")
 
 
 def validate(model: type[_M], raw: Mapping[str, Any], where: str) -> _M:
+    from pydantic import ValidationError  # a tenth of a second, for those who need only `did_you_mean`
+
     try:
         return model.model_validate(raw)
     except ValidationError as cause:
@@ -46,7 +49,7 @@ def _keys_at(model: type[BaseModel], location: Sequence[int | str]) -> list[str]
     for part in location:
         if get_origin(current) in (list, dict):
             current = get_args(current)[-1]
-        elif isinstance(current, type) and issubclass(current, BaseModel):
+        elif _is_model(current):
             field = current.model_fields.get(str(part))
             current = field.annotation if field else None
         if get_origin(current) in (Union, types.UnionType):
@@ -55,7 +58,7 @@ def _keys_at(model: type[BaseModel], location: Sequence[int | str]) -> list[str]
 
 
 def _is_model(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    return isinstance(annotation, type) and hasattr(annotation, "model_fields")
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:

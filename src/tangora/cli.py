@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tangora import _full
 from tangora._terminal import bars, fused_lines, method_table, parse_parameters, parse_weights, score_table, show
 from tangora.errors import RecipeError, TangoraError
 
@@ -172,7 +173,12 @@ def finetune(
 
 @app.command()
 def fuse(
-    adapters: Annotated[list[Path], typer.Argument(metavar="ADAPTER...", help="Folders of PEFT adapters.")],
+    adapters: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="ADAPTER...", help="Folders of PEFT adapters, or with --full of checkpoints, the base first."
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", help="Where the fused adapter goes.")],
     method: Annotated[str, typer.Option("--method", help="See: tangora methods.")] = "task_arithmetic",
     weights: Annotated[
@@ -190,13 +196,29 @@ def fuse(
         bool, typer.Option("--same-base", help="I know that differing base names are one model.")
     ] = False,
     overwrite: Overwrite = False,
+    full: _full.Full = False,
+    base: _full.BaseFolder = None,
+    dtype: _full.Dtype = None,
+    shard_size: _full.ShardSize = "5GB",
+    allow_missing: _full.AllowMissing = None,
+    threads: _full.Threads = None,
+    device: _full.Device = "cpu",
+    dry_run: _full.DryRun = False,
 ) -> None:
-    """Fuse adapters into one, exactly or with a stated error. No base model is loaded."""
+    """Fuse adapters into one, exactly or with a stated error; with --full, checkpoints or adapters into a model."""
     from tangora._io import refuse_existing
 
     refuse_existing(out, overwrite)
     options = parse_parameters(parameters)
     numbers = parse_weights(weights)
+    machine = _full.FullOptions(base, dtype, shard_size, tuple(allow_missing or ()), threads, device, dry_run)
+    if full:
+        if rank is not None:
+            raise RecipeError("a full checkpoint has no rank", got=rank, where="--rank", fix="leave it out")
+        settings = {"seed": seed, "space": space, "same_base": same_base, "overwrite": overwrite, **options}
+        _full.fuse_full(adapters, out, method, numbers, machine, settings)
+        return
+    machine.refuse_without_full()
     from tangora.fuse import fuse as fuse_adapters
 
     fused = fuse_adapters(

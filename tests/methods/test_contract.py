@@ -212,3 +212,21 @@ def test_docstring_says_what_the_house_asks(method: Method) -> None:
     assert "Args:" in doc
     assert ">>> " in doc
     assert ("Raises:" in doc) == (method.name != "task_arithmetic")
+
+
+WITH_CUTOFF = [m for m in methods().values() if m.cutoff is not None]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("method", WITH_CUTOFF, ids=lambda m: m.name)
+def test_with_its_cutoffs_a_method_is_entry_by_entry(method: Method, dtype: torch.dtype) -> None:
+    """Cutoffs found over the whole, blocks fused one by one: the same bits as the whole at once."""
+    deltas = stack(dtype=dtype)
+    whole = fused(method, deltas, WEIGHTS, **{method.cutoff: 0.3})
+    sizes = deltas.float().abs().reshape(TASKS, -1).sort(descending=True).values
+    cutoffs = sizes[:, 8].tolist()  # the ninth of thirty is the last of three tenths
+    blocks = [fused(method, d, WEIGHTS, **{method.cutoff: 0.3, "cutoffs": cutoffs}) for d in deltas.split(2, dim=1)]
+    assert torch.equal(torch.cat(blocks), whole)
+    assert bool((whole == 0).any())
+    with pytest.raises(FusionError, match="one cutoff per task"):
+        fused(method, deltas, WEIGHTS, cutoffs=cutoffs[:2])

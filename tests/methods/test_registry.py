@@ -349,3 +349,20 @@ def test_types_of_the_public_names() -> None:
     assert all(isinstance(m, Method) for m in methods().values())
     assert set(methods_module.__all__) >= {"Method", "fusion_method", "get", "methods", "table"}
     assert all(hasattr(methods_module, name) for name in methods_module.__all__)
+
+
+def chosen(deltas: Tensor, *, weights: Tensor, share: float = 0.2, cutoffs: list[float] | None = None) -> Tensor:
+    """Somebody's method that keeps what is large."""
+    return deltas.sum(0)
+
+
+def test_a_cutoff_names_the_parameter_that_decides_it() -> None:
+    register(chosen, cutoff="share", granularity="tensor")
+    assert get("mine").cutoff == "share"
+    assert dict(get("mine").parameters) == {"share": 0.2}
+
+
+@pytest.mark.parametrize(("function", "cutoff"), [(chosen, None), (chosen, "density"), (mine, "power")])
+def test_a_cutoff_that_the_signature_does_not_have(function: Callable[..., Any], cutoff: str | None) -> None:
+    with pytest.raises(FusionError, match="names the parameter that decides it, and takes cutoffs=None"):
+        register(function, cutoff=cutoff, granularity="tensor")

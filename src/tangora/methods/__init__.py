@@ -11,6 +11,9 @@ The contract, for a method of this package as for anybody's::
 - ``granularity`` is a promise: ``element`` (any chunking gives the same), ``tensor`` (a site's whole tensor),
   ``model`` (every site at once, as one vector per task).
 - A random method takes ``uniforms`` in [0, 1), shaped like ``deltas``, and draws nothing itself.
+- A method that looks beyond an entry only for the magnitude of the smallest entry it keeps names the parameter
+  that decides it, ``cutoff="density"``, and takes ``cutoffs``, one per task: with them it is entry by entry, so that
+  checkpoints larger than memory can be fused by it.
 - No models, no files, no data; a docstring with a paragraph "Choose it ..." for the table of methods.
 
 Other packages add methods through the entry-point group ``tangora.methods``: the entry point's name is the

@@ -26,7 +26,7 @@ Granularity = Literal["element", "tensor", "model"]
 ENTRY_POINT_GROUP = "tangora.methods"
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
-_CONTRACT = ("weights", "uniforms")  # keyword-only arguments that the engine gives, not the user
+_CONTRACT = ("weights", "uniforms", "cutoffs")  # keyword-only arguments that the engine gives, not the user
 
 _METHODS: dict[str, Method] = {}
 _LOADED: set[str] = set()  # entry points already loaded, as "distribution: name = value"
@@ -49,6 +49,10 @@ class Method:
         parameters: the method's own parameters and their defaults.
         summary: the first line of the function's docstring.
         limits: the range of a parameter, where it has one.
+        cutoff: the parameter that says which fraction of a task's entries is large enough, for a method that looks
+            beyond an entry only to find that. The function then takes ``cutoffs``, one magnitude per task (of the
+            smallest entry that is kept, of the tensor or of the model as ``granularity`` says), with which it is
+            entry by entry; without them it finds them itself.
     """
 
     name: str
@@ -62,6 +66,7 @@ class Method:
     parameters: Mapping[str, Any]
     summary: str
     limits: Mapping[str, Limit] = field(default_factory=dict)
+    cutoff: str | None = None
 
     def __call__(self, deltas: Tensor, **arguments: Any) -> Tensor:
         """The function itself: ``method(deltas, weights=..., density=...)``."""
@@ -110,11 +115,12 @@ def fusion_method(
     homogeneous: bool = True,
     random: bool = False,
     limits: Mapping[str, Limit] | None = None,
+    cutoff: str | None = None,
 ) -> Callable[[_Function], _Function]:
     """Register a fusion method; the function itself is returned unchanged.
 
     The promises are those of `Method`. The method's parameters are read from the signature: every keyword-only
-    argument but ``weights`` and ``uniforms``, each with a default.
+    argument but ``weights``, ``uniforms`` and ``cutoffs``, each with a default.
 
     Raises:
         FusionError: the name is taken, or the signature is not the contract's.
@@ -148,9 +154,10 @@ def fusion_method(
             linear=linear,
             homogeneous=homogeneous,
             random=random,
-            parameters=MappingProxyType(_parameters(name, function, random)),
+            parameters=MappingProxyType(_parameters(name, function, random, cutoff)),
             summary=(inspect.getdoc(function) or "").split("\n", 1)[0],
             limits=MappingProxyType(dict(limits or {})),
+            cutoff=cutoff,
         )
         return function
 
@@ -213,7 +220,7 @@ def _place(function: Callable[..., Any]) -> str:
     return f"{function.__module__}.{getattr(function, '__qualname__', repr(function))}"
 
 
-def _parameters(name: str, function: Callable[..., Any], random: bool) -> dict[str, Any]:
+def _parameters(name: str, function: Callable[..., Any], random: bool, cutoff: str | None) -> dict[str, Any]:
     signature = inspect.signature(function).parameters.values()
     named = {p.name: p.default for p in signature if p.kind is p.KEYWORD_ONLY}
     positional = [p for p in signature if p.kind is not p.KEYWORD_ONLY]
@@ -221,6 +228,10 @@ def _parameters(name: str, function: Callable[..., Any], random: bool) -> dict[s
         rule = "the signature is (deltas, *, weights, [uniforms if random,] parameters with defaults)"
         raise FusionError(f"{name}: {rule}", got=str(inspect.signature(function)), where=_place(function))
     parameters = {k: v for k, v in named.items() if k not in _CONTRACT}
+    declared = cutoff is not None and cutoff in parameters
+    if ("cutoffs" in named) != declared or (cutoff and not declared) or named.get("cutoffs") is not None:
+        rule = "a method with a cutoff names the parameter that decides it, and takes cutoffs=None"
+        raise FusionError(f"{name}: {rule}", got=cutoff, where=_place(function))
     if bare := [k for k, v in parameters.items() if v is inspect.Parameter.empty]:
         raise FusionError(f"{name}: parameters need defaults", got=bare[0], where=_place(function))
     return parameters

@@ -34,7 +34,8 @@ def in_blocks(
     if deltas.ndim == 1:
         return function(deltas, weights, *stacked).to(deltas.dtype)
     result = torch.empty(deltas.shape[1:], dtype=deltas.dtype, device=deltas.device)
-    step = max(1, _BLOCK // max(1, math.prod(deltas.shape[2:])))
+    size = _BLOCK if torch.get_num_threads() > 1 else 2 * _BLOCK
+    step = max(1, size // max(1, math.prod(deltas.shape[2:])))
     # Weights broadcast from the right, so they may lack the first dimension, or hold one entry for all of it.
     varies = weights.ndim == deltas.ndim and weights.shape[1] > 1
     for start in range(0, deltas.shape[1], step):
@@ -65,13 +66,17 @@ def elected_mean(
     ``γ = sgn(Σₜ ν̂ₜ)``, ``A = {t : sgn(ν̂ₜ) = γ ≠ 0}``, result ``Σ_{t ∈ A} wₜ·ν̂ₜ / |A|`` (arXiv:2306.01708,
     algorithm 1, with the weights inside the mean). ``sparse`` are the ν̂ₜ, in float32 or better.
     """
-    ballot = sparse[0].double()
+    ballot = sparse[0].to(torch.float64, copy=True)
     for delta in sparse[1:]:
         # In float64 a sum of float32 entries is exact for all but extreme ranges: whether it is zero, and so
         # the election, does not depend on the order of the tasks.
-        ballot = ballot + delta
+        ballot += delta
     sign = ballot.sign().to(sparse[0].dtype)
-    agreeing = [delta * sign > 0 for delta in sparse]
-    total = weighted_sum((torch.where(a, d, 0.0) for a, d in zip(agreeing, sparse, strict=True)), weights)
-    count = sum(a.to(sign.dtype) for a in agreeing)
-    return total / torch.as_tensor(count).clamp(min=1)
+    # An entry times the elected sign is its magnitude where it agrees, and relu drops it where not: exact, and
+    # several times as fast as comparing and choosing. The sign returns at the end.
+    agreeing = [torch.relu(delta * sign) for delta in sparse]
+    total = sign * weighted_sum(agreeing, weights)
+    count = agreeing[0].sign()
+    for entries in agreeing[1:]:
+        count = count + entries.sign()
+    return total / count.clamp(min=1)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from jaxtyping import Float
 from torch import Tensor
 
 from tangora.methods._limits import DENSITY, check_density
 from tangora.methods._registry import fusion_method
-from tangora.methods._sparsity import threshold, trim
+from tangora.methods._sparsity import cutoffs_of, trim
 from tangora.methods._sums import in_blocks, weighted_sum
 
 __all__ = ["magnitude_prune"]
@@ -19,9 +21,14 @@ __all__ = ["magnitude_prune"]
     reference="arXiv:1506.02626",
     default_weight=0.3,
     limits={"density": DENSITY},
+    cutoff="density",
 )
 def magnitude_prune(
-    deltas: Float[Tensor, "tasks *param"], *, weights: Float[Tensor, "tasks *#param"], density: float = 0.2
+    deltas: Float[Tensor, "tasks *param"],
+    *,
+    weights: Float[Tensor, "tasks *#param"],
+    density: float = 0.2,
+    cutoffs: Sequence[float] | None = None,
 ) -> Float[Tensor, "*param"]:
     """The weighted sum of the updates after each keeps only its largest entries, tensor by tensor.
 
@@ -36,6 +43,7 @@ def magnitude_prune(
         deltas: the updates νₜ, stacked; one tensor of the model.
         weights: one row per task, broadcasting to the update.
         density: the fraction of entries kept, in (0, 1].
+        cutoffs: the magnitude of each task's smallest entry that is kept, where it is known; else it is found here.
 
     Raises:
         FusionError: the density is not in (0, 1].
@@ -45,5 +53,5 @@ def magnitude_prune(
     tensor([ 4., -4.])
     """
     check_density("magnitude_prune", density)
-    least = [threshold(delta, density) for delta in deltas]
+    least = cutoffs_of(deltas, density, cutoffs)
     return in_blocks(lambda d, w: weighted_sum(map(trim, d, least), w), deltas, weights)

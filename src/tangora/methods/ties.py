@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from jaxtyping import Float
 from torch import Tensor
 
 from tangora.methods._limits import DENSITY, check_density
 from tangora.methods._registry import fusion_method
-from tangora.methods._sparsity import threshold, trim
+from tangora.methods._sparsity import cutoffs_of, trim
 from tangora.methods._sums import elected_mean, in_blocks
 
 __all__ = ["ties", "ties_per_tensor"]
 
 
 @fusion_method(
-    "ties", granularity="model", reference="arXiv:2306.01708", default_weight=1.0, limits={"density": DENSITY}
+    "ties",
+    granularity="model",
+    reference="arXiv:2306.01708",
+    default_weight=1.0,
+    limits={"density": DENSITY},
+    cutoff="density",
 )
 def ties(
-    deltas: Float[Tensor, "tasks *param"], *, weights: Float[Tensor, "tasks *#param"], density: float = 0.2
+    deltas: Float[Tensor, "tasks *param"],
+    *,
+    weights: Float[Tensor, "tasks *#param"],
+    density: float = 0.2,
+    cutoffs: Sequence[float] | None = None,
 ) -> Float[Tensor, "*param"]:
     """The mean of the updates' largest entries over the whole model, where their signs agree (global trim).
 
@@ -39,6 +50,7 @@ def ties(
         deltas: the updates νₜ, stacked; every site, as one vector per task.
         weights: one row per task, broadcasting to the update.
         density: the fraction of entries kept, in (0, 1].
+        cutoffs: the magnitude of each task's smallest entry that is kept, where it is known; else it is found here.
 
     Raises:
         FusionError: the density is not in (0, 1].
@@ -49,7 +61,7 @@ def ties(
     tensor([4., 3., 4., 0.])
     """
     check_density("ties", density)
-    return _ties(deltas, weights, density)
+    return _ties(deltas, weights, cutoffs_of(deltas, density, cutoffs))
 
 
 @fusion_method(
@@ -58,9 +70,14 @@ def ties(
     reference="arXiv:2306.01708",
     default_weight=1.0,
     limits={"density": DENSITY},
+    cutoff="density",
 )
 def ties_per_tensor(
-    deltas: Float[Tensor, "tasks *param"], *, weights: Float[Tensor, "tasks *#param"], density: float = 0.2
+    deltas: Float[Tensor, "tasks *param"],
+    *,
+    weights: Float[Tensor, "tasks *#param"],
+    density: float = 0.2,
+    cutoffs: Sequence[float] | None = None,
 ) -> Float[Tensor, "*param"]:
     """TIES with each tensor trimmed by itself, so that every site keeps the same fraction of its entries.
 
@@ -74,6 +91,7 @@ def ties_per_tensor(
         deltas: the updates νₜ, stacked; one tensor of the model.
         weights: one row per task, broadcasting to the update.
         density: the fraction of the tensor's entries kept, in (0, 1].
+        cutoffs: the magnitude of each task's smallest entry that is kept, where it is known; else it is found here.
 
     Raises:
         FusionError: the density is not in (0, 1].
@@ -83,11 +101,10 @@ def ties_per_tensor(
     tensor([4., 3.])
     """
     check_density("ties_per_tensor", density)
-    return _ties(deltas, weights, density)
+    return _ties(deltas, weights, cutoffs_of(deltas, density, cutoffs))
 
 
 def _ties(
-    deltas: Float[Tensor, "tasks *param"], weights: Float[Tensor, "tasks *#param"], density: float
+    deltas: Float[Tensor, "tasks *param"], weights: Float[Tensor, "tasks *#param"], cutoffs: Sequence[float]
 ) -> Float[Tensor, "*param"]:
-    least = [threshold(delta, density) for delta in deltas]
-    return in_blocks(lambda d, w: elected_mean(list(map(trim, d, least)), w), deltas, weights)
+    return in_blocks(lambda d, w: elected_mean(list(map(trim, d, cutoffs)), w), deltas, weights)

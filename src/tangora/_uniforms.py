@@ -1,0 +1,29 @@
+"""The random numbers of a fusion: by seed, tensor, adapter and position, so that order and chunking change nothing."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tangora.initial import seed_of
+
+__all__ = ["CHUNK", "uniforms"]
+
+CHUNK = 2**20
+"""Numbers in one draw; a draw is made whole."""
+
+
+def uniforms(seed: int, name: str, fingerprint: str, part: int, count: int) -> Float[Tensor, "count"]:
+    """Numbers in [0, 1) for the entries from ``part * CHUNK`` of a tensor, at most `CHUNK` of them.
+
+    Args:
+        seed: the fusion's.
+        name: the tensor's.
+        fingerprint: of the adapter or checkpoint.
+        part: which chunk of the tensor.
+        count: how many.
+    """
+    place = () if part == 0 else (part,)
+    generator = torch.Generator().manual_seed(seed_of("uniforms", seed, name, fingerprint, *place))
+    return torch.rand(count, generator=generator)

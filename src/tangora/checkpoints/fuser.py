@@ -1,0 +1,204 @@
+"""The arithmetic on a chunk of one tensor: read, subtract, fuse, add, round, write; the same bits in any blocks."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tangora._uniforms import CHUNK, uniforms
+from tangora._weights import Table
+from tangora.checkpoints.align import Target
+from tangora.checkpoints.lane import Lane
+from tangora.checkpoints.plan import Place, chunks
+from tangora.methods import Method
+
+__all__ = ["Fuser", "Recipe", "Sink", "blocks", "step"]
+
+
+class Sink(Protocol):
+    """Where results go."""
+
+    def write(self, place: Place, start: int, data: memoryview) -> None:
+        """The bytes of a target from its entry ``start``."""
+
+    def done(self, place: Place, start: int, stop: int, digest: str) -> None:
+        """These entries are written; the digest is of their bytes."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is computed; nothing about the machine.
+
+    Args:
+        method: the record of the fusion method.
+        weights: per model, or per tensor and model.
+        parameters: the method's own, all of them.
+        seed, fingerprints: what decides the uniform numbers, with the tensor's name.
+    """
+
+    method: Method
+    weights: Table
+    parameters: Mapping[str, Any]
+    seed: int
+    fingerprints: Sequence[str]
+
+    @property
+    def whole(self) -> bool:
+        """Whether the method must see a whole tensor."""
+        return self.method.granularity != "element" and self.method.cutoff is None
+
+    def row(self, target: Target) -> list[float]:
+        """The weights of one tensor."""
+        return self.weights[target.key] if isinstance(self.weights, dict) else self.weights
+
+    def coefficients(self, target: Target) -> list[float]:
+        """Those of a linear method: it is applied to the identity."""
+        row = torch.tensor(self.row(target), dtype=torch.float64)[:, None]
+        identity = torch.eye(len(row), dtype=torch.float64)
+        return [float(c) for c in self.method.function(identity, weights=row, **self.parameters)]
+
+
+class Fuser:
+    """Does the chunks of a plan, on any lane.
+
+    Args:
+        recipe: what is computed.
+        sink: where it goes.
+        block: numbers worked on at a time.
+    """
+
+    def __init__(self, recipe: Recipe, sink: Sink, block: int) -> None:
+        self.recipe, self.sink, self.block = recipe, sink, block
+        self._coefficients: dict[str, list[float]] = {}
+
+    def spans(self, target: Target) -> list[tuple[int, int]]:
+        """The chunks that a target is done in, each by one job."""
+        whole = self.recipe.whole and target.fused and target.changed
+        return chunks(target.entries, max(1, target.entries) if whole else step(target)) or [(0, 0)]
+
+    def run(self, place: Place, start: int, stop: int, cutoffs: Sequence[float] | None, lane: Lane) -> None:
+        """One chunk.
+
+        Raises:
+            FusionError: an input is NaN or infinite, or integers differ.
+        """
+        target = place.target
+        lane.expect(target, start, stop)
+        if not target.fused:
+            self._copy(place, start, stop, lane)
+        elif self.recipe.whole and target.changed:
+            self._whole(place, lane)
+        else:
+            self._fuse(place, start, stop, cutoffs, lane)
+        lane.drawn.clear()
+
+    def _copy(self, place: Place, start: int, stop: int, lane: Lane) -> None:
+        seen = hashlib.sha256()
+        for a, b in blocks(place.target, start, stop, self.block):
+            data = lane.copied(place.target, a, b)
+            seen.update(data)
+            self.sink.write(place, a, data)
+        self.sink.done(place, start, stop, seen.hexdigest())
+
+    def _fuse(self, place: Place, start: int, stop: int, cutoffs: Sequence[float] | None, lane: Lane) -> None:
+        target, seen = place.target, hashlib.sha256()
+        for a, b in blocks(target, start, stop, self.block):
+            base = lane.base(target, a, b)
+            update = self._update(target, a, b, base, cutoffs, lane) if target.changed else None
+            seen.update(self._finish(place, a, b, base, update, lane))
+        self.sink.done(place, start, stop, seen.hexdigest())
+
+    def _update(
+        self, target: Target, start: int, stop: int, base: Tensor, cutoffs: Sequence[float] | None, lane: Lane
+    ) -> Float[Tensor, "entries"]:
+        if self.recipe.method.linear:
+            return self._weighted(target, start, stop, base, lane)
+        rows = lane.deltas(target, start, stop, base)
+        given: dict[str, Any] = {} if cutoffs is None else {"cutoffs": cutoffs}
+        if self.recipe.method.random:
+            given["uniforms"] = self._uniforms(target, start, stop, lane)
+        return self._call(target, rows, given)
+
+    def _weighted(self, target: Target, start: int, stop: int, base: Tensor, lane: Lane) -> Float[Tensor, "entries"]:
+        """``sum_t c_t (theta_t - theta_0)``: two buffers, a pass for every product and every sum."""
+        total, row = lane.spare(stop - start), lane.row(stop - start)
+        coefficients = self._coefficients.get(target.name)
+        if coefficients is None:
+            coefficients = self._coefficients[target.name] = self.recipe.coefficients(target)
+        for task, coefficient in enumerate(coefficients):
+            # multiplied and added in two steps: fused, a vector's end might be rounded otherwise than its middle
+            into = total if task == 0 else row
+            lane.delta(target, task, start, stop, base, into).mul_(coefficient)
+            if task:
+                total.add_(row)
+        return total
+
+    def _call(self, target: Target, rows: Tensor, given: Mapping[str, Any]) -> Tensor:
+        weights = torch.tensor(self.recipe.row(target), dtype=rows.dtype, device=rows.device)
+        column = weights.reshape(-1, *(1,) * (rows.ndim - 1))
+        fused: Tensor = self.recipe.method.function(rows, weights=column, **given, **self.recipe.parameters)
+        return fused
+
+    def _uniforms(self, target: Target, start: int, stop: int, lane: Lane) -> Float[Tensor, "tasks entries"]:
+        parts = range(start // CHUNK, (stop - 1) // CHUNK + 1)
+        drawn = [self._drawn(target, part, lane) for part in parts]
+        joined = drawn[0] if len(drawn) == 1 else torch.cat(drawn, 1)
+        return joined[:, start - parts[0] * CHUNK : stop - parts[0] * CHUNK].to(lane.device)
+
+    def _drawn(self, target: Target, part: int, lane: Lane) -> Float[Tensor, "tasks entries"]:
+        key = (target.name, part)
+        if key not in lane.drawn:
+            lane.drawn = {k: v for k, v in lane.drawn.items() if k[1] == part - 1}
+            count = min(CHUNK, target.entries - part * CHUNK)
+            seed, prints = self.recipe.seed, self.recipe.fingerprints
+            lane.drawn[key] = torch.stack([uniforms(seed, target.key, p, part, count) for p in prints])
+        return lane.drawn[key]
+
+    def _whole(self, place: Place, lane: Lane) -> None:
+        """A method that must see the whole tensor; the result is written by blocks."""
+        target, shape = place.target, place.target.base.shape
+        rows = torch.empty(lane.tasks, target.entries, dtype=lane.dtype, device=lane.device)
+        for a, b in blocks(target, 0, target.entries, self.block):
+            rows[:, a:b] = lane.deltas(target, a, b, lane.base(target, a, b))
+        given: dict[str, Any] = {}
+        if self.recipe.method.random:
+            given["uniforms"] = self._uniforms(target, 0, target.entries, lane).reshape(-1, *shape)
+        fused = self._call(target, rows.reshape(-1, *shape), given).reshape(-1)
+        del rows, given
+        for start, stop in chunks(target.entries, step(target)):
+            seen = hashlib.sha256()
+            for a, b in blocks(target, start, stop, self.block):
+                seen.update(self._finish(place, a, b, lane.base(target, a, b), fused[a:b], lane))
+            self.sink.done(place, start, stop, seen.hexdigest())
+
+    def _finish(
+        self, place: Place, start: int, stop: int, base: Tensor, update: Tensor | None, lane: Lane
+    ) -> memoryview:
+        target = place.target
+        if target.start is not None:
+            rows = target.start.rows(start // target.width, stop // target.width).reshape(-1)
+            base.add_(rows.to(base.device, base.dtype))
+        if update is not None:
+            base.add_(update)
+        data = lane.rounded(base, place.dtype)
+        if data is None:
+            raise lane.not_finite(target, start, stop)
+        self.sink.write(place, start, data)
+        return data
+
+
+def step(target: Target) -> int:
+    """Entries in a job: the chunk of the random numbers, or about as many in whole rows."""
+    return CHUNK if not target.adapted else target.row_block * max(1, CHUNK // target.row_block)
+
+
+def blocks(target: Target, start: int, stop: int, block: int) -> list[tuple[int, int]]:
+    """``[start, stop)`` in blocks: of any size, but where factors are multiplied, whose products depend on it."""
+    size = target.row_block if target.adapted else block
+    return [(a, min(a + size, stop)) for a in range(start, stop, size)]

@@ -1,0 +1,143 @@
+"""Models, whatever they are, as targets and a recipe: fine-tuned checkpoints, or adapters onto a base."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tangora._weights import Weights, tabulate
+from tangora.checkpoints.align import Target, align
+from tangora.checkpoints.fuser import Recipe
+from tangora.checkpoints.reader import Checkpoint, is_adapter, open_checkpoint
+from tangora.checkpoints.steps import check_method
+from tangora.errors import FusionError
+from tangora.methods import Method, get
+
+__all__ = ["Models", "Request", "gather"]
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for; see `tangora.fuse_checkpoints`."""
+
+    method: Method
+    weights: Weights | None
+    parameters: Mapping[str, Any]
+    seed: int
+    space: str
+    same_base: bool
+
+
+@dataclass(frozen=True)
+class Models:
+    """The models' part in the output.
+
+    Attributes:
+        targets: every tensor of the output.
+        recipe: what is done to them.
+        names: the models'.
+        notes: what the output does not have of some model.
+        about: how the output is made, for `tangora_fusion.json`.
+        stamps: size and time of every input file, which tell a change of it.
+    """
+
+    targets: list[Target]
+    recipe: Recipe
+    names: list[str]
+    notes: list[str]
+    about: dict[str, Any]
+    stamps: list[tuple[str, int, int]]
+
+
+def gather(
+    base: Checkpoint, models: Sequence[str | os.PathLike[str]], allow_missing: Sequence[str], asked: Request
+) -> Models:
+    """Open the models and pair them with the base.
+
+    Raises:
+        FusionError: see `tangora.fuse_checkpoints`.
+    """
+    if isinstance(models, (str, os.PathLike)) or not models:
+        raise FusionError("nothing to fuse", got=models, where="fuse.models", fix="give a list of at least one folder")
+    kinds = [is_adapter(Path(model)) for model in models]
+    if any(kinds) and not all(kinds):
+        odd = models[kinds.index(False)]
+        fix = "fuse adapters in one command and checkpoints in another"
+        raise FusionError("adapters and checkpoints in one fusion", got=str(odd), where="fuse.models", fix=fix)
+    if all(kinds):
+        if allow_missing:
+            fix = "leave it out: an adapter has only some sites anyway"
+            raise FusionError("allow_missing is for checkpoints", got=list(allow_missing), where="fuse.models", fix=fix)
+        return _adapters(base, models, asked)
+    check_method(asked.method)
+    opened = [open_checkpoint(model) for model in models]
+    aligned = align(base, opened, allow_missing)
+    names = [model.name for model in opened]
+    prints = [model.fingerprint for model in opened]
+    recipe = _recipe(asked, prints, [target.key for target in aligned.targets])
+    about = _about(base, asked, recipe, names, prints)
+    files = [path for checkpoint in (base, *opened) for path in checkpoint.files]
+    return Models(aligned.targets, recipe, names, aligned.notes, about, _stamps(files))
+
+
+def _adapters(base: Checkpoint, folders: Sequence[str | os.PathLike[str]], asked: Request) -> Models:
+    from tangora.checkpoints.onto import align_adapters
+    from tangora.fuse import Fusion
+
+    fusion = Fusion(list(folders), asked.space, seed=asked.seed, same_base=asked.same_base)  # type: ignore[arg-type]
+    prints = [adapter.fingerprint for adapter in fusion.adapters]
+    if asked.space == "delta":
+        check_method(asked.method)
+        vectors: list[Mapping[str, Any]] = [adapter.task_vector for adapter in fusion.adapters]
+        targets = align_adapters(base, vectors, fusion.adapters)
+        recipe = told = _recipe(asked, prints, [target.site for target in targets if target.site])
+    else:  # factors are small, and are fused before the base is looked at
+        fused = fusion.merge(asked.method.name, asked.weights, asked.parameters)
+        targets = align_adapters(base, [fused.task_vector], [fused])
+        recipe = Recipe(get("task_arithmetic"), [1.0], {}, 0, [fused.fingerprint])
+        told = _recipe(asked, prints, sorted(fused.updates))
+    about = {**_about(base, asked, told, fusion.names, prints), "space": asked.space}
+    return Models(targets, recipe, fusion.names, [], about, _stamps(base.files))
+
+
+def _recipe(asked: Request, prints: Sequence[str], names: Sequence[str]) -> Recipe:
+    method, weights = asked.method, asked.method.default_weight if asked.weights is None else asked.weights
+    table = tabulate(weights, len(prints), names)
+    return Recipe(method, table, {**method.parameters, **asked.parameters}, asked.seed, list(prints))
+
+
+def _about(
+    base: Checkpoint, asked: Request, recipe: Recipe, names: Sequence[str], prints: Sequence[str]
+) -> dict[str, Any]:
+    told = base.config.get("_name_or_path")
+    parents = [{"name": name, "fingerprint": text} for name, text in zip(names, prints, strict=True)]
+    return {
+        "format": FORMAT,
+        "tangora": _version(),
+        "method": asked.method.name,
+        "parameters": dict(recipe.parameters),
+        "weights": recipe.weights,
+        "random": asked.method.random,
+        "seed": asked.seed,
+        "base": {"name": base.name, "model": told or None, "fingerprint": base.fingerprint},
+        "parents": parents,
+    }
+
+
+def _stamps(files: Sequence[Path]) -> list[tuple[str, int, int]]:
+    """A file that changes between two sittings begins the fusion anew."""
+    return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+
+
+def _version() -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version("tangora")
+    except metadata.PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,133 @@
+"""What a safetensors file holds, from its header alone: names, shapes, dtypes and places, all of them checked.
+
+    8 bytes         N, the header's length, little-endian
+    N bytes         JSON: {"name": {"dtype": "BF16", "shape": [2, 3], "data_offsets": [0, 12]}, "__metadata__": {...}}
+    the rest        the tensors' bytes, side by side, without gaps
+
+No byte of a tensor is read here, nothing larger than the header is allocated, and no header is larger than its file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tangora.errors import AdapterError
+
+__all__ = ["FLOATS", "ITEMSIZE", "Stored", "read_header", "write_header"]
+
+FLOATS = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
+"""The dtypes that can be averaged, and their names in torch."""
+
+ITEMSIZE = {
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3"), 1),
+    **dict.fromkeys(("I16", "U16", "F16", "BF16"), 2),
+    **dict.fromkeys(("I32", "U32", "F32"), 4),
+    **dict.fromkeys(("I64", "U64", "F64"), 8),
+}
+_LONGEST = 100_000_000  # the format's own limit of a header
+_AGAIN = "the file is truncated or corrupt: copy it again"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One tensor in a file: ``size`` bytes from ``start``, counted from the file's beginning."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    path: Path
+    start: int
+    size: int
+
+    @property
+    def entries(self) -> int:
+        """How many numbers it has."""
+        return math.prod(self.shape)
+
+
+def read_header(path: Path) -> dict[str, Stored]:
+    """The tensors of a safetensors file in the order in which they lie there.
+
+    Raises:
+        AdapterError: the file is missing or not what its header says.
+    """
+    try:
+        with path.open("rb") as file:
+            total = os.fstat(file.fileno()).st_size
+            prefix = file.read(8)
+            length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else -1
+            if not 2 <= length <= min(_LONGEST, total - 8):
+                raise AdapterError("not a safetensors file: the header's length is wrong", where=path, fix=_AGAIN)
+            text = file.read(length)
+    except OSError as cause:
+        raise AdapterError(f"cannot be read ({cause.strerror})", where=path, fix="check the path") from cause
+    entries = [_entry(n, value, path, 8 + length) for n, value in _parsed(text, path).items() if n != "__metadata__"]
+    entries.sort(key=lambda entry: (entry.start, entry.size))
+    at = 8 + length
+    for entry in entries:
+        if entry.start != at:
+            rule = "tensors overlap" if entry.start < at else "bytes belong to no tensor"
+            raise AdapterError(rule, where=f"{entry.name} in {path}", fix=_AGAIN)
+        at += entry.size
+    if at != total:
+        got = f"{total} bytes where the header tells of {at}"
+        raise AdapterError("the file's size is wrong", got=got, where=path, fix=_AGAIN)
+    return {entry.name: entry for entry in entries}
+
+
+def write_header(entries: list[tuple[str, str, tuple[int, ...]]]) -> bytes:
+    """The first bytes of a file that holds tensors of these names, dtypes and shapes, in this order."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    at = 0
+    for name, dtype, shape in entries:
+        size = math.prod(shape) * ITEMSIZE[dtype]
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + size]}
+        at += size
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # so that the tensors begin aligned
+    return struct.pack("<Q", len(text)) + text
+
+
+def _parsed(text: bytes, path: Path) -> Mapping[str, Any]:
+    try:
+        header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as cause:
+        raise AdapterError(f"the header is not JSON ({str(cause)[:100]})", where=path, fix=_AGAIN) from cause
+    if not isinstance(header, dict):
+        raise AdapterError("the header is not an object", got=type(header).__name__, where=path, fix=_AGAIN)
+    return header
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands there twice")
+    return found
+
+
+def _entry(name: str, value: Any, path: Path, begin: int) -> Stored:
+    where = f"{name[:200]} in {path}"
+    if not isinstance(value, dict) or not value.keys() >= {"dtype", "shape", "data_offsets"}:
+        raise AdapterError("a tensor without dtype, shape or data_offsets", where=where, fix=_AGAIN)
+    dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in ITEMSIZE:
+        fix = "convert the checkpoint to bfloat16, float16 or float32"
+        raise AdapterError("a dtype that cannot be read", got=dtype, where=where, fix=fix)
+    if not _whole(shape) or not _whole(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise AdapterError("shape or data_offsets are not whole numbers in order", where=where, fix=_AGAIN)
+    size = offsets[1] - offsets[0]
+    if math.prod(shape) * ITEMSIZE[dtype] != size:
+        what = f"{dtype} of shape {shape} does not fill {size} bytes"
+        raise AdapterError(what, where=where, fix=_AGAIN)
+    return Stored(name, dtype, tuple(shape), path, begin + offsets[0], size)
+
+
+def _whole(values: Any) -> bool:
+    return isinstance(values, list) and all(type(v) is int and 0 <= v < 2**63 for v in values)

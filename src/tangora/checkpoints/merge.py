@@ -1,0 +1,238 @@
+"""`fuse_checkpoints`: a base and fine-tuned models, or adapters, into one full checkpoint on disk."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import torch
+
+from tangora._io import digest, refuse_existing, write_text
+from tangora._validation import did_you_mean
+from tangora._weights import Weights
+from tangora.checkpoints.align import Target
+from tangora.checkpoints.fuser import Recipe
+from tangora.checkpoints.gather import Request, gather
+from tangora.checkpoints.header import ITEMSIZE, Stored
+from tangora.checkpoints.lane import Files, Lane
+from tangora.checkpoints.output import Output, opened
+from tangora.checkpoints.plan import BLOCK, Memory, Place, Plan, make_plan
+from tangora.checkpoints.reader import INDEX, open_checkpoint
+from tangora.checkpoints.scheduler import run_jobs
+from tangora.checkpoints.sidecars import write_sidecars
+from tangora.checkpoints.steps import Steps
+from tangora.errors import FusionError
+from tangora.methods import get
+from tangora.progress import Progress
+
+__all__ = ["Merged", "fuse_checkpoints"]
+
+_DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "float64": "F64"}
+_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+_THREADS = 8  # more wait for each other and for the disk
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What a fusion made, or would make.
+
+    Attributes:
+        out: the folder.
+        method: the method's name.
+        parents: the models' names.
+        tensors: how many tensors the output has.
+        size: its tensors' bytes.
+        read: bytes of the inputs.
+        shards: its files.
+        kept: of these, how many an earlier sitting had finished.
+        threads: how many worked.
+        memory: the peak resident memory that the plan allows itself.
+        notes: what the output does not have of some model, in words.
+    """
+
+    out: Path
+    method: str
+    parents: list[str]
+    tensors: int
+    size: int
+    read: int
+    shards: int
+    kept: int
+    threads: int
+    memory: Memory
+    notes: list[str] = field(default_factory=list)
+
+
+def fuse_checkpoints(
+    base: str | os.PathLike[str],
+    models: Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    method: str = "task_arithmetic",
+    weights: Weights | None = None,
+    *,
+    dtype: str | None = None,
+    shard_size: int | str = "5GB",
+    allow_missing: Sequence[str] = (),
+    seed: int = 0,
+    space: str = "delta",
+    same_base: bool = False,
+    threads: int | None = None,
+    block: int = BLOCK,
+    device: str = "cpu",
+    overwrite: bool = False,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+    **parameters: Any,
+) -> Merged:
+    """Fuse fine-tuned checkpoints, or adapters, into one full checkpoint, a block at a time.
+
+    .. math:: \\theta = \\theta_0 + F(\\{\\theta_t - \\theta_0\\}; \\lambda)
+
+    Differences are taken in float32 (float64 where a file is), and the result is rounded once, to nearest. Its bits
+    depend neither on the threads nor on the blocks nor on the shards of any input. What is written is a folder that
+    transformers loads; a fusion that was killed goes on where it was.
+
+    Args:
+        base: the folder of the base model: ``config.json`` and safetensors, in any number of shards.
+        models: folders of models fine-tuned from it, or of adapters made for it; not both.
+        out: the folder to write.
+        method: see ``tangora.methods()``; one that needs every tensor at once is refused.
+        weights: one λ for all, one per model, or tensor -> one per model; the method's default where not given.
+        dtype: of the result, such as ``float32``; the base's, tensor by tensor, where not given.
+        shard_size: bytes in a file, such as ``"5GB"``.
+        allow_missing: names, or patterns with ``*``, of tensors that may be in one model but not in another.
+        seed: of random methods.
+        space: for adapters, see `tangora.fuse`.
+        same_base: adapters' base names differ, and are one model.
+        threads: how many; the processors, but at most 8, where not given.
+        block: numbers of a tensor worked on at a time.
+        device: ``cpu``, or ``cuda`` to compute on a GPU, through which blocks are streamed.
+        overwrite: replace an output that exists.
+        dry_run: write nothing; only say what would be made, and in how much memory.
+        progress: told of every finished chunk.
+        parameters: the method's own, such as ``density=0.2``.
+
+    Raises:
+        FusionError: models of different shapes, tensors or vocabularies; NaN or infinity; an unknown method; ...
+        AdapterError: a folder is not a checkpoint, or a file is damaged or outside of it.
+        OutputError: the output exists or cannot be written.
+    """
+    chosen = get(method)
+    chosen.check(parameters)
+    out = Path(out)
+    refuse_existing(out, overwrite)
+    kind, size, workers, place = _dtype(dtype), _bytes(shard_size), _threads(threads), _device(device)
+    origin = open_checkpoint(base)
+    models_ = gather(origin, models, allow_missing, Request(chosen, weights, parameters, seed, space, same_base))
+    plan = make_plan(models_.targets, dtype=kind, shard_size=size, block=block)
+    about = {**models_.about, "dtype": kind, "notes": models_.notes}
+    kept = 0
+    if not dry_run:
+        key = digest([about, plan.fingerprint, models_.stamps, place.type])
+        with opened(out, plan, key, overwrite=overwrite) as output:
+            kept = len(output.kept)
+            _run(plan, models_.recipe, output, workers, place, progress or Progress())
+            write_sidecars(output.folder, origin, about)
+            if plan.index is not None:
+                write_text(output.folder / INDEX, plan.index)
+    return Merged(
+        out=out,
+        method=chosen.name,
+        parents=models_.names,
+        tensors=len(plan.places),
+        size=sum(p.size for p in plan.places),
+        read=sum(_bytes_of(target) for target in models_.targets),
+        shards=len(plan.names),
+        kept=kept,
+        threads=workers,
+        memory=plan.memory(models_.recipe.method, workers),
+        notes=models_.notes,
+    )
+
+
+def _run(plan: Plan, recipe: Recipe, output: Output, threads: int, device: torch.device, progress: Progress) -> None:
+    files, dtype = Files(), torch.float64 if plan.wide else torch.float32
+    tasks = max((len(place.target.parts) for place in plan.places), default=0)
+
+    def lane() -> Lane:
+        torch.set_num_threads(1)  # of this thread: a block is too small to be divided
+        return Lane(files, tasks, plan.widest, plan.itemsize, dtype, device)
+
+    sink = _Told(output, progress)
+    steps = Steps(plan, recipe, sink, dtype, skip=output.kept, found=output.cutoffs, on_cutoffs=output.found)
+    before = torch.get_num_threads()
+    progress.begin(f"fuse by {recipe.method.name}, MB", sink.total(plan))
+    try:
+        run_jobs(steps.jobs(), lane, threads)
+    finally:
+        torch.set_num_threads(before)
+        files.close()
+    progress.end()
+
+
+class _Told:
+    """The output, and somebody who is told of each finished chunk, in megabytes."""
+
+    def __init__(self, output: Output, progress: Progress) -> None:
+        self.output, self.progress, self._lock = output, progress, Lock()
+        self.bytes = 0
+
+    def write(self, place: Place, start: int, data: memoryview) -> None:
+        """See `Output.write`."""
+        self.output.write(place, start, data)
+
+    def done(self, place: Place, start: int, stop: int, digest: str) -> None:
+        """See `Output.done`."""
+        self.output.done(place, start, stop, digest)
+        with self._lock:
+            self.bytes += (stop - start) * ITEMSIZE[place.dtype]
+            self.progress.update(self.bytes // 10**6, place.target.name)
+
+    def total(self, plan: Plan) -> int:
+        """What is to be done, in megabytes."""
+        return sum(place.size for place in plan.places if place.shard not in self.output.kept) // 10**6
+
+
+def _dtype(name: str | None) -> str | None:
+    if name is None or name in _DTYPES:
+        return None if name is None else _DTYPES[name]
+    raise FusionError("no such dtype", got=name, where="fuse.dtype", fix=did_you_mean(str(name), list(_DTYPES)))
+
+
+def _bytes(size: int | str) -> int:
+    if isinstance(size, int):
+        return size
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]I?B)?\s*", size.upper())
+    if found is None:
+        raise FusionError("not a size", got=size, where="fuse.shard_size", fix="such as 5GB or 500MB")
+    return int(float(found[1]) * _UNITS[found[2] or ""])
+
+
+def _threads(count: int | None) -> int:
+    if count is None:
+        available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return min(_THREADS, available)
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise FusionError("threads must be a whole number of at least 1", got=count, where="fuse.threads")
+    return count
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise FusionError("no such device", got=name, where="fuse.device", fix="cpu or cuda")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise FusionError("there is no CUDA device here", got=name, where="fuse.device", fix="leave it out")
+    return device
+
+
+def _bytes_of(target: Target) -> int:
+    return sum(part.size for part in (target.base, *target.parts) if isinstance(part, Stored))

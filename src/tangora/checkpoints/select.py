@@ -1,0 +1,155 @@
+"""The k-th largest magnitude of a stream, exactly, in one pass and little memory.
+
+A float's magnitude and its bits without the sign, read as an integer, are in the same order. So:
+
+1. a sample of the entries says between which two patterns the cutoff lies, almost surely (`Selection.guess`);
+2. one pass counts the entries above that bracket, and keeps those inside; too many to keep are counted by pattern, in
+   up to 2¹⁹ bins (`Selection.count`);
+3. the cutoff is the entry of the right rank among those inside, or the bin of one pattern that it falls into; else a
+   wider bin, or what lies beyond the bracket, is the next bracket, and there is another pass (`Selection.narrow`).
+
+The result does not depend on the sample, the order or the blocks: those decide only how many passes there are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from threading import Lock
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+__all__ = ["Selection"]
+
+_Patterns: TypeAlias = "np.ndarray[Any, Any]"
+_BINS = 19  # log2: a histogram of 4 MiB
+_WAITING = 2**18  # entries that wait to be counted together
+_SIGMAS = 4.5  # of the sample's rank
+
+
+class Selection:
+    """One cutoff to be found: the ``keep``-th largest magnitude of ``total`` entries.
+
+    Args:
+        keep: at least 1; ``total`` or more finds 0.0, which cuts nothing.
+        total: how many entries will be counted in a pass.
+        dtype: float32 or float64.
+
+    >>> import torch
+    >>> wanted = Selection(keep=2, total=5, dtype=torch.float32)
+    >>> wanted.guess([torch.tensor([0.5, -3.0])])
+    >>> while wanted.cutoff is None:
+    ...     wanted.count(torch.tensor([0.5, -3.0, 1.0, -2.0, 0.0]))
+    ...     wanted.narrow()
+    >>> wanted.cutoff
+    2.0
+    """
+
+    def __init__(self, keep: int, total: int, dtype: torch.dtype) -> None:
+        self.keep, self.total = keep, total
+        self._float = np.dtype(np.float64 if dtype == torch.float64 else np.float32)
+        self._int = np.dtype(np.int64 if dtype == torch.float64 else np.int32)
+        self._mask = np.iinfo(self._int).max
+        self._end = int(np.array(np.inf, self._float).view(self._int)) + 1
+        self.cutoff: float | None = 0.0 if keep >= total else None
+        self._lock = Lock()
+        self._set(0, self._end)
+
+    def _set(self, low: int, high: int) -> None:
+        """Look between two patterns, the second of which is outside."""
+        self._low, self._width = low, high - low
+        self._shift = max(0, (self._width - 1).bit_length() - _BINS)
+        self._bins: _Patterns | None = None  # made when there are too many entries inside to keep them
+        self._above, self._held = 0, 0
+        self._waiting: list[_Patterns] = []
+
+    def guess(self, pieces: Sequence[Float[Tensor, "entries"]]) -> None:
+        """Bracket the cutoff by pieces of the stream; the whole of it is a perfect sample."""
+        if self.cutoff is not None or not pieces:
+            return
+        patterns = [self._patterns(piece) for piece in pieces]
+        ordered = np.sort(np.concatenate(patterns))[::-1]
+        share, size = self.keep / self.total, len(ordered)
+        if size == self.total:
+            self.cutoff = self._value(int(ordered[self.keep - 1]))
+            return
+        # Neighbours are alike, so the pieces differ by more than as many independent entries would.
+        middle = ordered[min(size - 1, int(size * share))]
+        spread = sum((np.count_nonzero(piece >= middle) - share * len(piece)) ** 2 for piece in patterns)
+        margin = _SIGMAS * math.sqrt(max(size * share * (1 - share), float(spread))) + 2
+        first, last = math.floor(size * share - margin), math.ceil(size * share + margin)
+        high = int(ordered[first]) + 1 if first >= 0 else self._end
+        self._set(int(ordered[last]) if last < size else 0, high)
+
+    def count(self, entries: Float[Tensor, "entries"]) -> None:
+        """Count a block of entries; blocks come in any order, from any thread."""
+        if self.cutoff is not None:
+            return
+        inside, above = self._inside(entries) if entries.device.type == "cpu" else self._inside_there(entries)
+        with self._lock:
+            self._above += above
+            self._waiting.append(inside)
+            self._held += len(inside)
+            if self._held > _WAITING:
+                self._pour()
+
+    def narrow(self) -> None:
+        """After a pass: the cutoff, or a narrower bracket for the next."""
+        if self.cutoff is not None:
+            return
+        inside = self._held if self._bins is None else self._held + int(self._bins.sum())
+        if self._above >= self.keep:
+            self._set(self._low + self._width, self._end)
+        elif self._above + inside < self.keep:
+            self._set(0, self._low)
+        elif self._bins is None:
+            entries = np.concatenate(self._waiting)
+            entries.partition(place := len(entries) - (self.keep - self._above))
+            self.cutoff = self._value(self._low + int(entries[place]))
+        else:
+            bins = self._pour()
+            down = self._above + np.cumsum(bins[::-1])  # entries in the highest bin and above, the two highest, ...
+            bin_ = len(bins) - 1 - int(np.searchsorted(down, self.keep))
+            low = self._low + (bin_ << self._shift)
+            high = min(low + (1 << self._shift), self._low + self._width)
+            if high - low == 1:
+                self.cutoff = self._value(low)
+            else:
+                self._set(low, high)
+
+    def _pour(self) -> _Patterns:
+        """What waits goes into the bins."""
+        bins = self._bins
+        if bins is None:
+            bins = self._bins = np.zeros(((self._width - 1) >> self._shift) + 1, np.int64)
+        if self._waiting:
+            waiting = np.concatenate(self._waiting) >> self._int.type(self._shift)
+            bins += np.bincount(waiting, minlength=len(bins))
+        self._waiting, self._held = [], 0
+        return bins
+
+    def _patterns(self, entries: Tensor) -> _Patterns:
+        numbers: _Patterns = np.bitwise_and(entries.cpu().numpy().view(self._int), self._int.type(self._mask))
+        return numbers
+
+    def _inside(self, entries: Tensor) -> tuple[_Patterns, int]:
+        patterns = self._patterns(entries)
+        patterns -= self._int.type(self._low)
+        unsigned = patterns.view(f"u{patterns.itemsize}")
+        inside = patterns[np.less(unsigned, unsigned.dtype.type(self._width))]  # what lies below has wrapped around
+        above = np.count_nonzero(np.greater_equal(patterns, self._int.type(self._width)))
+        return inside, int(above)
+
+    def _inside_there(self, entries: Tensor) -> tuple[_Patterns, int]:
+        """The same on the device where the entries are."""
+        kind = torch.int64 if self._int.itemsize == 8 else torch.int32
+        patterns = (entries.view(kind) & self._mask) - self._low
+        inside = patterns[(patterns >= 0) & (patterns < self._width)]
+        return inside.cpu().numpy(), int((patterns >= self._width).sum())
+
+    def _value(self, pattern: int) -> float:
+        return float(np.array(pattern, self._int).view(self._float))

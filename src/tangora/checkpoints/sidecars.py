@@ -1,0 +1,90 @@
+"""What lies beside the tensors: configuration, tokenizer, generation settings, the model card, and how it was made."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tangora._io import write_json, write_text
+from tangora.checkpoints.reader import CONFIG, Checkpoint, inside
+
+__all__ = ["LINEAGE", "write_sidecars"]
+
+LINEAGE = "tangora_fusion.json"
+_COPIED = (
+    *("generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+    *("added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model"),
+    *("sentencepiece.bpe.model", "chat_template.jinja", "chat_template.json", "preprocessor_config.json"),
+    *("processor_config.json", "image_processor_config.json", "video_preprocessor_config.json"),
+)
+_WORDS = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
+
+
+def write_sidecars(folder: Path, base: Checkpoint, about: Mapping[str, Any]) -> None:
+    """Fill ``folder`` with the base's small files, a README and ``tangora_fusion.json``.
+
+    Args:
+        folder: the output.
+        base: whose files are copied; only ``config.json`` is adjusted, to another dtype.
+        about: how the output was made.
+    """
+    for name in _COPIED:
+        if (base.folder / name).exists():
+            shutil.copyfile(inside(base.folder, name), folder / name)
+    config = dict(base.config)
+    if about["dtype"] is not None:
+        for key in [k for k in ("dtype", "torch_dtype") if k in config] or ["torch_dtype"]:
+            config[key] = _WORDS[about["dtype"]]
+    write_json(folder / CONFIG, config)
+    write_json(folder / LINEAGE, about)
+    write_text(folder / "README.md", _card(about))
+
+
+def _card(about: Mapping[str, Any]) -> str:
+    base, parents = about["base"], about["parents"]
+    front = ["---"]
+    if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(base.get("model") or "")):
+        front.append(f"base_model: {base['model']}")
+    front += ["library_name: transformers", "tags:", "- tangora", "- model-merging", "---"]
+    rows: list[Sequence[str]] = [("method", _code(about["method"])), ("base", _text(base["name"]))]
+    rows += [(_text(name), _code(json.dumps(value))) for name, value in about["parameters"].items()]
+    if about["random"]:
+        rows.append(("seed", str(about["seed"])))
+    told = [(_text(p["name"]), w, _code(p["fingerprint"][:16])) for p, w in zip(parents, _weights(about), strict=True)]
+    title = ", ".join(_text(p["name"]) for p in parents)
+    notes = "\n".join(f"- {_text(note)}" for note in about["notes"])
+    parts = [
+        "\n".join(front),
+        f"# {len(parents)} models in one: {title}",
+        f"A full checkpoint, fused with Tangora {about['tangora']}. It is the base plus what the method makes of the "
+        "differences from it, computed in float32 or wider and rounded once.",
+        f"## How it was fused\n\n{_table(('', ''), rows)}\n\n{_table(('parent', 'weight', 'fingerprint'), told)}",
+        f"## What it does not have\n\n{notes}" if notes else "",
+        "## How to load it\n\n```python\nfrom transformers import AutoModel\n\n"
+        'model = AutoModel.from_pretrained("path/to/this/folder")\n```\n\n'
+        f"All of this, for machines: `{LINEAGE}`.",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _weights(about: Mapping[str, Any]) -> list[str]:
+    if isinstance(about["weights"], dict):
+        return ["per tensor"] * len(about["parents"])
+    return [f"{weight:g}" for weight in about["weights"]]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows])
+
+
+def _text(value: str) -> str:
+    """Names are data: no Markdown or HTML in them takes effect."""
+    return re.sub(r"([\\`*_{}\[\]<>|#&$~])", r"\\\1", " ".join(str(value).split()))
+
+
+def _code(value: str) -> str:
+    return f"`{' '.join(str(value).split()).replace('`', chr(39)).replace('|', '¦')}`"
