@@ -85,7 +85,7 @@ def align_adapters(
     ]
 
 
-class _prefix:
+class _Names:
     def __init__(self, base: Checkpoint, sites: Sequence[str]) -> None:
         """Try the names as they are, then with a prefix of the base's names, then without one of their own."""
         self.base, self.sites = base, sites
