@@ -77,30 +77,6 @@ def dare_ties(deltas: Array, weights: Array, density: float, uniforms: Array) ->
     return elected(sampled(deltas, uniforms, density), weights)
 
 
-def breadcrumbs(deltas: Array, weights: Array, density: float, outliers: float) -> Result:
-    """Sort by magnitude, cross out the first ⌈outliers·n⌉ and their equals, keep the next ⌈density·n⌉ and theirs."""
-    left = np.zeros_like(deltas)
-    for t, delta in enumerate(deltas):
-        ranked = sorted((abs(float(x)) for x in delta), reverse=True)
-        drop = math.ceil(Decimal(str(outliers)) * len(delta))
-        rest = [x for x in ranked if not drop or x < ranked[drop - 1]]
-        count = min(math.ceil(Decimal(str(density)) * len(delta)), len(rest))
-        for j, x in enumerate(delta):
-            if count and abs(x) in rest and abs(x) >= rest[count - 1]:
-                left[t, j] = x
-    return task_arithmetic(left, weights)
-
-
-def consensus(deltas: Array, weights: Array) -> Result:
-    out = task_arithmetic(deltas, weights)
-    for j in range(deltas.shape[1]):
-        total = math.fsum(deltas[:, j])
-        votes = [t for t in range(len(deltas)) if deltas[t, j] and abs(deltas[t, j]) >= 0.4 * abs(total - deltas[t, j])]
-        if len(votes) < min(2, len(deltas)):
-            out[j] = 0.0
-    return out
-
-
 ORACLES: dict[str, Callable[..., Result]] = {
     "average": average,
     "task_arithmetic": task_arithmetic,
@@ -109,6 +85,4 @@ ORACLES: dict[str, Callable[..., Result]] = {
     "magnitude_prune": magnitude_prune,
     "dare": dare,
     "dare_ties": dare_ties,
-    "breadcrumbs": breadcrumbs,
-    "consensus": consensus,
 }

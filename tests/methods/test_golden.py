@@ -7,25 +7,7 @@ import torch
 from torch import Tensor
 
 from tangora.errors import FusionError
-from tangora.methods import (
-    average,
-    breadcrumbs,
-    consensus,
-    dare,
-    dare_ties,
-    della,
-    iso_c,
-    iso_cts,
-    knots,
-    magnitude_prune,
-    model_stock,
-    slerp,
-    svd,
-    task_arithmetic,
-    ties,
-    ties_per_tensor,
-    tsv_m,
-)
+from tangora.methods import average, dare, dare_ties, magnitude_prune, task_arithmetic, ties, ties_per_tensor
 
 #          entry        0     1     2     3     4
 DELTAS = torch.tensor([[4.0, -1.0, 2.0, 0.5, -3.0], [-1.0, -6.0, 2.0, 8.0, 3.0]])
@@ -135,66 +117,3 @@ def test_average_refuses_weights_that_cancel_at_one_entry() -> None:
     weights[1, 3] = -1
     with pytest.raises(FusionError, match=r"weights must not sum to zero"):
         average(DELTAS, weights=weights)
-
-
-def test_breadcrumbs() -> None:
-    # a: ⌈0.2·5⌉ = 1 outlier (4), then ⌈0.4·5⌉ = 2 of what follows (−3, 2); b: 8 goes, −6 and 3 stay
-    check(breadcrumbs(DELTAS, weights=WEIGHTS, density=0.4, outliers=0.2), 0.0, -1.5, 1.0, 0.0, -0.75)
-
-
-def test_consensus() -> None:
-    # sums 3, −7, 4, 8.5, 0. To a: 4 ≥ 0.4·1, 1 < 2.4, 2 ≥ 0.8, 0.5 < 3.2, 3 ≥ 1.2. To b: 1 < 1.6, 6 ≥ 0.4, 2 ≥ 0.8,
-    # 8 ≥ 0.2, 3 ≥ 1.2. Both want entries 2 and 4.
-    check(consensus(DELTAS, weights=WEIGHTS, share=0.4), 0.0, 0.0, 1.5, 0.0, -0.75)
-
-
-def test_model_stock() -> None:
-    # cos 60° = 1/2: t = 2·(1/2) / (1 + 1/2) = 2/3 of the mean (3/4, √3/4)
-    deltas = torch.tensor([[1.0, 0.0], [0.5, 0.75**0.5]])
-    check(model_stock(deltas, weights=torch.ones(2, 1)), 0.5, 0.75**0.5 / 3)
-    # at right angles they have nothing in common
-    check(model_stock(torch.eye(2), weights=torch.ones(2, 1)), 0.0, 0.0)
-
-
-def test_slerp() -> None:
-    # a third of the way along 90 degrees: 30 degrees
-    check(slerp(torch.eye(2), weights=torch.tensor([[2.0], [1.0]])), 0.75**0.5, 0.5)
-
-
-def test_della() -> None:
-    # magnitudes 1 < 2 < 3: they stay with 0.4, 0.5 and 0.6; uniform 0.45 drops the first, 2/0.5 and −3/0.6
-    deltas, uniforms = torch.tensor([[2.0, 1.0, -3.0]]), torch.full((1, 3), 0.45)
-    check(della(deltas, weights=torch.ones(1, 1), uniforms=uniforms, density=0.5, window=0.2), 4.0, 0.0, -5.0)
-
-
-# Two tasks along the axes of the plane: a stretches x by 4, b stretches y by 2.
-AXES = torch.stack([torch.diag(torch.tensor([4.0, 0.0])), torch.diag(torch.tensor([0.0, 2.0]))])
-
-
-def test_svd() -> None:
-    # of diag(4, 2) the first axis is the best rank 1
-    check(svd(AXES, weights=torch.ones(2, 1, 1), rank=1).flatten(), 4.0, 0.0, 0.0, 0.0)
-
-
-def test_tsv_m() -> None:
-    # one triplet each, orthogonal already; λ of the second task is 3
-    check(tsv_m(AXES, weights=torch.tensor([1.0, 3.0]).reshape(2, 1, 1)).flatten(), 4.0, 0.0, 0.0, 6.0)
-
-
-def test_iso_c() -> None:
-    # singular values 4 and 2: both become 3
-    check(iso_c(AXES, weights=torch.ones(2, 1, 1)).flatten(), 3.0, 0.0, 0.0, 3.0)
-
-
-def test_iso_cts() -> None:
-    # four axes with 8, 4, 2, 2; half of the directions are common (8, 4); of what is left outside, each of the two
-    # tasks adds its own first: 2 and 2; the mean of all four is 4
-    one = torch.diag(torch.tensor([8.0, 0.0, 2.0, 0.0]))
-    two = torch.diag(torch.tensor([0.0, 4.0, 0.0, 2.0]))
-    result = iso_cts(torch.stack([one, two]), weights=torch.ones(2, 1, 1), common=0.5)
-    check(result.flatten(), *(4 * torch.eye(4)).flatten().tolist())
-
-
-def test_knots() -> None:
-    # [4 0 | 0 0; 0 0 | 0 2]: U and V are the axes, of each block ⌈0.25·4⌉ = 1 entry is kept, which is its only one
-    check(knots(AXES, weights=torch.ones(2, 1, 1), density=0.25).flatten(), 4.0, 0.0, 0.0, 2.0)
