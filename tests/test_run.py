@@ -288,6 +288,21 @@ def test_methods_are_checked_before_anything_is_trained(recipe, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_method_for_two_is_refused_for_subsets_of_three(recipe, tmp_path):
+    from tangora.run import check_methods
+
+    raw = recipe.model_dump(mode="json")
+    path = tmp_path / "two.yaml"
+    raw["fusion"]["methods"] = [{"method": "slerp"}]
+    path.write_text(yaml.safe_dump(raw))
+    with pytest.raises(FusionError, match=r"slerp fuses exactly 2, got 3 at fusion\.methods\.slerp\.sizes"):
+        tangora.run(load_recipe(path), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    raw["fusion"]["methods"] = [{"method": "slerp", "sizes": [2]}]
+    path.write_text(yaml.safe_dump(raw))
+    check_methods(load_recipe(path))
+
+
 def test_the_log_tells_what_went_wrong(recipe, tmp_path):
     raw = recipe.model_dump(mode="json")
     raw["lora"]["target_modules"] = ["query", "nothing_like_this"]

@@ -142,6 +142,7 @@ class Fusion:
         chosen = get(method)
         given = {key: _plain(value) for key, value in (parameters or {}).items()}
         chosen.check(given)
+        chosen.check_count(len(self.adapters))
         sites = {site for adapter in self.adapters for site in adapter.updates}
         table = tabulate(chosen.default_weight if weights is None else weights, len(self.adapters), sites)
         space = self._space_for(chosen)

@@ -16,13 +16,13 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tangora._io import read_json, write_json, write_text
 from tangora.progress import Progress
-from tangora.recipe import Recipe
+from tangora.recipe import FusionEntry, Recipe
 from tangora.run_folder import Clock, about, claim, locked, logged
 
 if TYPE_CHECKING:
@@ -104,7 +104,8 @@ def check_methods(recipe: Recipe) -> None:
     """Refuse unknown methods and parameters before anything is trained.
 
     Raises:
-        FusionError: a method or one of its parameters is unknown or out of range.
+        FusionError: a method or one of its parameters is unknown or out of range, or a subset has another number of
+            tasks than the method can fuse.
     """
     from tangora.coefficients import grid
     from tangora.methods import get
@@ -113,6 +114,16 @@ def check_methods(recipe: Recipe) -> None:
         method = get(entry.method)
         for candidate in grid.candidates(1.0, entry.parameters):
             method.check(candidate.parameters)
+        for size in _sizes(recipe, entry):
+            method.check_count(size, where=f"fusion.methods.{entry.label}.sizes")
+
+
+def _sizes(recipe: Recipe, entry: FusionEntry) -> Iterator[int]:
+    """The numbers of tasks that an entry of the comparison fuses."""
+    sizes = recipe.fusion.subsets.sizes
+    for size in range(2, len(recipe.tasks) + 1) if isinstance(sizes, str) else sizes:
+        if size in (entry.sizes or [size]):
+            yield size
 
 
 def _score(

@@ -12,7 +12,20 @@ from torch import Tensor
 from tangora.errors import FusionError
 from tangora.methods import Method, get, methods
 
-BUILT_IN = ["average", "dare", "dare_ties", "magnitude_prune", "task_arithmetic", "ties", "ties_per_tensor"]
+BUILT_IN = [
+    "average", "breadcrumbs", "consensus", "dare", "dare_ties", "della", "iso_c", "iso_cts", "knots", "magnitude_prune",
+    "model_stock", "slerp", "svd", "task_arithmetic", "ties", "ties_per_tensor", "tsv_m",
+]  # fmt: skip
+SPECTRAL = {"iso_c", "iso_cts", "knots", "svd", "tsv_m"}  # through a decomposition, so equal up to rounding
+ISOTROPIC = {"iso_c", "iso_cts"}  # change even a single update, unless its singular values are equal
+WEIGHTED_FIRST = {"iso_c", "iso_cts", "svd"}  # weights multiply before what is not linear
+DROPPING: dict[str, dict[str, Any]] = {"svd": {"components": 2}}  # where the default drops nothing of small tensors
+NOTHING_DROPPED: dict[str, dict[str, Any]] = {
+    "breadcrumbs": {"bottom": 0.0, "top": 0.0},
+    "consensus": {"agreement": 1},
+    "della": {"density": 1.0, "window": 0.0},
+    "svd": {"components": 99},
+}
 ELEMENTWISE = [get(name) for name in BUILT_IN if get(name).granularity == "element"]
 WITH_DENSITY = [get(name) for name in BUILT_IN if "density" in get(name).parameters]
 TASKS, SHAPE = 3, (6, 5)
@@ -24,11 +37,33 @@ def stack(seed: int = 0, shape: tuple[int, ...] = SHAPE, dtype: torch.dtype = to
 
 
 def fused(method: Method, deltas: Tensor, weights: Tensor, uniforms: Tensor | None = None, **parameters: Any) -> Tensor:
+    """The method on the stack, or on the only number of tasks that it takes."""
+    deltas, weights = deltas[: method.tasks], weights[: method.tasks]
+    parameters = DROPPING.get(method.name, {}) | parameters
     if method.random:
         if uniforms is None:
             uniforms = torch.rand(deltas.shape, generator=torch.Generator().manual_seed(7))
         parameters["uniforms"] = uniforms
     return method.function(deltas, weights=weights, **parameters)
+
+
+def nothing_dropped(method: Method) -> dict[str, Any]:
+    return NOTHING_DROPPED.get(method.name, {"density": 1.0} if "density" in method.parameters else {})
+
+
+def one_update(method: Method) -> tuple[Tensor, Tensor]:
+    """One task of weight 1 that the method should give back; where it wants several, the same one over and over."""
+    delta = stack()[0]
+    if method.name in ISOTROPIC:
+        delta = torch.linalg.qr(delta).Q
+    count = method.tasks or 1
+    return delta.expand(count, *SHAPE).clone(), torch.ones(count, 1, 1)
+
+
+def equal(method: Method, found: Tensor, expected: Tensor) -> bool:
+    if method.name not in SPECTRAL:
+        return torch.equal(found, expected)
+    return torch.allclose(found, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
 
 
 def per_task(*values: float, ndim: int = 2) -> Tensor:
@@ -77,16 +112,15 @@ def test_inputs_are_not_changed(method: Method) -> None:
 
 
 def test_one_task_with_density_one_does_not_share_memory_with_its_result(method: Method) -> None:
-    deltas = stack()[:1]
-    parameters = {"density": 1.0} if "density" in method.parameters else {}
-    result = fused(method, deltas, torch.ones(1, 1, 1), **parameters)
+    deltas, weights = one_update(method)
+    result = fused(method, deltas, weights, **nothing_dropped(method))
     assert result.untyped_storage().data_ptr() != deltas.untyped_storage().data_ptr()
 
 
 def test_order_of_tasks_does_not_matter(method: Method) -> None:
     deltas, uniforms = stack(), torch.rand((TASKS, *SHAPE), generator=torch.Generator().manual_seed(3))
     expected = fused(method, deltas, WEIGHTS, uniforms)
-    for order in itertools.permutations(range(TASKS)):
+    for order in itertools.permutations(range(method.tasks or TASKS)):
         p = list(order)
         torch.testing.assert_close(fused(method, deltas[p], WEIGHTS[p], uniforms[p]), expected)
 
@@ -110,17 +144,27 @@ def test_blocks_inside_a_method_change_nothing(method: Method, monkeypatch: pyte
 
 def test_only_model_and_tensor_methods_look_beyond_an_entry(method: Method) -> None:
     """The declared granularity is the finest that is true: a coarser promise would cost memory for nothing."""
-    deltas = stack()
-    deltas[:, 3:] *= 100
-    halves = torch.cat([fused(method, d, WEIGHTS, torch.zeros_like(d)) for d in deltas.split(3, dim=1)])
-    whole = fused(method, deltas, WEIGHTS, torch.zeros_like(deltas))
+    deltas, uniforms = stack(), torch.full((TASKS, *SHAPE), 0.45)
+    deltas[:, :, 3:] *= 100
+    pairs = zip(deltas.split(3, dim=2), uniforms.split(3, dim=2), strict=True)
+    halves = torch.cat([fused(method, d, WEIGHTS, u) for d, u in pairs], 1)
+    whole = fused(method, deltas, WEIGHTS, uniforms)
     assert torch.equal(halves, whole) == (method.granularity == "element")
 
 
 def test_layout_in_memory_does_not_matter(method: Method) -> None:
     deltas, uniforms = stack(), torch.rand(TASKS, *SHAPE)
-    turned = fused(method, deltas.transpose(1, 2), WEIGHTS, uniforms.transpose(1, 2))
-    assert torch.equal(turned.T, fused(method, deltas, WEIGHTS, uniforms))
+    strided = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in (deltas, uniforms)]
+    assert not strided[0].is_contiguous()
+    assert equal(method, fused(method, strided[0], WEIGHTS, strided[1]), fused(method, deltas, WEIGHTS, uniforms))
+
+
+@pytest.mark.parametrize("name", sorted(set(BUILT_IN) - {"della", "iso_cts", "knots"}))
+def test_rows_and_columns_are_treated_alike(name: str) -> None:
+    """But for DELLA, which ranks in rows, and those that begin with the output directions."""
+    deltas, uniforms = stack(), torch.rand(TASKS, *SHAPE)
+    turned = fused(get(name), deltas.transpose(1, 2), WEIGHTS, uniforms.transpose(1, 2))
+    assert equal(get(name), turned.T, fused(get(name), deltas, WEIGHTS, uniforms))
 
 
 def test_determinism(method: Method) -> None:
@@ -137,10 +181,9 @@ def test_global_random_state_is_left_alone(method: Method) -> None:
 
 
 def test_identity(method: Method) -> None:
-    """One task, weight 1, nothing dropped: the update itself, bit for bit."""
-    parameters = {"density": 1.0} if "density" in method.parameters else {}
-    deltas = stack()[:1]
-    assert torch.equal(fused(method, deltas, torch.ones(1, 1, 1), **parameters), deltas[0])
+    """One task, weight 1, nothing dropped: the update itself, bit for bit but after a decomposition."""
+    deltas, weights = one_update(method)
+    assert equal(method, fused(method, deltas, weights, **nothing_dropped(method)), deltas[0])
 
 
 @pytest.mark.parametrize("factor", [2.0, 0.5, -4.0, 0.0])
@@ -150,14 +193,15 @@ def test_homogeneity_is_as_promised(method: Method, factor: float) -> None:
             fused(method, stack(), WEIGHTS * factor)
         return
     scaled = fused(method, stack(), WEIGHTS * factor)
-    assert torch.equal(scaled, factor * fused(method, stack(), WEIGHTS)) == method.homogeneous
+    assert equal(method, scaled, factor * fused(method, stack(), WEIGHTS)) == method.homogeneous
 
 
 def test_linearity_is_as_promised(method: Method) -> None:
     """The engine takes the coefficients of a linear method from the identity matrix."""
-    deltas, weights = stack(), WEIGHTS
+    count = method.tasks or TASKS
+    deltas, weights = stack()[:count], WEIGHTS[:count]
     parameters = {"density": 0.5} if "density" in method.parameters else {}
-    coefficients = fused(method, torch.eye(TASKS), weights.reshape(TASKS, 1), **parameters)
+    coefficients = fused(method, torch.eye(count), weights.reshape(count, 1), **parameters)
     mixed = torch.einsum("t,t...->...", coefficients, deltas)
     agrees = torch.allclose(mixed, fused(method, deltas, weights, **parameters), atol=1e-6)
     assert agrees == method.linear
@@ -174,8 +218,11 @@ def test_weights_broadcast(method: Method) -> None:
 def test_weights_per_entry_are_used_per_entry(method: Method) -> None:
     deltas, rows = stack(), torch.arange(1.0, 7.0).reshape(1, 6, 1)
     varied = fused(method, deltas, WEIGHTS * rows)
-    plain = fused(method, deltas, WEIGHTS)
-    expected = plain if method.name == "average" else plain * rows[0]
+    if method.name in WEIGHTED_FIRST:
+        expected = fused(method, deltas * WEIGHTS * rows, torch.ones(TASKS, 1, 1))
+    else:
+        plain = fused(method, deltas, WEIGHTS)
+        expected = plain if method.name == "average" else plain * rows[0]
     torch.testing.assert_close(varied, expected)
 
 
@@ -191,6 +238,37 @@ def test_gradients_reach_the_weights(method: Method) -> None:
     assert bool((weights.grad != 0).any())
 
 
+MATRICES = sorted(SPECTRAL)
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_a_kernel_is_a_matrix_of_its_outputs(name: str) -> None:
+    deltas = stack(shape=(6, 2, 1, 3))
+    flat = fused(get(name), deltas.reshape(TASKS, 6, 6), WEIGHTS)
+    assert torch.equal(fused(get(name), deltas, per_task(0.5, 1.25, -0.25, ndim=4)).reshape(6, 6), flat)
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_rounding_noise_does_not_grow(name: str) -> None:
+    """Low-rank updates in float32 and in float64 give the same: nothing hangs on directions of no size."""
+    g = torch.Generator().manual_seed(3)
+    b, a = (torch.randn(TASKS, *s, generator=g, dtype=torch.float64) for s in ((20, 2), (2, 16)))
+    exact = fused(get(name), b @ a, WEIGHTS.double())
+    found = fused(get(name), b.float() @ a.float(), WEIGHTS)
+    torch.testing.assert_close(found.double(), exact, rtol=0, atol=1e-4 * float(exact.abs().max()))
+
+
+@pytest.mark.parametrize("name", MATRICES)
+@pytest.mark.parametrize("repeat", [1, 2, 6])
+def test_equal_updates_and_many_tasks_stay_finite_and_reproducible(name: str, repeat: int) -> None:
+    deltas = stack(shape=(4, 3)).repeat(repeat, 1, 1)
+    weights = torch.ones(len(deltas), 1, 1)
+    found = fused(get(name), deltas, weights)
+    assert bool(found.isfinite().all())
+    turned = fused(get(name), deltas.flip(0), weights)
+    torch.testing.assert_close(found, turned, rtol=1e-4, atol=1e-4 * float(found.abs().max()))
+
+
 @pytest.mark.parametrize("density", [0, -0.1, 1.5, 20, float("nan"), float("inf")])
 @pytest.mark.parametrize("method", WITH_DENSITY, ids=lambda m: m.name)
 def test_density_out_of_range(method: Method, density: float) -> None:
@@ -202,11 +280,12 @@ def test_docstring_says_what_the_house_asks(method: Method) -> None:
     doc = method.function.__doc__ or ""
     assert method.summary.endswith(".")
     assert method.choose
-    assert method.reference.startswith("arXiv:")
+    assert method.reference.startswith(("arXiv:", "doi:"))
     assert method.reference in doc
     assert "Args:" in doc
     assert ">>> " in doc
-    assert ("Raises:" in doc) == (method.name != "task_arithmetic")
+    refuses = method.tasks is not None or method.limits or method.name == "average"
+    assert ("Raises:" in doc) == bool(refuses)
 
 
 WITH_CUTOFF = [m for m in methods().values() if m.cutoff is not None]

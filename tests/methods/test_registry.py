@@ -92,9 +92,7 @@ def test_decorator_returns_the_function() -> None:
 
 
 def test_unknown_method_names_the_nearest_and_all() -> None:
-    with pytest.raises(
-        FusionError, match=r"no such fusion method, got 'tie'.*'ties'.*average, dare, dare_ties"
-    ):
+    with pytest.raises(FusionError, match=r"no such fusion method, got 'tie'.*'ties'.*average, breadcrumbs, con"):
         get("tie")
 
 
@@ -221,6 +219,14 @@ def test_limits_of_other_parameters() -> None:
 def test_weights_and_uniforms_are_not_parameters() -> None:
     with pytest.raises(FusionError, match=r"unknown parameter 'uniforms'"):
         get("dare").check({"uniforms": 0.5})
+
+
+@pytest.mark.parametrize("count", [1, 3, 20])
+def test_a_number_of_tasks_that_the_method_cannot_fuse_is_refused(count: int) -> None:
+    get("slerp").check_count(2)
+    get("ties").check_count(count)
+    with pytest.raises(FusionError, match=f"slerp fuses exactly 2, got {count} at here. Choose another method"):
+        get("slerp").check_count(count, where="here")
 
 
 # --- third parties

@@ -35,10 +35,20 @@ from tangora.methods._limits import Limit
 from tangora.methods._registry import ENTRY_POINT_GROUP, Granularity, Method, fusion_method, get, methods
 from tangora.methods._table import table
 from tangora.methods.average import average
+from tangora.methods.breadcrumbs import breadcrumbs
+from tangora.methods.consensus import consensus
 from tangora.methods.dare import dare, dare_ties
+from tangora.methods.della import della
+from tangora.methods.iso_c import iso_c
+from tangora.methods.iso_cts import iso_cts
+from tangora.methods.knots import knots
 from tangora.methods.magnitude_prune import magnitude_prune
+from tangora.methods.model_stock import model_stock
+from tangora.methods.slerp import slerp
+from tangora.methods.svd import svd
 from tangora.methods.task_arithmetic import task_arithmetic
 from tangora.methods.ties import ties, ties_per_tensor
+from tangora.methods.tsv_m import tsv_m
 
 __all__ = [
     "ENTRY_POINT_GROUP",
@@ -46,16 +56,26 @@ __all__ = [
     "Limit",
     "Method",
     "average",
+    "breadcrumbs",
+    "consensus",
     "dare",
     "dare_ties",
+    "della",
     "fusion_method",
     "get",
+    "iso_c",
+    "iso_cts",
+    "knots",
     "magnitude_prune",
     "methods",
+    "model_stock",
+    "slerp",
+    "svd",
     "table",
     "task_arithmetic",
     "ties",
     "ties_per_tensor",
+    "tsv_m",
 ]
 
 

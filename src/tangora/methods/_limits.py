@@ -9,7 +9,7 @@ from typing import Any
 
 from tangora.errors import FusionError
 
-__all__ = ["DENSITY", "Limit", "check_density", "check_type"]
+__all__ = ["DENSITY", "Limit", "check_density", "check_type", "check_value"]
 
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
@@ -63,6 +63,12 @@ def check_density(method: str, density: float) -> None:
     """What a method with a ``density`` calls first, so that it is also safe outside the engine."""
     check_type(method, "density", density, 0.5, "fuse")
     DENSITY.check(method, "density", density)
+
+
+def check_value(method: str, name: str, value: Any, default: Any, limit: Limit) -> None:
+    """What a method calls for any other parameter, for the same reason."""
+    check_type(method, name, value, default, "fuse")
+    limit.check(method, name, value)
 
 
 def check_type(method: str, name: str, value: Any, default: Any, where: str) -> None:

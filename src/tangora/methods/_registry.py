@@ -46,6 +46,7 @@ class Method:
         linear: the result is ``Σ cₜ νₜ`` with coefficients that depend on the weights only.
         homogeneous: ``f(c·weights) = c·f(weights)``, so that a grid over λ costs one call.
         random: the function takes ``uniforms`` in [0, 1), shaped like ``deltas``.
+        tasks: the only number of tasks that it can fuse; None for any.
         parameters: the method's own parameters and their defaults.
         summary: the first line of the function's docstring.
         limits: the range of a parameter, where it has one.
@@ -63,6 +64,7 @@ class Method:
     linear: bool
     homogeneous: bool
     random: bool
+    tasks: int | None
     parameters: Mapping[str, Any]
     summary: str
     limits: Mapping[str, Limit] = field(default_factory=dict)
@@ -78,6 +80,18 @@ class Method:
         paragraphs = (inspect.getdoc(self.function) or "").split("\n\n")
         found = next((p for p in paragraphs if p.startswith("Choose it ")), "")
         return " ".join(found.split()).removeprefix("Choose it ").removesuffix(".")
+
+    def check_count(self, count: int, *, where: str = "fuse.adapters") -> None:
+        """Refuse another number of task vectors than the method can fuse; no tensor is needed.
+
+        Raises:
+            FusionError: says how many it needs.
+
+        >>> get("ties").check_count(7)
+        """
+        if self.tasks is not None and count != self.tasks:
+            what = f"{self.name} fuses exactly {self.tasks}"
+            raise FusionError(what, got=count, where=where, fix="choose another method for any other number")
 
     def check(self, parameters: Mapping[str, Any], *, where: str = "fuse") -> None:
         """Refuse parameters that the method does not have, of the wrong type, or out of range; no tensor is needed.
@@ -114,6 +128,7 @@ def fusion_method(
     linear: bool = False,
     homogeneous: bool = True,
     random: bool = False,
+    tasks: int | None = None,
     limits: Mapping[str, Limit] | None = None,
     cutoff: str | None = None,
 ) -> Callable[[_Function], _Function]:
@@ -154,6 +169,7 @@ def fusion_method(
             linear=linear,
             homogeneous=homogeneous,
             random=random,
+            tasks=tasks,
             parameters=MappingProxyType(_parameters(name, function, random, cutoff)),
             summary=(inspect.getdoc(function) or "").split("\n", 1)[0],
             limits=MappingProxyType(dict(limits or {})),

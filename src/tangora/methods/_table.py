@@ -7,6 +7,7 @@ from tangora.methods._registry import Method, methods
 __all__ = ["table"]
 
 _HEADER = ("method", "granularity", "parameters", "default λ", "reference", "choose it")
+_SITES = {"arXiv": "https://arxiv.org/abs/", "doi": "https://doi.org/"}
 
 
 def table() -> str:
@@ -26,5 +27,7 @@ def _row(method: Method) -> tuple[str, ...]:
 
 
 def _link(reference: str) -> str:
-    number = reference.removeprefix("arXiv:")
-    return f"[{reference}](https://arxiv.org/abs/{number})" if number != reference else reference.replace("|", "\\|")
+    kind, _, number = reference.partition(":")
+    if kind not in _SITES:
+        return reference.replace("|", "\\|")
+    return f"[{reference}]({_SITES[kind]}{number})"
