@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tangora import _full
+from tangora._exits import end, quiet_libraries, traceback_goes_to
 from tangora._terminal import bars, fused_lines, method_table, parse_parameters, parse_weights, score_table, show
-from tangora.errors import RecipeError, TangoraError
+from tangora.errors import RecipeError
 
 if TYPE_CHECKING:
     from tangora.recipe import Recipe
@@ -28,7 +26,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-INTERRUPTED = 130  # the shell's code for Ctrl-C
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the recipe.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a bundled recipe.")]
@@ -36,59 +33,8 @@ RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML fi
 
 def main() -> None:
     """Entry point: 0 done, 2 something to put right (one line says what), 130 interrupted, 1 a bug."""
-    _quiet_libraries()
-    try:
-        code = app(standalone_mode=False)  # that of a typer.Exit; typer makes one of Ctrl-C, earlier ones raise
-    except (typer.Abort, KeyboardInterrupt):
-        code = INTERRUPTED
-    except TangoraError as error:
-        _say(f"error: {' '.join(str(error).split())}")
-        sys.exit(2)
-    except Exception as error:
-        if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # click's own usage errors
-            _usage(error)
-        _bug(error)
-    if code == INTERRUPTED:
-        _say("interrupted: nothing is left half-written; the same command goes on where this one stopped")
-    sys.exit(code or 0)
-
-
-def _usage(error: Any) -> None:
-    if getattr(error, "ctx", None) is not None:
-        _say(error.ctx.get_usage())
-    _say(f"error: {error.format_message()}")
-    sys.exit(2)
-
-
-def _bug(error: Exception) -> None:
-    log = _log_file()
-    if log is None:
-        traceback.print_exception(error)
-    else:
-        _say(f"error: {type(error).__name__}: {' '.join(str(error).split())[:300]} (the traceback is in {log})")
-    sys.exit(1)
-
-
-def _log_file() -> str | None:
-    return _STATE.get("log") if _STATE.get("log") and Path(_STATE["log"]).is_file() else None
-
-
-_STATE: dict[str, str] = {}
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)
-
-
-def _quiet_libraries() -> None:
-    """Our own bars and errors stand alone in the terminal; set these variables yourself to hear the libraries."""
-    for key, value in {
-        "TRANSFORMERS_VERBOSITY": "error",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-    }.items():
-        os.environ.setdefault(key, value)
+    quiet_libraries()
+    end(lambda: app(standalone_mode=False))
 
 
 @app.callback(invoke_without_command=True)
@@ -124,7 +70,7 @@ def run(
             plan = preflight(loaded, folder, progress)
         show(plan)
         return
-    _STATE["log"] = str(folder / "run.log")
+    traceback_goes_to(folder / "run.log")
     from tangora.run import run as run_recipe
 
     with bars() as progress:

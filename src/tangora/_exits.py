@@ -1,0 +1,73 @@
+"""How a command ends: an exit code, and at most one line on stderr that says why."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import typer
+
+from tangora.errors import TangoraError
+
+__all__ = ["end", "quiet_libraries", "traceback_goes_to"]
+
+INTERRUPTED = 130  # the shell's code for Ctrl-C
+_LOGS: list[Path] = []
+
+
+def end(command: Callable[[], Any]) -> NoReturn:
+    """Run a command and exit: 0 done, 2 something to put right, 130 interrupted, 1 a bug."""
+    try:
+        code = command()  # that of a typer.Exit; typer makes one of Ctrl-C, earlier ones raise
+    except (typer.Abort, KeyboardInterrupt):
+        code = INTERRUPTED
+    except TangoraError as error:
+        _say(f"error: {' '.join(str(error).split())}")
+        sys.exit(2)
+    except Exception as error:
+        if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # click's own usage errors
+            _usage(error)
+        _bug(error)
+    if code == INTERRUPTED:
+        _say("interrupted: nothing is left half-written; the same command goes on where this one stopped")
+    sys.exit(code or 0)
+
+
+def traceback_goes_to(log: Path) -> None:
+    """An unexpected error is told in one line that names this file, which the run fills, once it exists."""
+    _LOGS[:] = [log]
+
+
+def quiet_libraries() -> None:
+    """Our own bars and errors stand alone in the terminal; set these variables yourself to hear the libraries."""
+    for key, value in {
+        "TRANSFORMERS_VERBOSITY": "error",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }.items():
+        os.environ.setdefault(key, value)
+
+
+def _usage(error: Any) -> NoReturn:
+    if getattr(error, "ctx", None) is not None:
+        _say(error.ctx.get_usage())
+    _say(f"error: {error.format_message()}")
+    sys.exit(2)
+
+
+def _bug(error: Exception) -> NoReturn:
+    log = next((path for path in _LOGS if path.is_file()), None)
+    if log is None:
+        traceback.print_exception(error)
+    else:
+        _say(f"error: {type(error).__name__}: {' '.join(str(error).split())[:300]} (the traceback is in {log})")
+    sys.exit(1)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
