@@ -108,6 +108,15 @@ def test_fuse_reports_the_truncation(tangora, pair, tmp_path):
     assert "relative error of the truncation: 0." in out
 
 
+def test_a_folder_in_which_nothing_can_be_made(tangora, pair):
+    refused(tangora("fuse", *pair, "--out", "/proc/tangora"), "cannot be written", "/proc/tangora", "--out")
+
+
+def test_numbers_as_people_write_them(tangora, pair, tmp_path):
+    assert tangora("fuse", *pair, "--method", "ties", "--set", "density=5e-1", "--out", tmp_path / "f")[0] == 0
+    assert json.loads((tmp_path / "f" / "tangora.json").read_text())["fused"]["parameters"] == {"density": 0.5}
+
+
 def test_fuse_passes_parameters_on(tangora, pair, tmp_path):
     assert tangora("fuse", *pair, "--method", "ties", "--set", "density=0.3", "--out", tmp_path / "f")[0] == 0
     assert json.loads((tmp_path / "f" / "tangora.json").read_text())["fused"]["parameters"] == {"density": 0.3}

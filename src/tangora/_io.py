@@ -155,7 +155,10 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as cause:
         if cause.errno in (errno.ENOSPC, errno.EDQUOT):
             raise _disk_full(path) from cause
-        if isinstance(cause, (PermissionError, NotADirectoryError, FileExistsError)) or cause.errno == errno.EROFS:
+        refused = (
+            isinstance(cause, (PermissionError, NotADirectoryError, FileExistsError)) or cause.errno == errno.EROFS
+        )
+        if refused or (cause.filename and Path(cause.filename).parent == path.parent):  # the scratch place itself
             fix = "choose another --out"
             raise OutputError(f"cannot be written ({cause.strerror})", where=path, fix=fix) from cause
         raise

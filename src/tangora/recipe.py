@@ -29,6 +29,7 @@ from tangora._schema import (
     TrainingSettings,
 )
 from tangora._validation import did_you_mean, validate
+from tangora._yaml import parse
 from tangora.errors import RecipeError
 
 __all__ = [
@@ -71,7 +72,7 @@ def load_recipe(source: str | Path, settings: Sequence[str] = ()) -> Recipe:
     """
     text, where = _read(source)
     try:
-        raw = yaml.safe_load(text)
+        raw = parse(text)
     except yaml.YAMLError as cause:
         raise RecipeError(
             f"not readable as YAML ({' '.join(str(cause).split())})", where=where, fix="mend the file"
@@ -106,7 +107,7 @@ def _apply(raw: dict[str, Any], setting: str) -> None:
     if not equals or not key:
         raise RecipeError("a setting is key.path=value", got=setting, where="--set")
     try:
-        value = yaml.safe_load(text)
+        value = parse(text)
     except yaml.YAMLError as cause:
         raise RecipeError("the value of a setting must be YAML", got=text, where=f"--set {key}") from cause
     if isinstance(value, str):

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import yaml
 
 from tangora._io import read_json
+from tangora._yaml import parse
 from tangora.errors import DataError
 
 __all__ = ["Candidate", "Run", "Score", "Similarity", "Training", "read_run", "read_scores"]
@@ -238,7 +239,7 @@ def _one_training(raw: Mapping[str, Any]) -> Training:
 
 def _mapping(text: str, path: Path) -> Mapping[str, Any]:
     try:
-        value = yaml.safe_load(text)
+        value = parse(text)
     except yaml.YAMLError as cause:
         raise DataError("not readable as YAML", where=path, fix="write the file again") from cause
     return value if isinstance(value, dict) else {}
