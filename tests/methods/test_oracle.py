@@ -58,6 +58,8 @@ def test_agrees_with_the_oracle(name: str, data: st.DataObject) -> None:
     deltas, weights, uniforms = data.draw(cases(method.tasks))
     options = options_of(data.draw, name, len(deltas))  # type: ignore[arg-type]
     spread = np.broadcast_to(weights, deltas.shape)
+    if name == "della":
+        uniforms = uniforms + 1 / 719  # never a probability itself, which two ways to compute it round differently
     arrays = options | ({"uniforms": uniforms} if method.random else {})
     tensors = options | ({"uniforms": torch.from_numpy(uniforms)} if method.random else {})
     if name == "average" and (spread.sum(0) == 0).any():
