@@ -15,7 +15,7 @@ from tangora._threads import in_threads
 from tangora._uniforms import CHUNK, uniforms
 from tangora._weights import Table
 from tangora.methods import Method
-from tangora.task_vector import Dense, TaskVector, Update
+from tangora.task_vector import Dense, LowRank, TaskVector, Update
 
 __all__ = ["Engine"]
 
@@ -30,12 +30,14 @@ class Engine:
         vectors: one per adapter, over coordinate tensors; one that a vector does not have is zero there.
         site_of: coordinate tensor -> site, by which weights are given.
         seed, fingerprints: what decides every random number, with the tensor's name.
+        statistics: a coordinate tensor's, stacked, for a method that needs them; None where it has none.
     """
 
     vectors: Sequence[TaskVector]
     site_of: Callable[[str], str]
     seed: int
     fingerprints: Sequence[str]
+    statistics: Callable[[str], Tensor | None] = lambda name: None
 
     def linear(self, method: Method, table: Table, parameters: Mapping[str, Any]) -> TaskVector:
         """The method on the identity matrix yields ``c_t``; ``sum_t c_t * nu_t`` is low-rank where they are."""
@@ -62,10 +64,14 @@ class Engine:
             return dict(zip(whole, in_threads(then, list(whole.values())), strict=True))
 
         def one(name: str) -> _T:
-            deltas = self._stacked(name)
+            factors = self._factors(name) if method.by_rows else None
+            deltas = self._stacked(name) if factors is None else factors[1]
             weights = self._column(table, name, deltas).reshape(-1, *(1,) * (deltas.ndim - 1))
-            given = {"uniforms": self._uniforms(name, deltas)} if method.random else {}
-            return then(Dense(method.function(deltas, weights=weights, **given, **parameters)))
+            given: dict[str, Any] = {"uniforms": self._uniforms(name, deltas)} if method.random else {}
+            if method.statistics:
+                given["statistics"] = self.statistics(name)
+            made = method.function(deltas, weights=weights, **given, **parameters)
+            return then(Dense(made) if factors is None else LowRank(factors[0], made))
 
         names = self._names()
         return dict(zip(names, in_threads(one, names), strict=True))
@@ -92,6 +98,23 @@ class Engine:
         present = {i: vector[name].dense() for i, vector in enumerate(self.vectors) if name in vector}
         zero = torch.zeros_like(next(iter(present.values())))
         return torch.stack([present.get(i, zero) for i in range(len(self.vectors))])
+
+    def _factors(self, name: str) -> tuple[Tensor, Float[Tensor, "tasks ranks in"]] | None:
+        """``[s₁B₁ | s₂B₂ …]``, and per task A in its own rows, zero in the others'; None where an update is dense.
+
+        A method that treats rows alike and linearly gives ``Σ sₜBₜ f(Aₜ)`` from these: exact, and never dense.
+        """
+        present = {i: vector[name] for i, vector in enumerate(self.vectors) if name in vector}
+        low_rank = {i: u for i, u in present.items() if isinstance(u, LowRank)}
+        if len(low_rank) < len(present):
+            return None
+        like = next(iter(low_rank.values()))
+        rows = like.a.new_zeros(len(self.vectors), sum(u.rank for u in low_rank.values()), like.shape[1])
+        at = 0
+        for i, update in low_rank.items():
+            rows[i, at : at + update.rank] = update.a
+            at += update.rank
+        return torch.cat([u.b * u.scaling for u in low_rank.values()], 1), rows
 
     def _column(self, table: Table, name: str, like: Tensor) -> Float[Tensor, "tasks"]:
         row = table[self.site_of(name)] if isinstance(table, dict) else table

@@ -13,10 +13,11 @@ from tangora.errors import FusionError
 from tangora.methods import Method, get, methods
 
 BUILT_IN = [
-    "average", "breadcrumbs", "consensus", "dare", "dare_ties", "della", "iso_c", "iso_cts", "knots", "magnitude_prune",
-    "model_stock", "slerp", "svd", "task_arithmetic", "ties", "ties_per_tensor", "tsv_m",
+    "average", "breadcrumbs", "consensus", "dare", "dare_ties", "della", "fisher", "iso_c", "iso_cts", "knots",
+    "magnitude_prune", "model_stock", "regmean", "slerp", "svd", "task_arithmetic", "ties", "ties_per_tensor", "tsv_m",
 ]  # fmt: skip
-SPECTRAL = {"iso_c", "iso_cts", "knots", "svd", "tsv_m"}  # through a decomposition, so equal up to rounding
+MATRICES = ["iso_c", "iso_cts", "knots", "svd", "tsv_m"]  # by singular values and vectors
+SPECTRAL = {*MATRICES, "regmean"}  # through a decomposition, so equal up to rounding
 ISOTROPIC = {"iso_c", "iso_cts"}  # change even a single update, unless its singular values are equal
 WEIGHTED_FIRST = {"iso_c", "iso_cts", "svd"}  # weights multiply before what is not linear
 DROPPING: dict[str, dict[str, Any]] = {"svd": {"components": 2}}  # where the default drops nothing of small tensors
@@ -44,7 +45,17 @@ def fused(method: Method, deltas: Tensor, weights: Tensor, uniforms: Tensor | No
         if uniforms is None:
             uniforms = torch.rand(deltas.shape, generator=torch.Generator().manual_seed(7))
         parameters["uniforms"] = uniforms
+    if method.statistics:
+        parameters["statistics"] = statistics_of(method, deltas)
     return method.function(deltas, weights=weights, **parameters)
+
+
+def statistics_of(method: Method, deltas: Tensor) -> Tensor | None:
+    """Some that go with the updates wherever these are cut, turned or permuted; what they say does not matter here."""
+    wide = deltas if deltas.dtype == torch.float64 else deltas.float()
+    if method.statistics == "fisher":
+        return wide.square() + 0.1
+    return wide.mT @ wide + torch.eye(deltas.shape[-1]) if deltas.ndim == 3 else None
 
 
 def nothing_dropped(method: Method) -> dict[str, Any]:
@@ -159,9 +170,9 @@ def test_layout_in_memory_does_not_matter(method: Method) -> None:
     assert equal(method, fused(method, strided[0], WEIGHTS, strided[1]), fused(method, deltas, WEIGHTS, uniforms))
 
 
-@pytest.mark.parametrize("name", sorted(set(BUILT_IN) - {"della", "iso_cts", "knots"}))
+@pytest.mark.parametrize("name", sorted(set(BUILT_IN) - {"della", "iso_cts", "knots", "regmean"}))
 def test_rows_and_columns_are_treated_alike(name: str) -> None:
-    """But for DELLA, which ranks in rows, and those that begin with the output directions."""
+    """But for DELLA, which ranks in rows, and those that begin with the output directions, or the inputs."""
     deltas, uniforms = stack(), torch.rand(TASKS, *SHAPE)
     turned = fused(get(name), deltas.transpose(1, 2), WEIGHTS, uniforms.transpose(1, 2))
     assert equal(get(name), turned.T, fused(get(name), deltas, WEIGHTS, uniforms))
@@ -238,9 +249,6 @@ def test_gradients_reach_the_weights(method: Method) -> None:
     assert bool((weights.grad != 0).any())
 
 
-MATRICES = sorted(SPECTRAL)
-
-
 @pytest.mark.parametrize("name", MATRICES)
 def test_a_kernel_is_a_matrix_of_its_outputs(name: str) -> None:
     deltas = stack(shape=(6, 2, 1, 3))
@@ -304,3 +312,43 @@ def test_with_its_cutoffs_a_method_is_entry_by_entry(method: Method, dtype: torc
     assert bool((whole == 0).any())
     with pytest.raises(FusionError, match="one cutoff per task"):
         fused(method, deltas, WEIGHTS, cutoffs=cutoffs[:2])
+
+
+WITH_STATISTICS = [m for m in methods().values() if m.statistics is not None]
+
+
+@pytest.mark.parametrize("method", WITH_STATISTICS, ids=lambda m: m.name)
+def test_statistics_are_used_and_not_changed(method: Method) -> None:
+    deltas = stack()
+    known = statistics_of(method, deltas)
+    assert known is not None
+    before = known.clone()
+    found = method.function(deltas, weights=WEIGHTS, statistics=known)
+    assert torch.equal(known, before)
+    flipped = method.function(deltas, weights=WEIGHTS, statistics=known.flip(0))
+    assert not torch.allclose(found, flipped, rtol=1e-2)
+
+
+@pytest.mark.parametrize("method", WITH_STATISTICS, ids=lambda m: m.name)
+def test_without_statistics_of_a_tensor_it_is_averaged(method: Method) -> None:
+    found = method.function(stack(), weights=WEIGHTS, statistics=None)
+    torch.testing.assert_close(found, (WEIGHTS * stack()).mean(0))
+
+
+@pytest.mark.parametrize("method", WITH_STATISTICS, ids=lambda m: m.name)
+def test_only_the_ratio_of_statistics_counts(method: Method) -> None:
+    deltas = stack()
+    known = statistics_of(method, deltas)
+    assert known is not None
+    small = method.function(deltas, weights=WEIGHTS, statistics=known * 1e-20)
+    torch.testing.assert_close(small, method.function(deltas, weights=WEIGHTS, statistics=known))
+
+
+@pytest.mark.parametrize("method", [m for m in methods().values() if m.by_rows], ids=lambda m: m.name)
+def test_rows_are_worked_on_alike_where_that_is_promised(method: Method) -> None:
+    """The engine then applies the method to the factors A of low-rank updates."""
+    deltas, mix = stack(), torch.randn(9, 6, generator=torch.Generator().manual_seed(4))
+    known = statistics_of(method, deltas)
+    rows = method.function(deltas, weights=WEIGHTS, statistics=known)
+    mixed = method.function(mix @ deltas, weights=WEIGHTS, statistics=known)
+    torch.testing.assert_close(mixed, mix @ rows, rtol=1e-4, atol=1e-5)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from matrix_oracles import MATRIX_ORACLES
 from oracles import ORACLES
+from statistics_oracles import STATISTICS_ORACLES
 
 from tangora.errors import FusionError
 from tangora.methods import get, methods
@@ -45,7 +46,7 @@ def options_of(draw: st.DrawFn, name: str, tasks: int) -> dict[str, Any]:
 
 
 def test_every_method_has_an_oracle() -> None:
-    assert ORACLES.keys() | MATRIX_ORACLES.keys() == {
+    assert ORACLES.keys() | MATRIX_ORACLES.keys() | STATISTICS_ORACLES.keys() == {
         m.name for m in methods().values() if m.function.__module__.startswith("tangora.")
     }
 
@@ -87,3 +88,20 @@ def test_agrees_with_the_oracle_on_matrices(name: str, data: st.DataObject) -> N
     result = get(name).function(torch.from_numpy(deltas), weights=column, **options)
     expected = oracle(deltas, weights, **options)
     np.testing.assert_allclose(result.numpy(), expected, rtol=1e-5, atol=1e-5 * np.abs(deltas).max())
+
+
+@pytest.mark.parametrize("name", STATISTICS_ORACLES)
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_agrees_with_the_oracle_given_statistics(name: str, data: st.DataObject) -> None:
+    oracle, known, choices = STATISTICS_ORACLES[name]
+    tasks, out, inside, rows = (data.draw(st.integers(1, top)) for top in (4, 5, 6, 12))
+    g = np.random.default_rng(data.draw(st.integers(0, 10**6)))
+    deltas, samples = g.normal(size=(tasks, out, inside)), g.normal(size=(tasks, rows, inside))
+    weights = g.uniform(0.2, 1.5, size=tasks) * g.choice([-1, 1], size=tasks)
+    options = {key: data.draw(st.sampled_from(values)) for key, values in choices.items()}
+    given_ = torch.from_numpy(known(deltas, samples))
+    column = torch.from_numpy(weights).reshape(-1, 1, 1)
+    result = get(name).function(torch.from_numpy(deltas), weights=column, statistics=given_, **options)
+    expected = oracle(deltas, weights, samples, **options)
+    np.testing.assert_allclose(result.numpy(), expected, rtol=1e-6, atol=1e-6)

@@ -14,6 +14,9 @@ The contract, for a method of this package as for anybody's::
 - A method that looks beyond an entry only for the magnitude of the smallest entry it keeps names the parameter
   that decides it, ``cutoff="density"``, and takes ``cutoffs``, one per task: with them it is entry by entry, so that
   checkpoints larger than memory can be fused by it.
+- A method that must know the experts' data gets **statistics** of them, one tensor per task, which were collected before
+  (`tangora.statistics`): it names the kind, ``statistics="gram"`` or ``"fisher"``, and takes ``statistics``, stacked,
+  or None for a tensor that has none.
 - No models, no files, no data; a docstring with a paragraph "Choose it ..." for the table of methods.
 
 Other packages add methods through the entry-point group ``tangora.methods``: the entry point's name is the
@@ -32,18 +35,20 @@ from collections.abc import Mapping
 from types import ModuleType
 
 from tangora.methods._limits import Limit
-from tangora.methods._registry import ENTRY_POINT_GROUP, Granularity, Method, fusion_method, get, methods
+from tangora.methods._registry import ENTRY_POINT_GROUP, Granularity, Method, Statistic, fusion_method, get, methods
 from tangora.methods._table import table
 from tangora.methods.average import average
 from tangora.methods.breadcrumbs import breadcrumbs
 from tangora.methods.consensus import consensus
 from tangora.methods.dare import dare, dare_ties
 from tangora.methods.della import della
+from tangora.methods.fisher import fisher
 from tangora.methods.iso_c import iso_c
 from tangora.methods.iso_cts import iso_cts
 from tangora.methods.knots import knots
 from tangora.methods.magnitude_prune import magnitude_prune
 from tangora.methods.model_stock import model_stock
+from tangora.methods.regmean import regmean
 from tangora.methods.slerp import slerp
 from tangora.methods.svd import svd
 from tangora.methods.task_arithmetic import task_arithmetic
@@ -55,12 +60,14 @@ __all__ = [
     "Granularity",
     "Limit",
     "Method",
+    "Statistic",
     "average",
     "breadcrumbs",
     "consensus",
     "dare",
     "dare_ties",
     "della",
+    "fisher",
     "fusion_method",
     "get",
     "iso_c",
@@ -69,6 +76,7 @@ __all__ = [
     "magnitude_prune",
     "methods",
     "model_stock",
+    "regmean",
     "slerp",
     "svd",
     "table",

@@ -20,13 +20,14 @@ from tangora.methods._limits import Limit, check_type
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["ENTRY_POINT_GROUP", "Granularity", "Method", "fusion_method", "get", "methods"]
+__all__ = ["ENTRY_POINT_GROUP", "Granularity", "Method", "Statistic", "fusion_method", "get", "methods"]
 
 Granularity = Literal["element", "tensor", "model"]
+Statistic = Literal["gram", "fisher"]
 ENTRY_POINT_GROUP = "tangora.methods"
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
-_CONTRACT = ("weights", "uniforms", "cutoffs")  # keyword-only arguments that the engine gives, not the user
+_CONTRACT = ("weights", "uniforms", "cutoffs", "statistics")  # keyword-only arguments that the engine gives, not the user
 
 _METHODS: dict[str, Method] = {}
 _LOADED: set[str] = set()  # entry points already loaded, as "distribution: name = value"
@@ -54,6 +55,11 @@ class Method:
             beyond an entry only to find that. The function then takes ``cutoffs``, one magnitude per task (of the
             smallest entry that is kept, of the tensor or of the model as ``granularity`` says), with which it is
             entry by entry; without them it finds them itself.
+        statistics: what the method must know of the experts' data, one tensor per task and tensor of the model:
+            ``gram`` (second moments of a linear layer's inputs, ``[in, in]``) or ``fisher`` (diagonal Fisher information,
+            shaped like the update). The function then takes ``statistics``, stacked, or None where there is none.
+        by_rows: every row of the result is a linear function of that row of the updates, the same for all rows, so that
+            low-rank updates stay low-rank: the method is applied to their factors A.
     """
 
     name: str
@@ -69,6 +75,8 @@ class Method:
     summary: str
     limits: Mapping[str, Limit] = field(default_factory=dict)
     cutoff: str | None = None
+    statistics: Statistic | None = None
+    by_rows: bool = False
 
     def __call__(self, deltas: Tensor, **arguments: Any) -> Tensor:
         """The function itself: ``method(deltas, weights=..., density=...)``."""
@@ -131,11 +139,13 @@ def fusion_method(
     tasks: int | None = None,
     limits: Mapping[str, Limit] | None = None,
     cutoff: str | None = None,
+    statistics: Statistic | None = None,
+    by_rows: bool = False,
 ) -> Callable[[_Function], _Function]:
     """Register a fusion method; the function itself is returned unchanged.
 
     The promises are those of `Method`. The method's parameters are read from the signature: every keyword-only
-    argument but ``weights``, ``uniforms`` and ``cutoffs``, each with a default.
+    argument but ``weights``, ``uniforms``, ``cutoffs`` and ``statistics``, each with a default.
 
     Raises:
         FusionError: the name is taken, or the signature is not the contract's.
@@ -152,6 +162,9 @@ def fusion_method(
         if granularity not in get_args(Granularity):
             fix = f"valid: {', '.join(get_args(Granularity))}"
             raise FusionError(f"{name}: unknown granularity", got=granularity, where=_place(function), fix=fix)
+        if statistics not in (None, *get_args(Statistic)) or (statistics and granularity == "model"):
+            fix = f"valid: {', '.join(get_args(Statistic))}, tensor by tensor"
+            raise FusionError(f"{name}: unknown statistics", got=statistics, where=_place(function), fix=fix)
         known = _METHODS.get(name)
         # The same place again is a module reloaded or a notebook cell run twice, not a second method.
         if known is not None and _place(known.function) != _place(function):
@@ -170,10 +183,12 @@ def fusion_method(
             homogeneous=homogeneous,
             random=random,
             tasks=tasks,
-            parameters=MappingProxyType(_parameters(name, function, random, cutoff)),
+            parameters=MappingProxyType(_parameters(name, function, random, cutoff, statistics)),
             summary=(inspect.getdoc(function) or "").split("\n", 1)[0],
             limits=MappingProxyType(dict(limits or {})),
             cutoff=cutoff,
+            statistics=statistics,
+            by_rows=by_rows,
         )
         return function
 
@@ -236,12 +251,15 @@ def _place(function: Callable[..., Any]) -> str:
     return f"{function.__module__}.{getattr(function, '__qualname__', repr(function))}"
 
 
-def _parameters(name: str, function: Callable[..., Any], random: bool, cutoff: str | None) -> dict[str, Any]:
+def _parameters(
+    name: str, function: Callable[..., Any], random: bool, cutoff: str | None, statistics: str | None
+) -> dict[str, Any]:
     signature = inspect.signature(function).parameters.values()
     named = {p.name: p.default for p in signature if p.kind is p.KEYWORD_ONLY}
     positional = [p for p in signature if p.kind is not p.KEYWORD_ONLY]
-    if "weights" not in named or ("uniforms" in named) != random or len(positional) != 1:
-        rule = "the signature is (deltas, *, weights, [uniforms if random,] parameters with defaults)"
+    given = {"uniforms": random, "statistics": statistics is not None}
+    if "weights" not in named or any((k in named) != v for k, v in given.items()) or len(positional) != 1:
+        rule = "the signature is (deltas, *, weights, [uniforms if random, statistics,] parameters with defaults)"
         raise FusionError(f"{name}: {rule}", got=str(inspect.signature(function)), where=_place(function))
     parameters = {k: v for k, v in named.items() if k not in _CONTRACT}
     declared = cutoff is not None and cutoff in parameters
