@@ -296,6 +296,32 @@ def test_finetune_then_evaluate_then_fuse(tangora, recipe, tmp_path):
     refused(tangora("finetune", recipe, "--task", "one", "--out", tmp_path / "one"), "exists")
 
 
+def test_statistics_then_a_fusion_that_needs_them(tangora, recipe, tmp_path):
+    one, two, out = tmp_path / "one", tmp_path / "two", tmp_path / "fused"
+    for adapter in (one, two):
+        assert tangora("finetune", recipe, "--task", adapter.name, "--out", adapter)[0] == 0
+        code, said, err = tangora("statistics", recipe, adapter, "--rows", 12, "--out", f"{adapter}.safetensors")
+        assert code == 0, err
+        assert f"gram and fisher of 12 train rows of {adapter.name}: 8 tensors" in said
+    known = ["--statistics", f"{one}.safetensors", "--statistics", f"{two}.safetensors"]
+    for method in ("regmean", "fisher"):
+        code, said, err = tangora("fuse", one, two, "--method", method, *known, "--out", out / method)
+        assert code == 0, err
+        assert f"fused 2 adapters by {method}" in said
+    told = json.loads((out / "regmean" / "tangora.json").read_text())["fused"]["statistics"]
+    assert [(t["kind"], t["task"], t["split"], t["rows"]) for t in told] == [
+        ("gram", "one", "train", 12),
+        ("gram", "two", "train", 12),
+    ]
+    refused(tangora("fuse", one, two, "--method", "fisher", *known[:2], "--out", out / "x"), "two", "is of")
+    refused(tangora("fuse", one, two, *known, "--out", out / "x"), "task_arithmetic needs no statistics")
+    refused(tangora("fuse", one, two, "--full", *known, "--out", out / "x"), "statistics are of adapters")
+    refused(tangora("statistics", recipe, one, "--out", f"{one}.safetensors"), "exists")
+    refused(tangora("statistics", recipe, one, "--task", "onne", "--out", out / "x.safetensors"), "Did you mean 'one'")
+    refused(tangora("statistics", recipe, one, "--kind", "grm", "--out", out / "x.safetensors"), "Did you mean 'gram'")
+    assert sorted(path.name for path in out.iterdir()) == ["fisher", "regmean"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tangora.adapter import Adapter, load
     from tangora.checkpoints import fuse_checkpoints
+    from tangora.collect import collect_statistics
     from tangora.errors import TangoraError
     from tangora.finetune import finetune
     from tangora.fuse import fuse
@@ -32,6 +33,7 @@ __all__ = [
     "Adapter",
     "TangoraError",
     "TaskVector",
+    "collect_statistics",
     "finetune",
     "fuse",
     "fuse_checkpoints",
@@ -46,6 +48,7 @@ _HOME = {
     "Adapter": "adapter",
     "TangoraError": "errors",
     "TaskVector": "task_vector",
+    "collect_statistics": "collect",
     "finetune": "finetune",
     "fuse": "fuse",
     "fuse_checkpoints": "checkpoints",

@@ -30,14 +30,14 @@ class Engine:
         vectors: one per adapter, over coordinate tensors; one that a vector does not have is zero there.
         site_of: coordinate tensor -> site, by which weights are given.
         seed, fingerprints: what decides every random number, with the tensor's name.
-        statistics: a coordinate tensor's, stacked, for a method that needs them; None where it has none.
+        statistics: those of a coordinate tensor and its shape, stacked, for a method that needs them.
     """
 
     vectors: Sequence[TaskVector]
     site_of: Callable[[str], str]
     seed: int
     fingerprints: Sequence[str]
-    statistics: Callable[[str], Tensor | None] = lambda name: None
+    statistics: Callable[[str, Sequence[int]], Tensor | None] = lambda name, shape: None
 
     def linear(self, method: Method, table: Table, parameters: Mapping[str, Any]) -> TaskVector:
         """The method on the identity matrix yields ``c_t``; ``sum_t c_t * nu_t`` is low-rank where they are."""
@@ -69,7 +69,7 @@ class Engine:
             weights = self._column(table, name, deltas).reshape(-1, *(1,) * (deltas.ndim - 1))
             given: dict[str, Any] = {"uniforms": self._uniforms(name, deltas)} if method.random else {}
             if method.statistics:
-                given["statistics"] = self.statistics(name)
+                given["statistics"] = self.statistics(name, self._shape(name))
             made = method.function(deltas, weights=weights, **given, **parameters)
             return then(Dense(made) if factors is None else LowRank(factors[0], made))
 
@@ -78,7 +78,7 @@ class Engine:
 
     def _whole(self, method: Method, table: Table, parameters: Mapping[str, Any]) -> TaskVector:
         names = self._names()
-        shapes = [next(v[name].shape for v in self.vectors if name in v) for name in names]
+        shapes = [self._shape(name) for name in names]
         sizes = [math.prod(shape) for shape in shapes]
         deltas = torch.cat([_rows(self._stacked(name)) for name in names], 1)
         given = {}
@@ -93,6 +93,9 @@ class Engine:
 
     def _names(self) -> list[str]:
         return sorted({name for vector in self.vectors for name in vector})
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        return next(v[name].shape for v in self.vectors if name in v)
 
     def _stacked(self, name: str) -> Float[Tensor, "tasks *param"]:
         present = {i: vector[name].dense() for i, vector in enumerate(self.vectors) if name in vector}

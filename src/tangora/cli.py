@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tangora import _full
+from tangora import _full, _statistics
 from tangora._exits import end, quiet_libraries, traceback_goes_to
 from tangora._terminal import bars, fused_lines, method_table, parse_parameters, parse_weights, score_table, show
 from tangora.errors import RecipeError
@@ -141,6 +141,7 @@ def fuse(
     same_base: Annotated[
         bool, typer.Option("--same-base", help="I know that differing base names are one model.")
     ] = False,
+    statistics: _statistics.StatisticsFiles = None,
     overwrite: Overwrite = False,
     full: _full.Full = False,
     base: _full.BaseFolder = None,
@@ -161,6 +162,9 @@ def fuse(
     if full:
         if rank is not None:
             raise RecipeError("a full checkpoint has no rank", got=rank, where="--rank", fix="leave it out")
+        if statistics:
+            fix = "fuse the adapters without --full first, and then the result onto its base"
+            raise RecipeError("statistics are of adapters", got=len(statistics), where="--statistics", fix=fix)
         settings = {"seed": seed, "space": space, "same_base": same_base, "overwrite": overwrite, **options}
         _full.fuse_full(adapters, out, method, numbers, machine, settings)
         return
@@ -175,10 +179,30 @@ def fuse(
         rank=rank,
         seed=seed,
         same_base=same_base,
+        statistics=statistics,
         **options,
     )
     fused.save(out, overwrite=overwrite)
     show(*fused_lines(fused, out))
+
+
+@app.command()
+def statistics(
+    recipe: RecipeArgument,
+    adapter: _statistics.AdapterArgument,
+    out: Annotated[Path, typer.Option("--out", help="A .safetensors file; a .json is written beside it.")],
+    task: Annotated[str | None, typer.Option("--task", help="Which of the recipe's tasks; the adapter's own.")] = None,
+    kinds: _statistics.Kinds = None,
+    split: _statistics.SplitName = "train",
+    rows: _statistics.Rows = 1000,
+    batch_size: _statistics.BatchSize = 16,
+    also: _statistics.Also = None,
+    settings: Settings = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Collect what regmean and fisher must know of an expert's data, to fuse without data or base afterwards."""
+    loaded = _load(recipe, settings)
+    _statistics.write_statistics(loaded, adapter, out, task, kinds, split, rows, batch_size, also, overwrite)
 
 
 @app.command()

@@ -21,6 +21,7 @@ from tangora.adapter import Adapter, load
 from tangora.errors import FusionError
 from tangora.metadata import FusedInfo, Parent
 from tangora.methods import Method, get
+from tangora.statistics import Known, StatisticsLike, match, opened, refuse_superfluous
 from tangora.task_vector import TaskVector, Update
 
 __all__ = ["Fusion", "Weights", "fuse"]
@@ -37,6 +38,7 @@ def fuse(
     rank: int | None = None,
     seed: int = 0,
     same_base: bool = False,
+    statistics: Sequence[StatisticsLike] | None = None,
     **parameters: Any,
 ) -> Adapter:
     """Fuse adapters of one base model into one adapter; the base model is not needed.
@@ -56,11 +58,14 @@ def fuse(
         rank: the largest rank of the result at a site.
         seed: of random methods; with the adapters' contents it decides every draw.
         same_base: the bases are the same weights although their names or fingerprints differ.
+        statistics: of every adapter, in any order, for a method that needs them: files of ``tangora statistics``, or
+            what `tangora.collect_statistics` returned.
         parameters: the method's own, such as ``density=0.2``.
 
     Raises:
         FusionError: different bases, kinds or widths; weights of the wrong count or not finite; an unknown method or
-            parameter, or one out of range; ``factors`` without one common φ₀, rank and scaling.
+            parameter, or one out of range; ``factors`` without one common φ₀, rank and scaling; statistics that are
+            missing, of another adapter, or not needed.
         AdapterError: a folder does not hold an adapter that can be read.
 
     >>> import torch
@@ -70,7 +75,9 @@ def fuse(
     tensor([[0.2500, 0.2500],
             [0.2500, 0.2500]])
     """
-    return Fusion(adapters, space, seed=seed, same_base=same_base).merge(method, weights, parameters, rank)
+    fusion = Fusion(adapters, space, seed=seed, same_base=same_base, statistics=statistics)
+    refuse_superfluous(fusion.statistics, get(method), fusion.adapters, fusion.names)
+    return fusion.merge(method, weights, parameters, rank)
 
 
 class Fusion:
@@ -82,6 +89,7 @@ class Fusion:
         seed: of random methods.
         same_base: see `fuse`.
         names: for errors and for ``metadata.fused.parents``; the task's or the folder's name where not given.
+        statistics: see `fuse`.
 
     Raises:
         FusionError: see `fuse`.
@@ -95,6 +103,7 @@ class Fusion:
         seed: int = 0,
         same_base: bool = False,
         names: Sequence[str] | None = None,
+        statistics: Sequence[StatisticsLike] | None = None,
     ) -> None:
         if isinstance(adapters, str | os.PathLike | Adapter):
             raise FusionError("adapters must be a list", got=type(adapters).__name__, where="fuse.adapters")
@@ -107,6 +116,7 @@ class Fusion:
             raise FusionError("one name per adapter", got=len(self.names), where="fuse.names")
         self.space: Space = space
         self.seed = seed
+        self.statistics = [opened(one) for one in statistics or ()]
         check(self.adapters, self.names, same_base)
         if space == "factors":
             check_factors(self.adapters, self.names)
@@ -127,6 +137,7 @@ class Fusion:
         part.adapters = [self.adapters[i] for i in indices]
         part.names = [self.names[i] for i in indices]
         part.space, part.seed, part._unit, part._cores = self.space, self.seed, None, None
+        part.statistics = self.statistics
         part._vectors = {space: [vectors[i] for i in indices] for space, vectors in self._vectors.items()}
         return part
 
@@ -146,8 +157,9 @@ class Fusion:
         sites = {site for adapter in self.adapters for site in adapter.updates}
         table = tabulate(chosen.default_weight if weights is None else weights, len(self.adapters), sites)
         space = self._space_for(chosen)
+        known = match(self.statistics, chosen, space, self.adapters, self.names)
         cut = rank if space == "delta" and not chosen.linear and not self.adapters[0].start else None
-        fused, errors = self._fused(chosen, table, given, space, cut)
+        fused, errors = self._fused(chosen, table, given, space, cut, known)
         info = FusedInfo(
             method=chosen.name,
             space=self.space,
@@ -158,6 +170,7 @@ class Fusion:
             weights=table,
             parameters={**chosen.parameters, **given},
             seed=self.seed,
+            statistics=known.told,
         )
         if space == "core":
             fused = from_cores(fused, self._core_vectors()[1], self.adapters[0].task_vector)
@@ -198,12 +211,18 @@ class Fusion:
             raise FusionError("rank is for low-rank adapters", got=rank, where="fuse.rank", fix=fix)
 
     def _fused(
-        self, method: Method, table: Table, parameters: Mapping[str, Any], space: Space, rank: int | None
+        self,
+        method: Method,
+        table: Table,
+        parameters: Mapping[str, Any],
+        space: Space,
+        rank: int | None,
+        known: Known,
     ) -> tuple[TaskVector, dict[str, float]]:
         """What the method makes of the coordinates; with a rank, cut to it while a site is at hand, and the errors."""
         prints = [adapter.fingerprint for adapter in self.adapters] if method.random else []
         vectors = self._core_vectors()[0] if space == "core" else self._vectors[space]
-        engine = Engine(vectors, partial(site_of, space=space), self.seed, prints)
+        engine = Engine(vectors, partial(site_of, space=space), self.seed, prints, known.of)
         if method.linear:
             return engine.linear(method, table, parameters), {}
         if rank is not None:

@@ -14,13 +14,14 @@ from tangora._settings import Space
 from tangora._validation import validate
 from tangora.errors import AdapterError, RecipeError
 
-__all__ = ["FORMAT", "BaseInfo", "FusedInfo", "InitialInfo", "Metadata", "Parent", "read_metadata"]
+__all__ = ["FORMAT", "BaseInfo", "FusedInfo", "InitialInfo", "Metadata", "Parent", "package_version", "read_metadata"]
 
 FORMAT = 1
 FILE = "tangora.json"
 
 
-def _version() -> str:
+def package_version() -> str:
+    """The installed version of Tangora."""
     try:
         return _packages.version("tangora")
     except _packages.PackageNotFoundError:
@@ -62,6 +63,7 @@ class FusedInfo(_Frozen):
 
     ``weights`` are one per parent, or per site and parent. ``truncation_error`` is the relative Frobenius error of
     the cut to ``rank``, over all sites and for each. ``selection`` says who chose the weights, and on which split.
+    ``statistics`` are those that the method was given, one per parent: of which task, split and rows.
     """
 
     method: str
@@ -74,6 +76,7 @@ class FusedInfo(_Frozen):
     truncation_error: float | None = None
     site_errors: dict[str, float] | None = None
     selection: dict[str, Any] | None = None
+    statistics: list[dict[str, Any]] | None = None
 
 
 class Metadata(_Frozen):
@@ -84,7 +87,7 @@ class Metadata(_Frozen):
     """
 
     format: int = FORMAT
-    tangora: str = Field(default_factory=_version, description="the version that wrote it")
+    tangora: str = Field(default_factory=package_version, description="the version that wrote it")
     kind: Literal["lora", "full"] = "lora"
     mode: str | None = None
     task: str | None = None

@@ -14,6 +14,7 @@ from tangora.checkpoints.fuser import Recipe
 from tangora.checkpoints.reader import Checkpoint, is_adapter, open_checkpoint
 from tangora.checkpoints.steps import check_method
 from tangora.errors import FusionError
+from tangora.metadata import package_version
 from tangora.methods import Method, get
 
 __all__ = ["Models", "Request", "gather"]
@@ -118,7 +119,7 @@ def _about(
     parents = [{"name": name, "fingerprint": text} for name, text in zip(names, prints, strict=True)]
     return {
         "format": FORMAT,
-        "tangora": _version(),
+        "tangora": package_version(),
         "method": asked.method.name,
         "parameters": dict(recipe.parameters),
         "weights": recipe.weights,
@@ -132,12 +133,3 @@ def _about(
 def _stamps(files: Sequence[Path]) -> list[tuple[str, int, int]]:
     """A file that changes between two sittings begins the fusion anew."""
     return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-
-
-def _version() -> str:
-    from importlib import metadata
-
-    try:
-        return metadata.version("tangora")
-    except metadata.PackageNotFoundError:
-        return "unknown"

@@ -35,11 +35,14 @@ _SAMPLE, _COUNT, _FUSE = range(3)
 
 
 def check_method(method: Method) -> None:
-    """Refuse a method that needs every tensor at once.
+    """Refuse a method that needs every tensor at once, or statistics.
 
     Raises:
         FusionError: it does.
     """
+    if method.statistics is not None:
+        fix = "fuse the adapters without --full first, and then the result onto its base"
+        raise FusionError(f"{method.name} needs statistics, which are of adapters", where="fuse.method", fix=fix)
     if method.granularity == "model" and method.cutoff is None:
         fix = "use a method of granularity element or tensor, or fuse adapters without --full"
         raise FusionError(f"{method.name} needs all tensors at once, which checkpoints are too large for", fix=fix)

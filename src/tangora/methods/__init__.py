@@ -14,9 +14,9 @@ The contract, for a method of this package as for anybody's::
 - A method that looks beyond an entry only for the magnitude of the smallest entry it keeps names the parameter
   that decides it, ``cutoff="density"``, and takes ``cutoffs``, one per task: with them it is entry by entry, so that
   checkpoints larger than memory can be fused by it.
-- A method that must know the experts' data gets **statistics** of them, one tensor per task, which were collected before
-  (`tangora.statistics`): it names the kind, ``statistics="gram"`` or ``"fisher"``, and takes ``statistics``, stacked,
-  or None for a tensor that has none.
+- A method that must know the experts' data gets **statistics** of them, one tensor per task, which were collected
+  before (`tangora.statistics`): it names the kind, ``statistics="gram"`` or ``"fisher"``, and takes ``statistics``,
+  stacked, or None for a tensor that has none.
 - No models, no files, no data; a docstring with a paragraph "Choose it ..." for the table of methods.
 
 Other packages add methods through the entry-point group ``tangora.methods``: the entry point's name is the

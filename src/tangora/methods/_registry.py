@@ -27,7 +27,12 @@ Statistic = Literal["gram", "fisher"]
 ENTRY_POINT_GROUP = "tangora.methods"
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
-_CONTRACT = ("weights", "uniforms", "cutoffs", "statistics")  # keyword-only arguments that the engine gives, not the user
+_CONTRACT = (
+    "weights",
+    "uniforms",
+    "cutoffs",
+    "statistics",
+)  # keyword-only arguments that the engine gives, not the user
 
 _METHODS: dict[str, Method] = {}
 _LOADED: set[str] = set()  # entry points already loaded, as "distribution: name = value"
@@ -56,8 +61,9 @@ class Method:
             smallest entry that is kept, of the tensor or of the model as ``granularity`` says), with which it is
             entry by entry; without them it finds them itself.
         statistics: what the method must know of the experts' data, one tensor per task and tensor of the model:
-            ``gram`` (second moments of a linear layer's inputs, ``[in, in]``) or ``fisher`` (diagonal Fisher information,
-            shaped like the update). The function then takes ``statistics``, stacked, or None where there is none.
+            ``gram`` (second moments of a linear layer's inputs, ``[in, in]``) or ``fisher`` (diagonal Fisher
+            information, shaped like the update). The function then takes ``statistics``, stacked, or None for a tensor
+            that has none.
         by_rows: every row of the result is a linear function of that row of the updates, the same for all rows, so that
             low-rank updates stay low-rank: the method is applied to their factors A.
     """

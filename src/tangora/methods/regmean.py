@@ -47,9 +47,9 @@ def regmean(
 
     A ridge, the same multiple of the identity, is added to every Gₜ: in directions that no task has inputs in, where
     ``Σ Gₜ`` is singular, the result is the mean of the updates, where the paper says nothing. It is ``ridge`` times the
-    mean of the diagonals. The Gₜ are means over the inputs, so that a task's say does not depend on how many rows it has.
-    Where there is no Gₜ (biases, norms, embeddings, convolutions) the updates are averaged, as in the paper. The weights
-    are ours; they multiply the updates.
+    mean of the diagonals. The Gₜ are means over the inputs, so that a task's say does not depend on how many rows it
+    has. Where there is no Gₜ (biases, norms, embeddings, convolutions) the updates are averaged, as in the paper. The
+    weights are ours; they multiply the updates.
 
     Args:
         deltas: the updates νₜ ``[out, in]``, stacked; one tensor of the model.
