@@ -85,6 +85,9 @@ def _fused(fused: FusedInfo) -> str:
     )
     if fused.selection:
         rows.append(("coefficients", ", ".join(f"{k} {_text(str(v))}" for k, v in fused.selection.items())))
+    for known in fused.statistics or ():
+        said = f"{known['kind']}, {known['rows']} {known['split']} rows, {known['fingerprint'][:16]}"
+        rows.append((f"statistics of {_text(str(known['task']))}", _text(said)))
     per_site = isinstance(fused.weights, dict)
     parents = []
     for index, parent in enumerate(fused.parents):
