@@ -471,7 +471,10 @@ BAD = [
     ),
     (with_good(half_embedding()), "an embedding in only one of task1 and task2 at up"),
     (with_good(toys.lora(2, initial=False), **IN_FACTORS), "needs φ₀, which task2 does not tell"),
-    (with_good(other_start(), **IN_FACTORS), "task1 and task2 started from different φ₀ at up"),
+    (
+        with_good(other_start(), **IN_FACTORS),
+        "task1 and task2 started from different φ₀, of fingerprints [0-9a-f]{12} and [0-9a-f]{12} at up",
+    ),
     (with_good(toys.lora(2, 4), **IN_FACTORS), "the ranks differ: task1 has 2, task2 has 4"),
     (with_good(other_scaling(), **IN_FACTORS), "the scalings differ: task1 has 2, task2 has 3"),
     (with_good(without_site("up"), **IN_FACTORS), "task1 and task2 differ at up"),

@@ -62,8 +62,9 @@ class FusedInfo(_Frozen):
     """How a fused adapter was made: enough to make it again from its parents, without data.
 
     ``weights`` are one per parent, or per site and parent. ``truncation_error`` is the relative Frobenius error of
-    the cut to ``rank``, over all sites and for each. ``selection`` says who chose the weights, and on which split.
-    ``statistics`` are those that the method was given, one per parent: of which task, split and rows.
+    the cut to ``rank``, over all sites and for each. ``selection`` says who chose the weights, and on which split;
+    ``statistics`` are those that the method was given, one per parent: of which task, split and rows; ``heads`` says
+    what became of what was saved whole.
     """
 
     method: str
@@ -77,6 +78,7 @@ class FusedInfo(_Frozen):
     site_errors: dict[str, float] | None = None
     selection: dict[str, Any] | None = None
     statistics: list[dict[str, Any]] | None = None
+    heads: Literal["keep", "fuse"] | None = None
 
 
 class Metadata(_Frozen):

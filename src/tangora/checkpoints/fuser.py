@@ -59,9 +59,7 @@ class Recipe:
 
     def coefficients(self, target: Target) -> list[float]:
         """Those of a linear method: it is applied to the identity."""
-        row = torch.tensor(self.row(target), dtype=torch.float64)[:, None]
-        identity = torch.eye(len(row), dtype=torch.float64)
-        return [float(c) for c in self.method.function(identity, weights=row, **self.parameters)]
+        return self.method.coefficients(self.row(target), self.parameters)
 
 
 class Fuser:

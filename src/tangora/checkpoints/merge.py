@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from tangora._heads import Heads, write_heads
 from tangora._io import digest, refuse_existing, write_text
 from tangora._validation import did_you_mean
 from tangora._weights import Weights
@@ -81,6 +82,7 @@ def fuse_checkpoints(
     seed: int = 0,
     space: str = "delta",
     same_base: bool = False,
+    heads: Heads | None = None,
     threads: int | None = None,
     block: int = BLOCK,
     device: str = "cpu",
@@ -109,6 +111,7 @@ def fuse_checkpoints(
         seed: of random methods.
         space: for adapters, see `tangora.fuse`.
         same_base: adapters' base names differ, and are one model.
+        heads: what becomes of adapters' ``modules_to_save`` that differ, see `tangora.fuse`.
         threads: how many; the processors, but at most 8, where not given.
         block: numbers of a tensor worked on at a time.
         device: ``cpu``, or ``cuda`` to compute on a GPU, through which blocks are streamed.
@@ -128,7 +131,7 @@ def fuse_checkpoints(
     refuse_existing(out, overwrite)
     kind, size, workers, place = _dtype(dtype), _bytes(shard_size), _threads(threads), _device(device)
     origin = open_checkpoint(base)
-    models_ = gather(origin, models, allow_missing, Request(chosen, weights, parameters, seed, space, same_base))
+    models_ = gather(origin, models, allow_missing, Request(chosen, weights, parameters, seed, space, same_base, heads))
     plan = make_plan(models_.targets, dtype=kind, shard_size=size, block=block)
     about = {**models_.about, "dtype": kind, "notes": models_.notes}
     kept = 0
@@ -138,6 +141,7 @@ def fuse_checkpoints(
             kept = len(output.kept)
             _run(plan, models_.recipe, output, workers, place, progress or Progress())
             write_sidecars(output.folder, origin, about)
+            write_heads(output.folder, models_.heads)
             if plan.index is not None:
                 write_text(output.folder / INDEX, plan.index)
     return Merged(

@@ -88,6 +88,18 @@ class Method:
         """The function itself: ``method(deltas, weights=..., density=...)``."""
         return cast("Tensor", self.function(deltas, **arguments))
 
+    def coefficients(self, weights: Sequence[float], parameters: Mapping[str, Any]) -> list[float]:
+        """The ``cₜ`` of a linear method: what it makes of the identity matrix.
+
+        >>> get("average").coefficients([1.0, 3.0], {})
+        [0.25, 0.75]
+        """
+        import torch
+
+        identity = torch.eye(len(weights), dtype=torch.float64)
+        column = torch.tensor(weights, dtype=torch.float64)[:, None]
+        return [float(c) for c in self.function(identity, weights=column, **parameters)]
+
     @property
     def choose(self) -> str:
         """The docstring's sentence on when to choose the method: what follows "Choose it "."""
