@@ -3,6 +3,7 @@
 #   make quickstart    set up, then the embedded example: pretrain, fine-tune, fuse, score, report
 #   make test          set up, then the whole test suite
 #   make check         what CI wants: lint, types, tests with coverage
+#   make peers         mergekit, peft and fusion-bench beside Tangora on the same inputs, in an environment of their own
 #
 # Another interpreter: make PYTHON=python3.12 ...   Options for pip (an index, say): make PIP_FLAGS='--index-url ...' ...
 
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL = -m pip install --disable-pip-version-check $(PIP_FLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart setup setup-dev test check lint types coverage format bench-peers bench-fuse clean
+.PHONY: help quickstart setup setup-dev test check lint types coverage format peers bench-peers bench-fuse clean
 
 help:
 	@sed -n 's/^#  *make/make/p' Makefile
@@ -57,6 +58,10 @@ coverage: setup-dev
 	@$(BIN)/python -c 'import json; t = json.load(open(".coverage.json"))["totals"]; \
 	  lines = t["covered_lines"] / t["num_statements"]; branches = t["covered_branches"] / t["num_branches"]; \
 	  print(f"coverage: {lines:.1%} of lines (at least 90.0%), {branches:.1%} of branches"); raise SystemExit(lines < 0.9)'
+
+# Where results agree with other tools, and where not; see docs/peers.md.
+peers: bench-peers
+	$(PEERS)/bin/python -m pytest tests/peers tests/test_peers.py $(ARGS)
 
 # The tools that benchmarks/ compares with, beside Tangora and at its versions of everything.
 bench-peers: $(PEERS)/.installed

@@ -16,7 +16,7 @@ import toys
 from tangora.adapter import Adapter, load
 from tangora.errors import AdapterError, ModelError, OutputError
 from tangora.metadata import BaseInfo, InitialInfo, Metadata
-from tangora.peft_files import rank_and_scaling, write_config
+from tangora.peft_files import Content, rank_and_scaling, write_config
 from tangora.task_vector import Dense, LowRank
 
 IDS = torch.tensor([[1, 2, 3], [4, 5, 10]])
@@ -119,11 +119,9 @@ def test_dtypes(tmp_path, dtype):
 REFUSED_SETTINGS = {
     "peft_type": "IA3",
     "use_dora": True,
-    "bias": "lora_only",
-    "lora_bias": True,
-    "modules_to_save": ["head"],
+    "bias": "some",
+    "modules_to_save": "head",
     "trainable_token_indices": [1],
-    "target_parameters": ["weight"],
     "layer_replication": [[0, 1]],
     "use_qalora": True,
     "alora_invocation_tokens": [1, 2],
@@ -131,7 +129,6 @@ REFUSED_SETTINGS = {
     "use_bdlora": {"nblocks": 2},
     "kasa_config": {"beta": 1},
     "monteclora_config": {"n": 1},
-    "ensure_weight_tying": True,
     "some_new_variant": True,
     "init_lora_weights": "pissa_niter_4",
     "r": 0,
@@ -161,9 +158,9 @@ def test_refuses_starts_that_change_the_base(tmp_path, init):
 def test_knows_every_setting_of_this_peft():
     from dataclasses import fields
 
-    from tangora import peft_files
+    from tangora.peft_files import settings
 
-    known = peft_files._BENIGN | peft_files._REFUSED.keys()
+    known = settings._BENIGN | settings._REFUSED.keys()
     assert {f.name for f in fields(peft.LoraConfig)} <= known
 
 
@@ -186,7 +183,7 @@ UP_A, UP_B = "base_model.model.up.lora_A.weight", "base_model.model.up.lora_B.we
         (put(UP_A, torch.ones(2, 6)), r"ranks disagree, got 'A \(2, 6\), B \(10, 3\), rank 3"),
         (put(UP_A, torch.full((3, 6), math.nan)), f"a weight is NaN at {UP_A}"),
         (put(UP_B, torch.full((10, 3), math.inf)), f"a weight is infinity at {UP_B}"),
-        (put(UP_A, torch.ones(3, 6, 1, 1)), "convolution"),
+        (put(UP_A, torch.ones(3, 6, 1, 1)), "factors of no layer that is known"),
         (put(UP_A, torch.ones(3, 6, dtype=torch.int8)), "floating-point"),
         (put("base_model.model.head.weight", torch.ones(2)), "not a LoRA factor, got 'base_model.model.head.weight'"),
         (put("up.lora_A.weight", torch.ones(3, 6)), "not a LoRA factor"),
@@ -283,7 +280,7 @@ def test_patterns_of_nested_sites_do_not_meet():
         return LowRank(torch.ones(4, rank), torch.ones(rank, 4), 1.0)
 
     updates = {"q": update(1), "a.q": update(2), "b.a.q": update(3), "axq": update(2), "c": update(2)}
-    config = write_config(updates, None, "base")
+    config = write_config(Content(updates, {}, frozenset(), {}, {}), None, "base")
     assert config["r"] == 2
     assert config["target_modules"] == sorted(updates)
     for site, u in updates.items():

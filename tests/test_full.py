@@ -62,7 +62,7 @@ def test_adapters_onto_a_base(fuse, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--base", "x"], "Add --full, or leave --base out"),
+        (["--base", "x"], "no such folder at x"),
         (["--threads", "2"], "--threads"),
         (["--dry-run"], "--dry-run"),
         (["--allow-missing", "x"], "--allow-missing"),

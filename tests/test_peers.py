@@ -11,10 +11,11 @@ import warnings
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
 from torch import nn
 
 import tangora
-from tangora.errors import AdapterError
+from tangora.errors import AdapterError, FusionError
 
 SITES = ("0", "2")
 
@@ -140,12 +141,36 @@ def test_a_fused_adapter_with_rank_pattern_loads_again(tmp_path):
     assert error(true_delta(str(tmp_path / "fused")), weighted(pair, [0.5, 0.5])) < 1e-6
 
 
-def test_heads_are_refused_not_dropped(tmp_path):
-    with_head = make(tmp_path / "head", 1, target_modules=["0"], modules_to_save=["2"])
-    with pytest.raises(AdapterError, match="modules_to_save"):
-        tangora.load(with_head)
+def saved_merge(*folders, at, **options):
+    """What peft writes for its merge of two adapters."""
+    model = PeftModel.from_pretrained(network(), folders[0], adapter_name="a")
+    model.load_adapter(folders[1], adapter_name="b")
+    model.add_weighted_adapter(["a", "b"], [0.5, 0.5], adapter_name="merged", **options)
+    model.save_pretrained(at, selected_adapters=["merged"])
+    return load_file(at / "merged/adapter_model.safetensors")
 
 
-def test_dora_is_refused_not_mangled(tmp_path):
-    with pytest.raises(AdapterError, match=r"(?i)dora"):
+def test_a_head_is_dropped(tmp_path):
+    pair = [make(tmp_path / "plain", 1, target_modules=["0"])]
+    pair += [make(tmp_path / "head", 2, target_modules=["0"], modules_to_save=["2"])]
+    tensors = saved_merge(*pair, at=tmp_path / "merged", combination_type="linear")
+    assert not any(".2." in name for name in tensors)
+    with pytest.raises(FusionError, match="modules_to_save"):
+        tangora.fuse(pair)
+    tangora.fuse(pair, heads="keep").save(tmp_path / "kept")
+    assert [p.name for p in (tmp_path / "kept/heads").iterdir()] == ["head.safetensors"]
+
+
+def test_lora_bias_is_lost(tmp_path):
+    pair = [make(tmp_path / name, seed, lora_bias=True) for seed, name in enumerate("ab", 1)]
+    tensors = saved_merge(*pair, at=tmp_path / "merged", combination_type="cat")
+    theirs = tensors["base_model.model.0.lora_B.bias"]
+    biases = [load_file(f"{folder}/adapter_model.safetensors")["base_model.model.0.lora_B.bias"] for folder in pair]
+    wanted = 0.5 * 2.0 * (biases[0] + biases[1])  # scaling 8 / 4
+    assert float((theirs - wanted).norm()) > 0.5 * float(wanted.norm())
+    torch.testing.assert_close(tangora.fuse(pair, weights=0.5).updates["0.bias"].dense(), wanted)
+
+
+def test_dora_is_refused_without_its_base_not_mangled(tmp_path):
+    with pytest.raises(AdapterError, match=r"(?i)dora.*--base"):
         tangora.load(make(tmp_path / "dora", 1, use_dora=True))

@@ -15,7 +15,7 @@ from tangora._threads import in_threads
 from tangora._uniforms import CHUNK, uniforms
 from tangora._weights import Table
 from tangora.methods import Method
-from tangora.task_vector import Dense, LowRank, TaskVector, Update
+from tangora.task_vector import Dense, LowRank, TaskVector, Update, combine
 
 __all__ = ["Engine"]
 
@@ -40,11 +40,25 @@ class Engine:
     statistics: Callable[[str, Sequence[int]], Tensor | None] = lambda name, shape: None
 
     def linear(self, method: Method, table: Table, parameters: Mapping[str, Any]) -> TaskVector:
-        """``sum_t c_t * nu_t`` is low-rank where they are."""
+        """``sum_t c_t * nu_t``, which is low-rank where they are."""
         if not isinstance(table, dict):
             return TaskVector.combination(self.vectors, method.coefficients(table, parameters))
         rows = {name: method.coefficients(table[self.site_of(name)], parameters) for name in self._names()}
         return TaskVector.combination(self.vectors, rows)
+
+    def linear_cut(
+        self, method: Method, table: Table, parameters: Mapping[str, Any], rank: int
+    ) -> dict[str, tuple[Update, float]]:
+        """The same, every site cut to ``rank`` while it is at hand, with its error."""
+
+        def one(name: str) -> tuple[Update, float]:
+            row = table[self.site_of(name)] if isinstance(table, dict) else table
+            coefficients = method.coefficients(row, parameters)
+            present = [(v[name], c) for v, c in zip(self.vectors, coefficients, strict=True) if name in v]
+            return combine([u for u, _ in present], [c for _, c in present]).compress(rank)
+
+        names = self._names()
+        return dict(zip(names, in_threads(one, names), strict=True))
 
     def dense(
         self, method: Method, table: Table, parameters: Mapping[str, Any], then: Callable[[Update], _T]

@@ -20,7 +20,12 @@ __all__ = ["FullOptions", "fuse_full", "merged_lines"]
 Full = Annotated[
     bool, typer.Option("--full", help="Write a full checkpoint: BASE CHECKPOINT..., or ADAPTER... --base BASE.")
 ]
-BaseFolder = Annotated[Path | None, typer.Option("--base", help="With --full: the base that adapters are for.")]
+BaseFolder = Annotated[
+    Path | None, typer.Option("--base", help="The base that adapters are for: with --full, and for DoRA and the like.")
+]
+HeadsChoice = Annotated[
+    str | None, typer.Option("--heads", help="modules_to_save: keep one per task, or fuse them by name.")
+]
 Dtype = Annotated[str | None, typer.Option("--dtype", help="With --full: of the result, such as float32.")]
 ShardSize = Annotated[str, typer.Option("--shard-size", help="With --full: bytes in a file.")]
 AllowMissing = Annotated[
@@ -51,7 +56,7 @@ class FullOptions:
             RecipeError: one of them was given.
         """
         for option in fields(self):
-            if (value := getattr(self, option.name)) != option.default:
+            if option.name != "base" and (value := getattr(self, option.name)) != option.default:
                 name = "--" + option.name.replace("_", "-")
                 fix = f"add --full, or leave {name} out"
                 raise RecipeError("an option of full checkpoints", got=str(value), where=name, fix=fix)

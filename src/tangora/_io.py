@@ -27,6 +27,7 @@ __all__ = [
     "atomic_dir",
     "atomic_file",
     "digest",
+    "inside",
     "read_json",
     "read_safetensors",
     "refuse_existing",
@@ -106,6 +107,33 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write ``value`` as indented JSON atomically."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The file of that name in ``folder``, refused when it lies elsewhere.
+
+    A link may lead out of the folder in one case, the Hub's cache, where ``snapshots/<revision>/`` links to ``blobs/``
+    beside it.
+
+    Raises:
+        AdapterError: the name is a path, or the file is missing or a link that leads out.
+    """
+    plain = name == os.path.basename(name) and name not in ("", ".", "..") and "\\" not in name and "\0" not in name
+    if not plain:
+        raise AdapterError("a file outside the folder", got=name, where=folder, fix="name only files beside it")
+    path = folder / name
+    try:
+        home, target = folder.resolve(), path.resolve()
+    except (OSError, RuntimeError) as cause:  # a link to itself
+        raise AdapterError("a link that leads nowhere", where=path, fix="copy the file in its place") from cause
+    allowed = [home]
+    if home.parent.name == "snapshots":  # the Hub's cache keeps its files in blobs/ and links to them
+        allowed.append(home.parent.parent / "blobs")
+    if target.parent not in allowed:
+        raise AdapterError("a link that leads out of the folder", where=path, fix="copy the file in its place")
+    if not target.is_file():
+        raise AdapterError("file not found", where=path, fix="copy the folder again, all of its files")
+    return path
 
 
 def read_json(path: str | os.PathLike[str], error: type[TangoraError] = AdapterError) -> dict[str, Any]:

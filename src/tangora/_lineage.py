@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import Any, TypeVar
 
@@ -11,13 +12,16 @@ import torch
 from tangora.adapter import Adapter
 from tangora.errors import FusionError
 from tangora.metadata import BaseInfo, FusedInfo, Metadata
-from tangora.task_vector import LowRank, Update
+from tangora.peft_files.layers import expert_of, layer_of
+from tangora.peft_files.settings import parameters_of
+from tangora.task_vector import LowRank, TaskVector, Update
 
-__all__ = ["check", "check_factors", "check_low_rank", "inherit"]
+__all__ = ["check", "check_factors", "check_low_rank", "cut_to", "inherit"]
 
 _PLACE = "fuse.adapters"
 _DELTA = "use space='delta', which does not need it"
 _SELECTION = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
+_LISTS = ("modules_to_save", "target_parameters")
 _T = TypeVar("_T")
 
 
@@ -29,16 +33,21 @@ def check(adapters: Sequence[Adapter], names: Sequence[str], same_base: bool) ->
     """
     if not adapters:
         raise FusionError("nothing to fuse", got=0, where=_PLACE, fix="give at least one adapter")
-    for (a, x), (b, y) in combinations(zip(names, adapters, strict=True), 2):
+    a, x = names[0], adapters[0]
+    bases: dict[BaseInfo, str] = {}
+    owners: dict[str, tuple[str, Adapter]] = {}
+    for b, y in zip(names, adapters, strict=True):
         if x.metadata.kind != y.metadata.kind:
             what = f"{a} is of kind {x.metadata.kind}, {b} of kind {y.metadata.kind}"
             raise FusionError(what, where=_PLACE, fix="fuse adapters of one kind")
-        if not same_base:
-            _check_base(a, x.metadata.base, b, y.metadata.base)
-        _check_shapes(a, x, b, y)
+        bases.setdefault(y.metadata.base, b)
+        _check_sites(b, y, owners)
         if not _same_factors(x.start, y.start):
             what = f"{a} and {b} started from different functions: B₀A₀ is not zero and differs"
+            what += f", φ₀ has fingerprints {_print(x.start)} and {_print(y.start)}"
             raise FusionError(what, where=_PLACE, fix="train them with a_init: shared, or with B₀ = 0")
+    for (one, first), (other, second) in combinations(bases.items(), 2) if not same_base else ():
+        _check_base(first, one, second, other)
 
 
 def _check_base(a: str, x: BaseInfo, b: str, y: BaseInfo) -> None:
@@ -57,17 +66,36 @@ def _base(base: BaseInfo) -> str:
     return (base.model or "no name") + details
 
 
-def _check_shapes(a: str, x: Adapter, b: str, y: Adapter) -> None:
-    for site in sorted(x.updates.keys() & y.updates.keys()):
-        if x.updates[site].shape != y.updates[site].shape:
-            what = f"the widths differ: {a} has {x.updates[site].shape}, {b} has {y.updates[site].shape}"
-            raise FusionError(what, where=site, fix="fuse adapters of one base")
+def _check_sites(b: str, y: Adapter, owners: dict[str, tuple[str, Adapter]]) -> None:
+    """Against the first adapter that has the same site; ``owners`` is filled."""
+    fix = "fuse adapters of one base"
+    for site, update in y.updates.items():
+        a, x = owners.setdefault(site, (b, y))
+        if x is y:
+            continue
+        if x.updates[site].shape != update.shape:
+            what = f"the widths differ: {a} has {x.updates[site].shape}, {b} has {update.shape}"
+            raise FusionError(what, where=site, fix=fix)
         if (site in x.embeddings) != (site in y.embeddings):
-            raise FusionError(f"an embedding in only one of {a} and {b}", where=site, fix="fuse adapters of one base")
+            raise FusionError(f"an embedding in only one of {a} and {b}", where=site, fix=fix)
+        if x.kernels.get(site) != y.kernels.get(site):
+            what = f"the kernels differ: {a} has {x.kernels.get(site)}, {b} has {y.kernels.get(site)}"
+            raise FusionError(what, where=site, fix=fix)
+        if expert_of(site) and x.metadata.kind == "lora":
+            mine, theirs = (parameters_of(z.config, layer_of(site)) for z in (x, y))
+            if mine != theirs:
+                what = f"other parameters of one module are adapted: {a} has {mine}, {b} has {theirs}"
+                raise FusionError(what, where=site, fix="fuse adapters of equal target_parameters")
 
 
 def _same_factors(x: Mapping[str, LowRank], y: Mapping[str, LowRank]) -> bool:
     return x.keys() == y.keys() and all(x[s].scaling == y[s].scaling and _same(x[s], y[s]) for s in x)
+
+
+def _print(initial: Mapping[str, LowRank]) -> str:
+    from tangora.initial import fingerprint
+
+    return fingerprint(initial)[:12]
 
 
 def _same(x: LowRank, y: LowRank) -> bool:
@@ -94,7 +122,9 @@ def check_factors(adapters: Sequence[Adapter], names: Sequence[str]) -> None:
             _agree("ranks", names[0], start_rank(first.updates[site]), name, start_rank(update), site)
             _agree("scalings", names[0], _scaling(first.updates[site]), name, _scaling(update), site)
             if not _same(start, one):
-                raise FusionError(f"{names[0]} and {name} started from different φ₀", where=site, fix=_DELTA)
+                what = f"{names[0]} and {name} started from different φ₀"
+                what += f", of fingerprints {_print(first.initial or initial)} and {_print(initial)}"
+                raise FusionError(what, where=site, fix=_DELTA)
 
 
 def check_low_rank(adapters: Sequence[Adapter], names: Sequence[str]) -> None:
@@ -151,7 +181,8 @@ def inherit(parents: Sequence[Adapter], updates: Mapping[str, Update], fused: Fu
         fused=fused,
     )
     embeddings = frozenset().union(*(parent.embeddings for parent in parents))
-    return Adapter(updates, metadata, _config(parents), initial, embeddings)
+    kernels = {site: kernel for parent in parents for site, kernel in parent.kernels.items()}
+    return Adapter(updates, metadata, _config(parents), initial, embeddings, kernels)
 
 
 def _initial(parents: Sequence[Adapter], updates: Mapping[str, Update]) -> Mapping[str, LowRank] | None:
@@ -175,7 +206,10 @@ def _config(parents: Sequence[Adapter]) -> dict[str, Any] | None:
     agree = all(_selected(c) == _selected(config) for c in configs[1:])
     config |= {} if agree else dict.fromkeys(_SELECTION)  # then every site is named on saving
     task_type = _common(c.get("task_type") for c in configs)
-    return config | {"task_type": task_type, "fan_in_fan_out": any(c.get("fan_in_fan_out") for c in configs)}
+    config |= {"task_type": task_type, "fan_in_fan_out": any(c.get("fan_in_fan_out") for c in configs)}
+    for key in _LISTS:
+        config[key] = sorted({name for c in configs for name in c.get(key) or ()}) or None
+    return config
 
 
 def _selected(config: Mapping[str, Any]) -> list[Any]:
@@ -185,3 +219,18 @@ def _selected(config: Mapping[str, Any]) -> list[Any]:
 def _common(values: Iterable[_T]) -> _T | None:
     found = list(values)
     return found[0] if all(value == found[0] for value in found) else None
+
+
+def cut_to(fused: Adapter, rank: int, errors: Mapping[str, float]) -> Adapter:
+    """The adapter at most ``rank`` at every site; ``errors`` are given where it was cut already."""
+    whole = TaskVector(fused.updates)
+    smaller, found = (whole, dict(errors)) if errors else whole.compress_by_site(rank)
+    info = fused.metadata.fused
+    assert info is not None
+    told = {"rank": rank, "truncation_error": smaller.total_error(found), "site_errors": found}
+    metadata = fused.metadata.model_copy(update={"fused": info.model_copy(update=told)})
+    other_factors = bool(errors) or any(update is not whole[site] for site, update in smaller.items())
+    if not fused.start and other_factors:  # they cannot be read against φ₀ any more
+        metadata = metadata.model_copy(update={"initial": None})
+        return replace(fused, updates=dict(smaller), metadata=metadata, initial=None)
+    return replace(fused, updates=dict(smaller), metadata=metadata)

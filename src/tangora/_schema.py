@@ -170,6 +170,13 @@ class FusionEntry(Frozen):
         return self.name or self.search or self.method
 
 
+class StatisticsConfig(Frozen):
+    """How much of an expert's training rows is looked at, for methods that are given statistics of them."""
+
+    rows: int = Field(default=1000, ge=1, description="at most so many of each task, a sample by the recipe's seed")
+    batch_size: int = Field(default=16, ge=1)
+
+
 class FusionConfig(Frozen):
     """Which subsets, methods and selections."""
 
@@ -179,6 +186,7 @@ class FusionConfig(Frozen):
         min_length=1,
     )
     selection: list[Literal["validation", "oracle"]] = Field(default=["validation"], min_length=1)
+    statistics: StatisticsConfig = Field(default=StatisticsConfig())
 
     @model_validator(mode="after")
     def _unique(self) -> FusionConfig:

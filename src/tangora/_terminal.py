@@ -42,12 +42,10 @@ def parse_parameters(settings: list[str] | None) -> dict[str, Any]:
     Raises:
         RecipeError: a pair has no name or no ``=``.
     """
-    if not settings:
-        return {}
     from tangora._yaml import parse
 
     chosen: dict[str, Any] = {}
-    for setting in settings:
+    for setting in settings or []:
         key, equals, text = setting.partition("=")
         if not equals or not key.isidentifier():
             raise RecipeError("a parameter is name=value", got=setting, where="--set", fix="for example density=0.2")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor
+from tangora.initial import seed_of
 
 __all__ = ["CHUNK", "uniforms"]
 
@@ -24,10 +24,6 @@ def uniforms(seed: int, name: str, fingerprint: str, part: int, count: int) -> F
         part: which chunk of the tensor.
         count: how many.
     """
-    import torch
-
-    from tangora.initial import seed_of
-
     place = () if part == 0 else (part,)
     generator = torch.Generator().manual_seed(seed_of("uniforms", seed, name, fingerprint, *place))
     return torch.rand(count, generator=generator)

@@ -149,13 +149,15 @@ class Dense:
         """Euclidean norm of all entries."""
         return math.sqrt(self.dot(self))
 
-    def compress(self, rank: int) -> tuple[LowRank, float]:
-        """The best approximation of at most ``rank``, and its relative Frobenius error.
+    def compress(self, rank: int) -> tuple[Update, float]:
+        """The best approximation of at most ``rank``, and its relative Frobenius error; a vector stays as it is.
 
         Raises:
-            FusionError: the tensor is not a matrix, or ``rank`` is smaller than 1.
+            FusionError: the tensor has more than two dimensions, or ``rank`` is smaller than 1.
         """
         _check_rank(rank)
+        if self.weight.ndim == 1:
+            return self, 0.0
         u, s, vh, error = truncate_matrix(self._matrix(), min(rank, *self.shape))
         return _factored(u, s, vh, self.weight.dtype), error
 

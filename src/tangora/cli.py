@@ -145,6 +145,7 @@ def fuse(
     overwrite: Overwrite = False,
     full: _full.Full = False,
     base: _full.BaseFolder = None,
+    heads: _full.HeadsChoice = None,
     dtype: _full.Dtype = None,
     shard_size: _full.ShardSize = "5GB",
     allow_missing: _full.AllowMissing = None,
@@ -165,7 +166,8 @@ def fuse(
         if statistics:
             fix = "fuse the adapters without --full first, and then the result onto its base"
             raise RecipeError("statistics are of adapters", got=len(statistics), where="--statistics", fix=fix)
-        settings = {"seed": seed, "space": space, "same_base": same_base, "overwrite": overwrite, **options}
+        settings = {"seed": seed, "space": space, "same_base": same_base, "overwrite": overwrite, "heads": heads}
+        settings |= options
         _full.fuse_full(adapters, out, method, numbers, machine, settings)
         return
     machine.refuse_without_full()
@@ -180,6 +182,8 @@ def fuse(
         seed=seed,
         same_base=same_base,
         statistics=statistics,
+        base=base,
+        heads=heads,  # type: ignore[arg-type]  # fuse refuses other words
         **options,
     )
     fused.save(out, overwrite=overwrite)

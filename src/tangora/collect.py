@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, get_args
 import torch
 from torch import Tensor, nn
 
+from tangora._apply import places
 from tangora._validation import did_you_mean
-from tangora.adapter import Adapter, parameter_names
+from tangora.adapter import Adapter
 from tangora.errors import DataError, FusionError, ModelError
 from tangora.evaluate import applied
 from tangora.initial import seed_of
@@ -140,11 +141,15 @@ def _layers(model: nn.Module, adapters: Sequence[Adapter]) -> dict[str, _Layer]:
     parameters = dict(model.named_parameters(remove_duplicate=False))
     layers = {}
     for adapter in adapters:
-        for site, (name, transposed) in parameter_names(model, adapter).items():
+        for site, place in places(model, adapter).items():
+            name = place.name
+            if place.expert is not None or site in adapter.kernels:
+                fix = "fuse by a method without statistics"
+                raise ModelError("no statistics are collected of convolutions and experts", where=site, fix=fix)
             module = model.get_submodule(name.rpartition(".")[0])
             linear = isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
             is_matrix = linear and parameters[name].ndim == 2
-            layers[site] = _Layer(parameters[name], transposed, module if is_matrix else None)
+            layers[site] = _Layer(parameters[name], place.transposed, module if is_matrix else None)
     return layers
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tangora._apply import places
 from tangora._io import digest
 from tangora.errors import DataError
 
@@ -157,17 +158,16 @@ def applied(model: nn.Module, adapter: Adapter, saved: dict[str, Tensor] | None 
     """
     saved = {} if saved is None else saved
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    touched = [site if site in parameters else f"{site}.weight" for site in adapter.updates]
+    touched = {place.name for place in places(model, adapter).values()} | adapter.whole.keys()
     for name in touched:
-        if name in parameters and name not in saved:
+        if name not in saved:
             saved[name] = parameters[name].detach().clone()
     try:
         adapter.apply_(model)
         yield
     finally:
         for name in touched:
-            if name in parameters:
-                parameters[name].data.copy_(saved[name])
+            parameters[name].data.copy_(saved[name])
 
 
 def evaluate(

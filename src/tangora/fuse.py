@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 from tangora._engine import Engine
-from tangora._lineage import check, check_factors, check_low_rank, inherit
+from tangora._heads import Heads, check_heads, fuse_whole
+from tangora._lineage import check, check_factors, check_low_rank, cut_to, inherit
 from tangora._spaces import Bases, Space, coordinates, cores, from_cores, site_of, updates_from
 from tangora._validation import did_you_mean
 from tangora._weights import Table, Weights, common_scale, tabulate
@@ -21,8 +23,14 @@ from tangora.adapter import Adapter, load
 from tangora.errors import FusionError
 from tangora.metadata import FusedInfo, Parent
 from tangora.methods import Method, get
+from tangora.peft_files.based import Rescaled, open_base
 from tangora.statistics import Known, StatisticsLike, match, opened, refuse_superfluous
 from tangora.task_vector import TaskVector, Update
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tangora.checkpoints.reader import Checkpoint
 
 __all__ = ["Fusion", "Weights", "fuse"]
 
@@ -39,6 +47,8 @@ def fuse(
     seed: int = 0,
     same_base: bool = False,
     statistics: Sequence[StatisticsLike] | None = None,
+    base: str | os.PathLike[str] | None = None,
+    heads: Heads | None = None,
     **parameters: Any,
 ) -> Adapter:
     """Fuse adapters of one base model into one adapter; the base model is not needed.
@@ -60,12 +70,16 @@ def fuse(
         same_base: the bases are the same weights although their names or fingerprints differ.
         statistics: of every adapter, in any order, for a method that needs them: files of ``tangora statistics``, or
             what `tangora.collect_statistics` returned.
+        base: the base's folder, where updates depend on its weights (DoRA, PiSSA, OLoRA, biases saved whole).
+        heads: what becomes of ``modules_to_save`` that differ: ``keep`` one per task in ``heads/``, to be loaded by
+            choice, or ``fuse`` them by name into their mean, weighted by λ. Nothing is dropped: without it they are
+            refused.
         parameters: the method's own, such as ``density=0.2``.
 
     Raises:
         FusionError: different bases, kinds or widths; weights of the wrong count or not finite; an unknown method or
             parameter, or one out of range; ``factors`` without one common φ₀, rank and scaling; statistics that are
-            missing, of another adapter, or not needed.
+            missing, of another adapter, or not needed; heads that differ.
         AdapterError: a folder does not hold an adapter that can be read.
 
     >>> import torch
@@ -75,7 +89,7 @@ def fuse(
     tensor([[0.2500, 0.2500],
             [0.2500, 0.2500]])
     """
-    fusion = Fusion(adapters, space, seed=seed, same_base=same_base, statistics=statistics)
+    fusion = Fusion(adapters, space, seed=seed, same_base=same_base, statistics=statistics, base=base, heads=heads)
     refuse_superfluous(fusion.statistics, get(method), fusion.adapters, fusion.names)
     return fusion.merge(method, weights, parameters, rank)
 
@@ -87,7 +101,7 @@ class Fusion:
         adapters: adapters, or their folders.
         space: ``delta``, ``factors`` or ``core``.
         seed: of random methods.
-        same_base: see `fuse`.
+        same_base, base, heads: see `fuse`.
         names: for errors and for ``metadata.fused.parents``; the task's or the folder's name where not given.
         statistics: see `fuse`.
 
@@ -104,18 +118,22 @@ class Fusion:
         same_base: bool = False,
         names: Sequence[str] | None = None,
         statistics: Sequence[StatisticsLike] | None = None,
+        base: str | os.PathLike[str] | Checkpoint | None = None,
+        heads: Heads | None = None,
     ) -> None:
         if isinstance(adapters, str | os.PathLike | Adapter):
             raise FusionError("adapters must be a list", got=type(adapters).__name__, where="fuse.adapters")
         if space not in get_args(Space):
             fix = did_you_mean(str(space), list(get_args(Space)))
             raise FusionError("no such space", got=space, where="fuse.space", fix=fix)
-        self.adapters = [a if isinstance(a, Adapter) else load(a) for a in adapters]
+        check_heads(heads)
+        origin = open_base(base)
+        self.adapters = [a if isinstance(a, Adapter) else load(a, origin) for a in adapters]
         self.names = list(names) if names is not None else [_name(i, *x) for i, x in _pairs(adapters, self.adapters)]
         if len(self.names) != len(self.adapters):
             raise FusionError("one name per adapter", got=len(self.names), where="fuse.names")
         self.space: Space = space
-        self.seed = seed
+        self.seed, self.heads = seed, heads
         self.statistics = [opened(one) for one in statistics or ()]
         check(self.adapters, self.names, same_base)
         if space == "factors":
@@ -136,7 +154,7 @@ class Fusion:
         part = object.__new__(type(self))
         part.adapters = [self.adapters[i] for i in indices]
         part.names = [self.names[i] for i in indices]
-        part.space, part.seed, part._unit, part._cores = self.space, self.seed, None, None
+        part.space, part.seed, part.heads, part._unit, part._cores = self.space, self.seed, self.heads, None, None
         part.statistics = self.statistics
         part._vectors = {space: [vectors[i] for i in indices] for space, vectors in self._vectors.items()}
         return part
@@ -156,9 +174,11 @@ class Fusion:
         chosen.check_count(len(self.adapters))
         sites = {site for adapter in self.adapters for site in adapter.updates}
         table = tabulate(chosen.default_weight if weights is None else weights, len(self.adapters), sites)
+        whole, kept = self.whole(chosen, table, given)
         space = self._space_for(chosen)
         known = match(self.statistics, chosen, space, self.adapters, self.names)
-        cut = rank if space == "delta" and not chosen.linear and not self.adapters[0].start else None
+        dense = not chosen.linear or any(isinstance(u, Rescaled) for a in self.adapters for u in a.updates.values())
+        cut = rank if space == "delta" and dense and not self.adapters[0].start else None
         fused, errors = self._fused(chosen, table, given, space, cut, known)
         info = FusedInfo(
             method=chosen.name,
@@ -171,11 +191,20 @@ class Fusion:
             parameters={**chosen.parameters, **given},
             seed=self.seed,
             statistics=known.told,
+            heads=self.heads if kept or any(adapter.whole for adapter in self.adapters) else None,
         )
         if space == "core":
             fused = from_cores(fused, self._core_vectors()[1], self.adapters[0].task_vector)
-        whole = inherit(self.adapters, updates_from(fused, space, self.adapters[0]), info)
-        return whole if rank is None else _compress(whole, rank, errors)
+        made = inherit(self.adapters, updates_from(fused, space, self.adapters[0]), info)
+        made = replace(made, whole=whole, heads=kept)
+        return made if rank is None else cut_to(made, rank, errors)
+
+    def whole(
+        self, method: Method, table: Table, parameters: Mapping[str, Any]
+    ) -> tuple[dict[str, Tensor], dict[str, Mapping[str, Tensor]]]:
+        """What becomes of what the adapters saved whole: values that replace the base's, and heads kept per task."""
+        coefficients = method.coefficients(table, parameters) if method.linear and isinstance(table, list) else None
+        return fuse_whole(self.adapters, self.names, table, coefficients, self.heads)
 
     def _space_for(self, method: Method) -> Space:
         """Where a linear method does the same in another space for less.
@@ -223,10 +252,14 @@ class Fusion:
         prints = [adapter.fingerprint for adapter in self.adapters] if method.random else []
         vectors = self._core_vectors()[0] if space == "core" else self._vectors[space]
         engine = Engine(vectors, partial(site_of, space=space), self.seed, prints, known.of)
-        if method.linear:
+        if method.linear and rank is None:
             return engine.linear(method, table, parameters), {}
         if rank is not None:
-            cut = engine.dense(method, table, parameters, lambda update: update.compress(rank))
+            cut: dict[str, tuple[Update, float]] = (
+                engine.linear_cut(method, table, parameters, rank)
+                if method.linear
+                else engine.dense(method, table, parameters, lambda update: update.compress(rank))
+            )
             return TaskVector({n: u for n, (u, _) in cut.items()}), {n: error for n, (_, error) in cut.items()}
         scale = common_scale(table) if method.homogeneous else None
         if scale is None:
@@ -256,19 +289,3 @@ def _name(index: int, given: AdapterLike, adapter: Adapter) -> str:
 
 def _itself(update: Update) -> Update:
     return update
-
-
-def _compress(fused: Adapter, rank: int, errors: Mapping[str, float]) -> Adapter:
-    """The adapter at most ``rank`` at every site; ``errors`` are given where it was cut already."""
-    whole = TaskVector(fused.updates)
-    smaller, found = (whole, dict(errors)) if errors else whole.compress_by_site(rank)
-    info = fused.metadata.fused
-    assert info is not None
-    told = {"rank": rank, "truncation_error": smaller.total_error(found), "site_errors": found}
-    metadata = fused.metadata.model_copy(update={"fused": info.model_copy(update=told)})
-    other_factors = bool(errors) or any(update is not whole[site] for site, update in smaller.items())
-    if not fused.start and other_factors:  # they cannot be read against φ₀ any more
-        return Adapter(
-            dict(smaller), metadata.model_copy(update={"initial": None}), fused.config, None, fused.embeddings
-        )
-    return Adapter(dict(smaller), metadata, fused.config, fused.initial, fused.embeddings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import metadata as _packages
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,13 +12,20 @@ from pydantic import BaseModel, ConfigDict, Field
 from tangora._io import read_json
 from tangora._settings import Space
 from tangora._validation import validate
-from tangora._version import package_version
 from tangora.errors import AdapterError, RecipeError
 
-__all__ = ["FORMAT", "BaseInfo", "FusedInfo", "InitialInfo", "Metadata", "Parent", "read_metadata"]
+__all__ = ["FORMAT", "BaseInfo", "FusedInfo", "InitialInfo", "Metadata", "Parent", "package_version", "read_metadata"]
 
 FORMAT = 1
 FILE = "tangora.json"
+
+
+def package_version() -> str:
+    """The installed version of Tangora."""
+    try:
+        return _packages.version("tangora")
+    except _packages.PackageNotFoundError:
+        return "unknown"
 
 
 class _Frozen(BaseModel):
@@ -54,8 +62,9 @@ class FusedInfo(_Frozen):
     """How a fused adapter was made: enough to make it again from its parents, without data.
 
     ``weights`` are one per parent, or per site and parent. ``truncation_error`` is the relative Frobenius error of
-    the cut to ``rank``, over all sites and for each. ``selection`` says who chose the weights, and on which split.
-    ``statistics`` are those that the method was given, one per parent: of which task, split and rows.
+    the cut to ``rank``, over all sites and for each. ``selection`` says who chose the weights, and on which split;
+    ``statistics`` are those that the method was given, one per parent: of which task, split and rows; ``heads`` says
+    what became of what was saved whole.
     """
 
     method: str
@@ -69,6 +78,7 @@ class FusedInfo(_Frozen):
     site_errors: dict[str, float] | None = None
     selection: dict[str, Any] | None = None
     statistics: list[dict[str, Any]] | None = None
+    heads: Literal["keep", "fuse"] | None = None
 
 
 class Metadata(_Frozen):

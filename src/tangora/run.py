@@ -2,6 +2,7 @@
 
     prepare    base model and tasks, inputs preprocessed once        (memory)
     experts    RUN/adapters/<mode>/<task>/                           cached by stage hash
+    statistics RUN/statistics/<mode>/<task>.safetensors, .json       where a method is given them; kept
     scores     RUN/cache/scores.jsonl, one line a measured score     cached by candidate key
     tables     RUN/scores.csv, candidates.csv, summary.json, similarity.json
     fused      RUN/fused/<mode>/<label>[-factors|-core][-oracle]/    the largest subset
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tangora._io import read_json, write_json, write_text
+from tangora.errors import FusionError
 from tangora.progress import Progress
 from tangora.recipe import FusionEntry, Recipe
 from tangora.run_folder import Clock, about, claim, locked, logged
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from tangora.evaluate import Evaluator, Result
     from tangora.scores import Outcome
     from tangora.stages.fusion import Fused, FusionStage
+    from tangora.statistics import Statistics
     from tangora.tasks import Base, Task
 
 __all__ = ["prepare", "run"]
@@ -70,13 +73,17 @@ def run(
             from tangora.stages.experts import make_experts
 
             experts = make_experts(recipe, out, base, tasks, progress)
+        from tangora.stages.statistics import make_statistics, told
+
+        with clock("statistics"):
+            statistics = make_statistics(recipe, out, base, tasks, experts, progress)
         with clock("fuse and score"):
-            outcomes, fused, stage = _score(recipe, out, base, tasks, experts, progress)
+            outcomes, fused, stage = _score(recipe, out, base, tasks, experts, statistics, progress)
         with clock("tables"):
             _tables(recipe, out, tasks, outcomes, stage, experts, progress)
         with clock("fused adapters"):
             _save_fused(recipe, out, fused, stage, progress)
-        clock.save(about(recipe, base, tasks))
+        clock.save(about(recipe, base, tasks) | ({"statistics": told(statistics)} if statistics else {}))
         from tangora import report
 
         report.build(out)
@@ -104,8 +111,8 @@ def check_methods(recipe: Recipe) -> None:
     """Refuse unknown methods and parameters before anything is trained.
 
     Raises:
-        FusionError: a method or one of its parameters is unknown or out of range, or a subset has another number of
-            tasks than the method can fuse.
+        FusionError: a method or one of its parameters is unknown or out of range, a subset has another number of
+            tasks than the method can fuse, or a method that needs statistics is asked for in another space than delta.
     """
     from tangora.coefficients import grid
     from tangora.methods import get
@@ -114,6 +121,9 @@ def check_methods(recipe: Recipe) -> None:
         method = get(entry.method)
         for candidate in grid.candidates(1.0, entry.parameters):
             method.check(candidate.parameters)
+        if method.statistics and (others := sorted(set(entry.spaces) - {"delta"})):
+            what, where = f"{method.name}: statistics are of whole weights", f"fusion.methods.{entry.label}.spaces"
+            raise FusionError(what, got=others[0], where=where, fix="leave the spaces out, or give delta")
         for size in _sizes(recipe, entry):
             method.check_count(size, where=f"fusion.methods.{entry.label}.sizes")
 
@@ -127,7 +137,13 @@ def _sizes(recipe: Recipe, entry: FusionEntry) -> Iterator[int]:
 
 
 def _score(
-    recipe: Recipe, out: Path, base: Base, tasks: Sequence[Task], experts: Experts, progress: Progress
+    recipe: Recipe,
+    out: Path,
+    base: Base,
+    tasks: Sequence[Task],
+    experts: Experts,
+    statistics: Mapping[str, Mapping[str, Statistics]],
+    progress: Progress,
 ) -> tuple[list[Outcome], list[Fused], FusionStage]:
     from tangora.evaluate import Evaluator, ScoreStore
     from tangora.stages.fusion import FusionStage
@@ -141,7 +157,7 @@ def _score(
             own = outcome.subset[0]
             for split in ("validation", "test"):
                 baselines.setdefault((outcome.mode, split), {})[own] = outcome.results[split][own]
-    stage = FusionStage(recipe, experts, evaluator, baselines, progress)
+    stage = FusionStage(recipe, experts, evaluator, baselines, progress, statistics)
     fused = stage.run()
     return outcomes + [f.outcome for f in fused], fused, stage
 

@@ -36,7 +36,7 @@ def test_an_index_may_only_name_files_beside_it(tmp_path, name):
     folder = save(tmp_path / "a", tensors())
     save(tmp_path, tensors())
     index(folder, dict.fromkeys(SHAPES, name))
-    with pytest.raises(AdapterError, match="outside the checkpoint"):
+    with pytest.raises(AdapterError, match="outside the folder"):
         open_checkpoint(folder)
 
 

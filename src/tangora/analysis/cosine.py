@@ -1,4 +1,4 @@
-"""Will these adapters add up? Cosine similarity and sign conflict of task vectors."""
+"""Will these adapters add up? Cosine similarity of task vectors."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tangora.errors import FusionError
+from tangora.analysis._vectors import check
 from tangora.task_vector import TaskVector
 
-__all__ = ["cosine_matrix", "sign_conflict"]
-
-_CHUNK = 1 << 20  # entries whose signs are counted at once: sums of that many ±1 are exact in float32
+__all__ = ["cosine_matrix"]
 
 
 def cosine_matrix(task_vectors: Sequence[TaskVector]) -> Float[Tensor, "tasks tasks"]:
@@ -41,7 +39,7 @@ def cosine_matrix(task_vectors: Sequence[TaskVector]) -> Float[Tensor, "tasks ta
     >>> cosine_matrix([a, b]).round(decimals=3).tolist()
     [[1.0, 0.707], [0.707, 1.0]]
     """
-    _check(task_vectors)
+    check(task_vectors)
     size = len(task_vectors)
     gram = torch.zeros(size, size, dtype=torch.float64)
     for i, one in enumerate(task_vectors):
@@ -51,54 +49,3 @@ def cosine_matrix(task_vectors: Sequence[TaskVector]) -> Float[Tensor, "tasks ta
     outer = norms[:, None] * norms[None, :]
     cosine = torch.where(outer > 0, gram / outer.clamp_min(torch.finfo(torch.float64).tiny), 0.0)
     return cosine.clamp(-1, 1)
-
-
-def sign_conflict(task_vectors: Sequence[TaskVector]) -> Float[Tensor, "tasks tasks"]:
-    """Fraction of entries where two task vectors have opposite signs, of those where neither is zero.
-
-    Half is chance. TIES (arXiv:2306.01708) resolves such conflicts by electing a sign per entry, so it has most to
-    offer where this is high *and* the entries are large; the cosine weighs by size, this counts.
-
-    Sites are made dense one at a time.
-
-    Args:
-        task_vectors: one per task; a site that only one has is zero in the other.
-
-    Returns:
-        A symmetric float64 matrix with values in [0, 1] and a zero diagonal; 0 where no entry is shared.
-
-    Raises:
-        FusionError: no task vector was given, or two give one site different shapes.
-
-    >>> from tangora.task_vector import Dense, TaskVector
-    >>> a = TaskVector({"layer": Dense(torch.tensor([1.0, 2.0, -1.0, 0.0]))})
-    >>> b = TaskVector({"layer": Dense(torch.tensor([1.0, -2.0, -3.0, 5.0]))})
-    >>> round(sign_conflict([a, b])[0, 1].item(), 3)
-    0.333
-    """
-    _check(task_vectors)
-    size = len(task_vectors)
-    agree, both = torch.zeros(size, size, dtype=torch.float64), torch.zeros(size, size, dtype=torch.float64)
-    for site in dict.fromkeys(site for vector in task_vectors for site in vector):
-        members = [i for i, vector in enumerate(task_vectors) if site in vector]
-        signs = torch.stack([task_vectors[i][site].dense().sign().flatten().float() for i in members])
-        place = torch.tensor(members)
-        for part in signs.split(_CHUNK, dim=1):
-            agree[place[:, None], place] += (part @ part.T).double()
-            both[place[:, None], place] += (part.abs() @ part.abs().T).double()
-    return (both - agree) / 2 / both.clamp_min(1)
-
-
-def _check(task_vectors: Sequence[TaskVector]) -> None:
-    if not task_vectors:
-        raise FusionError("give at least one task vector", got=0)
-    shapes: dict[str, tuple[int, ...]] = {}
-    for vector in task_vectors:
-        for site, update in vector.items():
-            shape = tuple(update.shape)
-            if shapes.setdefault(site, shape) != shape:
-                raise FusionError(
-                    f"two task vectors give it shapes {shapes[site]} and {shape}",
-                    where=site,
-                    fix="compare adapters of one base model",
-                )

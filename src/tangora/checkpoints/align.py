@@ -21,7 +21,7 @@ from tangora.checkpoints.reader import Checkpoint
 from tangora.errors import AdapterError, FusionError
 
 if TYPE_CHECKING:
-    from tangora.checkpoints.onto import Added
+    from tangora.checkpoints.onto import Added, Stacked
 
 __all__ = ["Alignment", "Target", "align"]
 
@@ -45,7 +45,7 @@ class Target:
 
     name: str
     base: Stored
-    parts: tuple[Stored | Added | None, ...]
+    parts: tuple[Stored | Added | Stacked | None, ...]
     start: Added | None = None
     site: str = ""
 
@@ -136,7 +136,7 @@ def _extra(base: Checkpoint, model: Checkpoint, allowed: Sequence[str]) -> list[
 def _target(
     stored: Stored, base: Checkpoint, models: Sequence[Checkpoint], allowed: Sequence[str], notes: list[str]
 ) -> Target:
-    parts: list[Stored | Added | None] = []
+    parts: list[Stored | Added | Stacked | None] = []
     first = base.find(stored.name) or stored
     for model in models:
         found = model.find(stored.name)

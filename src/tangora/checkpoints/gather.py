@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tangora._version import package_version
+from torch import Tensor
+
+from tangora._heads import Heads
 from tangora._weights import Weights, tabulate
 from tangora.checkpoints.align import Target, align
 from tangora.checkpoints.fuser import Recipe
 from tangora.checkpoints.reader import Checkpoint, is_adapter, open_checkpoint
 from tangora.checkpoints.steps import check_method
 from tangora.errors import FusionError
+from tangora.metadata import package_version
 from tangora.methods import Method, get
+from tangora.peft_files.layers import expert_of
+
+if TYPE_CHECKING:
+    from tangora.adapter import Adapter
 
 __all__ = ["Models", "Request", "gather"]
 
@@ -32,6 +39,7 @@ class Request:
     seed: int
     space: str
     same_base: bool
+    heads: Heads | None = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,7 @@ class Models:
         notes: what the output does not have of some model.
         about: how the output is made, for `tangora_fusion.json`.
         stamps: size and time of every input file, which tell a change of it.
+        heads: task -> parameters that adapters saved whole, and that are kept apart.
     """
 
     targets: list[Target]
@@ -53,6 +62,7 @@ class Models:
     notes: list[str]
     about: dict[str, Any]
     stamps: list[tuple[str, int, int]]
+    heads: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
 
 def gather(
@@ -87,23 +97,38 @@ def gather(
 
 
 def _adapters(base: Checkpoint, folders: Sequence[str | os.PathLike[str]], asked: Request) -> Models:
-    from tangora.checkpoints.onto import align_adapters
+    from tangora.checkpoints.onto import align_adapters, replaced
     from tangora.fuse import Fusion
 
-    fusion = Fusion(list(folders), asked.space, seed=asked.seed, same_base=asked.same_base)  # type: ignore[arg-type]
+    fusion = Fusion(
+        list(folders),
+        asked.space,  # type: ignore[arg-type]
+        seed=asked.seed,
+        same_base=asked.same_base,
+        base=base,
+        heads=asked.heads,
+    )
     prints = [adapter.fingerprint for adapter in fusion.adapters]
-    if asked.space == "delta":
+    if asked.space == "delta" and (asked.method.linear or not _has_experts(fusion.adapters)):
         check_method(asked.method)
         vectors: list[Mapping[str, Any]] = [adapter.task_vector for adapter in fusion.adapters]
         targets = align_adapters(base, vectors, fusion.adapters)
         recipe = told = _recipe(asked, prints, [target.site for target in targets if target.site])
-    else:  # factors are small, and are fused before the base is looked at
+        whole, heads = fusion.whole(asked.method, told.weights, asked.parameters)
+    else:  # factors are small, as are experts, and are fused before the base is looked at
         fused = fusion.merge(asked.method.name, asked.weights, asked.parameters)
         targets = align_adapters(base, [fused.task_vector], [fused])
         recipe = Recipe(get("task_arithmetic"), [1.0], {}, 0, [fused.fingerprint])
         told = _recipe(asked, prints, sorted(fused.updates))
+        whole, heads = dict(fused.whole), dict(fused.heads)
+    targets = replaced(targets, whole, base)
     about = {**_about(base, asked, told, fusion.names, prints), "space": asked.space}
-    return Models(targets, recipe, fusion.names, [], about, _stamps(base.files))
+    notes = [f"the head of {task} is in heads/{task}.safetensors" for task in heads]
+    return Models(targets, recipe, fusion.names, notes, about, _stamps(base.files), heads)
+
+
+def _has_experts(adapters: Sequence[Adapter]) -> bool:
+    return any(expert_of(site) for adapter in adapters for site in adapter.updates)
 
 
 def _recipe(asked: Request, prints: Sequence[str], names: Sequence[str]) -> Recipe:

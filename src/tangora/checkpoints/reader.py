@@ -18,11 +18,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tangora._io import read_json
+from tangora._io import inside, read_json
 from tangora.checkpoints.header import Stored, read_header
 from tangora.errors import AdapterError, FusionError
 
-__all__ = ["CONFIG", "INDEX", "SINGLE", "Checkpoint", "inside", "is_adapter", "open_checkpoint"]
+__all__ = ["CONFIG", "INDEX", "SINGLE", "Checkpoint", "is_adapter", "open_checkpoint"]
 
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 _HEADS = ("lm_head.weight", "embed_out.weight", "output.weight", "cls.predictions.decoder.weight")
@@ -158,24 +158,3 @@ def _shards(folder: Path) -> list[tuple[str, set[str] | None]]:
         where = folder / pickles[0]
         raise AdapterError("the weights are a pickle, which can run code, and is refused", where=where, fix=fix)
     raise AdapterError("no checkpoint here", where=folder, fix=f"give a folder with {SINGLE} or {INDEX}")
-
-
-def inside(folder: Path, name: str) -> Path:
-    """The file of that name, refused when it lies anywhere but in the folder or its Hub cache."""
-    plain = name == os.path.basename(name) and name not in ("", ".", "..") and "\\" not in name and "\0" not in name
-    if not plain:
-        fix = "an index may name only files beside it"
-        raise AdapterError("a file outside the checkpoint", got=name, where=folder / INDEX, fix=fix)
-    path = folder / name
-    try:
-        home, target = folder.resolve(), path.resolve()
-    except (OSError, RuntimeError) as cause:  # a link to itself
-        raise AdapterError("a link that leads nowhere", where=path, fix="copy the file in its place") from cause
-    allowed = [home]
-    if home.parent.name == "snapshots":  # the Hub's cache keeps its files in blobs/ and links to them
-        allowed.append(home.parent.parent / "blobs")
-    if target.parent not in allowed:
-        raise AdapterError("a link that leads out of the checkpoint", where=path, fix="copy the file in its place")
-    if not target.is_file():
-        raise AdapterError("file not found", where=path, fix="copy the checkpoint again, all of its files")
-    return path

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from jaxtyping import Float
+from torch import Tensor
 
 from tangora.methods._registry import fusion_method
 from tangora.methods._sums import weighted_sum
 
-if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor
-
 __all__ = ["task_arithmetic"]
 
 
-@fusion_method(
-    "task_arithmetic", granularity="element", reference="arXiv:2212.04089", default_weight=0.3, linear=True, rule=list
-)
+@fusion_method("task_arithmetic", granularity="element", reference="arXiv:2212.04089", default_weight=0.3, linear=True)
 def task_arithmetic(
     deltas: Float[Tensor, "tasks *param"], *, weights: Float[Tensor, "tasks *#param"]
 ) -> Float[Tensor, "*param"]:

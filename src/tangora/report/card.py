@@ -85,6 +85,12 @@ def _fused(fused: FusedInfo) -> str:
     )
     if fused.selection:
         rows.append(("coefficients", ", ".join(f"{k} {_text(str(v))}" for k, v in fused.selection.items())))
+    for known in fused.statistics or ():
+        said = f"{known['kind']}, {known['rows']} {known['split']} rows, {known['fingerprint'][:16]}"
+        rows.append((f"statistics of {_text(str(known['task']))}", _text(said)))
+    if fused.heads:
+        told = {"keep": "one per task, in `heads/`", "fuse": "fused by name: their mean, by weight"}
+        rows.append(("what was saved whole", told[fused.heads]))
     per_site = isinstance(fused.weights, dict)
     parents = []
     for index, parent in enumerate(fused.parents):
@@ -138,6 +144,11 @@ def _loading(adapter: Adapter) -> str:
         revision = f", revision={json.dumps(base.revision)}" if base.revision else ""
         imports = f"from transformers import {loader}\n"
         made = f"{loader}.from_pretrained({json.dumps(base.model or 'the/base-model')}{revision})"
+    for task in list(adapter.heads)[:1]:
+        imports += "from safetensors.torch import load_file\n"
+        path = json.dumps(f"path/to/this/folder/heads/{task}.safetensors")
+        made += f"\nbase.load_state_dict(load_file({path}), strict=False)"
+        words += " The base takes the head of one task first."
     code = f"{head}{imports}\nbase = {made}\n{tail}"
     return f"## How to load it\n\n{words}\n\n```python\n{code}```"
 

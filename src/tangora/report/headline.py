@@ -109,6 +109,7 @@ def _caveats(summary: Summary, top: Key, means: dict[Key, Mean]) -> list[str]:
     texts.append(
         "Kept is relative to the same mode's experts: weak experts are easier to keep, so read it beside the score."
     )
+    texts += _statistics(summary)
     selections = {k.selection for k in means}
     if "validation" in selections:
         texts.append(
@@ -117,6 +118,17 @@ def _caveats(summary: Summary, top: Key, means: dict[Key, Mean]) -> list[str]:
     if "oracle" in selections:
         texts.append("† oracle: coefficients chosen on the test split itself; an upper bound, not a result.")
     return texts
+
+
+def _statistics(summary: Summary) -> list[str]:
+    """Which rows the methods saw that are given statistics of data."""
+    told = [one for of_mode in (summary.run.info.get("statistics") or {}).values() for one in of_mode.values()]
+    if not told:
+        return []
+    kinds, splits = (" and ".join(sorted({str(k) for k in found})) for found in (
+        (kind for one in told for kind in one["kinds"]), (one["split"] for one in told)))  # fmt: skip
+    most = max(one["rows"] for one in told)
+    return [f"Methods that are given statistics ({kinds}) saw at most {most} {splits} rows of every task."]
 
 
 def _tiles(summary: Summary, top: Key | None, keeper: Key | None) -> list[Tile]:

@@ -25,6 +25,7 @@ from tangora.subsets import choose_subsets
 if TYPE_CHECKING:
     from tangora.adapter import Adapter
     from tangora.fuse import Fusion
+    from tangora.statistics import Statistics
 
 __all__ = ["CANDIDATE_COLUMNS", "Cell", "Fused", "FusionStage", "cells"]
 
@@ -77,6 +78,7 @@ class FusionStage:
         experts: mode -> task -> adapter.
         evaluator: knows base and tasks; remembers scores.
         baselines: (mode, split) -> task -> result of that mode's expert on its own task.
+        statistics: mode -> task -> those of the expert, for methods that need them.
     """
 
     recipe: Recipe
@@ -84,6 +86,7 @@ class FusionStage:
     evaluator: Evaluator
     baselines: Mapping[tuple[str, str], Mapping[str, Result]]
     progress: Progress
+    statistics: Mapping[str, Mapping[str, Statistics]] = field(default_factory=dict)
     candidates: list[dict[str, Any]] = field(default_factory=list)
     _fusions: dict[tuple[str, str], Fusion] = field(default_factory=dict, repr=False)
     _current: tuple[Any, Fusion] | None = field(default=None, repr=False)
@@ -127,7 +130,10 @@ class FusionStage:
             self._fusions.clear()  # one mode and space at a time: stacked full models are large
             adapters = self.experts[cell.mode]
             names = [t.name for t in self.recipe.tasks]
-            self._fusions[key] = Fusion([adapters[n] for n in names], cell.space, seed=self.recipe.seed, names=names)
+            known = list(self.statistics.get(cell.mode, {}).values())
+            self._fusions[key] = Fusion(
+                [adapters[n] for n in names], cell.space, seed=self.recipe.seed, names=names, statistics=known
+            )
         if self._current is None or self._current[0] != (key, cell.subset):
             order = {t.name: i for i, t in enumerate(self.recipe.tasks)}
             self._current = ((key, cell.subset), self._fusions[key].subset([order[n] for n in cell.subset]))
@@ -227,7 +233,10 @@ def candidate_key(
     prints = [a.fingerprint for a in fusion.adapters]
     if not chosen.linear:
         members = sorted(zip(prints, [round(w, 9) for w in weights], strict=True))
-        return digest(["fused", method, fusion.space, dict(parameters), members, seed if chosen.random else 0])
+        key = ["fused", method, fusion.space, dict(parameters), members, seed if chosen.random else 0]
+        if chosen.statistics:
+            key.append(sorted(s.fingerprint for s in fusion.statistics if s.about.adapter in prints))
+        return digest(key)
     column = torch.tensor(list(weights), dtype=torch.float64)[:, None]
     values = chosen(torch.eye(len(prints), dtype=torch.float64), weights=column, **parameters).tolist()
     terms = {p: round(v, 9) for p, v in zip(prints, values, strict=True) if round(v, 9)}

@@ -1,0 +1,36 @@
+"""What every comparison of task vectors asks of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tangora.errors import FusionError
+from tangora.task_vector import TaskVector
+
+__all__ = ["check", "sites"]
+
+
+def check(task_vectors: Sequence[TaskVector]) -> None:
+    """Refuse what cannot be compared.
+
+    Raises:
+        FusionError: no task vector was given, or two give one site different shapes.
+    """
+    if not task_vectors:
+        raise FusionError("give at least one task vector", got=0)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for vector in task_vectors:
+        for site, update in vector.items():
+            shape = tuple(update.shape)
+            if shapes.setdefault(site, shape) != shape:
+                raise FusionError(
+                    f"two task vectors give it shapes {shapes[site]} and {shape}",
+                    where=site,
+                    fix="compare adapters of one base model",
+                )
+
+
+def sites(task_vectors: Sequence[TaskVector]) -> dict[str, list[int]]:
+    """Each site, and which of the task vectors have it."""
+    names = dict.fromkeys(site for vector in task_vectors for site in vector)
+    return {site: [i for i, vector in enumerate(task_vectors) if site in vector] for site in names}

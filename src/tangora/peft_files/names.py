@@ -1,0 +1,97 @@
+"""The names in an ``adapter_model.safetensors``: which tensor is which part of which layer.
+
+<site>.lora_A.weight, .lora_B.weight            factors of a linear layer, a convolution, or a parameter
+<site>.lora_B.bias                              lora_bias
+<site>.lora_embedding_A, .lora_embedding_B      factors of an embedding
+<site>.lora_magnitude_vector                    DoRA's norms
+<module>.<parameter>                            saved whole: modules_to_save, and the biases of bias="all"
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from tangora.errors import AdapterError
+
+__all__ = ["PREFIX", "Named", "sorted_out"]
+
+PREFIX = "base_model.model."
+_BASE = ".base_layer"
+_PART = re.compile(
+    r"^(?P<site>.+)\.(?:(?P<kind>lora|lora_embedding)_(?P<factor>[AB])(?P<end>\.weight|\.bias)?"
+    r"|(?P<norm>lora_magnitude_vector)(?:\.weight)?)$"
+)
+
+
+@dataclass(frozen=True)
+class Named:
+    """The tensors of a file, by what they are.
+
+    Attributes:
+        factors: (site, ``lora`` or ``lora_embedding``) -> ``A``, ``B``, and where they are ``bias`` and ``norm``.
+        whole: parameter of the base -> its new value.
+    """
+
+    factors: dict[tuple[str, str], dict[str, Tensor]] = field(default_factory=dict)
+    whole: dict[str, Tensor] = field(default_factory=dict)
+
+
+def sorted_out(tensors: Mapping[str, Tensor], config: Mapping[str, Any], path: Path) -> Named:
+    """Sort the tensors of a file by site.
+
+    Raises:
+        AdapterError: a tensor is nothing that the configuration speaks of.
+    """
+    found = Named()
+    rest: dict[str, Tensor] = {}
+    norms: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        match = _PART.match(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else None
+        part = _part(match, config) if match is not None else None
+        if match is None or part is None:
+            rest[name] = tensor
+        elif part == "norm":
+            norms[match["site"]] = tensor
+        else:
+            found.factors.setdefault((match["site"], match["kind"]), {})[part] = tensor
+    for site, tensor in norms.items():
+        owner = next((key for key in found.factors if key[0] == site), None)
+        if owner is None:
+            raise _odd(f"{PREFIX}{site}.lora_magnitude_vector", path)
+        found.factors[owner]["norm"] = tensor
+    # peft saves the frozen base weight of an adapted embedding along with the factors
+    frozen = {f"{PREFIX}{site}{_BASE}.weight" for site, _ in found.factors}
+    for name, tensor in rest.items():
+        plain = name.removeprefix(PREFIX).replace(f"{_BASE}.", ".")
+        if name.startswith(PREFIX) and _saved(plain, config):
+            found.whole[plain] = tensor
+        elif name not in frozen:
+            raise _odd(name, path)
+    return found
+
+
+def _part(match: re.Match[str], config: Mapping[str, Any]) -> str | None:
+    if match["norm"]:
+        return "norm" if config.get("use_dora") else None
+    if match["kind"] == "lora_embedding":
+        return match["factor"] if match["end"] is None else None
+    if match["end"] == ".bias":
+        return "bias" if match["factor"] == "B" and config.get("lora_bias") else None
+    return match["factor"] if match["end"] else None
+
+
+def _saved(name: str, config: Mapping[str, Any]) -> bool:
+    if name.endswith(".bias") and config.get("bias") in ("all", "lora_only"):
+        return True
+    return any(f".{module}." in f".{name}" for module in config.get("modules_to_save") or ())
+
+
+def _odd(name: str, path: Path) -> AdapterError:
+    fix = "merge it into its base and compare the two models, or train it again as plain LoRA"
+    return AdapterError("a tensor that is not a LoRA factor", got=name, where=path, fix=fix)
