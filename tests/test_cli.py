@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -275,12 +276,23 @@ def test_run_ends_in_a_table_and_the_report(tangora, recipe, tmp_path):
 
 
 def test_dry_run_says_what_and_writes_nothing(tangora, recipe, tmp_path):
-    code, out, _ = tangora("run", recipe, "--out", tmp_path / "run", "--dry-run")
+    code, out, err = tangora("run", recipe, "--out", tmp_path / "run", "--dry-run")
     assert code == 0
     assert "2 tasks, 1 subsets, 1 comparisons" in out
     # 2 layers x (query, value) = 4 sites, r 2, width 32: 4 * 2 * (32 + 32) numbers
     assert "512" in out
+    assert "0.001" in out, "the rate"
+    assert all(line.endswith(" s") for line in err.splitlines()), "no library says anything"
     assert not (tmp_path / "run").exists()
+
+
+def test_dry_run_of_another_recipe_in_a_runs_folder(tangora, recipe, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "recipe.yaml").write_text("of another run")
+    refused(tangora("run", recipe, "--out", run, "--dry-run"), "another recipe", "--overwrite")
+    assert tangora("run", recipe, "--out", run, "--dry-run", "--overwrite")[0] == 0
+    assert (run / "recipe.yaml").read_text() == "of another run"
 
 
 def test_finetune_then_evaluate_then_fuse(tangora, recipe, tmp_path):
@@ -356,6 +368,33 @@ def test_bad_recipes_and_data_of_run(tangora, recipe, tmp_path, arguments, words
 )
 def test_missing_files(tangora, arguments, words):
     refused(tangora(*arguments), *words)
+
+
+def test_an_unknown_split_of_evaluate(tangora, recipe):
+    refused(tangora("evaluate", recipe, "--split", "tset"), "no such split", "tset", "train, validation, test")
+
+
+def test_an_adapter_that_cannot_be_written(tangora, recipe, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    refused(tangora("finetune", recipe, "--task", "one", "--out", tmp_path / "file" / "a"), "cannot be written", "file")
+
+
+def test_a_full_disk_under_the_log_hides_nothing(tangora, recipe, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.log").symlink_to("/dev/full")
+    refused(tangora("run", recipe, "--out", tmp_path / "run", "--set", "lora.target_modules=[kye]"), "kye")
+
+
+@pytest.mark.slow
+def test_two_processes_under_accelerate_launch(recipe, tmp_path):
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    command = ["-m", "tangora", "finetune", str(recipe), "--task", "one", "--out", str(tmp_path / "one")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*launch, *command], capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("adapter: ") == 1, "one process speaks"
+    assert (tmp_path / "one" / "tangora.json").is_file()
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 
 def test_unknown_task_and_mode_of_finetune(tangora, recipe, tmp_path):

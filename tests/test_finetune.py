@@ -17,8 +17,16 @@ from tangora import initial
 from tangora._io import read_json
 from tangora.adapter import load
 from tangora.errors import ModelError, OutputError, RecipeError
-from tangora.finetune import DEFAULT_LEARNING_RATES, finetune, learning_rate
-from tangora.recipe import BaseConfig, FinetuneConfig, LoraSettings, Source, TaskConfig, TrainingSettings
+from tangora.finetune import finetune
+from tangora.recipe import (
+    DEFAULT_LEARNING_RATES,
+    BaseConfig,
+    FinetuneConfig,
+    LoraSettings,
+    Source,
+    TaskConfig,
+    TrainingSettings,
+)
 from tangora.tasks import TaskModel, load_base, load_task
 
 COLORS = ["red", "green", "blue"]
@@ -345,16 +353,71 @@ def test_nothing_is_printed(base, task, capfd):
 
 def test_tensorboard_is_written_where_asked_and_a_missing_tracker_is_named(base, task, tmp_path, monkeypatch):
     finetune(base, task, config(training={"report_to": ["tensorboard"], "steps": 2}), logs=tmp_path / "logs")
-    assert list((tmp_path / "logs").glob("events.out.tfevents.*"))
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    seen = EventAccumulator(str(tmp_path / "logs")).Reload()
+    assert [e.step for e in seen.Scalars("train/loss")] == [1, 2]
+    assert [e.step for e in seen.Scalars("eval/score")] == [2], "the validation after the last step too"
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(RecipeError, match=r"wandb is not installed.*pip install 'tangora\[wandb\]'"):
         finetune(base, task, config(training={"report_to": ["wandb"]}))
 
 
-def test_the_default_rate_is_that_of_what_is_trained():
-    rates = [learning_rate(config(**settings)) for settings in MODES.values()]
-    assert rates == [DEFAULT_LEARNING_RATES[name] for name in ("lora", "l-lora", "l-lora", "full")]
-    assert learning_rate(config(training={"learning_rate": 0.5})) == 0.5
+WANDB = """
+run, log_of = None, []
+class Run:
+    def __init__(self): self.summary = {}
+    def _label(self, **_): pass
+class Config(dict):
+    def update(self, values, allow_val_change): dict.update(self, values)
+config = Config()
+def init(project, name):
+    global run
+    run = Run()
+    log_of.append((name, []))
+def log(values, **_): log_of[-1][1].append(values)
+def finish():
+    global run
+    run = None
+"""
+
+
+def test_weights_and_biases_gets_a_run_for_each_adapter(base, task, tmp_path, monkeypatch):
+    folder = tmp_path / "wandb" / "sdk" / "lib"
+    folder.mkdir(parents=True)
+    (tmp_path / "wandb" / "__init__.py").write_text(WANDB)
+    (folder / "config_util.py").write_text("class ConfigError(Exception): pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for mode in ("one", "two"):
+        finetune(base, task, config(mode=mode, training={"report_to": ["wandb"], "steps": 2}))
+    import wandb
+
+    assert wandb.run is None
+    assert [name for name, _ in wandb.log_of] == ["one/colors", "two/colors"]
+    for _, logged in wandb.log_of:
+        assert sum("train/loss" in values for values in logged) == 2
+        assert "eval/score" in logged[-1]
+
+
+def test_a_disk_that_fills_up_while_it_trains_is_one_line(base, task, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise RuntimeError("basic_ios::clear: iostream error")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OutputError, match=r"the disk is full at .*scratch"):
+        finetune(base, task, config(), out=tmp_path / "out", scratch=tmp_path / "scratch")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_scratch_folder_that_cannot_be_made(base, task, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OutputError, match=r"cannot be written \(Not a directory\)"):
+        finetune(base, task, config(), scratch=tmp_path / "file" / "scratch")
+
+
+def test_the_rate_that_was_used_is_recorded(base, task):
+    adapter = finetune(base, task, config(training={"steps": 1}))
+    assert adapter.metadata.recipe["training"]["learning_rate"] == DEFAULT_LEARNING_RATES["lora"]
 
 
 def test_images_and_text_to_text(tiny_clip, tiny_t5, image_data, text_data, tmp_path):

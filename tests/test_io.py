@@ -9,7 +9,17 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tangora._io import atomic_dir, atomic_file, digest, read_json, read_safetensors, refuse_existing, write_json
+from tangora._io import (
+    atomic_dir,
+    atomic_file,
+    digest,
+    read_json,
+    read_safetensors,
+    refuse_existing,
+    write_json,
+    write_safetensors,
+    writing,
+)
 from tangora.errors import AdapterError, OutputError, RecipeError, TangoraError
 
 
@@ -77,6 +87,33 @@ def test_a_full_disk_inside_safetensors_is_said(tmp_path):
 
     with pytest.raises(OutputError, match="disk is full"), atomic_dir(tmp_path / "out"):
         raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+
+@pytest.mark.parametrize(
+    "text", ["basic_ios::clear: iostream error", "PytorchStreamWriter failed writing file data/0: file write failed"]
+)
+def test_a_full_disk_inside_torch_is_said(tmp_path, text):
+    with pytest.raises(OutputError, match="disk is full"), writing(tmp_path):
+        raise RuntimeError(text)
+    with pytest.raises(RuntimeError, match="shapes"), writing(tmp_path):
+        raise RuntimeError("shapes differ")
+
+
+def test_a_full_disk_names_the_place_and_not_the_scratch_one(tmp_path):
+    with (
+        pytest.raises(OutputError) as caught,
+        atomic_dir(tmp_path / "out") as outer,
+        atomic_dir(outer) as inner,
+        atomic_file(inner / "a.json"),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.where == tmp_path / "out" / "a.json"
+
+
+def test_others_may_read_what_the_umask_lets_them(tmp_path):
+    write_safetensors(tmp_path / "a.safetensors", {"x": torch.zeros(1)})
+    (tmp_path / "plain").write_text("")
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def test_a_real_full_disk(tmp_path):

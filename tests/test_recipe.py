@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from tangora.errors import RecipeError
-from tangora.recipe import Recipe, bundled_recipes, load_recipe
+from tangora.recipe import DEFAULT_LEARNING_RATES, Recipe, bundled_recipes, load_recipe
 
 MINIMAL = """
 name: tiny
@@ -64,6 +64,14 @@ def test_a_mode_lays_its_changes_over_the_defaults(path):
     assert config.training.batch_size == recipe.training.batch_size
 
 
+def test_the_default_rate_of_what_is_trained_is_written_out(path):
+    recipe = load_recipe(path, ["modes={a: {}, b: {linearize: module}, c: {train: full}}"])
+    rates = [recipe.finetune_config(mode).training.learning_rate for mode in recipe.modes]
+    assert rates == [DEFAULT_LEARNING_RATES[kind] for kind in ("lora", "l-lora", "full")]
+    given = load_recipe(path, ["modes={b: {linearize: module}}", "training.learning_rate=0.5"])
+    assert given.finetune_config("b").learning_rate == 0.5
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
@@ -88,6 +96,13 @@ def test_a_mode_lays_its_changes_over_the_defaults(path):
         ("training.early_stopping=3", r"early_stopping needs evaluate_every"),
         ("fusion.methods=[{method: ties, modes: [nope]}]", r"unknown modes nope"),
         ("fusion.methods=[{method: ties}, {method: ties}]", r"two entries are called 'ties'"),
+        ("fusion.methods=[{method: ties, weights: []}]", r"needs at least one value"),
+        ("fusion.methods=[{method: ties, parameters: {density: []}}]", r"needs at least one value"),
+        ("fusion.methods=[{method: ties, search: lorahub, weights: 0.3}]", r"leave out weights, or search"),
+        (
+            "fusion.methods=[{method: ties, search: lorahub, parameters: {density: [0.2, 0.5]}}]",
+            r"one value a parameter",
+        ),
         ("tasks.a.templates=[nothing]", r"needs a '\{\}'"),
         ("data.root=", r"data\.root is not set"),
         ("tasks.9.name=x", r"no item '9'"),

@@ -12,6 +12,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -173,6 +174,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
     from safetensors.torch import save_file
 
     save_file({k: tensors[k].contiguous() for k in sorted(tensors)}, path, metadata=dict(metadata or {"format": "pt"}))
+    path.chmod(0o666 & ~_umask())  # it makes files that only their owner may read
 
 
 @contextlib.contextmanager
@@ -190,14 +192,29 @@ def writing(path: Path) -> Iterator[None]:
             fix = "choose another --out"
             raise OutputError(f"cannot be written ({cause.strerror})", where=path, fix=fix) from cause
         raise
-    except Exception as cause:  # safetensors reports a full disk in its own exception
-        if type(cause).__name__ == "SafetensorError" and ("os error 28" in str(cause) or "No space left" in str(cause)):
+    except Exception as cause:  # safetensors and torch report a full disk in exceptions of their own
+        if _FULL.get(type(cause).__name__, _NEVER).search(str(cause)):
             raise _disk_full(path) from cause
         raise
 
 
+_NEVER = re.compile(r"(?!)")
+_FULL = {
+    "SafetensorError": re.compile("os error 28|No space left"),
+    "RuntimeError": re.compile("iostream error|PytorchStreamWriter failed writing"),
+}
+
+
 def _disk_full(path: Path) -> OutputError:
-    return OutputError("the disk is full", where=path, fix="free some space and run the same command again")
+    place = Path(*(_final(part) for part in path.parts))
+    return OutputError("the disk is full", where=place, fix="free some space and run the same command again")
+
+
+def _final(name: str) -> str:
+    """What a scratch place will be called: one inside another has two marks."""
+    while marked := re.fullmatch(r"\.(.+)\.tmp-[^.]+", name):
+        name = marked[1]
+    return name
 
 
 def _umask() -> int:

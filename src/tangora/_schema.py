@@ -147,7 +147,7 @@ class FusionEntry(Frozen):
     """One row of the comparison: a method, its space, and where its coefficients come from.
 
     ``weights`` and ``parameters`` may be lists: then every combination is a candidate and one is selected on
-    validation. ``search: lorahub`` finds one weight per task with Nevergrad instead.
+    validation. ``search: lorahub`` finds one weight per task with Nevergrad instead, for one setting of parameters.
     """
 
     method: str
@@ -163,6 +163,16 @@ class FusionEntry(Frozen):
     budget: int = Field(default=40, ge=1, description="search: evaluations")
     bound: float = Field(default=1.5, gt=0, description="search: weights in [-bound, bound]")
     penalty: float = Field(default=0.05, ge=0, description="search: times the mean absolute weight, added to the loss")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> FusionEntry:
+        if self.weights == [] or [] in self.parameters.values():
+            raise ValueError("a grid of weights or parameters needs at least one value")
+        if self.search and self.weights is not None:
+            raise ValueError("a search finds the weights: leave out weights, or search")
+        if self.search and any(isinstance(value, list) for value in self.parameters.values()):
+            raise ValueError("a search takes one value a parameter: give an entry, with a name, for each")
+        return self
 
     @property
     def label(self) -> str:
@@ -245,7 +255,7 @@ class Recipe(Frozen):
         return self
 
     def finetune_config(self, mode: str) -> FinetuneConfig:
-        """The recipe's ``lora`` and ``training`` with the mode's changes laid over them.
+        """The recipe's ``lora`` and ``training`` with the mode's changes laid over them, the rate written out.
 
         Raises:
             RecipeError: the mode is unknown, or one of its keys is.
@@ -262,7 +272,7 @@ class Recipe(Frozen):
             lora=validate(LoraSettings, lora, f"modes.{mode}.lora"),
             training=validate(TrainingSettings, training, f"modes.{mode}.training"),
             seed=self.seed,
-        )
+        ).resolved()
 
     def to_yaml(self) -> str:
         """The resolved recipe, every default written out."""

@@ -6,10 +6,22 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["NAME", "FinetuneConfig", "Frozen", "LoraSettings", "ModeConfig", "Space", "TrainingSettings"]
+__all__ = [
+    "DEFAULT_LEARNING_RATES",
+    "NAME",
+    "FinetuneConfig",
+    "Frozen",
+    "LoraSettings",
+    "ModeConfig",
+    "Space",
+    "TrainingSettings",
+]
 
 Space = Literal["delta", "factors", "core"]
 """Where task vectors are fused: changes of weights, changes of factors, or changes in bases common to all."""
+
+DEFAULT_LEARNING_RATES = {"full": 5e-5, "lora": 1e-3, "l-lora": 5e-3}
+"""By what is trained; L-LoRA moves only B, whose gradient passes through a small random A₀, and wants more."""
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 """What modes, tasks and methods may be called: it becomes a folder's name."""
@@ -46,7 +58,7 @@ class TrainingSettings(Frozen):
     batch_size: int = Field(default=32, ge=1, description="rows per device and forward pass")
     gradient_accumulation: int = Field(default=1, ge=1)
     learning_rate: float | None = Field(
-        default=None, gt=0, description="default by mode: see finetune.DEFAULT_LEARNING_RATES"
+        default=None, gt=0, description="default by what is trained: see DEFAULT_LEARNING_RATES"
     )
     weight_decay: float = Field(default=0.0, ge=0)
     warmup: float = Field(default=0.1, ge=0, lt=1, description="fraction of the steps")
@@ -78,6 +90,19 @@ class FinetuneConfig(Frozen):
     lora: LoraSettings = Field(default=LoraSettings())
     training: TrainingSettings = Field(default=TrainingSettings())
     seed: int = Field(default=0, ge=0, lt=2**32)
+
+    @property
+    def learning_rate(self) -> float:
+        """The configured rate, or the default of what is trained."""
+        if self.training.learning_rate is not None:
+            return self.training.learning_rate
+        kind = "full" if self.train == "full" else "lora" if self.linearize == "none" else "l-lora"
+        return DEFAULT_LEARNING_RATES[kind]
+
+    def resolved(self) -> FinetuneConfig:
+        """With the rate written out: what is recorded, since the default of one version is not that of the next."""
+        training = self.training.model_copy(update={"learning_rate": self.learning_rate})
+        return self.model_copy(update={"training": training})
 
 
 class ModeConfig(Frozen):

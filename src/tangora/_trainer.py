@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from tangora._io import read_safetensors
+from tangora._io import read_safetensors, writing
 from tangora.errors import ModelError
 from tangora.initial import seed_of
 
@@ -153,7 +153,8 @@ class QuietTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         if not self.control.should_training_stop:  # after the last step the adapter itself is written
-            super()._save_checkpoint(model, trial)
+            with writing(Path(str(self.args.output_dir))):
+                super()._save_checkpoint(model, trial)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         if not self.args.should_save:

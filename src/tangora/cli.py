@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main"]
 
+SPLITS = ("train", "validation", "test")
+
 app = typer.Typer(
     name="tangora",
     help="Tangent-space adapters that add up: fine-tune one adapter per task, fuse them exactly, show what was kept.",
@@ -67,8 +69,8 @@ def run(
         from tangora.preflight import preflight
 
         with bars() as progress:
-            plan = preflight(loaded, folder, progress)
-        show(plan)
+            plan = preflight(loaded, folder, progress, overwrite=overwrite)
+        show(*plan)
         return
     traceback_goes_to(folder / "run.log")
     from tangora.run import run as run_recipe
@@ -217,6 +219,8 @@ def evaluate(
     settings: Settings = None,
 ) -> None:
     """Score adapters, and the base model itself, on the tasks of a recipe."""
+    if split not in SPLITS:
+        raise RecipeError("no such split", got=split, where="--split", fix=f"give one of {', '.join(SPLITS)}")
     loaded = _load(recipe, settings)
     from tangora.adapter import load
     from tangora.evaluate import Evaluator

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tangora._apply import places
-from tangora._io import digest
+from tangora._io import digest, writing
 from tangora.errors import DataError
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class ScoreStore:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         line = json.dumps({"key": key, "score": result.score, "loss": result.loss, "values": result.values})
-        with self._path.open("a", encoding="utf-8") as file:
+        with writing(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
     def _read(self, path: Path) -> None:

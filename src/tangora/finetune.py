@@ -18,34 +18,21 @@ import torch
 from torch import Tensor, nn
 
 from tangora import initial
-from tangora._io import atomic_dir, digest, refuse_existing, write_json
+from tangora._io import atomic_dir, digest, refuse_existing, write_json, writing
 from tangora._prepare import Start, adapt, as_before, refuse_running_statistics, switch_on
 from tangora.adapter import Adapter, BaseInfo, InitialInfo, Metadata
-from tangora.errors import ModelError, RecipeError
+from tangora.errors import ModelError
 from tangora.linearize import linear_factors
 from tangora.recipe import FinetuneConfig
 from tangora.task_vector import Dense, Update
 
 if TYPE_CHECKING:
-    from transformers import TrainerCallback
-
     from tangora._trainer import QuietTrainer
     from tangora.tasks import Base, Task
 
-__all__ = ["DEFAULT_LEARNING_RATES", "finetune", "learning_rate"]
-
-DEFAULT_LEARNING_RATES = {"full": 5e-5, "lora": 1e-3, "l-lora": 5e-3}
-"""By what is trained; L-LoRA moves only B, whose gradient passes through a small random A₀, and wants more."""
+__all__ = ["finetune"]
 
 OnStep = Callable[[int, int, float], None]
-
-
-def learning_rate(config: FinetuneConfig) -> float:
-    """The configured rate, or the default of what is trained."""
-    if config.training.learning_rate is not None:
-        return config.training.learning_rate
-    kind = "full" if config.train == "full" else "lora" if config.linearize == "none" else "l-lora"
-    return DEFAULT_LEARNING_RATES[kind]
 
 
 def finetune(
@@ -74,7 +61,7 @@ def finetune(
         scratch: folder for checkpoints to resume from, removed at the end; None: nothing to resume from.
         stage: what ``tangora.json`` shall say decided the adapter.
         on_step: called after each step with (step, total steps, loss), in the main process.
-        logs: folder for TensorBoard; default: ``runs/<mode>/<task>``.
+        logs: folder for TensorBoard; default: ``logs/<mode>/<task>``.
         overwrite: replace ``out``.
 
     Raises:
@@ -82,6 +69,7 @@ def finetune(
             finite; nothing is written then.
         OutputError: ``out`` exists and ``overwrite`` is false, or cannot be written.
     """
+    from tangora._trackers import trackers
     from tangora._trainer import quiet, training_seed
 
     if out is not None:
@@ -89,11 +77,17 @@ def finetune(
     refuse_running_statistics(base.backbone)
     started = time.monotonic()
     seed = training_seed(config.seed, task.name)
+    logs = logs or Path("logs") / config.mode / task.name
     with quiet(seed), _scratch(scratch, _identity(base, task, config)) as folder:
-        with as_before(base.backbone, values=config.train == "full") as pristine:
+        with (
+            trackers(config.training.report_to, logs) as watching,
+            as_before(base.backbone, values=config.train == "full") as pristine,
+        ):
             start = None if config.train == "full" else adapt(base.backbone, task.name, config)
             switch_on(base.backbone, config)
-            trainer = _trainer(base, task, config, seed, folder, scratch is not None, on_step, logs)
+            trainer = _trainer(base, task, config, seed, folder, scratch is not None, on_step)
+            for tracker in watching:
+                trainer.add_callback(tracker)
             _fit(trainer, folder, config)
             updates = _differences(base.backbone, pristine) if start is None else linear_factors(start.model)
             record = _record(trainer, started)
@@ -114,7 +108,6 @@ def _trainer(
     folder: Path,
     resumable: bool,
     on_step: OnStep | None,
-    logs: Path | None,
 ) -> QuietTrainer:
     from tangora._trainer import QuietTrainer, Rows, Watch, training_arguments
     from tangora.tasks import TaskModel, collate
@@ -126,7 +119,7 @@ def _trainer(
         training,
         seed,
         folder,
-        learning_rate(config),
+        config.learning_rate,
         run_name=f"{config.mode}/{task.name}",
         **(every if training.evaluate_every and "validation" in task.splits else {"eval_strategy": "no"}),
         **(keep if resumable and training.checkpoint_every else {"save_strategy": "no"}),
@@ -134,10 +127,7 @@ def _trainer(
     drawn = training.steps * training.batch_size * training.gradient_accumulation * arguments.world_size
     rows = Rows(task.splits["train"].dataset(), drawn, initial.seed_of("order", config.seed, task.name))
     watch = Watch(f"task {task.name}, mode {config.mode}", _validation(base, task), training.early_stopping, on_step)
-    trainer = QuietTrainer(TaskModel(base.backbone, task, base), arguments, rows, collate(task, base), watch)
-    for callback in _reports(config, logs or Path("runs") / config.mode / task.name):
-        trainer.add_callback(callback)
-    return trainer
+    return QuietTrainer(TaskModel(base.backbone, task, base), arguments, rows, collate(task, base), watch)
 
 
 def _validation(base: Base, task: Task) -> Callable[[], tuple[float, float]] | None:
@@ -157,27 +147,6 @@ def _validation(base: Base, task: Task) -> Callable[[], tuple[float, float]] | N
     return validate
 
 
-def _reports(config: FinetuneConfig, logs: Path) -> list[TrainerCallback]:
-    """Callbacks for the trackers asked for."""
-    import importlib.util
-
-    found: list[TrainerCallback] = []
-    for name in config.training.report_to:
-        if importlib.util.find_spec(name) is None:
-            fix = f"install it with: pip install 'tangora[{name}]'"
-            raise RecipeError(f"{name} is not installed", where="training.report_to", fix=fix)
-        if name == "tensorboard":
-            from torch.utils.tensorboard import SummaryWriter
-            from transformers.integrations.integration_utils import TensorBoardCallback
-
-            found.append(TensorBoardCallback(SummaryWriter(log_dir=str(logs))))
-        else:
-            from transformers.integrations.integration_utils import WandbCallback
-
-            found.append(WandbCallback())
-    return found
-
-
 def _fit(trainer: QuietTrainer, folder: Path, config: FinetuneConfig) -> None:
     """Train, from the last checkpoint in ``folder`` if there is one, and settle which weights are kept."""
     from tangora._trainer import last_checkpoint
@@ -190,7 +159,7 @@ def _fit(trainer: QuietTrainer, folder: Path, config: FinetuneConfig) -> None:
     if trainer.watch.best:
         trainer.load_best()
     if bad := [name for name, p in trainer.trained().items() if not bool(torch.isfinite(p).all())]:
-        fix = f"lower training.learning_rate (now {learning_rate(config):g})"
+        fix = f"lower training.learning_rate (now {config.learning_rate:g})"
         raise ModelError("a trained weight is not finite", got=bad[0], where=trainer.watch.name, fix=fix)
 
 
@@ -238,7 +207,7 @@ def _adapter(
         ),
         seed=config.seed,
         stage=stage,
-        recipe=config.model_dump(mode="json"),
+        recipe=config.resolved().model_dump(mode="json"),
     )
     if start is None:
         return Adapter(updates=updates, metadata=metadata)
@@ -252,7 +221,7 @@ def _identity(base: Base, task: Task, config: FinetuneConfig) -> str:
     from importlib.metadata import version
 
     machinery = {"report_to", "workers", "checkpoint_every"}
-    settings = config.model_dump(mode="json", exclude={"training": machinery}) | {"rate": learning_rate(config)}
+    settings = config.resolved().model_dump(mode="json", exclude={"training": machinery})
     versions = [version(name) for name in ("torch", "transformers", "peft", "accelerate")]
     return digest([settings, base.fingerprint, task.name, task.fingerprint, versions, os.environ.get("WORLD_SIZE")])[
         :16
@@ -267,6 +236,7 @@ def _scratch(scratch: Path | None, identity: str) -> Iterator[Path]:
             yield Path(temporary)
         return
     folder = scratch / identity
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(scratch):
+        folder.mkdir(parents=True, exist_ok=True)
     yield folder
     shutil.rmtree(scratch, ignore_errors=True)

@@ -56,8 +56,8 @@ def footprint(base: Base, config: FinetuneConfig) -> Footprint:
         return Footprint(len(factors) // 2, trainable, 4 * sum(p.numel() for p in factors))
 
 
-def preflight(recipe: Recipe, out: Path, progress: Progress) -> Table:
-    """The plan as a table; loads base and data, so that their errors show here, and writes nothing.
+def preflight(recipe: Recipe, out: Path, progress: Progress, *, overwrite: bool = False) -> tuple[Table, str]:
+    """The plan, a row a mode, and what it comes to; loads base and data for their errors' sake, and writes nothing.
 
     Raises:
         TangoraError: as `tangora.run.run` would.
@@ -65,11 +65,11 @@ def preflight(recipe: Recipe, out: Path, progress: Progress) -> Table:
     from rich.table import Table
 
     check_methods(recipe)
-    claim(out, recipe, overwrite=False)
+    claim(out, recipe, overwrite)
     base, tasks = prepare(recipe, progress)
     listed = list(jobs(recipe, out, base, tasks))
     table = Table(title=f"{recipe.name} -> {out}", box=None, header_style="bold", title_justify="left")
-    for column in ("mode", "adapters", "cached", "steps each", "sites", "trainable", "disk"):
+    for column in ("mode", "adapters", "cached", "steps each", "rate", "sites", "trainable", "disk"):
         table.add_column(column, justify="left" if column == "mode" else "right")
     total = 0
     for mode in recipe.modes:
@@ -82,16 +82,15 @@ def preflight(recipe: Recipe, out: Path, progress: Progress) -> Table:
             str(len(of_mode)),
             str(sum(job.done for job in of_mode)),
             str(config.training.steps),
+            f"{config.learning_rate:g}",
             str(weight.sites),
             f"{weight.trainable:,}",
             _bytes(weight.size * len(of_mode)),
         )
-    table.caption = _caption(recipe, [t.name for t in tasks], total, out)
-    table.caption_justify = "left"
-    return table
+    return table, _totals(recipe, [t.name for t in tasks], total, out)
 
 
-def _caption(recipe: Recipe, tasks: Sequence[str], total: int, out: Path) -> str:
+def _totals(recipe: Recipe, tasks: Sequence[str], total: int, out: Path) -> str:
     planned = list(cells(recipe))
     subsets = len({c.subset for c in planned})
     nearest = next(p for p in [out, *out.absolute().parents] if p.exists())

@@ -28,11 +28,13 @@ from tangora._schema import (
     TaskConfig,
     TrainingSettings,
 )
+from tangora._settings import DEFAULT_LEARNING_RATES
 from tangora._validation import did_you_mean, validate
 from tangora._yaml import parse
 from tangora.errors import RecipeError
 
 __all__ = [
+    "DEFAULT_LEARNING_RATES",
     "BaseConfig",
     "EvaluationConfig",
     "FinetuneConfig",

@@ -91,10 +91,22 @@ def locked(out: Path) -> Iterator[None]:
         yield
 
 
+class _Log(logging.FileHandler):
+    """A log that a full disk cuts short: what is told is the run's own error."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say nothing."""
+
+    def close(self) -> None:
+        """Close the file, whether or not its last lines could be written."""
+        with contextlib.suppress(OSError):
+            super().close()
+
+
 @contextlib.contextmanager
 def logged(out: Path) -> Iterator[None]:
     """Write the package's log to ``RUN/run.log``, with the traceback of whatever ends the block early."""
-    handler = logging.FileHandler(out / "run.log", encoding="utf-8")
+    handler = _Log(out / "run.log", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)

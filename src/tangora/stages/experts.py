@@ -76,6 +76,7 @@ def make_experts(
                 job.config,
                 out=job.folder,
                 scratch=scratch,
+                logs=run / "logs" / job.mode / job.task,
                 stage=job.stage,
                 overwrite=True,
                 on_step=lambda step, total, loss: progress.update(step, f"loss {loss:.3f}"),

@@ -1,0 +1,66 @@
+"""Where a training can be watched: TensorBoard and Weights & Biases, one of their runs for each adapter."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+from transformers.integrations.integration_utils import TensorBoardCallback, WandbCallback
+
+from tangora.errors import RecipeError
+
+__all__ = ["trackers"]
+
+
+@contextlib.contextmanager
+def trackers(names: Sequence[str], logs: Path) -> Iterator[list[TrainerCallback]]:
+    """Callbacks for the trackers asked for, closed at the end of the block: the last validation comes after training.
+
+    Args:
+        names: of ``tensorboard`` and ``wandb``.
+        logs: folder for TensorBoard.
+
+    Raises:
+        RecipeError: one of them is not installed.
+    """
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            fix = f"install it with: pip install 'tangora[{name}]'"
+            raise RecipeError(f"{name} is not installed", where="training.report_to", fix=fix)
+    found = [_TensorBoard(logs) if name == "tensorboard" else _Wandb() for name in names]
+    try:
+        yield list(found)
+    finally:
+        for tracker in found:
+            tracker.close()
+
+
+class _TensorBoard(TensorBoardCallback):
+    """Writes to one folder, from the main process, until it is closed."""
+
+    def __init__(self, logs: Path) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.logging_dir = str(logs)
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        """Stay open."""
+
+    def close(self) -> None:
+        if self.tb_writer is not None:
+            self.tb_writer.close()
+
+
+class _Wandb(WandbCallback):
+    """Ends the run that it began; one that was there before is the caller's."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._theirs = self._wandb.run is not None
+
+    def close(self) -> None:
+        if self._wandb.run is not None and not self._theirs:
+            self._wandb.finish()
