@@ -143,8 +143,8 @@ def read_json(path: str | os.PathLike[str], error: type[TangoraError] = AdapterE
         value = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise error("file not found", where=path, fix="check the path") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as cause:
-        raise error(f"not readable as JSON ({cause})", where=path, fix="write the file again") from cause
+    except (OSError, ValueError, RecursionError) as cause:  # ValueError: not UTF-8, not JSON, a number too long
+        raise error(f"not readable as JSON ({str(cause)[:200]})", where=path, fix="write the file again") from cause
     if not isinstance(value, dict):
         raise error("expected a JSON object", got=type(value).__name__, where=path, fix="write the file again")
     return value

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tangora._io import read_json
+from tangora._io import inside, read_json
 from tangora._settings import Space
 from tangora._validation import validate
 from tangora.errors import AdapterError, RecipeError
@@ -112,7 +112,7 @@ def read_metadata(folder: Path) -> Metadata | None:
     path = folder / FILE
     if not path.exists():
         return None
-    raw = read_json(path)
+    raw = read_json(inside(folder, FILE))
     _check_format(raw, path)
     try:
         return validate(Metadata, raw, str(path))

@@ -1,0 +1,254 @@
+"""Readers on input that nobody meant: an answer or a Tangora error, no file from elsewhere, no memory beyond the file's.
+
+Mutated files (bytes flipped, cut, inserted) and generated ones (any JSON in any place; headers that lie).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import struct
+import sys
+import tempfile
+import tracemalloc
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+import toys
+from tangora.adapter import load
+from tangora.checkpoints import fuse_checkpoints
+from tangora.checkpoints.header import ITEMSIZE, read_header
+from tangora.checkpoints.reader import open_checkpoint
+from tangora.errors import AdapterError, TangoraError
+from tangora.peft_files import settings as peft_settings
+
+NUMBERS = st.integers(-(2**70), 2**70) | st.floats() | st.integers(0, 9)
+TEXTS = st.text(max_size=8) | st.sampled_from(["up", "up(", "(a+)+", "../x", "\0", "\ud800", "LORA", "all", "pissa"])
+JSON = st.recursive(
+    st.none() | st.booleans() | NUMBERS | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=6,
+)
+KEYS = st.sampled_from(sorted(peft_settings._BENIGN | peft_settings._REFUSED.keys()))
+FILES = ["adapter_config.json", "adapter_model.safetensors", "tangora.json"]
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory):
+    """An adapter's three files, as bytes."""
+    folder = tmp_path_factory.mktemp("adapter") / "x"
+    toys.lora(1).save(folder)
+    return {name: (folder / name).read_bytes() for name in FILES}
+
+
+def attempt(files: dict[str, bytes], read=load) -> object:
+    """What a reader makes of a folder of these files; None where it refuses them with a Tangora error."""
+    with tempfile.TemporaryDirectory() as name:
+        for file, data in files.items():
+            (Path(name) / file).write_bytes(data)
+        with contextlib.suppress(TangoraError):
+            return read(Path(name))
+        return None
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.dictionaries(KEYS, JSON, min_size=1, max_size=3))
+@example({"rank_pattern": {"up": 2**80}})
+@example({"alpha_pattern": {"(" * 200 + "a" + ")" * 200: 1}})
+@example({"lora_alpha": math.inf})
+@example({"modules_to_save": [""], "bias": "all"})
+@example({"target_parameters": [".", ""]})
+def test_any_value_in_a_configuration(adapter, changes):
+    config = json.loads(adapter["adapter_config.json"]) | changes
+    attempt({**adapter, "adapter_config.json": json.dumps(config).encode("utf-8", "surrogatepass")})
+
+
+@settings(max_examples=80, deadline=None)
+@given(JSON, st.sampled_from(["format", "kind", "base", "initial", "fused", "scores", "seed", "recipe", "verified"]))
+@example({"seed": 2**200, "init": True}, "initial")
+@example({"seed": 0, "a_init": "per_task"}, "initial")
+def test_any_value_in_the_metadata(adapter, value, key):
+    told = json.loads(adapter["tangora.json"]) | {key: value}
+    attempt({**adapter, "tangora.json": json.dumps(told).encode("utf-8", "surrogatepass")})
+
+
+@pytest.mark.parametrize("text", ["[]", "1" * 5000, "[" * 100_000, '{"a": ' * 50_000, "\ufeff{}", "", "nan"])
+@pytest.mark.parametrize("file", ["adapter_config.json", "tangora.json"])
+def test_files_that_are_hardly_json(adapter, file, text):
+    assert attempt({**adapter, file: text.encode()}) is None
+
+
+@st.composite
+def damage(draw):
+    """A change of some bytes: where (a fraction of the file), how many are taken away, what comes in their place."""
+    return draw(st.floats(0, 1)), draw(st.integers(0, 12)), draw(st.binary(max_size=12))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(FILES), damage())
+def test_damaged_bytes(adapter, file, change):
+    at, cut, insert = change
+    data = adapter[file]
+    place = int(at * len(data))
+    found = attempt({**adapter, file: data[:place] + insert + data[place + cut :]})
+    assert found is None or all(bool(torch.isfinite(u.a).all()) for u in found.updates.values())
+
+
+DIMENSIONS = st.integers(0, 4) | st.sampled_from([2**31, 2**40, 2**62, -1])
+NAMES = st.sampled_from(
+    [f"base_model.model.{site}.{end}" for site in ("up", "x.up") for end in ("lora_A.weight", "lora_B.weight", "bias")]
+    + ["base_model.model.up.lora_embedding_A", "base_model.model.lora_A.weight", "model.embed_tokens.weight", "", "\n"]
+)
+
+
+@st.composite
+def headers(draw):
+    """A safetensors file whose header may lie about everything."""
+    header, at = {}, 0
+    for name in draw(st.lists(NAMES, max_size=4, unique=True)):
+        dtype = draw(st.sampled_from([*ITEMSIZE, "F4", "C64", "", None, 3]))
+        shape = draw(st.lists(DIMENSIONS, max_size=4))
+        honest = math.prod(shape) * ITEMSIZE.get(dtype, 1) if draw(st.integers(0, 3)) else draw(DIMENSIONS)
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + honest]}
+        at = at + honest if draw(st.integers(0, 5)) else 0
+    if draw(st.integers(0, 4)) == 0:
+        header[draw(NAMES)] = draw(JSON)
+    text = json.dumps(header).encode("utf-8", "surrogatepass")
+    length = len(text) if draw(st.integers(0, 4)) else draw(st.integers(0, 2**64 - 1))
+    body = min(max(at, 0), 4096) if draw(st.integers(0, 3)) else draw(st.integers(0, 64))
+    return struct.pack("<Q", length) + text + bytes(body)
+
+
+@settings(max_examples=200, deadline=None)
+@given(headers())
+def test_headers_that_lie(adapter, data):
+    attempt({**adapter, "adapter_model.safetensors": data})
+    attempt({"config.json": b"{}", "model.safetensors": data}, open_checkpoint)
+
+
+@settings(max_examples=60, deadline=None)
+@given(headers())
+def test_no_memory_beyond_the_file(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("header") / "model.safetensors"
+    path.write_bytes(data)
+    tracemalloc.start()
+    with contextlib.suppress(AdapterError):
+        read_header(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 200_000 + 20 * len(data)
+
+
+@settings(max_examples=100, deadline=None)
+@given(JSON | st.dictionaries(TEXTS, JSON | TEXTS, max_size=3))
+def test_any_index(value):
+    files = {"config.json": b"{}", "model.safetensors.index.json": json.dumps({"weight_map": value}).encode()}
+    assert attempt(files, open_checkpoint) is None
+
+
+OPENED: list[str] = []
+LISTENING: list[bool] = []
+
+
+def _listen(event: str, arguments: tuple) -> None:
+    if LISTENING and event == "open" and isinstance(arguments[0], str | bytes | os.PathLike):
+        OPENED.append(os.path.realpath(os.fsdecode(arguments[0])))
+
+
+@pytest.fixture(scope="module")
+def listener():
+    sys.addaudithook(_listen)  # for good: there is no way to take one away
+    return OPENED
+
+
+@pytest.fixture
+def opened(listener):
+    """Every path that Python opens during the test."""
+    listener.clear()
+    LISTENING.append(True)
+    yield listener
+    LISTENING.clear()
+
+
+@pytest.fixture
+def outside(tmp_path):
+    """A file that is fit to be read, in the wrong place."""
+    (tmp_path / "outside").mkdir()
+    save_file({"w": torch.ones(2)}, tmp_path / "outside/model.safetensors")
+    return tmp_path / "outside/model.safetensors"
+
+
+@pytest.mark.parametrize("shard", ["../outside/model.safetensors", "{absolute}", "sub/../../outside/model.safetensors",
+                                   "..", ".", "", "a\\..\\b", "\0", "./model.safetensors"])  # fmt: skip
+def test_an_index_that_points_elsewhere(tmp_path, outside, opened, shard):
+    folder = tmp_path / "base"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    table = {"weight_map": {"w": shard.format(absolute=outside)}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(table))
+    with pytest.raises(AdapterError, match="outside the folder"):
+        open_checkpoint(folder)
+    assert str(outside) not in opened
+    with pytest.raises(AdapterError):
+        fuse_checkpoints(folder, [folder], tmp_path / "out")
+    assert str(outside) not in opened
+
+
+def links(folder, outside, kind):
+    """The name of the file that is a link in a folder that is otherwise right."""
+    toys.lora(1).save(folder)
+    name = {"weights": "adapter_model.safetensors", "config": "adapter_config.json", "metadata": "tangora.json"}[kind]
+    (folder / name).rename(outside.parent / name)
+    (folder / name).symlink_to(outside.parent / name)
+    return outside.parent / name
+
+
+@pytest.mark.parametrize("kind", ["weights", "config", "metadata"])
+def test_a_link_out_of_an_adapter(tmp_path, outside, opened, kind):
+    target = links(tmp_path / "a", outside, kind)
+    opened.clear()
+    with pytest.raises(AdapterError, match="a link that leads out of the folder"):
+        load(tmp_path / "a")
+    assert str(target) not in opened
+
+
+def test_a_link_to_itself(tmp_path):
+    toys.lora(1).save(tmp_path / "a")
+    path = tmp_path / "a/adapter_model.safetensors"
+    path.unlink()
+    path.symlink_to(path)
+    with pytest.raises(AdapterError, match=r"not found|leads nowhere"):
+        load(tmp_path / "a")
+
+
+def test_the_cache_of_the_hub_is_read(tmp_path):
+    """``snapshots/<revision>/`` links into ``blobs/`` of the same repository, and to nowhere else."""
+    blobs, snapshot = tmp_path / "models--x--y/blobs", tmp_path / "models--x--y/snapshots/abc"
+    toys.lora(1).save(snapshot)
+    blobs.mkdir()
+    for i, path in enumerate(sorted(snapshot.iterdir())):
+        path.rename(blobs / str(i))
+        path.symlink_to(blobs / str(i))
+    assert load(snapshot).fingerprint == toys.lora(1).fingerprint
+    other = tmp_path / "models--x--z/blobs"
+    other.mkdir(parents=True)
+    (blobs / "0").rename(other / "0")
+    (snapshot / "README.md").unlink()
+    (snapshot / "adapter_config.json").unlink()
+    (snapshot / "adapter_config.json").symlink_to(other / "0")
+    with pytest.raises(AdapterError, match="leads out of the folder"):
+        load(snapshot)
+
+
+def test_heads_from_elsewhere(tmp_path, outside):
+    toys.lora(1).save(tmp_path / "a")
+    (tmp_path / "a/heads").symlink_to(outside.parent)
+    with pytest.raises(AdapterError, match="leads out"):
+        load(tmp_path / "a")
