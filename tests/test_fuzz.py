@@ -1,4 +1,4 @@
-"""Readers on input that nobody meant: an answer or a Tangora error, no file from elsewhere, no memory beyond the file's.
+"""Readers on input that nobody meant: an answer or a Tangora error, no file from elsewhere, no memory beyond its own.
 
 Mutated files (bytes flipped, cut, inserted) and generated ones (any JSON in any place; headers that lie).
 """

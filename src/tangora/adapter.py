@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from tangora.checkpoints.reader import Checkpoint
+    from tangora.verification import Verification
 
 __all__ = ["Adapter", "BaseInfo", "FusedInfo", "InitialInfo", "Metadata", "Parent", "load"]
 
@@ -113,33 +115,65 @@ class Adapter:
 
         apply_(model, self)
 
-    def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        overwrite: bool = False,
+        *,
+        check: Callable[[Adapter, Path], Mapping[str, Any]] | None = None,
+    ) -> None:
         """Write a directory that stock peft loads (kind ``full``: ``delta.safetensors``), with ``tangora.json``.
 
         Dense updates of kind ``lora`` are written as factors of their numerical rank, by an SVD of each.
 
+        Args:
+            path: the directory.
+            overwrite: replace one that exists.
+            check: called with the adapter and its files before they appear; what it returns is kept as
+                ``metadata.verified``, and nothing is written where it raises.
+
         Raises:
             OutputError: the directory exists and ``overwrite`` is false, or it cannot be written.
-            AdapterError: an update is not finite.
+            AdapterError: an update is not finite, or peft has no file for it.
         """
         from tangora.report import card
 
-        for name, tensor in self.whole.items():
-            peft_files.finite(name, tensor, Path(path))
-        for site, update in self.updates.items():
-            for tensor in (update.weight,) if isinstance(update, Dense) else (update.b, update.a):
-                peft_files.finite(site, tensor, Path(path))
+        self._refuse_infinity(Path(path))
         with atomic_dir(path, overwrite=overwrite) as folder:
             if self.metadata.kind == "full":
                 deltas = {name: update.dense().float().cpu() for name, update in self.updates.items()}
                 write_safetensors(folder / DELTA, deltas)
             else:
                 self._save_lora(folder)
-            write_json(folder / FILE, self.metadata.model_dump(mode="json"))
-            write_text(folder / "README.md", card.render(self))
+            verified = check(self, folder) if check is not None else None
+            told = replace(self, metadata=self.metadata.model_copy(update={"verified": verified}))
+            write_json(folder / FILE, told.metadata.model_dump(mode="json"))
+            write_text(folder / "README.md", card.render(told))
+
+    def verify(self) -> Verification:
+        """Write the adapter to a scratch folder, read it through stock peft, and compare in float64, site by site.
+
+        Raises:
+            AdapterError: peft loads something else.
+        """
+        from tangora.verification import verify
+
+        if self.metadata.kind == "full":
+            fix = "only low-rank adapters are read by peft"
+            raise AdapterError("an adapter of kind full cannot be verified", where="verify", fix=fix)
+        with tempfile.TemporaryDirectory() as scratch:
+            self._save_lora(Path(scratch))
+            return verify(self, Path(scratch))
+
+    def _refuse_infinity(self, path: Path) -> None:
+        for name, tensor in self.whole.items():
+            peft_files.finite(name, tensor, path)
+        for site, update in self.updates.items():
+            for tensor in (update.weight,) if isinstance(update, Dense) else (update.b, update.a):
+                peft_files.finite(site, tensor, path)
 
     def _save_lora(self, folder: Path) -> None:
-        content = self._content()
+        content = self.content()
         config = peft_files.write_config(content, self.config, self.metadata.base.model)
         write_json(folder / peft_files.CONFIG, config)
         write_safetensors(folder / peft_files.WEIGHTS, peft_files.write_tensors(content))
@@ -147,7 +181,8 @@ class Adapter:
             write_safetensors(folder / INITIAL, initial_tensors(self.initial))
         write_heads(folder, self.heads)
 
-    def _content(self) -> peft_files.Content:
+    def content(self) -> peft_files.Content:
+        """What the files of the adapter hold: every update as factors, biases apart."""
         biases = {site: update for site, update in self.updates.items() if is_bias(site, update)}
         return peft_files.Content(
             updates={site: _as_low_rank(u) for site, u in self.updates.items() if site not in biases},

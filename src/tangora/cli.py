@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tangora import _full, _statistics
+from tangora import _full, _fusing, _statistics
 from tangora._exits import end, quiet_libraries, traceback_goes_to
-from tangora._terminal import bars, fused_lines, method_table, parse_parameters, parse_weights, score_table, show
+from tangora._terminal import bars, method_table, parse_parameters, parse_weights, score_table, show
 from tangora.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -144,6 +144,7 @@ def fuse(
         bool, typer.Option("--same-base", help="I know that differing base names are one model.")
     ] = False,
     statistics: _statistics.StatisticsFiles = None,
+    verify: _fusing.Verify = True,
     overwrite: Overwrite = False,
     full: _full.Full = False,
     base: _full.BaseFolder = None,
@@ -173,23 +174,22 @@ def fuse(
         _full.fuse_full(adapters, out, method, numbers, machine, settings)
         return
     machine.refuse_without_full()
-    from tangora.fuse import fuse as fuse_adapters
-
-    fused = fuse_adapters(
+    _fusing.fuse_adapters(
         adapters,
+        out,
         method,
         numbers,
-        space=space,  # type: ignore[arg-type]  # fuse refuses other words
         rank=rank,
+        parameters=options,
+        overwrite=overwrite,
+        verify=verify,
+        space=space,
         seed=seed,
         same_base=same_base,
         statistics=statistics,
         base=base,
-        heads=heads,  # type: ignore[arg-type]  # fuse refuses other words
-        **options,
+        heads=heads,
     )
-    fused.save(out, overwrite=overwrite)
-    show(*fused_lines(fused, out))
 
 
 @app.command()

@@ -101,6 +101,7 @@ class Metadata(_Frozen):
     recipe: dict[str, Any] | None = Field(default=None, description="the configuration that trained it")
     fused: FusedInfo | None = None
     scores: dict[str, Any] | None = None
+    verified: dict[str, Any] | None = Field(default=None, description="what stock peft computes from the files")
 
 
 def read_metadata(folder: Path) -> Metadata | None:

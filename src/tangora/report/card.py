@@ -42,7 +42,7 @@ def render(adapter: Adapter) -> str:
     """
     about = adapter.metadata
     sections = [_front_matter(about), _title(about), _fused(about.fused) if about.fused else _trained(adapter)]
-    sections += [_scores(about.scores), _loading(adapter), _provenance(adapter)]
+    sections += [_scores(about.scores), _verified(about.verified), _loading(adapter), _provenance(adapter)]
     return "\n\n".join(section.strip() for section in sections if section) + "\n"
 
 
@@ -128,6 +128,21 @@ def _scores(scores: Mapping[str, Any] | None) -> str:
     words = [f"On the {_text(str(scores.get('split', 'unknown')))} split", _SELECTED.get(selection, _text(selection))]
     rows = [(_text(str(task)), f"{float(score):.4f}{mark}") for task, score in scores["tasks"].items()]
     return f"## Scores\n\n{'; '.join(w for w in words if w)}.\n\n{_table(('task', 'score'), rows)}"
+
+
+def _verified(found: Mapping[str, Any] | None) -> str:
+    if not found:
+        return ""
+    against = {"parents": "the sum of its parents in float64", "result": "the fused update in float64"}
+    rows = [
+        (f"the files, read by stock peft, against {against.get(str(found.get('reference')), 'the update')}", "error")
+    ]
+    rows += [("the parents' own files, read by stock peft", "identity"), ("factors written otherwise", "gauge")]
+    told = [(text, f"{float(found[key]):.1e}") for text, key in rows if isinstance(found.get(key), float)]
+    probed = found.get("probed")
+    note = f" {probed} of the sites are large, and were compared on 16 random vectors." if probed else ""
+    table = _table(("compared", "largest relative difference of a site"), told)
+    return f"## Verified\n\nWhen it was written, over {found.get('sites')} sites.{note}\n\n{table}"
 
 
 def _loading(adapter: Adapter) -> str:

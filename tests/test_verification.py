@@ -1,0 +1,176 @@
+"""What is written is read by stock peft and compared; a wrong file is found, and does not appear."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import toys
+from tangora import verification
+from tangora._engine import Engine
+from tangora._fusing import fuse_adapters
+from tangora.adapter import Adapter, load
+from tangora.errors import AdapterError
+from tangora.fuse import fuse
+from tangora.metadata import Metadata
+from tangora.task_vector import Dense, LowRank
+from tangora.verification import Parent, verify
+
+SETTINGS = {"rank": None, "parameters": {}, "overwrite": False, "verify": True}
+
+
+@pytest.fixture
+def pair(tmp_path):
+    folders = []
+    for seed in (1, 2):
+        shapes = {"up": (10, 6), "deep.down": (6, 10), "embed": (6, 11)}
+        toys.lora(seed, rank=seed, shapes=shapes).save(tmp_path / str(seed))
+        folders.append(tmp_path / str(seed))
+    return folders
+
+
+def every_kind() -> Adapter:
+    """Linear, embedding, convolution, experts twice on one module, a head."""
+    g = torch.Generator().manual_seed(1)
+
+    def low(out, inside, rank=2):
+        return LowRank(torch.randn(out, rank, generator=g), torch.randn(rank, inside, generator=g), 0.7)
+
+    updates = {"a.up": low(5, 4, 3), "embed": low(4, 9), "conv": low(3, 8), "wide": low(7, 27)}
+    updates |= {f"moe.experts[{e}]": low(4, 6) for e in range(3)}
+    updates |= {f"moe.experts.base_layer[{e}]": low(3, 4, 1 + e) for e in range(3)}
+    config = {"peft_type": "LORA", "modules_to_save": ["head"], "task_type": "SEQ_CLS"}
+    config |= {"target_parameters": ["experts.first", "experts.second"]}
+    kernels = {"conv": (2, 4), "wide": (3, 3, 3)}
+    return Adapter(updates, Metadata(), config, None, frozenset({"embed"}), kernels, {"head.weight": torch.ones(2, 3)})
+
+
+def test_every_kind_of_site():
+    found = every_kind().verify()
+    assert (found.sites, found.probed, found.reference) == (10, 0, "result")
+    assert found.error < 1e-6
+    biases = {"up": toys.lora(1).updates["up"], "up.bias": Dense(torch.ones(10))}
+    assert Adapter(biases).verify().error < 1e-6
+
+
+def test_dense_results_and_large_sites(monkeypatch, pair):
+    dense = Adapter({"up": Dense(torch.randn(10, 6, generator=torch.Generator().manual_seed(0)))})
+    assert dense.verify().error < 1e-6
+    monkeypatch.setattr(verification, "_ENTRIES", 0)
+    for adapter in (every_kind(), dense):
+        found = adapter.verify()
+        assert found.probed == found.sites
+        assert found.error < 1e-6
+
+
+def test_full_adapters_have_nothing_for_peft():
+    with pytest.raises(AdapterError, match="kind full"):
+        Adapter({"w": Dense(torch.ones(2))}, Metadata(kind="full")).verify()
+
+
+@pytest.mark.parametrize("entries", [0, 2**18])
+def test_errors_are_found_at_their_site(tmp_path, pair, monkeypatch, entries):
+    monkeypatch.setattr(verification, "_ENTRIES", entries)
+    adapter = fuse(pair, weights=0.5)
+    adapter.save(tmp_path / "out")
+    assert verify(adapter, tmp_path / "out").error < 1e-6
+    path = tmp_path / "out/adapter_model.safetensors"
+    tensors = load_file(path)
+    tensors["base_model.model.deep.down.lora_B.weight"][3, 0] += 0.01
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(AdapterError, match=r"another update, by .* of its norm at deep\.down"):
+        verify(adapter, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lora_alpha": 3}, "another update"),
+        ({"rank_pattern": {}}, "does not load it"),
+        ({"target_modules": ["up"]}, ""),
+    ],
+)
+def test_a_wrong_configuration_is_found(tmp_path, pair, change, message):
+    adapter = fuse(pair, weights=0.5)
+    adapter = replace(adapter, updates={**adapter.updates, "up": toys.lora(3, 5).updates["up"]})
+    adapter.save(tmp_path / "out")
+    path = tmp_path / "out/adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(AdapterError, match=message):
+        verify(adapter, tmp_path / "out")
+
+
+def test_a_lost_head_is_found(tmp_path):
+    adapter = every_kind()
+    adapter.save(tmp_path / "out")
+    other = replace(adapter, whole={"head.weight": torch.zeros(2, 3)})
+    with pytest.raises(AdapterError, match=r"another update.*head\.weight"):
+        verify(other, tmp_path / "out")
+
+
+@pytest.mark.parametrize("method", ["task_arithmetic", "average", "ties", "dare", "tsv_m", "slerp"])
+def test_the_command_verifies(tmp_path, pair, capsys, method):
+    fuse_adapters(pair, tmp_path / "out", method, None, **SETTINGS)
+    assert "verified in" in capsys.readouterr().out
+    told = load(tmp_path / "out").metadata.verified
+    linear = method in ("task_arithmetic", "average")
+    assert told["reference"] == ("parents" if linear else "result")
+    assert told["error"] < 1e-5
+    assert told["identity"] < 1e-6
+    assert (told["gauge"] is None) == (method == "dare")
+    card = (tmp_path / "out/README.md").read_text()
+    assert "## Verified" in card
+    assert f"{told['error']:.1e}" in card
+
+
+def test_the_bits_do_not_depend_on_the_verification(tmp_path, pair):
+    for name, verify_it in (("a", True), ("b", False), ("c", True)):
+        fuse_adapters(pair, tmp_path / name, "ties", None, **{**SETTINGS, "verify": verify_it})
+    for file in ("adapter_model.safetensors", "adapter_config.json"):
+        assert len({(tmp_path / n / file).read_bytes() for n in "abc"}) == 1
+    assert (tmp_path / "a/tangora.json").read_bytes() == (tmp_path / "c/tangora.json").read_bytes()
+    assert load(tmp_path / "b").metadata.verified is None
+
+
+def test_a_sum_that_is_none_does_not_appear(tmp_path, pair, monkeypatch):
+    monkeypatch.setattr(Engine, "linear", lambda self, *arguments: self.vectors[0])
+    with pytest.raises(AdapterError, match="another update"):
+        fuse_adapters(pair, tmp_path / "out", "average", None, **SETTINGS)
+    assert not (tmp_path / "out").exists()
+
+
+def test_inputs_that_peft_reads_otherwise_are_found(tmp_path, pair):
+    adapter = fuse(pair, weights=1.0)
+    adapter.save(tmp_path / "out")
+    parents = [Parent(load(folder), folder) for folder in pair]
+    assert verify(adapter, tmp_path / "out", parents).identity < 1e-6
+    swapped = [Parent(parents[0].adapter, pair[0]), Parent(parents[1].adapter, pair[0])]
+    with pytest.raises(AdapterError):
+        verify(adapter, tmp_path / "out", swapped)
+
+
+def test_a_method_that_sees_the_factors_is_found(pair, monkeypatch, tmp_path):
+    """Dense entries that depend on the gauge, as merging A and B apart would make them."""
+    monkeypatch.setattr(LowRank, "dense", lambda self: (self.b @ self.a.abs()) * self.scaling)
+    parents = [Parent(load(folder)) for folder in pair]
+    info = fuse([p.adapter for p in parents], "ties_per_tensor").metadata.fused
+    with pytest.raises(AdapterError, match="depends on how the factors are written"):
+        verification._gauge(info, parents)
+
+
+def test_the_bound_of_random_vectors():
+    """A difference of rank one, the worst case, is hardly ever told as less than a tenth."""
+    generator = torch.Generator().manual_seed(0)
+    d = torch.zeros(6, 5, dtype=torch.float64)
+    d[2, 3] = 1.0
+    tries = [d @ torch.randn(5, 16, dtype=torch.float64, generator=generator) for _ in range(2000)]
+    told = [float(y.norm()) / math.sqrt(16) for y in tries]
+    assert min(told) > 0.1
+    for delta in (0.3, 0.5):
+        bound = (delta * math.exp(1 - delta)) ** 8
+        assert sum(t * t <= delta for t in told) / len(told) <= bound
