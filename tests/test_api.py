@@ -59,3 +59,22 @@ def test_importing_is_light():
 def test_unknown_names_raise():
     with pytest.raises(AttributeError, match="tangora"):
         tangora.fuze  # noqa: B018
+
+
+def test_linear_fusion_of_checkpoints_needs_no_torch(tmp_path):
+    """Its import takes longer than a gigabyte of fusing."""
+    import torch
+    from safetensors.torch import save_file
+
+    for name in ("base", "a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+        save_file({"w": torch.ones(3, 2, dtype=torch.bfloat16)}, tmp_path / name / "model.safetensors")
+    probe = """
+import sys
+from tangora.cli import app
+app(["fuse", "base", "a", "b", "--full", "--out", "out", "--method", "average"], standalone_mode=False)
+assert not {"torch", "transformers", "peft"} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", probe], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

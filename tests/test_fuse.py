@@ -228,7 +228,7 @@ def test_draws_depend_on_seed_tensor_and_adapter_alone(method):
 def test_random_model_wide_methods_get_one_row_of_numbers_each(monkeypatch):
     from tangora.methods import _registry
 
-    monkeypatch.setattr(_registry, "_METHODS", dict(_registry._METHODS))
+    monkeypatch.setattr(_registry, "_METHODS", dict(_registry.methods()))
 
     @fusion_method("drawn", granularity="model", reference="none", default_weight=1.0, random=True)
     def drawn(deltas, *, weights, uniforms):
@@ -245,7 +245,7 @@ def test_random_model_wide_methods_get_one_row_of_numbers_each(monkeypatch):
 def test_homogeneous_methods_are_computed_once_along_a_grid(monkeypatch):
     from tangora.methods import _registry
 
-    monkeypatch.setattr(_registry, "_METHODS", dict(_registry._METHODS))
+    monkeypatch.setattr(_registry, "_METHODS", dict(_registry.methods()))
     calls = []
     ties = methods.get("ties")
 

@@ -46,7 +46,7 @@ def draws(monkeypatch):
     """A method called "draws" that shows the random numbers of the engine."""
     from tangora.methods import _registry
 
-    monkeypatch.setattr(_registry, "_METHODS", dict(_registry._METHODS))
+    monkeypatch.setattr(_registry, "_METHODS", dict(_registry.methods()))
 
     @fusion_method("draws", granularity="element", reference="none", default_weight=1.0, random=True)
     def shown(deltas, *, weights, uniforms):

@@ -42,10 +42,12 @@ def parse_parameters(settings: list[str] | None) -> dict[str, Any]:
     Raises:
         RecipeError: a pair has no name or no ``=``.
     """
+    if not settings:
+        return {}
     from tangora._yaml import parse
 
     chosen: dict[str, Any] = {}
-    for setting in settings or []:
+    for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not key.isidentifier():
             raise RecipeError("a parameter is name=value", got=setting, where="--set", fix="for example density=0.2")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
+from typing import TYPE_CHECKING
 
-from tangora.initial import seed_of
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
 
 __all__ = ["CHUNK", "uniforms"]
 
@@ -24,6 +24,10 @@ def uniforms(seed: int, name: str, fingerprint: str, part: int, count: int) -> F
         part: which chunk of the tensor.
         count: how many.
     """
+    import torch
+
+    from tangora.initial import seed_of
+
     place = () if part == 0 else (part,)
     generator = torch.Generator().manual_seed(seed_of("uniforms", seed, name, fingerprint, *place))
     return torch.rand(count, generator=generator)

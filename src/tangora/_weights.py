@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tangora._validation import did_you_mean
 from tangora.errors import FusionError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["Table", "Weights", "common_scale", "tabulate"]
 
@@ -36,7 +37,7 @@ def tabulate(weights: Weights, count: int, sites: Iterable[str]) -> Table:
 
 
 def _row(weights: Any, count: int, where: str) -> list[float]:
-    if isinstance(weights, Tensor):
+    if hasattr(weights, "tolist"):  # torch's tensors and NumPy's arrays
         weights = weights.tolist()
     try:
         row = [float(w) for w in weights] if hasattr(weights, "__len__") else [float(weights)] * count

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import metadata as _packages
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,20 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from tangora._io import inside, read_json
 from tangora._settings import Space
 from tangora._validation import validate
+from tangora._version import package_version
 from tangora.errors import AdapterError, RecipeError
 
-__all__ = ["FORMAT", "BaseInfo", "FusedInfo", "InitialInfo", "Metadata", "Parent", "package_version", "read_metadata"]
+__all__ = ["FORMAT", "BaseInfo", "FusedInfo", "InitialInfo", "Metadata", "Parent", "read_metadata"]
 
 FORMAT = 1
 FILE = "tangora.json"
-
-
-def package_version() -> str:
-    """The installed version of Tangora."""
-    try:
-        return _packages.version("tangora")
-    except _packages.PackageNotFoundError:
-        return "unknown"
 
 
 class _Frozen(BaseModel):

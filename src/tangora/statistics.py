@@ -24,8 +24,9 @@ from torch import Tensor
 
 from tangora._io import atomic_file, digest, read_json, refuse_existing, write_json, write_safetensors
 from tangora._validation import validate
+from tangora._version import package_version
 from tangora.errors import AdapterError, FusionError, RecipeError
-from tangora.metadata import BaseInfo, package_version
+from tangora.metadata import BaseInfo
 from tangora.methods import Method, Statistic
 
 if TYPE_CHECKING:

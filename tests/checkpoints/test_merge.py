@@ -309,7 +309,7 @@ def test_an_output_that_exists(tmp_path):
 def test_methods_of_other_granularity(tmp_path, monkeypatch):
     from tangora.methods import _registry
 
-    monkeypatch.setattr(_registry, "_METHODS", dict(_registry._METHODS))
+    monkeypatch.setattr(_registry, "_METHODS", dict(_registry.methods()))
 
     @fusion_method("rowmax", granularity="tensor", reference="none", default_weight=1.0)
     def rowmax(deltas, *, weights):
@@ -335,6 +335,18 @@ def test_float64_is_computed_in_float64(tmp_path):
     torch.testing.assert_close(read(tmp_path / "out")["w"], other["w"], rtol=0, atol=1e-15)
     fuse_checkpoints(base, [model], tmp_path / "third", "ties", 1.0, density=0.3)
     assert int((read(tmp_path / "third")["w"] != weights["w"]).sum()) >= 27
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("method", ["task_arithmetic", "ties", "ties_per_tensor", "dare", "iso_c"])
+def test_the_lane_of_a_gpu_gives_the_same_bits(tmp_path, monkeypatch, method, dtype):
+    """On the processor, as a device like any other: everything but pinning and the stream."""
+    monkeypatch.setattr("tangora.checkpoints.gpu.check_device", lambda name: None)
+    monkeypatch.setattr("tangora.checkpoints.steps._SAMPLES", {"tensor": 64, "model": 64})
+    base, folders, _, _ = family(tmp_path, dtype=dtype)
+    fuse_checkpoints(base, folders, tmp_path / "cpu", method)
+    fuse_checkpoints(base, folders, tmp_path / "there", method, device="cpu:0", block=64)
+    assert equal(read(tmp_path / "there"), read(tmp_path / "cpu"))
 
 
 @pytest.mark.gpu

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -352,3 +353,11 @@ def test_rows_are_worked_on_alike_where_that_is_promised(method: Method) -> None
     rows = method.function(deltas, weights=WEIGHTS, statistics=known)
     mixed = method.function(mix @ deltas, weights=WEIGHTS, statistics=known)
     torch.testing.assert_close(mixed, mix @ rows, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", [get(name) for name in BUILT_IN if get(name).linear], ids=lambda m: m.name)
+def test_the_rule_of_a_linear_method_is_what_it_does_to_the_identity(method: Method) -> None:
+    weights = [0.5, -0.25, 2.0]
+    assert method.rule is not None
+    by_identity = replace(method, rule=None).coefficients(weights, {})
+    assert method.coefficients(weights, {}) == pytest.approx(by_identity, rel=1e-15)

@@ -24,7 +24,7 @@ from tangora.methods import Limit, Method, _registry, fusion_method, get, method
 @pytest.fixture(autouse=True)
 def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test registers is gone after it."""
-    monkeypatch.setattr(_registry, "_METHODS", dict(_registry._METHODS))
+    monkeypatch.setattr(_registry, "_METHODS", dict(_registry.methods()))
     monkeypatch.setattr(_registry, "_LOADED", set(_registry._LOADED))
 
 
@@ -372,3 +372,30 @@ def test_a_cutoff_names_the_parameter_that_decides_it() -> None:
 def test_a_cutoff_that_the_signature_does_not_have(function: Callable[..., Any], cutoff: str | None) -> None:
     with pytest.raises(FusionError, match="names the parameter that decides it, and takes cutoffs=None"):
         register(function, cutoff=cutoff, granularity="tensor")
+
+
+def test_a_method_is_imported_when_it_is_asked_for() -> None:
+    code = """
+import sys
+from tangora.methods import get
+assert get("task_arithmetic").coefficients([0.3, -1.0], {}) == [0.3, -1.0]
+assert "torch" not in sys.modules
+import tangora.methods.ties
+assert get("ties").function is tangora.methods.ties
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_stranger_takes_no_name_that_was_not_asked_for_yet() -> None:
+    code = """
+from tangora.errors import FusionError
+from tangora.methods import fusion_method
+try:
+    @fusion_method("ties", granularity="element", reference="none", default_weight=1.0)
+    def mine(deltas, *, weights): ...
+except FusionError as error:
+    assert "two fusion methods" in str(error)
+else:
+    raise SystemExit("it was taken")
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -5,18 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-import torch
-from jaxtyping import Float
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tangora._uniforms import CHUNK, uniforms
 from tangora._weights import Table
 from tangora.checkpoints.align import Target
-from tangora.checkpoints.lane import Lane
+from tangora.checkpoints.lane import Lane, Numbers
 from tangora.checkpoints.plan import Place, chunks
 from tangora.methods import Method
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["Fuser", "Recipe", "Sink", "blocks", "step"]
 
@@ -58,7 +57,7 @@ class Recipe:
         return self.weights[target.key] if isinstance(self.weights, dict) else self.weights
 
     def coefficients(self, target: Target) -> list[float]:
-        """Those of a linear method: it is applied to the identity."""
+        """Those of a linear method."""
         return self.method.coefficients(self.row(target), self.parameters)
 
 
@@ -113,17 +112,17 @@ class Fuser:
         self.sink.done(place, start, stop, seen.hexdigest())
 
     def _update(
-        self, target: Target, start: int, stop: int, base: Tensor, cutoffs: Sequence[float] | None, lane: Lane
-    ) -> Float[Tensor, "entries"]:
+        self, target: Target, start: int, stop: int, base: Numbers, cutoffs: Sequence[float] | None, lane: Lane
+    ) -> Numbers:
         if self.recipe.method.linear:
             return self._weighted(target, start, stop, base, lane)
         rows = lane.deltas(target, start, stop, base)
         given: dict[str, Any] = {} if cutoffs is None else {"cutoffs": cutoffs}
         if self.recipe.method.random:
             given["uniforms"] = self._uniforms(target, start, stop, lane)
-        return self._call(target, rows, given)
+        return self._call(target, rows, given, lane)
 
-    def _weighted(self, target: Target, start: int, stop: int, base: Tensor, lane: Lane) -> Float[Tensor, "entries"]:
+    def _weighted(self, target: Target, start: int, stop: int, base: Numbers, lane: Lane) -> Numbers:
         """``sum_t c_t (theta_t - theta_0)``: two buffers, a pass for every product and every sum."""
         total, row = lane.spare(stop - start), lane.row(stop - start)
         coefficients = self._coefficients.get(target.name)
@@ -131,25 +130,28 @@ class Fuser:
             coefficients = self._coefficients[target.name] = self.recipe.coefficients(target)
         for task, coefficient in enumerate(coefficients):
             # multiplied and added in two steps: fused, a vector's end might be rounded otherwise than its middle
-            into = total if task == 0 else row
-            lane.delta(target, task, start, stop, base, into).mul_(coefficient)
+            update = lane.delta(target, task, start, stop, base, row if task else total)
+            update *= coefficient
             if task:
-                total.add_(row)
+                total += row
         return total
 
-    def _call(self, target: Target, rows: Tensor, given: Mapping[str, Any]) -> Tensor:
-        weights = torch.tensor(self.recipe.row(target), dtype=rows.dtype, device=rows.device)
-        column = weights.reshape(-1, *(1,) * (rows.ndim - 1))
-        fused: Tensor = self.recipe.method.function(rows, weights=column, **given, **self.recipe.parameters)
-        return fused
+    def _call(self, target: Target, rows: Numbers, given: Mapping[str, Any], lane: Lane) -> Numbers:
+        deltas = lane.tensor(rows)
+        weights = deltas.new_tensor(self.recipe.row(target)).reshape(-1, *(1,) * (rows.ndim - 1))
+        return lane.numbers(self.recipe.method.function(deltas, weights=weights, **given, **self.recipe.parameters))
 
-    def _uniforms(self, target: Target, start: int, stop: int, lane: Lane) -> Float[Tensor, "tasks entries"]:
+    def _uniforms(self, target: Target, start: int, stop: int, lane: Lane) -> Tensor:
+        import torch
+
         parts = range(start // CHUNK, (stop - 1) // CHUNK + 1)
         drawn = [self._drawn(target, part, lane) for part in parts]
         joined = drawn[0] if len(drawn) == 1 else torch.cat(drawn, 1)
         return joined[:, start - parts[0] * CHUNK : stop - parts[0] * CHUNK].to(lane.device)
 
-    def _drawn(self, target: Target, part: int, lane: Lane) -> Float[Tensor, "tasks entries"]:
+    def _drawn(self, target: Target, part: int, lane: Lane) -> Tensor:
+        import torch
+
         key = (target.name, part)
         if key not in lane.drawn:
             lane.drawn = {k: v for k, v in lane.drawn.items() if k[1] == part - 1}
@@ -161,13 +163,13 @@ class Fuser:
     def _whole(self, place: Place, lane: Lane) -> None:
         """A method that must see the whole tensor; the result is written by blocks."""
         target, shape = place.target, place.target.base.shape
-        rows = torch.empty(lane.tasks, target.entries, dtype=lane.dtype, device=lane.device)
+        rows = lane.make(lane.tasks, target.entries)
         for a, b in blocks(target, 0, target.entries, self.block):
             rows[:, a:b] = lane.deltas(target, a, b, lane.base(target, a, b))
         given: dict[str, Any] = {}
         if self.recipe.method.random:
             given["uniforms"] = self._uniforms(target, 0, target.entries, lane).reshape(-1, *shape)
-        fused = self._call(target, rows.reshape(-1, *shape), given).reshape(-1)
+        fused = self._call(target, rows.reshape(-1, *shape), given, lane).reshape(-1)
         del rows, given
         for start, stop in chunks(target.entries, step(target)):
             seen = hashlib.sha256()
@@ -176,14 +178,13 @@ class Fuser:
             self.sink.done(place, start, stop, seen.hexdigest())
 
     def _finish(
-        self, place: Place, start: int, stop: int, base: Tensor, update: Tensor | None, lane: Lane
+        self, place: Place, start: int, stop: int, base: Numbers, update: Numbers | None, lane: Lane
     ) -> memoryview:
         target = place.target
         if target.start is not None:
-            rows = target.start.rows(start // target.width, stop // target.width).reshape(-1)
-            base.add_(rows.to(base.device, base.dtype))
+            base += lane.numbers(target.start.rows(start // target.width, stop // target.width).reshape(-1))
         if update is not None:
-            base.add_(update)
+            base += update
         data = lane.rounded(base, place.dtype)
         if data is None:
             raise lane.not_finite(target, start, stop)

@@ -8,20 +8,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
-from tangora._heads import Heads
+from tangora._version import package_version
 from tangora._weights import Weights, tabulate
 from tangora.checkpoints.align import Target, align
 from tangora.checkpoints.fuser import Recipe
 from tangora.checkpoints.reader import Checkpoint, is_adapter, open_checkpoint
 from tangora.checkpoints.steps import check_method
 from tangora.errors import FusionError
-from tangora.metadata import package_version
 from tangora.methods import Method, get
-from tangora.peft_files.layers import expert_of
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tangora._heads import Heads
     from tangora.adapter import Adapter
 
 __all__ = ["Models", "Request", "gather"]
@@ -128,6 +127,8 @@ def _adapters(base: Checkpoint, folders: Sequence[str | os.PathLike[str]], asked
 
 
 def _has_experts(adapters: Sequence[Adapter]) -> bool:
+    from tangora.peft_files.layers import expert_of
+
     return any(expert_of(site) for adapter in adapters for site in adapter.updates)
 
 

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from tangora._heads import Heads, write_heads
 from tangora._io import digest, refuse_existing, write_text
 from tangora._validation import did_you_mean
 from tangora._weights import Weights
 from tangora.checkpoints.align import Target
+from tangora.checkpoints.files import Files
 from tangora.checkpoints.fuser import Recipe
 from tangora.checkpoints.gather import Request, gather
 from tangora.checkpoints.header import ITEMSIZE, Stored
-from tangora.checkpoints.lane import Files, Lane
+from tangora.checkpoints.lane import Lane
 from tangora.checkpoints.output import Output, opened
 from tangora.checkpoints.plan import BLOCK, Memory, Place, Plan, make_plan
 from tangora.checkpoints.reader import INDEX, open_checkpoint
@@ -30,6 +29,9 @@ from tangora.checkpoints.steps import Steps
 from tangora.errors import FusionError
 from tangora.methods import get
 from tangora.progress import Progress
+
+if TYPE_CHECKING:
+    from tangora._heads import Heads
 
 __all__ = ["Merged", "fuse_checkpoints"]
 
@@ -129,19 +131,28 @@ def fuse_checkpoints(
     chosen.check(parameters)
     out = Path(out)
     refuse_existing(out, overwrite)
-    kind, size, workers, place = _dtype(dtype), _bytes(shard_size), _threads(threads), _device(device)
+    kind, size, workers = _dtype(dtype), _bytes(shard_size), _threads(threads)
+    if device != "cpu":
+        from tangora.checkpoints.gpu import check_device
+
+        check_device(device)
     origin = open_checkpoint(base)
     models_ = gather(origin, models, allow_missing, Request(chosen, weights, parameters, seed, space, same_base, heads))
     plan = make_plan(models_.targets, dtype=kind, shard_size=size, block=block)
+    if not models_.recipe.method.linear or "F16" in plan.dtypes:
+        import torch  # noqa: F401  # before the memory is measured that it takes
     about = {**models_.about, "dtype": kind, "notes": models_.notes}
     kept = 0
     if not dry_run:
-        key = digest([about, plan.fingerprint, models_.stamps, place.type])
+        key = digest([about, plan.fingerprint, models_.stamps, device.partition(":")[0]])
         with opened(out, plan, key, overwrite=overwrite) as output:
             kept = len(output.kept)
-            _run(plan, models_.recipe, output, workers, place, progress or Progress())
+            _run(plan, models_.recipe, output, workers, device, progress or Progress())
             write_sidecars(output.folder, origin, about)
-            write_heads(output.folder, models_.heads)
+            if models_.heads:
+                from tangora._heads import write_heads
+
+                write_heads(output.folder, models_.heads)
             if plan.index is not None:
                 write_text(output.folder / INDEX, plan.index)
     return Merged(
@@ -159,22 +170,28 @@ def fuse_checkpoints(
     )
 
 
-def _run(plan: Plan, recipe: Recipe, output: Output, threads: int, device: torch.device, progress: Progress) -> None:
-    files, dtype = Files(), torch.float64 if plan.wide else torch.float32
+def _run(plan: Plan, recipe: Recipe, output: Output, threads: int, device: str, progress: Progress) -> None:
+    files, torch = Files(), sys.modules.get("torch")
     tasks = max((len(place.target.parts) for place in plan.places), default=0)
 
     def lane() -> Lane:
-        torch.set_num_threads(1)  # of this thread: a block is too small to be divided
-        return Lane(files, tasks, plan.widest, plan.itemsize, dtype, device)
+        if torch is not None:
+            torch.set_num_threads(1)  # of this thread: a block is too small to be divided
+        if device == "cpu":
+            return Lane(files, tasks, plan.widest, plan.itemsize, plan.wide)
+        from tangora.checkpoints.gpu import GpuLane
+
+        return GpuLane(files, tasks, plan.widest, plan.itemsize, plan.wide, device)
 
     sink = _Told(output, progress)
-    steps = Steps(plan, recipe, sink, dtype, skip=output.kept, found=output.cutoffs, on_cutoffs=output.found)
-    before = torch.get_num_threads()
+    steps = Steps(plan, recipe, sink, skip=output.kept, found=output.cutoffs, on_cutoffs=output.found)
+    before = torch.get_num_threads() if torch is not None else 1
     progress.begin(f"fuse by {recipe.method.name}, MB", sink.total(plan))
     try:
         run_jobs(steps.jobs(), lane, threads)
     finally:
-        torch.set_num_threads(before)
+        if torch is not None:
+            torch.set_num_threads(before)
         files.close()
     progress.end()
 
@@ -224,18 +241,6 @@ def _threads(count: int | None) -> int:
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise FusionError("threads must be a whole number of at least 1", got=count, where="fuse.threads")
     return count
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = torch.device("meta")
-    if device.type not in ("cpu", "cuda"):
-        raise FusionError("no such device", got=name, where="fuse.device", fix="cpu or cuda")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise FusionError("there is no CUDA device here", got=name, where="fuse.device", fix="leave it out")
-    return device
 
 
 def _bytes_of(target: Target) -> int:

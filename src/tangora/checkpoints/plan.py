@@ -7,7 +7,7 @@ fixed place in a fixed file, and threads write blocks wherever they are ready, i
 where any tensor is float64) and s those of a number in the files::
 
     resident before the first block   (Python, torch; measured)
-    + 64 MiB                          libraries that torch loads when it first computes
+    + 64 MiB, without torch 16 MiB    what libraries load when they first compute
     + W · b · ((T + 2)·s + (T + 6)·c)  each thread's buffers, and the method's temporaries
     + (W + 1) · T · 10 MiB            a method with cutoffs: histograms, and entries waiting to be counted
     + W · T · 12 MiB                  a random method: its uniform numbers, 2²⁰ at a time
@@ -116,6 +116,13 @@ class Plan:
         return max((max(max_itemsize(p.target), ITEMSIZE[p.dtype]) for p in self.places), default=1)
 
     @property
+    def dtypes(self) -> frozenset[str]:
+        """Those of all numbers that are fused, read or written."""
+        fused = [p for p in self.places if p.target.fused]
+        stored = [s for p in fused for s in (p.target.base, *p.target.parts) if isinstance(s, Stored)]
+        return frozenset([*(s.dtype for s in stored), *(p.dtype for p in fused)])
+
+    @property
     def wide(self) -> bool:
         """Whether any tensor is float64, and with it the arithmetic."""
         stored = [s for p in self.places if p.target.fused for s in (p.target.base, *p.target.parts)]
@@ -134,7 +141,7 @@ class Plan:
         whole = method.granularity != "element" and method.cutoff is None
         return Memory(
             before=_resident(),
-            libraries=64 * _MIB,
+            libraries=(64 if "torch" in sys.modules else 16) * _MIB,
             buffers=threads * self.widest * ((tasks + 2) * stored + (tasks + 6) * wide),
             cutoffs=(threads + 1) * tasks * 10 * _MIB if method.cutoff else 0,
             uniforms=threads * tasks * 12 * _MIB if method.random else 0,

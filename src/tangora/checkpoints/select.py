@@ -16,16 +16,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from threading import Lock
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Float
-from torch import Tensor
+
+from tangora.checkpoints.floats import Array
 
 __all__ = ["Selection"]
 
-_Patterns: TypeAlias = "np.ndarray[Any, Any]"
 _BINS = 19  # log2: a histogram of 4 MiB
 _WAITING = 2**18  # entries that wait to be counted together
 _SIGMAS = 4.5  # of the sample's rank
@@ -37,22 +35,21 @@ class Selection:
     Args:
         keep: at least 1; ``total`` or more finds 0.0, which cuts nothing.
         total: how many entries will be counted in a pass.
-        dtype: float32 or float64.
+        wide: the entries are float64, not float32.
 
-    >>> import torch
-    >>> wanted = Selection(keep=2, total=5, dtype=torch.float32)
-    >>> wanted.guess([torch.tensor([0.5, -3.0])])
+    >>> wanted = Selection(keep=2, total=5)
+    >>> wanted.guess([np.array([0.5, -3.0], np.float32)])
     >>> while wanted.cutoff is None:
-    ...     wanted.count(torch.tensor([0.5, -3.0, 1.0, -2.0, 0.0]))
+    ...     wanted.count(np.array([0.5, -3.0, 1.0, -2.0, 0.0], np.float32))
     ...     wanted.narrow()
     >>> wanted.cutoff
     2.0
     """
 
-    def __init__(self, keep: int, total: int, dtype: torch.dtype) -> None:
+    def __init__(self, keep: int, total: int, wide: bool = False) -> None:
         self.keep, self.total = keep, total
-        self._float = np.dtype(np.float64 if dtype == torch.float64 else np.float32)
-        self._int = np.dtype(np.int64 if dtype == torch.float64 else np.int32)
+        self._float = np.dtype(np.float64 if wide else np.float32)
+        self._int = np.dtype(np.int64 if wide else np.int32)
         self._mask = np.iinfo(self._int).max
         self._end = int(np.array(np.inf, self._float).view(self._int)) + 1
         self.cutoff: float | None = 0.0 if keep >= total else None
@@ -63,11 +60,11 @@ class Selection:
         """Look between two patterns, the second of which is outside."""
         self._low, self._width = low, high - low
         self._shift = max(0, (self._width - 1).bit_length() - _BINS)
-        self._bins: _Patterns | None = None  # made when there are too many entries inside to keep them
+        self._bins: Array | None = None  # made when there are too many entries inside to keep them
         self._above, self._held = 0, 0
-        self._waiting: list[_Patterns] = []
+        self._waiting: list[Array] = []
 
-    def guess(self, pieces: Sequence[Float[Tensor, "entries"]]) -> None:
+    def guess(self, pieces: Sequence[Array]) -> None:
         """Bracket the cutoff by pieces of the stream; the whole of it is a perfect sample."""
         if self.cutoff is not None or not pieces:
             return
@@ -85,11 +82,11 @@ class Selection:
         high = int(ordered[first]) + 1 if first >= 0 else self._end
         self._set(int(ordered[last]) if last < size else 0, high)
 
-    def count(self, entries: Float[Tensor, "entries"]) -> None:
-        """Count a block of entries; blocks come in any order, from any thread."""
+    def count(self, entries: Any) -> None:
+        """Count a block of entries, of which the signs are lost; blocks come in any order, from any thread."""
         if self.cutoff is not None:
             return
-        inside, above = self._inside(entries) if entries.device.type == "cpu" else self._inside_there(entries)
+        inside, above = self._inside(entries) if isinstance(entries, np.ndarray) else self._inside_there(entries)
         with self._lock:
             self._above += above
             self._waiting.append(inside)
@@ -121,7 +118,7 @@ class Selection:
             else:
                 self._set(low, high)
 
-    def _pour(self) -> _Patterns:
+    def _pour(self) -> Array:
         """What waits goes into the bins."""
         bins = self._bins
         if bins is None:
@@ -132,20 +129,24 @@ class Selection:
         self._waiting, self._held = [], 0
         return bins
 
-    def _patterns(self, entries: Tensor) -> _Patterns:
-        numbers: _Patterns = np.bitwise_and(entries.cpu().numpy().view(self._int), self._int.type(self._mask))
+    def _patterns(self, entries: Array) -> Array:
+        numbers: Array = np.bitwise_and(entries.view(self._int), self._int.type(self._mask))
         return numbers
 
-    def _inside(self, entries: Tensor) -> tuple[_Patterns, int]:
-        patterns = self._patterns(entries)
+    def _inside(self, entries: Array) -> tuple[Array, int]:
+        patterns = entries.view(self._int)
+        patterns &= self._int.type(self._mask)
         patterns -= self._int.type(self._low)
         unsigned = patterns.view(f"u{patterns.itemsize}")
-        inside = patterns[np.less(unsigned, unsigned.dtype.type(self._width))]  # what lies below has wrapped around
+        # what lies below has wrapped around; few are inside, and are found faster by their places than by a mask
+        places = np.flatnonzero(np.less(unsigned, unsigned.dtype.type(self._width)))
         above = np.count_nonzero(np.greater_equal(patterns, self._int.type(self._width)))
-        return inside, int(above)
+        return patterns[places], int(above)
 
-    def _inside_there(self, entries: Tensor) -> tuple[_Patterns, int]:
-        """The same on the device where the entries are."""
+    def _inside_there(self, entries: Any) -> tuple[Array, int]:
+        """The same for torch's tensors, on the device where they are."""
+        import torch
+
         kind = torch.int64 if self._int.itemsize == 8 else torch.int32
         patterns = (entries.view(kind) & self._mask) - self._low
         inside = patterns[(patterns >= 0) & (patterns < self._width)]

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from threading import Lock
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from tangora.checkpoints.align import Target
+from tangora.checkpoints.floats import Array
 from tangora.checkpoints.fuser import Fuser, Recipe, Sink, blocks, step
 from tangora.checkpoints.lane import Lane
 from tangora.checkpoints.plan import Place, Plan, chunks
@@ -25,7 +25,6 @@ from tangora.checkpoints.scheduler import Job
 from tangora.checkpoints.select import Selection
 from tangora.errors import FusionError
 from tangora.methods import Method
-from tangora.methods._sparsity import kept
 
 __all__ = ["Steps", "check_method"]
 
@@ -55,7 +54,7 @@ class Scope:
     number: int
     places: list[Place]
     selections: list[Selection]
-    samples: list[list[Tensor]]
+    samples: list[list[Array]]
     left: int
     round: int = 0
     lock: Lock = field(default_factory=Lock)
@@ -79,7 +78,6 @@ class Steps:
         plan: the output.
         recipe: what is computed.
         sink: where it goes.
-        dtype: what is computed with.
         skip: shards that are done already.
         found: the whole model's cutoffs, where an earlier sitting found them.
         on_cutoffs: called with the whole model's cutoffs when they are found.
@@ -90,13 +88,12 @@ class Steps:
         plan: Plan,
         recipe: Recipe,
         sink: Sink,
-        dtype: torch.dtype,
         *,
         skip: Iterable[int] = (),
         found: Sequence[float] | None = None,
         on_cutoffs: Callable[[list[float]], None] = lambda cutoffs: None,
     ) -> None:
-        self.plan, self.method, self.parameters, self.dtype = plan, recipe.method, recipe.parameters, dtype
+        self.plan, self.method, self.parameters = plan, recipe.method, recipe.parameters
         self.skip, self.found, self.on_cutoffs = frozenset(skip), found, on_cutoffs
         self.fuser = Fuser(recipe, sink, plan.block)
 
@@ -117,20 +114,22 @@ class Steps:
         return jobs
 
     def _sampling(self, number: int, places: list[Place]) -> list[Job[Lane]]:
+        from tangora.methods._sparsity import kept
+
         density = self.parameters[self.method.cutoff or ""]
         total, tasks = sum(place.target.entries for place in places), len(places[0].target.parts)
-        selections = [Selection(kept(density, total), total, self.dtype) for _ in range(tasks)]
+        selections = [Selection(kept(density, total), total, self.plan.wide) for _ in range(tasks)]
         scope = Scope(number, places, selections, [[] for _ in range(tasks)], len(places))
         return [Job((number, _SAMPLE, 0, i), partial(self._sample, scope, place)) for i, place in enumerate(places)]
 
     def _sample(self, scope: Scope, place: Place, lane: Lane) -> list[Job[Lane]]:
         target, most = place.target, _SAMPLES["model" if len(scope.places) > 1 else "tensor"]
         for spans in _batches(_pieces(target, scope.entries, most, self.plan.block), lane.block):
-            rows = lane.sampled(target, spans).cpu()
-            lengths = [stop - start for start, stop in spans]
+            rows = lane.tensor(lane.sampled(target, spans)).cpu().numpy()
+            ends = np.cumsum([stop - start for start, stop in spans])[:-1]
             with scope.lock:
                 for sample, row in zip(scope.samples, rows, strict=True):
-                    sample += row.clone().split(lengths)
+                    sample += np.split(row.copy(), ends)
         if not scope.finished():
             return []
         for selection, sample in zip(scope.selections, scope.samples, strict=True):

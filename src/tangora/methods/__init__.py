@@ -22,6 +22,8 @@ The contract, for a method of this package as for anybody's::
 Other packages add methods through the entry-point group ``tangora.methods``: the entry point's name is the
 method's, its value the module or function that carries the decorator. Copy any file here to begin.
 
+The package's own methods are imported when they are asked for.
+
     >>> import torch
     >>> task_vectors = torch.tensor([[1.0, 2.0], [3.0, -2.0]])
     >>> get("average").function(task_vectors, weights=torch.ones(2, 1))
@@ -33,27 +35,30 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from tangora.methods._limits import Limit
 from tangora.methods._registry import ENTRY_POINT_GROUP, Granularity, Method, Statistic, fusion_method, get, methods
 from tangora.methods._table import table
-from tangora.methods.average import average
-from tangora.methods.breadcrumbs import breadcrumbs
-from tangora.methods.consensus import consensus
-from tangora.methods.dare import dare, dare_ties
-from tangora.methods.della import della
-from tangora.methods.fisher import fisher
-from tangora.methods.iso_c import iso_c
-from tangora.methods.iso_cts import iso_cts
-from tangora.methods.knots import knots
-from tangora.methods.magnitude_prune import magnitude_prune
-from tangora.methods.model_stock import model_stock
-from tangora.methods.regmean import regmean
-from tangora.methods.slerp import slerp
-from tangora.methods.svd import svd
-from tangora.methods.task_arithmetic import task_arithmetic
-from tangora.methods.ties import ties, ties_per_tensor
-from tangora.methods.tsv_m import tsv_m
+
+if TYPE_CHECKING:
+    from tangora.methods.average import average
+    from tangora.methods.breadcrumbs import breadcrumbs
+    from tangora.methods.consensus import consensus
+    from tangora.methods.dare import dare, dare_ties
+    from tangora.methods.della import della
+    from tangora.methods.fisher import fisher
+    from tangora.methods.iso_c import iso_c
+    from tangora.methods.iso_cts import iso_cts
+    from tangora.methods.knots import knots
+    from tangora.methods.magnitude_prune import magnitude_prune
+    from tangora.methods.model_stock import model_stock
+    from tangora.methods.regmean import regmean
+    from tangora.methods.slerp import slerp
+    from tangora.methods.svd import svd
+    from tangora.methods.task_arithmetic import task_arithmetic
+    from tangora.methods.ties import ties, ties_per_tensor
+    from tangora.methods.tsv_m import tsv_m
 
 __all__ = [
     "ENTRY_POINT_GROUP",
@@ -87,15 +92,26 @@ __all__ = [
 ]
 
 
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'tangora.methods' has no attribute {name!r}")
+    return get(name).function
+
+
 class _CallableModule(ModuleType):
     """`tangora.methods` is a module and also the public function ``tangora.methods()``.
 
     Importing a submodule binds its name in the package, so a function of the same name in ``tangora`` would
-    be overwritten by the first ``import tangora.methods``, or overwrite it. A module that can be called is both.
+    be overwritten by the first ``import tangora.methods``, or overwrite it. A module that can be called is both. For
+    the same reason a method's module is not bound here: ``tangora.methods.ties`` is the function.
     """
 
     def __call__(self) -> Mapping[str, Method]:
         return methods()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (isinstance(value, ModuleType) and name in __all__):
+            super().__setattr__(name, value)
 
 
 sys.modules[__name__].__class__ = _CallableModule

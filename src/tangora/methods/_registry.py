@@ -7,7 +7,7 @@ holds the promises that the fusion engine relies on. Nothing here imports torch.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from types import MappingProxyType
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args
 from tangora._validation import did_you_mean
 from tangora.errors import FusionError
 from tangora.methods._limits import Limit, check_type
+from tangora.methods._own import load_own
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,12 +28,7 @@ Statistic = Literal["gram", "fisher"]
 ENTRY_POINT_GROUP = "tangora.methods"
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
-_CONTRACT = (
-    "weights",
-    "uniforms",
-    "cutoffs",
-    "statistics",
-)  # keyword-only arguments that the engine gives, not the user
+_CONTRACT = ("weights", "uniforms", "cutoffs", "statistics")  # keyword-only arguments of the engine, not of the user
 
 _METHODS: dict[str, Method] = {}
 _LOADED: set[str] = set()  # entry points already loaded, as "distribution: name = value"
@@ -66,6 +62,7 @@ class Method:
             that has none.
         by_rows: every row of the result is a linear function of that row of the updates, the same for all rows, so that
             low-rank updates stay low-rank: the method is applied to their factors A.
+        rule: of a linear method: cₜ from one weight per task, in closed form.
     """
 
     name: str
@@ -83,22 +80,11 @@ class Method:
     cutoff: str | None = None
     statistics: Statistic | None = None
     by_rows: bool = False
+    rule: Callable[..., Sequence[float]] | None = None
 
     def __call__(self, deltas: Tensor, **arguments: Any) -> Tensor:
         """The function itself: ``method(deltas, weights=..., density=...)``."""
         return cast("Tensor", self.function(deltas, **arguments))
-
-    def coefficients(self, weights: Sequence[float], parameters: Mapping[str, Any]) -> list[float]:
-        """The ``cₜ`` of a linear method: what it makes of the identity matrix.
-
-        >>> get("average").coefficients([1.0, 3.0], {})
-        [0.25, 0.75]
-        """
-        import torch
-
-        identity = torch.eye(len(weights), dtype=torch.float64)
-        column = torch.tensor(weights, dtype=torch.float64)[:, None]
-        return [float(c) for c in self.function(identity, weights=column, **parameters)]
 
     @property
     def choose(self) -> str:
@@ -106,6 +92,20 @@ class Method:
         paragraphs = (inspect.getdoc(self.function) or "").split("\n\n")
         found = next((p for p in paragraphs if p.startswith("Choose it ")), "")
         return " ".join(found.split()).removeprefix("Choose it ").removesuffix(".")
+
+    def coefficients(self, weights: Sequence[float], parameters: Mapping[str, Any]) -> list[float]:
+        """The cₜ of a linear method: by its rule, or else by applying it to the identity.
+
+        >>> get("average").coefficients([3.0, 1.0], {})
+        [0.75, 0.25]
+        """
+        if self.rule is not None:
+            return list(self.rule(weights, **parameters))
+        import torch
+
+        column = torch.tensor(weights, dtype=torch.float64)[:, None]
+        identity = torch.eye(len(weights), dtype=torch.float64)
+        return [float(c) for c in self.function(identity, weights=column, **parameters)]
 
     def check_count(self, count: int, *, where: str = "fuse.adapters") -> None:
         """Refuse another number of task vectors than the method can fuse; no tensor is needed.
@@ -159,6 +159,7 @@ def fusion_method(
     cutoff: str | None = None,
     statistics: Statistic | None = None,
     by_rows: bool = False,
+    rule: Callable[..., Sequence[float]] | None = None,
 ) -> Callable[[_Function], _Function]:
     """Register a fusion method; the function itself is returned unchanged.
 
@@ -183,6 +184,8 @@ def fusion_method(
         if statistics not in (None, *get_args(Statistic)) or (statistics and granularity == "model"):
             fix = f"valid: {', '.join(get_args(Statistic))}, tensor by tensor"
             raise FusionError(f"{name}: unknown statistics", got=statistics, where=_place(function), fix=fix)
+        if not function.__module__.startswith("tangora.methods."):
+            load_own()  # so that no name of theirs is taken
         known = _METHODS.get(name)
         # The same place again is a module reloaded or a notebook cell run twice, not a second method.
         if known is not None and _place(known.function) != _place(function):
@@ -207,6 +210,7 @@ def fusion_method(
             cutoff=cutoff,
             statistics=statistics,
             by_rows=by_rows,
+            rule=rule,
         )
         return function
 
@@ -222,6 +226,7 @@ def methods() -> Mapping[str, Method]:
     >>> "ties" in methods()
     True
     """
+    load_own()
     _load_entry_points()
     return MappingProxyType({name: _METHODS[name] for name in sorted(_METHODS)})
 
@@ -235,6 +240,8 @@ def get(name: str) -> Method:
     >>> get("average").linear
     True
     """
+    if name not in _METHODS:
+        load_own(name)
     # Other people's packages are imported only when the name is not already known: a broken one must not stop `ties`.
     found = _METHODS.get(name) or methods().get(name)
     if found is None:

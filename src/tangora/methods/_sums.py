@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float
+    from torch import Tensor
+
+    Array: TypeAlias = "np.ndarray[Any, Any]"
 
 __all__ = ["elected_mean", "in_blocks", "weighted_sum", "widened"]
 
@@ -18,6 +22,8 @@ _BLOCK = 2**15
 
 def widened(tensor: Tensor) -> Tensor:
     """``tensor`` in the dtype to add up in: float32 for half precisions, otherwise its own."""
+    import torch
+
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
@@ -31,6 +37,8 @@ def in_blocks(
 
     The temporaries are as large as a block, not as the model.
     """
+    import torch
+
     if deltas.ndim == 1:
         return function(deltas, weights, *stacked).to(deltas.dtype)
     result = torch.empty(deltas.shape[1:], dtype=deltas.dtype, device=deltas.device)
@@ -66,17 +74,44 @@ def elected_mean(
     ``γ = sgn(Σₜ ν̂ₜ)``, ``A = {t : sgn(ν̂ₜ) = γ ≠ 0}``, result ``Σ_{t ∈ A} wₜ·ν̂ₜ / |A|`` (arXiv:2306.01708,
     algorithm 1, with the weights inside the mean). ``sparse`` are the ν̂ₜ, in float32 or better.
     """
-    ballot = sparse[0].to(torch.float64, copy=True)
+    if any(t.device.type != "cpu" or t.requires_grad for t in (*sparse, weights)):
+        return _elected_by_torch(sparse, weights)
+    import torch
+
+    return torch.from_numpy(_elected_by_numpy([t.numpy() for t in sparse], weights.numpy()))
+
+
+def _elected_by_torch(sparse: Sequence[Tensor], weights: Tensor) -> Tensor:
+    import torch
+
+    ballot = sparse[0].double()
     for delta in sparse[1:]:
         # In float64 a sum of float32 entries is exact for all but extreme ranges: whether it is zero, and so
         # the election, does not depend on the order of the tasks.
-        ballot += delta
+        ballot = ballot + delta
     sign = ballot.sign().to(sparse[0].dtype)
-    # An entry times the elected sign is its magnitude where it agrees, and relu drops it where not: exact, and
-    # several times as fast as comparing and choosing. The sign returns at the end.
-    agreeing = [torch.relu(delta * sign) for delta in sparse]
-    total = sign * weighted_sum(agreeing, weights)
-    count = agreeing[0].sign()
-    for entries in agreeing[1:]:
-        count = count + entries.sign()
-    return total / count.clamp(min=1)
+    # An entry times the elected sign is its magnitude where it agrees, and negative or zero where not.
+    agreeing = [(delta * sign).relu() for delta in sparse]
+    count = torch.stack([entries.sign() for entries in agreeing]).sum(0)
+    return sign * weighted_sum(agreeing, weights) / count.clamp(min=1)
+
+
+def _elected_by_numpy(sparse: Sequence[Array], weights: Array) -> Array:
+    """The same, to the bit: on a processor NumPy compares in a fraction of the time, and here in place."""
+    import numpy as np
+
+    ballot = sparse[0].astype(np.float64)
+    for delta in sparse[1:]:
+        ballot += delta
+    sign = np.subtract(ballot > 0, ballot < 0, dtype=np.int8).astype(sparse[0].dtype)
+    total, row, zero = np.zeros_like(sign), np.empty_like(sign), np.zeros_like(sign)
+    count = np.zeros(sign.shape, np.uint8 if len(sparse) < 256 else np.uint32)
+    for delta, weight in zip(sparse, weights.astype(sign.dtype, copy=False), strict=True):
+        np.maximum(np.multiply(delta, sign, out=row), zero, out=row)  # a scalar zero takes five times as long
+        count += np.greater(row, 0).view(np.uint8)
+        if weight.size > 1 or weight != 1:
+            row *= weight
+        total += row
+    total *= sign
+    total /= np.maximum(count, 1).astype(sign.dtype)
+    return total

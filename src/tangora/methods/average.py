@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
+import math
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from tangora.errors import FusionError
 from tangora.methods._registry import fusion_method
 from tangora.methods._sums import weighted_sum, widened
 
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
 __all__ = ["average"]
 
 
+def _shares(weights: Sequence[float]) -> list[float]:
+    total = math.fsum(weights)
+    if abs(total) <= 8 * sys.float_info.epsilon * math.fsum(map(abs, weights)):
+        raise _cancelling(total)
+    return [weight / total for weight in weights]
+
+
+def _cancelling(total: float) -> FusionError:
+    fix = "use task_arithmetic for weights that cancel"
+    return FusionError("average: the weights must not sum to zero", got=total, where="fuse.weights", fix=fix)
+
+
 @fusion_method(
-    "average", granularity="element", reference="arXiv:2203.05482", default_weight=1.0, linear=True, homogeneous=False
+    "average",
+    granularity="element",
+    reference="arXiv:2203.05482",
+    default_weight=1.0,
+    linear=True,
+    homogeneous=False,
+    rule=_shares,
 )
 def average(
     deltas: Float[Tensor, "tasks *param"], *, weights: Float[Tensor, "tasks *#param"]
@@ -36,16 +59,14 @@ def average(
     Raises:
         FusionError: the weights sum to zero (to within rounding) somewhere.
 
+    >>> import torch
     >>> average(torch.tensor([[4.0, 0.0], [0.0, 8.0]]), weights=torch.tensor([[3.0], [1.0]]))
     tensor([3., 2.])
     """
+    import torch
+
     weights = weights.to(widened(deltas[:0]).dtype)
     total = weights.sum(0)
     if bool((total.abs() <= 8 * torch.finfo(total.dtype).eps * weights.abs().sum(0)).any()):
-        raise FusionError(
-            "average: the weights must not sum to zero",
-            got=float(total.abs().min()),
-            where="fuse.weights",
-            fix="use task_arithmetic for weights that cancel",
-        )
+        raise _cancelling(float(total.abs().min()))
     return (weighted_sum(deltas, weights) / total).to(deltas.dtype)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from jaxtyping import Float
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from tangora.methods._registry import fusion_method
 from tangora.methods._sums import weighted_sum
 
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
 __all__ = ["task_arithmetic"]
 
 
-@fusion_method("task_arithmetic", granularity="element", reference="arXiv:2212.04089", default_weight=0.3, linear=True)
+@fusion_method(
+    "task_arithmetic", granularity="element", reference="arXiv:2212.04089", default_weight=0.3, linear=True, rule=list
+)
 def task_arithmetic(
     deltas: Float[Tensor, "tasks *param"], *, weights: Float[Tensor, "tasks *#param"]
 ) -> Float[Tensor, "*param"]:

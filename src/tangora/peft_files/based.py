@@ -85,8 +85,8 @@ class Weights:
 
 def read_rows(stored: Stored, start: int, stop: int) -> Float[Tensor, "rows width"]:
     """Rows of a tensor on disk in float32 (float64 stays), flattened behind the first dimension."""
+    from tangora.checkpoints.files import Files
     from tangora.checkpoints.header import FLOATS, ITEMSIZE
-    from tangora.checkpoints.lane import Files, torch_dtype
 
     if stored.dtype not in FLOATS:
         fix = "give a base in bfloat16, float16 or float32"
@@ -100,7 +100,7 @@ def read_rows(stored: Stored, start: int, stop: int) -> Float[Tensor, "rows widt
         files.read(stored, start * size, memoryview(view))
     finally:
         files.close()
-    tensor = raw.view(torch_dtype(stored.dtype)).reshape(stop - start, width)
+    tensor = raw.view(getattr(torch, FLOATS[stored.dtype])).reshape(stop - start, width)
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 

@@ -1,0 +1,83 @@
+"""The lane through a GPU: pinned buffers, copies and arithmetic on a stream that the thread has to itself.
+
+One thread's copies run while another's kernels do. Written for any device that torch has; tests run it on the
+processor, where nothing is pinned and there is no stream.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tangora.checkpoints.files import Files
+from tangora.checkpoints.floats import Array
+from tangora.checkpoints.header import FLOATS, ITEMSIZE
+from tangora.checkpoints.lane import Lane
+from tangora.errors import FusionError
+
+__all__ = ["GpuLane", "check_device"]
+
+
+class GpuLane(Lane):
+    """A `Lane` whose numbers are tensors on ``device``."""
+
+    def __init__(self, files: Files, tasks: int, block: int, itemsize: int, wide: bool, device: str) -> None:
+        self.device, self._pinned = device, torch.device(device).type == "cuda"
+        self._models = tasks
+        if self._pinned:
+            torch.cuda.set_stream(torch.cuda.Stream(device))  # of this thread
+        super().__init__(files, tasks, block, itemsize, wide)
+
+    @property
+    def _sources(self) -> int:
+        """A buffer for each file: a copy may still be under way when the next is read."""
+        return 1 + self._models
+
+    def _bytes(self, count: int) -> Array:
+        array: Array = torch.empty(count, dtype=torch.uint8, pin_memory=self._pinned).numpy()
+        return array
+
+    def make(self, *shape: int) -> Tensor:
+        """Room for numbers."""
+        return torch.empty(shape, dtype=torch.float64 if self.wide else torch.float32, device=self.device)
+
+    def numbers(self, tensor: Tensor) -> Tensor:
+        """What torch made, on this device."""
+        return tensor.to(self.device)
+
+    def tensor(self, numbers: Any) -> Tensor:
+        """Itself."""
+        tensor: Tensor = numbers
+        return tensor
+
+    def _load(self, raw: Array, dtype: str, into: Tensor) -> Tensor:
+        kind: torch.dtype = getattr(torch, FLOATS[dtype])
+        # the copy crosses over as narrow as it is stored, and is widened there
+        return into.copy_(torch.from_numpy(raw).view(kind).to(self.device, non_blocking=True))
+
+    def _store(self, result: Tensor, dtype: str) -> Array:
+        out = self._out[: len(result) * ITEMSIZE[dtype]]
+        torch.from_numpy(out).view(getattr(torch, FLOATS[dtype])).copy_(result.to(getattr(torch, FLOATS[dtype])))
+        return out  # a copy to the host waits, and with it for everything that was read
+
+    def _extremes(self, numbers: Tensor) -> tuple[float, float]:
+        low, high = torch.aminmax(numbers)
+        return float(low), float(high)
+
+
+def check_device(name: str) -> None:
+    """Refuse what is no device, or is not there.
+
+    Raises:
+        FusionError: it is not.
+    """
+    try:
+        kind = torch.device(name).type
+    except RuntimeError:
+        kind = ""
+    if kind != "cuda":
+        raise FusionError("no such device", got=name, where="fuse.device", fix="cpu or cuda")
+    if not torch.cuda.is_available():
+        raise FusionError("there is no CUDA device here", got=name, where="fuse.device", fix="leave it out")
