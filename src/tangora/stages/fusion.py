@@ -240,8 +240,8 @@ def candidate_key(
     column = torch.tensor(list(weights), dtype=torch.float64)[:, None]
     values = chosen(torch.eye(len(prints), dtype=torch.float64), weights=column, **parameters).tolist()
     terms = {p: round(v, 9) for p, v in zip(prints, values, strict=True) if round(v, 9)}
-    if not terms:
-        return "zero_shot"
+    if not terms:  # where B₀ is not zero, φ₀ is not the base model
+        return digest(["start", prints]) if any(a.start for a in fusion.adapters) else "zero_shot"
     if list(terms.values()) == [1.0]:
         return next(iter(terms))
     apart = fusion.space == "factors" and any(a.metadata.linearize != "module" for a in fusion.adapters)
