@@ -2,11 +2,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from toys import lora
-
 from tangora.fuse import Fusion
 from tangora.stages.fusion import candidate_key
 from tangora.task_vector import LowRank
+from toys import lora
 
 
 def test_nothing_added_is_the_base_model_only_where_b0_is_zero():

@@ -19,6 +19,8 @@ import yaml
 from tangora._io import read_json
 from tangora._yaml import parse
 from tangora.errors import DataError
+from tangora.report.analyses import Analyses, read_analyses
+from tangora.report.parsing import parsed
 
 __all__ = ["Candidate", "Run", "Score", "Similarity", "Training", "read_run", "read_scores"]
 
@@ -126,6 +128,7 @@ class Run:
     info: Mapping[str, Any] = field(default_factory=dict)
     summary: Mapping[tuple[str, str, str, str, int], Mapping[str, float | None]] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
+    analyses: Analyses = field(default_factory=Analyses)
 
     @property
     def modes(self) -> list[str]:
@@ -157,6 +160,7 @@ def read_run(path: Path) -> Run:
         info=_optional(path / "run.json", lambda p: read_json(p, DataError), {}, missing),
         summary=_optional(path / "summary.json", _summary, {}, {}),
         missing=missing,
+        analyses=read_analyses(path),
     )
 
 
@@ -170,7 +174,7 @@ def read_scores(path: Path) -> list[Score]:
         raise DataError(
             "the run has no scores", where=path, fix="run it to the end first: tangora run RECIPE --out RUN"
         )
-    return [_parsed(path, line, _score, row) for line, row in _rows(path, _SCORE_COLUMNS)]
+    return [parsed(path, line, _score, row) for line, row in _rows(path, _SCORE_COLUMNS)]
 
 
 def _score(row: Mapping[str, str]) -> Score:
@@ -183,7 +187,7 @@ def _score(row: Mapping[str, str]) -> Score:
 
 
 def _candidates(path: Path) -> list[Candidate]:
-    return [_parsed(path, line, _candidate, row) for line, row in _rows(path, _CANDIDATE_COLUMNS)]
+    return [parsed(path, line, _candidate, row) for line, row in _rows(path, _CANDIDATE_COLUMNS)]
 
 
 def _candidate(row: Mapping[str, str]) -> Candidate:
@@ -194,7 +198,7 @@ def _candidate(row: Mapping[str, str]) -> Candidate:
 
 def _summary(path: Path) -> dict[tuple[str, str, str, str, int], dict[str, float | None]]:
     rows = read_json(path, DataError).get("rows") or []
-    return dict(_parsed(path, f"row {i}", _summary_entry, row) for i, row in enumerate(rows))
+    return dict(parsed(path, f"row {i}", _summary_entry, row) for i, row in enumerate(rows))
 
 
 def _summary_entry(row: Mapping[str, Any]) -> tuple[tuple[str, str, str, str, int], dict[str, float | None]]:
@@ -205,7 +209,7 @@ def _summary_entry(row: Mapping[str, Any]) -> tuple[tuple[str, str, str, str, in
 def _similarity(path: Path) -> dict[str, Similarity]:
     raw = read_json(path, DataError)
     return {
-        mode: _parsed(path, mode, lambda v: Similarity(list(v["tasks"]), _matrix(v)), value)
+        mode: parsed(path, mode, lambda v: Similarity(list(v["tasks"]), _matrix(v)), value)
         for mode, value in raw.items()
     }
 
@@ -222,7 +226,7 @@ def _training(folder: Path, missing: dict[str, str]) -> dict[tuple[str, str], Tr
     found = {}
     for path in sorted(folder.glob("*/*/training.json")):
         raw = read_json(path, DataError)
-        found[path.parts[-3], path.parts[-2]] = _parsed(path, None, _one_training, raw)
+        found[path.parts[-3], path.parts[-2]] = parsed(path, None, _one_training, raw)
     if not found:
         missing["training.json"] = "there is no adapters/MODE/TASK/training.json in the run"
     return found
@@ -255,14 +259,6 @@ def _rows(path: Path, columns: Iterable[str]) -> list[tuple[int, dict[str, str]]
     if absent := [c for c in columns if c not in (reader.fieldnames or ())]:
         raise DataError(f"no column {', '.join(absent)}", where=path, fix="the file is not Tangora's, or is cut off")
     return rows
-
-
-def _parsed(path: Path, line: object, parse: Callable[[Any], _T], raw: Any) -> _T:
-    try:
-        return parse(raw)
-    except (ValueError, KeyError, TypeError, AttributeError) as cause:
-        where = path if line is None else f"{path}: {line}"
-        raise DataError(f"a value cannot be right ({cause})", where=where, fix="write the file again") from cause
 
 
 def _optional(path: Path, read: Callable[[Path], _T], default: _T, missing: dict[str, str]) -> _T:

@@ -4,9 +4,9 @@
     RUN/analysis/angles.json     per mode: overlap of the subspaces that their updates write to and read from
     RUN/analysis/planes.json     per mode and pair: disentanglement error, joint loss and scores on a grid of (λ₁, λ₂)
 
-Each file is ``{"entries": [{"mode", "tasks", "key", "settings", ...}]}``; the key is a hash of the experts and of every
-setting that decides the numbers. An entry whose key still holds is not computed again, and one whose key does not is
-dropped. Within a plane every scored model is kept in RUN/cache/analysis.jsonl.
+Each file is ``{"entries": [{"mode", "tasks", "experts", "key", "settings", ...}]}``; the key is a hash of the experts and
+of every setting that decides the numbers. An entry whose key still holds is not computed again, and one whose key does
+not is dropped. Within a plane every scored model is kept in RUN/cache/analysis.jsonl.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def analyze(plan: Plan, progress: Progress | None = None) -> Path:
     bench = _Bench(plan, progress or Progress())
     with locked(plan.run):
         for piece in plan.missing:
-            entry: dict[str, Any] = {"mode": piece.mode, "tasks": list(piece.tasks), "key": piece.key}
-            entry |= {"settings": plan.settings.of(piece.kind), **bench.measure(piece)}
+            about = {"mode": piece.mode, "tasks": list(piece.tasks), "experts": plan.experts(piece.mode, piece.tasks)}
+            entry = {**about, "key": piece.key, "settings": plan.settings.of(piece.kind), **bench.measure(piece)}
             entries = [e for e in plan.entries(piece.kind) if e["key"] != piece.key] + [entry]
             entries.sort(key=lambda e: _place(plan, e))
             write_json(plan.run / "analysis" / f"{piece.kind}.json", {"entries": entries})

@@ -139,11 +139,14 @@ class Plan:
 
     def piece(self, kind: str, mode: str, tasks: tuple[str, ...]) -> Piece:
         """One piece under these settings."""
-        experts = [self._stages[mode, task] for task in tasks]
-        key = digest([CODE, kind, self.settings.of(kind), list(tasks), experts])
+        key = digest([CODE, kind, self.settings.of(kind), list(tasks), self.experts(mode, tasks)])
         batches = -(-self.settings.rows // self.recipe.evaluation.batch_size)
         points = len(grid(self.settings.points, self.settings.margin)) ** 2
         return Piece(kind, mode, tasks, key, {"planes": 2 * points * batches}.get(kind, 0))
+
+    def experts(self, mode: str, tasks: Sequence[str]) -> list[str]:
+        """What decided the experts of a mode, one hash for each."""
+        return [self._stages[mode, task] for task in tasks]
 
     @cached_property
     def _stages(self) -> dict[tuple[str, str], str]:
