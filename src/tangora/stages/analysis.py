@@ -4,7 +4,7 @@
     RUN/analysis/angles.json     per mode: overlap of the subspaces that their updates write to and read from
     RUN/analysis/planes.json     per mode and pair: disentanglement error, joint loss and scores on a grid of (λ₁, λ₂)
 
-Each file is ``{"entries": [{"mode", "tasks", "experts", "key", "settings", ...}]}``; the key is a hash of the experts and
+Each file is ``{"entries": [{"mode", "tasks", "experts", "key", "settings", ...}]}``; a key is a hash of experts and
 of every setting that decides the numbers. An entry whose key still holds is not computed again, and one whose key does
 not is dropped. Within a plane every scored model is kept in RUN/cache/analysis.jsonl.
 """
