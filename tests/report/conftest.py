@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from chromium import CHROMIUM
 from synthetic import make_run
 
 from tangora import report
@@ -25,3 +26,14 @@ def hostile(tmp_path_factory) -> Path:
     folder = make_run(tmp_path_factory.mktemp("hostile"), HOSTILE, title=title)
     report.build(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine")
+    with sync_api.sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield launched
+        launched.close()

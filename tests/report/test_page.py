@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import re
-import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from chromium import visit
 from synthetic import TASKS, make_run
 
 from tangora import report
@@ -21,34 +21,7 @@ from tangora.report.figures import PLOTS
 from tangora.report.headline import headline
 from tangora.report.summary import Summary
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 WIDTHS = {"wide": 1280, "narrow": 380, "phone": 360}
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine")
-    with sync_api.sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield launched
-        launched.close()
-
-
-def visit(browser, path: Path, width: int = 1280, scheme: str = "light"):
-    """A page, and everything it says or asks for."""
-    for old in browser.contexts:
-        old.close()
-    page = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme).new_page()
-    page.set_default_timeout(120_000)  # a machine under load
-    heard: list[str] = []
-    page.on("console", lambda message: heard.append(f"console: {message.text}"))
-    page.on("pageerror", lambda error: heard.append(f"error: {error}"))
-    page.on("dialog", lambda dialog: heard.append(f"dialog: {dialog.message}"))
-    page.on("request", lambda request: heard.append(f"request: {request.url}"))
-    page.goto(path.as_uri())
-    return page, heard
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

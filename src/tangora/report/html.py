@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from tangora.report import tables
+from tangora.report._page import render
 from tangora.report.figures import PLOTS, Plot
 from tangora.report.headline import headline
 from tangora.report.summary import Summary
-from tangora.report.theme import COLORS, LAYOUTS, inline_svg, save, settle, style
+from tangora.report.theme import LAYOUTS, inline_svg, save, settle, style
 
 __all__ = ["Drawing", "draw_all", "page"]
 
@@ -67,16 +64,13 @@ def _labelled(body: str, plot: Plot, salt: str, box: str) -> Markup:
 def page(summary: Summary, drawings: list[Drawing]) -> str:
     """The whole page."""
     run = summary.run
-    script = _resource("report.js")
     all_rows = tables.csv_table(run.path / "scores.csv")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(_resource("report.html.jinja")).render(
+    return render(
+        "report.html.jinja",
+        styles=["report.css"],
+        scripts=["report.js"],
         title=str(run.recipe.get("title") or run.recipe.get("name") or run.path.resolve().name),
         description=str(run.recipe.get("description") or ""),
-        css=Markup(_resource("report.css")),
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        colors=COLORS,
         headline=headline(summary),
         drawings=drawings,
         overview=tables.overview(summary),
@@ -88,7 +82,6 @@ def page(summary: Summary, drawings: list[Drawing]) -> str:
         recipe=run.recipe_text,
         facts=facts(run.info),
         missing=run.missing,
-        version=metadata.version("tangora"),
     )
 
 
@@ -130,7 +123,3 @@ def duration(seconds: float) -> str:
 
 def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _resource(name: str) -> str:
-    return (resources.files("tangora.report") / name).read_text(encoding="utf-8")

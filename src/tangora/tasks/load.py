@@ -24,20 +24,21 @@ if TYPE_CHECKING:
     from tangora.recipe import TaskConfig
     from tangora.tasks.base import Base, TextEncoder
 
-__all__ = ["head", "load_task"]
+__all__ = ["Part", "head", "load_task", "read_parts"]
 
 _EMBEDDED_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
-class _Part:
+class Part:
     """Rows of a split with their targets, before preprocessing."""
 
     table: Table
     targets: list[Any]
 
-    def select(self, rows: Sequence[int]) -> _Part:
-        return _Part(self.table.select(rows), [self.targets[i] for i in rows])
+    def select(self, rows: Sequence[int]) -> Part:
+        """The rows with these numbers, in this order."""
+        return Part(self.table.select(rows), [self.targets[i] for i in rows])
 
 
 def load_task(config: TaskConfig, base: Base, seed: int) -> Task:
@@ -54,9 +55,7 @@ def load_task(config: TaskConfig, base: Base, seed: int) -> Task:
     Raises:
         DataError: the data are not as the recipe says; the message says where.
     """
-    tables = read(config.source, config.name)
-    classes, parts, stratify = _targets(tables, config, base)
-    parts = _limited(_three(parts, config, seed, stratify), config, seed, stratify)
+    classes, parts = read_parts(config, base.config.family, seed)
     splits = {name: _split(part, config, base) for name, part in parts.items()}
     scale = base.scale if base.text is not None else None
     decides: dict[str, Any] = {
@@ -80,6 +79,16 @@ def load_task(config: TaskConfig, base: Base, seed: int) -> Task:
     )
 
 
+def read_parts(config: TaskConfig, family: str, seed: int) -> tuple[list[str], dict[str, Part]]:
+    """Class names, and the rows of the three splits before preprocessing: no base model is needed.
+
+    Raises:
+        DataError: the data are not as the recipe says; the message says where.
+    """
+    classes, parts, stratify = _targets(read(config.source, config.name), config, family)
+    return classes, _limited(_three(parts, config, seed, stratify), config, seed, stratify)
+
+
 def head(text: TextEncoder, labels: Sequence[str], templates: Sequence[str]) -> Float[Tensor, "classes dim"]:
     """A unit vector per class: the mean of its normalized prompt embeddings, normalized.
 
@@ -96,15 +105,15 @@ def head(text: TextEncoder, labels: Sequence[str], templates: Sequence[str]) -> 
     return normalize(embedded.view(len(labels), len(templates), -1).mean(1), dim=-1)
 
 
-def _targets(tables: Mapping[str, Table], config: TaskConfig, base: Base) -> tuple[list[str], dict[str, _Part], bool]:
+def _targets(tables: Mapping[str, Table], config: TaskConfig, family: str) -> tuple[list[str], dict[str, Part], bool]:
     """Class names, targets per split, and whether the rows fall into classes."""
     names = naming.given_names(tables, config)
-    if base.config.family != "text-to-text":
+    if family != "text-to-text":
         classes, numbers = naming.class_numbers(tables, config, names)
-        return classes, {split: _Part(table, list(numbers[split])) for split, table in tables.items()}, True
+        return classes, {split: Part(table, list(numbers[split])) for split, table in tables.items()}, True
     classes, labels = _spoken_labels(tables, config, names)
     parts = {
-        split: _Part(table, text_to_text.targets(table, config, labels.get(split, [])))
+        split: Part(table, text_to_text.targets(table, config, labels.get(split, [])))
         for split, table in tables.items()
     }
     return classes, parts, bool(classes)
@@ -126,7 +135,7 @@ def _spoken_labels(
     return classes, {split: [classes[i] for i in values] for split, values in numbers.items()}
 
 
-def _three(parts: dict[str, _Part], config: TaskConfig, seed: int, stratify: bool) -> dict[str, _Part]:
+def _three(parts: dict[str, Part], config: TaskConfig, seed: int, stratify: bool) -> dict[str, Part]:
     if "validation" not in parts:
         train = parts["train"]
         n = len(train.targets)
@@ -139,7 +148,7 @@ def _three(parts: dict[str, _Part], config: TaskConfig, seed: int, stratify: boo
     return {split: parts[split] for split in ("train", "validation", "test")}
 
 
-def _limited(parts: dict[str, _Part], config: TaskConfig, seed: int, stratify: bool) -> dict[str, _Part]:
+def _limited(parts: dict[str, Part], config: TaskConfig, seed: int, stratify: bool) -> dict[str, Part]:
     limits: dict[Any, int] = dict(config.limit)
     return {
         split: part.select(sample(len(part.targets), limits[split], seed, part.targets if stratify else None))
@@ -149,7 +158,7 @@ def _limited(parts: dict[str, _Part], config: TaskConfig, seed: int, stratify: b
     }
 
 
-def _split(part: _Part, config: TaskConfig, base: Base) -> Split:
+def _split(part: Part, config: TaskConfig, base: Base) -> Split:
     inputs = FAMILIES[base.config.family].encode(part.table, config, base)
     if base.config.family == "text-to-text":
         inputs["labels"] = text_to_text.answers(part.targets, part.table, base)

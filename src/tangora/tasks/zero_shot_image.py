@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tangora.tasks.sources import Table
     from tangora.tasks.values import Batch
 
-__all__ = ["encode", "features", "load"]
+__all__ = ["encode", "features", "load", "rgb"]
 
 # model_type -> the class of its vision tower alone
 _TOWERS = {"clip": "CLIPVisionModelWithProjection", "siglip": "SiglipVisionModel"}
@@ -56,7 +56,7 @@ def encode(table: Table, config: TaskConfig, base: Base) -> dict[str, list[Tenso
     table.need(config.image, "image")
     if isinstance(table.data, dict) and isinstance(column := table.data[config.image], np.ndarray):
         _check_array(column, f"{table.where}, {config.image}")
-    rows = (_rgb(row[config.image], table.place(i)) for i, row in enumerate(table.rows([config.image])))
+    rows = (rgb(row[config.image], table.place(i)) for i, row in enumerate(table.rows([config.image])))
     chunks = [base.processor(images=chunk, return_tensors="pt")["pixel_values"] for chunk in _chunks(rows)]
     return {"pixel_values": torch.cat(chunks).float()}
 
@@ -77,7 +77,7 @@ def _check_array(images: np.ndarray, where: str) -> None:
         )
 
 
-def _rgb(value: Any, where: str) -> Image:
+def rgb(value: Any, where: str) -> Image:
     """An array, a file name, encoded bytes or an image of any mode as an RGB image."""
     import io
 

@@ -1,0 +1,40 @@
+"""A page from its template: styles and scripts inside it, and a policy that allows nothing else."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from importlib import metadata, resources
+from typing import Any
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
+
+from tangora.report.theme import COLORS
+
+__all__ = ["render"]
+
+
+def render(template: str, *, styles: Sequence[str], scripts: Sequence[str], **values: Any) -> str:
+    """One HTML file that needs nothing else; styles and scripts are names of files beside this one."""
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=FunctionLoader(_resource),
+    )
+    script = "".join(_resource(name) for name in scripts)
+    return environment.get_template(template).render(
+        css=Markup("".join(_resource(name) for name in styles)),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        colors=COLORS,
+        version=metadata.version("tangora"),
+        **values,
+    )
+
+
+def _resource(name: str) -> str:
+    return (resources.files("tangora.report") / name).read_text(encoding="utf-8")
