@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import toys
-from tangora import verification
+from tangora import _in_peft, verification
 from tangora._engine import Engine
 from tangora._fusing import fuse_adapters
 from tangora.adapter import Adapter, load
@@ -61,7 +61,7 @@ def test_every_kind_of_site():
 def test_dense_results_and_large_sites(monkeypatch, pair):
     dense = Adapter({"up": Dense(torch.randn(10, 6, generator=torch.Generator().manual_seed(0)))})
     assert dense.verify().error < 1e-6
-    monkeypatch.setattr(verification, "_ENTRIES", 0)
+    monkeypatch.setattr(_in_peft, "_ENTRIES", 0)
     for adapter in (every_kind(), dense):
         found = adapter.verify()
         assert found.probed == found.sites
@@ -75,7 +75,7 @@ def test_full_adapters_have_nothing_for_peft():
 
 @pytest.mark.parametrize("entries", [0, 2**18])
 def test_errors_are_found_at_their_site(tmp_path, pair, monkeypatch, entries):
-    monkeypatch.setattr(verification, "_ENTRIES", entries)
+    monkeypatch.setattr(_in_peft, "_ENTRIES", entries)
     adapter = fuse(pair, weights=0.5)
     adapter.save(tmp_path / "out")
     assert verify(adapter, tmp_path / "out").error < 1e-6

@@ -22,22 +22,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
+from tangora._in_peft import InPeft, relative
 from tangora._io import digest
-from tangora._skeleton import load_in_peft, peft_layers, peft_state
 from tangora.errors import AdapterError
 from tangora.initial import seed_of
 from tangora.metadata import FusedInfo
-from tangora.peft_files import Content
-from tangora.peft_files.layers import expert_of
 from tangora.task_vector import LowRank, Update
 
 if TYPE_CHECKING:
@@ -47,8 +43,6 @@ __all__ = ["Parent", "Verification", "verify"]
 
 TOLERANCE = 1e-5
 GAUGE_TOLERANCE = 1e-2  # of methods with thresholds, where a rounding may move an entry across
-_ENTRIES = 2**18
-_PROBES = 16
 _NAMES = ("base_model_name_or_path", "revision", "peft_version", "inference_mode", "auto_mapping")
 
 
@@ -112,7 +106,7 @@ def verify(adapter: Adapter, folder: Path, parents: Sequence[Parent] = ()) -> Ve
     begun = time.perf_counter()
     info = adapter.metadata.fused
     coefficients = _coefficients(info, [p.adapter for p in parents]) if info is not None and parents else None
-    read = _Read(adapter, folder)
+    read = InPeft(adapter, folder)
     worst, where, probed = 0.0, "", 0
     for name, tensor in adapter.whole.items():
         worst, where = max((worst, where), (read.compare_whole(name, tensor), name))
@@ -135,92 +129,6 @@ def verify(adapter: Adapter, folder: Path, parents: Sequence[Parent] = ()) -> Ve
         gauge=_gauge(info, parents) if info is not None else None,
         seconds=time.perf_counter() - begun,
     )
-
-
-class _Read:
-    """What peft reads from a folder, one site at a time."""
-
-    def __init__(self, adapter: Adapter, folder: Path) -> None:
-        content = adapter.content()
-        model = load_in_peft(content, _config(adapter, content), folder)
-        self.layers, self._state = peft_layers(model), peft_state(model) if content.whole else {}
-        self.embeddings, self.seed = adapter.embeddings, seed_of("verify", str(len(adapter.updates)))
-
-    def compare(self, site: str, expected: Sequence[tuple[Update, float]]) -> tuple[float, bool]:
-        """The relative difference at a site, and whether every entry was compared."""
-        shape = expected[0][0].shape if expected else ()
-        exact = math.prod(shape) <= _ENTRIES
-        if exact:
-            total = sum((u.dense().double() * c for u, c in _wide(expected)), torch.zeros(shape, dtype=torch.float64))
-            return _relative(self._dense(site).double().reshape(shape) - total, total), True
-        generator = torch.Generator().manual_seed(seed_of(self.seed, site))
-        x = torch.randn(shape[1], _PROBES, dtype=torch.float64, generator=generator)
-        y = torch.zeros(shape[0], _PROBES, dtype=torch.float64)
-        for update, c in expected:
-            y += _times(update, x) * c
-        return _relative(self._times(site, x) - y, y), False
-
-    def compare_whole(self, name: str, expected: Tensor) -> float:
-        """The relative difference of a parameter that is saved whole."""
-        stem = name.removesuffix(".bias")
-        names = (name, f"{stem}.base_layer.bias")
-        found = next((self._state[n] for n in names if n in self._state), None)
-        if found is None:
-            raise AdapterError("stock peft does not load a parameter that is saved whole", where=name, fix="report it")
-        return _relative(found.double() - expected.double(), expected.double())
-
-    def _dense(self, site: str) -> Tensor:
-        if site.endswith(".bias") and site.removesuffix(".bias") in self.layers and site not in self.layers:
-            layer = self.layers[site.removesuffix(".bias")]
-            bias: Tensor = layer.lora_B["default"].bias.detach() * layer.scaling["default"]
-            return bias
-        found = expert_of(site)
-        delta: Tensor = self._layer(site).get_delta_weight("default").detach()
-        if found:
-            return delta[found[1]] if delta.ndim == 3 else delta
-        return delta.T if site in self.embeddings else delta
-
-    def _layer(self, site: str) -> Any:
-        found = expert_of(site)
-        if (layer := self.layers.get(found[0] if found else site)) is None:
-            raise AdapterError("stock peft adapts no such site", where=site, fix="report it")
-        return layer
-
-    def _times(self, site: str, x: Float[Tensor, "in probes"]) -> Float[Tensor, "out probes"]:
-        layer = self._layer(site)
-        if expert_of(site) and layer.num_experts > 1:
-            return self._dense(site).double() @ x
-        if site in self.embeddings:
-            a, b = layer.lora_embedding_A["default"], layer.lora_embedding_B["default"]
-        else:
-            a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
-        y: Tensor = b.detach().flatten(1).double() @ (a.detach().flatten(1).double() @ x)
-        return y * float(layer.scaling["default"])
-
-
-def _config(adapter: Adapter, content: Content) -> dict[str, Any]:
-    from tangora.peft_files import write_config
-
-    return write_config(content, adapter.config, None)
-
-
-def _wide(terms: Iterable[tuple[Update, float]]) -> Iterable[tuple[Update, float]]:
-    for update, c in terms:
-        if isinstance(update, LowRank):
-            yield LowRank(update.b.double(), update.a.double(), update.scaling), c
-        else:
-            yield update, c
-
-
-def _times(update: Update, x: Tensor) -> Tensor:
-    if isinstance(update, LowRank):
-        return (update.b.double() @ (update.a.double() @ x)) * update.scaling
-    return update.dense().double() @ x
-
-
-def _relative(difference: Tensor, of: Tensor) -> float:
-    size, norm = float(difference.norm()), float(of.norm())
-    return size / norm if norm > 0 else size
 
 
 def _coefficients(info: FusedInfo, parents: Sequence[Adapter]) -> Mapping[str, list[float]] | list[float] | None:
@@ -251,7 +159,7 @@ def _identity(parents: Sequence[Parent]) -> float | None:
         plain = all(isinstance(u, LowRank) or u.weight.ndim == 1 for u in adapter.updates.values())
         if folder is None or not plain or not _starts_at_the_base(adapter):
             continue  # DoRA and the like cannot be loaded without their base
-        read = _Read(adapter, folder)
+        read = InPeft(adapter, folder)
         errors += [read.compare(site, [(update, 1.0)])[0] for site, update in adapter.updates.items()]
         if not max(errors) <= TOLERANCE:
             raise AdapterError("stock peft reads another update", got=max(errors), where=folder, fix="report it")
@@ -288,7 +196,7 @@ def _gauge(info: FusedInfo, parents: Sequence[Parent]) -> float | None:
         ones = [_only(a, site, None if seed is None else seed + i) for i, a in enumerate(adapters)]
         fusion = Fusion(ones, info.space, seed=info.seed, same_base=True, names=[p.name for p in info.parents])
         found.append(fusion.merge(method.name, weights, info.parameters, info.rank).updates[site].dense().double())
-    error = _relative(found[1] - found[0], found[0])
+    error = relative(found[1] - found[0], found[0])
     if not error <= (TOLERANCE * 10 if method.linear else GAUGE_TOLERANCE):
         raise AdapterError("the result depends on how the factors are written", got=error, where=site, fix="report it")
     return error

@@ -13,9 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import Any, Generic, TypeVar
 
 from tangora.errors import AdapterError
 
@@ -29,8 +27,11 @@ _PART = re.compile(
 )
 
 
+_T = TypeVar("_T")
+
+
 @dataclass(frozen=True)
-class Named:
+class Named(Generic[_T]):
     """The tensors of a file, by what they are.
 
     Attributes:
@@ -38,19 +39,19 @@ class Named:
         whole: parameter of the base -> its new value.
     """
 
-    factors: dict[tuple[str, str], dict[str, Tensor]] = field(default_factory=dict)
-    whole: dict[str, Tensor] = field(default_factory=dict)
+    factors: dict[tuple[str, str], dict[str, _T]] = field(default_factory=dict)
+    whole: dict[str, _T] = field(default_factory=dict)
 
 
-def sorted_out(tensors: Mapping[str, Tensor], config: Mapping[str, Any], path: Path) -> Named:
-    """Sort the tensors of a file by site.
+def sorted_out(tensors: Mapping[str, _T], config: Mapping[str, Any], path: Path) -> Named[_T]:
+    """Sort the tensors of a file, or what is known of them, by site.
 
     Raises:
         AdapterError: a tensor is nothing that the configuration speaks of.
     """
-    found = Named()
-    rest: dict[str, Tensor] = {}
-    norms: dict[str, Tensor] = {}
+    found: Named[_T] = Named()
+    rest: dict[str, _T] = {}
+    norms: dict[str, _T] = {}
     for name, tensor in tensors.items():
         match = _PART.match(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else None
         part = _part(match, config) if match is not None else None
