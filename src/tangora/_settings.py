@@ -86,7 +86,7 @@ class FinetuneConfig(Frozen):
 
     mode: str = Field(default="lora", pattern=NAME)
     train: Literal["adapter", "full"] = "adapter"
-    linearize: Literal["none", "module"] = "none"
+    linearize: Literal["none", "module", "model"] = "none"
     lora: LoraSettings = Field(default=LoraSettings())
     training: TrainingSettings = Field(default=TrainingSettings())
     seed: int = Field(default=0, ge=0, lt=2**32)
@@ -109,7 +109,7 @@ class ModeConfig(Frozen):
     """What a mode changes: partial ``lora`` and ``training`` over the recipe's."""
 
     train: Literal["adapter", "full"] = "adapter"
-    linearize: Literal["none", "module"] = "none"
+    linearize: Literal["none", "module", "model"] = "none"
     lora: dict[str, Any] = Field(default_factory=dict)
     training: dict[str, Any] = Field(default_factory=dict)
 

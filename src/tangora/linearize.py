@@ -24,7 +24,7 @@ from tangora.task_vector import LowRank
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["LinearizedLora", "linear_factors", "linearize"]
+__all__ = ["LinearizedLora", "buffer_names", "expand_sites", "linear_factors", "linearize", "looked_up"]
 
 KEEPS_BASE = (True, False, "gaussian", "orthogonal", "eva")
 """peft's ``init_lora_weights`` that leave the base weights as they are (checked in peft 0.21)."""
@@ -65,18 +65,28 @@ def linearize(
     >>> [name.split(".")[-3] for name, p in model.named_parameters() if p.requires_grad]
     ['lora_B']
     """
+    expand_sites(peft_model, adapter_name, initial, LinearizedLora)
+    return peft_model
+
+
+def expand_sites(
+    peft_model: nn.Module,
+    adapter_name: str,
+    initial: Mapping[str, tuple[Tensor, Tensor]] | None,
+    variant: type[LinearizedLora],
+) -> None:
+    """Give every LoRA site of an adapter a variant that knows φ₀; nothing changes where it has that variant already."""
     _refuse_config(adapter_config(peft_model, adapter_name))
     layers = lora_layers(peft_model, adapter_name)
-    if all(isinstance(layer.lora_variant.get(adapter_name), LinearizedLora) for layer in layers.values()):
+    if all(type(layer.lora_variant.get(adapter_name)) is variant for layer in layers.values()):
         if initial is not None:
             raise ModelError(
                 "the adapter is linearized already", got=adapter_name, fix="linearize before training, once"
             )
-        return peft_model
+        return
     points = {site: _point(site, layer, adapter_name, initial) for site, layer in layers.items()}
     for site, (a0, b0) in points.items():
-        _linearize_layer(layers[site], adapter_name, a0, b0)
-    return peft_model
+        _linearize_layer(layers[site], adapter_name, a0, b0, variant)
 
 
 @torch.no_grad()
@@ -114,7 +124,7 @@ class LinearizedLora(LoraVariant):
         a, b = _product(module, active_adapter)
         scaling: float = module.scaling[active_adapter]
         if active_adapter in module.lora_embedding_A:
-            return result + _looked_up(module, active_adapter, x, a) @ b.T * scaling
+            return result + looked_up(module, active_adapter, x, a) @ b.T * scaling
         hidden = F.linear(module.lora_dropout[active_adapter](x), a)
         if result.dtype != hidden.dtype or result.ndim < 2:
             return result + F.linear(hidden, b) * scaling
@@ -148,7 +158,7 @@ def _product(layer: Layer, adapter_name: str) -> tuple[Tensor, Tensor]:
         return a.detach(), b
     if variant.frozen == "b":
         return a, b.detach()
-    a0, b0 = (getattr(layer, name).to(a.dtype) for name in _buffer_names(adapter_name))
+    a0, b0 = (getattr(layer, name).to(a.dtype) for name in buffer_names(adapter_name))
     return torch.cat([a0, a - a0]), torch.cat([b, b0], dim=1)
 
 
@@ -203,11 +213,13 @@ def _point(
 
 
 @torch.no_grad()
-def _linearize_layer(layer: Layer, adapter_name: str, a0: Tensor, b0: Tensor) -> None:
+def _linearize_layer(
+    layer: Layer, adapter_name: str, a0: Tensor, b0: Tensor, variant: type[LinearizedLora]
+) -> None:
     a, b = factors(layer, adapter_name)
     frozen: Literal["a", "b"] | None = None if bool(b0.any()) and bool(a0.any()) else "b" if bool(b0.any()) else "a"
     if frozen is None:
-        for name, value in zip(_buffer_names(adapter_name), (a0, b0), strict=True):
+        for name, value in zip(buffer_names(adapter_name), (a0, b0), strict=True):
             layer.register_buffer(name, value.clone(), persistent=False)
     else:
         (a if frozen == "a" else b).copy_(a0 if frozen == "a" else b0)
@@ -215,10 +227,10 @@ def _linearize_layer(layer: Layer, adapter_name: str, a0: Tensor, b0: Tensor) ->
         # peft freezes what is listed here again whenever it makes an adapter trainable; the class holds the default
         layer.frozen_peft_weight_names = {**layer.frozen_peft_weight_names, adapter_name: (name,)}
         layer._freeze_non_trainable_peft_weights(adapter_name)
-    layer.lora_variant[adapter_name] = LinearizedLora(frozen)
+    layer.lora_variant[adapter_name] = variant(frozen)
 
 
-def _looked_up(layer: Layer, adapter_name: str, x: Tensor, a: Tensor) -> Tensor:
+def looked_up(layer: Layer, adapter_name: str, x: Tensor, a: Tensor) -> Tensor:
     """Columns of A by token, with the hooks and the scale that peft's own forward applies."""
     hooks = layer.input_fns.get(adapter_name), layer.output_fns.get(adapter_name)
     rows = layer._embed(x, a.T, input_fn=hooks[0], output_fn=hooks[1])
@@ -227,5 +239,5 @@ def _looked_up(layer: Layer, adapter_name: str, x: Tensor, a: Tensor) -> Tensor:
     return scaled
 
 
-def _buffer_names(adapter_name: str) -> tuple[str, str]:
+def buffer_names(adapter_name: str) -> tuple[str, str]:
     return f"tangora_a0_{adapter_name}", f"tangora_b0_{adapter_name}"

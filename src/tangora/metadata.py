@@ -86,7 +86,7 @@ class Metadata(_Frozen):
     mode: str | None = None
     task: str | None = None
     base: BaseInfo = BaseInfo()
-    linearize: Literal["none", "module"] = "none"
+    linearize: Literal["none", "module", "model"] = "none"
     initial: InitialInfo | None = None
     seed: int | None = None
     stage: str | None = Field(default=None, description="hash of everything that decided it")

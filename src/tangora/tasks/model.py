@@ -104,11 +104,7 @@ class TaskModel(nn.Module):
         No ``**kwargs``: by that sign a Trainer would leave the division by accumulated batches to the model.
         """
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "pixel_values": pixel_values}
-        batch = {name: value for name, value in given.items() if value is not None}
-        if self._features is None:
-            logits = self.backbone(**batch, labels=labels).logits.float()
-        else:
-            logits = self._zero_shot(batch)
+        logits = self.logits({name: value for name, value in given.items() if value is not None}, labels)
         if labels is None:
             return {"logits": logits}
         return {"loss": losses(logits, labels).mean(), "logits": logits}
@@ -118,9 +114,19 @@ class TaskModel(nn.Module):
         labels = batch["labels"]
         inputs = {name: value for name, value in batch.items() if name != "labels"}
         if self._features is not None:
-            logits = self._zero_shot(inputs)
+            logits = self.logits(inputs)
             return logits.argmax(-1).tolist(), losses(logits, labels)
         return self._answer(inputs, labels)
+
+    def logits(self, inputs: Batch, labels: Tensor | None = None) -> Float[Tensor, "batch *tokens classes"]:
+        """Float32 logits of the classes, or of the tokens of the targets ``labels``."""
+        if self._features is None:
+            found: Tensor = self.backbone(**inputs, labels=labels).logits
+            return found.float()
+        assert self.head is not None
+        assert self.scale is not None
+        features = normalize(self._features(self.backbone, self._settings, inputs).float(), dim=-1)
+        return self.scale * features @ self.head.T
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
         """Recompute activations in the backward pass; frozen inputs need it non-reentrant, so that is the default."""
@@ -134,13 +140,6 @@ class TaskModel(nn.Module):
     @property
     def _any_backbone(self) -> Any:
         return self.backbone
-
-    def _zero_shot(self, batch: Batch) -> Float[Tensor, "batch classes"]:
-        assert self._features is not None
-        assert self.head is not None
-        assert self.scale is not None
-        found = normalize(self._features(self.backbone, self._settings, batch).float(), dim=-1)
-        return self.scale * found @ self.head.T
 
     def _answer(self, inputs: Batch, labels: Tensor) -> tuple[list[str], Tensor]:
         """Greedy generation and teacher-forced losses, from one pass of the encoder."""
@@ -185,7 +184,7 @@ def predict(model: TaskModel, split: Split, batch_size: int) -> Predictions:
     device = next(model.parameters()).device
     values: list[Any] = [None] * len(split)
     found = np.empty(len(split), dtype=np.float32)
-    with evaluating(model), torch.inference_mode():
+    with evaluating(model), torch.no_grad():  # not inference mode, in which no tangent flows
         for rows, batch in split.batches(batch_size, model.collator):
             answers, row_losses = model.predict_batch({k: v.to(device) for k, v in batch.items()})
             found[rows] = row_losses.cpu().numpy()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -68,18 +68,29 @@ class Split:
         return Rows(self)
 
     def batches(
-        self, size: int, collator: Callable[[Sequence[Mapping[str, Any]]], Batch]
+        self,
+        size: int,
+        collator: Callable[[Sequence[Mapping[str, Any]]], Batch],
+        only: Collection[int] | None = None,
     ) -> list[tuple[list[int], Batch]]:
         """Padded batches and the rows they hold, rows of similar length together; made once per ``size``.
 
         A candidate of a fusion grid costs a pass over the same rows again, so that padding is paid for once only.
+        With ``only``, batches of these rows alone.
         """
+        if only is not None:
+            return self._padded(only, size, collator)
         if size not in self._batches:
-            rows = self.dataset()
-            order = sorted(range(len(self)), key=self._length)
-            picks = [order[i : i + size] for i in range(0, len(order), size)]
-            self._batches[size] = [(pick, collator([rows[i] for i in pick])) for pick in picks]
+            self._batches[size] = self._padded(range(len(self)), size, collator)
         return self._batches[size]
+
+    def _padded(
+        self, chosen: Iterable[int], size: int, collator: Callable[[Sequence[Mapping[str, Any]]], Batch]
+    ) -> list[tuple[list[int], Batch]]:
+        rows = self.dataset()
+        order = sorted(chosen, key=self._length)
+        picks = [order[i : i + size] for i in range(0, len(order), size)]
+        return [(pick, collator([rows[i] for i in pick])) for pick in picks]
 
     def _length(self, row: int) -> int:
         return len(self.inputs["input_ids"][row]) if "input_ids" in self.inputs else 0

@@ -1,0 +1,205 @@
+"""Forward-mode differentiation of a whole network, alongside the graph that reverse mode needs of its primal.
+
+PyTorch's dual tensors carry a tangent through any operator. Left to itself, autograd would also record how each
+tangent came about, since tangents are computed from primals that require a gradient; nobody differentiates that
+graph here (the gradient of a linear model is taken at φ₀), and it would double the memory of a step. The operators
+that hold nearly all of a transformer's work therefore have a rule here, which computes the primal as ever and the
+tangent without a graph, by the fused kernels; every other operator goes PyTorch's own way, and its graph is cut off at
+the next rule.
+
+Attention is among them because the fused kernels have no forward derivative: its primal stays fused, and
+
+    Ȯ = P V̇ + (P ∘ Ṡ) V − rowsum(P ∘ Ṡ) ∘ O,     Ṡ = scale · (Q̇ Kᵀ + Q K̇ᵀ),     P = softmax(scale · Q Kᵀ + mask).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.autograd.forward_ad as forward_ad
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from tangora.errors import ModelError
+
+__all__ = ["dual", "dual_numbers", "expand", "has_tangent", "in_dual_numbers", "parts"]
+
+
+def parts(value: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Primal and tangent of a tensor, the tangent without a graph; None where there is none."""
+    primal, tangent = forward_ad.unpack_dual(value)
+    return primal, None if tangent is None else tangent.detach()
+
+
+def dual(primal: Tensor, tangent: Tensor | None) -> Tensor:
+    """A tensor with a tangent, in the primal's dtype."""
+    return primal if tangent is None else forward_ad.make_dual(primal, tangent.to(primal.dtype))
+
+
+def has_tangent(value: Any) -> bool:
+    """Whether this is a tensor that carries a tangent."""
+    return isinstance(value, Tensor) and forward_ad.unpack_dual(value).tangent is not None
+
+
+def in_dual_numbers() -> bool:
+    """Whether a block of `dual_numbers` is open."""
+    return forward_ad._current_level >= 0
+
+
+@contextmanager
+def dual_numbers() -> Iterator[None]:
+    """A block in which tangents flow.
+
+    Raises:
+        ModelError: an operator in it has no forward derivative; it is named.
+    """
+    try:
+        with forward_ad.dual_level(), _Rules():
+            yield
+    except NotImplementedError as cause:
+        name = re.search(r"forward AD with (\S+)", str(cause))
+        fix = "use another implementation of it (attention: 'eager'), or linearize: module"
+        raise ModelError(
+            "an operator of the model has no forward derivative",
+            got=name.group(1) if name else str(cause).splitlines()[0],
+            where="linearize: model",
+            fix=fix,
+        ) from cause
+
+
+def expand(function: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
+    """Primal and tangent of what ``function`` returns, evaluated in dual numbers; no tangent is a zero one."""
+    with dual_numbers():
+        primal, tangent = parts(function())
+        return primal, torch.zeros_like(primal) if tangent is None else tangent
+
+
+class _Rules(TorchFunctionMode):
+    """Operators with a rule go to it when one of their tensors has a tangent."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        rule = RULES.get(func)
+        if rule is not None and any(has_tangent(v) for v in (*args, *kwargs.values())):
+            return rule(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    (x, dx), (weight, dw) = parts(x), parts(weight)
+    bias, db = (None, None) if bias is None else parts(bias)
+    primal = F.linear(x, weight, bias)
+    with torch.no_grad():
+        tangent = None if dx is None else F.linear(dx, weight)
+        if dw is not None:
+            tangent = _sum(tangent, F.linear(x, dw))
+        if db is not None:
+            tangent = _sum(tangent, db.expand_as(primal))
+    return dual(primal, tangent)
+
+
+def _layer_norm(
+    x: Tensor, shape: Any, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
+    """The Jacobian of the normalization itself is symmetric, so its backward kernel also pushes tangents forward."""
+    x, dx = parts(x)
+    (weight, dw), (bias, db) = (((None, None) if v is None else parts(v)) for v in (weight, bias))
+    primal, mean, rstd = torch.native_layer_norm(x, list(shape), weight, bias, eps)
+    with torch.no_grad():
+        tangent = None
+        if dx is not None:
+            backward = torch.ops.aten.native_layer_norm_backward
+            tangent = backward(dx.contiguous(), x, list(shape), mean, rstd, None, None, [True, False, False])[0]
+            tangent = tangent if weight is None else tangent.mul_(weight)
+        if dw is not None:
+            tangent = _sum(tangent, (x - mean) * rstd * dw)
+        if db is not None:
+            tangent = _sum(tangent, db.expand_as(primal))
+    return dual(primal, tangent)
+
+
+def _gelu(x: Tensor, approximate: str = "none") -> Tensor:
+    x, dx = parts(x)
+    with torch.no_grad():
+        tangent = None if dx is None else torch.ops.aten.gelu_backward(dx, x, approximate=approximate)
+    return dual(F.gelu(x, approximate=approximate), tangent)
+
+
+def _softmax(x: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Tensor:
+    """Its Jacobian is symmetric as well."""
+    x, dx = parts(x)
+    primal = F.softmax(x, dim=dim, dtype=dtype)
+    with torch.no_grad():
+        tangent = None if dx is None else _push_softmax(primal, dx.to(primal.dtype), -1 if dim is None else dim)
+    return dual(primal, tangent)
+
+
+def _push_softmax(p: Tensor, dx: Tensor, dim: int) -> Tensor:
+    pushed: Tensor = torch.ops.aten._softmax_backward_data(dx, p.detach(), dim, p.dtype)
+    return pushed
+
+
+def _attention(
+    query: Float[Tensor, "*batch l d"],
+    key: Float[Tensor, "*batch m d"],
+    value: Float[Tensor, "*batch m v"],
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    if dropout_p > 0 or enable_gqa or has_tangent(attn_mask):
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+
+        with torch._C.DisableTorchFunction(), sdpa_kernel(SDPBackend.MATH):  # pieces that all have derivatives
+            return F.scaled_dot_product_attention(
+                query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+            )
+    (q, dq), (k, dk), (v, dv) = parts(query), parts(key), parts(value)
+    primal = F.scaled_dot_product_attention(q, k, v, attn_mask, 0.0, is_causal, scale=scale)
+    with torch.no_grad():
+        factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+        p = _probabilities(q, k, attn_mask, is_causal, factor)
+        tangent = None if dv is None else p @ dv
+        scores = None if dq is None else (dq * factor) @ k.transpose(-2, -1)
+        if dk is not None:
+            scores = _sum(scores, (q * factor) @ dk.transpose(-2, -1))
+        if scores is not None:
+            weighted = scores.mul_(p)
+            tangent = _sum(tangent, weighted @ v)
+            tangent.sub_(weighted.sum(-1, keepdim=True) * primal)
+    return dual(primal, tangent)
+
+
+def _probabilities(q: Tensor, k: Tensor, mask: Tensor | None, causal: bool, factor: float) -> Tensor:
+    scores = (q * factor) @ k.transpose(-2, -1)
+    if causal:
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
+    if mask is not None and mask.dtype == torch.bool:
+        scores.masked_fill_(~mask, -math.inf)
+    elif mask is not None:
+        scores.add_(mask)
+    return scores.softmax(-1).nan_to_num_(0.0)  # a row that may look at nothing: zeros, as the fused kernels have
+
+
+def _sum(left: Tensor | None, right: Tensor) -> Tensor:
+    return right if left is None else left + right
+
+
+RULES: dict[Any, Callable[..., Tensor]] = {
+    F.linear: _linear,
+    F.layer_norm: _layer_norm,
+    F.gelu: _gelu,
+    F.softmax: _softmax,
+    F.scaled_dot_product_attention: _attention,
+}

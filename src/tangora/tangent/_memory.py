@@ -1,0 +1,58 @@
+"""What columns will take, before anything is computed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tangora.errors import DataError
+
+if TYPE_CHECKING:
+    from tangora.tasks import Base, Task
+    from tangora.tasks.values import Split
+
+__all__ = ["available_memory", "column_bytes", "refuse_unless_fits"]
+
+SHARE = 0.5  # of the memory that is free; assembling the batches doubles it for a moment
+
+
+def column_bytes(base: Base, task: Task, split: Split, columns: int, rows: int | None = None) -> int:
+    """Bytes of float32 logits for ``columns`` columns (the origin is one): lines · classes · columns · 4.
+
+    A line is a row, or text-to-text a token of a target.
+    """
+    share = 1.0 if rows is None else rows / max(1, len(split))
+    if task.head is not None:
+        lines, classes = len(split), task.head.shape[0]
+    else:
+        backbone: Any = base.backbone
+        lines, classes = sum(len(ids) for ids in split.inputs["labels"]), int(backbone.config.vocab_size)
+    return round(4 * lines * share * classes * columns)
+
+
+def available_memory() -> int:
+    """Bytes that can be had without swapping; Linux says so, elsewhere half of what is built in."""
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def refuse_unless_fits(
+    base: Base, task: Task, split: Split, columns: int, rows: int | None = None, where: str = "columns"
+) -> None:
+    """Refuse columns of more than half of the memory that is free.
+
+    Raises:
+        DataError: with both numbers.
+    """
+    needed, free = column_bytes(base, task, split, columns, rows), available_memory()
+    if needed > SHARE * free:
+        raise DataError(
+            f"{columns} columns need {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free",
+            where=where,
+            fix="limit the split's rows, use coefficients per task, or fewer tasks",
+        )

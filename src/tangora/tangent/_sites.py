@@ -1,0 +1,79 @@
+"""Columns per task vector and site, by reverse mode.
+
+A change of site s by ``Δ = s·B A`` moves a logit by ``Σ_tokens gᵀ (s B (A x))``, where ``x`` is what enters the site and
+``g`` the logit's gradient by what leaves it. One forward pass and a backward pass a class thus hold every vector's column
+at every site.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tangora.tangent.direction import Direction
+
+if TYPE_CHECKING:
+    from tangora.tangent.model import TangentTaskModel
+
+__all__ = ["per_site"]
+
+
+def per_site(model: TangentTaskModel, inputs: Any, labels: Tensor, *, stacked: Direction) -> tuple[Tensor, Tensor]:
+    """Logits at φ₀, and columns ``[vectors, sites, batch, *tokens, classes]``."""
+    from tangora.tasks.model import TaskModel
+
+    with torch.enable_grad(), _recorded(model.backbone, list(stacked.low_rank)) as (seen, left):
+        logits = TaskModel.logits(model, inputs, labels if model.head is None else None)
+        flat = logits.reshape(len(logits), -1)
+        gradients = [
+            torch.autograd.grad(flat[:, i].sum(), list(left.values()), retain_graph=True, allow_unused=True)
+            for i in range(flat.shape[1])
+        ]
+    with torch.no_grad():
+        columns = [
+            torch.stack([_meet(g[i], seen[site], *stacked.low_rank[site]) for g in gradients], -1)
+            for i, site in enumerate(left)
+        ]
+        missing = torch.zeros_like(columns[0]) if columns else flat.new_zeros(0)
+        by_site = dict(zip(left, columns, strict=True))
+        whole = torch.stack([by_site.get(site, missing) for site in stacked.low_rank], 1)
+    return logits.detach(), whole.unflatten(-1, logits.shape[1:])
+
+
+@contextmanager
+def _recorded(model: nn.Module, sites: list[str]) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
+    """What enters each site, and what leaves it with a gradient; filled by the forward pass inside the block."""
+    seen: dict[str, Tensor] = {}
+    left: dict[str, Tensor] = {}
+
+    def record(site: str) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+            x = args[0].detach()
+            seen[site] = F.one_hot(x, module.num_embeddings).float() if isinstance(module, nn.Embedding) else x
+            left[site] = output if output.requires_grad else output.requires_grad_()
+            return left[site]
+
+        return hook
+
+    hooks = [model.get_submodule(site).register_forward_hook(record(site)) for site in sites]
+    try:
+        yield seen, left
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _meet(gradient: Tensor | None, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """``Σ_tokens gᵀ B_t (A_t x)``, shape [vectors, batch]."""
+    if gradient is None:
+        return x.new_zeros(len(a), len(x))
+    rows = x.shape[0]
+    g, hidden = gradient.reshape(rows, -1, gradient.shape[-1]), x.reshape(rows, -1, x.shape[-1])
+    left = torch.einsum("nlo,tor->tnlr", g, b)
+    right = torch.einsum("nli,tri->tnlr", hidden, a)
+    return (left * right).sum((-2, -1))

@@ -1,0 +1,264 @@
+"""Logits as a function of fusion coefficients: what the expansion says of a split, once, for every fusion of it.
+
+    logits(c) = origin + Σₖ cₖ · columnsₖ,      origin = f(x; φ₀),   columnsₖ = J(x) τₖ
+
+With T task vectors a forward pass and T tangents of it fill the columns of a batch, whatever the number of subsets, grids
+and searches that follow. Per task and site the columns are gradients: ``g`` of a logit by a site's output meets
+``s B (A x)`` of every vector, so that as many backward passes as there are classes give all T · S columns of a row.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tangora._io import atomic_file, digest, read_safetensors, write_safetensors
+from tangora.errors import DataError, FusionError, ModelError
+from tangora.evaluate import applied
+from tangora.tangent._memory import refuse_unless_fits
+from tangora.tangent._sites import per_site
+from tangora.tangent.direction import Direction, direction_of, stacked_directions
+from tangora.tangent.model import TangentTaskModel, start_of
+from tangora.tasks.values import evaluating
+
+if TYPE_CHECKING:
+    from tangora.adapter import Adapter
+    from tangora.tasks import Base, Task
+
+__all__ = ["Columns", "columns_key", "load_columns", "make_columns", "site_columns"]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The tangent model's logits on rows of one split, affine in the coefficients of task vectors.
+
+    Text-to-text: a row of ``origin`` is a token of a target, and ``examples`` says of which row of the split.
+
+    Attributes:
+        vectors: names of the T task vectors.
+        sites: empty for one column a task vector; else the S sites, for one a vector and site.
+        origin: ``f(x; φ₀)``, float32.
+        columns: ``J(x) τ``, float32.
+        labels: the class (or token) that is right.
+        examples: the row of the split that each row here belongs to.
+        fingerprint: of base, split, vectors and sites.
+    """
+
+    task: str
+    split: str
+    vectors: tuple[str, ...]
+    sites: tuple[str, ...]
+    origin: Float[Tensor, "rows classes"]
+    columns: Float[Tensor, "vectors *sites rows classes"]
+    labels: Int[Tensor, "rows"]
+    examples: Int[Tensor, "rows"]
+    fingerprint: str
+
+    def logits(self, coefficients: Float[Tensor, "*many vectors *sites"]) -> Float[Tensor, "*many rows classes"]:
+        """Logits of the fusion with these coefficients, or of many at once; differentiable in them.
+
+        Args:
+            coefficients: one per vector, or with ``sites`` one per vector and site; leading dimensions are many.
+        """
+        own = self.columns.ndim - 2
+        expected = tuple(self.columns.shape[:own])
+        if tuple(coefficients.shape[-own:]) != expected:
+            raise FusionError("a column needs a coefficient", got=tuple(coefficients.shape), where=f"columns {expected}")
+        flat = coefficients.reshape(*coefficients.shape[:-own], -1).to(self.columns)
+        moved = flat @ self.columns.reshape(flat.shape[-1], -1)
+        return self.origin + moved.unflatten(-1, self.origin.shape)
+
+    def subset(self, vectors: Sequence[str]) -> Columns:
+        """Only these task vectors, in this order.
+
+        Raises:
+            FusionError: a name that is not among ``vectors``.
+        """
+        if unknown := [v for v in vectors if v not in self.vectors]:
+            raise FusionError("no such task vector", got=unknown[0], where=f"columns of {', '.join(self.vectors)}")
+        picked = self.columns[[self.vectors.index(v) for v in vectors]]
+        return replace(self, vectors=tuple(vectors), columns=picked)
+
+    def rows(self, index: Int[Tensor, "picked"] | Sequence[int]) -> Columns:
+        """Only these rows."""
+        chosen = torch.as_tensor(index, dtype=torch.int64)
+        columns = self.columns.index_select(-2, chosen)
+        return replace(
+            self,
+            origin=self.origin[chosen],
+            columns=columns,
+            labels=self.labels[chosen],
+            examples=self.examples[chosen],
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one safetensors file, names and fingerprint in its header."""
+        about = {k: getattr(self, k) for k in ("task", "split", "vectors", "sites", "fingerprint")}
+        tensors = {k: getattr(self, k).contiguous() for k in ("origin", "columns", "labels", "examples")}
+        with atomic_file(path) as scratch:
+            write_safetensors(scratch, tensors, {"tangora.columns": json.dumps(about)})
+
+
+def load_columns(path: str | os.PathLike[str], fingerprint: str | None = None) -> Columns:
+    """Read what `Columns.save` wrote.
+
+    Args:
+        path: the file.
+        fingerprint: what it must be of.
+
+    Raises:
+        DataError: not such a file, or of another base, split or task vectors.
+        AdapterError: the file is missing or corrupt.
+    """
+    from safetensors import safe_open
+
+    tensors = read_safetensors(path)
+    with safe_open(path, "pt") as file:
+        about: dict[str, Any] = json.loads((file.metadata() or {}).get("tangora.columns", "{}"))
+    if not about or tensors.keys() != {"origin", "columns", "labels", "examples"}:
+        raise DataError("not a file of columns", where=Path(path), fix="delete it; the run makes it again")
+    if fingerprint is not None and about["fingerprint"] != fingerprint:
+        what = f"the columns are of fingerprint {about['fingerprint'][:12]}, not {fingerprint[:12]}"
+        raise DataError(what, where=Path(path), fix="they belong to another run: delete the file")
+    names = {"vectors": tuple(about.pop("vectors")), "sites": tuple(about.pop("sites"))}
+    return Columns(**about, **names, **tensors)
+
+
+def columns_key(base: Base, task: Task, split: str, adapters: Mapping[str, Adapter], sites: bool = False) -> str:
+    """The fingerprint that columns of these would have."""
+    prints = [[name, adapter.fingerprint] for name, adapter in adapters.items()]
+    return digest(["columns-1", base.fingerprint, task.name, task.fingerprint, split, prints, sites])
+
+
+def make_columns(
+    base: Base, task: Task, split: str, adapters: Mapping[str, Adapter], *, batch_size: int = 64
+) -> Columns:
+    """One column a task vector, by forward mode: T tangents beside one primal.
+
+    Args:
+        base: the model that the adapters belong to; as before afterwards.
+        task: whose head and rows.
+        split: one of its splits.
+        adapters: name -> adapter; their task vectors are pushed, and they share φ₀.
+        batch_size: rows per forward pass.
+
+    Raises:
+        ModelError: an adapter does not fit, φ₀ differs, or an operator has no forward derivative.
+        DataError: the split is missing, or the columns do not fit into memory (the size is given).
+    """
+    if split not in task.splits:
+        raise DataError("the split is missing", got=split, where=f"task {task.name}")
+    rows = task.splits[split]
+    refuse_unless_fits(base, task, rows, 1 + len(adapters), where=f"columns of {task.name}, {split}")
+    stacked = stacked_directions([direction_of(a, base.backbone) for a in adapters.values()])
+    with at_start(base, adapters):
+        parts = _swept(base, task, split, partial(_pushed, stacked=stacked), batch_size)
+    return _assembled(parts, task, split, tuple(adapters), (), columns_key(base, task, split, adapters))
+
+
+def site_columns(
+    base: Base,
+    task: Task,
+    split: str,
+    adapters: Mapping[str, Adapter],
+    *,
+    rows: Sequence[int] | None = None,
+    batch_size: int = 16,
+) -> Columns:
+    """One column a task vector and site, by reverse mode: a backward pass a class.
+
+    Args:
+        base, task, split, adapters: as for `make_columns`; every update must be low-rank.
+        rows: only these rows of the split; by default all.
+        batch_size: rows per forward pass.
+
+    Raises:
+        ModelError, DataError: as `make_columns`.
+    """
+    if split not in task.splits:
+        raise DataError("the split is missing", got=split, where=f"task {task.name}")
+    chosen = range(len(task.splits[split])) if rows is None else rows
+    directions = [direction_of(a, base.backbone) for a in adapters.values()]
+    if any(d.parameters for d in directions):
+        fix = "use coefficients per task, or compress the updates"
+        raise ModelError("columns per site need low-rank updates", where="full or dense", fix=fix)
+    stacked = stacked_directions(directions)
+    sites = tuple(stacked.low_rank)
+    count = 1 + len(adapters) * len(sites)
+    refuse_unless_fits(base, task, task.splits[split], count, len(chosen), f"columns per site of {task.name}, {split}")
+    with at_start(base, adapters):
+        parts = _swept(base, task, split, partial(per_site, stacked=stacked), batch_size, set(chosen))
+    whole = _assembled(parts, task, split, tuple(adapters), sites, columns_key(base, task, split, adapters, True))
+    return whole
+
+
+def at_start(base: Base, adapters: Mapping[str, Adapter]) -> Any:
+    """The base at φ₀, which the adapters must share where it is not the base itself."""
+    starts = {None if (s := start_of(a)) is None else s.fingerprint: a for a in adapters.values()}
+    if len(starts) > 1:
+        fix = "train them with a_init: shared and one seed"
+        raise ModelError("the adapters start at different φ₀", got=len(starts), where="columns", fix=fix)
+    return applied(base.backbone, start_of(next(iter(adapters.values()))) or _nothing())
+
+
+def _nothing() -> Adapter:
+    from tangora.adapter import Adapter
+
+    return Adapter({})
+
+
+def _swept(
+    base: Base, task: Task, split: str, columns_of: Any, batch_size: int, only: set[int] | None = None
+) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """(row of the split, label, origin, columns) batch by batch."""
+    model = TangentTaskModel(base.backbone, task, base)
+    device = next(base.backbone.parameters()).device
+    found = []
+    with evaluating(model):
+        for rows, batch in task.splits[split].batches(batch_size, model.collator, only):
+            placed = {name: value.to(device) for name, value in batch.items()}
+            labels = placed.pop("labels")
+            origin, columns = columns_of(model, placed, labels)
+            lines = (labels != -100).reshape(-1)
+            examples = torch.tensor(rows)[:, None].expand(len(rows), lines.numel() // len(rows)).reshape(-1)
+            flat = origin.flatten(0, -2)[lines].cpu(), columns.flatten(-labels.ndim - 1, -2)[..., lines, :].cpu()
+            found.append((examples[lines.cpu()], labels.reshape(-1)[lines].cpu(), *flat))
+    return found
+
+
+def _pushed(model: TangentTaskModel, inputs: Any, labels: Tensor, *, stacked: Direction) -> tuple[Tensor, Tensor]:
+    """Logits at φ₀ and their T tangents."""
+
+    def one(tensors: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        return model.expansion(inputs, labels if model.head is None else None, Direction(**tensors))
+
+    with torch.no_grad():
+        origin, columns = torch.vmap(one, out_dims=(None, 0))(stacked.tensors())
+    return origin, columns
+
+
+def _assembled(
+    parts: list[tuple[Tensor, Tensor, Tensor, Tensor]],
+    task: Task,
+    split: str,
+    vectors: tuple[str, ...],
+    sites: tuple[str, ...],
+    fingerprint: str,
+) -> Columns:
+    examples, labels, origin = (torch.cat([p[i] for p in parts]) for i in range(3))
+    columns = torch.cat([p[3] for p in parts], -2)
+    if not bool(torch.isfinite(columns).all() and torch.isfinite(origin).all()):
+        fix = "an expert has diverged: train it at a lower rate"
+        raise ModelError("a logit of the expansion is not finite", where=f"{task.name}, {split}", fix=fix)
+    order = torch.argsort(examples, stable=True)
+    whole = Columns(task.name, split, vectors, sites, origin, columns, labels, examples, fingerprint)
+    return whole.rows(order)

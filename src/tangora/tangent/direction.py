@@ -1,0 +1,151 @@
+"""A direction in weight space, pushed through a model: what an adapter's task vector is to the expansion at φ₀.
+
+A low-rank update never becomes a matrix: at its site the tangent gets ``s B (A x)`` beside what comes from below. Any
+other update makes its parameter a dual number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tangora.adapter import parameter_names
+from tangora.errors import ModelError
+from tangora.tangent._dual import dual, parts
+from tangora.task_vector import LowRank
+
+if TYPE_CHECKING:
+    from tangora.adapter import Adapter
+
+__all__ = ["Direction", "direction_of", "stacked_directions"]
+
+
+@dataclass(frozen=True)
+class Direction:
+    """Tangents of weights.
+
+    Attributes:
+        low_rank: site -> (A ``[r, in]``, s·B ``[out, r]``) of a Linear, Conv1D or Embedding.
+        parameters: parameter name -> tangent of the parameter's shape.
+    """
+
+    low_rank: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    parameters: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @contextmanager
+    def installed(self, model: nn.Module) -> Iterator[None]:
+        """The model with these tangents, for the length of the block, in dual numbers."""
+        hooks = [
+            model.get_submodule(site).register_forward_hook(_hook(a, b)) for site, (a, b) in self.low_rank.items()
+        ]
+        places = [(*_place(model, name), tangent) for name, tangent in self.parameters.items()]
+        before = [module._parameters[name] for module, name, _ in places]
+        try:
+            for module, name, tangent in places:
+                module._parameters[name] = _dual_parameter(module._parameters[name], tangent)
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+            for (module, name, _), parameter in zip(places, before, strict=True):
+                module._parameters[name] = parameter
+
+    def tensors(self) -> dict[str, Any]:
+        """Every tensor, as nested dictionaries: what `torch.vmap` maps over."""
+        return {"low_rank": dict(self.low_rank), "parameters": dict(self.parameters)}
+
+
+def direction_of(adapter: Adapter, model: nn.Module) -> Direction:
+    """The task vector of an adapter as a direction in the weights of ``model``.
+
+    Raises:
+        ModelError: a site is missing, of another kind or shape, or shares its weight with another layer.
+    """
+    device = next(model.parameters()).device
+    low_rank: dict[str, tuple[Tensor, Tensor]] = {}
+    parameters: dict[str, Tensor] = {}
+    for site, (name, transposed) in parameter_names(model, adapter).items():
+        update = adapter.task_vector[site]
+        if isinstance(update, LowRank) and _takes_low_rank(model.get_submodule(site)):
+            low_rank[site] = (update.a.to(device), update.b.to(device) * update.scaling)
+        else:
+            dense = update.dense().to(device)
+            parameters[name] = dense.T if transposed else dense
+    return Direction(low_rank, parameters)
+
+
+def stacked_directions(directions: Sequence[Direction]) -> Direction:
+    """Directions as one with a leading dimension; lower ranks and missing sites are filled up with zeros."""
+    sites = dict.fromkeys(site for d in directions for site in d.low_rank)
+    names = dict.fromkeys(name for d in directions for name in d.parameters)
+    if clash := [name for name in names if name.removesuffix(".weight") in sites]:
+        fix = "compress the dense ones, or push them one by one"
+        raise ModelError("an update is low-rank in one vector and dense in another", where=clash[0], fix=fix)
+    low_rank = {site: _stacked_factors([d.low_rank.get(site) for d in directions]) for site in sites}
+    parameters = {name: _stacked([d.parameters.get(name) for d in directions]) for name in names}
+    return Direction(low_rank, parameters)
+
+
+def _stacked_factors(pairs: Sequence[tuple[Tensor, Tensor] | None]) -> tuple[Tensor, Tensor]:
+    rank = max(pair[0].shape[0] for pair in pairs if pair is not None)
+    padded = [None if p is None else (_filled(p[0], 0, rank), _filled(p[1], 1, rank)) for p in pairs]
+    return _stacked([p and p[0] for p in padded]), _stacked([p and p[1] for p in padded])
+
+
+def _filled(factor: Tensor, dim: int, rank: int) -> Tensor:
+    missing = rank - factor.shape[dim]
+    return F.pad(factor, (0, missing) if dim == 1 else (0, 0, 0, missing)) if missing else factor
+
+
+def _stacked(tensors: Sequence[Tensor | None]) -> Tensor:
+    like = next(t for t in tensors if t is not None)
+    return torch.stack([torch.zeros_like(like) if t is None else t for t in tensors])
+
+
+def _takes_low_rank(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear | nn.Embedding) or type(module).__name__ == "Conv1D"
+
+
+def _hook(a: Tensor, b: Tensor) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
+    def moved(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+        primal, tangent = parts(output)
+        x = inputs[0] if isinstance(module, nn.Embedding) else parts(inputs[0])[0]
+        with torch.no_grad():
+            hidden = F.embedding(x, a.T) if isinstance(module, nn.Embedding) else F.linear(x, a.to(x.dtype))
+            added = F.linear(hidden, b.to(hidden.dtype))
+            added = added if tangent is None else tangent + added
+        return dual(primal, added)
+
+    return moved
+
+
+def _place(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+    module, _, leaf = name.rpartition(".")
+    return model.get_submodule(module), leaf
+
+
+def _dual_parameter(parameter: Tensor | None, tangent: Tensor) -> Any:
+    assert parameter is not None
+    if not isinstance(tangent, nn.Parameter):
+        return dual(parameter, tangent)
+    return dual(_AtBase.apply(parameter.detach(), tangent), tangent.detach())  # type: ignore[no-untyped-call]
+
+
+class _AtBase(torch.autograd.Function):
+    """The base's weight, whose gradient goes to the offset that is trained."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, offset: Tensor) -> Tensor:
+        return weight.view_as(weight)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:  # type: ignore[override]
+        return None, gradient
+
+

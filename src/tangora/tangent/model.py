@@ -1,0 +1,186 @@
+"""Models that are linear in φ: ``f(x; φ₀) + J(x) (φ − φ₀)``, any module or a model that answers a task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from tangora.adapter import Adapter
+from tangora.errors import ModelError
+from tangora.evaluate import applied
+from tangora.tangent._dual import dual_numbers, expand, parts
+from tangora.tangent.direction import Direction, direction_of
+from tangora.tangent.lora import TangentLora
+from tangora.tasks.model import TaskModel, losses
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    from tangora.tasks import Base, Task
+    from tangora.tasks.values import Batch
+
+__all__ = ["Offsets", "TangentModel", "TangentTaskModel", "start_of"]
+
+
+class TangentModel(nn.Module):
+    r"""A module expanded to first order in an adapter's parameters, around their start.
+
+    .. math:: f_{lin}(x; \varphi) = f(x; \varphi_0) + \nabla_\varphi f(x; \varphi_0)^\top (\varphi - \varphi_0)
+
+    (arXiv:2310.04742, eq. 4). Every floating-point tensor that the module returns is expanded. Choose it to use a
+    fused tangent adapter as what it was trained and fused to be: loaded by peft, the same file is the ordinary
+    non-linear network with these weights. A forward pass costs about two of the module's own.
+
+    Args:
+        model: the base model of ``adapter``; or, without one, a `PeftModel` prepared by `expand_lora`, whose adapter
+            can then be trained.
+        adapter: whose task vector is the direction; of any kind.
+
+    Raises:
+        ModelError: the adapter does not fit, the model has no expansion, or (when called) an operator has no forward
+            derivative; it is named.
+
+    >>> import torch, peft
+    >>> base = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.GELU(), torch.nn.Linear(4, 2))
+    >>> peft_model = expand_lora(peft.get_peft_model(base, peft.LoraConfig(r=2, target_modules=["0", "2"])))
+    >>> tuple(TangentModel(peft_model)(torch.ones(3, 4)).shape)
+    (3, 2)
+    """
+
+    def __init__(self, model: nn.Module, adapter: Adapter | None = None) -> None:
+        super().__init__()
+        if adapter is None and not has_expansion(model):
+            fix = "give an adapter, or prepare a PeftModel with tangora.tangent.expand_lora"
+            raise ModelError("the model has nothing to be expanded in", got=type(model).__name__, fix=fix)
+        self.model = model
+        self._adapter = adapter
+        self._direction = direction_of(adapter, model) if adapter is not None else Direction()
+
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        """What the module returns, with tensors expanded."""
+        start = start_of(self._adapter)
+        with applied(self.model, start) if start else nullcontext(), dual_numbers():
+            with self._direction.installed(self.model):
+                return _summed(self.model(*inputs, **named))
+
+
+class Offsets(nn.Module):
+    """An offset for every floating-point weight of a model: what full tangent fine-tuning trains. The base stays.
+
+    Tied weights have one offset.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        chosen = {name: p for name, p in model.named_parameters() if p.is_floating_point()}
+        self.names = tuple(chosen)
+        self.values = nn.ParameterList([nn.Parameter(torch.zeros_like(p)) for p in chosen.values()])
+        first = {id(p): i for i, p in enumerate(chosen.values())}
+        self._places = {n: first[id(p)] for n, p in model.named_parameters(remove_duplicate=False) if id(p) in first}
+
+    def direction(self) -> Direction:
+        """The offsets as tangents of the weights."""
+        return Direction(parameters={name: self.values[i] for name, i in self._places.items()})
+
+    def named(self) -> Mapping[str, Tensor]:
+        """Parameter name -> its offset, tied ones once."""
+        return dict(zip(self.names, self.values, strict=True))
+
+
+class TangentTaskModel(TaskModel):
+    """A task model whose logits are linear in φ; normalization and pooling are inside of the expansion.
+
+    Args:
+        backbone: the base's own, or a `PeftModel` around it that `expand_lora` prepared.
+        task: gives head and scale.
+        base: gives pooling and padding.
+        direction: tangents of the backbone's weights, or the offsets that are trained; None where the LoRA layers
+            bring their own.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, task: Task, base: Base, direction: Direction | Offsets | None = None
+    ) -> None:
+        super().__init__(backbone, task, base)
+        self.offsets = direction if isinstance(direction, Offsets) else None
+        self._direction = direction if isinstance(direction, Direction) else Direction()
+
+    def logits(self, inputs: Batch, labels: Tensor | None = None) -> Float[Tensor, "batch *tokens classes"]:
+        """Expanded logits, float32."""
+        primal, tangent = self.expansion(inputs, labels)
+        return primal + tangent
+
+    def expansion(
+        self, inputs: Batch, labels: Tensor | None = None, direction: Direction | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """``f(x; φ₀)`` and ``J(x) (φ − φ₀)`` of the logits, apart; or ``J(x)`` in another direction."""
+
+        def bare() -> Tensor:
+            with (direction or self._installed()).installed(self.backbone):
+                return TaskModel.logits(self, inputs, labels)
+
+        return expand(bare)
+
+    def _installed(self) -> Direction:
+        return self.offsets.direction() if self.offsets is not None else self._direction
+
+    def _answer(self, inputs: Batch, labels: Tensor) -> tuple[list[str], Tensor]:
+        """Greedy answers, token by token from expanded logits, and teacher-forced losses."""
+        model, mask = self._any_backbone, inputs["attention_mask"]
+        with dual_numbers(), self._installed().installed(self.backbone):
+            encoded = model.get_encoder()(**inputs)
+
+            def step(**decoder: Tensor) -> Tensor:
+                found: Tensor = model(encoder_outputs=encoded, attention_mask=mask, **decoder).logits
+                return _summed(found).float()
+
+            row_losses = losses(step(labels=labels), labels)
+            ids = _greedy(step, model, len(mask), self._settings.max_new_tokens)
+        assert self._tokenizer is not None
+        return self._tokenizer.batch_decode(ids, skip_special_tokens=True), row_losses
+
+
+def has_expansion(model: nn.Module) -> bool:
+    """Whether LoRA layers of the model are prepared by `expand_lora`."""
+    variants = (v for m in model.modules() for v in getattr(m, "lora_variant", {}).values())
+    return any(isinstance(variant, TangentLora) for variant in variants)
+
+
+def start_of(adapter: Adapter | None) -> Adapter | None:
+    """What the adapter adds at φ₀, as an adapter; None where that is nothing."""
+    return Adapter(dict(adapter.start)) if adapter is not None and adapter.start else None
+
+
+def _greedy(step: Callable[..., Tensor], model: Any, rows: int, most: int) -> Tensor:
+    """Token ids ``[rows, tokens]``; a row that has ended is filled up with padding."""
+    settings = model.generation_config
+    end, padding = settings.eos_token_id, settings.pad_token_id
+    ends = torch.tensor(end if isinstance(end, list) else [end])
+    first = getattr(settings, "decoder_start_token_id", None)
+    first = model.config.decoder_start_token_id if first is None else first
+    ids = torch.full((rows, 1), first, device=next(model.parameters()).device)
+    going = torch.ones(rows, dtype=torch.bool, device=ids.device)
+    for _ in range(most):
+        chosen = step(decoder_input_ids=ids)[:, -1].argmax(-1)
+        ids = torch.cat([ids, torch.where(going, chosen, padding or 0)[:, None]], 1)
+        going &= ~torch.isin(chosen, ends.to(ids.device))
+        if not bool(going.any()):
+            break
+    return ids
+
+
+def _summed(value: Any) -> Any:
+    """Primal plus tangent of every tensor in what a module returned."""
+    if isinstance(value, Tensor):
+        primal, tangent = parts(value)
+        return primal if tangent is None else primal + tangent
+    if isinstance(value, Mapping):  # also transformers' outputs, which are made from their items
+        summed = {name: _summed(item) for name, item in value.items()}
+        return type(value)(**summed) if hasattr(value, "to_tuple") else summed
+    if isinstance(value, (list, tuple)):
+        return type(value)(_summed(item) for item in value)
+    return value
