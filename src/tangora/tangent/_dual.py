@@ -29,7 +29,7 @@ from torch.overrides import TorchFunctionMode
 
 from tangora.errors import ModelError
 
-__all__ = ["dual", "dual_numbers", "expand", "has_tangent", "in_dual_numbers", "parts"]
+__all__ = ["dual", "dual_numbers", "expand", "expand_mapped", "has_tangent", "in_dual_numbers", "parts"]
 
 
 def parts(value: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -60,9 +60,14 @@ def dual_numbers() -> Iterator[None]:
     Raises:
         ModelError: an operator in it has no forward derivative; it is named.
     """
+    with _named(), forward_ad.dual_level(), _Rules():
+        yield
+
+
+@contextmanager
+def _named() -> Iterator[None]:
     try:
-        with forward_ad.dual_level(), _Rules():
-            yield
+        yield
     except NotImplementedError as cause:
         name = re.search(r"forward AD with (\S+)", str(cause))
         fix = "use another implementation of it (attention: 'eager'), or linearize: module"
@@ -79,6 +84,18 @@ def expand(function: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
     with dual_numbers():
         primal, tangent = parts(function())
         return primal, torch.zeros_like(primal) if tangent is None else tangent
+
+
+def expand_mapped(function: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
+    """`expand` for use inside of `torch.vmap`, where dual numbers need functorch's own level."""
+
+    def with_rules(_: Tensor) -> Tensor:
+        with _Rules():
+            return function()
+
+    zero = torch.zeros(())
+    with _named():
+        return torch.func.jvp(with_rules, (zero,), (zero,))  # type: ignore[no-any-return]
 
 
 class _Rules(TorchFunctionMode):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tangora.adapter import Adapter
 from tangora.errors import ModelError
 from tangora.evaluate import applied
-from tangora.tangent._dual import dual_numbers, expand, parts
+from tangora.tangent._dual import dual_numbers, expand, expand_mapped, parts
 from tangora.tangent.direction import Direction, direction_of
 from tangora.tangent.lora import TangentLora
 from tangora.tasks.model import TaskModel, losses
@@ -115,15 +115,15 @@ class TangentTaskModel(TaskModel):
         return primal + tangent
 
     def expansion(
-        self, inputs: Batch, labels: Tensor | None = None, direction: Direction | None = None
+        self, inputs: Batch, labels: Tensor | None = None, mapped: Direction | None = None
     ) -> tuple[Tensor, Tensor]:
-        """``f(x; φ₀)`` and ``J(x) (φ − φ₀)`` of the logits, apart; or ``J(x)`` in another direction."""
+        """``f(x; φ₀)`` and ``J(x) (φ − φ₀)`` of the logits, apart; or inside of `torch.vmap`, in a mapped direction."""
 
         def bare() -> Tensor:
-            with (direction or self._installed()).installed(self.backbone):
+            with (mapped or self._installed()).installed(self.backbone):
                 return TaskModel.logits(self, inputs, labels)
 
-        return expand(bare)
+        return expand_mapped(bare) if mapped is not None else expand(bare)
 
     def _installed(self) -> Direction:
         return self.offsets.direction() if self.offsets is not None else self._direction
