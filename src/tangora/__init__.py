@@ -27,10 +27,12 @@ if TYPE_CHECKING:
     from tangora.methods import methods
     from tangora.recipe import load_recipe
     from tangora.run import run
+    from tangora.tangent import TangentModel
     from tangora.task_vector import TaskVector
 
 __all__ = [
     "Adapter",
+    "TangentModel",
     "TangoraError",
     "TaskVector",
     "collect_statistics",
@@ -46,6 +48,7 @@ __all__ = [
 
 _HOME = {
     "Adapter": "adapter",
+    "TangentModel": "tangent",
     "TangoraError": "errors",
     "TaskVector": "task_vector",
     "collect_statistics": "collect",

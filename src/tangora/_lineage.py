@@ -118,7 +118,7 @@ def check_factors(adapters: Sequence[Adapter], names: Sequence[str]) -> None:
             raise FusionError(what, where=odd[0], fix=_DELTA)
         for site, update in adapter.updates.items():
             start, one = initial[site], (first.initial or initial)[site]
-            _check_factored(update, start, f"{name} at {site}", adapter.metadata.linearize == "module")
+            _check_factored(update, start, f"{name} at {site}", adapter.metadata.linearize != "none")
             _agree("ranks", names[0], start_rank(first.updates[site]), name, start_rank(update), site)
             _agree("scalings", names[0], _scaling(first.updates[site]), name, _scaling(update), site)
             if not _same(start, one):

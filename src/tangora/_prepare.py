@@ -51,6 +51,10 @@ def adapt(backbone: nn.Module, task: str, config: FinetuneConfig) -> Start:
     start = initial.set_initial_(model, config.seed, task=name)
     if config.linearize == "module":
         linearize(model)
+    elif config.linearize == "model":
+        from tangora.tangent import expand_lora
+
+        expand_lora(model)
     embeddings = frozenset(site for site, layer in layers.items() if "default" in layer.lora_embedding_A)
     return Start(model, start, embeddings, _plain(model.peft_config["default"].to_dict()))
 
@@ -78,10 +82,13 @@ def _plain(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def switch_on(backbone: nn.Module, config: FinetuneConfig) -> None:
-    if config.train == "full":
+    if config.train == "full" and config.linearize == "none":
         for parameter in backbone.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
     if config.training.gradient_checkpointing:
+        if config.linearize == "model":
+            fix = "switch it off: tangents are not kept for the backward pass anyway"
+            raise ModelError("tangents cannot be recomputed", where="training.gradient_checkpointing", fix=fix)
         if not hasattr(backbone, "gradient_checkpointing_enable"):
             where = "training.gradient_checkpointing"
             raise ModelError("this model cannot checkpoint gradients", got=type(backbone).__name__, where=where)

@@ -20,7 +20,7 @@ __all__ = [
 Space = Literal["delta", "factors", "core"]
 """Where task vectors are fused: changes of weights, changes of factors, or changes in bases common to all."""
 
-DEFAULT_LEARNING_RATES = {"full": 5e-5, "lora": 1e-3, "l-lora": 5e-3}
+DEFAULT_LEARNING_RATES = {"full": 5e-5, "lora": 1e-3, "l-lora": 5e-3, "tangent": 5e-3, "full-tangent": 1e-4}
 """By what is trained; L-LoRA moves only B, whose gradient passes through a small random A₀, and wants more."""
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
@@ -96,8 +96,9 @@ class FinetuneConfig(Frozen):
         """The configured rate, or the default of what is trained."""
         if self.training.learning_rate is not None:
             return self.training.learning_rate
-        kind = "full" if self.train == "full" else "lora" if self.linearize == "none" else "l-lora"
-        return DEFAULT_LEARNING_RATES[kind]
+        if self.train == "full":
+            return DEFAULT_LEARNING_RATES["full-tangent" if self.linearize == "model" else "full"]
+        return DEFAULT_LEARNING_RATES[{"none": "lora", "module": "l-lora", "model": "tangent"}[self.linearize]]
 
     def resolved(self) -> FinetuneConfig:
         """With the rate written out: what is recorded, since the default of one version is not that of the next."""
@@ -115,6 +116,6 @@ class ModeConfig(Frozen):
 
     @model_validator(mode="after")
     def _consistent(self) -> ModeConfig:
-        if self.train == "full" and (self.linearize != "none" or self.lora):
-            raise ValueError("train: full has no adapter, so no linearize and no lora")
+        if self.train == "full" and (self.linearize == "module" or self.lora):
+            raise ValueError("train: full has no adapter, so no linearize: module and no lora")
         return self

@@ -223,7 +223,7 @@ def evaluate(
         raise RecipeError("no such split", got=split, where="--split", fix=f"give one of {', '.join(SPLITS)}")
     loaded = _load(recipe, settings)
     from tangora.adapter import load
-    from tangora.evaluate import Evaluator
+    from tangora.evaluate import Evaluator, scoring_key
     from tangora.run import prepare
 
     candidates = {str(path): load(path) for path in adapters or []}
@@ -235,7 +235,7 @@ def evaluate(
         scores = {"zero-shot": evaluator.evaluate("zero_shot", lambda: None, names, split)}
         progress.advance()
         for path, adapter in candidates.items():
-            scores[path] = evaluator.evaluate(adapter.fingerprint, _constant(adapter), names, split)
+            scores[path] = evaluator.evaluate(scoring_key(adapter), _constant(adapter), names, split)
             progress.advance(detail=path)
         progress.end()
     show(score_table(scores, names, split))

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from tangora.adapter import Adapter
-    from tangora.tasks import Base, Task
+    from tangora.tasks import Base, Task, TaskModel
 
-__all__ = ["Evaluator", "Result", "ScoreStore", "applied", "evaluate"]
+__all__ = ["Evaluator", "Result", "ScoreStore", "applied", "evaluate", "scoring_key"]
 
 
 @dataclass(frozen=True)
@@ -119,9 +119,9 @@ class Evaluator:
         names = {name: self._key(key, self._tasks[name], split) for name in tasks}
         missing = [name for name in tasks if self._store.get(names[name]) is None]
         if missing:
-            with self._applied(adapter()):
+            with self._answering(adapter()) as model_of:
                 for name in missing:
-                    self._store.put(names[name], self._measure(self._tasks[name], split))
+                    self._store.put(names[name], self._measure(model_of, self._tasks[name], split))
                     self.scored += 1
         results = {name: self._store.get(names[name]) for name in tasks}
         return {name: result for name, result in results.items() if result is not None}
@@ -129,22 +129,40 @@ class Evaluator:
     def _key(self, key: str, task: Task, split: str) -> str:
         return digest([key, self._base.fingerprint, task.fingerprint, split])
 
-    def _applied(self, adapter: Adapter | None) -> contextlib.AbstractContextManager[None]:
-        return applied(self._base.backbone, adapter, self._saved) if adapter else contextlib.nullcontext()
+    @contextlib.contextmanager
+    def _answering(self, adapter: Adapter | None) -> Iterator[Callable[[Task], TaskModel]]:
+        """How a task is answered by the base with an adapter: its weights changed, or expanded in its direction."""
+        from tangora.tasks import TaskModel
 
-    def _measure(self, task: Task, split: str) -> Result:
-        from tangora.tasks import TaskModel, predict, score
+        base, backbone = self._base, self._base.backbone
+        if adapter is None or adapter.metadata.linearize != "model":
+            with applied(backbone, adapter, self._saved) if adapter else contextlib.nullcontext():
+                yield lambda task: TaskModel(backbone, task, base)
+            return
+        from tangora.tangent import TangentTaskModel, at_start, direction_of
+
+        with at_start(backbone, [adapter], self._saved):
+            direction = direction_of(adapter, backbone)
+            yield lambda task: TangentTaskModel(backbone, task, base, direction)
+
+    def _measure(self, model_of: Callable[[Task], TaskModel], task: Task, split: str) -> Result:
+        from tangora.tasks import predict, score
 
         if split not in task.splits:
             raise DataError("the split is missing", got=split, where=f"task {task.name}")
         rows = task.splits[split]
-        predictions = predict(TaskModel(self._base.backbone, task, self._base), rows, self._batch_size)
+        predictions = predict(model_of(task), rows, self._batch_size)
         values = np.asarray(predictions.values).tolist()
         return Result(
             score=float(score(task.metric, predictions.values, rows.targets)),
             loss=float(np.mean(predictions.losses, dtype=np.float64)),
             values=values,
         )
+
+
+def scoring_key(adapter: Adapter) -> str:
+    """What decides an adapter's scores: its updates, and whether they are a direction of the expansion."""
+    return digest(["tangent", adapter.fingerprint]) if adapter.metadata.linearize == "model" else adapter.fingerprint
 
 
 @contextlib.contextmanager
@@ -184,5 +202,5 @@ def evaluate(
         ModelError: the adapter does not fit the base.
         DataError: a task has no such split.
     """
-    key = adapter.fingerprint if adapter is not None else "zero_shot"
+    key = scoring_key(adapter) if adapter is not None else "zero_shot"
     return Evaluator(base, tasks, batch_size=batch_size).evaluate(key, lambda: adapter, [t.name for t in tasks], split)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tangora import initial
 from tangora._io import atomic_dir, digest, refuse_existing, write_json, writing
@@ -28,7 +28,7 @@ from tangora.task_vector import Dense, Update
 
 if TYPE_CHECKING:
     from tangora._trainer import QuietTrainer
-    from tangora.tasks import Base, Task
+    from tangora.tasks import Base, Task, TaskModel
 
 __all__ = ["finetune"]
 
@@ -81,15 +81,16 @@ def finetune(
     with quiet(seed), _scratch(scratch, _identity(base, task, config)) as folder:
         with (
             trackers(config.training.report_to, logs) as watching,
-            as_before(base.backbone, values=config.train == "full") as pristine,
+            as_before(base.backbone, values=config.train == "full" and config.linearize == "none") as pristine,
         ):
             start = None if config.train == "full" else adapt(base.backbone, task.name, config)
             switch_on(base.backbone, config)
-            trainer = _trainer(base, task, config, seed, folder, scratch is not None, on_step)
+            make = _task_model(base, task, config)
+            trainer = _trainer(make, base, task, config, seed, folder, scratch is not None, on_step)
             for tracker in watching:
                 trainer.add_callback(tracker)
             _fit(trainer, folder, config)
-            updates = _differences(base.backbone, pristine) if start is None else linear_factors(start.model)
+            updates = _updates(make(), pristine) if start is None else linear_factors(start.model)
             record = _record(trainer, started)
         adapter = _adapter(base, task, config, updates, start, stage)
         if out is not None and trainer.is_world_process_zero():
@@ -100,7 +101,20 @@ def finetune(
     return adapter
 
 
+def _task_model(base: Base, task: Task, config: FinetuneConfig) -> Callable[[], TaskModel]:
+    """Makes the model that is trained; another one of the same weights with every call."""
+    from tangora.tasks import TaskModel
+
+    if config.linearize != "model":
+        return lambda: TaskModel(base.backbone, task, base)
+    from tangora.tangent import Offsets, TangentTaskModel
+
+    offsets = Offsets(base.backbone) if config.train == "full" else None
+    return lambda: TangentTaskModel(base.backbone, task, base, offsets)
+
+
 def _trainer(
+    make: Callable[[], TaskModel],
     base: Base,
     task: Task,
     config: FinetuneConfig,
@@ -110,7 +124,7 @@ def _trainer(
     on_step: OnStep | None,
 ) -> QuietTrainer:
     from tangora._trainer import QuietTrainer, Rows, Watch, training_arguments
-    from tangora.tasks import TaskModel, collate
+    from tangora.tasks import collate
 
     training = config.training
     every = {"eval_strategy": "steps", "eval_steps": training.evaluate_every}
@@ -126,21 +140,21 @@ def _trainer(
     )
     drawn = training.steps * training.batch_size * training.gradient_accumulation * arguments.world_size
     rows = Rows(task.splits["train"].dataset(), drawn, initial.seed_of("order", config.seed, task.name))
-    watch = Watch(f"task {task.name}, mode {config.mode}", _validation(base, task), training.early_stopping, on_step)
-    return QuietTrainer(TaskModel(base.backbone, task, base), arguments, rows, collate(task, base), watch)
+    watch = Watch(f"task {task.name}, mode {config.mode}", _validation(make, task), training.early_stopping, on_step)
+    return QuietTrainer(make(), arguments, rows, collate(task, base), watch)
 
 
-def _validation(base: Base, task: Task) -> Callable[[], tuple[float, float]] | None:
+def _validation(make: Callable[[], TaskModel], task: Task) -> Callable[[], tuple[float, float]] | None:
     """Score and mean loss on the validation split, in float32, with a task model that no trainer has wrapped."""
-    from tangora.tasks import TaskModel, predict, score
+    from tangora.tasks import predict, score
 
     if "validation" not in task.splits:
         return None
     split = task.splits["validation"]
-    model = TaskModel(base.backbone, task, base)
+    model = make()
 
     def validate() -> tuple[float, float]:
-        device = next(base.backbone.parameters()).device
+        device = next(model.backbone.parameters()).device
         predictions = predict(model.to(device), split, batch_size=64)
         return score(task.metric, predictions.values, split.targets), float(torch.as_tensor(predictions.losses).mean())
 
@@ -164,9 +178,13 @@ def _fit(trainer: QuietTrainer, folder: Path, config: FinetuneConfig) -> None:
 
 
 @torch.no_grad()
-def _differences(backbone: nn.Module, pristine: Mapping[str, Tensor]) -> dict[str, Update]:
+def _updates(model: TaskModel, pristine: Mapping[str, Tensor]) -> dict[str, Update]:
     """Parameter name -> what training added, where it added anything; tied parameters once."""
-    changes = {name: (p.cpu() - pristine[name]).float() for name, p in backbone.named_parameters()}
+    offsets = getattr(model, "offsets", None)
+    if offsets is not None:
+        changes = {name: offset.detach().float().cpu() for name, offset in offsets.named().items()}
+    else:
+        changes = {name: (p.cpu() - pristine[name]).float() for name, p in model.backbone.named_parameters()}
     return {name: Dense(change) for name, change in changes.items() if bool(change.any())}
 
 

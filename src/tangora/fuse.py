@@ -214,7 +214,7 @@ class Fusion:
         """
         if self.space == "factors" or not method.linear:
             return self.space
-        if not self.adapters[0].start or any(adapter.metadata.linearize != "module" for adapter in self.adapters):
+        if not self.adapters[0].start or any(adapter.metadata.linearize == "none" for adapter in self.adapters):
             return "delta"
         if "factors" not in self._vectors:
             try:

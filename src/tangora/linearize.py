@@ -213,9 +213,7 @@ def _point(
 
 
 @torch.no_grad()
-def _linearize_layer(
-    layer: Layer, adapter_name: str, a0: Tensor, b0: Tensor, variant: type[LinearizedLora]
-) -> None:
+def _linearize_layer(layer: Layer, adapter_name: str, a0: Tensor, b0: Tensor, variant: type[LinearizedLora]) -> None:
     a, b = factors(layer, adapter_name)
     frozen: Literal["a", "b"] | None = None if bool(b0.any()) and bool(a0.any()) else "b" if bool(b0.any()) else "a"
     if frozen is None:
@@ -240,4 +238,5 @@ def looked_up(layer: Layer, adapter_name: str, x: Tensor, a: Tensor) -> Tensor:
 
 
 def buffer_names(adapter_name: str) -> tuple[str, str]:
+    """Where a layer keeps A₀ and B₀ of an adapter of which both factors train."""
     return f"tangora_a0_{adapter_name}", f"tangora_b0_{adapter_name}"

@@ -164,6 +164,7 @@ def _score(
 
 def _baselines(experts: Experts, evaluator: Evaluator, tasks: Sequence[Task], progress: Progress) -> list[Outcome]:
     """Zero-shot, and every expert on every task's test rows and its own validation rows."""
+    from tangora.evaluate import scoring_key
     from tangora.scores import Outcome
 
     names = [t.name for t in tasks]
@@ -175,8 +176,8 @@ def _baselines(experts: Experts, evaluator: Evaluator, tasks: Sequence[Task], pr
         for task, adapter in of_mode.items():
             make = _constant(adapter)
             results = {
-                "test": evaluator.evaluate(adapter.fingerprint, make, names, "test"),
-                "validation": evaluator.evaluate(adapter.fingerprint, make, [task], "validation"),
+                "test": evaluator.evaluate(scoring_key(adapter), make, names, "test"),
+                "validation": evaluator.evaluate(scoring_key(adapter), make, [task], "validation"),
             }
             outcomes.append(Outcome(mode, "expert", "", (task,), "none", {}, results))
             progress.advance(detail=f"{mode} · {task}")

@@ -23,6 +23,15 @@ _CLASSES = {
 _BUILTIN = "from tangora.recipe import BaseConfig\nfrom tangora.tasks import load_base\n"
 _LOAD = 'model = PeftModel.from_pretrained(base, "path/to/this/folder")\n'
 _LOAD_FULL = 'tangora.load("path/to/this/folder").apply_(base)  # in place\n'
+_LINEARIZED = {
+    "none": "no",
+    "module": "each adapted layer at its start (L-LoRA)",
+    "model": "the whole network at the adapter's start (tangent)",
+}
+_TANGENT = (
+    " What is loaded so is the ordinary, non-linear network with these weights. The adapter was made for the network's "
+    "expansion at its start, and scored with it: `tangora.TangentModel(base, tangora.load(path))`."
+)
 _SELECTED = {
     "validation": "coefficients chosen on validation data",
     "oracle": "**† oracle: coefficients chosen on the very split that is scored; an upper bound, not a result**",
@@ -106,7 +115,7 @@ def _trained(adapter: Adapter) -> str:
     training, lora = recipe.get("training") or {}, recipe.get("lora") or {}
     rows = [("mode", about.mode), ("task", about.task)]
     if about.kind == "lora":
-        linearized = {"module": "each adapted layer at its start (L-LoRA)", "none": "no"}[about.linearize]
+        linearized = _LINEARIZED[about.linearize]
         rows += [("linearized", linearized), ("rank", lora.get("r")), ("alpha", lora.get("alpha"))]
         rows.append(("target modules", lora.get("target_modules")))
     rows += [(_LABELS[key], training.get(key)) for key in _LABELS] + [("seed", about.seed)]
@@ -151,6 +160,8 @@ def _loading(adapter: Adapter) -> str:
         words, head, tail = "Stock peft loads it.", "from peft import PeftModel\n", _LOAD
     else:
         words, head, tail = "Tangora adds the differences to the base model's weights.", "import tangora\n", _LOAD_FULL
+    if adapter.metadata.linearize == "model":
+        words += _TANGENT
     if (base.model or "").startswith("builtin:"):
         imports, made = _BUILTIN, f"load_base(BaseConfig(family={base.family!r}, model={base.model!r})).backbone"
     else:

@@ -16,7 +16,7 @@ import numpy as np
 
 from tangora._io import digest
 from tangora._settings import Space
-from tangora.evaluate import Evaluator, Result
+from tangora.evaluate import Evaluator, Result, scoring_key
 from tangora.progress import Progress
 from tangora.recipe import FusionEntry, Recipe
 from tangora.scores import Outcome
@@ -230,7 +230,7 @@ def candidate_key(
     from tangora.methods import get
 
     chosen = get(method)
-    prints = [a.fingerprint for a in fusion.adapters]
+    prints = [scoring_key(a) for a in fusion.adapters]
     if not chosen.linear:
         members = sorted(zip(prints, [round(w, 9) for w in weights], strict=True))
         key = ["fused", method, fusion.space, dict(parameters), members, seed if chosen.random else 0]
@@ -244,5 +244,5 @@ def candidate_key(
         return digest(["start", prints]) if any(a.start for a in fusion.adapters) else "zero_shot"
     if list(terms.values()) == [1.0]:
         return next(iter(terms))
-    apart = fusion.space == "factors" and any(a.metadata.linearize != "module" for a in fusion.adapters)
+    apart = fusion.space == "factors" and any(a.metadata.linearize == "none" for a in fusion.adapters)
     return digest(["linear", "factors" if apart else "delta", terms])

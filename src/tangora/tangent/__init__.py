@@ -15,7 +15,7 @@ own LoRA layers (`lora`); afterwards a `Direction`, made from any task vector, a
 from tangora.tangent.columns import Columns, load_columns, make_columns, site_columns
 from tangora.tangent.direction import Direction, direction_of
 from tangora.tangent.lora import expand_lora
-from tangora.tangent.model import Offsets, TangentModel, TangentTaskModel
+from tangora.tangent.model import Offsets, TangentModel, TangentTaskModel, at_start
 
 __all__ = [
     "Columns",
@@ -23,6 +23,7 @@ __all__ = [
     "Offsets",
     "TangentModel",
     "TangentTaskModel",
+    "at_start",
     "direction_of",
     "expand_lora",
     "load_columns",

@@ -9,7 +9,9 @@ the next rule.
 
 Attention is among them because the fused kernels have no forward derivative: its primal stays fused, and
 
-    Ȯ = P V̇ + (P ∘ Ṡ) V − rowsum(P ∘ Ṡ) ∘ O,     Ṡ = scale · (Q̇ Kᵀ + Q K̇ᵀ),     P = softmax(scale · Q Kᵀ + mask).
+    Ȯ = P V̇ + (P ∘ Ṡ) V − rowsum(P ∘ Ṡ) ∘ O,     Ṡ = scale · (Q̇ Kᵀ + Q K̇ᵀ),     P = softmax(scale · Q Kᵀ + mask);
+
+with dropout, P and P ∘ Ṡ are masked where they meet V̇ and V.
 """
 
 from __future__ import annotations
@@ -95,7 +97,8 @@ def expand_mapped(function: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
 
     zero = torch.zeros(())
     with _named():
-        return torch.func.jvp(with_rules, (zero,), (zero,))  # type: ignore[no-any-return]
+        primal, tangent, *_ = torch.func.jvp(with_rules, (zero,), (zero,))
+        return primal, tangent
 
 
 class _Rules(TorchFunctionMode):
@@ -175,26 +178,29 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    if dropout_p > 0 or enable_gqa or has_tangent(attn_mask):
-        from torch.nn.attention import SDPBackend, sdpa_kernel
-
-        with torch._C.DisableTorchFunction(), sdpa_kernel(SDPBackend.MATH):  # pieces that all have derivatives
-            return F.scaled_dot_product_attention(
-                query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
-            )
     (q, dq), (k, dk), (v, dv) = parts(query), parts(key), parts(value)
-    primal = F.scaled_dot_product_attention(q, k, v, attn_mask, 0.0, is_causal, scale=scale)
-    with torch.no_grad():
-        factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    if enable_gqa:
+        groups = q.shape[-3] // k.shape[-3]
+        k, v = (t.repeat_interleave(groups, -3) for t in (k, v))
+        dk, dv = (None if t is None else t.repeat_interleave(groups, -3) for t in (dk, dv))
+    factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    if dropout_p > 0:  # the tangent needs the mask of the primal, which a fused kernel keeps to itself
         p = _probabilities(q, k, attn_mask, is_causal, factor)
-        tangent = None if dv is None else p @ dv
+        kept = F.dropout(torch.ones_like(p), dropout_p)
+        primal, p = (p * kept) @ v, p.detach()
+    else:
+        primal, kept = F.scaled_dot_product_attention(q, k, v, attn_mask, 0.0, is_causal, scale=scale), None
+    with torch.no_grad():
+        p = _probabilities(q, k, attn_mask, is_causal, factor) if kept is None else p
+        tangent = None if dv is None else (p if kept is None else p * kept) @ dv
         scores = None if dq is None else (dq * factor) @ k.transpose(-2, -1)
         if dk is not None:
             scores = _sum(scores, (q * factor) @ dk.transpose(-2, -1))
         if scores is not None:
-            weighted = scores.mul_(p)
-            tangent = _sum(tangent, weighted @ v)
-            tangent.sub_(weighted.sum(-1, keepdim=True) * primal)
+            weighted = scores * p
+            mean = weighted.sum(-1, keepdim=True)
+            weighted = weighted if kept is None else weighted * kept
+            tangent = _sum(tangent, weighted @ v) - mean * primal
     return dual(primal, tangent)
 
 
@@ -206,7 +212,7 @@ def _probabilities(q: Tensor, k: Tensor, mask: Tensor | None, causal: bool, fact
         scores.masked_fill_(~mask, -math.inf)
     elif mask is not None:
         scores.add_(mask)
-    return scores.softmax(-1).nan_to_num_(0.0)  # a row that may look at nothing: zeros, as the fused kernels have
+    return scores.softmax(-1).nan_to_num(0.0)  # a row that may look at nothing: zeros, as the fused kernels have
 
 
 def _sum(left: Tensor | None, right: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """Columns per task vector and site, by reverse mode.
 
-A change of site s by ``Δ = s·B A`` moves a logit by ``Σ_tokens gᵀ (s B (A x))``, where ``x`` is what enters the site and
-``g`` the logit's gradient by what leaves it. One forward pass and a backward pass a class thus hold every vector's column
-at every site.
+A change of a site by ``s·B A`` moves a logit by ``Σ_tokens gᵀ (s B (A x))``, where ``x`` is what enters the site and
+``g`` the logit's gradient by what leaves it. One forward pass and a backward pass a class thus hold every vector's
+column at every site.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     logits(c) = origin + Σₖ cₖ · columnsₖ,      origin = f(x; φ₀),   columnsₖ = J(x) τₖ
 
-With T task vectors a forward pass and T tangents of it fill the columns of a batch, whatever the number of subsets, grids
-and searches that follow. Per task and site the columns are gradients: ``g`` of a logit by a site's output meets
+With T task vectors a forward pass and T tangents of it fill the columns of a batch, whatever the number of subsets,
+grids and searches that follow. Per task and site the columns are gradients: ``g`` of a logit by a site's output meets
 ``s B (A x)`` of every vector, so that as many backward passes as there are classes give all T · S columns of a row.
 """
 
@@ -23,11 +23,10 @@ from torch import Tensor
 
 from tangora._io import atomic_file, digest, read_safetensors, write_safetensors
 from tangora.errors import DataError, FusionError, ModelError
-from tangora.evaluate import applied
 from tangora.tangent._memory import refuse_unless_fits
 from tangora.tangent._sites import per_site
 from tangora.tangent.direction import Direction, direction_of, stacked_directions
-from tangora.tangent.model import TangentTaskModel, start_of
+from tangora.tangent.model import TangentTaskModel, at_start
 from tangora.tasks.values import evaluating
 
 if TYPE_CHECKING:
@@ -72,10 +71,12 @@ class Columns:
         own = self.columns.ndim - 2
         expected = tuple(self.columns.shape[:own])
         if tuple(coefficients.shape[-own:]) != expected:
-            raise FusionError("a column needs a coefficient", got=tuple(coefficients.shape), where=f"columns {expected}")
+            got = tuple(coefficients.shape)
+            raise FusionError("every column needs a coefficient", got=got, where=f"columns {expected}")
         flat = coefficients.reshape(*coefficients.shape[:-own], -1).to(self.columns)
         moved = flat @ self.columns.reshape(flat.shape[-1], -1)
-        return self.origin + moved.unflatten(-1, self.origin.shape)
+        logits: Tensor = self.origin + moved.unflatten(-1, self.origin.shape)
+        return logits
 
     def subset(self, vectors: Sequence[str]) -> Columns:
         """Only these task vectors, in this order.
@@ -129,8 +130,9 @@ def load_columns(path: str | os.PathLike[str], fingerprint: str | None = None) -
     if fingerprint is not None and about["fingerprint"] != fingerprint:
         what = f"the columns are of fingerprint {about['fingerprint'][:12]}, not {fingerprint[:12]}"
         raise DataError(what, where=Path(path), fix="they belong to another run: delete the file")
-    names = {"vectors": tuple(about.pop("vectors")), "sites": tuple(about.pop("sites"))}
-    return Columns(**about, **names, **tensors)
+    names = {name: tuple(about.pop(name)) for name in ("vectors", "sites")}
+    fields: dict[str, Any] = {**about, **names, **tensors}
+    return Columns(**fields)
 
 
 def columns_key(base: Base, task: Task, split: str, adapters: Mapping[str, Adapter], sites: bool = False) -> str:
@@ -160,7 +162,7 @@ def make_columns(
     rows = task.splits[split]
     refuse_unless_fits(base, task, rows, 1 + len(adapters), where=f"columns of {task.name}, {split}")
     stacked = stacked_directions([direction_of(a, base.backbone) for a in adapters.values()])
-    with at_start(base, adapters):
+    with at_start(base.backbone, list(adapters.values())):
         parts = _swept(base, task, split, partial(_pushed, stacked=stacked), batch_size)
     return _assembled(parts, task, split, tuple(adapters), (), columns_key(base, task, split, adapters))
 
@@ -195,25 +197,10 @@ def site_columns(
     sites = tuple(stacked.low_rank)
     count = 1 + len(adapters) * len(sites)
     refuse_unless_fits(base, task, task.splits[split], count, len(chosen), f"columns per site of {task.name}, {split}")
-    with at_start(base, adapters):
+    with at_start(base.backbone, list(adapters.values())):
         parts = _swept(base, task, split, partial(per_site, stacked=stacked), batch_size, set(chosen))
     whole = _assembled(parts, task, split, tuple(adapters), sites, columns_key(base, task, split, adapters, True))
     return whole
-
-
-def at_start(base: Base, adapters: Mapping[str, Adapter]) -> Any:
-    """The base at φ₀, which the adapters must share where it is not the base itself."""
-    starts = {None if (s := start_of(a)) is None else s.fingerprint: a for a in adapters.values()}
-    if len(starts) > 1:
-        fix = "train them with a_init: shared and one seed"
-        raise ModelError("the adapters start at different φ₀", got=len(starts), where="columns", fix=fix)
-    return applied(base.backbone, start_of(next(iter(adapters.values()))) or _nothing())
-
-
-def _nothing() -> Adapter:
-    from tangora.adapter import Adapter
-
-    return Adapter({})
 
 
 def _swept(
@@ -242,7 +229,8 @@ def _pushed(model: TangentTaskModel, inputs: Any, labels: Tensor, *, stacked: Di
         return model.expansion(inputs, labels if model.head is None else None, Direction(**tensors))
 
     with torch.no_grad():
-        origin, columns = torch.vmap(one, out_dims=(None, 0))(stacked.tensors())
+        shared: Any = (None, 0)
+        origin, columns = torch.vmap(one, out_dims=shared)(stacked.tensors())
     return origin, columns
 
 

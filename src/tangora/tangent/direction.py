@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tangora.adapter import parameter_names
+from tangora._apply import places
 from tangora.errors import ModelError
 from tangora.tangent._dual import dual, parts
 from tangora.task_vector import LowRank
@@ -41,9 +41,7 @@ class Direction:
     @contextmanager
     def installed(self, model: nn.Module) -> Iterator[None]:
         """The model with these tangents, for the length of the block, in dual numbers."""
-        hooks = [
-            model.get_submodule(site).register_forward_hook(_hook(a, b)) for site, (a, b) in self.low_rank.items()
-        ]
+        hooks = [model.get_submodule(site).register_forward_hook(_hook(a, b)) for site, (a, b) in self.low_rank.items()]
         places = [(*_place(model, name), tangent) for name, tangent in self.parameters.items()]
         before = [module._parameters[name] for module, name, _ in places]
         try:
@@ -65,18 +63,22 @@ def direction_of(adapter: Adapter, model: nn.Module) -> Direction:
     """The task vector of an adapter as a direction in the weights of ``model``.
 
     Raises:
-        ModelError: a site is missing, of another kind or shape, or shares its weight with another layer.
+        ModelError: a site is missing, of another kind or shape, or shares its weight with another layer; or a
+            parameter is replaced whole, which is no direction.
     """
-    device = next(model.parameters()).device
+    if adapter.whole:
+        fix = "train the adapter without modules_to_save"
+        raise ModelError("a parameter that is saved whole has no expansion", where=next(iter(adapter.whole)), fix=fix)
+    weights = dict(model.named_parameters(remove_duplicate=False))
     low_rank: dict[str, tuple[Tensor, Tensor]] = {}
     parameters: dict[str, Tensor] = {}
-    for site, (name, transposed) in parameter_names(model, adapter).items():
-        update = adapter.task_vector[site]
-        if isinstance(update, LowRank) and _takes_low_rank(model.get_submodule(site)):
-            low_rank[site] = (update.a.to(device), update.b.to(device) * update.scaling)
-        else:
-            dense = update.dense().to(device)
-            parameters[name] = dense.T if transposed else dense
+    for site, place in places(model, adapter).items():
+        update, weight = adapter.task_vector[site], weights[place.name]
+        if isinstance(update, LowRank) and place.name == f"{site}.weight" and _multiplies(model.get_submodule(site)):
+            low_rank[site] = (update.a.to(weight.device), update.b.to(weight.device) * update.scaling)
+            continue
+        part = place.of(parameters.setdefault(place.name, torch.zeros_like(weight, dtype=torch.float32).detach()))
+        part.add_(update.dense().reshape(part.shape).to(part.device))
     return Direction(low_rank, parameters)
 
 
@@ -108,7 +110,7 @@ def _stacked(tensors: Sequence[Tensor | None]) -> Tensor:
     return torch.stack([torch.zeros_like(like) if t is None else t for t in tensors])
 
 
-def _takes_low_rank(module: nn.Module) -> bool:
+def _multiplies(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear | nn.Embedding) or type(module).__name__ == "Conv1D"
 
 
@@ -145,7 +147,5 @@ class _AtBase(torch.autograd.Function):
         return weight.view_as(weight)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
         return None, gradient
-
-

@@ -4,8 +4,8 @@ With δA = A − A₀ and δB = B − B₀ a site's output and its tangent are
 
     y = W x + s B₀ A₀ x,        ẏ = W ẋ + s B₀ A₀ ẋ + s (δB A₀ + B₀ δA) x
 
-(arXiv:2310.04742, eq. 4, restricted to one site). The gradient of a loss of the linear model by φ is Jᵀ∇L with J taken at
-φ₀, so the primal carries the graph: the factors enter it with their initial values and pass gradients on to φ.
+(arXiv:2310.04742, eq. 4, restricted to one site). The gradient of a loss of the linear model by φ is Jᵀ∇L with J taken
+at φ₀, so the primal carries the graph: the factors enter it with their initial values and pass gradients on to φ.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class _GradientOfB(torch.autograd.Function):
         return output.view_as(output)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor, None]:
         (hidden,) = ctx.saved_tensors
         of_b = gradient.flatten(0, -2).T.to(hidden.dtype) @ hidden.flatten(0, -2)
         return gradient, None, (of_b * ctx.scaling).to(ctx.dtype), None

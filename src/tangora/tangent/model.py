@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tangora.tasks import Base, Task
     from tangora.tasks.values import Batch
 
-__all__ = ["Offsets", "TangentModel", "TangentTaskModel", "start_of"]
+__all__ = ["Offsets", "TangentModel", "TangentTaskModel", "at_start", "has_expansion"]
 
 
 class TangentModel(nn.Module):
@@ -62,10 +62,9 @@ class TangentModel(nn.Module):
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """What the module returns, with tensors expanded."""
-        start = start_of(self._adapter)
-        with applied(self.model, start) if start else nullcontext(), dual_numbers():
-            with self._direction.installed(self.model):
-                return _summed(self.model(*inputs, **named))
+        start = nullcontext() if self._adapter is None else at_start(self.model, [self._adapter])
+        with start, dual_numbers(), self._direction.installed(self.model):
+            return _summed(self.model(*inputs, **named))
 
 
 class Offsets(nn.Module):
@@ -136,7 +135,8 @@ class TangentTaskModel(TaskModel):
 
             def step(**decoder: Tensor) -> Tensor:
                 found: Tensor = model(encoder_outputs=encoded, attention_mask=mask, **decoder).logits
-                return _summed(found).float()
+                logits: Tensor = _summed(found).float()
+                return logits
 
             row_losses = losses(step(labels=labels), labels)
             ids = _greedy(step, model, len(mask), self._settings.max_new_tokens)
@@ -150,9 +150,21 @@ def has_expansion(model: nn.Module) -> bool:
     return any(isinstance(variant, TangentLora) for variant in variants)
 
 
-def start_of(adapter: Adapter | None) -> Adapter | None:
-    """What the adapter adds at φ₀, as an adapter; None where that is nothing."""
-    return Adapter(dict(adapter.start)) if adapter is not None and adapter.start else None
+@contextmanager
+def at_start(model: nn.Module, adapters: Sequence[Adapter], saved: dict[str, Tensor] | None = None) -> Iterator[None]:
+    """The base model at φ₀, for the length of the block: with ``s·B₀A₀`` in its weights where that is not zero.
+
+    Raises:
+        ModelError: the adapters start at different φ₀.
+    """
+    starts = [Adapter(dict(adapter.start)) for adapter in adapters]
+    prints = {start.fingerprint: start for start in starts}
+    if len(prints) > 1:
+        got = " and ".join(name[:12] for name in prints)
+        fix = "train them with a_init: shared and one seed"
+        raise ModelError("the adapters start at different φ₀", got=got, where="linearize: model", fix=fix)
+    with applied(model, starts[0], saved) if starts[0].updates else nullcontext():
+        yield
 
 
 def _greedy(step: Callable[..., Tensor], model: Any, rows: int, most: int) -> Tensor:

@@ -13,6 +13,7 @@ from tangora.adapter import Adapter
 from tangora.errors import ModelError
 from tangora.metadata import Metadata
 from tangora.tangent import TangentModel, expand_lora
+from tangora.tangent._dual import dual, expand
 from tangora.tangent.model import has_expansion
 from tangora.task_vector import Dense, LowRank
 
@@ -213,3 +214,29 @@ def test_nothing_to_expand_is_refused() -> None:
         TangentModel(nn.Linear(2, 2))
 
 
+@pytest.mark.parametrize("options", [{}, {"is_causal": True}, {"dropout_p": 0.4}, {"scale": 0.7}, {"enable_gqa": True}])
+def test_the_rule_of_attention_equals_its_parts(options: dict) -> None:
+    generator = torch.Generator().manual_seed(0)
+    heads = 2 if options.get("enable_gqa") else 4
+    shapes = [(2, 4, 5, 3), (2, heads, 6, 3), (2, heads, 6, 3)]
+    values, moves = ([torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes] for _ in range(2))
+    mask = None
+    if not options:
+        mask = torch.rand(2, 1, 5, 6, generator=generator) > 0.3
+        mask[..., 0] = True
+
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        torch.manual_seed(7)
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, **options)
+
+    primal, tangent = expand(lambda: attend(*map(dual, values, moves)))
+    if "dropout_p" in options:  # the mask is drawn otherwise: compare with differences of the rule itself
+        ahead, back = (
+            expand(lambda h=h: attend(*(dual(v + h * m, m) for v, m in zip(values, moves, strict=True))))[0]
+            for h in (1e-5, -1e-5)
+        )
+        torch.testing.assert_close(tangent, (ahead - back) / 2e-5, rtol=1e-6, atol=1e-8)
+        return
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        expected = jvp(attend, tuple(values), tuple(moves))
+    torch.testing.assert_close((primal, tangent), expected, rtol=1e-9, atol=1e-9)
