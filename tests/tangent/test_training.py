@@ -10,7 +10,14 @@ import tangora
 from tangora.errors import ModelError
 from tangora.evaluate import Evaluator
 from tangora.finetune import finetune
-from tangora.recipe import DEFAULT_LEARNING_RATES, BaseConfig, FinetuneConfig, LoraSettings, TaskConfig, TrainingSettings
+from tangora.recipe import (
+    DEFAULT_LEARNING_RATES,
+    BaseConfig,
+    FinetuneConfig,
+    LoraSettings,
+    TaskConfig,
+    TrainingSettings,
+)
 from tangora.tangent import TangentTaskModel, direction_of
 from tangora.tasks import TaskModel, load_base, load_task
 
