@@ -79,7 +79,7 @@ def write(folder: Path, seed: int = 1, model: nn.Module | None = None, **setting
     for name, parameter in wrapped.named_parameters():
         if "lora_" in name or "modules_to_save" in name or (parameter.requires_grad and name.endswith("bias")):
             noise = torch.randn(parameter.shape, generator=generator) * 0.4
-            parameter.data = parameter.data * (1 + noise) if "magnitude" in name else parameter.data + noise
+            parameter.data.add_(parameter.data * noise if "magnitude" in name else noise)  # in place: some are shared
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         wrapped.save_pretrained(folder)

@@ -24,7 +24,7 @@ from torch import Tensor
 from tangora._io import inside, read_json, read_safetensors
 from tangora.errors import AdapterError
 from tangora.peft_files.based import Weights, convert
-from tangora.peft_files.layers import expert_of, is_bias, kernel_of, updates_of
+from tangora.peft_files.layers import check_tied, expert_of, is_bias, kernel_of, updates_of
 from tangora.peft_files.names import sorted_out
 from tangora.peft_files.settings import check_config, rank_and_scaling
 from tangora.peft_files.writing import Content, write_config, write_tensors
@@ -99,6 +99,8 @@ def read_peft(folder: Path, base: Checkpoint | None = None) -> Read:
     if not updates:
         raise AdapterError("the file holds no LoRA weights", where=path, fix="check the path")
     embeddings = frozenset(site for site, kind in named.factors if kind == "lora_embedding")
+    if config.get("ensure_weight_tying"):
+        check_tied(updates, embeddings, path)
     whole, norms = named.whole, {site: pair["norm"] for (site, _), pair in named.factors.items() if "norm" in pair}
     if config.get("use_dora") and len(norms) < len(named.factors):
         raise AdapterError("a site without lora_magnitude_vector", where=path, fix="copy it again")

@@ -11,7 +11,7 @@ parameter [experts, ·, ·]      one update per expert e, ``<site>[e]``: A [expe
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from tangora.errors import AdapterError
 from tangora.peft_files.settings import parameters_of, rank_and_scaling
 from tangora.task_vector import Dense, LowRank, Update
 
-__all__ = ["expert_of", "experts_of", "is_bias", "join_experts", "kernel_of", "layer_of", "updates_of"]
+__all__ = ["check_tied", "expert_of", "experts_of", "is_bias", "join_experts", "kernel_of", "layer_of", "updates_of"]
 
 _EXPERT = re.compile(r"^(?P<layer>.+)\[(?P<index>\d+)\]$")
 
@@ -109,6 +109,24 @@ def _parameter(site: str, pair: Mapping[str, Tensor], told: tuple[int, float], w
     count = a.shape[0] // rank
     rows, columns = a.reshape(count, rank, -1), b.reshape(b.shape[0], rank, count)
     return {f"{site}[{e}]": LowRank(columns[:, :, e].contiguous(), rows[e], scaling) for e in range(count)}
+
+
+def check_tied(updates: Mapping[str, Update], embeddings: Collection[str], path: Path) -> None:
+    """Refuse a linear layer whose update should be the transpose of the embedding's, and is not.
+
+    Raises:
+        AdapterError: peft would give one of the two the factors of the other.
+    """
+    inputs = [u for site in embeddings if isinstance(u := updates[site], LowRank)]
+    for site, update in updates.items():
+        if site in embeddings or not isinstance(update, LowRank):
+            continue
+        tied = [u for u in inputs if u.shape == update.shape[::-1] and u.rank == update.rank]
+        if tied and not any(u.a.equal(update.b.T) and u.b.equal(update.a.T) for u in tied):
+            fix = "set it to false, if the two were trained apart"
+            raise AdapterError(
+                "ensure_weight_tying: its factors are not the embedding's", where=f"{site} in {path}", fix=fix
+            )
 
 
 def experts_of(updates: Mapping[str, LowRank]) -> dict[str, list[LowRank]]:
