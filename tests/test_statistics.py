@@ -9,11 +9,13 @@ import torch
 
 import toys
 from tangora.adapter import Adapter, load
+from tangora.checkpoints.steps import check_method
 from tangora.collect import collect_statistics
 from tangora.errors import AdapterError, DataError, FusionError, ModelError, OutputError, RecipeError
 from tangora.evaluate import applied
 from tangora.fuse import Fusion, fuse
 from tangora.metadata import BaseInfo, Metadata
+from tangora.methods import get
 from tangora.statistics import About, Statistics
 from tangora.statistics import load as load_statistics
 from tangora.task_vector import Dense, LowRank
@@ -235,6 +237,12 @@ def test_wrong_statistics_are_refused_with_fingerprints(pair):
         pair_of_one_start = [toys.lora(1), toys.lora(2)]
         with pytest.raises(FusionError, match=f"statistics are of whole weights, got '{space}'"):
             fuse(pair_of_one_start, "regmean", statistics=[made(a) for a in pair_of_one_start], space=space)
+
+
+@pytest.mark.parametrize("method", ["regmean", "fisher"])
+def test_checkpoints_have_none(method):
+    with pytest.raises(FusionError, match=f"{method} needs statistics, which are of adapters.*without --full first"):
+        check_method(get(method))
 
 
 def test_wrong_numbers_are_refused(pair):
