@@ -11,8 +11,8 @@ import pytest
 import tangora
 
 PUBLIC = [
-    "Adapter", "TangentModel", "TangoraError", "TaskVector", "collect_statistics", "finetune", "fuse", "fuse_checkpoints",
-    "linearize", "load", "load_recipe", "methods", "run",
+    "Adapter", "TangentModel", "TangoraError", "TaskVector", "collect_statistics", "finetune", "fuse",
+    "fuse_checkpoints", "linearize", "load", "load_recipe", "methods", "run",
 ]  # fmt: skip
 
 
