@@ -15,6 +15,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import tangora
@@ -22,9 +23,19 @@ from tangora._bars import Bars
 from tangora.recipe import load_recipe
 
 PAGE = Path(__file__).parents[1] / "docs" / "text7.md"
-RATES = {"l-lora": [2e-3, 5e-3, 1e-2], "lora": [5e-4, 1e-3, 2e-3], "full": [5e-5, 1e-4]}
+RATES = {
+    "l-lora": [2e-3, 5e-3, 1e-2],
+    "l-lora-r32": [5e-4, 1e-3, 2e-3],
+    "lora": [5e-4, 1e-3, 2e-3],
+    "full": [5e-5, 1e-4],
+}
 SWEPT = ("sst2", "trec6", "tweet_emotion")
-BASICS: dict[str, dict[str, Any]] = {"full": {"train": "full"}, "lora": {}, "l-lora": {"linearize": "module"}}
+BASICS: dict[str, dict[str, Any]] = {
+    "full": {"train": "full"},
+    "lora": {},
+    "l-lora": {"linearize": "module"},
+    "l-lora-r32": {"linearize": "module", "lora": {"r": 32, "alpha": 64}},
+}
 FIGURES = ("score_by_tasks", "kept_by_tasks")
 
 
@@ -71,18 +82,26 @@ def sweep() -> list[str]:
 
 
 def rate_table(run: Path) -> Iterator[str]:
-    """A row a mode and rate: experts, and the three fused by task arithmetic."""
+    """A row a mode and rate: experts, and the three fused by task arithmetic; a rate is chosen on validation rows."""
     rows = json.loads((run / "summary.json").read_text())["rows"]
-    yield "| mode | rate | experts | fused | kept |"
-    yield "|---|---|---:|---:|---:|"
+    yield "| mode | rate | experts, validation | fused, validation | experts, test | fused, test | kept, test |"
+    yield "|---|---|---:|---:|---:|---:|---:|"
     for mode in dict.fromkeys(r["mode"] for r in rows if r["mode"] != "-"):
         expert = next(r for r in rows if r["mode"] == mode and r["method"] == "expert")
         fused = next(r for r in rows if r["mode"] == mode and r["method"] == "task_arithmetic")
         name, rate = mode.rsplit("-at-", 1)
+        seen = [validation_mean(run, mode, method) for method in ("expert", "task_arithmetic")]
         yield (
-            f"| {name} | {rate} | {expert['absolute']:.3f} | {fused['absolute']:.3f} "
+            f"| {name} | {rate} | {seen[0]:.3f} | {seen[1]:.3f} | {expert['absolute']:.3f} | {fused['absolute']:.3f} "
             f"[{fused['absolute_low']:.3f}, {fused['absolute_high']:.3f}] | {fused['kept']:.1%} |"
         )
+
+
+def validation_mean(run: Path, mode: str, method: str) -> float:
+    """Mean over the tasks of the scores on validation rows, each expert on its own task."""
+    place = (mode, method, "validation")
+    with (run / "scores.csv").open(newline="") as file:
+        return fmean(float(r["score"]) for r in csv.DictReader(file) if (r["mode"], r["method"], r["split"]) == place)
 
 
 def result_table(run: Path) -> Iterator[str]:

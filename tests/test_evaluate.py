@@ -58,6 +58,16 @@ def test_what_is_known_is_not_made_again(text_base, text_task, adapter):
     assert evaluate(None, text_base, [text_task])["colors"].loss != one["colors"].loss
 
 
+def test_an_adapter_of_other_weights_is_refused(text_base, text_task, adapter):
+    about = adapter.metadata.base.model_copy(update={"fingerprint": "0" * 64, "model": "org/other"})
+    other = dataclasses.replace(adapter, metadata=adapter.metadata.model_copy(update={"base": about}))
+    with pytest.raises(ModelError, match=r"made for other base weights, got .*Set base\.model to org/other"):
+        evaluate(other, text_base, [text_task])
+    unknown = about.model_copy(update={"fingerprint": None})
+    stock = dataclasses.replace(adapter, metadata=adapter.metadata.model_copy(update={"base": unknown}))
+    assert evaluate(stock, text_base, [text_task]) == evaluate(adapter, text_base, [text_task])
+
+
 def test_a_split_that_is_not_there(text_base, text_task):
     with pytest.raises(DataError, match="the split is missing, got 'dev' at task colors"):
         evaluate(None, text_base, [text_task], split="dev")

@@ -20,7 +20,7 @@ import numpy as np
 
 from tangora._apply import places
 from tangora._io import digest, writing
-from tangora.errors import DataError
+from tangora.errors import DataError, ModelError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -115,6 +115,10 @@ class Evaluator:
         Args:
             key: identifies the candidate: equal keys promise equal weights.
             adapter: makes the candidate; None stands for the base model as it is.
+
+        Raises:
+            ModelError: the adapter does not fit the base, or was made for other weights.
+            DataError: a task has no such split.
         """
         names = {name: self._key(key, self._tasks[name], split) for name in tasks}
         missing = [name for name in tasks if self._store.get(names[name]) is None]
@@ -129,11 +133,18 @@ class Evaluator:
     def _key(self, key: str, task: Task, split: str) -> str:
         return digest([key, self._base.fingerprint, task.fingerprint, split])
 
+    def _refuse_other_weights(self, adapter: Adapter | None) -> None:
+        made_for = adapter.metadata.base if adapter is not None else None
+        if made_for is not None and made_for.fingerprint and made_for.fingerprint != self._base.fingerprint:
+            got, fix = self._base.config.model, f"set base.model to {made_for.model or 'the base of the adapter'}"
+            raise ModelError("the adapter was made for other base weights", got=got, where="base.model", fix=fix)
+
     @contextlib.contextmanager
     def _answering(self, adapter: Adapter | None) -> Iterator[Callable[[Task], TaskModel]]:
         """How a task is answered by the base with an adapter: its weights changed, or expanded in its direction."""
         from tangora.tasks import TaskModel
 
+        self._refuse_other_weights(adapter)
         base, backbone = self._base, self._base.backbone
         if adapter is None or adapter.metadata.linearize != "model":
             with applied(backbone, adapter, self._saved) if adapter else contextlib.nullcontext():
@@ -199,7 +210,7 @@ def evaluate(
     """Score one adapter (or the base alone, ``None``) on ``split`` of each task.
 
     Raises:
-        ModelError: the adapter does not fit the base.
+        ModelError: the adapter does not fit the base, or was made for other weights.
         DataError: a task has no such split.
     """
     key = scoring_key(adapter) if adapter is not None else "zero_shot"
