@@ -47,6 +47,11 @@ def analyze(
 
     with bars() as progress:
         page = analyze_run(plan, progress)
+    from tangora.report.data import read_run
+    from tangora.report.summary import Summary
+    from tangora.report.tables import terminal_analyses
+
+    show(terminal_analyses(Summary(read_run(run))))
     print(f"report: {page.resolve()}")
 
 

@@ -46,7 +46,12 @@ COLUMNS = [
 
 
 def make_run(
-    path: Path, tasks: list[str] | None = None, *, with_means: bool = True, title: str = "Seven text tasks"
+    path: Path,
+    tasks: list[str] | None = None,
+    *,
+    with_means: bool = True,
+    with_analyses: bool = True,
+    title: str = "Seven text tasks",
 ) -> Path:
     """Write a run to ``path``; other task names on request, without 'mean' rows on request."""
     names = list(tasks or TASKS)
@@ -72,7 +77,47 @@ def make_run(
     }
     (path / "summary.json").write_text(json.dumps({"rows": summary_rows(rows)}))
     (path / "run.json").write_text(json.dumps(info))
+    if with_analyses:
+        (path / "analysis").mkdir()
+        for kind, entries in analyses(names).items():
+            (path / "analysis" / f"{kind}.json").write_text(json.dumps({"entries": entries}))
     return path
+
+
+def analyses(names: list[str]) -> dict[str, list[dict[str, object]]]:
+    """What tangora analyze would leave, in every mode; planes of the first two pairs."""
+    found: dict[str, list[dict[str, object]]] = {"signs": [], "angles": [], "planes": [], "linearity": []}
+    for strength, mode in zip((0.6, 1.0, 0.35), EXPERT, strict=True):
+        about = {"mode": mode, "key": mode}
+        every = {**about, "tasks": names, "experts": [mode] * len(names)}
+        shared = similarity(names, mode)["cosine"]
+        conflict = [
+            [0.0 if i == j else round(0.5 - x / 3, 4) for j, x in enumerate(row)] for i, row in enumerate(shared)
+        ]
+        rows = [[1.0] * len(names)] * len(names) if mode == "l-lora" else shared
+        found["signs"].append(every | {"counted": conflict, "weighted": conflict})
+        found["angles"].append(every | {"columns": shared, "rows": rows, "chance": {"columns": 0.02, "rows": 0.02}})
+        pairs = [pair for pair in (names[:2], names[2:4]) if len(pair) == 2]
+        found["planes"] += [
+            about | {"tasks": pair, "experts": [mode] * 2} | plane(strength, i) for i, pair in enumerate(pairs)
+        ]
+        for task in names:
+            path = [i / 4 for i in range(7)]
+            gap = {"path": path, "distance": [strength * a / 2 for a in path]}
+            gap["agreement"] = [1 - 0.1 * strength * a * a for a in path]
+            found["linearity"].append(about | {"tasks": [task], "experts": [mode]} | gap)
+    return found
+
+
+def plane(strength: float, index: int) -> dict[str, object]:
+    """Error that grows away from the axes, loss with a basin that the stronger interference makes the smaller."""
+    grid = [k / 5 for k in range(-2, 8)]
+    error = [
+        [min(2.0, strength * abs(x * y) ** 0.7 + 0.1 * strength * abs(x - y) * (x * y != 0)) for y in grid]
+        for x in grid
+    ]
+    loss = [[0.4 + 0.3 * index + (x - 0.7) ** 2 + (y - 0.7) ** 2 + strength * x * y for y in grid] for x in grid]
+    return {"coefficients": grid, "error": error, "mean_error": 0.4 * strength, "loss": loss}
 
 
 def summary_rows(rows: list[dict[str, object]]) -> list[dict[str, object]]:

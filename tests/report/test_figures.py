@@ -8,7 +8,7 @@ import pytest
 from synthetic import TASKS, make_run
 
 from tangora.report.data import Run, read_run
-from tangora.report.figures import PLOTS, coefficient, legend
+from tangora.report.figures import PLOTS, coefficient, legend, planes
 from tangora.report.summary import Summary
 from tangora.report.theme import COLORS, LAYOUTS, NARROW, WIDE, inline_svg, save, settle, style
 
@@ -48,7 +48,7 @@ def test_no_text_is_smaller_than_eleven_units_or_outside(summary, name):
         sizes = [float(s) for s in re.findall(r"font-size: ([\d.]+)px", svg)]
         sizes += [float(s) for s in re.findall(r"font: (?:\w+ )?([\d.]+)px", svg)]
         assert sizes
-        assert min(sizes) >= (10 if name == "similarity" else 11)
+        assert min(sizes) >= (10 if name in {"similarity", "sign_conflict", "subspaces"} else 11)
         assert figure.get_size_inches()[0] * 72 == pytest.approx(layout.width)
 
 
@@ -115,6 +115,49 @@ def test_cosines_are_written_into_their_cells(summary):
     _, svg = draw(summary, "similarity")
     value = summary.run.similarity["lora"].cosine[0][1]
     assert f">{value:.2f}<".replace("0.", ".").replace("-", "−") in svg
+
+
+def test_every_cell_of_a_plane_is_in_its_band(summary):
+    plane = planes._ordered(summary)[1]
+    with style(WIDE, "x"):
+        figure = BY_NAME["disentanglement"].draw(summary, WIDE)
+    axis = figure.axes[1]
+    assert axis.get_title(loc="left") == f"LoRA · ξ {plane.mean_error:.2f}"
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("λ sst2", "λ trec6")
+    shades = {}  # centre of a cell -> opacity
+    for patch in axis.patches[:-1]:
+        for square in patch.get_path().to_polygons():
+            shades[tuple(round(float(x), 6) for x in square[:4].mean(0))] = patch.get_alpha()
+    listed = [
+        (plane.error[i][j], shades.get((round(x, 6), round(y, 6)), 0.0))
+        for i, x in enumerate(plane.coefficients)
+        for j, y in enumerate(plane.coefficients)
+    ]
+    assert [shade for value, shade in sorted(listed)] == sorted(shade for _, shade in listed)  # higher is stronger
+    assert all((shade == 0) == (value == 0) for value, shade in listed)
+
+
+def test_the_star_of_a_landscape_is_the_lowest_point(summary):
+    with style(WIDE, "x"):
+        figure = BY_NAME["landscape"].draw(summary, WIDE)
+    star = next(line for line in figure.axes[1].get_lines() if line.get_marker() == "*")
+    plane = planes._ordered(summary)[1]
+    x, y = (plane.coefficients.index(float(v[0])) for v in (star.get_xdata(), star.get_ydata()))
+    assert plane.loss[x][y] == min(min(row) for row in plane.loss)
+
+
+def test_two_measures_share_one_matrix(summary):
+    entry = replace(summary.run.analyses.signs[0], one=[[0.0, 0.1], [0.2, 0.0]], other=[[0.0, 0.3], [0.4, 0.0]])
+    assert entry.combined() == [[0.0, 0.3], [0.2, 0.0]]
+    assert entry.means() == (0.2, 0.4)
+
+
+def test_lines_of_the_linearity_gap_are_means_over_experts(summary):
+    with style(WIDE, "x"):
+        figure = BY_NAME["linearity"].draw(summary, WIDE)
+    drawn = [line for line in figure.axes[0].get_lines() if line.get_marker() == "s"]
+    of_mode = [p.distance for p in summary.run.analyses.paths if p.mode == "lora"]
+    assert drawn[0].get_ydata().tolist() == pytest.approx([sum(v) / len(v) for v in zip(*of_mode, strict=True)])
 
 
 @pytest.mark.parametrize("name", BY_NAME)

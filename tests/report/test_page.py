@@ -119,7 +119,7 @@ def outline(run):
 def test_structure_for_assistive_technology(outline):
     names = [tag for tag, _ in outline]
     assert [names.count(t) for t in ("h1", "main", "header", "nav", "footer")] == [1, 1, 1, 1, 1]
-    assert names.count("caption") == names.count("table") == 4
+    assert names.count("caption") == names.count("table") == 5
     assert all("scope" in attrs for tag, attrs in outline if tag == "th")
     identifiers = [attrs["id"] for _, attrs in outline if "id" in attrs]
     assert len(identifiers) == len(set(identifiers))
@@ -180,6 +180,7 @@ def test_a_bare_run_says_what_is_left_out(tmp_path, monkeypatch):
     assert "there is no recipe.yaml in the run" in text
     assert {p.stem for p in (folder / "figures").iterdir()} == {"score_by_tasks", "kept_by_tasks", "per_task"}
     assert 'too many for a page: <a href="scores.csv">' in text
+    assert "<code>tangora analyze</code> on this folder adds them" in text
     assert "Every row of scores.csv" not in text
 
 

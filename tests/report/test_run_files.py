@@ -64,6 +64,12 @@ def test_a_cell_that_is_no_number(tmp_path):
         ("run.json", "{", "not readable as JSON"),
         ("recipe.yaml", "a: [", "not readable as YAML"),
         ("candidates.csv", "mode,method\n", "no column space"),
+        ("analysis/planes.json", '{"entries": [{"mode": "lora"}]}', "tasks"),
+        (
+            "analysis/signs.json",
+            '{"entries": [{"mode": "m", "tasks": ["a"], "experts": ["x"], "counted": [[0], [0]], "weighted": [[0]]}]}',
+            "not 1 by 1",
+        ),
         ("adapters/lora/a/training.json", '{"steps": [1, 2], "loss": [0.5]}', "2 steps and 1 losses"),
     ],
 )
@@ -79,3 +85,18 @@ def test_null_cosines_are_nan(tmp_path):
     write_csv(tmp_path / "scores.csv", COLUMNS, [])
     (tmp_path / "similarity.json").write_text(json.dumps({"lora": {"tasks": ["a"], "cosine": [[None]]}}))
     assert math.isnan(read_run(tmp_path).similarity["lora"].cosine[0][0])
+
+
+def test_analyses_of_experts_that_were_trained_anew_are_left_out(tmp_path):
+    run = make_run(tmp_path / "run", TASKS[:2])
+    assert len(read_run(run).analyses.signs) == 3
+    told = run / "adapters" / "lora" / TASKS[1] / "tangora.json"
+    told.write_text(json.dumps({"stage": "lora"}))
+    assert len(read_run(run).analyses.signs) == 3
+    told.write_text(json.dumps({"stage": "another"}))
+    analyses = read_run(run).analyses
+    assert [entry.mode for entry in analyses.signs] == ["full", "l-lora"]
+    assert "lora" not in {plane.mode for plane in analyses.planes}
+    assert {(p.mode, p.task) for p in analyses.paths} == {
+        (m, t) for m in ("full", "lora", "l-lora") for t in TASKS[:2]
+    } - {("lora", TASKS[1])}

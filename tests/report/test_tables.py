@@ -88,3 +88,12 @@ def test_facts_are_grouped():
 )
 def test_duration(seconds, text):
     assert duration(seconds) == text
+
+
+def test_analyses_have_a_row_per_mode(summary):
+    table = tables.analyses(summary)
+    assert [row[0] for row in table.rows] == ["full", "LoRA", "L-LoRA"]
+    ours = dict(zip(table.columns, table.rows[1], strict=True))
+    assert ours["mean ξ on [0, 1]²"] == "0.400"
+    assert ours["linearity gap"] == "0.500"  # at a = 1
+    assert dict(zip(table.columns, table.rows[2], strict=True))["common inputs"] == "1.000"

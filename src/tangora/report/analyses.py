@@ -79,7 +79,7 @@ class Analyses:
         entries: list[PlaneOf | Pairwise | PathOf] = [*self.planes, *self.signs, *self.angles, *self.paths]
         return list(dict.fromkeys(entry.mode for entry in entries))
 
-    def figures(self, mode: str) -> dict[str, float]:
+    def means(self, mode: str) -> dict[str, float]:
         """The mean of each measure in one mode, over pairs or tasks; a measure that is not there is left out."""
         values = {"mean ξ on [0, 1]²": _mean(p.mean_error for p in self.planes if p.mode == mode)}
         for entries, names in (

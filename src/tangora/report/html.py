@@ -31,7 +31,7 @@ class Drawing:
 
 def draw_all(summary: Summary, folder: Path) -> list[Drawing]:
     """Draw every figure: ``name.png`` and ``name.pdf`` into ``folder``, SVG for the page."""
-    return [_draw(summary, plot, folder) for plot in PLOTS]
+    return [_draw(summary, plot, folder) for plot in PLOTS if not (plot.extra and plot.absent(summary))]
 
 
 def _draw(summary: Summary, plot: Plot, folder: Path) -> Drawing:
@@ -76,6 +76,7 @@ def page(summary: Summary, drawings: list[Drawing]) -> str:
         overview=tables.overview(summary),
         by_size=tables.by_size(summary) if summary.fused else None,
         training=tables.training(summary) if run.training else None,
+        analyses=tables.analyses(summary) if run.analyses.modes else None,
         rows=all_rows if len(all_rows.rows) <= tables.MOST_ROWS else None,
         row_count=len(all_rows.rows),
         has_candidates=bool(run.candidates),

@@ -15,7 +15,17 @@ from tangora.report.summary import Key, Mean, Summary, mean_score, method_name, 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
-__all__ = ["MOST_ROWS", "Table", "by_size", "csv_table", "overview", "terminal_tables", "training"]
+__all__ = [
+    "MOST_ROWS",
+    "Table",
+    "analyses",
+    "by_size",
+    "csv_table",
+    "overview",
+    "terminal_analyses",
+    "terminal_tables",
+    "training",
+]
 
 MOST_ROWS = 3000  # a longer table makes a phone stutter
 _ACROSS = 5  # fusions in a terminal table of 100 columns
@@ -101,6 +111,30 @@ def training(summary: Summary) -> Table:
         )
     columns = ["mode", "task", "trainable", "share", "steps", "last loss", "validation score", "seconds"]
     return Table("Experts", columns, rows, text_columns=2)
+
+
+def analyses(summary: Summary) -> Table:
+    """What ``tangora analyze`` found, a row per mode."""
+    found = summary.run.analyses
+    modes = sorted(found.modes, key=lambda m: summary.run.modes.index(m) if m in summary.run.modes else 99)
+    measured = {mode: found.means(mode) for mode in modes}
+    names = list(dict.fromkeys(name for means in measured.values() for name in means))
+    rows = [[mode_name(mode), *(_or_dash(measured[mode].get(name)) for name in names)] for mode in modes]
+    return Table("Analyses of the experts: means over pairs, or over experts", ["mode", *names], rows, text_columns=1)
+
+
+def terminal_analyses(summary: Summary) -> RichTable:
+    """The same, to be printed by rich."""
+    from rich import box
+    from rich.table import Table as RichTable
+
+    found = analyses(summary)
+    table = RichTable(title=found.caption, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
+    for index, name in enumerate(found.columns):
+        table.add_column(name, justify="right" if index else "left", max_width=13)
+    for row in found.rows:
+        table.add_row(*row)
+    return table
 
 
 def csv_table(path: Path) -> Table:

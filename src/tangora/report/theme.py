@@ -121,13 +121,15 @@ def _settings(text: float, salt: str) -> dict[str, Any]:
     }
 
 
-def panels(layout: Layout, count: int, *, height: float, columns: int | None = None) -> tuple[Figure, list[Axes]]:
-    """A figure with ``count`` panels, each ``height`` pixels high, that share both axes."""
+def panels(
+    layout: Layout, count: int, *, height: float, columns: int | None = None, share_y: bool = True
+) -> tuple[Figure, list[Axes]]:
+    """A figure with ``count`` panels, each ``height`` pixels high, that share both axes, or only the lower one."""
     across = min(columns or layout.columns, count)
     rows = -(-count // across)
     size = (layout.width / 72, (rows * height + 40) / 72)
     figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06))
-    grid = figure.subplots(rows, across, sharex=True, sharey=True, squeeze=False)
+    grid = figure.subplots(rows, across, sharex=True, sharey=share_y, squeeze=False)
     axes = list(grid.flat)
     for spare in axes[count:]:
         spare.set_axis_off()

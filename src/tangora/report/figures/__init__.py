@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from tangora.report.figures import bars, coefficient, scaling, similarity, training
+from tangora.report.figures import bars, coefficient, linearity, planes, scaling, similarity, training
 from tangora.report.summary import Summary
 from tangora.report.theme import Layout
 
@@ -28,6 +28,7 @@ class Plot:
         caption: what is drawn and how to read it.
         draw: draws it.
         absent: why it cannot be drawn from these files, or None.
+        extra: of ``tangora analyze``: without its file there is no section.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Plot:
     caption: str
     draw: Callable[[Summary, Layout], Figure]
     absent: Callable[[Summary], str | None]
+    extra: bool = False
 
 
 PLOTS = (
@@ -86,5 +88,55 @@ PLOTS = (
         "run; markers are the loss on validation.",
         training.draw,
         training.absent,
+    ),
+    Plot(
+        "disentanglement",
+        "Weight disentanglement",
+        "Disentanglement error ξ(λ₁, λ₂) in the plane of two task vectors: on each task's own rows the share of "
+        "predictions that the other task's vector changes, added over both tasks. 0 (no ink): they do not touch each "
+        "other; 2: every prediction changes. Beside the mode stands the mean over the framed points, [0, 1]².",
+        planes.error,
+        planes.absent,
+        extra=True,
+    ),
+    Plot(
+        "landscape",
+        "Loss landscape",
+        "Mean of two tasks' losses in the plane φ₀ + λ₁ν₁ + λ₂ν₂ of their task vectors, the stronger the lower; "
+        "contours of a pair are at the same heights in every mode. One wide basin around the diagonal lets the "
+        "experts add up; a ridge between them does not.",
+        planes.loss,
+        planes.absent,
+        extra=True,
+    ),
+    Plot(
+        "sign_conflict",
+        "Sign conflict of task vectors",
+        "Share of a weight's entries that two task vectors move in opposite directions: below the diagonal every entry "
+        "counts the same, above it by the product of the two magnitudes. Half is chance; orange is more conflict "
+        "than that, blue less.",
+        similarity.signs,
+        similarity.no_signs,
+        extra=True,
+    ),
+    Plot(
+        "subspaces",
+        "Common directions",
+        "Mean squared cosine of the principal angles between two tasks' updates, over sites and their leading "
+        "directions: below the diagonal of what they write to (outputs), above it of what they read from (inputs). "
+        "1 is one subspace, 0 two orthogonal ones. Adapters with one frozen A₀ read the same inputs.",
+        similarity.angles,
+        similarity.no_angles,
+        extra=True,
+    ),
+    Plot(
+        "linearity",
+        "Linearity gap",
+        "The network at φ₀ + a·τ against its first-order expansion at φ₀, each expert on its own task's rows: distance "
+        "of the logits, as a share of how far the network itself moved them, and share of rows with the same "
+        "prediction. Faint lines are single experts, the others their means; an expert itself is at a = 1.",
+        linearity.draw,
+        linearity.absent,
+        extra=True,
     ),
 )

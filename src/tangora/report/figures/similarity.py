@@ -1,18 +1,21 @@
-"""Heat maps of the cosines between task vectors, a panel per mode."""
+"""Heat maps of a number for every two task vectors, a panel per mode: cosines, sign conflicts, common directions."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from tangora.report.analyses import Pairwise
 from tangora.report.data import Similarity
 from tangora.report.summary import Summary, mode_name
 from tangora.report.theme import Layout, color, panels
 
-__all__ = ["absent", "draw"]
+__all__ = ["absent", "angles", "draw", "no_angles", "no_signs", "signs"]
 
 _STRONGEST = 0.5  # opacity of the largest value: its number stays legible on it in both themes
 
@@ -25,8 +28,44 @@ def absent(summary: Summary) -> str | None:
 
 
 def draw(summary: Summary, layout: Layout) -> Figure:
+    """Cosines."""
+    return _draw(summary, layout, summary.run.similarity)
+
+
+def no_signs(summary: Summary) -> str | None:
+    """Nothing to draw without sign conflicts."""
+    return None if summary.run.analyses.signs else "analysis/signs.json has no entries"
+
+
+def signs(summary: Summary, layout: Layout) -> Figure:
+    """Sign conflicts, around chance."""
+    return _draw(summary, layout, _pairwise(summary.run.analyses.signs), middle=0.5, above="s1", below="s0")
+
+
+def no_angles(summary: Summary) -> str | None:
+    """Nothing to draw without subspaces."""
+    return None if summary.run.analyses.angles else "analysis/angles.json has no entries"
+
+
+def angles(summary: Summary, layout: Layout) -> Figure:
+    """Common directions."""
+    return _draw(summary, layout, _pairwise(summary.run.analyses.angles))
+
+
+def _pairwise(entries: Sequence[Pairwise]) -> dict[str, Similarity]:
+    return {entry.mode: Similarity(entry.tasks, entry.combined()) for entry in entries}
+
+
+def _draw(
+    summary: Summary,
+    layout: Layout,
+    found: Mapping[str, Similarity],
+    *,
+    middle: float = 0.0,
+    above: str = "s0",
+    below: str = "s1",
+) -> Figure:
     """Cells are the series colours at an opacity, so that they sit on a light and a dark ground."""
-    found = summary.run.similarity
     modes = sorted(found, key=lambda m: (summary.run.modes.index(m) if m in summary.run.modes else 99, m))
     size = max(len(found[m].tasks) for m in modes)
     columns = 1 if layout.narrow else min(3, len(modes))
@@ -36,15 +75,32 @@ def draw(summary: Summary, layout: Layout) -> Figure:
     width, height = figure.get_size_inches()
     slanted = 0.42 * layout.text * longest  # the names below the lowest row, at 45 degrees
     figure.set_size_inches(width, height + (slanted - 20) / 72)
-    largest = max((abs(x) for m in modes for x in _off_diagonal(found[m])), default=1.0) or 1.0
+    shades = _Shades(
+        middle, max((abs(x - middle) for m in modes for x in _off_diagonal(found[m])), default=1.0), above, below
+    )
     for axis, mode in zip(axes, modes, strict=True):
         axis.set_title(mode_name(mode))
-        _cells(axis, found[mode], largest, layout.text - (1 if cell > 30 else 2))
+        _cells(axis, found[mode], shades, layout.text - (1 if cell > 30 else 2))
     figure.draw_without_rendering()  # square panels settle only in the second round of the layout
     return figure
 
 
-def _cells(axis: Axes, similarity: Similarity, largest: float, text: float) -> None:
+@dataclass(frozen=True)
+class _Shades:
+    """Which colour a value has, and how strongly: by its distance from the middle."""
+
+    middle: float
+    largest: float
+    above: str
+    below: str
+
+    def of(self, value: float) -> tuple[str, float]:
+        """A colour and its opacity."""
+        away = 0.0 if math.isnan(value) else value - self.middle
+        return color(self.above if away >= 0 else self.below), min(1.0, abs(away) / (self.largest or 1.0)) * _STRONGEST
+
+
+def _cells(axis: Axes, similarity: Similarity, shades: _Shades, text: float) -> None:
     size = len(similarity.tasks)
     axis.grid(visible=False)
     axis.spines[:].set_visible(False)
@@ -52,8 +108,7 @@ def _cells(axis: Axes, similarity: Similarity, largest: float, text: float) -> N
         for j, value in enumerate(row):
             if i == j:
                 continue
-            paint = color("s0" if value >= 0 else "s1")
-            strength = 0.0 if math.isnan(value) else min(1.0, abs(value) / largest) * _STRONGEST
+            paint, strength = shades.of(value)
             axis.add_patch(Rectangle((j - 0.48, i - 0.48), 0.96, 0.96, facecolor=paint, alpha=strength))
             axis.text(j, i, _number(value), ha="center", va="center_baseline", fontsize=text)
     axis.set_box_aspect(1)
