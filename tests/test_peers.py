@@ -11,7 +11,7 @@ import warnings
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import tangora
@@ -169,6 +169,34 @@ def test_lora_bias_is_lost(tmp_path):
     wanted = 0.5 * 2.0 * (biases[0] + biases[1])  # scaling 8 / 4
     assert float((theirs - wanted).norm()) > 0.5 * float(wanted.norm())
     torch.testing.assert_close(tangora.fuse(pair, weights=0.5).updates["0.bias"].dense(), wanted)
+
+
+def merged_deltas(*folders, weights):
+    """What peft's merge of the adapters, and each adapter by itself, change of the base's weights."""
+    before = dict(network().named_parameters())
+    changes = []
+    for choice in (*range(len(folders)), None):
+        model = PeftModel.from_pretrained(network(), folders[0], adapter_name="a0")
+        for i, folder in enumerate(folders[1:], start=1):
+            model.load_adapter(folder, adapter_name=f"a{i}")
+        names = [f"a{i}" for i in range(len(folders))]
+        model.add_weighted_adapter(names, weights, adapter_name="merged", combination_type="cat")
+        model.set_adapter("merged" if choice is None else names[choice])
+        whole = dict(model.merge_and_unload().named_parameters())
+        changes.append({site: (whole[f"{site}.weight"] - before[f"{site}.weight"]).detach() for site in SITES})
+    return changes[-1], changes[:-1]
+
+
+def test_dora_is_mangled(tmp_path):
+    pair = [make(tmp_path / name, seed, use_dora=True) for seed, name in enumerate("ab", 1)]
+    theirs, each = merged_deltas(*pair, weights=[0.5, 0.5])
+    wanted = {site: 0.5 * (each[0][site] + each[1][site]) for site in SITES}
+    assert error(theirs, wanted) > 0.05
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "config.json").write_text("{}")
+    save_file(network().state_dict(), base / "model.safetensors")
+    assert error(fused_deltas(pair, weights=0.5, base=base), wanted) < 1e-5
 
 
 def test_dora_is_refused_without_its_base_not_mangled(tmp_path):
