@@ -71,9 +71,11 @@ $(PEERS)/.installed: pyproject.toml constraints.txt benchmarks/peers.txt
 	$(PEERS)/bin/python $(PIP_INSTALL) -c constraints.txt -r benchmarks/peers.txt -e .
 	@touch $@
 
-# Full checkpoints, side by side with mergekit; needs about 6 GB of disk for a while.
+# Full checkpoints beside mergekit, adapters beside peft, a hundred adapters beside cat; needs about 9 GB of disk for a while.
 bench-fuse: setup bench-peers
 	$(BIN)/python benchmarks/fuse.py --peers $(PEERS) $(ARGS)
+	$(BIN)/python benchmarks/fuse_adapters.py
+	$(BIN)/python benchmarks/fuse_many.py
 
 clean:
 	rm -rf build dist htmlcov .coverage .coverage.json .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -125,7 +125,7 @@ def test_low_rank_of_a_dense_matrix_has_its_numerical_rank():
         (lambda: low_rank(1, 3, 4, 2).dot(low_rank(1, 4, 3, 2)), "one shape"),
         (lambda: Dense(torch.ones(3)).dot(Dense(torch.ones(4))), "one shape"),
         (lambda: low_rank(1, 3, 4, 2).compress(0), "rank must be at least 1, got 0"),
-        (lambda: Dense(torch.ones(3)).compress(1), "only a matrix"),
+        (lambda: Dense(torch.ones(3, 3, 3)).compress(1), "only a matrix"),
         (lambda: combine([], []), "one coefficient per update"),
         (lambda: combine([low_rank(1, 3, 4, 2)], [1.0, 2.0]), "1 updates, 2 coefficients"),
     ],

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
@@ -69,7 +69,7 @@ class LowRank:
         return combine([self, other], [1.0, -1.0])
 
     def __mul__(self, number: float) -> LowRank:
-        return replace(self, scaling=self.scaling * float(number))
+        return LowRank(self.b, self.a, self.scaling * float(number))
 
     __rmul__ = __mul__
 
@@ -212,7 +212,7 @@ def combine(updates: Sequence[Update], coefficients: Sequence[float]) -> Update:
 def _combine_low_rank(terms: Sequence[tuple[LowRank, float]]) -> LowRank:
     if len(terms) == 1:
         update, c = terms[0]
-        return update if c == 1.0 else update * c
+        return update if c == 1.0 and type(update) is LowRank else update * c  # what is in a file is read
     scalings = {u.scaling for u, _ in terms}
     common = scalings.pop() if len(scalings) == 1 else 1.0  # factors stay as they are wherever possible
     groups: list[list[tuple[float, Tensor, Tensor]]] = []
@@ -242,16 +242,21 @@ def _group(groups: list[list[tuple[float, Tensor, Tensor]]], term: tuple[float, 
 
 
 def _sum(group: list[tuple[float, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    factor, b, a = group[0]
+    _, b, a = group[0]
     if all(other is a for _, _, other in group):
-        total = b if factor == 1.0 else b * factor
-        for other_factor, other_b, _ in group[1:]:
-            total = total + other_b * other_factor
-        return total, a
-    total = a if factor == 1.0 else a * factor
-    for other_factor, _, other_a in group[1:]:
-        total = total + other_a * other_factor
-    return b, total
+        return _weighted([(c, other) for c, other, _ in group]), a
+    return b, _weighted([(c, other) for c, _, other in group])
+
+
+def _weighted(terms: Sequence[tuple[float, Tensor]]) -> Tensor:
+    """A new tensor only where something is computed; multiplied and added in two steps, as everywhere."""
+    factor, first = terms[0]
+    total = first * factor if factor != 1.0 else first
+    if len(terms) > 1:
+        total = total + terms[1][1] * terms[1][0]
+    for factor, other in terms[2:]:
+        total += other * factor
+    return total
 
 
 def _equal(x: Tensor, y: Tensor) -> bool:

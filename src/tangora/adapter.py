@@ -27,6 +27,7 @@ from tangora._start import INITIAL, can_redraw, initial_tensors, read_initial
 from tangora.errors import AdapterError
 from tangora.metadata import FILE, BaseInfo, FusedInfo, InitialInfo, Metadata, Parent, read_metadata
 from tangora.peft_files.based import open_base
+from tangora.peft_files.filed import Filed, tensor_digest
 from tangora.peft_files.layers import is_bias
 from tangora.task_vector import Dense, LowRank, TaskVector, Update
 
@@ -85,15 +86,14 @@ class Adapter:
         for site in sorted(self.updates):
             update = self.updates[site]
             if isinstance(update, Dense):
-                tensors = [update.weight]
+                told: list[Any] = [update.shape, tensor_digest(update.weight)]
             else:
-                tensors = [update.b, update.a, torch.tensor([update.scaling])]
-            for tensor in tensors:
-                total.update(f"{site}\x1f{tuple(tensor.shape)}\x1f".encode())
-                total.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+                digests = update.digests() if isinstance(update, Filed) else map(tensor_digest, (update.b, update.a))
+                told = [update.shape, update.rank, *digests, tensor_digest(torch.tensor([update.scaling]))]
+            total.update("\x1f".join(map(str, [site, *told])).encode())
         for name in sorted(self.whole):
-            total.update(f"whole\x1f{name}\x1f{tuple(self.whole[name].shape)}\x1f".encode())
-            total.update(self.whole[name].detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+            told = ["whole", name, tuple(self.whole[name].shape), tensor_digest(self.whole[name])]
+            total.update("\x1f".join(map(str, told)).encode())
         return total.hexdigest()
 
     def with_scores(self, scores: Mapping[str, float], *, split: str, **about: Any) -> Adapter:
@@ -193,7 +193,12 @@ class Adapter:
         )
 
 
-def load(path: str | os.PathLike[str], base: str | os.PathLike[str] | Checkpoint | None = None) -> Adapter:
+def load(
+    path: str | os.PathLike[str],
+    base: str | os.PathLike[str] | Checkpoint | None = None,
+    *,
+    lazily: bool = False,
+) -> Adapter:
     """Read an adapter: any PEFT LoRA directory, with or without ``tangora.json``, or one of kind ``full``.
 
     Half precision is read into float32. φ₀ is drawn again from its seed, or read, where ``tangora.json`` tells of it.
@@ -202,6 +207,7 @@ def load(path: str | os.PathLike[str], base: str | os.PathLike[str] | Checkpoint
         path: the directory.
         base: the folder of the model that it is for. Only needed where the updates depend on the base's weights: DoRA,
             PiSSA, OLoRA, and biases that were saved whole; of these weights single tensors are read.
+        lazily: plain LoRA factors stay in their file, which must not change, and are read whenever they are asked for.
 
     Raises:
         AdapterError: a file is missing, corrupt, not finite, of a newer format or a pickle; the adapter is no change of
@@ -215,7 +221,7 @@ def load(path: str | os.PathLike[str], base: str | os.PathLike[str] | Checkpoint
         deltas = read_safetensors(inside(folder, DELTA))
         updates = {name: Dense(peft_files.finite(name, t, folder / DELTA)) for name, t in sorted(deltas.items())}
         return Adapter(updates, metadata)
-    read = peft_files.read_peft(folder, open_base(base))
+    read = peft_files.read_peft(folder, open_base(base), lazily=lazily)
     if metadata is None:
         told = BaseInfo(model=read.config.get("base_model_name_or_path") or None, revision=read.config.get("revision"))
         metadata = Metadata(base=told)

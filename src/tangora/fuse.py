@@ -17,6 +17,7 @@ from tangora._engine import Engine
 from tangora._heads import Heads, check_heads, fuse_whole
 from tangora._lineage import check, check_factors, check_low_rank, cut_to, inherit
 from tangora._spaces import Bases, Space, coordinates, cores, from_cores, site_of, updates_from
+from tangora._threads import in_threads
 from tangora._validation import did_you_mean
 from tangora._weights import Table, Weights, common_scale, tabulate
 from tangora.adapter import Adapter, load
@@ -128,7 +129,7 @@ class Fusion:
             raise FusionError("no such space", got=space, where="fuse.space", fix=fix)
         check_heads(heads)
         origin = open_base(base)
-        self.adapters = [a if isinstance(a, Adapter) else load(a, origin) for a in adapters]
+        self.adapters = [a if isinstance(a, Adapter) else load(a, origin, lazily=True) for a in adapters]
         self.names = list(names) if names is not None else [_name(i, *x) for i, x in _pairs(adapters, self.adapters)]
         if len(self.names) != len(self.adapters):
             raise FusionError("one name per adapter", got=len(self.names), where="fuse.names")
@@ -249,7 +250,7 @@ class Fusion:
         known: Known,
     ) -> tuple[TaskVector, dict[str, float]]:
         """What the method makes of the coordinates; with a rank, cut to it while a site is at hand, and the errors."""
-        prints = [adapter.fingerprint for adapter in self.adapters] if method.random else []
+        prints = in_threads(lambda adapter: adapter.fingerprint, self.adapters) if method.random else []
         vectors = self._core_vectors()[0] if space == "core" else self._vectors[space]
         engine = Engine(vectors, partial(site_of, space=space), self.seed, prints, known.of)
         if method.linear and rank is None:

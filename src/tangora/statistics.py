@@ -216,7 +216,7 @@ def refuse_superfluous(
     """
     if given and method.statistics is None:
         raise FusionError(f"{method.name} needs no statistics", got=len(given), where=_PLACE, fix="leave them out")
-    prints = {adapter.fingerprint for adapter in adapters}
+    prints = {adapter.fingerprint for adapter in adapters} if given else set()
     for one in given:
         if one.about.adapter not in prints:
             fused = ", ".join(f"{n} {a.fingerprint[:12]}" for n, a in zip(names, adapters, strict=True))

@@ -96,6 +96,7 @@ def gather(
 
 
 def _adapters(base: Checkpoint, folders: Sequence[str | os.PathLike[str]], asked: Request) -> Models:
+    from tangora._threads import in_threads
     from tangora.checkpoints.onto import align_adapters, replaced
     from tangora.fuse import Fusion
 
@@ -107,7 +108,7 @@ def _adapters(base: Checkpoint, folders: Sequence[str | os.PathLike[str]], asked
         base=base,
         heads=asked.heads,
     )
-    prints = [adapter.fingerprint for adapter in fusion.adapters]
+    prints = in_threads(lambda adapter: adapter.fingerprint, fusion.adapters)
     if asked.space == "delta" and (asked.method.linear or not _has_experts(fusion.adapters)):
         check_method(asked.method)
         vectors: list[Mapping[str, Any]] = [adapter.task_vector for adapter in fusion.adapters]

@@ -7,6 +7,7 @@
     names      which tensor is which part of which layer
     layers     one layer's tensors as updates: linear, embedding, convolution, bias, experts
     based      updates that depend on the base's weight: DoRA, PiSSA, OLoRA
+    filed      updates that stay in their file until they are asked for
     writing    the way back
 
 Everything that is a change of the base's weights is read; everything else is refused, and the reason said.
@@ -14,6 +15,7 @@ Everything that is a change of the base's weights is read; everything else is re
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +26,7 @@ from torch import Tensor
 from tangora._io import inside, read_json, read_safetensors
 from tangora.errors import AdapterError
 from tangora.peft_files.based import Weights, convert
+from tangora.peft_files.filed import read_filed
 from tangora.peft_files.layers import check_tied, expert_of, is_bias, kernel_of, updates_of
 from tangora.peft_files.names import sorted_out
 from tangora.peft_files.settings import check_config, rank_and_scaling
@@ -67,12 +70,13 @@ class Read:
     whole: dict[str, Tensor]
 
 
-def read_peft(folder: Path, base: Checkpoint | None = None) -> Read:
+def read_peft(folder: Path, base: Checkpoint | None = None, *, lazily: bool = False) -> Read:
     """A PEFT directory in float32.
 
     Args:
         folder: the directory.
         base: the model that the adapter is for, where its updates depend on that.
+        lazily: plain factors stay in their file, and are read whenever they are asked for.
 
     Raises:
         AdapterError: a file is missing, corrupt, or not finite, or the adapter is no change of the base's weights.
@@ -86,6 +90,9 @@ def read_peft(folder: Path, base: Checkpoint | None = None) -> Read:
             "the weights are a pickle, which can run code, and is refused", where=folder / PICKLE, fix=fix
         )
     path = inside(folder, WEIGHTS)
+    whole_only = base is not None or config.get("use_dora") or config.get("ensure_weight_tying")
+    if lazily and not whole_only and (filed := read_filed(path, config)) is not None:
+        return Read(dict(filed[0]), config, filed[1], {}, {})
     tensors = {name: finite(name, tensor, path) for name, tensor in read_safetensors(path).items()}
     named = sorted_out(tensors, config, path)
     updates: dict[str, Update] = {}
@@ -116,7 +123,7 @@ def finite(name: str, tensor: Tensor, path: Path) -> Tensor:
     if not tensor.is_floating_point():
         raise AdapterError("weights must be floating-point", got=str(tensor.dtype), where=f"{name} in {path}")
     tensor = tensor if tensor.dtype == torch.float64 else tensor.float()
-    if not bool(torch.isfinite(tensor).all()):
+    if not math.isfinite(float(tensor.sum())) and not bool(torch.isfinite(tensor).all()):  # a sum may be too large
         bad = "NaN" if bool(tensor.isnan().any()) else "infinity"
         fix = "the training diverged or the file is damaged: train or copy it again"
         raise AdapterError(f"a weight is {bad}", where=f"{name} in {path}", fix=fix)
