@@ -19,6 +19,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, field_validator, model_validator
 
+from tangora._fusion_entry import FusionEntry, check_search
 from tangora._settings import NAME, FinetuneConfig, Frozen, LoraSettings, ModeConfig, Space, TrainingSettings
 from tangora._validation import did_you_mean, validate
 from tangora.errors import RecipeError
@@ -143,43 +144,6 @@ class SubsetConfig(Frozen):
         return sizes
 
 
-class FusionEntry(Frozen):
-    """One row of the comparison: a method, its space, and where its coefficients come from.
-
-    ``weights`` and ``parameters`` may be lists: then every combination is a candidate and one is selected on
-    validation. ``search: lorahub`` finds one weight per task with Nevergrad instead, for one setting of parameters.
-    """
-
-    method: str
-    name: str | None = Field(
-        default=None, pattern=NAME, description="how scores.csv calls it; default: the search, or the method"
-    )
-    spaces: list[Space] = Field(default=["delta"], min_length=1)
-    modes: list[str] | None = Field(default=None, description="only for these modes; default: every mode")
-    weights: float | list[float] | None = Field(default=None, description="one lambda for all tasks; a list is a grid")
-    parameters: dict[str, Any] = Field(default_factory=dict, description="the method's; a list is a grid")
-    sizes: list[int] | None = Field(default=None, description="only for subsets of these sizes; default: every size")
-    search: Literal["lorahub"] | None = None
-    budget: int = Field(default=40, ge=1, description="search: evaluations")
-    bound: float = Field(default=1.5, gt=0, description="search: weights in [-bound, bound]")
-    penalty: float = Field(default=0.05, ge=0, description="search: times the mean absolute weight, added to the loss")
-
-    @model_validator(mode="after")
-    def _consistent(self) -> FusionEntry:
-        if self.weights == [] or [] in self.parameters.values():
-            raise ValueError("a grid of weights or parameters needs at least one value")
-        if self.search and self.weights is not None:
-            raise ValueError("a search finds the weights: leave out weights, or search")
-        if self.search and any(isinstance(value, list) for value in self.parameters.values()):
-            raise ValueError("a search takes one value a parameter: give an entry, with a name, for each")
-        return self
-
-    @property
-    def label(self) -> str:
-        """The name in ``scores.csv``."""
-        return self.name or self.search or self.method
-
-
 class StatisticsConfig(Frozen):
     """How much of an expert's training rows is looked at, for methods that are given statistics of them."""
 
@@ -252,6 +216,8 @@ class Recipe(Frozen):
         for entry in self.fusion.methods:
             if unknown := set(entry.modes or ()) - set(self.modes):
                 raise ValueError(f"fusion.methods: {entry.label} names unknown modes {', '.join(sorted(unknown))}")
+            modes = {name: settings.linearize for name, settings in self.modes.items()}
+            check_search(entry, modes, self.base.family)
         return self
 
     def finetune_config(self, mode: str) -> FinetuneConfig:

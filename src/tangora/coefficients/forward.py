@@ -1,0 +1,180 @@
+"""Logits of fused models by forward passes: weights as a differentiable function of the coefficients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.functional import normalize
+
+from tangora.adapter import Adapter, parameter_names
+from tangora.coefficients._logits import Answers
+from tangora.coefficients.linear import shares
+from tangora.errors import DataError, FusionError
+from tangora.task_vector import LowRank, Update
+from tangora.tasks.families import FAMILIES
+from tangora.tasks.model import IGNORED, collate
+from tangora.tasks.values import evaluating
+
+if TYPE_CHECKING:
+    from tangora.tasks import Base, Task
+    from tangora.tasks.values import Batch
+
+__all__ = ["ForwardLogits"]
+
+
+class ForwardLogits:
+    """The logits of LoRA, L-LoRA and full adapters fused with coefficients that gradients flow to.
+
+    The weights are ``W + s B0 A0 + sum_t c_ts (dW_ts)``, formed from the factors, as an evaluation forms them. Features do
+    not depend on the task, so rows of all tasks share a forward pass, sorted by length; only the heads differ. A pass
+    with its backward costs about three forward passes, whatever the number of tasks.
+
+    Args:
+        base: the adapters' base; untouched.
+        tasks: whose rows are read.
+        split: which of their splits.
+        adapters: name -> adapter; their task vectors are what the coefficients multiply.
+        per_site: one coefficient a task vector and site; else one a task vector.
+        rows: task -> rows of the split; by default all.
+        batch_size: rows per forward pass.
+
+    Raises:
+        FusionError: there are no adapters.
+        DataError: a split or its rows are missing.
+        ModelError: an adapter does not fit the base.
+    """
+
+    def __init__(
+        self,
+        base: Base,
+        tasks: Sequence[Task],
+        split: str,
+        adapters: Mapping[str, Adapter],
+        *,
+        per_site: bool = False,
+        rows: Mapping[str, Sequence[int]] | None = None,
+        batch_size: int = 64,
+    ) -> None:
+        if not adapters:
+            raise FusionError("nothing to find coefficients for", got=0, where="adapters", fix="give one at least")
+        self._tasks = {task.name: task for task in tasks}
+        self._split, self._batch_size = split, batch_size
+        self._chosen = {t.name: _rows_of(t, split, (rows or {}).get(t.name)) for t in tasks}
+        self._model, self._collate = _Backbone(base, tasks[0]), collate(tasks[0], base)
+        self._weights = _Weights(base.backbone, list(adapters.values()))
+        self.tasks, self.vectors = tuple(self._tasks), tuple(adapters)
+        self.sites = self._weights.sites if per_site else ()
+        self.whole = False
+        self.shape: tuple[int, ...] = (len(adapters), *((len(self.sites),) if per_site else ()))
+        self.rows = {name: len(chosen) for name, chosen in self._chosen.items()}
+
+    def __call__(
+        self, coefficients: Float[Tensor, "vectors *sites"], picks: Mapping[str, Sequence[int]]
+    ) -> Iterator[dict[str, Answers]]:
+        """A forward pass a part; every part has a graph of its own, so that activations of one are held at a time."""
+        data = {name: self._tasks[name].splits[self._split].dataset() for name in picks}
+        counts = {name: len(picked) for name, picked in picks.items()}
+        listed = [(task, data[task][self._chosen[task][i]]) for task, picked in picks.items() for i in picked]
+        listed.sort(key=lambda line: len(line[1].get("input_ids", ())))
+        with evaluating(self._model):
+            for start in range(0, len(listed), self._batch_size):
+                part = listed[start : start + self._batch_size]
+                yield self._answers(coefficients, [t for t, _ in part], self._collate([r for _, r in part]), counts)
+
+    def _answers(
+        self, coefficients: Tensor, names: Sequence[str], batch: Batch, counts: Mapping[str, int]
+    ) -> dict[str, Answers]:
+        device = next(self._model.parameters()).device
+        batch = {name: value.to(device) for name, value in batch.items()}
+        weights = {f"backbone.{n}": w for n, w in self._weights(coefficients).items()}
+        output = functional_call(self._model, weights, (batch,))
+        found: dict[str, Answers] = {}
+        for name in dict.fromkeys(names):
+            which = torch.tensor([i for i, task in enumerate(names) if task == name], device=device)
+            logits, labels = self._of_task(self._tasks[name], output[which], batch["labels"][which])
+            found[name] = _lines(logits, labels, len(which) / counts[name])
+        return found
+
+    def _of_task(self, task: Task, output: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        if task.head is None:
+            return output.float(), labels
+        assert task.scale is not None
+        return task.scale * normalize(output.float(), dim=-1) @ task.head.to(output.device).T, labels
+
+
+class _Backbone(nn.Module):
+    """What a family computes before any task's head: features, or logits of target tokens."""
+
+    def __init__(self, base: Base, task: Task) -> None:
+        super().__init__()
+        self.backbone: Any = base.backbone
+        self._settings = base.config
+        self._features = FAMILIES[task.family].features
+
+    def forward(self, batch: Batch) -> Tensor:
+        inputs = {name: value for name, value in batch.items() if name != "labels"}
+        if self._features is None:
+            logits: Tensor = self.backbone(**inputs, labels=batch["labels"]).logits
+            return logits
+        return self._features(self.backbone, self._settings, inputs)
+
+
+class _Weights:
+    """Weights of the base as a function of the coefficients, for what the adapters touch."""
+
+    def __init__(self, model: nn.Module, adapters: Sequence[Adapter]) -> None:
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        names = {site: place for adapter in adapters for site, place in parameter_names(model, adapter).items()}
+        self.sites = tuple(sorted(names))
+        self._sites: list[tuple[str, Tensor, list[tuple[int, Update]], bool]] = []
+        vectors, start = [a.task_vector for a in adapters], adapters[0].start
+        for site in self.sites:
+            name, transposed = names[site]
+            weight = parameters[name].detach()
+            weight = weight.T if transposed else weight
+            if site in start:
+                weight = weight + start[site].dense().to(weight)
+            updates = [(t, vector[site]) for t, vector in enumerate(vectors) if site in vector]
+            self._sites.append((name, weight, updates, transposed))
+
+    def __call__(self, coefficients: Float[Tensor, "vectors *sites"]) -> dict[str, Tensor]:
+        made = {}
+        for i, (name, weight, updates, transposed) in enumerate(self._sites):
+            own = coefficients if coefficients.ndim == 1 else coefficients[:, i]
+            moved = _moved(weight, updates, own.to(weight))
+            made[name] = moved.T if transposed else moved
+        return made
+
+
+def _moved(weight: Tensor, updates: Sequence[tuple[int, Update]], coefficients: Float[Tensor, "vectors"]) -> Tensor:
+    low_rank = [(t, u) for t, u in updates if isinstance(u, LowRank)]
+    if low_rank:
+        b = torch.cat([u.b.to(weight) * (u.scaling * coefficients[t]) for t, u in low_rank], 1)
+        weight = weight + b @ torch.cat([u.a.to(weight) for _, u in low_rank], 0)
+    for t, update in updates:
+        if not isinstance(update, LowRank):
+            weight = weight + coefficients[t] * update.dense().to(weight)
+    return weight
+
+
+def _lines(logits: Tensor, labels: Tensor, share: float) -> Answers:
+    """One line a row, or one a target token; ``share`` is that of these rows among the task's."""
+    if labels.ndim == 1:
+        return Answers(logits, labels, torch.full((len(labels),), share / len(labels), device=labels.device))
+    real = labels != IGNORED
+    rows = torch.arange(len(labels), device=labels.device)[:, None].expand_as(labels)[real]
+    return Answers(logits[real], labels[real], shares(rows).to(logits) * share)
+
+
+def _rows_of(task: Task, split: str, rows: Sequence[int] | None) -> list[int]:
+    if split not in task.splits:
+        raise DataError("the split is missing", got=split, where=f"task {task.name}")
+    chosen = list(range(len(task.splits[split]))) if rows is None else list(rows)
+    if not chosen:
+        raise DataError("a task has no rows to find coefficients on", got=0, where=f"task {task.name}, {split}")
+    return chosen

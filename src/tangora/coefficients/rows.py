@@ -1,0 +1,39 @@
+"""Which rows of a task a search may look at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from tangora.initial import seed_of
+
+__all__ = ["pick"]
+
+
+def pick(targets: Sequence[object], count: int | None, seed: int, task: str) -> list[int]:
+    """``count`` rows in which every class has about its share, the classes of single rows drawn by lot.
+
+    Fewer rows are the first of more, so that 8 are contained in 32. Row j of a class of n, in an order drawn by lot, is
+    put at ``(j + u) / n`` with one u in [0, 1) a class; the first ``count`` of all rows are taken.
+
+    Args:
+        targets: labels or target texts, one a row.
+        count: how many; None, or more than there are, for all.
+        seed: with the task's name decides the lot.
+        task: the name.
+
+    >>> sorted([0, 0, 0, 0, 0, 0, 1, 1][i] for i in pick([0, 0, 0, 0, 0, 0, 1, 1], 4, 0, "task"))
+    [0, 0, 0, 1]
+    """
+    generator = torch.Generator().manual_seed(seed_of("rows", seed, task))
+    classes: dict[object, list[int]] = {}
+    for row, target in enumerate(targets):
+        classes.setdefault(target, []).append(row)
+    places = []
+    for target in sorted(classes, key=repr):
+        rows = classes[target]
+        offset = float(torch.rand((), generator=generator))
+        order = torch.randperm(len(rows), generator=generator).tolist()
+        places += [((j + offset) / len(rows), rows[i]) for j, i in enumerate(order)]
+    return [row for _, row in sorted(places)][:count]

@@ -1,0 +1,250 @@
+"""Coefficients of tangent models, solved: the cross-entropy of labelled rows (`convex`), the worst task (`minimax`).
+
+Their logits are linear in the coefficients, so that both are convex problems. A solution carries its proof: the norm
+of the projected gradient, and by how much any other coefficients within the bounds could be better.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tangora.coefficients._logits import own_coefficients
+from tangora.coefficients._newton import Box, Expansion, Minimum, minimize
+from tangora.coefficients.found import Found, as_weights
+from tangora.coefficients.linear import LinearLogits
+from tangora.errors import FusionError
+
+if TYPE_CHECKING:
+    from tangora.tangent.columns import Columns
+
+__all__ = ["BOUND", "PULLS", "START", "box", "choose_l2", "convex", "minimax"]
+
+BOUND = 3.0
+"""The largest magnitude of a solved coefficient: rows that can be separated would send them to infinity."""
+
+START = 0.3
+"""Where a search begins: a usual single coefficient of task arithmetic, and AdaMerging's start."""
+
+PULLS = (0.0, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+"""What `choose_l2` tries."""
+
+_TEMPERATURES = (1.0, 0.1, 0.01, 0.001)  # of the smooth maximum, in nats
+
+Objective = Callable[[Tensor, bool], Expansion]
+
+
+def convex(
+    columns: Sequence[Columns],
+    *,
+    l2: float | Literal["auto"] = 0.0,
+    l1: float = 0.0,
+    nonnegative: bool = False,
+    bound: float = BOUND,
+) -> Found:
+    """The coefficients of least cross-entropy on labelled rows: a convex problem, solved by Newton's method.
+
+    ``min_c (1/T) sum_t mean_i CE(f(x_ti; phi_0) + sum_k c_k J(x_ti) nu_k, y_ti) + l2/2 |c - mean c|^2 + l1 |c|_1``,
+    every task counting alike. The L2 term pulls each coefficient towards the mean of its kind: per task and site those
+    of a task towards their mean over the sites, per task all towards one number.
+
+    Choose it for tangent adapters with some labelled rows (8 a task are enough for one coefficient a task): no other
+    coefficients do better on these rows. With a coefficient per site, take ``l2`` of 1e-2 or ``"auto"``.
+
+    Args:
+        columns: of each task, on the rows to use.
+        l2: the pull; ``"auto"`` chooses among `PULLS` by cross-validation on the same rows.
+        l1: the price of a magnitude; larger ones set task vectors aside.
+        nonnegative: allow no negative coefficient.
+        bound: the largest magnitude. Few rows can often be separated, and then only this keeps the solution finite.
+
+    Raises:
+        FusionError: a setting is out of range, or columns do not belong together or are not finite.
+        DataError: a task without rows, or a label out of range.
+
+    >>> from tangora.tangent.columns import Columns
+    >>> slope = torch.tensor([[[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]]])
+    >>> rows = {"origin": torch.zeros(3, 2), "labels": torch.tensor([0, 0, 1]), "examples": torch.arange(3)}
+    >>> one = Columns("t", "validation", ("t",), (), columns=slope, fingerprint="", **rows)
+    >>> found = convex([one])  # two of three rows: the odds exp(c) are 2
+    >>> found.weights, found.gap < 1e-9
+    ([0.693147], True)
+    """
+    began, limits = time.perf_counter(), box(bound, nonnegative, l1)
+    logits = LinearLogits(columns)
+    pull = choose_l2(columns, l1=l1, nonnegative=nonnegative, bound=bound) if l2 == "auto" else _checked_l2(l2)
+    solved = minimize(_with_pull(lambda x, expand: _mean(logits, x, expand), logits.shape, pull), _start(logits), limits)
+    loss = sum(logits.losses(solved.x)) / len(logits.tasks)
+    settings = {"search": "convex", "l2": pull, "l1": l1, "bounds": [limits.lower, limits.upper]}
+    return _found(logits, solved, loss, solved.value, solved.gap, solved.steps, began, settings)
+
+
+def minimax(
+    columns: Sequence[Columns],
+    *,
+    l2: float = 0.0,
+    l1: float = 0.0,
+    nonnegative: bool = False,
+    bound: float = BOUND,
+) -> Found:
+    """The coefficients whose worst task is best: least largest excess of its cross-entropy over that of its own expert.
+
+    ``min_c max_t [CE_t(c) - CE_t(e_t)]``, with the pull and the price of `convex`. A task's excess e is the logarithm of
+    how much likelihood of the right answers the fusion lost: it keeps a share ``exp(-e)`` of its expert's (the
+    geometric mean over rows), a normalized score with likelihood in place of accuracy, which makes it convex. Solved for
+    ``tau log sum_t exp(e_t / tau)``, which is above the maximum by ``tau log T`` at most, with tau from 1 to 0.001;
+    the gap that is reported counts that.
+
+    Choose it when no task may suffer; on average `convex` is better.
+
+    Args:
+        columns: of each task, on the rows to use; each task's own vector must be among the vectors.
+        l2, l1, nonnegative, bound: see `convex`.
+
+    Raises:
+        FusionError: as `convex`, or a task has no vector of its own.
+        DataError: as `convex`.
+    """
+    began, limits = time.perf_counter(), box(bound, nonnegative, l1)
+    logits = LinearLogits(columns)
+    experts = [own_coefficients(logits, task).double().reshape(-1) for task in logits.tasks]
+    own = [logits.losses(expert)[i] for i, expert in enumerate(experts)]
+    x, steps, pull = _start(logits), 0, _checked_l2(l2)
+    for temperature in _TEMPERATURES:
+        smooth = _smooth_maximum(logits, own, temperature)
+        tolerance = 1e-9 if temperature == _TEMPERATURES[-1] else 1e-4
+        solved = minimize(_with_pull(smooth, logits.shape, pull), x, limits, tolerance=tolerance)
+        x, steps = solved.x, steps + solved.steps
+    worst = max(loss - mine for loss, mine in zip(logits.losses(x), own, strict=True))
+    objective = solved.value - smooth(x, False).value + worst
+    settings = {"search": "minimax", "l2": pull, "l1": l1, "bounds": [limits.lower, limits.upper]}
+    gap = solved.gap + temperature * math.log(len(own))
+    return _found(logits, solved, worst, objective, gap, steps, began, settings)
+
+
+def choose_l2(
+    columns: Sequence[Columns],
+    *,
+    folds: int = 4,
+    l1: float = 0.0,
+    nonnegative: bool = False,
+    bound: float = BOUND,
+) -> float:
+    """The pull of `PULLS` with the least cross-entropy on rows left out, the strongest of equals.
+
+    Row i of every task is left out in fold ``i mod folds`` (rows that were picked by class stay balanced); a task of
+    too few rows has as many folds as rows, and one of a single row is never left out.
+    """
+    limits = box(bound, nonnegative, l1)
+    held_out = dict.fromkeys(PULLS, 0.0)
+    for fold in range(folds):
+        outside = [torch.arange(len(c.labels)) % folds == fold for c in columns]
+        if not any(bool(o.any()) and not bool(o.all()) for o in outside):
+            continue
+        pairs = list(zip(columns, outside, strict=True))
+        kept = LinearLogits([c.rows((~o).nonzero()[:, 0]) if not bool(o.all()) else c for c, o in pairs])
+        tested = LinearLogits([c.rows(o.nonzero()[:, 0]) for c, o in pairs if bool(o.any()) and not bool(o.all())])
+        x = _start(kept)
+        for pull in PULLS[::-1]:
+            solved = minimize(_with_pull(lambda x, e, on=kept: _mean(on, x, e), kept.shape, pull), x, limits)
+            x = solved.x
+            held_out[pull] += sum(tested.losses(x)) / len(tested.tasks)
+    return min(PULLS[::-1], key=held_out.__getitem__)
+
+
+def box(bound: float, nonnegative: bool, l1: float = 0.0) -> Box:
+    """Where coefficients may be.
+
+    Raises:
+        FusionError: the bound is not positive and finite, or l1 is negative or not finite.
+    """
+    if not (bound > 0 and math.isfinite(bound)):
+        raise FusionError("bound must be positive and finite", got=bound, where="coefficients", fix="such as 3")
+    if not (l1 >= 0 and math.isfinite(l1)):
+        raise FusionError("l1 must be finite and not negative", got=l1, where="coefficients", fix="such as 0.01")
+    return Box(0.0 if nonnegative else -bound, bound, l1)
+
+
+def _checked_l2(l2: float) -> float:
+    if not (l2 >= 0 and math.isfinite(l2)):
+        raise FusionError("l2 must be finite and not negative", got=l2, where="coefficients", fix="such as 0.01")
+    return float(l2)
+
+
+def _start(logits: LinearLogits) -> Float[Tensor, "k"]:
+    return torch.full((math.prod(logits.shape),), START, dtype=torch.float64)
+
+
+def _mean(logits: LinearLogits, x: Tensor, expand: bool) -> Expansion:
+    count = len(logits.tasks)
+    if not expand:
+        return Expansion(sum(logits.losses(x)) / count)
+    parts = logits.expansions(x)
+    gradient = torch.stack([_gradient(p) for p in parts]).mean(0)
+    return Expansion(sum(p.value for p in parts) / count, gradient, sum(_hessian(p) for p in parts) / count)
+
+
+def _smooth_maximum(logits: LinearLogits, own: Sequence[float], temperature: float) -> Objective:
+    mine = torch.tensor(own, dtype=torch.float64)
+
+    def function(x: Tensor, expand: bool) -> Expansion:
+        parts = logits.expansions(x) if expand else [Expansion(v) for v in logits.losses(x)]
+        scaled = (torch.tensor([p.value for p in parts], dtype=torch.float64) - mine) / temperature
+        value = temperature * float(scaled.logsumexp(0))
+        if not expand:
+            return Expansion(value)
+        share = scaled.softmax(0)
+        each = torch.stack([_gradient(p) for p in parts])
+        gradient = share @ each
+        hessian = sum(s * _hessian(p) for s, p in zip(share, parts, strict=True))
+        spread = each - gradient
+        return Expansion(value, gradient, hessian + spread.T @ (share[:, None] * spread) / temperature)
+
+    return function
+
+
+def _with_pull(function: Objective, shape: tuple[int, ...], l2: float) -> Objective:
+    """The function and ``l2/2 |x - mean x|^2``, the mean over the last axis of ``shape``."""
+    if l2 == 0:
+        return function
+    size = shape[-1]
+    centering = torch.eye(size, dtype=torch.float64) - 1.0 / size
+    whole = l2 * torch.block_diag(*[centering] * math.prod(shape[:-1]))
+
+    def penalized(x: Tensor, expand: bool) -> Expansion:
+        here, pulled = function(x, expand), whole @ x
+        value = here.value + 0.5 * float(x @ pulled)
+        return Expansion(value, _gradient(here) + pulled, _hessian(here) + whole) if expand else Expansion(value)
+
+    return penalized
+
+
+def _gradient(expansion: Expansion) -> Tensor:
+    assert expansion.gradient is not None
+    return expansion.gradient
+
+
+def _hessian(expansion: Expansion) -> Tensor:
+    assert expansion.hessian is not None
+    return expansion.hessian
+
+
+def _found(
+    logits: LinearLogits,
+    solved: Minimum,
+    loss: float,
+    objective: float,
+    gap: float,
+    steps: int,
+    began: float,
+    settings: dict[str, Any],
+) -> Found:
+    weights = as_weights(solved.x.reshape(logits.shape), logits.sites)
+    seconds = time.perf_counter() - began
+    return Found(weights, loss, objective, solved.gradient, gap, steps, seconds, logits.rows, settings)
