@@ -101,6 +101,13 @@ class Adapter:
         told = {"split": split, **about, "tasks": dict(scores)}
         return replace(self, metadata=self.metadata.model_copy(update={"scores": told}))
 
+    def with_selection(self, selection: Mapping[str, Any]) -> Adapter:
+        """The same fused adapter whose metadata says who chose its weights, and on which rows."""
+        fused = self.metadata.fused
+        assert fused is not None
+        told = fused.model_copy(update={"selection": dict(selection)})
+        return replace(self, metadata=self.metadata.model_copy(update={"fused": told}))
+
     def apply_(self, model: nn.Module) -> None:
         """Add the updates into the weights of ``model``, in place; all of them or, on an error, none.
 

@@ -116,9 +116,12 @@ def check_methods(recipe: Recipe) -> None:
     """
     from tangora.coefficients import grid
     from tangora.methods import get
+    from tangora.stages.search import refuse_unless_searchable
 
     for entry in recipe.fusion.methods:
         method = get(entry.method)
+        linearized = [m for m in entry.modes or recipe.modes if str(recipe.modes[m].linearize) == "model"]
+        refuse_unless_searchable(entry, linearized)
         for candidate in grid.candidates(1.0, entry.parameters):
             method.check(candidate.parameters)
         if method.statistics and (others := sorted(set(entry.spaces) - {"delta"})):
@@ -147,6 +150,7 @@ def _score(
 ) -> tuple[list[Outcome], list[Fused], FusionStage]:
     from tangora.evaluate import Evaluator, ScoreStore
     from tangora.stages.fusion import FusionStage
+    from tangora.stages.search import Searches
 
     store = ScoreStore(out / "cache" / "scores.jsonl")
     evaluator = Evaluator(base, tasks, batch_size=recipe.evaluation.batch_size, store=store)
@@ -157,7 +161,10 @@ def _score(
             own = outcome.subset[0]
             for split in ("validation", "test"):
                 baselines.setdefault((outcome.mode, split), {})[own] = outcome.results[split][own]
-    stage = FusionStage(recipe, experts, evaluator, baselines, progress, statistics)
+    searches = Searches(
+        base, {t.name: t for t in tasks}, None, out / "cache" / "searches", recipe.seed, recipe.evaluation.batch_size
+    )
+    stage = FusionStage(recipe, experts, evaluator, baselines, progress, statistics, searches)
     fused = stage.run()
     return outcomes + [f.outcome for f in fused], fused, stage
 
@@ -210,6 +217,8 @@ def _tables(
     listed = [{**c, "weights": json.dumps(c["weights"]), "parameters": json.dumps(c["parameters"])}
               for c in stage.candidates]  # fmt: skip
     scores.write_csv(out / "candidates.csv", listed, CANDIDATE_COLUMNS)
+    if stage.found:
+        write_json(out / "searches.json", {"rows": stage.found})
     progress.advance(detail="candidates.csv")
     similarity = {
         mode: {

@@ -56,6 +56,15 @@ def ties(deltas: Array, weights: Array, density: float) -> Result:
     return elected(trimmed(deltas, density), weights)
 
 
+def ties_sum(deltas: Array, weights: Array, density: float) -> Result:
+    sparse = trimmed(deltas, density)
+    out = []
+    for j in range(deltas.shape[1]):
+        sign = np.sign(sum(float(x) for x in sparse[:, j]))
+        out.append(sum(float(w * x) for w, x in zip(weights[:, j], sparse[:, j], strict=True) if np.sign(x) == sign != 0))
+    return out
+
+
 def magnitude_prune(deltas: Array, weights: Array, density: float) -> Result:
     return task_arithmetic(trimmed(deltas, density), weights)
 
@@ -147,6 +156,7 @@ ORACLES: dict[str, Callable[..., Result]] = {
     "task_arithmetic": task_arithmetic,
     "ties": ties,
     "ties_per_tensor": ties,
+    "ties_sum": ties_sum,
     "magnitude_prune": magnitude_prune,
     "dare": dare,
     "dare_ties": dare_ties,

@@ -15,7 +15,8 @@ from tangora.methods import Method, get, methods
 
 BUILT_IN = [
     "average", "breadcrumbs", "consensus", "dare", "dare_ties", "della", "fisher", "iso_c", "iso_cts", "knots",
-    "magnitude_prune", "model_stock", "regmean", "slerp", "svd", "task_arithmetic", "ties", "ties_per_tensor", "tsv_m",
+    "magnitude_prune", "model_stock", "regmean", "slerp", "svd", "task_arithmetic", "ties", "ties_per_tensor", "ties_sum",
+    "tsv_m",
 ]  # fmt: skip
 MATRICES = ["iso_c", "iso_cts", "knots", "svd", "tsv_m"]  # by singular values and vectors
 SPECTRAL = {*MATRICES, "regmean"}  # through a decomposition, so equal up to rounding
@@ -217,6 +218,13 @@ def test_linearity_is_as_promised(method: Method) -> None:
     mixed = torch.einsum("t,t...->...", coefficients, deltas)
     agrees = torch.allclose(mixed, fused(method, deltas, weights, **parameters), atol=1e-6)
     assert agrees == method.linear
+
+
+def test_additivity_is_as_promised(method: Method) -> None:
+    """A search by gradients takes what a method makes of each task beside the others, and adds that up."""
+    one, other = WEIGHTS, per_task(0.25, -0.5, 1.5)
+    apart = fused(method, stack(), one) + fused(method, stack(), other)
+    assert torch.allclose(apart, fused(method, stack(), one + other), atol=1e-5) == method.additive
 
 
 def test_weights_broadcast(method: Method) -> None:

@@ -20,6 +20,7 @@ from tangora.methods import (
     task_arithmetic,
     ties,
     ties_per_tensor,
+    ties_sum,
 )
 
 #          entry        0     1     2     3     4
@@ -61,6 +62,11 @@ def test_ties() -> None:
 def test_ties_averages_what_agrees() -> None:
     # density 1: sums [3, −7, 4, 8.5, 0]; entry 0 keeps 4 only; the others both, over two
     check(ties(DELTAS, weights=WEIGHTS, density=1.0), 2.0, -1.0, 0.75, 1.125, 0.0)
+
+
+def test_ties_sum() -> None:
+    # Sums [3, −7, 4, 8.5, 0]. Both agree at 1: −0.5 − 1.5, at 2: 1 + 0.5, and at 3: 0.25 + 2; at 0 only a.
+    check(ties_sum(DELTAS, weights=WEIGHTS, density=1.0), 2.0, -2.0, 1.5, 2.25, 0.0)
 
 
 def test_ties_elects_before_it_weights() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import normalize
 
-from tangora.adapter import Adapter, parameter_names
+from tangora._apply import Place, places
+from tangora.adapter import Adapter
 from tangora.coefficients._logits import Answers
 from tangora.coefficients.linear import shares
 from tangora.errors import DataError, FusionError
@@ -124,42 +126,62 @@ class _Backbone(nn.Module):
         return self._features(self.backbone, self._settings, inputs)
 
 
+@dataclass(frozen=True)
+class _Site:
+    """Where the updates of one site go; those of ``vectors`` that have one."""
+
+    index: int
+    place: Place
+    updates: Sequence[tuple[int, Update]]
+
+    def added_to(self, weight: Tensor, coefficients: Float[Tensor, "vectors"]) -> Tensor:
+        """A weight with ``sum_t c_t dW_t`` added at the site's place; differentiable in the coefficients."""
+        part = self.place.of(weight)
+        delta = _sum(self.updates, coefficients.to(weight)).reshape(part.shape)
+        delta = delta.T if self.place.transposed else delta
+        if self.place.expert is None:
+            return weight + delta
+        return weight.index_add(0, torch.tensor([self.place.expert], device=weight.device), delta[None])
+
+
 class _Weights:
     """Weights of the base as a function of the coefficients, for what the adapters touch."""
 
     def __init__(self, model: nn.Module, adapters: Sequence[Adapter]) -> None:
+        first = adapters[0]
+        found = {site: place for adapter in adapters for site, place in places(model, adapter).items()}
+        self.sites = tuple(sorted(found))
+        vectors = [a.task_vector for a in adapters]
+        self._sites = [
+            _Site(i, found[site], [(t, vector[site]) for t, vector in enumerate(vectors) if site in vector])
+            for i, site in enumerate(self.sites)
+        ]
         parameters = dict(model.named_parameters(remove_duplicate=False))
-        names = {site: place for adapter in adapters for site, place in parameter_names(model, adapter).items()}
-        self.sites = tuple(sorted(names))
-        self._sites: list[tuple[str, Tensor, list[tuple[int, Update]], bool]] = []
-        vectors, start = [a.task_vector for a in adapters], adapters[0].start
-        for site in self.sites:
-            name, transposed = names[site]
-            weight = parameters[name].detach()
-            weight = weight.T if transposed else weight
-            if site in start:
-                weight = weight + start[site].dense().to(weight)
-            updates = [(t, vector[site]) for t, vector in enumerate(vectors) if site in vector]
-            self._sites.append((name, weight, updates, transposed))
+        self._start = {site.place.name: parameters[site.place.name].detach() for site in self._sites}
+        ones = torch.ones(1)
+        for site, update in first.start.items():
+            name = found[site].name
+            self._start[name] = _Site(0, found[site], [(0, update)]).added_to(self._start[name], ones)
+        self._start |= {name: value.to(parameters[name]) for name, value in first.whole.items()}
 
     def __call__(self, coefficients: Float[Tensor, "vectors *sites"]) -> dict[str, Tensor]:
-        made = {}
-        for i, (name, weight, updates, transposed) in enumerate(self._sites):
-            own = coefficients if coefficients.ndim == 1 else coefficients[:, i]
-            moved = _moved(weight, updates, own.to(weight))
-            made[name] = moved.T if transposed else moved
+        made = dict(self._start)
+        for site in self._sites:
+            own = coefficients if coefficients.ndim == 1 else coefficients[:, site.index]
+            made[site.place.name] = site.added_to(made[site.place.name], own)
         return made
 
 
-def _moved(weight: Tensor, updates: Sequence[tuple[int, Update]], coefficients: Float[Tensor, "vectors"]) -> Tensor:
+def _sum(updates: Sequence[tuple[int, Update]], coefficients: Float[Tensor, "vectors"]) -> Tensor:
     low_rank = [(t, u) for t, u in updates if isinstance(u, LowRank)]
+    terms = [coefficients[t] * u.dense().to(coefficients) for t, u in updates if not isinstance(u, LowRank)]
     if low_rank:
-        b = torch.cat([u.b.to(weight) * (u.scaling * coefficients[t]) for t, u in low_rank], 1)
-        weight = weight + b @ torch.cat([u.a.to(weight) for _, u in low_rank], 0)
-    for t, update in updates:
-        if not isinstance(update, LowRank):
-            weight = weight + coefficients[t] * update.dense().to(weight)
-    return weight
+        b = torch.cat([u.b.to(coefficients) * (u.scaling * coefficients[t]) for t, u in low_rank], 1)
+        terms.append(b @ torch.cat([u.a.to(coefficients) for _, u in low_rank], 0))
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
+    return total
 
 
 def _lines(logits: Tensor, labels: Tensor, share: float) -> Answers:

@@ -10,7 +10,10 @@ from numbers import Integral
 from tangora.coefficients import Objective
 from tangora.errors import FusionError
 
-__all__ = ["Evaluation", "Result", "search"]
+__all__ = ["BOUND", "Evaluation", "Result", "search"]
+
+BOUND = 1.5
+"""The largest magnitude of a weight, unless another is given."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ def search(
     tasks: int,
     *,
     budget: int = 40,
-    bound: float = 1.5,
+    bound: float = BOUND,
     penalty: float = 0.05,
     seed: int = 42,
 ) -> Result:

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from tangora.methods.slerp import slerp
     from tangora.methods.svd import svd
     from tangora.methods.task_arithmetic import task_arithmetic
-    from tangora.methods.ties import ties, ties_per_tensor
+    from tangora.methods.ties import ties, ties_per_tensor, ties_sum
     from tangora.methods.tsv_m import tsv_m
 
 __all__ = [
@@ -88,6 +88,7 @@ __all__ = [
     "task_arithmetic",
     "ties",
     "ties_per_tensor",
+    "ties_sum",
     "tsv_m",
 ]
 

@@ -47,6 +47,8 @@ class Method:
         default_weight: λ when none is given.
         linear: the result is ``Σ cₜ νₜ`` with coefficients that depend on the weights only.
         homogeneous: ``f(c·weights) = c·f(weights)``, so that a grid over λ costs one call.
+        additive: ``f(v + w) = f(v) + f(w)`` in the weights: a sum over the tasks, each times its weight, so that
+            coefficients can be found by gradients of a model that is linear in them.
         random: the function takes ``uniforms`` in [0, 1), shaped like ``deltas``.
         tasks: the only number of tasks that it can fuse; None for any.
         parameters: the method's own parameters and their defaults.
@@ -81,6 +83,7 @@ class Method:
     statistics: Statistic | None = None
     by_rows: bool = False
     rule: Callable[..., Sequence[float]] | None = None
+    additive: bool = True
 
     def __call__(self, deltas: Tensor, **arguments: Any) -> Tensor:
         """The function itself: ``method(deltas, weights=..., density=...)``."""
@@ -160,6 +163,7 @@ def fusion_method(
     statistics: Statistic | None = None,
     by_rows: bool = False,
     rule: Callable[..., Sequence[float]] | None = None,
+    additive: bool = True,
 ) -> Callable[[_Function], _Function]:
     """Register a fusion method; the function itself is returned unchanged.
 
@@ -211,6 +215,7 @@ def fusion_method(
             statistics=statistics,
             by_rows=by_rows,
             rule=rule,
+            additive=additive,
         )
         return function
 

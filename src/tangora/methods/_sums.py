@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     Array: TypeAlias = "np.ndarray[Any, Any]"
 
-__all__ = ["elected_mean", "in_blocks", "weighted_sum", "widened"]
+__all__ = ["elected_mean", "elected_sum", "in_blocks", "weighted_sum", "widened"]
 
 # Entries of a task in a block: its temporaries stay in the cache, and torch does not divide so few among threads,
 # which on a busy machine costs ten times what it gains.
@@ -74,14 +74,25 @@ def elected_mean(
     ``γ = sgn(Σₜ ν̂ₜ)``, ``A = {t : sgn(ν̂ₜ) = γ ≠ 0}``, result ``Σ_{t ∈ A} wₜ·ν̂ₜ / |A|`` (arXiv:2306.01708,
     algorithm 1, with the weights inside the mean). ``sparse`` are the ν̂ₜ, in float32 or better.
     """
+    return _elected(sparse, weights, mean=True)
+
+
+def elected_sum(
+    sparse: Sequence[Float[Tensor, "*param"]], weights: Float[Tensor, "tasks *#param"]
+) -> Float[Tensor, "*param"]:
+    """`elected_mean` without its division: ``Σ_{t ∈ A} wₜ·ν̂ₜ``."""
+    return _elected(sparse, weights, mean=False)
+
+
+def _elected(sparse: Sequence[Tensor], weights: Tensor, mean: bool) -> Tensor:
     if any(t.device.type != "cpu" or t.requires_grad for t in (*sparse, weights)):
-        return _elected_by_torch(sparse, weights)
+        return _elected_by_torch(sparse, weights, mean)
     import torch
 
-    return torch.from_numpy(_elected_by_numpy([t.numpy() for t in sparse], weights.numpy()))
+    return torch.from_numpy(_elected_by_numpy([t.numpy() for t in sparse], weights.numpy(), mean))
 
 
-def _elected_by_torch(sparse: Sequence[Tensor], weights: Tensor) -> Tensor:
+def _elected_by_torch(sparse: Sequence[Tensor], weights: Tensor, mean: bool) -> Tensor:
     import torch
 
     ballot = sparse[0].double()
@@ -92,11 +103,11 @@ def _elected_by_torch(sparse: Sequence[Tensor], weights: Tensor) -> Tensor:
     sign = ballot.sign().to(sparse[0].dtype)
     # An entry times the elected sign is its magnitude where it agrees, and negative or zero where not.
     agreeing = [(delta * sign).relu() for delta in sparse]
-    count = torch.stack([entries.sign() for entries in agreeing]).sum(0)
-    return sign * weighted_sum(agreeing, weights) / count.clamp(min=1)
+    total = sign * weighted_sum(agreeing, weights)
+    return total / torch.stack([entries.sign() for entries in agreeing]).sum(0).clamp(min=1) if mean else total
 
 
-def _elected_by_numpy(sparse: Sequence[Array], weights: Array) -> Array:
+def _elected_by_numpy(sparse: Sequence[Array], weights: Array, mean: bool) -> Array:
     """The same, to the bit: on a processor NumPy compares in a fraction of the time, and here in place."""
     import numpy as np
 
@@ -113,5 +124,6 @@ def _elected_by_numpy(sparse: Sequence[Array], weights: Array) -> Array:
             row *= weight
         total += row
     total *= sign
-    total /= np.maximum(count, 1).astype(sign.dtype)
+    if mean:
+        total /= np.maximum(count, 1).astype(sign.dtype)
     return total

@@ -38,6 +38,7 @@ def _cancelling(total: float) -> FusionError:
     linear=True,
     homogeneous=False,
     rule=_shares,
+    additive=False,
 )
 def average(
     deltas: Float[Tensor, "tasks *param"], *, weights: Float[Tensor, "tasks *#param"]

@@ -21,6 +21,7 @@ COMPONENTS = Limit(low=1, fix="keep at least one singular value")
     reference="doi:10.1007/BF02288367",
     default_weight=0.3,
     limits={"components": COMPONENTS},
+    additive=False,
 )
 def svd(
     deltas: Float[Tensor, "tasks *param"], *, weights: Float[Tensor, "tasks *#param"], components: int = 16

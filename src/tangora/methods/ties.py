@@ -10,9 +10,9 @@ from torch import Tensor
 from tangora.methods._limits import DENSITY, check_density
 from tangora.methods._registry import fusion_method
 from tangora.methods._sparsity import cutoffs_of, trim
-from tangora.methods._sums import elected_mean, in_blocks
+from tangora.methods._sums import elected_mean, elected_sum, in_blocks
 
-__all__ = ["ties", "ties_per_tensor"]
+__all__ = ["ties", "ties_per_tensor", "ties_sum"]
 
 
 @fusion_method(
@@ -102,6 +102,46 @@ def ties_per_tensor(
     """
     check_density("ties_per_tensor", density)
     return _ties(deltas, weights, cutoffs_of(deltas, density, cutoffs))
+
+
+@fusion_method(
+    "ties_sum",
+    granularity="model",
+    reference="arXiv:2310.02575",
+    default_weight=0.3,
+    limits={"density": DENSITY},
+    cutoff="density",
+)
+def ties_sum(
+    deltas: Float[Tensor, "tasks *param"],
+    *,
+    weights: Float[Tensor, "tasks *#param"],
+    density: float = 0.2,
+    cutoffs: Sequence[float] | None = None,
+) -> Float[Tensor, "*param"]:
+    """The sum of the updates' largest entries over the whole model, where their signs agree: TIES without its mean.
+
+    With ν̂ₜ and A as in `ties`, ``ν = Σ_{t∈A} λₜ ν̂ₜ``: the task vectors of AdaMerging++ (arXiv:2310.02575, section
+    3.2.3), which are trimmed and kept where they agree with the elected sign before their coefficients are learned.
+
+    Choose it with a search for its weights, AdaMerging above all, when the signs of dense task vectors conflict.
+
+    Args:
+        deltas: the updates νₜ, stacked; every site, as one vector per task.
+        weights: one row per task, broadcasting to the update.
+        density: the fraction of entries kept, in (0, 1].
+        cutoffs: the magnitude of each task's smallest entry that is kept, where it is known; else it is found here.
+
+    Raises:
+        FusionError: the density is not in (0, 1].
+
+    >>> import torch
+    >>> ties_sum(torch.tensor([[4.0, 1.0], [2.0, -3.0]]), weights=torch.ones(2, 1), density=1.0)
+    tensor([ 6., -3.])
+    """
+    check_density("ties_sum", density)
+    least = cutoffs_of(deltas, density, cutoffs)
+    return in_blocks(lambda d, w: elected_sum(list(map(trim, d, least)), w), deltas, weights)
 
 
 def _ties(

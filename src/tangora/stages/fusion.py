@@ -14,17 +14,20 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
-from tangora._io import digest
 from tangora._settings import Space
-from tangora.evaluate import Evaluator, Result, scoring_key
+from tangora.evaluate import Evaluator, Result
 from tangora.progress import Progress
 from tangora.recipe import FusionEntry, Recipe
 from tangora.scores import Outcome
+from tangora.stages.candidate_key import candidate_key
 from tangora.subsets import choose_subsets
 
 if TYPE_CHECKING:
+    from tangora._weights import Table
     from tangora.adapter import Adapter
+    from tangora.coefficients.found import Found
     from tangora.fuse import Fusion
+    from tangora.stages.search import Searches
     from tangora.statistics import Statistics
 
 __all__ = ["CANDIDATE_COLUMNS", "Cell", "Fused", "FusionStage", "cells"]
@@ -46,13 +49,19 @@ class Cell:
 
 @dataclass(frozen=True)
 class Fused:
-    """What a cell came to, with what is needed to make the adapter again."""
+    """What a cell came to, with what is needed to make the adapter again.
+
+    Attributes:
+        weights: one per task of the subset, or site -> one per task.
+        found: by a search that looks at rows: how good the weights are known to be.
+    """
 
     cell: Cell
     selection: str
-    weights: tuple[float, ...]
+    weights: Table
     parameters: Mapping[str, Any]
     outcome: Outcome
+    found: Found | None = None
 
 
 def cells(recipe: Recipe) -> Iterator[Cell]:
@@ -79,6 +88,7 @@ class FusionStage:
         evaluator: knows base and tasks; remembers scores.
         baselines: (mode, split) -> task -> result of that mode's expert on its own task.
         statistics: mode -> task -> those of the expert, for methods that need them.
+        searches: find coefficients on rows.
     """
 
     recipe: Recipe
@@ -87,7 +97,9 @@ class FusionStage:
     baselines: Mapping[tuple[str, str], Mapping[str, Result]]
     progress: Progress
     statistics: Mapping[str, Mapping[str, Statistics]] = field(default_factory=dict)
+    searches: Searches | None = None
     candidates: list[dict[str, Any]] = field(default_factory=list)
+    found: list[dict[str, Any]] = field(default_factory=list)
     _fusions: dict[tuple[str, str], Fusion] = field(default_factory=dict, repr=False)
     _current: tuple[Any, Fusion] | None = field(default=None, repr=False)
 
@@ -111,16 +123,22 @@ class FusionStage:
         chosen = []
         for selection in self.recipe.fusion.selection:
             split = "test" if selection == "oracle" else "validation"
-            if cell.entry.search is not None:
-                weights, parameters = self._search(cell, fusion, split), grid[0][1]
+            weights, parameters = grid[0]
+            found = None
+            if cell.entry.search == "lorahub":
+                weights = self._lorahub(cell, fusion, split)
+            elif cell.entry.search is not None:
+                found = self._found(cell, fusion, split, parameters)
+                weights = found.weights
             else:
                 weights, parameters = self._pick(cell, fusion, split, grid)
-            chosen.append(self._finish(cell, fusion, selection, weights, parameters))
+            chosen.append(self._finish(cell, fusion, selection, weights, parameters, found))
         return chosen
 
     def make(self, fused: Fused) -> Adapter:
         """The adapter of a scored cell."""
-        return self._fusion(fused.cell).merge(fused.cell.entry.method, list(fused.weights), dict(fused.parameters))
+        made = self._fusion(fused.cell).merge(fused.cell.entry.method, fused.weights, dict(fused.parameters))
+        return made if fused.found is None else made.with_selection(fused.found.told())
 
     def _fusion(self, cell: Cell) -> Fusion:
         from tangora.fuse import Fusion
@@ -140,8 +158,8 @@ class FusionStage:
         return self._current[1]
 
     def _pick(
-        self, cell: Cell, fusion: Fusion, split: str, grid: Sequence[tuple[tuple[float, ...], dict[str, Any]]]
-    ) -> tuple[tuple[float, ...], dict[str, Any]]:
+        self, cell: Cell, fusion: Fusion, split: str, grid: Sequence[tuple[Table, dict[str, Any]]]
+    ) -> tuple[Table, dict[str, Any]]:
         ranks = []
         for weights, parameters in grid:
             results = self._results(cell, fusion, split, weights, parameters)
@@ -154,95 +172,77 @@ class FusionStage:
             np.mean([r.score / experts[t].score if experts[t].score > 0 else r.score for t, r in results.items()])
         )
 
-    def _search(self, cell: Cell, fusion: Fusion, split: str) -> tuple[float, ...]:
+    def _found(self, cell: Cell, fusion: Fusion, split: str, parameters: dict[str, Any]) -> Found:
+        assert self.searches is not None
+        found = self.searches.find(cell.entry, cell.mode, cell.subset, fusion, split)
+        self._results(cell, fusion, split, found.weights, parameters)
+        place = {"mode": cell.mode, "method": cell.entry.label, "space": cell.space, "subset": "+".join(cell.subset)}
+        self.found.append({**place, **found.told(), "weights": found.weights})
+        return found
+
+    def _lorahub(self, cell: Cell, fusion: Fusion, split: str) -> list[float]:
         from tangora.coefficients import lorahub
 
         entry, parameters = cell.entry, dict(cell.entry.parameters)
 
         def objective(weights: Sequence[float]) -> float:
-            results = self._results(cell, fusion, split, tuple(float(w) for w in weights), parameters)
+            results = self._results(cell, fusion, split, [float(w) for w in weights], parameters)
             return float(np.mean([r.loss for r in results.values()]))
 
         found = lorahub.search(
             objective,
             len(cell.subset),
             budget=entry.budget,
-            bound=entry.bound,
+            bound=entry.bound or lorahub.BOUND,
             penalty=entry.penalty,
             seed=self.recipe.seed,
         )
-        return tuple(float(w) for w in found.weights)
+        return [float(w) for w in found.weights]
 
     def _results(
-        self, cell: Cell, fusion: Fusion, split: str, weights: tuple[float, ...], parameters: dict[str, Any]
+        self, cell: Cell, fusion: Fusion, split: str, weights: Table, parameters: dict[str, Any]
     ) -> dict[str, Result]:
         results = self._evaluate(cell, fusion, weights, parameters, cell.subset, split)
         for task, result in results.items():
-            row = (cell.mode, cell.entry.label, cell.space, "+".join(cell.subset), split, list(weights), parameters)
+            row = (cell.mode, cell.entry.label, cell.space, "+".join(cell.subset), split, weights, parameters)
             self.candidates.append(dict(zip(CANDIDATE_COLUMNS, (*row, task, result.score, result.loss), strict=True)))
         return results
 
     def _finish(
-        self, cell: Cell, fusion: Fusion, selection: str, weights: tuple[float, ...], parameters: dict[str, Any]
+        self,
+        cell: Cell,
+        fusion: Fusion,
+        selection: str,
+        weights: Table,
+        parameters: dict[str, Any],
+        found: Found | None = None,
     ) -> Fused:
         everything = [t.name for t in self.recipe.tasks]
         results = {"test": self._evaluate(cell, fusion, weights, parameters, everything, "test")}
         if selection == "validation":
             results["validation"] = self._evaluate(cell, fusion, weights, parameters, cell.subset, "validation")
-        coefficients = {"weights": list(weights), **parameters}
+        coefficients = {"weights": weights, **parameters}
         outcome = Outcome(cell.mode, cell.entry.label, cell.space, cell.subset, selection, coefficients, results)
-        return Fused(cell, selection, weights, parameters, outcome)
+        return Fused(cell, selection, weights, parameters, outcome, found)
 
     def _evaluate(
         self,
         cell: Cell,
         fusion: Fusion,
-        weights: tuple[float, ...],
+        weights: Table,
         parameters: dict[str, Any],
         tasks: Sequence[str],
         split: str,
     ) -> dict[str, Result]:
-        make: Callable[[], Adapter] = lambda: fusion.merge(cell.entry.method, list(weights), parameters)  # noqa: E731
+        make: Callable[[], Adapter] = lambda: fusion.merge(cell.entry.method, weights, parameters)  # noqa: E731
         key = candidate_key(fusion, cell.entry.method, weights, parameters, self.recipe.seed)
         return self.evaluator.evaluate(key, make, tasks, split)
 
 
-def _grid(entry: FusionEntry, tasks: int) -> list[tuple[tuple[float, ...], dict[str, Any]]]:
+def _grid(entry: FusionEntry, tasks: int) -> list[tuple[Table, dict[str, Any]]]:
     from tangora.coefficients import grid
     from tangora.methods import get
 
     default = get(entry.method).default_weight
     weights: Any = 1.0 if entry.search else default if entry.weights is None else entry.weights
-    return [((c.weight,) * tasks, dict(c.parameters)) for c in grid.candidates(weights, entry.parameters)]
-
-
-def candidate_key(
-    fusion: Fusion, method: str, weights: Sequence[float], parameters: Mapping[str, Any], seed: int
-) -> str:
-    """A key that equal candidates share, however they were named.
-
-    A linear method is its coefficients: the average of two is task arithmetic at 1/2, all zeros is the base model,
-    and a single 1 is the expert itself; for linearized adapters of one φ₀ it is also the same in both spaces.
-    Coefficients that differ by less than 1e-9 count as equal.
-    """
-    import torch
-
-    from tangora.methods import get
-
-    chosen = get(method)
-    prints = [scoring_key(a) for a in fusion.adapters]
-    if not chosen.linear:
-        members = sorted(zip(prints, [round(w, 9) for w in weights], strict=True))
-        key = ["fused", method, fusion.space, dict(parameters), members, seed if chosen.random else 0]
-        if chosen.statistics:
-            key.append(sorted(s.fingerprint for s in fusion.statistics if s.about.adapter in prints))
-        return digest(key)
-    column = torch.tensor(list(weights), dtype=torch.float64)[:, None]
-    values = chosen(torch.eye(len(prints), dtype=torch.float64), weights=column, **parameters).tolist()
-    terms = {p: round(v, 9) for p, v in zip(prints, values, strict=True) if round(v, 9)}
-    if not terms:  # where B₀ is not zero, φ₀ is not the base model
-        return digest(["start", prints]) if any(a.start for a in fusion.adapters) else "zero_shot"
-    if list(terms.values()) == [1.0]:
-        return next(iter(terms))
-    apart = fusion.space == "factors" and any(a.metadata.linearize == "none" for a in fusion.adapters)
-    return digest(["linear", "factors" if apart else "delta", terms])
+    return [([c.weight] * tasks, dict(c.parameters)) for c in grid.candidates(weights, entry.parameters)]
