@@ -66,7 +66,7 @@ def fuse_full(
     folders: Sequence[Path],
     out: Path,
     method: str,
-    weights: float | list[float] | None,
+    weights: Table | float | None,
     options: FullOptions,
     settings: Mapping[str, Any],
 ) -> None:

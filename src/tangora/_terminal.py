@@ -14,26 +14,46 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from tangora._bars import Bars
+    from tangora._weights import Table
     from tangora.adapter import Adapter
     from tangora.evaluate import Result
 
 __all__ = ["bars", "fused_lines", "method_table", "parse_parameters", "parse_weights", "score_table", "show"]
 
 
-def parse_weights(text: str | None) -> float | list[float] | None:
-    """``0.3`` as one number, ``0.3,0.5`` as one per adapter.
+def parse_weights(text: str | None) -> Table | float | None:
+    """``0.3`` as one number, ``0.3,0.5`` as one per adapter, ``FILE.json`` as what is written there.
+
+    A file holds a list, or site -> list; or it has one of these under ``weights``, as the ``coefficients`` of
+    ``scores.csv`` and the ``fused`` of ``tangora.json`` have.
 
     Raises:
-        RecipeError: it is neither.
+        RecipeError: it is none of these.
     """
     if text is None:
         return None
+    if text.endswith(".json"):
+        return _weights_of(Path(text))
     try:
         numbers = [float(part) for part in text.split(",")]
     except ValueError:
-        fix = "give one number, or one per adapter separated by commas: 0.3,0.5"
+        fix = "give one number, one per adapter separated by commas: 0.3,0.5, or a .json file"
         raise RecipeError("weights must be numbers", got=text, where="--weights", fix=fix) from None
     return numbers[0] if len(numbers) == 1 else numbers
+
+
+def _weights_of(path: Path) -> Table:
+    from tangora._io import read_json
+
+    found: Any = read_json(path, RecipeError)
+    for key in ("fused", "weights"):
+        found = found.get(key) or found if isinstance(found, dict) else found
+    rows = list(found.values()) if isinstance(found, dict) else [found]
+    if not rows or not all(isinstance(row, list) for row in rows):
+        fix = "it holds a list of numbers, or lists by site; tangora.json of a fused adapter will do"
+        raise RecipeError("no weights in the file", where=path, fix=fix)
+    table: Table = found
+    return table
 
 
 def parse_parameters(settings: list[str] | None) -> dict[str, Any]:
@@ -112,6 +132,7 @@ def method_table() -> Table:
 def bars() -> Iterator[Bars]:
     """Progress on stderr for the length of the block."""
     from tangora._bars import Bars
+    from tangora._weights import Table
 
     with Bars() as drawn:
         yield drawn

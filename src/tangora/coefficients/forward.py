@@ -46,7 +46,7 @@ class ForwardLogits:
         batch_size: rows per forward pass.
 
     Raises:
-        FusionError: there are no adapters.
+        FusionError: there are no adapters, or one has layers that were saved whole.
         DataError: a split or its rows are missing.
         ModelError: an adapter does not fit the base.
     """
@@ -149,6 +149,9 @@ class _Weights:
 
     def __init__(self, model: nn.Module, adapters: Sequence[Adapter]) -> None:
         first = adapters[0]
+        if any(adapter.whole for adapter in adapters):
+            fix = "fuse with given weights instead"
+            raise FusionError("no coefficient can be learned for layers that were saved whole", where="adapters", fix=fix)
         found = {site: place for adapter in adapters for site, place in places(model, adapter).items()}
         self.sites = tuple(sorted(found))
         vectors = [a.task_vector for a in adapters]
@@ -162,7 +165,6 @@ class _Weights:
         for site, update in first.start.items():
             name = found[site].name
             self._start[name] = _Site(0, found[site], [(0, update)]).added_to(self._start[name], ones)
-        self._start |= {name: value.to(parameters[name]) for name, value in first.whole.items()}
 
     def __call__(self, coefficients: Float[Tensor, "vectors *sites"]) -> dict[str, Tensor]:
         made = dict(self._start)

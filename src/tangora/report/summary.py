@@ -21,6 +21,15 @@ _METHODS = {
     "dare_ties": "DARE-TIES",
     "magnitude_prune": "magnitude prune",
     "lorahub": "LoraHub",
+    "convex": "convex",
+    "convex-site": "convex per site",
+    "learned": "learned",
+    "learned-site": "learned per site",
+    "adamerging": "AdaMerging",
+    "adamerging-site": "AdaMerging per site",
+    "minimax": "minimax",
+    "minimax-site": "minimax per site",
+    "ties_sum": "TIES sum",
 }
 _MODES = {"lora": "LoRA", "l-lora": "L-LoRA", "full": "full"}
 
