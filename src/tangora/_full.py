@@ -13,6 +13,7 @@ from tangora._terminal import bars, show
 from tangora.errors import RecipeError
 
 if TYPE_CHECKING:
+    from tangora._weights import Table
     from tangora.checkpoints import Merged
 
 __all__ = ["FullOptions", "fuse_full", "merged_lines"]

@@ -24,8 +24,8 @@ __all__ = ["bars", "fused_lines", "method_table", "parse_parameters", "parse_wei
 def parse_weights(text: str | None) -> Table | float | None:
     """``0.3`` as one number, ``0.3,0.5`` as one per adapter, ``FILE.json`` as what is written there.
 
-    A file holds a list, or site -> list; or it has one of these under ``weights``, as the ``coefficients`` of
-    ``scores.csv`` and the ``fused`` of ``tangora.json`` have.
+    A file holds site -> list, or ``weights`` that are a list or such a mapping, as ``coefficients`` in ``scores.csv``
+    and ``fused`` in ``tangora.json`` have.
 
     Raises:
         RecipeError: it is none of these.
@@ -50,7 +50,7 @@ def _weights_of(path: Path) -> Table:
         found = found.get(key) or found if isinstance(found, dict) else found
     rows = list(found.values()) if isinstance(found, dict) else [found]
     if not rows or not all(isinstance(row, list) for row in rows):
-        fix = "it holds a list of numbers, or lists by site; tangora.json of a fused adapter will do"
+        fix = "give lists of numbers by site, or the tangora.json of a fused adapter"
         raise RecipeError("no weights in the file", where=path, fix=fix)
     table: Table = found
     return table
