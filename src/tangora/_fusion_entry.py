@@ -20,15 +20,18 @@ _DESCENT = ("steps", "learning_rate", "rows_per_step")
 class SearchSettings(Frozen):
     """Where coefficients come from, if not from a grid.
 
-    ``lorahub``: without gradients, by the loss of whole fused models. ``convex``: least cross-entropy of labelled rows,
-    solved, for modes that are linearized as a whole. ``learned``: the same for any mode, solved where it is convex, else
-    by Adam. ``minimax``: the worst task in place of the mean. ``adamerging``: least entropy of rows without labels.
+    ``lorahub``: without gradients, by the loss of whole fused models. ``convex``: least cross-entropy of labelled
+    rows, solved, for modes that are linearized as a whole. ``learned``: the same for any mode, solved where it is
+    convex, else by Adam. ``minimax``: the worst task in place of the mean. ``adamerging``: least entropy of rows
+    without labels.
     """
 
     search: SearchName | None = None
     per: Literal["task", "site"] = Field(default="task", description="search: a coefficient per task, or task and site")
     labels: int | None = Field(
-        default=None, ge=1, description="search: validation rows a task, picked by class; adamerging ignores their labels"
+        default=None,
+        ge=1,
+        description="search: rows a task, picked by class; default all; adamerging ignores their labels",
     )
     l2: float | Literal["auto"] | None = Field(
         default=None,
@@ -50,7 +53,7 @@ class SearchSettings(Frozen):
 
     @model_validator(mode="after")
     def _keys_of_the_search(self) -> SearchSettings:
-        foreign = _GRADIENT if self.search in (None, "lorahub") else _LORAHUB
+        foreign: tuple[str, ...] = _GRADIENT if self.search in (None, "lorahub") else _LORAHUB
         if self.search == "convex":
             foreign += _DESCENT
         fields = type(self).model_fields

@@ -14,13 +14,13 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Literal
 
 import yaml
 from pydantic import Field, field_validator, model_validator
 
 from tangora._fusion_entry import FusionEntry, check_search
-from tangora._settings import NAME, FinetuneConfig, Frozen, LoraSettings, ModeConfig, Space, TrainingSettings
+from tangora._settings import NAME, FinetuneConfig, Frozen, LoraSettings, ModeConfig, TrainingSettings
 from tangora._validation import did_you_mean, validate
 from tangora.errors import RecipeError
 

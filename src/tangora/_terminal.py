@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from tangora._bars import Bars
-    from tangora._weights import Table
+    from tangora._weights import Table as Weights
     from tangora.adapter import Adapter
     from tangora.evaluate import Result
 
 __all__ = ["bars", "fused_lines", "method_table", "parse_parameters", "parse_weights", "score_table", "show"]
 
 
-def parse_weights(text: str | None) -> Table | float | None:
+def parse_weights(text: str | None) -> Weights | float | None:
     """``0.3`` as one number, ``0.3,0.5`` as one per adapter, ``FILE.json`` as what is written there.
 
     A file holds site -> list, or ``weights`` that are a list or such a mapping, as ``coefficients`` in ``scores.csv``
@@ -42,7 +42,7 @@ def parse_weights(text: str | None) -> Table | float | None:
     return numbers[0] if len(numbers) == 1 else numbers
 
 
-def _weights_of(path: Path) -> Table:
+def _weights_of(path: Path) -> Weights:
     from tangora._io import read_json
 
     found: Any = read_json(path, RecipeError)
@@ -52,7 +52,7 @@ def _weights_of(path: Path) -> Table:
     if not rows or not all(isinstance(row, list) for row in rows):
         fix = "give lists of numbers by site, or the tangora.json of a fused adapter"
         raise RecipeError("no weights in the file", where=path, fix=fix)
-    table: Table = found
+    table: Weights = found
     return table
 
 
@@ -132,7 +132,6 @@ def method_table() -> Table:
 def bars() -> Iterator[Bars]:
     """Progress on stderr for the length of the block."""
     from tangora._bars import Bars
-    from tangora._weights import Table
 
     with Bars() as drawn:
         yield drawn

@@ -47,10 +47,10 @@ def test_derivatives_are_those_of_finite_differences(sites):
 def test_no_point_of_a_grid_is_better_than_convex():
     columns = tasks_of(2)
     found = convex(columns)
-    grid = np.linspace(-1, 3, 81)
+    grid = np.linspace(-1, 3, 41)
     best = min(mean_loss(columns, point) for point in itertools.product(grid, grid))
     assert found.loss <= best + 1e-12
-    assert found.loss == pytest.approx(best, abs=1e-3)
+    assert found.loss == pytest.approx(best, abs=4e-3)
     assert found.gap < 1e-8
     assert found.gradient < 1e-8
 
@@ -139,7 +139,7 @@ def test_minimax_is_the_best_worst_task_of_a_grid():
         return max(a - b for a, b in zip(logits.losses(torch.tensor(x, dtype=torch.float64)), own, strict=True))
 
     found = minimax(columns)
-    best = min(worst(point) for point in itertools.product(np.linspace(-0.5, 2, 101), repeat=2))
+    best = min(worst(point) for point in itertools.product(np.linspace(-0.5, 2, 51), repeat=2))
     assert found.loss == pytest.approx(worst(found.weights), abs=1e-5)
     assert found.loss <= best + found.gap
     assert found.gap < 1e-3

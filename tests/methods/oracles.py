@@ -61,7 +61,8 @@ def ties_sum(deltas: Array, weights: Array, density: float) -> Result:
     out = []
     for j in range(deltas.shape[1]):
         sign = np.sign(sum(float(x) for x in sparse[:, j]))
-        out.append(sum(float(w * x) for w, x in zip(weights[:, j], sparse[:, j], strict=True) if np.sign(x) == sign != 0))
+        pairs = zip(weights[:, j], sparse[:, j], strict=True)
+        out.append(sum(float(w * x) for w, x in pairs if np.sign(x) == sign != 0))
     return out
 
 

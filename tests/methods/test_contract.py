@@ -15,8 +15,8 @@ from tangora.methods import Method, get, methods
 
 BUILT_IN = [
     "average", "breadcrumbs", "consensus", "dare", "dare_ties", "della", "fisher", "iso_c", "iso_cts", "knots",
-    "magnitude_prune", "model_stock", "regmean", "slerp", "svd", "task_arithmetic", "ties", "ties_per_tensor", "ties_sum",
-    "tsv_m",
+    "magnitude_prune", "model_stock", "regmean", "slerp", "svd", "task_arithmetic", "ties", "ties_per_tensor",
+    "ties_sum", "tsv_m",
 ]  # fmt: skip
 MATRICES = ["iso_c", "iso_cts", "knots", "svd", "tsv_m"]  # by singular values and vectors
 SPECTRAL = {*MATRICES, "regmean"}  # through a decomposition, so equal up to rounding

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -128,7 +127,7 @@ class _Descent:
         self._running = self._losses(self.x, logits.tasks) if worst else {}
 
     def run(self, steps: int, learning_rate: float, search: str, average: bool = False) -> Found:
-        """Step, and measure where that ended on all rows; ``average`` ends at the mean of the last half of the steps."""
+        """Step, and measure the end on all rows; with ``average`` that is the mean of the last half of the steps."""
         began, total, counted = time.perf_counter(), torch.zeros_like(self.x), 0
         adam = _Adam(self.x, learning_rate)
         for step in range(steps):
@@ -158,7 +157,7 @@ class _Descent:
         losses, weights = dict.fromkeys(picks, 0.0), self._weights()
         for part in self._logits(self.x, picks):
             each = {task: a.shares.to(a.logits) @ self._loss(a) for task, a in part.items()}
-            sum(weights[task] * loss for task, loss in each.items()).backward()
+            torch.stack([weights[task] * loss for task, loss in each.items()]).sum().backward()
             for task, loss in each.items():
                 losses[task] += float(loss.detach())
         assert self.x.grad is not None

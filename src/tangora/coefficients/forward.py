@@ -32,9 +32,9 @@ __all__ = ["ForwardLogits"]
 class ForwardLogits:
     """The logits of LoRA, L-LoRA and full adapters fused with coefficients that gradients flow to.
 
-    The weights are ``W + s B0 A0 + sum_t c_ts (dW_ts)``, formed from the factors, as an evaluation forms them. Features do
-    not depend on the task, so rows of all tasks share a forward pass, sorted by length; only the heads differ. A pass
-    with its backward costs about three forward passes, whatever the number of tasks.
+    The weights are ``W + s B0 A0 + sum_t c_ts (dW_ts)``, formed from the factors, as an evaluation forms them.
+    Features do not depend on the task, so rows of all tasks share a forward pass, sorted by length; only the heads
+    differ. A pass with its backward costs about three forward passes, whatever the number of tasks.
 
     Args:
         base: the adapters' base; untouched.
@@ -73,7 +73,7 @@ class ForwardLogits:
         self.sites = self._weights.sites if per_site else ()
         self.whole = False
         self.shape: tuple[int, ...] = (len(adapters), *((len(self.sites),) if per_site else ()))
-        self.rows = {name: len(chosen) for name, chosen in self._chosen.items()}
+        self.rows: Mapping[str, int] = {name: len(chosen) for name, chosen in self._chosen.items()}
 
     def __call__(
         self, coefficients: Float[Tensor, "vectors *sites"], picks: Mapping[str, Sequence[int]]
@@ -150,8 +150,8 @@ class _Weights:
     def __init__(self, model: nn.Module, adapters: Sequence[Adapter]) -> None:
         first = adapters[0]
         if any(adapter.whole for adapter in adapters):
-            fix = "fuse with given weights instead"
-            raise FusionError("no coefficient can be learned for layers that were saved whole", where="adapters", fix=fix)
+            what, fix = "no coefficient can be learned for layers that were saved whole", "fuse with given weights"
+            raise FusionError(what, where="adapters", fix=fix)
         found = {site: place for adapter in adapters for site, place in places(model, adapter).items()}
         self.sites = tuple(sorted(found))
         vectors = [a.task_vector for a in adapters]

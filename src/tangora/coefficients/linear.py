@@ -68,7 +68,7 @@ class LinearLogits:
         self.vectors, self.sites = first.vectors, first.sites
         self.whole = True
         self.shape: tuple[int, ...] = (len(self.vectors), *((len(self.sites),) if self.sites else ()))
-        self.rows = {c.task: len(c.examples.unique()) for c in columns}
+        self.rows: Mapping[str, int] = {c.task: len(c.examples.unique()) for c in columns}
         self._blocks = [_block(c) for c in columns]
 
     def __call__(
@@ -110,7 +110,8 @@ def shares(examples: Int[Tensor, "lines"]) -> Float[Tensor, "lines"]:
     [0.25, 0.25, 0.5]
     """
     _, which, lines = examples.unique(return_inverse=True, return_counts=True)
-    return 1.0 / (len(lines) * lines[which].double())
+    counted: Tensor = 1.0 / (len(lines) * lines[which].double())
+    return counted
 
 
 def _expand(block: _Block, x: Tensor) -> Expansion:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -79,7 +80,8 @@ def convex(
     began, limits = time.perf_counter(), box(bound, nonnegative, l1)
     logits = LinearLogits(columns)
     pull = choose_l2(columns, l1=l1, nonnegative=nonnegative, bound=bound) if l2 == "auto" else _checked_l2(l2)
-    solved = minimize(_with_pull(lambda x, expand: _mean(logits, x, expand), logits.shape, pull), _start(logits), limits)
+    objective = _with_pull(partial(_mean, logits), logits.shape, pull)
+    solved = minimize(objective, _start(logits), limits)
     loss = sum(logits.losses(solved.x)) / len(logits.tasks)
     settings = {"search": "convex", "l2": pull, "l1": l1, "bounds": [limits.lower, limits.upper]}
     return _found(logits, solved, loss, solved.value, solved.gap, solved.steps, began, settings)
@@ -93,11 +95,11 @@ def minimax(
     nonnegative: bool = False,
     bound: float = BOUND,
 ) -> Found:
-    """The coefficients whose worst task is best: least largest excess of its cross-entropy over that of its own expert.
+    """The coefficients whose worst task is best, by the excess of its cross-entropy over that of its own expert.
 
-    ``min_c max_t [CE_t(c) - CE_t(e_t)]``, with the pull and the price of `convex`. A task's excess e is the logarithm of
-    how much likelihood of the right answers the fusion lost: it keeps a share ``exp(-e)`` of its expert's (the
-    geometric mean over rows), a normalized score with likelihood in place of accuracy, which makes it convex. Solved for
+    ``min_c max_t [CE_t(c) - CE_t(e_t)]``, with the pull and the price of `convex`. Of the likelihood that its expert
+    gives the right answers (the geometric mean over rows), a fusion with excess e keeps a share ``exp(-e)``: a
+    normalized score with likelihood in place of accuracy, which makes it convex. Solved for
     ``tau log sum_t exp(e_t / tau)``, which is above the maximum by ``tau log T`` at most, with tau from 1 to 0.001;
     the gap that is reported counts that.
 
@@ -152,7 +154,7 @@ def choose_l2(
         tested = LinearLogits([c.rows(o.nonzero()[:, 0]) for c, o in pairs if bool(o.any()) and not bool(o.all())])
         x = _start(kept)
         for pull in PULLS[::-1]:
-            solved = minimize(_with_pull(lambda x, e, on=kept: _mean(on, x, e), kept.shape, pull), x, limits)
+            solved = minimize(_with_pull(partial(_mean, kept), kept.shape, pull), x, limits)
             x = solved.x
             held_out[pull] += sum(tested.losses(x)) / len(tested.tasks)
     return min(PULLS[::-1], key=held_out.__getitem__)
@@ -187,7 +189,8 @@ def _mean(logits: LinearLogits, x: Tensor, expand: bool) -> Expansion:
         return Expansion(sum(logits.losses(x)) / count)
     parts = logits.expansions(x)
     gradient = torch.stack([_gradient(p) for p in parts]).mean(0)
-    return Expansion(sum(p.value for p in parts) / count, gradient, sum(_hessian(p) for p in parts) / count)
+    hessian = torch.stack([_hessian(p) for p in parts]).mean(0)
+    return Expansion(sum(p.value for p in parts) / count, gradient, hessian)
 
 
 def _smooth_maximum(logits: LinearLogits, own: Sequence[float], temperature: float) -> Objective:
@@ -202,7 +205,7 @@ def _smooth_maximum(logits: LinearLogits, own: Sequence[float], temperature: flo
         share = scaled.softmax(0)
         each = torch.stack([_gradient(p) for p in parts])
         gradient = share @ each
-        hessian = sum(s * _hessian(p) for s, p in zip(share, parts, strict=True))
+        hessian = torch.stack([s * _hessian(p) for s, p in zip(share, parts, strict=True)]).sum(0)
         spread = each - gradient
         return Expansion(value, gradient, hessian + spread.T @ (share[:, None] * spread) / temperature)
 

@@ -17,7 +17,12 @@ COMMON = Limit(low=0, high=1, fix="give the fraction of directions that are comm
 
 
 @fusion_method(
-    "iso_cts", granularity="tensor", reference="arXiv:2502.04959", default_weight=1.0, limits={"common": COMMON}, additive=False
+    "iso_cts",
+    granularity="tensor",
+    reference="arXiv:2502.04959",
+    default_weight=1.0,
+    limits={"common": COMMON},
+    additive=False,
 )
 def iso_cts(
     deltas: Float[Tensor, "tasks *param"], *, weights: Float[Tensor, "tasks *#param"], common: float = 0.8

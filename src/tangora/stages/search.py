@@ -77,7 +77,7 @@ class Searches:
         rows = {name: self._rows(name, split, entry.labels) for name in subset}
         settings: dict[str, Any] = {"l2": entry.pull, "l1": entry.l1}
         settings |= {k: v for k in ("bound", "nonnegative") if (v := getattr(entry, k)) is not None}
-        if all(a.metadata.linearize == "model" for a in fusion.adapters):
+        if all(str(a.metadata.linearize) == "model" for a in fusion.adapters):
             found = self._on_columns(entry, self._columns(entry, mode, subset, split, rows), settings)
         else:
             found = self._by_passes(entry, self._forward(entry, subset, fusion, split, rows), settings)
@@ -161,7 +161,8 @@ def refuse_unless_searchable(entry: FusionEntry, linearized: Sequence[str]) -> N
     where = f"fusion.methods.{entry.label}"
     if linearized and entry.method != "task_arithmetic":
         fix = "use task_arithmetic, or give modes that are not linearized as a whole"
-        raise FusionError(f"in mode {linearized[0]} coefficients are of the adapters", got=entry.method, where=where, fix=fix)
+        what = f"in mode {linearized[0]} coefficients are of the adapters"
+        raise FusionError(what, got=entry.method, where=where, fix=fix)
     if not get(entry.method).additive:
         known = ", ".join(name for name, method in methods().items() if method.additive)
         what = f"search {entry.search} needs a method that is linear in its weights"
