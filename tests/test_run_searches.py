@@ -8,8 +8,6 @@ import json
 import pytest
 import torch
 import yaml
-from test_run import recipe_for
-from toys import lora
 from typer.testing import CliRunner
 
 import tangora
@@ -18,11 +16,24 @@ from tangora.errors import RecipeError
 from tangora.fuse import Fusion
 from tangora.recipe import load_recipe
 from tangora.stages.candidate_key import candidate_key
+from test_run import recipe_for
+from toys import lora
 
 ENTRIES = [
     {"method": "task_arithmetic", "search": "learned", "per": "site", "labels": 4, "steps": 3},
     {"method": "task_arithmetic", "search": "minimax", "labels": 4, "steps": 2},
     {"method": "ties_sum", "search": "adamerging", "parameters": {"density": 0.5}, "steps": 2, "rows_per_step": 4},
+]
+for entry in ENTRIES:
+    entry["modes"] = ["lora"]
+SOLVED = [
+    {"method": "task_arithmetic", "search": search, "modes": ["tangent"], **more}
+    for search, more in (
+        ("convex", {}),
+        ("convex", {"labels": 4, "per": "site"}),
+        ("minimax", {}),
+        ("adamerging", {"per": "site"}),
+    )
 ]
 
 
@@ -30,8 +41,8 @@ ENTRIES = [
 def finished(tiny_bert, text_data, tmp_path_factory):
     raw = recipe_for(tiny_bert, text_data)
     raw["tasks"] = raw["tasks"][:2]
-    raw["modes"] = {"lora": {}}
-    raw["fusion"] = {"methods": ENTRIES, "selection": ["validation", "oracle"]}
+    raw["modes"] = {"lora": {}, "tangent": {"linearize": "model"}}
+    raw["fusion"] = {"methods": [*ENTRIES, *SOLVED], "selection": ["validation", "oracle"]}
     folder = tmp_path_factory.mktemp("searches")
     (folder / "r.yaml").write_text(yaml.safe_dump(raw))
     return tangora.run(load_recipe(folder / "r.yaml"), folder / "run"), load_recipe(folder / "r.yaml")
@@ -46,7 +57,9 @@ def test_every_search_is_scored_and_says_what_it_found(finished):
     run, _ = finished
     table = scores(run)
     found = json.loads((run / "searches.json").read_text())["rows"]
-    assert {r["method"] for r in found} == {"learned-site", "minimax", "adamerging"}
+    by_mode = {mode: {r["method"] for r in found if r["mode"] == mode} for mode in ("lora", "tangent")}
+    assert by_mode["lora"] == {"learned-site", "minimax", "adamerging"}
+    assert by_mode["tangent"] == {"convex", "convex-site", "minimax", "adamerging-site"}
     assert {r["split"] for r in found} == {"validation", "test"}
     for one in found:
         selection = "oracle" if one["split"] == "test" else "validation"
@@ -57,6 +70,18 @@ def test_every_search_is_scored_and_says_what_it_found(finished):
     sites = next(r for r in found if r["method"] == "learned-site")["weights"]
     assert len(sites) == 4
     assert all(len(row) == 2 for row in sites.values())
+
+
+def test_solutions_on_columns_carry_their_proof_and_their_loss_is_that_of_the_fused_model(finished):
+    found = json.loads((finished[0] / "searches.json").read_text())["rows"]
+    with (finished[0] / "candidates.csv").open() as file:
+        scored = [r for r in csv.DictReader(file) if r["mode"] == "tangent" and r["method"] == "convex"]
+    for one in found:
+        assert ("gap" in one) == (one["mode"] == "tangent" and one["search"] != "adamerging")
+        assert one.get("gap", 0.0) < 1e-2
+    for one in (r for r in found if r["method"] == "convex"):  # found on every row of the split
+        losses = [float(r["loss"]) for r in scored if r["split"] == one["split"]]
+        assert sum(losses) / 2 == pytest.approx(one["loss"], rel=1e-4)
 
 
 def test_fused_adapters_tell_of_their_search_and_can_be_made_again(finished, tmp_path):

@@ -11,6 +11,7 @@ import typer
 from tangora._terminal import fused_lines, show
 
 if TYPE_CHECKING:
+    from tangora._weights import Table
     from tangora.verification import Verification
 
 __all__ = ["Verify", "fuse_adapters"]
@@ -24,7 +25,7 @@ def fuse_adapters(
     folders: Sequence[Path],
     out: Path,
     method: str,
-    weights: float | list[float] | None,
+    weights: Table | float | None,
     *,
     rank: int | None,
     parameters: Mapping[str, Any],

@@ -120,7 +120,7 @@ def check_methods(recipe: Recipe) -> None:
 
     for entry in recipe.fusion.methods:
         method = get(entry.method)
-        linearized = [m for m in entry.modes or recipe.modes if str(recipe.modes[m].linearize) == "model"]
+        linearized = [m for m in entry.modes or recipe.modes if recipe.modes[m].linearize == "model"]
         refuse_unless_searchable(entry, linearized)
         for candidate in grid.candidates(1.0, entry.parameters):
             method.check(candidate.parameters)
@@ -150,7 +150,7 @@ def _score(
 ) -> tuple[list[Outcome], list[Fused], FusionStage]:
     from tangora.evaluate import Evaluator, ScoreStore
     from tangora.stages.fusion import FusionStage
-    from tangora.stages.search import Searches
+    from tangora.stages.search import MadeColumns, Searches
 
     store = ScoreStore(out / "cache" / "scores.jsonl")
     evaluator = Evaluator(base, tasks, batch_size=recipe.evaluation.batch_size, store=store)
@@ -161,9 +161,9 @@ def _score(
             own = outcome.subset[0]
             for split in ("validation", "test"):
                 baselines.setdefault((outcome.mode, split), {})[own] = outcome.results[split][own]
-    searches = Searches(
-        base, {t.name: t for t in tasks}, None, out / "cache" / "searches", recipe.seed, recipe.evaluation.batch_size
-    )
+    named, size = {t.name: t for t in tasks}, recipe.evaluation.batch_size
+    columns = MadeColumns(base, named, experts, size)
+    searches = Searches(base, named, columns, out / "cache" / "searches", recipe.seed, size)
     stage = FusionStage(recipe, experts, evaluator, baselines, progress, statistics, searches)
     fused = stage.run()
     return outcomes + [f.outcome for f in fused], fused, stage

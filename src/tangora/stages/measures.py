@@ -58,12 +58,12 @@ def by_forward_passes(
 ) -> Answer:
     """Answers of the fused model at each point, weights swapped in place; equal models are scored once."""
     from tangora.fuse import Fusion
-    from tangora.stages.fusion import candidate_key
+    from tangora.stages.candidate_key import candidate_key
 
     fusion = Fusion([experts[task] for task in tasks], seed=seed, names=tasks)
 
     def answer(coefficients: tuple[float, float]) -> Mapping[str, Any]:
-        key = candidate_key(fusion, "task_arithmetic", coefficients, {}, seed)
+        key = candidate_key(fusion, "task_arithmetic", list(coefficients), {}, seed)
         return evaluator.evaluate(key, lambda: fusion.merge("task_arithmetic", list(coefficients)), tasks, split)
 
     return answer

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tangora.tangent.columns import Columns
     from tangora.tasks import Base, Task
 
-__all__ = ["ColumnSource", "Searches", "refuse_unless_searchable"]
+__all__ = ["ColumnSource", "MadeColumns", "Searches", "refuse_unless_searchable"]
 
 log = logging.getLogger("tangora")
 
@@ -38,13 +38,43 @@ class ColumnSource(Protocol):
 
 
 @dataclass(frozen=True)
+class MadeColumns:
+    """Columns of every expert of a mode, made when they are first asked for and kept in memory."""
+
+    base: Base
+    tasks: Mapping[str, Task]
+    experts: Mapping[str, Mapping[str, Adapter]]
+    batch_size: int = 64
+    _kept: dict[Any, Columns] = field(default_factory=dict, repr=False)
+
+    def get(self, mode: str, task: str, split: str, rows: Sequence[int] | None, per_site: bool) -> Columns:
+        """See `ColumnSource`."""
+        from tangora.tangent.columns import make_columns, site_columns
+
+        key = mode, task, split, per_site, tuple(rows) if rows is not None and per_site else None
+        if key not in self._kept:
+            known = self.base, self.tasks[task], split, self.experts[mode]
+            self._kept[key] = (
+                site_columns(*known, rows=rows) if per_site else make_columns(*known, batch_size=self.batch_size)
+            )
+        return self._kept[key] if rows is None or per_site else only(self._kept[key], rows)
+
+
+def only(columns: Columns, rows: Sequence[int]) -> Columns:
+    """The lines that belong to these rows of the split."""
+    import torch
+
+    return columns.rows(torch.isin(columns.examples, torch.tensor(list(rows))).nonzero()[:, 0])
+
+
+@dataclass(frozen=True)
 class Searches:
     """Finds coefficients for cells of a run, each once.
 
     Args:
         base: what forward passes go through.
         tasks: whose rows may be looked at.
-        columns: of the modes that are linearized as a whole; None where there are none.
+        columns: of the modes that are linearized as a whole.
         cache: folder of what was found.
         seed: of the choice and the order of rows.
         batch_size: rows per forward pass.
@@ -52,7 +82,7 @@ class Searches:
 
     base: Base
     tasks: Mapping[str, Task]
-    columns: ColumnSource | None
+    columns: ColumnSource
     cache: Path
     seed: int = 0
     batch_size: int = 64
@@ -77,7 +107,7 @@ class Searches:
         rows = {name: self._rows(name, split, entry.labels) for name in subset}
         settings: dict[str, Any] = {"l2": entry.pull, "l1": entry.l1}
         settings |= {k: v for k in ("bound", "nonnegative") if (v := getattr(entry, k)) is not None}
-        if all(str(a.metadata.linearize) == "model" for a in fusion.adapters):
+        if all(a.metadata.linearize == "model" for a in fusion.adapters):
             found = self._on_columns(entry, self._columns(entry, mode, subset, split, rows), settings)
         else:
             found = self._by_passes(entry, self._forward(entry, subset, fusion, split, rows), settings)
@@ -93,7 +123,6 @@ class Searches:
     def _columns(
         self, entry: FusionEntry, mode: str, subset: Sequence[str], split: str, rows: Mapping[str, list[int]]
     ) -> list[Columns]:
-        assert self.columns is not None
         chosen = {name: None if entry.labels is None else rows[name] for name in subset}
         got = [self.columns.get(mode, name, split, chosen[name], entry.per == "site") for name in subset]
         return [columns.subset(subset) for columns in got]
