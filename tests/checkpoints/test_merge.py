@@ -10,7 +10,7 @@ from folders import CONFIG, SHAPES, family, read, save, tensors, tuned
 
 from tangora.checkpoints import fuse_checkpoints
 from tangora.errors import AdapterError, FusionError, OutputError
-from tangora.methods import fusion_method, get
+from tangora.methods import fusion_method, get, methods
 
 
 def naive(method, base, models, weight, **parameters):
@@ -52,6 +52,19 @@ def test_it_is_the_method_on_whole_tensors(tmp_path, method, parameters, dtype):
     merged = fuse_checkpoints(base, folders, tmp_path / "out", method, 0.5, **parameters)
     assert equal(read(tmp_path / "out"), naive(method, weights, models, 0.5, **parameters))
     assert (merged.tensors, merged.shards, merged.parents) == (len(SHAPES), 1, ["m0", "m1", "m2"])
+
+
+WHOLE = [m.name for m in methods().values() if m.granularity != "model" and not m.random and not m.statistics]
+
+
+@pytest.mark.parametrize("method", WHOLE)
+def test_every_method_that_sees_a_tensor_at_a_time(tmp_path, method):
+    count = get(method).tasks or 3
+    base, folders, weights, models = family(tmp_path, count, dtype=torch.float32)
+    fuse_checkpoints(base, folders, tmp_path / "out", method, 0.5, block=64, threads=2)
+    found, expected = read(tmp_path / "out"), naive(method, weights, models, 0.5)
+    for name in SHAPES:
+        torch.testing.assert_close(found[name], expected[name], atol=1e-5, rtol=1e-5)
 
 
 def test_average_and_weights_per_model(tmp_path):
@@ -286,6 +299,7 @@ def test_options_that_cannot_be(tmp_path, options, words):
 
 def test_models_that_cannot_be(tmp_path):
     base, folders, _, _ = family(tmp_path, 1)
+    refuse(tmp_path, FusionError, "slerp fuses exactly 2, got 1", base, folders, method="slerp")
     refuse(tmp_path, FusionError, "nothing to fuse", base, [])
     refuse(tmp_path, AdapterError, "no such folder", base, [tmp_path / "x"])
     adapter = tmp_path / "adapter"

@@ -74,6 +74,7 @@ def gather(
     """
     if isinstance(models, (str, os.PathLike)) or not models:
         raise FusionError("nothing to fuse", got=models, where="fuse.models", fix="give a list of at least one folder")
+    asked.method.check_count(len(models), where="fuse.models")
     kinds = [is_adapter(Path(model)) for model in models]
     if any(kinds) and not all(kinds):
         odd = models[kinds.index(False)]
