@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tangora import _analyze, _full, _fusing, _inspecting, _statistics
+from tangora import _analyze, _explore, _full, _fusing, _inspecting, _statistics
 from tangora._exits import end, quiet_libraries, traceback_goes_to
 from tangora._terminal import bars, method_table, parse_parameters, parse_weights, score_table, show
 from tangora.errors import RecipeError
@@ -252,6 +252,7 @@ def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's fold
 
 
 app.command("analyze")(_analyze.analyze)
+app.command("explore")(_explore.explore)
 
 
 @app.command()

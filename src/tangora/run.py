@@ -85,7 +85,9 @@ def run(
             _save_fused(recipe, out, fused, stage, progress)
         clock.save(about(recipe, base, tasks) | ({"statistics": told(statistics)} if statistics else {}))
         from tangora import report
+        from tangora.report import explorer
 
+        explorer.build_all(out, recipe)
         report.build(out)
         log.info("done: %s", out / "report.html")
     return out

@@ -83,6 +83,7 @@ def page(summary: Summary, drawings: list[Drawing]) -> str:
         recipe=run.recipe_text,
         facts=facts(run.info),
         missing=run.missing,
+        explorers=[path.name for path in sorted(run.path.glob("explorer-*.html"))],
     )
 
 

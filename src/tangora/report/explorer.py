@@ -1,0 +1,275 @@
+"""The fusion explorer: a run's cached logits in one page, and a slider for each task vector."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+from tangora._io import write_text
+from tangora.errors import DataError, RecipeError
+from tangora.report import _examples, _pack, _presets
+from tangora.report._page import render
+
+if TYPE_CHECKING:
+    from tangora.recipe import Recipe, TaskConfig
+    from tangora.tangent.columns import Columns
+
+__all__ = ["build", "build_all", "modes"]
+
+SPLITS = ("validation", "test")
+_PAGE = 15_000_000  # bytes, at most
+_OWN = 160_000  # of them for everything but logits and examples
+_EXAMPLES = (300_000, 3_000_000)  # kept free for examples; at most
+_METRICS = ("accuracy", "exact_match", "macro_f1", "matthews")
+_RANGE = (-0.5, 1.5)  # of a slider
+
+
+@dataclass(frozen=True)
+class _Split:
+    """Columns of one split as the page shows them, and how many rows there were."""
+
+    columns: Columns
+    of: int
+
+    @property
+    def rows(self) -> list[int]:
+        """Numbers of the rows in the split."""
+        return self.columns.examples.tolist()
+
+
+@dataclass
+class _Content:
+    """Everything that goes into a page."""
+
+    recipe: Recipe
+    mode: str
+    tasks: list[TaskConfig]
+    splits: dict[str, dict[str, _Split]] = field(default_factory=dict)
+    bits: int = 24
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def names(self) -> list[str]:
+        return [task.name for task in self.tasks]
+
+    def each(self) -> Iterator[tuple[TaskConfig, str, _Split]]:
+        for task in self.tasks:
+            for split in SPLITS:
+                yield task, split, self.splits[task.name][split]
+
+
+def modes(run: str | Path, recipe: Recipe) -> list[str]:
+    """Modes of a run that can be shown: those with cached logits of classes, in the recipe's order."""
+    return [mode for mode in recipe.modes if _showable(Path(run), recipe, mode)[0]]
+
+
+def build_all(run: str | Path, recipe: Recipe) -> list[Path]:
+    """Write the explorer of every mode that can be shown, and remove those of other modes."""
+    paths = [build(run, mode) for mode in modes(run, recipe)]
+    for path in Path(run).glob("explorer-*.html"):
+        if path not in paths:
+            path.unlink()
+    return paths
+
+
+def build(run: str | Path, mode: str | None = None, out: str | Path | None = None) -> Path:
+    """Write the fusion explorer of one mode, by default as ``RUN/explorer-MODE.html``; the page's path.
+
+    Logits of a tangent model are ``f(x; φ₀) + Σₜ λₜ J(x)τₜ``, linear in the coefficients. The page holds the terms and adds them up at every move of a slider; it needs no network.
+
+    Args:
+        run: the folder that ``tangora run`` wrote.
+        mode: one with ``linearize: model``; by default the first that has cached logits.
+        out: where the page goes.
+
+    Raises:
+        RecipeError: the run has no cached logits of this mode, or no recipe.
+        DataError: a file is there and cannot be right.
+        OutputError: the page cannot be written.
+    """
+    from tangora.recipe import load_recipe
+
+    folder = Path(run)
+    recipe = load_recipe(folder / "recipe.yaml")
+    chosen = _chosen(folder, recipe, mode)
+    path = Path(out) if out is not None else folder / f"explorer-{chosen}.html"
+    write_text(path, _page(folder, _read(folder, recipe, chosen)))
+    return path
+
+
+def _chosen(folder: Path, recipe: Recipe, mode: str | None) -> str:
+    known = modes(folder, recipe)
+    if not known:
+        fix = "the explorer shows tangent modes of zero-shot tasks: add modes.tangent: {linearize: model} and run again"
+        raise RecipeError("the run has no cached logits of classes", where=folder, fix=fix)
+    if mode is not None and mode not in known:
+        fix = f"there are {', '.join(known)}"
+        raise RecipeError("no cached logits of this mode", got=mode, where=folder, fix=fix)
+    return known[0] if mode is None else mode
+
+
+def _paths(folder: Path, mode: str, task: str) -> dict[str, Path]:
+    return {split: folder / "cache" / "columns" / mode / f"{task}-{split}.safetensors" for split in SPLITS}
+
+
+def _showable(folder: Path, recipe: Recipe, mode: str) -> tuple[list[TaskConfig], list[str]]:
+    """Tasks that have logits and a metric of classes, and why the others are left out."""
+    tasks, notes = [], []
+    for task in recipe.tasks:
+        if recipe.base.family == "text-to-text" or task.metric not in _METRICS:
+            notes.append(f"{task.name} is left out: its answers are not classes, or {task.metric} is not of classes.")
+        elif not all(path.is_file() for path in _paths(folder, mode, task.name).values()):
+            notes.append(f"{task.name} is left out: it has no cached logits.")
+        else:
+            tasks.append(task)
+    return tasks, notes
+
+
+def _read(folder: Path, recipe: Recipe, mode: str) -> _Content:
+    """The columns of a mode, cut to what fits into a page."""
+    from tangora.tangent.columns import load_columns
+
+    tasks, notes = _showable(folder, recipe, mode)
+    content = _Content(recipe, mode, tasks, notes=notes)
+    read = {}
+    for task in tasks:
+        found = {split: load_columns(path) for split, path in _paths(folder, mode, task.name).items()}
+        read[task.name] = {split: columns.subset(_shared(columns, content.names)) for split, columns in found.items()}
+    _fit(content, read)
+    return content
+
+
+def _shared(columns: Columns, names: Sequence[str]) -> list[str]:
+    if missing := [name for name in names if name not in columns.vectors]:
+        where = f"the columns of {columns.task}, {columns.split}"
+        fix = "delete the run's cache/columns and run the recipe again"
+        raise DataError("no column of a task vector", got=missing[0], where=where, fix=fix)
+    return list(names)
+
+
+def _fit(content: _Content, read: Mapping[str, Mapping[str, Columns]]) -> None:
+    """As many bits as fit; where 16 do not either, a seeded sample of the rows, in proportion to the classes."""
+    from tangora.tasks.splits import sample
+
+    everything = [columns for splits in read.values() for columns in splits.values()]
+    room = (_PAGE - _OWN - _EXAMPLES[0]) * 3 // 4  # of base64, which packs three bytes into four
+    content.bits = next((b for b in _pack.BITS if _size(everything, b) <= room), 16)
+    most = max(len(columns.labels) for columns in everything)
+    while _size(everything, content.bits, most) > room:
+        most = math.floor(0.95 * most)
+    for task, splits in read.items():
+        content.splits[task] = {}
+        for split, columns in splits.items():
+            count = len(columns.labels)
+            rows = sample(count, most, content.recipe.seed, columns.labels.tolist())
+            content.splits[task][split] = _Split(columns.rows(rows), count)
+            if len(rows) < count:
+                content.notes.append(f"{task}, {split}: a sample of {len(rows):,} of {count:,} rows, to fit a page.")
+
+
+def _size(columns: Sequence[Columns], bits: int, rows: int | None = None) -> int:
+    return sum(_pack.packed_size(c, bits, rows) for c in columns)
+
+
+def _page(folder: Path, content: _Content) -> str:
+    logits, blocks = _packed(content)
+    examples = _all_examples(content, min(_PAGE - _OWN - len(logits), _EXAMPLES[1]))
+    presets = _all_presets(folder, content)
+    low = min([_RANGE[0], *(w for p in presets for w in p.weights)])
+    high = max([_RANGE[1], *(w for p in presets for w in p.weights)])
+    data = {
+        "bits": content.bits,
+        "tasks": [_task(content, t, blocks, examples) for t in content.tasks],
+        "presets": [vars(p) for p in presets],
+        "single": _presets.SINGLE,
+        "adapters": [shlex.quote(str(folder / "adapters" / content.mode / name)) for name in content.names],
+    }
+    title = content.recipe.title or content.recipe.name
+    return render(
+        "explorer.html.jinja",
+        styles=["report.css", "explorer.css"],
+        scripts=["report.js", *(f"explorer_{part}.js" for part in ("model", "plane", "changes")), "explorer.js"],
+        title=f"{title}: fusion explorer",
+        heading=title,
+        mode=content.mode,
+        names=content.names,
+        low=math.floor(low * 10) / 10,
+        high=math.ceil(high * 10) / 10,
+        subsets=_subsets(content, presets),
+        notes=content.notes,
+        data=Markup(json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")),
+        logits=Markup(logits),
+    )
+
+
+def _packed(content: _Content) -> tuple[str, dict[tuple[str, str], int]]:
+    """Every block of logits as one base64 text, and where each begins."""
+    data, starts = bytearray(), {}
+    for task, split, shown in content.each():
+        starts[task.name, split] = len(data)
+        data += _pack.pack(_pack.stacked(shown.columns), content.bits)
+    return base64.b64encode(data).decode(), starts
+
+
+def _all_examples(content: _Content, budget: int) -> dict[str, dict[str, Any]]:
+    """Task -> its class names, and split -> a text or picture per row."""
+    total = sum(len(shown.rows) for _, _, shown in content.each())
+    found: dict[str, dict[str, Any]] = {}
+    for task in content.tasks:
+        splits = content.splits[task.name]
+        labels = {
+            split: dict(zip(shown.rows, shown.columns.labels.tolist(), strict=True)) for split, shown in splits.items()
+        }
+        examples = _examples.source(content.recipe, task, labels, splits["test"].columns.origin.shape[1])
+        if examples.note:
+            content.notes.append(examples.note)
+        found[task.name] = {"classes": examples.classes}
+        for split, table in examples.tables.items():
+            rows = splits[split].rows
+            share = budget * len(rows) // total
+            found[task.name][split] = _examples.shown(table, task, content.recipe.base.family, rows, share)
+    return found
+
+
+def _all_presets(folder: Path, content: _Content) -> list[_presets.Preset]:
+    from tangora.report.data import read_scores
+
+    scores = read_scores(folder / "scores.csv")
+    found = _presets.from_scores(content.recipe, scores, content.mode, content.names)
+    return found + _presets.solved([content.splits[name]["validation"].columns for name in content.names], found)
+
+
+def _task(
+    content: _Content,
+    task: TaskConfig,
+    starts: Mapping[tuple[str, str], int],
+    examples: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
+    """What the page knows of a task besides its logits."""
+    own = examples[task.name]
+    splits = {
+        split: {
+            "start": starts[task.name, split],
+            "labels": shown.columns.labels.tolist(),
+            "rows": shown.rows,
+            "of": shown.of,
+            "examples": own.get(split),
+        }
+        for split, shown in content.splits[task.name].items()
+    }
+    return {"name": task.name, "metric": task.metric, "classes": own["classes"], "splits": splits}
+
+
+def _subsets(content: _Content, presets: Sequence[_presets.Preset]) -> dict[int, list[tuple[str, ...]]]:
+    """Sets of tasks to choose from, by size, the largest first."""
+    chosen = dict.fromkeys([tuple(content.names), *(p.tasks for p in presets)])
+    sizes = sorted({len(tasks) for tasks in chosen}, reverse=True)
+    return {size: [tasks for tasks in chosen if len(tasks) == size] for size in sizes}
