@@ -43,8 +43,8 @@ def stacked(columns: Columns) -> Float32[np.ndarray, "columns rows classes"]:
     if not np.isfinite(values).all():
         where = f"the columns of {columns.task}, {columns.split}"
         raise DataError("a cached logit is not finite", where=where, fix="delete the file and run the recipe again")
-    middle: np.ndarray = (values.max(-1, keepdims=True) + values.min(-1, keepdims=True)) / 2
-    return values - middle
+    centred: np.ndarray = values - (values.max(-1, keepdims=True) + values.min(-1, keepdims=True)) / 2
+    return centred
 
 
 def pack(values: Float32[np.ndarray, "columns rows classes"], bits: int) -> bytes:

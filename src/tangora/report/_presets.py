@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tangora.report.summary import method_name
 
 if TYPE_CHECKING:
+    from tangora.coefficients.found import Found
     from tangora.recipe import FusionEntry, Recipe
     from tangora.report.data import Score
     from tangora.tangent.columns import Columns
@@ -56,14 +57,16 @@ def solved(columns: Sequence[Columns], known: Sequence[Preset]) -> list[Preset]:
 
     vectors = columns[0].vectors
     there = {preset.label for preset in known if preset.tasks == vectors}
-    searches = {
-        _NAMES["convex"]: lambda: convex(columns).weights,
-        _NAMES["adamerging"]: lambda: adamerging(LinearLogits(columns)).weights,
+    searches: dict[str, Callable[[], Found]] = {
+        _NAMES["convex"]: lambda: convex(columns),
+        _NAMES["adamerging"]: lambda: adamerging(LinearLogits(columns)),
     }
-    source = "found for this page, on validation rows"
-    return [
-        Preset(label, vectors, _rounded(search()), source) for label, search in searches.items() if label not in there
-    ]
+    presets = []
+    for label in [name for name in searches if name not in there]:
+        weights = searches[label]().weights
+        assert isinstance(weights, list)  # there is one column a vector, not one a site
+        presets.append(Preset(label, vectors, _rounded(weights), "found for this page, on validation rows"))
+    return presets
 
 
 def _rounded(weights: Iterable[float]) -> tuple[float, ...]:

@@ -178,8 +178,8 @@
     const token = drawing;
     const { split, on } = state;
     const work = [
-      [drawn.kept, model.keptPlane(split, pair, effective(), on, AXIS), percent],
-      [drawn.error, model.errorPlane(split, pair, AXIS), (value) => value.toFixed(2)],
+      [drawn.kept, model.keptPlane(split, pair, effective(), on, AXIS), (low, high) => `From ${percent(low)} to ${percent(high)}.`],
+      [drawn.error, model.errorPlane(split, pair, AXIS), (low, high, unit) => `Up to ${high.toFixed(2)}; mean over [0, 1]² ${unit.toFixed(2)}.`],
     ];
     const step = () => {
       const until = performance.now() + 12;

@@ -83,7 +83,8 @@ def build_all(run: str | Path, recipe: Recipe) -> list[Path]:
 def build(run: str | Path, mode: str | None = None, out: str | Path | None = None) -> Path:
     """Write the fusion explorer of one mode, by default as ``RUN/explorer-MODE.html``; the page's path.
 
-    Logits of a tangent model are ``f(x; φ₀) + Σₜ λₜ J(x)τₜ``, linear in the coefficients. The page holds the terms and adds them up at every move of a slider; it needs no network.
+    Logits of a tangent model are ``f(x; φ₀) + Σₜ λₜ J(x)τₜ``, linear in the coefficients. The page holds the terms and
+    adds them up at every move of a slider; it needs no network.
 
     Args:
         run: the folder that ``tangora run`` wrote.

@@ -43,14 +43,17 @@ const Plane = (() => {
         ring.setAttribute("visibility", inside ? "visible" : "hidden");
       }
     };
-    plane.fill = (values, format) => {
+    /** Colour the cells; `told` makes words of the lowest and highest value and the mean over [0, 1]². */
+    plane.fill = (values, told) => {
       const low = Math.min(...values);
       const high = Math.max(...values);
       const known = high > low;
       values.forEach((value, i) => cells[i].setAttribute("fill-opacity", known ? (0.04 + (0.96 * (value - low)) / (high - low)).toFixed(3) : 0));
       const at = values.indexOf(high);
       plane.best = Number.isNaN(high) ? null : [Math.floor(at / n), at % n];
-      caption.textContent = Number.isNaN(high) ? "" : `Faint ${format(low)}, full colour ${format(high)}.`;
+      const inside = axis.map((value) => value >= 0 && value <= 1);
+      const unit = Array.from(values).filter((_, i) => inside[Math.floor(i / n)] && inside[i % n]);
+      caption.textContent = Number.isNaN(high) ? "" : told(low, high, unit.reduce((a, b) => a + b, 0) / unit.length);
       if (svg.id === "kept-plane" && plane.best) {
         best.setAttribute("x", x(axis[plane.best[0]]) - cell / 2);
         best.setAttribute("y", y(axis[plane.best[1]]) - cell / 2);
