@@ -35,7 +35,7 @@ def make_run(
     methods = [{"method": "average"}, {"method": "task_arithmetic", "weights": [0.3, 0.5]}]
     methods += [{"method": "ties"}, {"method": "task_arithmetic", "search": "lorahub"}]
     recipe = {"name": "text7", "title": "Seven text tasks", "tasks": tasks, "fusion": {"methods": methods}}
-    recipe |= {"base": {"family": "text-zero-shot", "model": "none"}, "modes": {"tangent": {}}}
+    recipe |= {"base": {"family": "text-zero-shot", "model": "none"}, "modes": {"tangent": {"linearize": "model"}}}
     (path / "recipe.yaml").write_text(Recipe.model_validate(recipe).to_yaml())
     _scores(path / "scores.csv", list(classes))
     return path
