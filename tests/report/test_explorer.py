@@ -100,8 +100,7 @@ def test_as_many_bits_as_fit_and_then_as_many_rows(tmp_path, rows, bits, kept):
 
 def test_presets_are_those_of_linear_methods(small):
     found = content(explorer.build(small))["presets"]
-    single, hub, *solved = found
-    assert [preset["label"] for preset in solved] == ["convex", "AdaMerging"]
+    single, hub = found
     assert (single["label"], single["tasks"], single["weights"]) == ("best single λ", ["a", "b"], [0.5, 0.5])
     assert (hub["label"], hub["weights"]) == ("LoraHub", weights(["a", "b"]))
 
@@ -114,7 +113,7 @@ def test_presets_leave_out_oracles_and_weights_per_site(small):
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    assert [p["label"] for p in content(explorer.build(small))["presets"]] == ["convex", "AdaMerging"]
+    assert content(explorer.build(small))["presets"] == []
 
 
 def test_examples_are_the_rows_of_the_recipe(small):

@@ -13,9 +13,6 @@ from typer.main import get_command
 
 from tangora import cli
 from tangora._terminal import parse_weights
-from tangora.coefficients.descend import adamerging
-from tangora.coefficients.linear import LinearLogits
-from tangora.coefficients.solve import convex
 from tangora.report import explorer
 from tangora.tangent.columns import load_columns
 from tangora.tasks.metrics import score
@@ -149,12 +146,6 @@ def test_presets_and_subsets(browser, seven):
     agree(page, truth, [0.5] * 7)
     page.get_by_role("button", name="LoraHub").click()
     agree(page, truth, weights(NAMES))
-    columns = [truth.columns["validation", name] for name in NAMES]
-    page.get_by_role("button", name="convex").click()
-    agree(page, truth, convex(columns).weights)
-    page.get_by_role("button", name="AdaMerging").click()
-    agree(page, truth, adamerging(LinearLogits(columns)).weights)
-    page.get_by_role("button", name="LoraHub").click()
     page.select_option("#subset", "trec6+ag_news+tweet_emotion")
     three = NAMES[1:4]
     agree(page, truth, [0, *weights(three), 0, 0, 0], tasks=three)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tangora.report.summary import method_name
 
 if TYPE_CHECKING:
-    from tangora.coefficients.found import Found
     from tangora.recipe import FusionEntry, Recipe
     from tangora.report.data import Score
-    from tangora.tangent.columns import Columns
 
-__all__ = ["SINGLE", "Preset", "from_scores", "solved"]
+__all__ = ["SINGLE", "Preset", "from_scores"]
 
 SINGLE = "best single λ"
 _NAMES = {"convex": "convex", "adamerging": "AdaMerging", "minimax": "minimax", "lorahub": "LoraHub"}
@@ -47,26 +45,6 @@ def from_scores(recipe: Recipe, scores: Iterable[Score], mode: str, vectors: Seq
             values = _rounded(placed.get(v, 0.0) for v in vectors)
             found.setdefault((label, tasks), Preset(label, tasks, values, f"scores.csv, {row.selection}"))
     return list(found.values())
-
-
-def solved(columns: Sequence[Columns], known: Sequence[Preset]) -> list[Preset]:
-    """Coefficients of all tasks that the run did not look for, found on the rows of ``columns``."""
-    from tangora.coefficients.descend import adamerging
-    from tangora.coefficients.linear import LinearLogits
-    from tangora.coefficients.solve import convex
-
-    vectors = columns[0].vectors
-    there = {preset.label for preset in known if preset.tasks == vectors}
-    searches: dict[str, Callable[[], Found]] = {
-        _NAMES["convex"]: lambda: convex(columns),
-        _NAMES["adamerging"]: lambda: adamerging(LinearLogits(columns)),
-    }
-    presets = []
-    for label in [name for name in searches if name not in there]:
-        weights = searches[label]().weights
-        assert isinstance(weights, list)  # there is one column a vector, not one a site
-        presets.append(Preset(label, vectors, _rounded(weights), "found for this page, on validation rows"))
-    return presets
 
 
 def _rounded(weights: Iterable[float]) -> tuple[float, ...]:

@@ -244,8 +244,7 @@ def _all_presets(folder: Path, content: _Content) -> list[_presets.Preset]:
     from tangora.report.data import read_scores
 
     scores = read_scores(folder / "scores.csv")
-    found = _presets.from_scores(content.recipe, scores, content.mode, content.names)
-    return found + _presets.solved([content.splits[name]["validation"].columns for name in content.names], found)
+    return _presets.from_scores(content.recipe, scores, content.mode, content.names)
 
 
 def _task(
