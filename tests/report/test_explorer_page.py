@@ -60,9 +60,13 @@ def number(text: str) -> float:
     return float(text.replace("\u2212", "-").replace("\u00a0%", ""))
 
 
+def settled(page, part="figures"):
+    page.locator(f"#{part}[aria-busy=false]").wait_for()
+
+
 def shown(page) -> tuple[list[float], float, float]:
     """Scores of the tasks, what is kept, and what is kept on test; after the page has settled."""
-    page.wait_for_timeout(250)
+    settled(page)
     scores = [number(text) for text in page.locator(".tasks .score .figure").all_text_contents()]
     return scores, number(page.inner_text("#kept")) / 100, number(page.inner_text("#test-kept")) / 100
 
@@ -165,21 +169,20 @@ def test_the_planes(browser, seven):
     page, truth = visit(browser, seven[0])[0], seven[1]
     page.select_option("#plane-a", label="snips")
     page.select_option("#plane-b", label="banking77")
-    page.wait_for_timeout(100)
-    page.locator("#error-caption .ends", has_text="mean over").wait_for()
+    settled(page, "planes")
     axis = [(i - 5) / 10 for i in range(21)]
     kept = {(x, y): truth.kept("validation", [0.5, 0.5, 0.5, 0.5, x, y, 0.5]) for x in axis[::4] for y in axis[::4]}
     low, high = (number(t) / 100 for t in re.findall(r"[\d.]+\u00a0%", page.text_content("#kept-caption")))
     assert low <= min(kept.values()) + TENTH
     assert high >= max(kept.values()) - TENTH
-    page.get_by_role("button", name="Go to what keeps most").click()
-    _, best, _ = shown(page)
-    assert best == pytest.approx(high, abs=TENTH)
     errors = {(x, y): xi(truth, "snips", "banking77", x, y) for x in axis for y in axis}
     unit = [error for (x, y), error in errors.items() if 0 <= x <= 1 and 0 <= y <= 1]
     found = [float(t) for t in re.findall(r"\d\.\d\d", page.text_content("#error-caption"))]
     assert found == pytest.approx([max(errors.values()), sum(unit) / len(unit)], abs=0.0051)
     assert page.locator("#error-plane .cell").nth(5 * 21 + 5).get_attribute("fill-opacity") == "0.040"  # ξ(0, 0) = 0
+    page.get_by_role("button", name="Go to what keeps most").click()
+    _, best, _ = shown(page)
+    assert best == pytest.approx(high, abs=TENTH)
     page.locator("#error-plane").click(position={"x": 300, "y": 60})
     assert page.get_by_role("slider", name="λ of snips").input_value() in {str(round(x, 1)) for x in axis}
 
@@ -196,7 +199,7 @@ def xi(truth, first, second, x, y) -> float:
 
 def test_rows_that_flip(browser, seven):
     page, truth = visit(browser, seven[0])[0], seven[1]
-    page.wait_for_timeout(250)
+    settled(page)
     expected = {"gained": 0, "lost": 0, "other": 0}
     for name in NAMES:
         rows = zip(
@@ -227,7 +230,7 @@ def test_the_command(browser, seven):
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.get_by_role("button", name="LoraHub").click()
     page.get_by_role("checkbox", name="snips").uncheck()
-    page.wait_for_timeout(250)
+    settled(page)
     page.get_by_role("button", name="Copy the command").click()
     page.locator("#copied", has_text="Copied").wait_for()
     program, *arguments = shlex.split(page.evaluate("navigator.clipboard.readText()"))

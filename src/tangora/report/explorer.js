@@ -81,10 +81,12 @@
     return `${kept >= before ? "+" : ""}${points} points`;
   };
 
+  const busy = (id, is) => find(id).setAttribute("aria-busy", String(is));
   let frame = 0;
   let timer = 0;
   const moved = (preset = null) => {
     state.preset = preset;
+    busy("figures", true);
     frame ||= requestAnimationFrame(() => { frame = 0; update(); });
     clearTimeout(timer);
     timer = setTimeout(settle, 150);
@@ -101,6 +103,7 @@
     find("copied").textContent = "";
     const { split, on, reference } = state;
     changes.show({ split, on, tables: model.tables[split], reference: reference.predictions[split] });
+    busy("figures", false);
     planes();
   };
 
@@ -174,6 +177,7 @@
     drawing += 1;
     find("go-best").disabled = pair[0] === pair[1];
     for (const plane of Object.values(drawn)) plane.frame(pair.map((k) => names[k]), pair.map((k) => effective()[k]));
+    busy("planes", pair[0] !== pair[1]);
     if (pair[0] === pair[1]) return;
     const token = drawing;
     const { split, on } = state;
@@ -188,7 +192,8 @@
         const { value, done } = steps.next();
         if (done) { plane.fill(plane.values, format); work.shift(); } else plane.values = value;
       }
-      if (token === drawing && work.length) setTimeout(step);
+      if (token !== drawing) return;
+      if (work.length) setTimeout(step); else busy("planes", false);
     };
     step();
   };
