@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL = -m pip install --disable-pip-version-check $(PIP_FLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart setup setup-dev test check lint types coverage format peers bench-peers bench-fuse clean
+.PHONY: help quickstart setup setup-dev test check lint types coverage format peers bench-peers bench-fuse bench-sweep clean
 
 help:
 	@sed -n 's/^#  *make/make/p' Makefile
@@ -76,6 +76,10 @@ bench-fuse: setup bench-peers
 	$(BIN)/python benchmarks/fuse.py --peers $(PEERS) $(ARGS)
 	$(BIN)/python benchmarks/fuse_adapters.py
 	$(BIN)/python benchmarks/fuse_many.py
+
+# Every subset and every λ of the paper's protocol on columns of tangent adapters, and a few by a forward pass.
+bench-sweep: setup
+	$(BIN)/python benchmarks/sweep.py $(ARGS)
 
 clean:
 	rm -rf build dist htmlcov .coverage .coverage.json .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,4 +1,4 @@
-"""What `train_step.py` trains: two architectures with random weights, and four ways to adapt them.
+"""What `train_step.py` trains: three architectures with random weights, and the ways to adapt them.
 
 Every contender starts from the same numbers: the same base weights, A₀ and batch, all from one seed. So they can be
 checked against each other before they are timed.
@@ -8,19 +8,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["CONTENDERS", "SHAPES", "Shape", "build", "make_batch", "put_b"]
+__all__ = ["COMPARISONS", "CONTENDERS", "EXPANSIONS", "SHAPES", "Comparison", "Shape", "build", "make_batch", "put_b"]
 
-RANK, ALPHA = 16, 32  # the paper's
 CLASSES = 10
-CLIP_BASE = {"hidden_size": 768, "intermediate_size": 3072, "layers": 12, "heads": 12, "image_size": 224}
-CLIP_TINY = {"hidden_size": 32, "intermediate_size": 64, "layers": 2, "heads": 2, "image_size": 32}
+
+
+def _heads(width: int, inner: int, layers: int, heads: int) -> dict[str, int]:
+    return {
+        "hidden_size": width,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+    }
+
+
+CLIP_BASE = {**_heads(768, 3072, 12, 12), "image_size": 224}
+CLIP_TINY = {**_heads(32, 64, 2, 2), "image_size": 32}
+MINILM = {**_heads(384, 1536, 6, 12), "vocab_size": 30522}
+BERT_TINY = {**_heads(32, 64, 2, 2), "vocab_size": 100}
 T5_BASE = {"d_model": 768, "d_kv": 64, "d_ff": 2048, "num_layers": 12, "num_heads": 12, "vocab_size": 32128}
 T5_TINY = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2, "vocab_size": 100}
+TARGETS = {"clip": ["q_proj", "v_proj"], "bert": ["query", "value"], "t5": ["q", "v"]}
 
 
 @dataclass(frozen=True)
@@ -29,11 +42,12 @@ class Shape:
 
     Args:
         title: what the table says.
-        family: ``clip`` or ``t5``.
+        family: ``clip``, ``bert`` or ``t5``.
         sizes: arguments of the architecture's configuration.
         batch: rows in a batch.
-        lengths: tokens in and tokens out (t5).
+        lengths: tokens in and tokens out (bert: none out).
         dropout: on the input of the adapters. peft skips it at 0.
+        rank: of the adapters; alpha is twice as much. 16 is the paper's.
     """
 
     title: str
@@ -42,6 +56,7 @@ class Shape:
     batch: int
     lengths: tuple[int, int] = (0, 0)
     dropout: float = 0.0
+    rank: int = 16
 
 
 _CLIP, _T5 = "CLIP ViT-B/16, batch 8", "Flan-T5-base, batch 4, 64 tokens in, 16 out"
@@ -50,27 +65,51 @@ SHAPES = {
     "flan-t5-base": Shape(_T5, "t5", T5_BASE, 4, (64, 16)),
     "clip-vit-b16-dropout": Shape(f"{_CLIP}, adapter dropout 0.1", "clip", CLIP_BASE, 8, dropout=0.1),
     "flan-t5-base-dropout": Shape(f"{_T5}, adapter dropout 0.1", "t5", T5_BASE, 4, (64, 16), dropout=0.1),
+    "minilm": Shape("MiniLM, batch 32, 35 tokens, r = 8", "bert", MINILM, 32, (35, 0), rank=8),
     "tiny-clip": Shape("a tiny CLIP", "clip", CLIP_TINY, 2),
+    "tiny-bert": Shape("a tiny BERT", "bert", BERT_TINY, 2, (5, 0)),
     "tiny-t5": Shape("a tiny T5", "t5", T5_TINY, 2, (5, 3)),
 }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Contenders that are measured in one run and stand in one table; the first is what the others are divided by."""
+
+    contenders: tuple[str, ...]
+    shapes: tuple[str, ...]
+
+
+COMPARISONS = {
+    "train_step": Comparison(
+        ("lora", "lora_frozen_a", "l_lora", "jvp_wrapper"),
+        ("clip-vit-b16", "flan-t5-base", "clip-vit-b16-dropout", "flan-t5-base-dropout"),
+    ),
+    "tangent_step": Comparison(("lora", "tangent", "tangent_jvp"), ("minilm", "clip-vit-b16", "flan-t5-base")),
+}
+EXPANSIONS = ("tangent", "tangent_jvp")
+"""Contenders that are LoRA only where B = 0: elsewhere they compute the expansion of the whole network."""
 
 
 def build(shape: Shape, contender: str, seed: int, device: str) -> nn.Module:
     """The model of a shape, adapted by a contender, in training mode; ``model(**batch)``: loss and logits."""
     import peft
     import torch
+    from step_networks import NETWORKS, WithLoss
 
     torch.manual_seed(seed)
-    base = (_clip if shape.family == "clip" else _t5)(shape.sizes)
-    targets = ["q_proj", "v_proj"] if shape.family == "clip" else ["q", "v"]
-    config = peft.LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=shape.dropout, target_modules=targets)
-    adapted = CONTENDERS[contender](peft.get_peft_model(base, config))
-    return _with_loss(shape, adapted).to(device).train()
+    kind = NETWORKS[shape.family]
+    config = peft.LoraConfig(
+        r=shape.rank, lora_alpha=2 * shape.rank, lora_dropout=shape.dropout, target_modules=TARGETS[shape.family]
+    )
+    network = kind(peft.get_peft_model(kind.base(shape), config)).to(device)
+    return WithLoss(CONTENDERS[contender](network)).train()
 
 
 def make_batch(shape: Shape, seed: int, device: str) -> dict[str, Tensor]:
-    """One batch of noise: pixels and labels, or token ids and target ids."""
+    """One batch of noise: pixels or token ids, and labels or target ids."""
     import torch
+    import torch.nn.functional as F
 
     draw = torch.Generator().manual_seed(seed + 1)
     if shape.family == "clip":
@@ -82,7 +121,11 @@ def make_batch(shape: Shape, seed: int, device: str) -> dict[str, Tensor]:
         vocabulary = shape.sizes["vocab_size"]
         batch = {"input_ids": torch.randint(1, vocabulary, into, generator=draw)}
         batch["attention_mask"] = torch.ones_like(batch["input_ids"])
-        batch["labels"] = torch.randint(1, vocabulary, out, generator=draw)
+        if shape.family == "bert":
+            batch["labels"] = torch.randint(CLASSES, (shape.batch,), generator=draw)
+        else:
+            batch["labels"] = torch.randint(1, vocabulary, out, generator=draw)
+            batch["decoder_input_ids"] = F.pad(batch["labels"][:, :-1], (1, 0))
     return {name: value.to(device) for name, value in batch.items()}
 
 
@@ -96,64 +139,25 @@ def put_b(model: nn.Module, seed: int) -> None:
             parameter.data.copy_(0.02 * torch.randn(parameter.shape, generator=draw))
 
 
-def _clip(sizes: dict[str, int]) -> nn.Module:
-    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
-
-    sizes = dict(sizes)
-    layers, heads = sizes.pop("layers"), sizes.pop("heads")
-    config = CLIPVisionConfig(
-        num_hidden_layers=layers, num_attention_heads=heads, projection_dim=512, patch_size=16, **sizes
-    )
-    return CLIPVisionModelWithProjection(config)
+def _lora(network: Any) -> nn.Module:
+    return network
 
 
-def _t5(sizes: dict[str, int]) -> nn.Module:
-    from transformers import T5Config, T5ForConditionalGeneration
-
-    special = {"decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1}
-    config = T5Config(feed_forward_proj="gated-gelu", tie_word_embeddings=False, use_cache=False, **special, **sizes)
-    return T5ForConditionalGeneration(config)
-
-
-def _with_loss(shape: Shape, adapted: nn.Module) -> nn.Module:
-    """T5 brings its loss; CLIP's image tower gets a frozen zero-shot head of unit vectors."""
-    if shape.family == "t5":
-        return adapted
-    import torch
-    import torch.nn.functional as F
-
-    class ZeroShot(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.tower = adapted
-            self.register_buffer("head", F.normalize(torch.randn(CLASSES, 512), dim=-1))
-
-        def forward(self, pixel_values: Tensor, labels: Tensor) -> dict[str, Tensor]:
-            embeds = F.normalize(self.tower(pixel_values=pixel_values).image_embeds, dim=-1)
-            logits = 100 * embeds @ self.head.T
-            return {"loss": F.cross_entropy(logits, labels), "logits": logits}
-
-    return ZeroShot()
-
-
-def _lora(model: nn.Module) -> nn.Module:
-    return model
-
-
-def _lora_frozen_a(model: nn.Module) -> nn.Module:
-    for name, parameter in model.named_parameters():
+def _lora_frozen_a(network: Any) -> nn.Module:
+    for name, parameter in network.named_parameters():
         if "lora_A" in name:
             parameter.requires_grad_(False)
-    return model
+    return network
 
 
-def _l_lora(model: nn.Module) -> nn.Module:
+def _l_lora(network: Any) -> nn.Module:
     from tangora.linearize import linearize
 
-    return linearize(model)
+    linearize(network.backbone)
+    return network
 
 
-def _jvp_wrapper(model: nn.Module) -> nn.Module:
+def _jvp_wrapper(network: Any) -> nn.Module:
     """fusion-bench's module around every LoRA layer.
 
     Its own loop over the layers sits in a file that imports a class which transformers 5 no longer has.
@@ -161,15 +165,33 @@ def _jvp_wrapper(model: nn.Module) -> nn.Module:
     from fusion_bench.models.linearized.linearized_model_utils import LinearizedModelWraper
     from peft.tuners.lora import LoraLayer
 
+    model = network.backbone
     for name in [name for name, module in model.named_modules() if isinstance(module, LoraLayer)]:
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, LinearizedModelWraper(model.get_submodule(name)))
-    return model
+    return network
 
 
-CONTENDERS: dict[str, Callable[[nn.Module], nn.Module]] = {
+def _tangent(network: Any) -> nn.Module:
+    from tangora.tangent import TangentModel, expand_lora
+
+    expand_lora(network.backbone)
+    return TangentModel(network)
+
+
+def _tangent_jvp(network: Any) -> nn.Module:
+    """Given A frozen, whose gradient is zero at B₀ = 0: without it the naive way would cost more."""
+    from step_networks import NaiveTangent
+
+    network.backbone.get_base_model().set_attn_implementation("eager")
+    return NaiveTangent(_lora_frozen_a(network))
+
+
+CONTENDERS: dict[str, Callable[[Any], nn.Module]] = {
     "lora": _lora,
     "lora_frozen_a": _lora_frozen_a,
     "l_lora": _l_lora,
     "jvp_wrapper": _jvp_wrapper,
+    "tangent": _tangent,
+    "tangent_jvp": _tangent_jvp,
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -17,6 +17,8 @@ LABELS = {
     "lora_frozen_a": "peft LoRA, A frozen",
     "l_lora": "**Tangora L-LoRA**",
     "jvp_wrapper": "jvp wrapper (fusion-bench)",
+    "tangent": "**Tangora tangent LoRA**",
+    "tangent_jvp": "the same by `torch.func.jvp`, and backward through it",
 }
 MIB = 2**20
 Ratio = tuple[float, float, float]
@@ -47,12 +49,14 @@ def quartiles(samples: Sequence[float]) -> tuple[float, float]:
     return first, third
 
 
-def render(results: Sequence[Path], document: Path) -> None:
-    """Put the table of every results file between the markers of a Markdown document."""
+def render(results: Sequence[Path], document: Path, comparison: str = "train_step") -> None:
+    """Put the table of every results file between a comparison's markers in a Markdown document."""
     text = document.read_text(encoding="utf-8")
     sections = [section(json.loads(path.read_text(encoding="utf-8")), path.name) for path in results]
-    body = "\n\n".join(sections) or "No results yet: run `python benchmarks/train_step.py`."
-    document.write_text(replace_between(text, body), encoding="utf-8")
+    command = "python benchmarks/train_step.py" + ("" if comparison == "train_step" else f" --compare {comparison}")
+    body = "\n\n".join(sections) or f"No results yet: run `{command}`."
+    marks = (mark.replace("train_step", comparison) for mark in (BEGIN, END))
+    document.write_text(replace_between(text, body, *marks), encoding="utf-8")
 
 
 def replace_between(text: str, body: str, begin_mark: str = BEGIN, end_mark: str = END) -> str:
@@ -98,17 +102,27 @@ def table(contenders: dict[str, Any]) -> str:
 
 
 def goals(contenders: dict[str, Any]) -> list[str]:
-    """Whether L-LoRA is at most 0.95 of LoRA in time and memory, and 1.3 times as fast as the wrapper."""
-    if not {"lora", "l_lora"} <= contenders.keys():
-        return []
-    ours, lora = contenders["l_lora"], contenders["lora"]
-    lines = [_goal("time, at most 0.95 of LoRA's", ratio(ours["seconds"], lora["seconds"])[0], most=0.95)]
-    for what, words in (("step", "memory of a step"), ("peak", "peak memory")):
-        lines.append(_goal(f"{words}, at most 0.95 of LoRA's", _memory(ours, what) / _memory(lora, what), most=0.95))
-    if "jvp_wrapper" in contenders:
-        speed = ratio(contenders["jvp_wrapper"]["seconds"], ours["seconds"])[0]
-        lines.append(_goal("at least 1.3 times as fast as the wrapper", speed, least=1.3))
+    """Whether L-LoRA is at most 0.95 of LoRA in time and memory, and 1.3 times as fast as the wrapper.
+
+    And whether tangent LoRA is at most 1.6 times LoRA in time and 1.5 times in a step's memory.
+    """
+    lines: list[str] = []
+    if {"lora", "l_lora"} <= contenders.keys():
+        lines += _against_lora(contenders, "l_lora", time=0.95, step=0.95, peak=0.95)
+        if "jvp_wrapper" in contenders:
+            speed = ratio(contenders["jvp_wrapper"]["seconds"], contenders["l_lora"]["seconds"])[0]
+            lines.append(_goal("at least 1.3 times as fast as the wrapper", speed, least=1.3))
+    if {"lora", "tangent"} <= contenders.keys():
+        lines += _against_lora(contenders, "tangent", time=1.6, step=1.5)
     return lines
+
+
+def _against_lora(contenders: dict[str, Any], name: str, *, time: float, **memory: float) -> Iterator[str]:
+    ours, lora = contenders[name], contenders["lora"]
+    yield _goal(f"time, at most {time} of LoRA's", ratio(ours["seconds"], lora["seconds"])[0], most=time)
+    for what, most in memory.items():
+        words = {"step": "memory of a step", "peak": "peak memory"}[what]
+        yield _goal(f"{words}, at most {most} of LoRA's", _memory(ours, what) / _memory(lora, what), most=most)
 
 
 def _goal(words: str, value: float, *, most: float = float("inf"), least: float = 0.0) -> str:
@@ -120,7 +134,7 @@ def _memory(found: dict[str, Any], what: str) -> float:
 
 
 def _difference(check: dict[str, float]) -> float:
-    return max(check["logits_at_start"], check["logits"], check["gradient"])
+    return max(value for name, value in check.items() if name != "effect_of_b")
 
 
 def _machine(results: dict[str, Any], name: str) -> str:

@@ -2,7 +2,7 @@
 
 It answers in JSON lines on standard output; whatever libraries print goes to standard error.
 
-- ``check``: logits at B = 0 and at a given B, and the loss's gradient by B, compared with ``--reference``
+- ``check``: logits and the loss's gradient by B, at B = 0 and at a given B, compared with those in ``--reference``
 - ``memory``: the peak of a few steps, and what the model alone occupies
 - ``time``: a first line when warm, then for every line ``N`` read the seconds of N steps
 """
@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from step_models import CONTENDERS, SHAPES, Shape, build, make_batch, put_b
+from step_models import CONTENDERS, EXPANSIONS, SHAPES, Shape, build, make_batch, put_b
 
 if TYPE_CHECKING:
     import torch
@@ -49,9 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--reference", type=Path, help="safetensors file: written when absent, compared with when there"
-    )
+    parser.add_argument("--reference", type=Path, help="folder: what it lacks is written, what it has is compared with")
     return parser
 
 
@@ -111,26 +109,33 @@ def _check(shape: Shape, options: argparse.Namespace, answers: IO[str]) -> None:
     outputs = outcome(trainer, options.seed)
     from safetensors.torch import load_file, save_file
 
-    if not options.reference.exists():
-        save_file(outputs, options.reference)
-    reference = load_file(options.reference)
-    errors = {name: relative_error(value, reference[name]) for name, value in outputs.items()}
+    errors = {}
+    for name, value in outputs.items():
+        elsewhere = options.contender in EXPANSIONS and not name.endswith("_at_start")
+        file = options.reference / f"{name}{'_of_the_expansion' if elsewhere else ''}.safetensors"
+        if not file.exists():
+            save_file({name: value}, file)
+        errors[name] = relative_error(value, load_file(file)[name])
     errors["effect_of_b"] = relative_error(outputs["logits"], outputs["logits_at_start"])
     _answer(answers, errors)
 
 
 def outcome(trainer: Trainer, seed: int) -> dict[str, Tensor]:
-    """Logits at B = 0 and with B set, and all gradients by B there; dropout off."""
+    """Logits and all gradients by B, at B = 0 and with B set; dropout off."""
+    trainer.model.eval()
+    found = {f"{name}_at_start": value for name, value in _answers(trainer).items()}
+    put_b(trainer.model, seed)
+    return {**found, **_answers(trainer)}
+
+
+def _answers(trainer: Trainer) -> dict[str, Tensor]:
     import torch
 
-    model = trainer.model.eval()
-    with torch.no_grad():
-        start = model(**trainer.batch)["logits"]
-    put_b(model, seed)
-    output = model(**trainer.batch)
+    trainer.model.zero_grad(set_to_none=True)
+    output = trainer.model(**trainer.batch)
     output["loss"].backward()
-    gradients = [p.grad.flatten() for name, p in model.named_parameters() if "lora_B" in name]
-    found = {"logits_at_start": start, "logits": output["logits"].detach(), "gradient": torch.cat(gradients)}
+    gradients = [p.grad.flatten() for name, p in trainer.model.named_parameters() if "lora_B" in name]
+    found = {"logits": output["logits"].detach(), "gradient": torch.cat(gradients)}
     return {name: value.cpu().contiguous() for name, value in found.items()}
 
 

@@ -20,7 +20,7 @@ import step_table  # noqa: E402
 import step_worker  # noqa: E402
 import train_step  # noqa: E402
 
-TINY = ["tiny-clip", "tiny-t5"]
+TINY = ["tiny-clip", "tiny-bert", "tiny-t5"]
 
 
 def options(contender: str = "l_lora", **others: object) -> argparse.Namespace:
@@ -28,7 +28,7 @@ def options(contender: str = "l_lora", **others: object) -> argparse.Namespace:
 
 
 def contender(seconds: list[float], step: int, peak: int) -> dict[str, object]:
-    check = {"logits_at_start": 0.0, "logits": 2e-7, "gradient": 3e-7, "effect_of_b": 0.1}
+    check = {"logits_at_start": 0.0, "logits": 2e-7, "gradient": 3e-7, "effect_of_b": 0.1}  # as in older results
     memory = [{"built": peak - step, "peak": peak, "step": step, "saved": 1}] * 3
     return {"seconds": seconds, "memory": memory, "check": check, "versions": {"torch": "2"}, "device_name": "cpu"}
 
@@ -87,6 +87,13 @@ def test_goals_say_what_was_not_met():
     assert step_table.goals({"lora": contender([1.0], 1, 1)}) == []
 
 
+def test_goals_of_the_tangent():
+    found = {"lora": contender([1.0], 100, 1000), "tangent": contender([1.7], 140, 1100)}
+    time, step = step_table.goals(found)
+    assert time == "- time, at most 1.6 of LoRA's: 1.700, **not met**"
+    assert step == "- memory of a step, at most 1.5 of LoRA's: 1.400, met"
+
+
 def test_render_replaces_only_what_is_between_the_markers(tmp_path):
     document, file = tmp_path / "doc.md", tmp_path / "train_step-cpu.json"
     document.write_text(f"before\n{step_table.BEGIN}\nold\n{step_table.END}\nafter\n", encoding="utf-8")
@@ -99,6 +106,27 @@ def test_render_replaces_only_what_is_between_the_markers(tmp_path):
     assert "Chip, 2 cores, 8 GiB, Linux 6; 2 threads" in once
     step_table.render([file], document)
     assert document.read_text(encoding="utf-8") == once
+
+
+def test_render_takes_the_markers_of_its_comparison(tmp_path):
+    document, file = tmp_path / "doc.md", tmp_path / "tangent_step-cpu.json"
+    document.write_text(
+        f"{step_table.BEGIN}\n{step_table.END}\n<!-- tangent_step:begin -->\n<!-- tangent_step:end -->\n"
+    )
+    step_table.render([], document, "tangent_step")
+    assert "run `python benchmarks/train_step.py --compare tangent_step`" in document.read_text(encoding="utf-8")
+    file.write_text(json.dumps(results()), encoding="utf-8")
+    step_table.render([file], document, "tangent_step")
+    assert document.read_text(encoding="utf-8").startswith(f"{step_table.BEGIN}\n{step_table.END}\n")
+    assert "Chip" in document.read_text(encoding="utf-8")
+
+
+def test_committed_results_can_be_rendered(tmp_path):
+    document = tmp_path / "benchmarks.md"
+    committed = BENCHMARKS.parent / "docs" / "benchmarks.md"
+    document.write_text(committed.read_text(encoding="utf-8"), encoding="utf-8")
+    train_step.main(["--render", "--docs", str(document)])
+    assert document.read_text(encoding="utf-8") == committed.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("text", ["", step_table.BEGIN, f"{step_table.END}{step_table.BEGIN}", step_table.BEGIN * 2])
@@ -122,11 +150,28 @@ def test_contenders_compute_the_same(shape):
 
 
 @pytest.mark.parametrize("shape", TINY)
-def test_a_step_trains_b_and_keeps_less_than_lora(shape):
+def test_both_tangents_compute_the_expansion(shape):
+    found = {}
+    for name in ("lora", "tangent", "tangent_jvp"):
+        trainer = step_worker.Trainer(step_models.SHAPES[shape], options(name))
+        found[name] = step_worker.outcome(trainer, seed=0)
+    for key, value in found["tangent"].items():
+        torch.testing.assert_close(value, found["tangent_jvp"][key], rtol=1e-4, atol=1e-6)
+        if key.endswith("_at_start"):
+            torch.testing.assert_close(value, found["lora"][key], rtol=1e-4, atol=1e-6)
+    assert step_worker.relative_error(found["tangent"]["logits"], found["tangent"]["logits_at_start"]) > 1e-2
+    assert step_worker.relative_error(found["tangent"]["gradient"], found["tangent"]["gradient_at_start"]) > 1e-3
+    assert step_worker.relative_error(found["tangent"]["logits"], found["lora"]["logits"]) > 1e-4  # another function
+
+
+@pytest.mark.parametrize("shape", TINY)
+@pytest.mark.parametrize("name", ["l_lora", "tangent", "tangent_jvp"])
+def test_a_step_trains_b_and_keeps_less_than_lora(name, shape):
     lora = step_worker.Trainer(step_models.SHAPES[shape], options("lora"))
-    ours = step_worker.Trainer(step_models.SHAPES[shape], options("l_lora"))
+    ours = step_worker.Trainer(step_models.SHAPES[shape], options(name))
     assert sum(p.numel() for p in ours.trainable) < sum(p.numel() for p in lora.trainable)
-    assert step_worker.saved_for_backward(ours) < step_worker.saved_for_backward(lora)
+    if name == "l_lora":
+        assert step_worker.saved_for_backward(ours) < step_worker.saved_for_backward(lora)
     ours.step()
     assert all(p.detach().any() for p in ours.trainable)
     assert all(p.grad is None for p in ours.model.parameters())
@@ -144,6 +189,20 @@ def test_measure_needs_the_peers_environment(tmp_path):
     with pytest.raises(SystemExit, match="make bench-peers"):
         train_step.main(["--peers", str(tmp_path / "python"), "--results", str(tmp_path)])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_of_the_tangents_from_end_to_end(tmp_path, capsys):
+    document = tmp_path / "doc.md"
+    document.write_text("<!-- tangent_step:begin -->\n<!-- tangent_step:end -->\n", encoding="utf-8")
+    flags = ["--compare", "tangent_step", "--shapes", "tiny-bert", "--rounds", "1", "--memory-samples", "1"]
+    train_step.main([*flags, "--threads", "1", "--results", str(tmp_path), "--docs", str(document)])
+    found = json.loads((tmp_path / "tangent_step-cpu.json").read_text(encoding="utf-8"))
+    checks = {name: c["check"] for name, c in found["shapes"]["tiny-bert"]["contenders"].items()}
+    assert list(checks) == ["lora", "tangent", "tangent_jvp"]
+    assert checks["tangent"]["logits"] == 0.0  # the first of the expansions is what the other is compared with
+    assert 0.0 < checks["tangent_jvp"]["logits"] < 1e-4
+    assert "tiny-bert: tangent_jvp: differs by logits_at_start" in capsys.readouterr().out
+    assert "Tangora tangent LoRA" in document.read_text(encoding="utf-8")
 
 
 def test_a_run_from_end_to_end(tmp_path):
@@ -169,8 +228,7 @@ def test_a_failing_worker_is_reported(capfd):
 
 @pytest.mark.skipif(not train_step.PEERS.exists(), reason="make bench-peers has not been run")
 def test_the_wrapper_computes_the_same(tmp_path):
-    reference = tmp_path / "reference.safetensors"
-    arguments = ["tiny-t5", "lora", "check", "--reference", str(reference), "--threads", "1"]
+    arguments = ["tiny-t5", "lora", "check", "--reference", str(tmp_path), "--threads", "1"]
     for python, name in ((sys.executable, "lora"), (str(train_step.PEERS), "jvp_wrapper")):
         arguments[1] = name
         command = [python, "-W", "ignore", str(BENCHMARKS / "step_worker.py"), *arguments]
