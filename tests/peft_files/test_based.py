@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-import zoo
 from safetensors.torch import load_file
 
+import zoo
 from tangora import evaluate
 from tangora.adapter import load
 from tangora.checkpoints import fuse_checkpoints

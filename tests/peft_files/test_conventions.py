@@ -6,9 +6,9 @@ import json
 
 import pytest
 import torch
-import zoo
 from safetensors.torch import load_file, save_file
 
+import zoo
 from tangora.adapter import load
 from tangora.errors import AdapterError, FusionError
 from tangora.fuse import fuse
