@@ -136,7 +136,7 @@ def put_b(model: nn.Module, seed: int) -> None:
     draw = torch.Generator().manual_seed(seed + 2)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
-            parameter.data.copy_(0.02 * torch.randn(parameter.shape, generator=draw))
+            parameter.data.copy_(0.1 * torch.randn(parameter.shape, generator=draw))
 
 
 def _lora(network: Any) -> nn.Module:
