@@ -369,3 +369,19 @@ def test_the_rule_of_a_linear_method_is_what_it_does_to_the_identity(method: Met
     assert method.rule is not None
     by_identity = replace(method, rule=None).coefficients(weights, {})
     assert method.coefficients(weights, {}) == pytest.approx(by_identity, rel=1e-15)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("tasks", "shape"), [(1, ()), (2, (50,)), (7, (3, 4, 5)), (300, (4,))])
+@pytest.mark.parametrize("mean", [True, False])
+def test_an_election_by_numpy_has_the_bits_of_one_by_torch(
+    mean: bool, tasks: int, shape: tuple[int, ...], dtype
+) -> None:
+    from tangora.methods import _sums
+
+    generator = torch.Generator().manual_seed(0)
+    sparse = [torch.randn(shape, generator=generator, dtype=dtype).round(decimals=1) for _ in range(tasks)]
+    for wide in ((1,) * len(shape), shape):
+        for weights in (torch.ones(tasks, *wide), torch.randn((tasks, *wide), generator=generator)):
+            expected = _sums._elected_by_torch(sparse, weights, mean)
+            assert torch.equal(_sums._elected(sparse, weights, mean), expected)
