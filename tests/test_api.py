@@ -11,7 +11,7 @@ import pytest
 import tangora
 
 PUBLIC = [
-    "Adapter", "TangentModel", "TangoraError", "TaskVector", "collect_statistics", "finetune", "fuse",
+    "Adapter", "TangentModel", "TangoraError", "TaskVector", "collect_statistics", "distill", "finetune", "fuse",
     "fuse_checkpoints", "linearize", "load", "load_recipe", "methods", "run",
 ]  # fmt: skip
 

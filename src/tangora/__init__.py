@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tangora.adapter import Adapter, load
     from tangora.checkpoints import fuse_checkpoints
     from tangora.collect import collect_statistics
+    from tangora.distill import distill
     from tangora.errors import TangoraError
     from tangora.finetune import finetune
     from tangora.fuse import fuse
@@ -36,6 +37,7 @@ __all__ = [
     "TangoraError",
     "TaskVector",
     "collect_statistics",
+    "distill",
     "finetune",
     "fuse",
     "fuse_checkpoints",
@@ -52,6 +54,7 @@ _HOME = {
     "TangoraError": "errors",
     "TaskVector": "task_vector",
     "collect_statistics": "collect",
+    "distill": "distill",
     "finetune": "finetune",
     "fuse": "fuse",
     "fuse_checkpoints": "checkpoints",

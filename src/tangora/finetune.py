@@ -11,6 +11,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ from tangora.task_vector import Dense, Update
 
 if TYPE_CHECKING:
     from tangora._trainer import QuietTrainer
+    from tangora.distill import Teacher
     from tangora.tasks import Base, Task, TaskModel
 
 __all__ = ["finetune"]
@@ -46,6 +48,7 @@ def finetune(
     on_step: OnStep | None = None,
     logs: Path | None = None,
     overwrite: bool = False,
+    teacher: Teacher | None = None,
 ) -> Adapter:
     """Train one adapter (or, with ``train: full``, every weight) on a task.
 
@@ -63,6 +66,7 @@ def finetune(
         on_step: called after each step with (step, total steps, loss), in the main process.
         logs: folder for TensorBoard; default: ``logs/<mode>/<task>``.
         overwrite: replace ``out``.
+        teacher: whose features are followed instead of labels (`tangora.distill`).
 
     Raises:
         ModelError: a target or a pattern matches nothing, initial values that cannot be used, or a loss that is not
@@ -85,7 +89,7 @@ def finetune(
         ):
             start = None if config.train == "full" else adapt(base.backbone, task.name, config)
             switch_on(base.backbone, config)
-            make = _task_model(base, task, config)
+            make = teacher.student(base, task) if teacher else _task_model(base, task, config)
             trainer = _trainer(make, base, task, config, seed, folder, scratch is not None, on_step)
             for tracker in watching:
                 trainer.add_callback(tracker)
@@ -93,6 +97,8 @@ def finetune(
             updates = _updates(make(), pristine) if start is None else linear_factors(start.model)
             record = _record(trainer, started)
         adapter = _adapter(base, task, config, updates, start, stage)
+        if teacher is not None:
+            adapter = replace(adapter, metadata=adapter.metadata.model_copy(update={"distilled": teacher.about}))
         if out is not None and trainer.is_world_process_zero():
             with atomic_dir(out, overwrite=overwrite) as staging:
                 adapter.save(staging)

@@ -14,7 +14,7 @@ from tangora._validation import validate
 from tangora._version import package_version
 from tangora.errors import AdapterError, RecipeError
 
-__all__ = ["FORMAT", "BaseInfo", "FusedInfo", "InitialInfo", "Metadata", "Parent", "read_metadata"]
+__all__ = ["FORMAT", "BaseInfo", "DistilledInfo", "FusedInfo", "InitialInfo", "Metadata", "Parent", "read_metadata"]
 
 FORMAT = 1
 FILE = "tangora.json"
@@ -73,6 +73,15 @@ class FusedInfo(_Frozen):
     heads: Literal["keep", "fuse"] | None = None
 
 
+class DistilledInfo(_Frozen):
+    """What a student followed: the tangent ``teacher`` by its fingerprint, on unlabelled rows of a split of tasks."""
+
+    teacher: str
+    tasks: list[str]
+    split: str
+    rows: int
+
+
 class Metadata(_Frozen):
     """An adapter's provenance, format 1; every field but the first three may be unknown.
 
@@ -92,6 +101,7 @@ class Metadata(_Frozen):
     stage: str | None = Field(default=None, description="hash of everything that decided it")
     recipe: dict[str, Any] | None = Field(default=None, description="the configuration that trained it")
     fused: FusedInfo | None = None
+    distilled: DistilledInfo | None = None
     scores: dict[str, Any] | None = None
     verified: dict[str, Any] | None = Field(default=None, description="what stock peft computes from the files")
 

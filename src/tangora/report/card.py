@@ -114,6 +114,10 @@ def _trained(adapter: Adapter) -> str:
     about, recipe = adapter.metadata, adapter.metadata.recipe or {}
     training, lora = recipe.get("training") or {}, recipe.get("lora") or {}
     rows = [("mode", about.mode), ("task", about.task)]
+    if about.distilled is not None:
+        told = about.distilled
+        of_whom = f"the tangent adapter {told.teacher[:16]}, on {told.rows} unlabelled {told.split} rows"
+        rows.append(("follows the features of", f"{of_whom} of {', '.join(told.tasks)}"))
     if about.kind == "lora":
         linearized = _LINEARIZED[about.linearize]
         rows += [("linearized", linearized), ("rank", lora.get("r")), ("alpha", lora.get("alpha"))]
