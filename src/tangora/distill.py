@@ -130,9 +130,8 @@ class StudentModel(TaskModel):
 @contextmanager
 def _scaled(model: nn.Module, share: float) -> Iterator[None]:
     """Every LoRA update of the model at a share of its size."""
-    layers: list[dict[str, float]] = [
-        m.scaling for m in model.modules() if isinstance(getattr(m, "scaling", None), dict)
-    ]
+    held: list[Any] = [getattr(module, "scaling", None) for module in model.modules()]
+    layers: list[dict[str, float]] = [scaling for scaling in held if isinstance(scaling, dict)]
     before = [dict(scaling) for scaling in layers]
     try:
         for scaling in layers:

@@ -151,8 +151,9 @@ def _score(
     progress: Progress,
 ) -> tuple[list[Outcome], list[Fused], FusionStage]:
     from tangora.evaluate import Evaluator, ScoreStore
+    from tangora.stages.columns import ColumnStore
     from tangora.stages.fusion import FusionStage
-    from tangora.stages.search import MadeColumns, Searches
+    from tangora.stages.search import Searches
 
     store = ScoreStore(out / "cache" / "scores.jsonl")
     evaluator = Evaluator(base, tasks, batch_size=recipe.evaluation.batch_size, store=store)
@@ -164,9 +165,9 @@ def _score(
             for split in ("validation", "test"):
                 baselines.setdefault((outcome.mode, split), {})[own] = outcome.results[split][own]
     named, size = {t.name: t for t in tasks}, recipe.evaluation.batch_size
-    columns = MadeColumns(base, named, experts, size)
+    columns = ColumnStore(base, named, experts, out / "cache" / "columns", size)
     searches = Searches(base, named, columns, out / "cache" / "searches", recipe.seed, size)
-    stage = FusionStage(recipe, experts, evaluator, baselines, progress, statistics, searches)
+    stage = FusionStage(recipe, experts, evaluator, baselines, progress, statistics, searches, columns)
     fused = stage.run()
     return outcomes + [f.outcome for f in fused], fused, stage
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tangora.fuse import Fusion
     from tangora.methods import Method
 
-__all__ = ["candidate_key"]
+__all__ = ["candidate_key", "linear_coefficients"]
 
 _DIGITS = 9
 
@@ -45,6 +45,18 @@ def candidate_key(fusion: Fusion, method: str, weights: Table, parameters: Mappi
         return next(iter(terms))
     apart = fusion.space == "factors" and any(a.metadata.linearize == "none" for a in fusion.adapters)
     return digest(["linear", "factors" if apart else "delta", terms])
+
+
+def linear_coefficients(method: str, weights: Table, parameters: Mapping[str, Any]) -> list[float] | None:
+    """What each adapter is multiplied with; None where a method is not linear, or sites have weights of their own."""
+    from tangora.methods import get
+
+    chosen, table = get(method), _collapsed(weights)
+    if not chosen.linear or isinstance(table, dict):
+        return None
+    found = _through(chosen, table, parameters)
+    assert not isinstance(found, dict)
+    return list(found)
 
 
 def _collapsed(weights: Table) -> Table:

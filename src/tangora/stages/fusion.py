@@ -19,7 +19,7 @@ from tangora.evaluate import Evaluator, Result
 from tangora.progress import Progress
 from tangora.recipe import FusionEntry, Recipe
 from tangora.scores import Outcome
-from tangora.stages.candidate_key import candidate_key
+from tangora.stages.candidate_key import candidate_key, linear_coefficients
 from tangora.subsets import choose_subsets
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tangora.adapter import Adapter
     from tangora.coefficients.found import Found
     from tangora.fuse import Fusion
+    from tangora.stages.columns import ColumnStore
     from tangora.stages.search import Searches
     from tangora.statistics import Statistics
 
@@ -89,6 +90,7 @@ class FusionStage:
         baselines: (mode, split) -> task -> result of that mode's expert on its own task.
         statistics: mode -> task -> those of the expert, for methods that need them.
         searches: find coefficients on rows.
+        columns: logits of linearized modes, on which linear fusions are scored without a forward pass.
     """
 
     recipe: Recipe
@@ -98,6 +100,7 @@ class FusionStage:
     progress: Progress
     statistics: Mapping[str, Mapping[str, Statistics]] = field(default_factory=dict)
     searches: Searches | None = None
+    columns: ColumnStore | None = None
     candidates: list[dict[str, Any]] = field(default_factory=list)
     found: list[dict[str, Any]] = field(default_factory=list)
     _fusions: dict[tuple[str, str], Fusion] = field(default_factory=dict, repr=False)
@@ -234,6 +237,9 @@ class FusionStage:
         tasks: Sequence[str],
         split: str,
     ) -> dict[str, Result]:
+        linear = linear_coefficients(cell.entry.method, weights, parameters)
+        if linear is not None and self.columns is not None and self.columns.scores(cell.mode):
+            return self.columns.results(cell.mode, tasks, split, dict(zip(cell.subset, linear, strict=True)))
         make: Callable[[], Adapter] = lambda: fusion.merge(cell.entry.method, weights, parameters)  # noqa: E731
         key = candidate_key(fusion, cell.entry.method, weights, parameters, self.recipe.seed)
         return self.evaluator.evaluate(key, make, tasks, split)

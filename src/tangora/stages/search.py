@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tangora.tangent.columns import Columns
     from tangora.tasks import Base, Task
 
-__all__ = ["ColumnSource", "MadeColumns", "Searches", "refuse_unless_searchable"]
+__all__ = ["ColumnSource", "Searches", "refuse_unless_searchable"]
 
 log = logging.getLogger("tangora")
 
@@ -35,36 +35,6 @@ class ColumnSource(Protocol):
     def get(self, mode: str, task: str, split: str, rows: Sequence[int] | None, per_site: bool) -> Columns:
         """Columns of every expert of a mode, on some rows of a task's split."""
         ...
-
-
-@dataclass(frozen=True)
-class MadeColumns:
-    """Columns of every expert of a mode, made when they are first asked for and kept in memory."""
-
-    base: Base
-    tasks: Mapping[str, Task]
-    experts: Mapping[str, Mapping[str, Adapter]]
-    batch_size: int = 64
-    _kept: dict[Any, Columns] = field(default_factory=dict, repr=False)
-
-    def get(self, mode: str, task: str, split: str, rows: Sequence[int] | None, per_site: bool) -> Columns:
-        """See `ColumnSource`."""
-        from tangora.tangent.columns import make_columns, site_columns
-
-        key = mode, task, split, per_site, tuple(rows) if rows is not None and per_site else None
-        if key not in self._kept:
-            known = self.base, self.tasks[task], split, self.experts[mode]
-            self._kept[key] = (
-                site_columns(*known, rows=rows) if per_site else make_columns(*known, batch_size=self.batch_size)
-            )
-        return self._kept[key] if rows is None or per_site else only(self._kept[key], rows)
-
-
-def only(columns: Columns, rows: Sequence[int]) -> Columns:
-    """The lines that belong to these rows of the split."""
-    import torch
-
-    return columns.rows(torch.isin(columns.examples, torch.tensor(list(rows))).nonzero()[:, 0])
 
 
 @dataclass(frozen=True)
