@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tangora.adapter import Adapter
     from tangora.evaluate import Evaluator, Result
     from tangora.scores import Outcome
+    from tangora.stages.columns import ColumnStore
     from tangora.stages.fusion import Fused, FusionStage
     from tangora.statistics import Statistics
     from tangora.tasks import Base, Task
@@ -157,22 +158,24 @@ def _score(
 
     store = ScoreStore(out / "cache" / "scores.jsonl")
     evaluator = Evaluator(base, tasks, batch_size=recipe.evaluation.batch_size, store=store)
-    outcomes = _baselines(experts, evaluator, tasks, progress)
+    named, size = {t.name: t for t in tasks}, recipe.evaluation.batch_size
+    columns = ColumnStore(base, named, experts, out / "cache" / "columns", size)
+    outcomes = _baselines(experts, evaluator, columns, tasks, progress)
     baselines: dict[tuple[str, str], dict[str, Result]] = {}
     for outcome in outcomes:
         if outcome.method == "expert":
             own = outcome.subset[0]
             for split in ("validation", "test"):
                 baselines.setdefault((outcome.mode, split), {})[own] = outcome.results[split][own]
-    named, size = {t.name: t for t in tasks}, recipe.evaluation.batch_size
-    columns = ColumnStore(base, named, experts, out / "cache" / "columns", size)
     searches = Searches(base, named, columns, out / "cache" / "searches", recipe.seed, size)
     stage = FusionStage(recipe, experts, evaluator, baselines, progress, statistics, searches, columns)
     fused = stage.run()
     return outcomes + [f.outcome for f in fused], fused, stage
 
 
-def _baselines(experts: Experts, evaluator: Evaluator, tasks: Sequence[Task], progress: Progress) -> list[Outcome]:
+def _baselines(
+    experts: Experts, evaluator: Evaluator, columns: ColumnStore, tasks: Sequence[Task], progress: Progress
+) -> list[Outcome]:
     """Zero-shot, and every expert on every task's test rows and its own validation rows."""
     from tangora.evaluate import scoring_key
     from tangora.scores import Outcome
@@ -184,11 +187,12 @@ def _baselines(experts: Experts, evaluator: Evaluator, tasks: Sequence[Task], pr
     progress.advance(detail="zero-shot")
     for mode, of_mode in experts.items():
         for task, adapter in of_mode.items():
-            make = _constant(adapter)
-            results = {
-                "test": evaluator.evaluate(scoring_key(adapter), make, names, "test"),
-                "validation": evaluator.evaluate(scoring_key(adapter), make, [task], "validation"),
-            }
+            asked = {"test": names, "validation": [task]}
+            if columns.scores(mode):
+                results = {split: columns.results(mode, whose, split, {task: 1.0}) for split, whose in asked.items()}
+            else:
+                key, make = scoring_key(adapter), _constant(adapter)
+                results = {split: evaluator.evaluate(key, make, whose, split) for split, whose in asked.items()}
             outcomes.append(Outcome(mode, "expert", "", (task,), "none", {}, results))
             progress.advance(detail=f"{mode} · {task}")
     progress.end()
