@@ -89,7 +89,7 @@ def test_the_same_seed_gives_the_same_student(base, task, teacher):
 
 
 def test_what_is_refused(base, task, teacher, tmp_path):
-    with pytest.raises(ModelError, match="teacher is not a tangent adapter, got none"):
+    with pytest.raises(ModelError, match="teacher is not a tangent adapter"):
         distill(base, [task], distill(base, [task], teacher, config(steps=1)), config())
     with pytest.raises(ModelError, match="student is a LoRA or L-LoRA adapter"):
         distill(base, [task], teacher, config("model"))
