@@ -62,6 +62,15 @@ def adamerging(
 
     Raises:
         FusionError: a setting is out of range, or the loss is not finite.
+
+    >>> from tangora.coefficients.linear import LinearLogits
+    >>> from tangora.tangent.columns import Columns
+    >>> slope = torch.tensor([[[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]]])
+    >>> rows = {"origin": torch.zeros(3, 2), "labels": torch.tensor([0, 0, 1]), "examples": torch.arange(3)}
+    >>> logits = LinearLogits([Columns("t", "validation", ("t",), (), columns=slope, fingerprint="", **rows)])
+    >>> found = adamerging(logits)
+    >>> 0.7 < found.weights[0] <= 1.0, found.gap is None
+    (True, True)
     """
     steps = steps or (50 if logits.whole else 500)
     rate = learning_rate or (1e-2 if logits.whole else 1e-3)
@@ -98,6 +107,14 @@ def learned(
 
     Raises:
         FusionError: as `adamerging`.
+
+    >>> from tangora.coefficients.linear import LinearLogits
+    >>> from tangora.tangent.columns import Columns
+    >>> slope = torch.tensor([[[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]]])
+    >>> rows = {"origin": torch.zeros(3, 2), "labels": torch.tensor([0, 0, 1]), "examples": torch.arange(3)}
+    >>> logits = LinearLogits([Columns("t", "validation", ("t",), (), columns=slope, fingerprint="", **rows)])
+    >>> round(learned(logits, steps=300).weights[0], 2)  # convex: log 2
+    0.69
     """
     descent = _Descent(logits, _cross_entropy, box(bound, nonnegative, l1), l2, rows, seed, worst_task)
     return descent.run(steps, learning_rate, "minimax" if worst_task else "learned", average=True)

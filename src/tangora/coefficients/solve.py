@@ -112,6 +112,13 @@ def minimax(
     Raises:
         FusionError: as `convex`, or a task has no vector of its own.
         DataError: as `convex`.
+
+    >>> from tangora.tangent.columns import Columns
+    >>> slope = torch.tensor([[[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]]])
+    >>> rows = {"origin": torch.zeros(3, 2), "labels": torch.tensor([0, 0, 1]), "examples": torch.arange(3)}
+    >>> found = minimax([Columns("t", "validation", ("t",), (), columns=slope, fingerprint="", **rows)])
+    >>> found.weights, round(found.loss, 4)  # better than the expert's own coefficient of 1
+    ([0.693147], -0.0101)
     """
     began, limits = time.perf_counter(), box(bound, nonnegative, l1)
     logits = LinearLogits(columns)
