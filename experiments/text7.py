@@ -1,9 +1,10 @@
-"""The text7 study: two runs, and the tables and figures of docs/text7.md from them.
+"""The text7 studies: three runs, and the tables and figures of docs/text7.md and docs/tangent.md from them.
 
     python experiments/text7.py --data FOLDER --encoder FOLDER_OR_HUB_ID [--out runs]
 
-``rates`` fine-tunes three tasks in every mode at several learning rates and fuses the three; ``text7`` is the bundled
-recipe as it is. Both go on where they were stopped; a finished run is only read. ``--only`` does one of the two.
+``rates`` fine-tunes three tasks in every mode at several learning rates and fuses the three; ``results`` is the bundled
+recipe text7 as it is, ``tangent`` the recipe text7-tangent. All go on where they were stopped; a finished run is only
+read. ``--only`` does one of them.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ import tangora
 from tangora._bars import Bars
 from tangora.recipe import load_recipe
 
-PAGE = Path(__file__).parents[1] / "docs" / "text7.md"
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE, TANGENT = DOCS / "text7.md", DOCS / "tangent.md"
 RATES = {
     "l-lora": [2e-3, 5e-3, 1e-2],
     "l-lora-r32": [5e-4, 1e-3, 2e-3],
@@ -45,27 +47,30 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="folder of the seven data sets")
     parser.add_argument("--encoder", default="sentence-transformers/all-MiniLM-L6-v2")
     parser.add_argument("--out", type=Path, default=Path("runs"))
-    parser.add_argument("--only", choices=["rates", "results"])
+    parser.add_argument("--only", choices=["rates", "results", "tangent"])
     given = parser.parse_args()
     where = [f"data.root={given.data}", f"base.model={given.encoder}"]
+    wanted = [given.only] if given.only else ["rates", "results", "tangent"]
     with Bars() as bars:
-        if given.only != "results":
+        if "rates" in wanted:
             whole = load_recipe("text7", where + sweep())
             recipe = whole.model_copy(update={"tasks": [t for t in whole.tasks if t.name in SWEPT]})
-            write("rates", rate_table(tangora.run(recipe, given.out / "text7-rates", progress=bars)))
-        if given.only != "rates":
-            run = tangora.run(load_recipe("text7", where), given.out / "text7", progress=bars)
-            write("results", result_table(run))
+            write(PAGE, "rates", rate_table(tangora.run(recipe, given.out / "text7-rates", progress=bars)))
+        for name, page in (("text7", PAGE), ("text7-tangent", TANGENT)):
+            if ("results" if page == PAGE else "tangent") not in wanted:
+                continue
+            run = tangora.run(load_recipe(name, where), given.out / name, progress=bars)
+            write(page, "results", result_table(run))
             for figure in FIGURES:
-                shutil.copy(run / "figures" / f"{figure}.png", PAGE.parent / "figures" / f"text7-{figure}.png")
+                shutil.copy(run / "figures" / f"{figure}.png", DOCS / "figures" / f"{name}-{figure}.png")
 
 
-def write(name: str, lines: Iterator[str]) -> None:
+def write(page: Path, name: str, lines: Iterator[str]) -> None:
     """Put lines between the page's markers of that name."""
     body = "\n".join(lines) + "\n"
     marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
-    text = marked.sub(lambda found: found[1] + body + found[2], PAGE.read_text(encoding="utf-8"))
-    PAGE.write_text(text, encoding="utf-8")
+    text = marked.sub(lambda found: found[1] + body + found[2], page.read_text(encoding="utf-8"))
+    page.write_text(text, encoding="utf-8")
 
 
 def sweep() -> list[str]:
