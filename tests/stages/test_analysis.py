@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,35 +15,43 @@ import tangora
 from tangora.adapter import Adapter, Metadata, load
 from tangora.analysis import sign_conflict, subspace_overlap
 from tangora.errors import AdapterError, DataError, RecipeError
-from tangora.evaluate import evaluate
+from tangora.evaluate import applied, evaluate
 from tangora.progress import Progress
 from tangora.recipe import load_recipe
+from tangora.report.data import SCORE_COLUMNS
 from tangora.run import prepare
 from tangora.stages.analysis import analyze
 from tangora.stages.analysis_plan import Plan, Settings
-from tangora.stages.measures import limited
+from tangora.stages.measures import limited, network_logits
+from tangora.tangent import TangentTaskModel, direction_of, make_columns
 from tangora.task_vector import Dense, LowRank
+from tangora.tasks import TaskModel, collate
 
 TASKS = ("plain", "good", "photo")
 FEW = {"points": 2, "margin": 0.0, "rows": 4}
 
 
+MODES = {"full": {"train": "full"}, "lora": {}, "l-lora": {"linearize": "module"}, "tangent": {"linearize": "model"}}
+
+
 def expert(mode: str, task: int) -> Adapter:
     """Random updates of a tiny BERT, large enough to change what it answers."""
     start, moved = torch.Generator().manual_seed(0), torch.Generator().manual_seed(10 * len(mode) + task)
+    linearize = {"l-lora": "module", "tangent": "model"}.get(mode, "none")
     updates: dict[str, LowRank | Dense] = {}
     for layer, name in itertools.product((0, 1), ("query", "value")):
         site = f"encoder.layer.{layer}.attention.self.{name}"
-        a = torch.randn(2, 32, generator=start if mode == "l-lora" else moved)
+        a = torch.randn(2, 32, generator=moved if linearize == "none" else start)
         low_rank = LowRank(torch.randn(32, 2, generator=moved), a, 0.3)
         updates |= {f"{site}.weight": Dense(low_rank.dense())} if mode == "full" else {site: low_rank}
-    about = Metadata(kind="full" if mode == "full" else "lora", mode=mode, task=TASKS[task], stage=f"{mode}-{task}")
+    kind = "full" if mode == "full" else "lora"
+    about = Metadata(kind=kind, mode=mode, task=TASKS[task], stage=f"{mode}-{task}", linearize=linearize)
     return Adapter(updates, about)
 
 
 @pytest.fixture
 def run(tiny_bert, text_data, tmp_path, monkeypatch):
-    """What analyses need of a run of three tasks in three modes; the report is not drawn."""
+    """What analyses need of a run of three tasks in four modes; the report is not drawn."""
     monkeypatch.setattr("tangora.report.build", lambda folder: folder / "report.html")
     files = {"train": f"{text_data}/train.parquet", "test": f"{text_data}/test.parquet"}
     task = {"source": {"parquet": files}, "labels": ["red", "green", "blue"], "validation_fraction": 0.3}
@@ -51,14 +60,14 @@ def run(tiny_bert, text_data, tmp_path, monkeypatch):
         "name": "tiny",
         "base": {"family": "text-zero-shot", "model": str(tiny_bert)},
         "tasks": [{"name": name, **task, "templates": [prompts[name]]} for name in TASKS],
-        "modes": {"full": {"train": "full"}, "lora": {}, "l-lora": {"linearize": "module"}},
+        "modes": MODES,
         "evaluation": {"batch_size": 8},
     }
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
-    (folder / "scores.csv").write_text("")
-    for mode, index in itertools.product(recipe["modes"], range(3)):
+    (folder / "scores.csv").write_text(",".join(SCORE_COLUMNS) + "\n")
+    for mode, index in itertools.product(MODES, range(3)):
         expert(mode, index).save(folder / "adapters" / mode / TASKS[index])
     return folder
 
@@ -69,7 +78,7 @@ def entries(run, kind):
 
 def test_signs_and_angles_are_those_of_the_experts(run):
     analyze(Plan(run, Settings(only=["signs", "angles"])))
-    assert [e["mode"] for e in entries(run, "signs")] == ["full", "lora", "l-lora"]
+    assert [e["mode"] for e in entries(run, "signs")] == list(MODES)
     vectors = [load(run / "adapters" / "lora" / task).task_vector for task in TASKS]
     signs, angles = (next(e for e in entries(run, kind) if e["mode"] == "lora") for kind in ("signs", "angles"))
     assert signs["counted"] == sign_conflict(vectors).tolist()
@@ -129,7 +138,7 @@ def test_a_second_call_computes_nothing_and_changes_nothing(run, monkeypatch):
     monkeypatch.setattr("tangora.stages.analysis._Bench.measure", None)
     again = Plan(run, settings)
     assert again.missing == []
-    assert "3 of 3 are there already" in next(again.lines())
+    assert "6 of 6 are there already" in next(again.lines())
     analyze(again)
     assert {p: p.read_bytes() for p in (run / "analysis").iterdir()} == before
 
@@ -149,6 +158,60 @@ def test_an_expert_that_changed_is_looked_at_again(run):
     path = run / "adapters" / "lora" / "good" / "tangora.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"stage": "another"}))
     assert [p.mode for p in Plan(run, settings).missing] == ["lora"]
+
+
+def test_a_tangent_plane_needs_columns_and_no_pass_after_them(run, monkeypatch):
+    settings = {"only": ["planes"], "modes": ["tangent"], "margin": 0.5, "rows": 9}
+    plan = Plan(run, Settings(pairs="plain+photo", points=3, **settings))
+    assert list(plan.lines())[-1] == "at most 16 forward passes of up to 8 rows"  # 2 tasks · 2 batches · (1 + 3)
+    analyze(plan)
+    (entry,) = entries(run, "planes")
+    base, tasks = prepare(load_recipe(run / "recipe.yaml"))
+    small = [limited(t, "validation", 9, 0) for t in tasks if t.name != "good"]
+    fused = tangora.fuse([run / "adapters" / "tangent" / t.name for t in small], weights=[0.5, 1.5])
+    together = evaluate(fused, base, small, split="validation", batch_size=8)
+    assert entry["rows"] == {"plain": 9, "photo": 9}
+    assert entry["loss"][2][4] == pytest.approx(np.mean([r.loss for r in together.values()]), rel=1e-4)
+    assert entry["scores"]["photo"][2][4] == together["photo"].score
+    monkeypatch.setattr("tangora.tangent.columns.make_columns", None)
+    again = Plan(run, Settings(pairs="plain+photo", points=5, **settings))
+    assert list(again.lines())[-1].startswith("at most 0 forward passes")
+    analyze(again)
+    assert len(entries(run, "planes")[0]["coefficients"]) == 9
+
+
+def test_the_linearity_gap_of_an_expert(run):
+    plan = Plan(run, Settings(only=["linearity"], modes=["tangent"], rows=9))
+    assert plan.missing[0].passes == 2 * (6 + 2)
+    analyze(plan)
+    found = entries(run, "linearity")
+    assert [e["tasks"] for e in found] == [[task] for task in TASKS]
+    base, tasks = prepare(load_recipe(run / "recipe.yaml"))
+    small, adapter = limited(tasks[1], "validation", 9, 0), load(run / "adapters" / "tangent" / "good")
+    # by hand: the tangent model's own logits, and those of the network with weights at φ₀ + 1.5·τ
+    ((_, batch),) = small.splits["validation"].batches(9, collate(small, base))
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    longer = replace(adapter, updates={site: u * 1.5 for site, u in adapter.updates.items()})
+    with torch.no_grad():
+        origin = TaskModel(base.backbone, small, base).logits(inputs)
+        tangent = TangentTaskModel(base.backbone, small, base, direction_of(longer, base.backbone)).logits(inputs)
+        with applied(base.backbone, longer):
+            network = TaskModel(base.backbone, small, base).logits(inputs)
+    assert found[1]["distance"][-1] == pytest.approx(
+        float((network - tangent).norm() / (network - origin).norm()), rel=1e-4
+    )
+    assert found[1]["agreement"][-1] == pytest.approx(float((network.argmax(1) == tangent.argmax(1)).float().mean()))
+    assert (found[1]["distance"][0], found[1]["agreement"][0]) == (0.0, 1.0)
+    assert 0 < found[1]["distance"][1] < found[1]["distance"][-1]
+
+
+@pytest.mark.parametrize("family", ["text", "answer"])
+def test_lines_of_the_network_are_those_of_the_columns(request, family):
+    base, task = (request.getfixturevalue(f"{family}_{what}") for what in ("base", "task"))
+    name = "encoder.layer.0.attention.self.query" if family == "text" else "encoder.block.0.layer.0.SelfAttention.q"
+    adapter = Adapter({name: LowRank(torch.zeros(32, 1), torch.ones(1, 32))})
+    columns = make_columns(base, task, "test", {"a": adapter}, batch_size=5)
+    torch.testing.assert_close(network_logits(base, task, "test", 5), columns.origin, atol=1e-5, rtol=1e-5)
 
 
 class InterruptAt(Progress):
@@ -221,3 +284,34 @@ def test_a_file_that_cannot_be_right(run):
     (run / "analysis" / "signs.json").write_text("[]")
     with pytest.raises(DataError, match="expected a JSON object"):
         _ = Plan(run).missing
+
+
+def tangora_command(monkeypatch, capsys, *arguments):
+    from tangora.cli import main
+
+    monkeypatch.setattr("sys.argv", ["tangora", "analyze", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return ended.value.code, *capsys.readouterr()
+
+
+def test_the_command_says_the_cost_and_prints_a_table(run, monkeypatch, capsys):
+    dry = tangora_command(monkeypatch, capsys, run, "--dry-run", "--pairs", "all", "--rows", "5")
+    assert dry[0] == 0
+    assert "pairs: plain+good, plain+photo, good+photo\n" in dry[1]
+    assert "a plane: 10 x 10 models, 5 validation rows of each task" in dry[1]
+    assert not (run / "analysis").exists()
+    code, out, _ = tangora_command(monkeypatch, capsys, run, "--only", "signs,angles", "--modes", "lora, l-lora")
+    assert code == 0
+    assert "at most 0 forward passes" in out
+    assert "L-LoRA" in out
+    assert "1.000" in out  # common inputs of one A₀
+    assert f"report: {run / 'report.html'}" in out
+
+
+def test_a_wrong_word_is_one_line(run, monkeypatch, capsys):
+    code, _, err = tangora_command(monkeypatch, capsys, run, "--only", "plains")
+    assert (code, err) == (
+        2,
+        "error: no such name, got 'plains' at --only. Did you mean 'planes'? Valid: signs, angles, planes, linearity\n",
+    )

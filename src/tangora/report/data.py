@@ -22,10 +22,10 @@ from tangora.errors import DataError
 from tangora.report.analyses import Analyses, read_analyses
 from tangora.report.parsing import parsed
 
-__all__ = ["Candidate", "Run", "Score", "Similarity", "Training", "read_run", "read_scores"]
+__all__ = ["SCORE_COLUMNS", "Candidate", "Run", "Score", "Similarity", "Training", "read_run", "read_scores"]
 
 _T = TypeVar("_T")
-_SCORE_COLUMNS = [
+SCORE_COLUMNS = [
     "mode",
     "method",
     "space",
@@ -174,7 +174,7 @@ def read_scores(path: Path) -> list[Score]:
         raise DataError(
             "the run has no scores", where=path, fix="run it to the end first: tangora run RECIPE --out RUN"
         )
-    return [parsed(path, line, _score, row) for line, row in _rows(path, _SCORE_COLUMNS)]
+    return [parsed(path, line, _score, row) for line, row in _rows(path, SCORE_COLUMNS)]
 
 
 def _score(row: Mapping[str, str]) -> Score:

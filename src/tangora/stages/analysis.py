@@ -3,6 +3,7 @@
     RUN/analysis/signs.json      per mode: sign conflicts between every two experts
     RUN/analysis/angles.json     per mode: overlap of the subspaces that their updates write to and read from
     RUN/analysis/planes.json     per mode and pair: disentanglement error, joint loss and scores on a grid of (λ₁, λ₂)
+    RUN/analysis/linearity.json  per mode and task: the network against its expansion along the path to the expert
 
 Each file is ``{"entries": [{"mode", "tasks", "experts", "key", "settings", ...}]}``; a key is a hash of experts and
 of every setting that decides the numbers. An entry whose key still holds is not computed again, and one whose key does
@@ -20,11 +21,13 @@ from typing import TYPE_CHECKING, Any
 from tangora._io import write_json
 from tangora.analysis.plane import grid
 from tangora.progress import Progress
-from tangora.stages.analysis_plan import RANK, Piece, Plan
+from tangora.stages.analysis_plan import PATH, RANK, Piece, Plan
 
 if TYPE_CHECKING:
     from tangora.adapter import Adapter
+    from tangora.analysis.plane import Answer
     from tangora.evaluate import Evaluator
+    from tangora.tasks import Base, Task
 
 __all__ = ["analyze"]
 
@@ -58,16 +61,27 @@ class _Bench:
     progress: Progress
     _mode: str = ""
     _experts: dict[str, Adapter] = field(default_factory=dict)
+    _evaluator: Evaluator | None = None
 
     def measure(self, piece: Piece) -> dict[str, Any]:
         from tangora.stages import measures
 
         experts = {task: self.experts(piece.mode)[task] for task in piece.tasks}
+        what, steps = " · ".join([piece.kind, piece.mode]), 1
         if piece.kind == "planes":
-            return self._plane(piece, experts)
-        self.progress.begin(f"{piece.kind} · {piece.mode}", 1)
-        found = measures.signs(experts) if piece.kind == "signs" else measures.angles(experts, RANK)
-        self.progress.advance()
+            what, steps = f"plane · {piece.mode} · {'+'.join(piece.tasks)}", len(self._coefficients) ** 2
+        elif piece.kind == "linearity":
+            what, steps = f"{what} · {piece.tasks[0]}", len(PATH)
+        if piece.kind in {"planes", "linearity"}:
+            _ = self._loaded  # has a bar of its own
+        self.progress.begin(what, steps)
+        if piece.kind == "planes":
+            found = measures.plane(self._answer(piece, experts), piece.tasks, self._coefficients, self.progress.advance)
+        elif piece.kind == "linearity":
+            found = self._linearity(piece, experts)
+        else:
+            found = measures.signs(experts) if piece.kind == "signs" else measures.angles(experts, RANK)
+            self.progress.advance()
         self.progress.end()
         return found
 
@@ -80,28 +94,45 @@ class _Bench:
             self._mode = mode
         return self._experts
 
-    def _plane(self, piece: Piece, experts: Mapping[str, Adapter]) -> dict[str, Any]:
-        from tangora.stages import measures
-
-        settings, pair = self.plan.settings, (piece.tasks[0], piece.tasks[1])
-        coefficients = grid(settings.points, settings.margin)
-        answer = measures.by_forward_passes(self._evaluator, experts, pair, settings.split, self.plan.recipe.seed)
-        self.progress.begin(f"plane · {piece.mode} · {'+'.join(pair)}", len(coefficients) ** 2)
-        found = measures.plane(answer, pair, coefficients, self.progress.advance)
-        self.progress.end()
-        return found
-
-    @cached_property
-    def _evaluator(self) -> Evaluator:
+    def _answer(self, piece: Piece, experts: Mapping[str, Adapter]) -> Answer:
         from tangora.evaluate import Evaluator, ScoreStore
-        from tangora.run import prepare
+        from tangora.stages import measures
+        from tangora.stages.columns import ColumnStore
+
+        plan, settings, (base, tasks) = self.plan, self.plan.settings, self._loaded
+        size, seed = plan.recipe.evaluation.batch_size, plan.recipe.seed
+        if plan.linear(piece.mode):
+            modes, folder = {piece.mode: self.experts(piece.mode)}, plan.run / "cache" / "columns"
+            rows = {name: measures.picked(tasks[name], settings.split, settings.rows, seed) for name in piece.tasks}
+            store = ColumnStore(base, tasks, modes, folder, size)
+            return measures.by_columns(store, piece.mode, piece.tasks, settings.split, rows)
+        if self._evaluator is None:
+            scores = ScoreStore(plan.run / "cache" / "analysis.jsonl")
+            self._evaluator = Evaluator(base, [self._small(name) for name in tasks], batch_size=size, store=scores)
+        return measures.by_forward_passes(self._evaluator, experts, piece.tasks, settings.split, seed)
+
+    def _linearity(self, piece: Piece, experts: Mapping[str, Adapter]) -> dict[str, Any]:
+        from tangora.stages.measures import linearity
+
+        (name,), split, size = piece.tasks, self.plan.settings.split, self.plan.recipe.evaluation.batch_size
+        return linearity(self._loaded[0], self._small(name), split, experts[name], PATH, size, self.progress.advance)
+
+    def _small(self, name: str) -> Task:
         from tangora.stages.measures import limited
 
-        recipe, settings = self.plan.recipe, self.plan.settings
-        base, tasks = prepare(recipe, self.progress)
-        small = [limited(task, settings.split, settings.rows, recipe.seed) for task in tasks]
-        store = ScoreStore(self.plan.run / "cache" / "analysis.jsonl")
-        return Evaluator(base, small, batch_size=recipe.evaluation.batch_size, store=store)
+        settings = self.plan.settings
+        return limited(self._loaded[1][name], settings.split, settings.rows, self.plan.recipe.seed)
+
+    @cached_property
+    def _coefficients(self) -> tuple[float, ...]:
+        return grid(self.plan.settings.points, self.plan.settings.margin)
+
+    @cached_property
+    def _loaded(self) -> tuple[Base, dict[str, Task]]:
+        from tangora.run import prepare
+
+        base, tasks = prepare(self.plan.recipe, self.progress)
+        return base, {task.name: task for task in tasks}
 
 
 def _place(plan: Plan, entry: Mapping[str, Any]) -> tuple[int, list[int]]:

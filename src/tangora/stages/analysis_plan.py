@@ -18,8 +18,9 @@ from tangora.recipe import Recipe, load_recipe
 __all__ = ["KINDS", "Piece", "Plan", "Settings"]
 
 CODE = "analysis-1"  # raise it when the same settings would give other numbers
-KINDS = ("signs", "angles", "planes")
+KINDS = ("signs", "angles", "planes", "linearity")
 MOST_PAIRS = 3  # of tasks, where none are named: a plane takes minutes
+PATH = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)  # points of φ₀ + a·τ
 RANK = 8  # leading directions of a site whose subspaces are compared
 
 
@@ -63,6 +64,7 @@ class Settings:
             "signs": {},
             "angles": {"rank": RANK},
             "planes": {"points": self.points, "margin": self.margin, **data},
+            "linearity": {"path": PATH, **data},
         }
         return of_kind[kind]
 
@@ -135,14 +137,40 @@ class Plan:
                 for tasks in self._scopes(kind)]  # fmt: skip
 
     def _scopes(self, kind: str) -> list[tuple[str, ...]]:
+        if kind == "linearity":
+            return [(task,) for task in self.tasks]
         return [*self.pairs] if kind == "planes" else [tuple(self.tasks)]
 
     def piece(self, kind: str, mode: str, tasks: tuple[str, ...]) -> Piece:
         """One piece under these settings."""
         key = digest([CODE, kind, self.settings.of(kind), list(tasks), self.experts(mode, tasks)])
-        batches = -(-self.settings.rows // self.recipe.evaluation.batch_size)
-        points = len(grid(self.settings.points, self.settings.margin)) ** 2
-        return Piece(kind, mode, tasks, key, {"planes": 2 * points * batches}.get(kind, 0))
+        return Piece(kind, mode, tasks, key, self._passes(kind, mode, tasks))
+
+    def _passes(self, kind: str, mode: str, tasks: tuple[str, ...]) -> int:
+        """Forward passes, at most; a tangent, and the primal it goes along, count as one each."""
+        rows = {task: min(self.settings.rows, self._rows(task) or self.settings.rows) for task in tasks}
+        if kind == "linearity":
+            return (len(PATH) - 1 + 2) * sum(map(self._batches, rows.values()))
+        if kind != "planes":
+            return 0
+        if not self.linear(mode):
+            return len(grid(self.settings.points, self.settings.margin)) ** 2 * sum(map(self._batches, rows.values()))
+        folder = self.run / "cache" / "columns" / mode
+        absent = [task for task in tasks if not (folder / f"{task}-{self.settings.split}.safetensors").is_file()]
+        return (1 + len(self.tasks)) * sum(self._batches(self._rows(task) or rows[task]) for task in absent)
+
+    def linear(self, mode: str) -> bool:
+        """Whether the planes of a mode come from columns: expanded as a whole, and every answer a choice of class."""
+        return self.recipe.modes[mode].linearize == "model" and self.recipe.base.family != "text-to-text"
+
+    def _batches(self, rows: int) -> int:
+        return -(-rows // self.recipe.evaluation.batch_size)
+
+    def _rows(self, task: str) -> int | None:
+        """Rows of the split, where the run says so."""
+        path = self.run / "run.json"
+        sizes = read_json(path, DataError).get("tasks", {}) if path.is_file() else {}
+        return sizes.get(task, {}).get(self.settings.split)  # type: ignore[no-any-return]
 
     def experts(self, mode: str, tasks: Sequence[str]) -> list[str]:
         """What decided the experts of a mode, one hash for each."""

@@ -64,9 +64,17 @@ class ColumnStore:
         wanted = torch.isin(whole.examples, torch.tensor(list(rows)))
         return whole.rows(wanted.nonzero().flatten())
 
-    def results(self, mode: str, tasks: Sequence[str], split: str, weights: Mapping[str, float]) -> dict[str, Result]:
-        """How the fusion with these weights does, by expert; no forward pass."""
-        return {name: self._result(self.get(mode, name, split), name, weights) for name in tasks}
+    def results(
+        self,
+        mode: str,
+        tasks: Sequence[str],
+        split: str,
+        weights: Mapping[str, float],
+        rows: Mapping[str, Sequence[int]] | None = None,
+    ) -> dict[str, Result]:
+        """How the fusion with these weights does, by expert; no forward pass. With ``rows``, on these of each task."""
+        chosen = rows or {}
+        return {n: self._result(self.get(mode, n, split, chosen.get(n)), n, weights) for n in tasks}
 
     def _result(self, columns: Columns, task: str, weights: Mapping[str, float]) -> Result:
         from tangora.tasks.metrics import score
