@@ -37,7 +37,7 @@ def linearity_gap(
     φ₀ + aτ it grows from 0, in proportion to a at first. Far below 1 the network behaves as its expansion (the kernel
     regime, in which the theory of task arithmetic holds); from about 1 on, the expansion says nothing about it.
 
-    ``tangora analyze`` takes the path in weights, with τ = ΔW: that is where fusion coefficients act. Where B₀ = 0 and A
+    ``tangora analyze`` takes the path in weights, τ = ΔW, where fusion coefficients act. Where B₀ = 0 and A
     is frozen, it is the path of φ as well; for LoRA it is not, since A moves, too.
 
     For a tangent adapter it tells what is lost where the file is served as an ordinary, non-linear network.
