@@ -76,7 +76,8 @@ class _Bench:
             _ = self._loaded  # has a bar of its own
         self.progress.begin(what, steps)
         if piece.kind == "planes":
-            found = measures.plane(self._answer(piece, experts), piece.tasks, self._coefficients, self.progress.advance)
+            pair, answer = (piece.tasks[0], piece.tasks[1]), self._answer(piece, experts)
+            found = measures.plane(answer, pair, self._coefficients, self.progress.advance)
         elif piece.kind == "linearity":
             found = self._linearity(piece, experts)
         else:

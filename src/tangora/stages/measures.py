@@ -58,7 +58,7 @@ def plane(
 
 
 def by_forward_passes(
-    evaluator: Evaluator, experts: Mapping[str, Adapter], tasks: tuple[str, str], split: str, seed: int
+    evaluator: Evaluator, experts: Mapping[str, Adapter], tasks: Sequence[str], split: str, seed: int
 ) -> Answer:
     """Answers of the fused model at each point, weights swapped in place; equal models are scored once."""
     from tangora.fuse import Fusion
@@ -74,7 +74,7 @@ def by_forward_passes(
 
 
 def by_columns(
-    store: ColumnStore, mode: str, tasks: tuple[str, str], split: str, rows: Mapping[str, list[int]]
+    store: ColumnStore, mode: str, tasks: Sequence[str], split: str, rows: Mapping[str, list[int]]
 ) -> Answer:
     """Answers of the expansion at each point, from columns: no forward pass once these are there."""
 
