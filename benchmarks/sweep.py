@@ -19,6 +19,7 @@ import random
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -58,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", choices=["text7", "tiny"], default="text7")
     parser.add_argument("--by-forward", type=int, default=2, metavar="N", help="fusions scored by a forward pass")
+    parser.add_argument("--rows", type=int, help="of each task, default: the work's")
     parser.add_argument("--batch-size", type=int, default=64, help="rows per forward pass")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--result", type=Path, default=RESULT)
@@ -73,6 +75,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
     torch.set_num_threads(options.threads)
     started, load, work = datetime.datetime.now(datetime.timezone.utc), os.getloadavg(), WORKS[options.work]
+    work = replace(work, rows=options.rows or work.rows)
     base, coefficients = make_base(work), candidates(work)
     experts, tasks = make_experts(work, base), []
     _warm_up(base, experts, work)
@@ -128,8 +131,6 @@ def _stored(columns: Columns) -> Columns:
 
 def _warm_up(base: Base, experts: dict[str, Adapter], work: Any) -> None:
     """Imports, thread pools, kernels: a few rows of a task of their own."""
-    from dataclasses import replace
-
     from sweep_work import accuracies, forward_logits, make_task
 
     from tangora.tangent import make_columns
