@@ -43,9 +43,9 @@ class SearchSettings(Frozen):
     bound: float | None = Field(
         default=None, gt=0, description="search: largest magnitude; default lorahub 1.5, adamerging 1, others 3"
     )
-    steps: int | None = Field(default=None, ge=1, description="search by Adam: steps; default adamerging 500, else 100")
+    steps: int | None = Field(default=None, ge=1, description="search by Adam: steps; default adamerging 500, else 60")
     learning_rate: float | None = Field(
-        default=None, gt=0, description="search by Adam: rate; default adamerging 0.001, else 0.01"
+        default=None, gt=0, description="search by Adam: rate; default adamerging 0.001, else 0.05"
     )
     rows_per_step: int = Field(default=16, ge=1, description="search by Adam: rows of each task in a step")
     budget: int = Field(default=40, ge=1, description="lorahub: evaluations")

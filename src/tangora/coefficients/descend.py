@@ -81,8 +81,8 @@ def adamerging(
 def learned(
     logits: Logits,
     *,
-    steps: int = 100,
-    learning_rate: float = 1e-2,
+    steps: int = 60,
+    learning_rate: float = 0.05,
     rows: int = 16,
     nonnegative: bool = False,
     bound: float = 3.0,
