@@ -38,7 +38,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@touch $@
 
 test: setup-dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto $(ARGS)
 
 check: lint types coverage
 
@@ -54,7 +54,7 @@ types: setup-dev
 	$(BIN)/mypy
 
 coverage: setup-dev
-	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered --cov-report=json:.coverage.json $(ARGS)
+	$(BIN)/python -m pytest -n auto --cov --cov-report=term-missing:skip-covered --cov-report=json:.coverage.json $(ARGS)
 	@$(BIN)/python -c 'import json; t = json.load(open(".coverage.json"))["totals"]; \
 	  lines = t["covered_lines"] / t["num_statements"]; branches = t["covered_branches"] / t["num_branches"]; \
 	  print(f"coverage: {lines:.1%} of lines (at least 90.0%), {branches:.1%} of branches"); raise SystemExit(lines < 0.9)'
