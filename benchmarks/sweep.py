@@ -108,10 +108,10 @@ def _measure_task(
     for chosen in random.Random(task.name).sample(range(len(coefficients)), options.by_forward):
         c = coefficients[chosen]
         expected, seconds = _timed(forward_logits, base, task, experts, c.tolist(), options.batch_size)
-        wrong = (columns.logits(c) - expected).abs().max()
+        wrong, change = (columns.logits(c) - expected).abs().max(), (expected - columns.origin).abs().max()
         found["forward"].append(seconds)
         found["difference"].append(float(wrong / expected.abs().max()))
-        found["difference_of_change"].append(float(wrong / (expected - columns.origin).abs().max()))
+        found["difference_of_change"].append(float(wrong / change) if change > 0 else None)  # λ = 0 changes nothing
     return {"classes": columns.origin.shape[-1], **found}
 
 

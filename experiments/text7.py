@@ -2,9 +2,9 @@
 
     python experiments/text7.py --data FOLDER --encoder FOLDER_OR_HUB_ID [--out runs]
 
-``rates`` fine-tunes three tasks in every mode at several learning rates and fuses the three; ``results`` is the bundled
-recipe text7 as it is, ``tangent`` the recipe text7-tangent. All go on where they were stopped; a finished run is only
-read. ``--only`` does one of them.
+``frontier`` fine-tunes three tasks in every mode at several rates, numbers of steps and decays, and fuses the three
+(`frontier.py`); ``results`` is the bundled recipe text7 as it is, ``tangent`` the recipe text7-tangent. All go on where
+they were stopped; a finished run is only read. ``--only`` does one of them.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from statistics import fmean
 from typing import Any
+
+import frontier
 
 import tangora
 from tangora._bars import Bars
@@ -25,37 +26,26 @@ from tangora.recipe import load_recipe
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE, TANGENT = DOCS / "text7.md", DOCS / "tangent.md"
-RATES = {
-    "l-lora": [2e-3, 5e-3, 1e-2],
-    "l-lora-r32": [5e-4, 1e-3, 2e-3],
-    "lora": [5e-4, 1e-3, 2e-3],
-    "full": [5e-5, 1e-4],
-}
-SWEPT = ("sst2", "trec6", "tweet_emotion")
-BASICS: dict[str, dict[str, Any]] = {
-    "full": {"train": "full"},
-    "lora": {},
-    "l-lora": {"linearize": "module"},
-    "l-lora-r32": {"linearize": "module", "lora": {"r": 32, "alpha": 64}},
-}
 FIGURES = ("score_by_tasks", "kept_by_tasks")
 
 
 def main() -> None:
-    """Run both, then write the page."""
+    """Run them, then write the pages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder of the seven data sets")
     parser.add_argument("--encoder", default="sentence-transformers/all-MiniLM-L6-v2")
     parser.add_argument("--out", type=Path, default=Path("runs"))
-    parser.add_argument("--only", choices=["rates", "results", "tangent"])
+    parser.add_argument("--only", choices=["frontier", "results", "tangent"])
     given = parser.parse_args()
     where = [f"data.root={given.data}", f"base.model={given.encoder}"]
-    wanted = [given.only] if given.only else ["rates", "results", "tangent"]
+    wanted = [given.only] if given.only else ["frontier", "results", "tangent"]
     with Bars() as bars:
-        if "rates" in wanted:
-            whole = load_recipe("text7", where + sweep())
-            recipe = whole.model_copy(update={"tasks": [t for t in whole.tasks if t.name in SWEPT]})
-            write(PAGE, "rates", rate_table(tangora.run(recipe, given.out / "text7-rates", progress=bars)))
+        if "frontier" in wanted:
+            whole = load_recipe("text7", where + frontier.settings())
+            recipe = whole.model_copy(update={"tasks": [t for t in whole.tasks if t.name in frontier.TASKS]})
+            found = frontier.rows(tangora.run(recipe, given.out / "text7-frontier", progress=bars))
+            write(PAGE, "rates", frontier.table(found))
+            frontier.figure(found, DOCS / "figures" / "text7-frontier.png")
         for name, page in (("text7", PAGE), ("text7-tangent", TANGENT)):
             if ("results" if page == PAGE else "tangent") not in wanted:
                 continue
@@ -71,42 +61,6 @@ def write(page: Path, name: str, lines: Iterator[str]) -> None:
     marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
     text = marked.sub(lambda found: found[1] + body + found[2], page.read_text(encoding="utf-8"))
     page.write_text(text, encoding="utf-8")
-
-
-def sweep() -> list[str]:
-    """Settings that make the recipe a sweep of learning rates."""
-    modes = {
-        f"{mode}-at-{rate:g}": {**BASICS[mode], "training": {"learning_rate": rate}}
-        for mode, rates in RATES.items()
-        for rate in rates
-    }
-    grid = [round(0.1 * i, 1) for i in range(1, 11)]
-    methods = [{"method": "task_arithmetic", "weights": grid}]
-    fusion = {"subsets": {"sizes": [len(SWEPT)]}, "methods": methods}
-    return ["name=text7-rates", f"modes={json.dumps(modes)}", f"fusion={json.dumps(fusion)}"]
-
-
-def rate_table(run: Path) -> Iterator[str]:
-    """A row a mode and rate: experts, and the three fused by task arithmetic; a rate is chosen on validation rows."""
-    rows = json.loads((run / "summary.json").read_text())["rows"]
-    yield "| mode | rate | experts, validation | fused, validation | experts, test | fused, test | kept, test |"
-    yield "|---|---|---:|---:|---:|---:|---:|"
-    for mode in dict.fromkeys(r["mode"] for r in rows if r["mode"] != "-"):
-        expert = next(r for r in rows if r["mode"] == mode and r["method"] == "expert")
-        fused = next(r for r in rows if r["mode"] == mode and r["method"] == "task_arithmetic")
-        name, rate = mode.rsplit("-at-", 1)
-        seen = [validation_mean(run, mode, method) for method in ("expert", "task_arithmetic")]
-        yield (
-            f"| {name} | {rate} | {seen[0]:.3f} | {seen[1]:.3f} | {expert['absolute']:.3f} | {fused['absolute']:.3f} "
-            f"[{fused['absolute_low']:.3f}, {fused['absolute_high']:.3f}] | {fused['kept']:.1%} |"
-        )
-
-
-def validation_mean(run: Path, mode: str, method: str) -> float:
-    """Mean over the tasks of the scores on validation rows, each expert on its own task."""
-    place = (mode, method, "validation")
-    with (run / "scores.csv").open(newline="") as file:
-        return fmean(float(r["score"]) for r in csv.DictReader(file) if (r["mode"], r["method"], r["split"]) == place)
 
 
 def result_table(run: Path) -> Iterator[str]:
