@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tangora import _updates
 from tangora.errors import FusionError
 from tangora.task_vector import Dense, LowRank, TaskVector, combine
 
@@ -191,3 +192,16 @@ def test_compress_over_all_sites_has_the_error_of_the_whole():
     _, errors = x.compress_by_site(2)
     assert set(errors) == {"one", "two"}
     assert x.compress(4)[1] == 0.0
+
+
+def test_hundreds_of_terms_are_not_compared_with_each_other(monkeypatch):
+    compared = []
+    monkeypatch.setattr(_updates, "_equal", lambda x, y: compared.append(1) or torch.equal(x, y))
+    generator = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
+    shared = draw(2, 5)
+    terms = [_updates.LowRank(draw(6, 2), shared.clone() if i % 2 else draw(2, 5)) for i in range(200)]
+    total = _updates.combine(terms, [1.0] * len(terms))
+    assert total.rank == 100 * 2 + 2
+    assert torch.allclose(total.dense(), sum(term.dense() for term in terms), atol=1e-4)
+    assert len(compared) == 99

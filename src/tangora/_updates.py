@@ -7,9 +7,9 @@ A low-rank update stays low-rank: sums stack factors, norms and inner products g
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -181,6 +181,9 @@ class Dense:
 
 Update: TypeAlias = LowRank | Dense
 
+_Term: TypeAlias = tuple[float, Tensor, Tensor]  # factor, b, a
+_B, _A = 1, 2
+
 
 def combine(updates: Sequence[Update], coefficients: Sequence[float]) -> Update:
     """The linear combination ``sum_t c_t * updates_t`` of one site, low-rank where every term is.
@@ -215,30 +218,37 @@ def _combine_low_rank(terms: Sequence[tuple[LowRank, float]]) -> LowRank:
         return update if c == 1.0 and type(update) is LowRank else update * c  # what is in a file is read
     scalings = {u.scaling for u, _ in terms}
     common = scalings.pop() if len(scalings) == 1 else 1.0  # factors stay as they are wherever possible
-    groups: list[list[tuple[float, Tensor, Tensor]]] = []
-    for update, c in terms:
-        _group(groups, (c if common == update.scaling else c * update.scaling, update.b, update.a))
-    sums = [_sum(group) for group in groups]
+    factors = ((c if common == u.scaling else c * u.scaling, u.b, u.a) for u, c in terms)
+    sums = [_sum(group) for group in _groups(factors)]
     if len(sums) == 1:
         return LowRank(*sums[0], common)
     return LowRank(torch.cat([b for b, _ in sums], 1), torch.cat([a for _, a in sums], 0), common)
 
 
-def _group(groups: list[list[tuple[float, Tensor, Tensor]]], term: tuple[float, Tensor, Tensor]) -> None:
-    """Put ``factor * b @ a`` with the terms that share its ``a``, or that share its ``b``, else by itself.
+def _groups(terms: Iterable[_Term]) -> list[list[_Term]]:
+    """Terms ``factor * b @ a`` put together that share their ``a``, or else their ``b``; what is shared is one object.
 
-    What is shared becomes one object, so that the next look compares pointers.
+    They are found by their first rows, in which different factors differ already, so that hundreds of terms take a
+    look each.
     """
-    factor, b, a = term
-    for group in groups:
-        _, first_b, first_a = group[0]
-        if all(other is first_a for _, _, other in group) and _equal(first_a, a):
-            group.append((factor, b, first_a))
-            return
-        if all(other is first_b for _, other, _ in group) and _equal(first_b, b):
-            group.append((factor, first_b, a))
-            return
-    groups.append([term])
+    groups: list[list[_Term]] = []
+    shared: dict[int, int] = {}  # group -> which part its terms share, once there are two
+    known: tuple[dict[Any, list[int]], ...] = ({}, {}, {})  # of each part: first row -> groups whose first term has it
+    for term in terms:
+        keys = {part: _first_row(term[part]) for part in (_A, _B)}
+        for part, key in keys.items():
+            same = (g for g in known[part].get(key, ()) if shared.get(g, part) == part)
+            found = next((g for g in same if _equal(groups[g][0][part], term[part])), None)
+            if found is not None:
+                shared[found] = part
+                (factor, b, a), (_, first_b, first_a) = term, groups[found][0]
+                groups[found].append((factor, first_b, a) if part == _B else (factor, b, first_a))
+                break
+        else:
+            for part, key in keys.items():
+                known[part].setdefault(key, []).append(len(groups))
+            groups.append([term])
+    return groups
 
 
 def _sum(group: list[tuple[float, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -259,10 +269,13 @@ def _weighted(terms: Sequence[tuple[float, Tensor]]) -> Tensor:
     return total
 
 
+def _first_row(factor: Tensor) -> tuple[Any, ...]:
+    row = factor.detach()[:1].contiguous()
+    return factor.shape, factor.dtype, row.view(torch.uint8).cpu().numpy().tobytes()
+
+
 def _equal(x: Tensor, y: Tensor) -> bool:
-    if x is y or x.shape != y.shape:
-        return x is y
-    return torch.equal(x[:1], y[:1]) and torch.equal(x, y)  # different factors differ in their first row already
+    return x is y or torch.equal(x, y)
 
 
 def _check_rank(rank: int) -> None:

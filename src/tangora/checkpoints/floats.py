@@ -1,14 +1,19 @@
-"""Floating-point numbers of files, to and from those that are computed with; NumPy has no bfloat16, so it is bits here.
+"""Floating-point numbers of files, to and from those that are computed with.
 
-A bfloat16 is the upper half of a float32. Rounding adds what carries into that half: half of the last place, and one
-bit less where the last place is even, which is to nearest, ties to even.
+NumPy has no bfloat16, so where torch is not loaded (its import takes longer than a gigabyte) it is bits here: a
+bfloat16 is the upper half of a float32. Rounding adds what carries into that half: half of the last place, and one
+bit less where the last place is even, which is to nearest, ties to even. torch gives the same bits in half the time.
 """
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+import sys
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["LARGEST", "Array", "narrowed", "widen"]
 
@@ -23,6 +28,7 @@ LARGEST = {
 """The largest finite number of each dtype."""
 
 _TYPES = {"F16": np.float16, "F32": np.float32, "F64": np.float64}
+_SIZES = {"BF16": 2, "F16": 2, "F32": 4, "F64": 8}
 
 
 def widen(raw: Array, dtype: str, into: Array) -> Array:
@@ -31,14 +37,10 @@ def widen(raw: Array, dtype: str, into: Array) -> Array:
     >>> widen(np.array([0x3FC0, 0xC000], np.uint16).view(np.uint8), "BF16", np.empty(2, np.float32))
     array([ 1.5, -2. ], dtype=float32)
     """
-    if dtype == "BF16" and into.dtype == np.float32:
-        bits = into.view(np.uint32)
-        np.copyto(bits, raw.view(np.uint16))
-        np.left_shift(bits, 16, out=bits)
-    elif dtype == "BF16":
-        np.copyto(into, widen(raw, dtype, np.empty(len(into), np.float32)))
-    elif dtype == "F16":
-        _by_torch(into, raw.view(np.float16))
+    if _as_bits(dtype, into):
+        np.multiply(raw.view(np.uint16), np.uint32(2**16), out=into.view(np.uint32))
+    elif dtype in ("BF16", "F16"):
+        _tensor(into).copy_(_tensor(raw, dtype))
     else:
         np.copyto(into, raw.view(_TYPES[dtype]), casting="same_kind")
     return into
@@ -50,27 +52,29 @@ def narrowed(numbers: Array, dtype: str, into: Array) -> Array:
     >>> narrowed(np.array([1.5, -2.0], np.float32), "BF16", np.empty(4, np.uint8)).view(np.uint16).tolist()
     [16320, 49152]
     """
-    if dtype == "BF16":
-        out = into[: 2 * len(numbers)]
-        single = numbers if numbers.dtype == np.float32 else numbers.astype(np.float32)
-        bits = single.view(np.uint32)
+    out = into[: _SIZES[dtype] * len(numbers)]
+    if _as_bits(dtype, numbers):
+        bits = numbers.view(np.uint32)
         rounded = bits >> 16
         rounded &= 1
         rounded += 0x7FFF
         rounded += bits
         rounded >>= 16
         np.copyto(out.view(np.uint16), rounded, casting="unsafe")
-        return out
-    out = into[: np.dtype(_TYPES[dtype]).itemsize * len(numbers)]
-    if dtype == "F16":
-        _by_torch(out.view(np.float16), numbers)
+    elif dtype in ("BF16", "F16"):
+        _tensor(out, dtype).copy_(_tensor(numbers))
     else:
         np.copyto(out.view(_TYPES[dtype]), numbers, casting="same_kind")
     return out
 
 
-def _by_torch(into: Array, numbers: Array) -> None:
-    """NumPy converts half precision one by one; torch by the processor's own instructions."""
+def _as_bits(dtype: str, numbers: Array) -> bool:
+    return dtype == "BF16" and numbers.dtype == np.float32 and "torch" not in sys.modules
+
+
+def _tensor(numbers: Array, dtype: str | None = None) -> Tensor:
+    """The same memory for torch, which converts by the processor's own instructions; NumPy does float16 one by one."""
     import torch
 
-    torch.from_numpy(into).copy_(torch.from_numpy(numbers))
+    tensor = torch.from_numpy(numbers)
+    return tensor if dtype is None else tensor.view({"BF16": torch.bfloat16, "F16": torch.float16}[dtype])

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -44,8 +45,8 @@ def trim(delta: Float[Tensor, "*param"], least: float) -> Float[Tensor, "*param"
     if least <= 0:
         return delta
     # hardshrink keeps what is larger than its bound, in one pass; a comparison and a choice take ten times as long
-    bound = torch.nextafter(torch.tensor(least, dtype=delta.dtype), torch.zeros((), dtype=delta.dtype))
-    return torch.nn.functional.hardshrink(delta, float(bound))
+    number = np.float64 if delta.dtype == torch.float64 else np.float32
+    return torch.hardshrink(delta, float(np.nextafter(number(least), number(0))))
 
 
 def cutoffs_of(

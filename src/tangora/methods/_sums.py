@@ -24,6 +24,8 @@ def widened(tensor: Tensor) -> Tensor:
     """``tensor`` in the dtype to add up in: float32 for half precisions, otherwise its own."""
     import torch
 
+    if tensor.dtype in (torch.float32, torch.float64):  # asked for every block: worth a look before the rules
+        return tensor
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
@@ -114,17 +116,18 @@ def _elected_by_numpy(sparse: Sequence[Array], weights: Array, mean: bool) -> Ar
     ballot = sparse[0].astype(np.float64)
     for delta in sparse[1:]:
         ballot += delta
-    sign = ((ballot > 0).view(np.int8) - (ballot < 0).view(np.int8)).astype(sparse[0].dtype)
-    total, row, zero = np.zeros_like(sign), np.empty_like(sign), np.zeros_like(sign)
+    sign = np.subtract((ballot > 0).view(np.int8), (ballot < 0).view(np.int8)).astype(sparse[0].dtype)
+    total, zero = np.zeros_like(sign), np.zeros_like(sign)  # np.maximum with a scalar takes five times as long
     count = np.zeros(sign.shape, np.uint8 if len(sparse) < 256 else np.uint32)
+    row = np.empty_like(sign)
     for delta, weight in zip(sparse, weights.astype(sign.dtype, copy=False), strict=True):
         np.maximum(np.multiply(delta, sign, out=row), zero, out=row)
-        count += np.greater(row, 0).view(np.uint8)
+        count += np.greater(row, zero).view(np.uint8)
         if weight.size > 1 or weight != 1:
             row *= weight
         total += row
     total *= sign
     if mean:
-        count += count == 0  # np.maximum with a scalar takes five times as long
+        count += np.equal(count, 0).view(np.uint8)
         total /= count.astype(sign.dtype)
     return total
