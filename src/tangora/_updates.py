@@ -181,8 +181,8 @@ class Dense:
 
 Update: TypeAlias = LowRank | Dense
 
-_Term: TypeAlias = tuple[float, Tensor, Tensor]  # factor, b, a
-_B, _A = 1, 2
+_Term: TypeAlias = tuple[float, tuple[Tensor, Tensor]]  # factor, (b, a)
+_B, _A = 0, 1
 
 
 def combine(updates: Sequence[Update], coefficients: Sequence[float]) -> Update:
@@ -218,7 +218,7 @@ def _combine_low_rank(terms: Sequence[tuple[LowRank, float]]) -> LowRank:
         return update if c == 1.0 and type(update) is LowRank else update * c  # what is in a file is read
     scalings = {u.scaling for u, _ in terms}
     common = scalings.pop() if len(scalings) == 1 else 1.0  # factors stay as they are wherever possible
-    factors = ((c if common == u.scaling else c * u.scaling, u.b, u.a) for u, c in terms)
+    factors = ((c if common == u.scaling else c * u.scaling, (u.b, u.a)) for u, c in terms)
     sums = [_sum(group) for group in _groups(factors)]
     if len(sums) == 1:
         return LowRank(*sums[0], common)
@@ -233,29 +233,28 @@ def _groups(terms: Iterable[_Term]) -> list[list[_Term]]:
     """
     groups: list[list[_Term]] = []
     shared: dict[int, int] = {}  # group -> which part its terms share, once there are two
-    known: tuple[dict[Any, list[int]], ...] = ({}, {}, {})  # of each part: first row -> groups whose first term has it
-    for term in terms:
-        keys = {part: _first_row(term[part]) for part in (_A, _B)}
+    known: tuple[dict[Any, list[int]], ...] = ({}, {})  # of each part: first row -> groups whose first term has it
+    for factor, pair in terms:
+        keys = {part: _first_row(pair[part]) for part in (_A, _B)}
         for part, key in keys.items():
             same = (g for g in known[part].get(key, ()) if shared.get(g, part) == part)
-            found = next((g for g in same if _equal(groups[g][0][part], term[part])), None)
+            found = next((g for g in same if _equal(groups[g][0][1][part], pair[part])), None)
             if found is not None:
-                shared[found] = part
-                (factor, b, a), (_, first_b, first_a) = term, groups[found][0]
-                groups[found].append((factor, first_b, a) if part == _B else (factor, b, first_a))
+                shared[found], first = part, groups[found][0][1]
+                groups[found].append((factor, (first[_B], pair[_A]) if part == _B else (pair[_B], first[_A])))
                 break
         else:
             for part, key in keys.items():
                 known[part].setdefault(key, []).append(len(groups))
-            groups.append([term])
+            groups.append([(factor, pair)])
     return groups
 
 
-def _sum(group: list[tuple[float, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    _, b, a = group[0]
-    if all(other is a for _, _, other in group):
-        return _weighted([(c, other) for c, other, _ in group]), a
-    return b, _weighted([(c, other) for c, _, other in group])
+def _sum(group: list[_Term]) -> tuple[Tensor, Tensor]:
+    b, a = group[0][1]
+    if all(pair[_A] is a for _, pair in group):
+        return _weighted([(c, pair[_B]) for c, pair in group]), a
+    return b, _weighted([(c, pair[_A]) for c, pair in group])
 
 
 def _weighted(terms: Sequence[tuple[float, Tensor]]) -> Tensor:
