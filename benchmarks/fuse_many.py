@@ -25,6 +25,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from step_table import _goal as goal
 from step_table import replace_between
 from train_step import _machine as machine
 
@@ -148,6 +149,7 @@ def table(found: dict[str, Any]) -> str:
         "| adapters | GB | from | `cat`, GB/s | fused, GB/s | of `cat` | whole process, s | peak, MiB |",
         "|---:|---:|---|---:|---:|---:|---:|---:|",
     ]
+    reached: list[tuple[float, float]] = []
     for count, rounds in found["samples"].items():
         size = found["sizes"][count]
         for state, word in (("disk", "the disk"), ("cache", "the page cache")):
@@ -159,6 +161,11 @@ def table(found: dict[str, Any]) -> str:
             )  # fmt: skip
             cells = [count, f"{size / 1e9:.1f}", word, f"{cat:.2f}", f"{ours:.2f}", f"{ratio:.0%}"]
             lines.append("| " + " | ".join([*cells, f"{whole:.1f}", f"{peak:.0f}"]) + " |")
+            if state == "disk":
+                reached.append((ratio, peak))
+    share, most = reached[-1]
+    lines += ["", goal(f"{count} adapters, from the disk: share of `cat`'s speed, at least 0.7", share, least=0.7)]
+    lines.append(goal(f"{count} adapters: peak MiB, at most 1000", most, most=1000))
     return "\n".join(lines)
 
 
