@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tangora import _analyze, _explore, _full, _fusing, _inspecting, _statistics
+from tangora import _analyze, _distill, _explore, _full, _fusing, _inspecting, _statistics
 from tangora._exits import end, quiet_libraries, traceback_goes_to
+from tangora._options import Overwrite, RecipeArgument, Settings
 from tangora._terminal import bars, method_table, parse_parameters, parse_weights, score_table, show
 from tangora.errors import RecipeError
 
@@ -27,10 +28,6 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
 )
-
-Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the recipe.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
-RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a bundled recipe.")]
 
 
 def main() -> None:
@@ -119,43 +116,7 @@ def finetune(
     print(f"adapter: {out.resolve()}")
 
 
-@app.command()
-def distill(
-    recipe: RecipeArgument,
-    teacher: Annotated[Path, typer.Argument(metavar="ADAPTER", help="A tangent adapter, fused or not.")],
-    out: Annotated[Path, typer.Option("--out", help="Where the student goes.")],
-    mode: Annotated[str, typer.Option("--mode", help="How the student is made: a mode of the recipe.")] = "lora",
-    rows: Annotated[int, typer.Option("--rows", min=1, help="Most train rows of a task; no labels are used.")] = 1000,
-    settings: Settings = None,
-    overwrite: Overwrite = False,
-) -> None:
-    """Train a plain LoRA (or L-LoRA) adapter whose features follow a tangent adapter's."""
-    from tangora._io import refuse_existing
-
-    loaded = _load(recipe, settings)
-    refuse_existing(out, overwrite)
-    config = loaded.finetune_config(mode)
-    from tangora.adapter import load
-    from tangora.distill import distill as train_student
-    from tangora.run import prepare
-
-    adapter = load(teacher)
-    with bars() as progress:
-        base, tasks = prepare(loaded, progress)
-        progress.begin(f"{mode} · distilled", config.training.steps)
-        train_student(
-            base,
-            tasks,
-            adapter,
-            config,
-            rows=rows,
-            out=out,
-            scratch=out.parent / f".{out.name}.training",
-            overwrite=overwrite,
-            on_step=lambda step, total, loss: progress.update(step, f"loss {loss:.4f}"),
-        )
-        progress.end()
-    print(f"adapter: {out.resolve()}")
+app.command("distill")(_distill.distill)
 
 
 @app.command()
