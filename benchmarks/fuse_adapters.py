@@ -57,7 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def measure(rounds: int, layers: int) -> dict[str, Any]:
     """Samples of seconds, peak memory and error for every work and tool."""
-    found: dict[str, Any] = {"machine": _machine(), "layers": {"tangora": layers, "peft": PEER_LAYERS}, "works": {}}
+    from train_step import _source as source
+
+    found: dict[str, Any] = {"machine": _machine(), "source": source(["src", "benchmarks/fuse_adapters.py"])}
+    found |= {"layers": {"tangora": layers, "peft": PEER_LAYERS}, "works": {}}
     with tempfile.TemporaryDirectory() as scratch:
         folders = {"tangora": Path(scratch, "all"), "peft": Path(scratch, "two")}
         make(folders["tangora"], layers)

@@ -28,6 +28,7 @@ from typing import Any
 from step_table import _goal as goal
 from step_table import replace_between
 from train_step import _machine as machine
+from train_step import _source as source
 
 HERE = Path(__file__).resolve().parent
 RESULT, DOCS = HERE / "results" / "fuse_many.json", HERE.parent / "docs" / "benchmarks.md"
@@ -72,7 +73,14 @@ def measure(scratch: Path, options: argparse.Namespace) -> dict[str, Any]:
         samples[str(count)] = [_round(folders[:count], files) for _ in range(options.rounds)]
         print(count, samples[str(count)], flush=True)
     load = os.getloadavg()
-    return {"machine": machine(), "load": load, "layers": options.layers, "sizes": sizes, "samples": samples}
+    return {
+        "machine": machine(),
+        "source": source(["src", "benchmarks/fuse_many.py"]),
+        "load": load,
+        "layers": options.layers,
+        "sizes": sizes,
+        "samples": samples,
+    }
 
 
 def make(folder: str, count: str, layers: str) -> None:

@@ -205,3 +205,10 @@ def test_hundreds_of_terms_are_not_compared_with_each_other(monkeypatch):
     assert total.rank == 100 * 2 + 2
     assert torch.allclose(total.dense(), sum(term.dense() for term in terms), atol=1e-4)
     assert len(compared) == 99
+
+
+def test_a_factor_of_one_column_may_have_any_strides():
+    column = LowRank(torch.ones(1, 8).T, torch.ones(1, 4))
+    assert (column + column).rank == 1
+    cut, _ = Dense(torch.randn(64, 32, generator=torch.Generator().manual_seed(0))).compress(1)
+    assert torch.allclose((cut + cut).dense(), 2 * cut.dense())

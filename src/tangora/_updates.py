@@ -269,7 +269,8 @@ def _weighted(terms: Sequence[tuple[float, Tensor]]) -> Tensor:
 
 
 def _first_row(factor: Tensor) -> tuple[Any, ...]:
-    row = factor.detach()[:1].contiguous()
+    # not `contiguous`, which leaves a column of one entry its strides
+    row = factor.detach()[:1].clone(memory_format=torch.contiguous_format)
     return factor.shape, factor.dtype, row.view(torch.uint8).cpu().numpy().tobytes()
 
 

@@ -13,8 +13,9 @@ from scipy.optimize import minimize as scipy_minimize
 
 from tangora.coefficients._newton import Box, Expansion, minimize
 from tangora.coefficients.linear import LinearLogits
-from tangora.coefficients.solve import PULLS, choose_l2, convex, minimax
+from tangora.coefficients.solve import PULLS, _dealt, choose_l2, convex, minimax
 from tangora.errors import DataError, FusionError
+from tangora.tangent import Columns
 
 
 def mean_loss(columns, x):
@@ -185,3 +186,15 @@ def test_what_is_told_of_a_solution():
     told = convex(tasks_of(2)).told()
     assert {"search", "l2", "l1", "bounds", "loss", "objective", "gradient", "gap", "steps", "rows"} == told.keys()
     assert told["rows"] == {"t0": 20, "t1": 20}
+
+
+def test_folds_hold_rows_of_every_class_and_whole_examples():
+    labels = torch.arange(40) % 4  # in the split's order, of the folds' period
+    rows = {"origin": torch.zeros(40, 4), "columns": torch.zeros(1, 40, 4), "labels": labels}
+    task = Columns("t", "validation", ("t",), (), examples=torch.arange(40), fingerprint="", **rows)
+    folds = _dealt(task, 4)
+    for label in range(4):
+        assert folds[labels == label].bincount(minlength=4).min() >= 2
+    answers = replace(task, examples=torch.arange(40) // 3)
+    folds = _dealt(answers, 4)
+    assert all(len(folds[answers.examples == e].unique()) == 1 for e in range(14))

@@ -105,6 +105,19 @@ def test_presets_are_those_of_linear_methods(small):
     assert (hub["label"], hub["weights"]) == ("LoraHub", weights(["a", "b"]))
 
 
+def test_one_coefficient_that_was_given_is_not_called_the_best(small):
+    rows = list(csv.DictReader((small / "scores.csv").open()))
+    for row in rows:
+        row["selection"] = "given" if row["selection"] == "validation" else row["selection"]
+    with (small / "scores.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    page = content(explorer.build(small))
+    assert page["single"] not in [preset["label"] for preset in page["presets"]]
+    assert ["a", "b"] in [preset["tasks"] for preset in page["presets"]]
+
+
 def test_presets_leave_out_oracles_and_weights_per_site(small):
     rows = list(csv.DictReader((small / "scores.csv").open()))
     rows[1]["selection"] = "oracle"

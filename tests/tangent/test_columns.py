@@ -119,6 +119,28 @@ def test_columns_per_site_are_those_of_single_sites(kind, setups):
     assert sorted(set(picked.examples.tolist())) == [0, 2]
 
 
+class Twice(torch.nn.ModuleList):
+    """A layer that is called at two depths, as ALBERT's are."""
+
+    def __iter__(self):
+        layers = list(super().__iter__())
+        return iter(layers + layers)
+
+    def __getitem__(self, index):
+        return list(self)[index]
+
+
+def test_columns_per_site_of_a_layer_that_is_called_twice(setups, monkeypatch):
+    base, task, targets = setups("bert")
+    encoder = base.backbone.encoder
+    monkeypatch.setitem(encoder._modules, "layer", Twice([encoder.layer[0]]))
+    experts = adapters(base, targets)
+    whole = make_columns(base, task, "validation", experts)
+    assert whole.columns.abs().max() > 0
+    sites = site_columns(base, task, "validation", experts, batch_size=3)
+    torch.testing.assert_close(sites.columns.sum(1), whole.columns, rtol=1e-4, atol=1e-5)
+
+
 def test_a_file_gives_them_back_and_another_run_s_is_refused(setups, tmp_path):
     base, task, targets = setups("bert")
     experts = adapters(base, targets)

@@ -49,6 +49,8 @@ def widen(raw: Array, dtype: str, into: Array) -> Array:
 def narrowed(numbers: Array, dtype: str, into: Array) -> Array:
     """Finite numbers rounded to ``dtype``, to nearest, ties to even: their bytes, in ``into``.
 
+    float64 becomes a half precision by way of float32, as by torch.
+
     >>> narrowed(np.array([1.5, -2.0], np.float32), "BF16", np.empty(4, np.uint8)).view(np.uint16).tolist()
     [16320, 49152]
     """

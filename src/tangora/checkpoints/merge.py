@@ -139,7 +139,7 @@ def fuse_checkpoints(
     origin = open_checkpoint(base)
     models_ = gather(origin, models, allow_missing, Request(chosen, weights, parameters, seed, space, same_base, heads))
     plan = make_plan(models_.targets, dtype=kind, shard_size=size, block=block)
-    if not models_.recipe.method.linear or "F16" in plan.dtypes:
+    if not models_.recipe.method.linear or "F16" in plan.dtypes or (plan.wide and "BF16" in plan.dtypes):
         import torch  # noqa: F401  # before the memory is measured that it takes
     about = {**models_.about, "dtype": kind, "notes": models_.notes}
     kept = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -161,7 +162,9 @@ class _Descent:
             loss = sum(losses.values()) / len(losses)
         else:
             loss = max(losses[task] - own for task, own in self._own.items())
-        told = {"search": search, "learning_rate": learning_rate, "rows_per_step": self._rows, "l2": self._l2}
+        told: dict[str, Any] = {"search": search, "learning_rate": learning_rate, "l2": self._l2}
+        if not self._logits.whole:
+            told["rows_per_step"] = self._rows
         told |= {"l1": self._limits.l1, "bounds": [self._limits.lower, self._limits.upper]}
         weights, objective = as_weights(self.x.detach(), self._logits.sites), loss + float(self._penalty().detach())
         seconds = time.perf_counter() - began

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tangora.coefficients._logits import own_coefficients
@@ -147,13 +147,13 @@ def choose_l2(
 ) -> float:
     """The pull of `PULLS` with the least cross-entropy on rows left out, the strongest of equals.
 
-    Row i of every task is left out in fold ``i mod folds`` (rows that were picked by class stay balanced); a task of
-    too few rows has as many folds as rows, and one of a single row is never left out.
+    The rows of a task are dealt to the folds class by class; all lines of one example go to the same. A task of too few
+    rows has as many folds as rows, and one of a single row is never left out.
     """
     limits = box(bound, nonnegative, l1)
     held_out = dict.fromkeys(PULLS, 0.0)
     for fold in range(folds):
-        outside = [torch.arange(len(c.labels)) % folds == fold for c in columns]
+        outside = [_dealt(c, folds) == fold for c in columns]
         if not any(bool(o.any()) and not bool(o.all()) for o in outside):
             continue
         pairs = list(zip(columns, outside, strict=True))
@@ -165,6 +165,16 @@ def choose_l2(
             x = solved.x
             held_out[pull] += sum(tested.losses(x)) / len(tested.tasks)
     return min(PULLS[::-1], key=held_out.__getitem__)
+
+
+def _dealt(columns: Columns, folds: int) -> Int[Tensor, "lines"]:
+    """The fold of each line."""
+    examples, which = columns.examples.unique(return_inverse=True)
+    place: Tensor = which
+    if len(examples) == len(which):  # else tokens of answers, which have no class
+        place = torch.empty_like(which)
+        place[columns.labels.argsort(stable=True)] = torch.arange(len(which))
+    return place.remainder(folds)
 
 
 def box(bound: float, nonnegative: bool, l1: float = 0.0) -> Box:

@@ -40,7 +40,7 @@ def from_scores(recipe: Recipe, scores: Iterable[Score], mode: str, vectors: Seq
             continue
         entry = entries[row.method]
         weights = _effective(entry, json.loads(row.coefficients or "{}"), len(tasks))
-        if weights is not None and (label := _label(entry)) is not None:
+        if weights is not None and (label := _label(entry, row.selection)) is not None:
             placed = dict(zip(tasks, weights, strict=True))
             values = _rounded(placed.get(v, 0.0) for v in vectors)
             found.setdefault((label, tasks), Preset(label, tasks, values, f"scores.csv, {row.selection}"))
@@ -52,13 +52,14 @@ def _rounded(weights: Iterable[float]) -> tuple[float, ...]:
     return tuple(float(f"{weight:.6g}") for weight in weights)
 
 
-def _label(entry: FusionEntry) -> str | None:
+def _label(entry: FusionEntry, selection: str) -> str | None:
     """None for what the page works out by itself."""
     if entry.search is not None:
         return entry.name or _NAMES.get(entry.search, entry.search)
     if entry.method == "average":
         return None
-    return SINGLE if entry.method == "task_arithmetic" and entry.name is None else method_name(entry.label)
+    chosen = entry.method == "task_arithmetic" and entry.name is None and selection == "validation"
+    return SINGLE if chosen else method_name(entry.label)
 
 
 def _effective(entry: FusionEntry, coefficients: Mapping[str, Any], count: int) -> list[float] | None:

@@ -206,6 +206,7 @@ def _page(folder: Path, content: _Content) -> str:
         high=math.ceil(high * 10) / 10,
         subsets=_subsets(content, presets),
         notes=content.notes,
+        exact=content.bits == 24 and all(len(s.columns.labels) == s.of for _, _, s in content.each()),
         data=Markup(json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")),
         logits=Markup(logits),
     )

@@ -151,11 +151,13 @@ const Model = (() => {
       tables[split].forEach((table, t) => add(sums[t], table.columns[0], -1, sums[t]));
       let best = { kept: -Infinity, value: 0 };
       for (let step = 1; step <= 30; step += 1) {
-        const scores = tables[split].map((table, t) => {
+        const shares = tables[split].map((table, t) => {
           const predictions = new Uint16Array(table.labels.length);
-          return on[t] ? table.score(argmax(table.columns[0], sums[t], step / 20, table.classes, predictions)) : 0;
+          if (!on[t]) return 0;
+          const score = table.score(argmax(table.columns[0], sums[t], step / 20, table.classes, predictions));
+          return kept(split, t, score) ?? score; // as a run compares candidates where an expert is worth nothing
         });
-        const found = keptMean(split, scores, on);
+        const found = mean(shares, on);
         if (found > best.kept + 1e-12) best = { kept: found, value: step / 20 };
       }
       return best.value;

@@ -71,7 +71,7 @@ class Searches:
         settings = entry.model_dump(mode="json", exclude={"name", "modes", "sizes", "spaces", "weights"})
         data = [self.tasks[name].fingerprint for name in subset]
         prints = [adapter.fingerprint for adapter in fusion.adapters]
-        return digest(["search-1", settings, self.base.fingerprint, data, prints, split, self.seed])
+        return digest(["search-2", settings, self.base.fingerprint, data, prints, split, self.seed])
 
     def _search(self, entry: FusionEntry, mode: str, subset: Sequence[str], fusion: Fusion, split: str) -> Found:
         rows = {name: self._rows(name, split, entry.labels) for name in subset}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,42 +28,49 @@ def per_site(model: TangentTaskModel, inputs: Any, labels: Tensor, *, stacked: D
     """Logits at φ₀, and columns ``[vectors, sites, batch, *tokens, classes]``."""
     from tangora.tasks.model import TaskModel
 
-    with torch.enable_grad(), _recorded(model.backbone, list(stacked.low_rank)) as (seen, left):
+    with torch.enable_grad(), _recorded(model.backbone, list(stacked.low_rank)) as calls:
         logits = TaskModel.logits(model, inputs, labels if model.head is None else None)
         flat = logits.reshape(len(logits), -1)
         gradients = [
-            torch.autograd.grad(flat[:, i].sum(), list(left.values()), retain_graph=True, allow_unused=True)
+            torch.autograd.grad(flat[:, i].sum(), [c.output for c in calls], retain_graph=True, allow_unused=True)
             for i in range(flat.shape[1])
         ]
     with torch.no_grad():
-        columns = [
-            torch.stack([_meet(g[i], seen[site], *stacked.low_rank[site]) for g in gradients], -1)
-            for i, site in enumerate(left)
-        ]
-        missing = torch.zeros_like(columns[0]) if columns else flat.new_zeros(0)
-        by_site = dict(zip(left, columns, strict=True))
+        by_site: dict[str, Tensor] = {}
+        for i, call in enumerate(calls):  # a layer that is shared by depths is called more than once, and adds up
+            column = torch.stack([_meet(g[i], call.x, *stacked.low_rank[call.site]) for g in gradients], -1)
+            by_site[call.site] = by_site[call.site] + column if call.site in by_site else column
+        missing = torch.zeros_like(column) if by_site else flat.new_zeros(0)
         whole = torch.stack([by_site.get(site, missing) for site in stacked.low_rank], 1)
     return logits.detach(), whole.unflatten(-1, logits.shape[1:])
 
 
+@dataclass(frozen=True)
+class _Call:
+    """What entered a site, and what left it with a gradient."""
+
+    site: str
+    x: Tensor
+    output: Tensor
+
+
 @contextmanager
-def _recorded(model: nn.Module, sites: list[str]) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
-    """What enters each site, and what leaves it with a gradient; filled by the forward pass inside the block."""
-    seen: dict[str, Tensor] = {}
-    left: dict[str, Tensor] = {}
+def _recorded(model: nn.Module, sites: list[str]) -> Iterator[list[_Call]]:
+    """Every call of the sites, filled by the forward pass inside the block."""
+    calls: list[_Call] = []
 
     def record(site: str) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
             x = args[0].detach()
-            seen[site] = F.one_hot(x, module.num_embeddings).float() if isinstance(module, nn.Embedding) else x
-            left[site] = output if output.requires_grad else output.requires_grad_()
-            return left[site]
+            seen = F.one_hot(x, module.num_embeddings).float() if isinstance(module, nn.Embedding) else x
+            calls.append(_Call(site, seen, output if output.requires_grad else output.requires_grad_()))
+            return calls[-1].output
 
         return hook
 
     hooks = [model.get_submodule(site).register_forward_hook(record(site)) for site in sites]
     try:
-        yield seen, left
+        yield calls
     finally:
         for hook in hooks:
             hook.remove()
