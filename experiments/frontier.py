@@ -18,7 +18,7 @@ from typing import Any
 __all__ = ["TASKS", "VARIANTS", "Row", "Variant", "figure", "rows", "settings", "table"]
 
 TASKS = ("sst2", "trec6", "tweet_emotion")
-STEPS = 60
+STEPS = 40
 R32 = {"r": 32, "alpha": 64}
 MODES: Mapping[str, Mapping[str, Any]] = {
     "LoRA, r = 8": {},
