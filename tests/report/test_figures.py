@@ -200,3 +200,27 @@ def test_contrast(theme):
 
 def test_every_colour_stands_for_one_role():
     assert len({light for light, _ in COLORS.values()}) == len(COLORS)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda x: x.name)
+@pytest.mark.parametrize("name", ["score_by_tasks", "per_task", "coefficient", "similarity"])
+def test_eleven_modes_are_told_apart_and_leave_the_panels_their_height(summary, name, layout):
+    run = summary.run
+    modes = [f"lora-of-a-long-name-{i}" for i in range(11)]
+    many = replace(
+        run,
+        recipe={**run.recipe, "modes": dict.fromkeys(modes, {})},
+        scores=[replace(s, mode=m) for m in modes for s in run.scores if s.mode == "lora"],
+        candidates=[replace(c, mode=m) for m in modes for c in run.candidates if c.mode == "lora"],
+        similarity={m: run.similarity["lora"] for m in modes},
+    )
+    figure, _ = draw.__wrapped__(Summary(many), name, layout)
+    height = figure.get_size_inches()[1] * 72
+    assert min(axis.get_position().height for axis in figure.axes) * height > 60
+    if name in {"score_by_tasks", "coefficient"}:
+        lines = [line for line in figure.axes[0].get_lines() if line.get_marker() not in ("", ".", "None")]
+        assert len({(line.get_color(), line.get_marker()) for line in lines}) == len(modes)
+    if name == "similarity":
+        edges = [a.get_title(loc="left").split("\n") for a in figure.axes if a.get_title(loc="left")]
+        assert all(len(line) * 0.68 * layout.text < layout.width / (1 if layout.narrow else 3) for e in edges for line in e)

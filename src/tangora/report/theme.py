@@ -35,7 +35,7 @@ COLORS: dict[str, tuple[str, str]] = {
     "s5": ("#53565a", "#c3c7cc"),
 }
 _SERIES = [role for role in COLORS if re.fullmatch(r"s\d", role)]
-_MARKERS = "os^DvP"
+_MARKERS = "os^DvPX*<>pH"  # twice as many as colours: twelve modes differ
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from tangora.report.theme import Layout, color, marker, series_role
 __all__ = ["PALE", "above", "dashes", "mode_bar", "mode_line", "plain_line"]
 
 PALE = 0.38  # opacity of an expert's bar
+_ROW = 1.5  # height of a row, in text sizes
 
 
 def dashes(space: str) -> str:
@@ -42,9 +43,11 @@ def plain_line(label: str, linestyle: Literal["-", ":"] = ":") -> Line2D:
 
 
 def above(figure: Figure, layout: Layout, handles: Sequence[Any]) -> None:
-    """Put a legend over the panels, in as many columns as fit."""
+    """Put a legend over the panels, in as many columns as fit; further rows make the figure higher, not the panels lower."""
     columns = _columns(layout, [len(h.get_label()) for h in handles])
     rows = -(-len(handles) // columns)
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + (rows - 1) * _ROW * layout.text / 72)
     # matplotlib fills columns first; people read rows first
     order = [row * columns + column for column in range(columns) for row in range(rows)]
     figure.legend(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import fill
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -69,8 +70,11 @@ def _draw(
     modes = sorted(found, key=lambda m: (summary.run.modes.index(m) if m in summary.run.modes else 99, m))
     size = max(len(found[m].tasks) for m in modes)
     columns = 1 if layout.narrow else min(3, len(modes))
+    letters = int((layout.width - 110) / columns / layout.text / 0.85)  # of a title, before it needs a further line
+    titles = [fill(mode_name(mode), letters) for mode in modes]
+    lines = max(title.count("\n") for title in titles)
     cell = min(44.0, (layout.width - 110) / columns / size)
-    figure, axes = panels(layout, len(modes), height=cell * size + 32, columns=columns)
+    figure, axes = panels(layout, len(modes), height=cell * size + 32 + lines * layout.text, columns=columns)
     longest = max(len(t) for m in modes for t in found[m].tasks)
     width, height = figure.get_size_inches()
     slanted = 0.42 * layout.text * longest  # the names below the lowest row, at 45 degrees
@@ -78,8 +82,8 @@ def _draw(
     shades = _Shades(
         middle, max((abs(x - middle) for m in modes for x in _off_diagonal(found[m])), default=1.0), above, below
     )
-    for axis, mode in zip(axes, modes, strict=True):
-        axis.set_title(mode_name(mode))
+    for axis, mode, title in zip(axes, modes, titles, strict=True):
+        axis.set_title(title)
         _cells(axis, found[mode], shades, layout.text - (1 if cell > 30 else 2))
     figure.draw_without_rendering()  # square panels settle only in the second round of the layout
     return figure
