@@ -210,10 +210,10 @@ def test_eleven_modes_are_told_apart_and_leave_the_panels_their_height(summary, 
     modes = [f"lora-of-a-long-name-{i}" for i in range(11)]
     many = replace(
         run,
-        recipe={**run.recipe, "modes": dict.fromkeys(modes, {})},
+        recipe={**run.recipe, "modes": {m: {} for m in modes}},
         scores=[replace(s, mode=m) for m in modes for s in run.scores if s.mode == "lora"],
         candidates=[replace(c, mode=m) for m in modes for c in run.candidates if c.mode == "lora"],
-        similarity={m: run.similarity["lora"] for m in modes},
+        similarity=dict.fromkeys(modes, run.similarity["lora"]),
     )
     figure, _ = draw.__wrapped__(Summary(many), name, layout)
     height = figure.get_size_inches()[1] * 72
@@ -222,5 +222,6 @@ def test_eleven_modes_are_told_apart_and_leave_the_panels_their_height(summary, 
         lines = [line for line in figure.axes[0].get_lines() if line.get_marker() not in ("", ".", "None")]
         assert len({(line.get_color(), line.get_marker()) for line in lines}) == len(modes)
     if name == "similarity":
-        edges = [a.get_title(loc="left").split("\n") for a in figure.axes if a.get_title(loc="left")]
-        assert all(len(line) * 0.68 * layout.text < layout.width / (1 if layout.narrow else 3) for e in edges for line in e)
+        titles = [a.get_title(loc="left") for a in figure.axes]
+        room = layout.width / (1 if layout.narrow else 3)
+        assert all(len(line) * 0.68 * layout.text < room for title in titles for line in title.split("\n"))

@@ -43,7 +43,7 @@ def plain_line(label: str, linestyle: Literal["-", ":"] = ":") -> Line2D:
 
 
 def above(figure: Figure, layout: Layout, handles: Sequence[Any]) -> None:
-    """Put a legend over the panels, in as many columns as fit; further rows make the figure higher, not the panels lower."""
+    """Put a legend over the panels, in as many columns as fit; more rows make the figure higher."""
     columns = _columns(layout, [len(h.get_label()) for h in handles])
     rows = -(-len(handles) // columns)
     width, height = figure.get_size_inches()
