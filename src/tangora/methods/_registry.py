@@ -1,7 +1,7 @@
 """The registry of fusion methods: a decorator that writes a record, and the look-ups that read it.
 
-A method is a pure function from stacked updates to one update (see `tangora.methods`); its `Method` record
-holds the promises that the fusion engine relies on. Nothing here imports torch.
+A method is a pure function (see `tangora.methods`); its `Method` record holds the promises that the fusion engine
+relies on. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ ENTRY_POINT_GROUP = "tangora.methods"
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _CONTRACT = ("weights", "uniforms", "cutoffs", "statistics")  # keyword-only arguments of the engine, not of the user
-
 _METHODS: dict[str, Method] = {}
 _LOADED: set[str] = set()  # entry points already loaded, as "distribution: name = value"
 
