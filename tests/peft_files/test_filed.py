@@ -69,6 +69,50 @@ def test_fused_from_folders_as_from_adapters(tmp_path, method, options):
     assert all(type(update) is not Filed for update in there.updates.values())
 
 
+def shared(folder: Path, source: Path, seed: int) -> Path:
+    """An adapter with the A of another one."""
+    make(folder, seed)
+    of = load_file(source / "adapter_model.safetensors")
+    tensors = {n: of[n] if "lora_A" in n else t for n, t in load_file(folder / "adapter_model.safetensors").items()}
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def test_adapters_that_share_a_factor_share_a_tensor_of_it(tmp_path):
+    first = make(tmp_path / "0")
+    folders = [first, *(shared(tmp_path / f"{seed}", first, seed) for seed in (1, 2))]
+    x, y, _ = (load(folder, lazily=True) for folder in folders)
+    site = next(iter(x.updates))
+    assert x.updates[site].a is y.updates[site].a
+    assert x.fingerprint == load(folders[0]).fingerprint
+    assert y.fingerprint == load(folders[1]).fingerprint
+    fused = fuse(folders)
+    assert all(update.rank == 2 for update in fused.updates.values())
+    assert fused.fingerprint == fuse([load(folder) for folder in folders]).fingerprint
+
+
+def test_a_tensor_that_was_written_to_is_read_again(tmp_path):
+    first = make(tmp_path / "0")
+    x, y = load(first, lazily=True), load(shared(tmp_path / "1", first, 1), lazily=True)
+    site = next(iter(x.updates))
+    read = x.updates[site].a
+    expected = read.clone()
+    read.zero_()
+    assert torch.equal(y.updates[site].a, expected)
+
+
+def test_equal_bytes_of_another_type_or_shape_are_other_numbers(tmp_path):
+    for name, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
+        zeros = {
+            "base_model.model.layers.0.q.lora_A.weight": torch.ones(2, 4, dtype=torch.int16).view(dtype),
+            "base_model.model.layers.0.q.lora_B.weight": torch.ones(6, 2, dtype=dtype),
+        }
+        make(tmp_path / name, sites={"layers.0.q": (6, 4)}, target_modules=["q"])
+        save_file(zeros, tmp_path / name / "adapter_model.safetensors", metadata={"format": "pt"})
+    x, y = (load(tmp_path / name, lazily=True).updates["layers.0.q"].a for name in ("bf16", "fp16"))
+    assert not torch.equal(x, y)
+
+
 def test_a_merge_of_one_does_not_hang_on_its_file(tmp_path):
     folder = make(tmp_path / "a")
     fused = fuse([folder], weights=1.0)

@@ -1,16 +1,18 @@
 """Plain LoRA updates that stay in their file: the factors of a site are read when they are asked for.
 
 So fusing a hundred adapters takes the memory of one site of each. What is read is checked, and remembered only by its
-digest, with which the adapter's fingerprint needs no second reading.
+digest, with which the adapter's fingerprint needs no second reading. Adapters that share their A₀ share one tensor of
+it: bytes that equal those read just before are neither widened, checked nor digested again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +26,31 @@ from tangora.peft_files.names import sorted_out
 from tangora.task_vector import LowRank
 
 __all__ = ["Filed", "read_filed", "tensor_digest"]
+
+
+class _Read(NamedTuple):
+    """An A, its bytes, its digest, and its version then: a tensor that was written to is not given again."""
+
+    dtype: str
+    raw: np.ndarray[Any, Any]
+    tensor: Tensor
+    digest: str
+    version: int
+
+    def is_of(self, stored: Stored, raw: np.ndarray[Any, Any]) -> bool:
+        """Whether this is what the bytes hold."""
+        kept = (self.dtype, tuple(self.tensor.shape), self.tensor._version)
+        if kept != (stored.dtype, stored.shape, self.version):
+            return False
+        words = np.uint64 if raw.size % 8 == 0 else np.uint8
+        return np.array_equal(self.raw.view(words), raw.view(words))
+
+
+class _Before(threading.local):
+    read: _Read | None = None
+
+
+_before = _Before()
 
 
 class Filed(LowRank):
@@ -60,16 +87,16 @@ class Filed(LowRank):
     @property
     def a(self) -> Tensor:
         """``[r, in]``, read now."""
-        return self._read(self.stored[1])
+        return self._read(self.stored[1], shared=True)
 
     def digests(self) -> list[str]:
         """Those of b and a, see `tensor_digest`; read only where they have not been."""
         for stored in self.stored:
             if stored not in self.known:
-                self._read(stored)
+                self._read(stored, shared=stored is self.stored[1])
         return [self.known[stored] for stored in self.stored]
 
-    def _read(self, stored: Stored) -> Tensor:
+    def _read(self, stored: Stored, shared: bool = False) -> Tensor:
         from tangora.peft_files import finite
 
         raw, files = np.empty(stored.size, np.uint8), Files()
@@ -77,6 +104,9 @@ class Filed(LowRank):
             files.read(stored, 0, raw.data)
         finally:
             files.close()
+        if shared and (before := _before.read) and before.is_of(stored, raw):
+            self.known[stored] = before.digest
+            return before.tensor
         numbers = np.empty(stored.shape, np.float64 if stored.dtype == "F64" else np.float32)
         widen(raw, stored.dtype, numbers.reshape(-1))
         tensor = torch.from_numpy(numbers)
@@ -84,6 +114,8 @@ class Filed(LowRank):
             finite(stored.name, tensor, stored.path)
         if stored not in self.known:
             self.known[stored] = _half(raw) if stored.dtype == "BF16" else tensor_digest(tensor)
+        if shared:
+            _before.read = _Read(stored.dtype, raw, tensor, self.known[stored], tensor._version)
         return tensor
 
 
