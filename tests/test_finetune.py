@@ -468,5 +468,6 @@ def test_two_processes_make_one_adapter(tiny_bert, text_data, tmp_path):
     assert prints[0]["world"] == 2
     assert prints[0]["norm"] == pytest.approx(adapter.task_vector.norm(), rel=1e-6)
     assert prints[0]["l-lora norm"] > 0
+    assert prints[0]["tangent norm"] > 0
     assert len(read_json(tmp_path / "out" / "training.json")["steps"]) == 4
     assert not (tmp_path / "scratch").exists()

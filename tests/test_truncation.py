@@ -89,3 +89,17 @@ def test_scaling_and_dtype_of_an_update():
     wanted, tail = oracle(2.5 * (b.double() @ a.double()), 4)
     assert error == pytest.approx(tail, rel=1e-5)
     assert np.linalg.norm(update.dense().double().numpy() - wanted) / np.linalg.norm(wanted) < 2e-2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_decomposition_that_does_not_converge_is_done_by_qr_iteration(monkeypatch, dtype):
+    def fails(*args, **options):
+        raise torch.linalg.LinAlgError("linalg.svd: the algorithm failed to converge")
+
+    matrix = factors(9, 6, 7)[0].to(dtype)
+    expected = torch.linalg.svd(matrix, full_matrices=False)
+    monkeypatch.setattr(torch.linalg, "svd", fails)
+    u, s, vh = _truncation.thin_svd(matrix)
+    assert (u.dtype, u.shape, vh.shape) == (dtype, expected[0].shape, expected[2].shape)
+    assert torch.allclose(s, expected[1], rtol=1e-5)
+    assert torch.allclose(u * s @ vh, matrix, atol=1e-5)

@@ -19,10 +19,12 @@ def main(model: str, data: str, out: str) -> None:
     config = FinetuneConfig(lora=LoraSettings(target_modules=["query", "dense"]), training=training)
     adapter = finetune(base, task, config, out=Path(out, "out"), scratch=Path(out, "scratch"))
     linear = finetune(base, task, config.model_copy(update={"linearize": "module"}))
+    tangent = finetune(base, task, config.model_copy(update={"linearize": "model"}))
     found = {
         "world": int(os.environ["WORLD_SIZE"]),
         "norm": adapter.task_vector.norm(),
         "l-lora norm": linear.task_vector.norm(),
+        "tangent norm": tangent.task_vector.norm(),
         "seen": (Path(out, "out") / "tangora.json").exists(),
     }
     Path(out, f"rank{os.environ['RANK']}.json").write_text(json.dumps(found))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
-from typing import Any, TypeVar
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -16,7 +17,10 @@ from tangora.peft_files.layers import expert_of, layer_of
 from tangora.peft_files.settings import parameters_of
 from tangora.task_vector import LowRank, TaskVector, Update
 
-__all__ = ["check", "check_factors", "check_low_rank", "cut_to", "inherit"]
+if TYPE_CHECKING:
+    from tangora.checkpoints.reader import Checkpoint
+
+__all__ = ["check", "check_belongs", "check_factors", "check_low_rank", "cut_to", "inherit"]
 
 _PLACE = "fuse.adapters"
 _DELTA = "use space='delta', which does not need it"
@@ -58,6 +62,24 @@ def _check_base(a: str, x: BaseInfo, b: str, y: BaseInfo) -> None:
         different = x.model != y.model or bool(x.revision and y.revision and x.revision != y.revision)
     if different:
         raise FusionError(f"different bases: {a} has {_base(x)}, {b} has {_base(y)}", where=_PLACE, fix=fix)
+
+
+def check_belongs(adapters: Sequence[Adapter], names: Sequence[str], base: Checkpoint) -> None:
+    """Refuse a base folder whose own name is another than the one that the adapters were made for, as far as both say.
+
+    Folders are renamed and moved, so that the last part of a name, or the folder's, is enough.
+
+    Raises:
+        FusionError: says both names.
+    """
+    told = str(base.config.get("_name_or_path") or "")
+    known = {PurePath(told).name.lower(), base.name.lower()}
+    for name, adapter in zip(names, adapters, strict=True):
+        made_for = adapter.metadata.base.model
+        if told and made_for and PurePath(made_for).name.lower() not in known:
+            what = f"{name} was made for {_base(adapter.metadata.base)}, the base given is {told}"
+            fix = "give the adapters' base; if the two are the same weights, say so: same_base=True, --same-base"
+            raise FusionError(what, where="fuse.base", fix=fix)
 
 
 def _base(base: BaseInfo) -> str:

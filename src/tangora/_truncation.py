@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["truncate_factors", "truncate_matrix", "whole_svd"]
+__all__ = ["thin_svd", "truncate_factors", "truncate_matrix", "whole_svd"]
 
 # Singular values through a Gram matrix carry an error of eps·s₁²/sᵢ; below this ratio that would show in float32.
 _GRAM_FLOOR = 1e-5
@@ -60,7 +60,22 @@ def truncate_matrix(matrix: Float[Tensor, "out in"], rank: int) -> Parts:
 
 def whole_svd(matrix: Float[Tensor, "out in"]) -> tuple[Tensor, Tensor, Tensor]:
     """``u, s, vh`` of a matrix in float64."""
-    u, s, vh = torch.linalg.svd(matrix.double(), full_matrices=False)
+    return thin_svd(matrix.double())
+
+
+def thin_svd(matrix: Float[Tensor, "out in"]) -> tuple[Tensor, Tensor, Tensor]:
+    """``u, s, vh`` in the matrix's precision.
+
+    LAPACK's divide and conquer does not converge on some clusters of equal singular values; QR iteration, several times
+    as slow, then does.
+    """
+    try:
+        u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        from scipy.linalg import svd
+
+        parts = svd(matrix.detach().cpu().numpy(), full_matrices=False, lapack_driver="gesvd")
+        u, s, vh = (torch.from_numpy(part).to(matrix.device) for part in parts)
     return u, s, vh
 
 
@@ -78,7 +93,7 @@ def _by_qr(b: Tensor, a: Tensor, rank: int) -> Parts:
     """Two thin QR decompositions and the SVD of their core: no digits lost, whatever the spectrum."""
     q_b, r_b = torch.linalg.qr(b)
     q_a, r_a = torch.linalg.qr(a.T)
-    u, s, vh = torch.linalg.svd(r_b @ r_a.T, full_matrices=False)
+    u, s, vh = thin_svd(r_b @ r_a.T)
     return q_b @ u[:, :rank], s[:rank], vh[:rank] @ q_a.T, _error(s, rank)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 from tangora._engine import Engine
 from tangora._heads import Heads, check_heads, fuse_whole
-from tangora._lineage import check, check_factors, check_low_rank, cut_to, inherit
+from tangora._lineage import check, check_belongs, check_factors, check_low_rank, cut_to, inherit
 from tangora._spaces import Bases, Space, coordinates, cores, from_cores, site_of, updates_from
 from tangora._threads import in_threads
 from tangora._validation import did_you_mean
@@ -137,6 +137,8 @@ class Fusion:
         self.seed, self.heads = seed, heads
         self.statistics = [opened(one) for one in statistics or ()]
         check(self.adapters, self.names, same_base)
+        if origin is not None and not same_base:
+            check_belongs(self.adapters, self.names, origin)
         if space == "factors":
             check_factors(self.adapters, self.names)
         if space == "core":

@@ -153,6 +153,36 @@ def test_refusals(work):
     assert not (root / "out").exists()
 
 
+def made_for(folder, model):
+    toys.lora(1).save(folder)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": model}))
+    (folder / "tangora.json").unlink()
+    return folder
+
+
+def test_a_base_of_another_name_is_refused_unless_said_to_be_the_same(tmp_path):
+    base = save(tmp_path / "base", state(), config={"model_type": "toy", "_name_or_path": "org/right-model"})
+    wrong = made_for(tmp_path / "a", "org/other-model")
+    with pytest.raises(FusionError, match=r"a was made for org/other-model, the base given is org/right-model"):
+        fuse_checkpoints(base, [wrong], tmp_path / "out")
+    with pytest.raises(FusionError, match="the base given is org/right-model"):
+        fuse([wrong], base=base)
+    assert not (tmp_path / "out").exists()
+    fuse_checkpoints(base, [wrong], tmp_path / "out", same_base=True)
+    for name, model in (("b", "org/right-model"), ("c", "/somewhere/Right-Model"), ("d", "elsewhere/base")):
+        fuse_checkpoints(base, [made_for(tmp_path / name, model)], tmp_path / f"out-{name}", dry_run=True)
+
+
+@pytest.mark.parametrize(("name", "value"), [("space", "core"), ("heads", "keep"), ("same_base", True)])
+def test_options_of_adapters_are_refused_for_checkpoints(tmp_path, name, value):
+    base = save(tmp_path / "base", state(), config={"model_type": "toy"})
+    other = save(tmp_path / "ft", state(), config={"model_type": "toy"})
+    with pytest.raises(FusionError, match=f"{name} is for adapters, got {value!r}"):
+        fuse_checkpoints(base, [other], tmp_path / "out", **{name: value})
+    assert not (tmp_path / "out").exists()
+
+
 def test_tied_weights_are_refused(tmp_path):
     weights = {"model.embed_tokens.weight": torch.zeros(5, 4), "model.x.weight": torch.zeros(4, 4)}
     base = save(tmp_path / "base", weights, config={**CONFIG, "tie_word_embeddings": True})

@@ -85,6 +85,7 @@ def gather(
             fix = "leave it out: an adapter has only some sites anyway"
             raise FusionError("allow_missing is for checkpoints", got=list(allow_missing), where="fuse.models", fix=fix)
         return _adapters(base, models, asked)
+    _refuse_of_adapters(asked)
     check_method(asked.method)
     opened = [open_checkpoint(model) for model in models]
     aligned = align(base, opened, allow_missing)
@@ -94,6 +95,13 @@ def gather(
     about = _about(base, asked, recipe, names, prints)
     files = [path for checkpoint in (base, *opened) for path in checkpoint.files]
     return Models(aligned.targets, recipe, names, aligned.notes, about, _stamps(files))
+
+
+def _refuse_of_adapters(asked: Request) -> None:
+    given = {"space": asked.space != "delta", "heads": asked.heads is not None, "same_base": asked.same_base}
+    for name in (name for name, differs in given.items() if differs):
+        fix = f"leave {name} out: whole models have neither factors nor heads of their own, and one base is given"
+        raise FusionError(f"{name} is for adapters", got=getattr(asked, name), where=f"fuse.{name}", fix=fix)
 
 
 def _adapters(base: Checkpoint, folders: Sequence[str | os.PathLike[str]], asked: Request) -> Models:

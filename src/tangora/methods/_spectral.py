@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tangora._truncation import thin_svd
 from tangora.methods._sums import weighted_sum, widened
 
 __all__ = ["as_matrices", "decompose", "mean_of", "orthogonalized"]
@@ -33,7 +34,7 @@ def as_matrices(stacked: Float[Tensor, "tasks *param"]) -> Float[Tensor, "tasks 
 
 def decompose(matrix: Float[Tensor, "out in"]) -> Triplets:
     """``u, s, vh`` down to the numerical rank: singular values under ``max(shape) · eps · s₁`` are rounding."""
-    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+    u, s, vh = thin_svd(matrix)
     rank = int((s > max(matrix.shape) * torch.finfo(s.dtype).eps * s[:1]).sum())
     return u[:, :rank], s[:rank], vh[:rank]
 

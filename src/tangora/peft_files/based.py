@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tangora._truncation import whole_svd
 from tangora.errors import AdapterError
 from tangora.task_vector import Dense, LowRank, Update, combine
 
@@ -216,7 +217,7 @@ def _in_module(name: str, config: Mapping[str, Any]) -> bool:
 
 
 def _singular(weight: Tensor, update: LowRank) -> LowRank:
-    u, s, vh = torch.linalg.svd(weight.double(), full_matrices=False)
+    u, s, vh = whole_svd(weight)
     root = s[: update.rank].sqrt()
     return LowRank((u[:, : update.rank] * root).float(), (root[:, None] * vh[: update.rank]).float())
 
