@@ -356,6 +356,14 @@ def test_bad_recipes_and_data_of_run(tangora, recipe, tmp_path, arguments, words
     assert {p.name for p in left} <= {"run.log", ".lock", "seconds.json", "recipe.yaml"}, "nothing half-made"
 
 
+def test_a_mode_that_cannot_be_is_told_before_another_is_trained(tangora, recipe, tmp_path):
+    out = tmp_path / "run"
+    wrong = "modes={a: {}, b: {lora: {target_modules: [kye]}}}"
+    refused(tangora("run", recipe, "--out", out, "--set", wrong), "kye")
+    assert not (out / "adapters").exists()
+    assert not (out / "recipe.yaml").exists(), "the corrected recipe may take the folder"
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

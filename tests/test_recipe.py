@@ -83,6 +83,8 @@ def test_the_default_rate_of_what_is_trained_is_written_out(path):
         ("seed=abc", r"valid integer.*got 'abc' at seed"),
         ("seed=-1", r"greater than or equal to 0.*at seed"),
         ("training.steps=1.5", r"got a number with a fractional part, got 1\.5 at training\.steps"),
+        ("lora.rank_pattern={query: 0}", r"greater than or equal to 1.*at lora\.rank_pattern\.query"),
+        ("fusion.subsets.per_size=0", r"greater than or equal to 1.*at fusion\.subsets\.per_size"),
         ("lora.dropout=1.0", r"less than 1.*at lora\.dropout"),
         ("training.learning_rate=.nan", r"finite number.*at training\.learning_rate"),
         ("base.family=text", r"'image-zero-shot'.*got 'text' at base\.family"),

@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import Field, field_validator, model_validator
@@ -134,7 +134,9 @@ class SubsetConfig(Frozen):
     """Which sets of tasks are fused."""
 
     sizes: list[int] | Literal["all"] = Field(default="all", description="numbers of tasks, each at least 2")
-    per_size: int | Literal["all"] = Field(default="all", description="sampled by seed where there are more")
+    per_size: Annotated[int, Field(ge=1)] | Literal["all"] = Field(
+        default="all", description="sampled by seed where there are more"
+    )
 
     @field_validator("sizes")
     @classmethod

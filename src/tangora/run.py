@@ -69,6 +69,7 @@ def run(
         log.info("run %s in %s", recipe.name, out)
         with clock("prepare"):
             base, tasks = prepare(recipe, progress)
+            check_modes(recipe, base)
         write_text(out / "recipe.yaml", recipe.to_yaml())
         with clock("fine-tune"):
             from tangora.stages.experts import make_experts
@@ -108,6 +109,22 @@ def prepare(recipe: Recipe, progress: Progress | None = None) -> tuple[Base, lis
         progress.advance(detail=config.name)
     progress.end()
     return base, tasks
+
+
+def check_modes(recipe: Recipe, base: Base) -> None:
+    """Refuse what a mode cannot adapt, or start from, before any other mode is trained.
+
+    Raises:
+        ModelError: a target that matches nothing, a pattern that is none, or a start that changes the base weights.
+    """
+    from tangora import initial
+    from tangora._targets import check_syntax, check_targets
+
+    for config in (recipe.finetune_config(mode) for mode in recipe.modes):
+        if config.train == "adapter":
+            check_syntax(config.lora)
+            check_targets(base.backbone, config.lora.target_modules)
+            initial.kind_of(config.lora.init)
 
 
 def check_methods(recipe: Recipe) -> None:

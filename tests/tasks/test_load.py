@@ -78,6 +78,14 @@ def test_inputs_are_cut_to_max_length(tiny_bert, text_data):
     assert {len(row) for row in task.splits["test"].inputs["input_ids"]} == {4}
 
 
+def test_a_max_length_beyond_the_models_positions_is_theirs(tiny_bert, text_data, tmp_path):
+    base = load_base(BaseConfig(family="text-zero-shot", model=str(tiny_bert), max_length=4096))
+    positions = base.backbone.config.max_position_embeddings
+    source = _written(tmp_path, [{"text": "red " * 2 * positions, "label": i % 2} for i in range(8)], _rows([0, 1]))
+    task = load_task(TaskConfig(name="x", source=source), base, 0)
+    assert {len(row) for row in task.splits["train"].inputs["input_ids"]} == {positions}
+
+
 def test_splits_are_disjoint_and_stratified(text_base, tmp_path):
     source = _written(tmp_path, _rows([0] * 60 + [1] * 40), _rows([0, 1]))
     config = TaskConfig(name="x", source=source, text="text", validation_fraction=0.2)
@@ -236,6 +244,15 @@ def test_missing_values(row, message, text_base, tmp_path):
     rows = [*_rows([0, 1]), row]
     with pytest.raises(DataError, match=message):
         load_task(TaskConfig(name="x", source=_written(tmp_path, rows, _rows([0, 1]))), text_base, 0)
+
+
+@pytest.mark.parametrize("label", [float("inf"), [1, 2]])
+def test_labels_that_are_no_numbers_and_no_names(label, text_base, tmp_path):
+    rows = [{"text": "a", "label": label}, {"text": "b", "label": label}]
+    source = _written(tmp_path, rows, rows)
+    for labels in (None, ["red", "green"]):
+        with pytest.raises(DataError, match=r"a label is neither a number nor a name, got .*column label, row 0"):
+            load_task(TaskConfig(name="x", source=source, labels=labels), text_base, 0)
 
 
 def test_a_label_of_test_that_train_never_shows(text_base, tmp_path):

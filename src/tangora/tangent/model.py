@@ -45,6 +45,7 @@ class TangentModel(nn.Module):
             derivative; it is named.
 
     >>> import torch, peft
+    >>> from tangora.tangent import expand_lora
     >>> base = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.GELU(), torch.nn.Linear(4, 2))
     >>> peft_model = expand_lora(peft.get_peft_model(base, peft.LoraConfig(r=2, target_modules=["0", "2"])))
     >>> tuple(TangentModel(peft_model)(torch.ones(3, 4)).shape)

@@ -27,6 +27,11 @@ def raw_labels(table: Table, column: str) -> list[Any]:
     for row, value in enumerate(values):
         if value is None or value != value:
             raise DataError("a label is missing", got=value, where=table.place(row, column))
+        if not isinstance(value, (str, int, float)) or value in (float("inf"), -float("inf")):
+            fix = "give one number or name a row"
+            raise DataError(
+                "a label is neither a number nor a name", got=value, where=table.place(row, column), fix=fix
+            )
     return values
 
 

@@ -34,6 +34,8 @@ def load(config: BaseConfig) -> Base:
     if getattr(backbone, "pooler", None) is not None:
         backbone.pooler = None
     tokenizer = processor(AutoTokenizer, config)
+    if (positions := getattr(backbone.config, "max_position_embeddings", None)) is not None:
+        tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
     backbone.eval()
 
     def embed(texts: Sequence[str]) -> Float[Tensor, "texts dim"]:
@@ -75,12 +77,13 @@ def texts_of(table: Table, column: str, key: str) -> list[str]:
 def tokenize(
     tokenizer: Any, texts: Sequence[str], max_length: int, place: Callable[[int], str] = "text {}".format
 ) -> list[Tensor]:
-    """Token ids per text, truncated and not padded; ``place`` names a row in an error.
+    """Token ids per text, cut to ``max_length`` or what the model takes, not padded; ``place`` names a row in an error.
 
     Raises:
         DataError: a text has no tokens.
     """
-    rows = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"] if texts else []
+    longest = min(max_length, tokenizer.model_max_length)
+    rows = tokenizer(list(texts), truncation=True, max_length=longest)["input_ids"] if texts else []
     for row, ids in enumerate(rows):
         if not ids:
             raise DataError("a text has no tokens", got=texts[row], where=place(row), fix="drop the row")
