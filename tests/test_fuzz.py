@@ -148,6 +148,8 @@ def test_no_memory_beyond_the_file(tmp_path_factory, data):
 
 @settings(max_examples=100, deadline=None)
 @given(JSON | st.dictionaries(TEXTS, JSON | TEXTS, max_size=3))
+@example({"w": "\ud800"})
+@example({"w": "\udc80"})
 def test_any_index(value):
     files = {"config.json": b"{}", "model.safetensors.index.json": json.dumps({"weight_map": value}).encode()}
     assert attempt(files, open_checkpoint) is None

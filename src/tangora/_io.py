@@ -124,7 +124,10 @@ def inside(folder: Path, name: str) -> Path:
         raise AdapterError("a file outside the folder", got=name, where=folder, fix="name only files beside it")
     path = folder / name
     try:
+        name.encode()
         home, target = folder.resolve(), path.resolve()
+    except UnicodeEncodeError as cause:  # half of a surrogate pair, which JSON can spell
+        raise AdapterError("a name that no file can have", got=name, where=folder, fix="correct the name") from cause
     except (OSError, RuntimeError) as cause:  # a link to itself
         raise AdapterError("a link that leads nowhere", where=path, fix="copy the file in its place") from cause
     allowed = [home]
