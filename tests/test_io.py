@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -90,13 +91,24 @@ def test_a_full_disk_inside_safetensors_is_said(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["basic_ios::clear: iostream error", "PytorchStreamWriter failed writing file data/0: file write failed"]
+    "text",
+    [
+        "basic_ios::clear: iostream error",
+        "PytorchStreamWriter failed writing file data/0: file write failed",
+        "[enforce fail at inline_container.cc:672] . unexpected pos 8512 vs 8406",
+    ],
 )
 def test_a_full_disk_inside_torch_is_said(tmp_path, text):
     with pytest.raises(OutputError, match="disk is full"), writing(tmp_path):
         raise RuntimeError(text)
     with pytest.raises(RuntimeError, match="shapes"), writing(tmp_path):
         raise RuntimeError("shapes differ")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")
+def test_torch_on_a_device_that_is_full(tmp_path):
+    with pytest.raises(OutputError, match="disk is full"), writing(tmp_path):
+        torch.save({"x": torch.zeros(2**16)}, "/dev/full")
 
 
 def test_a_full_disk_names_the_place_and_not_the_scratch_one(tmp_path):

@@ -204,7 +204,7 @@ def writing(path: Path) -> Iterator[None]:
 _NEVER = re.compile(r"(?!)")
 _FULL = {
     "SafetensorError": re.compile("os error 28|No space left"),
-    "RuntimeError": re.compile("iostream error|PytorchStreamWriter failed writing"),
+    "RuntimeError": re.compile(r"iostream error|PytorchStreamWriter failed writing|unexpected pos \d+ vs \d+"),
 }
 
 
