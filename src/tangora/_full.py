@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tangora._weights import Table
     from tangora.checkpoints import Merged
 
-__all__ = ["FullOptions", "fuse_full", "merged_lines"]
+__all__ = ["FullOptions", "fuse_full", "merged_lines", "refuse_of_adapters"]
 
 Full = Annotated[
     bool, typer.Option("--full", help="Write a full checkpoint: BASE CHECKPOINT..., or ADAPTER... --base BASE.")
@@ -61,6 +61,19 @@ class FullOptions:
                 name = "--" + option.name.replace("_", "-")
                 fix = f"add --full, or leave {name} out"
                 raise RecipeError("an option of full checkpoints", got=str(value), where=name, fix=fix)
+
+
+def refuse_of_adapters(rank: int | None, statistics: Sequence[Path] | None) -> None:
+    """A rank and statistics are of adapters.
+
+    Raises:
+        RecipeError: one of them was given.
+    """
+    if rank is not None:
+        raise RecipeError("a full checkpoint has no rank", got=rank, where="--rank", fix="leave it out")
+    if statistics:
+        fix = "fuse the adapters without --full first, and then the result onto its base"
+        raise RecipeError("statistics are of adapters", got=len(statistics), where="--statistics", fix=fix)
 
 
 def fuse_full(

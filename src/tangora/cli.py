@@ -160,35 +160,17 @@ def fuse(
     from tangora._io import refuse_existing
 
     refuse_existing(out, overwrite)
-    options = parse_parameters(parameters)
-    numbers = parse_weights(weights)
+    options, numbers = parse_parameters(parameters), parse_weights(weights)
     machine = _full.FullOptions(base, dtype, shard_size, tuple(allow_missing or ()), threads, device, dry_run)
+    settings: dict[str, Any] = {"seed": seed, "space": space, "same_base": same_base, "heads": heads}
     if full:
-        if rank is not None:
-            raise RecipeError("a full checkpoint has no rank", got=rank, where="--rank", fix="leave it out")
-        if statistics:
-            fix = "fuse the adapters without --full first, and then the result onto its base"
-            raise RecipeError("statistics are of adapters", got=len(statistics), where="--statistics", fix=fix)
-        settings = {"seed": seed, "space": space, "same_base": same_base, "overwrite": overwrite, "heads": heads}
-        settings |= options
-        _full.fuse_full(adapters, out, method, numbers, machine, settings)
+        _full.refuse_of_adapters(rank, statistics)
+        _full.fuse_full(adapters, out, method, numbers, machine, {**settings, **options, "overwrite": overwrite})
         return
     machine.refuse_without_full()
+    settings |= {"rank": rank, "statistics": statistics, "base": base}
     _fusing.fuse_adapters(
-        adapters,
-        out,
-        method,
-        numbers,
-        rank=rank,
-        parameters=options,
-        overwrite=overwrite,
-        verify=verify,
-        space=space,
-        seed=seed,
-        same_base=same_base,
-        statistics=statistics,
-        base=base,
-        heads=heads,
+        adapters, out, method, numbers, parameters=options, overwrite=overwrite, verify=verify, **settings
     )
 
 

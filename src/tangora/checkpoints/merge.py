@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -22,7 +22,7 @@ from tangora.checkpoints.header import ITEMSIZE, Stored
 from tangora.checkpoints.lane import Lane
 from tangora.checkpoints.output import Output, opened
 from tangora.checkpoints.plan import BLOCK, Memory, Place, Plan, make_plan
-from tangora.checkpoints.reader import INDEX, open_checkpoint
+from tangora.checkpoints.reader import INDEX, Checkpoint, open_checkpoint
 from tangora.checkpoints.scheduler import run_jobs
 from tangora.checkpoints.sidecars import write_sidecars
 from tangora.checkpoints.steps import Steps
@@ -31,6 +31,8 @@ from tangora.methods import get
 from tangora.progress import Progress
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from tangora._heads import Heads
 
 __all__ = ["Merged", "fuse_checkpoints"]
@@ -148,13 +150,7 @@ def fuse_checkpoints(
         with opened(out, plan, key, overwrite=overwrite) as output:
             kept = len(output.kept)
             _run(plan, models_.recipe, output, workers, device, progress or Progress())
-            write_sidecars(output.folder, origin, about)
-            if models_.heads:
-                from tangora._heads import write_heads
-
-                write_heads(output.folder, models_.heads)
-            if plan.index is not None:
-                write_text(output.folder / INDEX, plan.index)
+            _write_beside(output.folder, origin, about, models_.heads, plan.index)
     return Merged(
         out=out,
         method=chosen.name,
@@ -168,6 +164,23 @@ def fuse_checkpoints(
         memory=plan.memory(models_.recipe.method, workers),
         notes=models_.notes,
     )
+
+
+def _write_beside(
+    folder: Path,
+    base: Checkpoint,
+    about: Mapping[str, Any],
+    heads: Mapping[str, Mapping[str, Tensor]],
+    index: str | None,
+) -> None:
+    """What a folder holds beside its shards."""
+    write_sidecars(folder, base, about)
+    if heads:
+        from tangora._heads import write_heads
+
+        write_heads(folder, heads)
+    if index is not None:
+        write_text(folder / INDEX, index)
 
 
 def _run(plan: Plan, recipe: Recipe, output: Output, threads: int, device: str, progress: Progress) -> None:
