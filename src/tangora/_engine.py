@@ -51,6 +51,7 @@ class Engine:
     ) -> dict[str, tuple[Update, float]]:
         """The same, every site cut to ``rank`` while it is at hand, with its error."""
 
+
         def one(name: str) -> tuple[Update, float]:
             row = table[self.site_of(name)] if isinstance(table, dict) else table
             coefficients = method.coefficients(row, parameters)
@@ -107,9 +108,16 @@ class Engine:
         return next(v[name].shape for v in self.vectors if name in v)
 
     def _stacked(self, name: str) -> Float[Tensor, "tasks *param"]:
-        present = {i: vector[name].dense() for i, vector in enumerate(self.vectors) if name in vector}
-        zero = torch.zeros_like(next(iter(present.values())))
-        return torch.stack([present.get(i, zero) for i in range(len(self.vectors))])
+        stacked: Tensor | None = None
+        for i, vector in enumerate(self.vectors):
+            if name in vector:
+                dense = vector[name].dense()
+                if stacked is None:
+                    stacked = dense.new_zeros(len(self.vectors), *dense.shape)
+                stacked = stacked.to(torch.promote_types(stacked.dtype, dense.dtype))
+                stacked[i] = dense
+        assert stacked is not None
+        return stacked
 
     def _factors(self, name: str) -> tuple[Tensor, Float[Tensor, "tasks ranks in"]] | None:
         """``[s₁B₁ | s₂B₂ …]``, and per task A in its own rows, zero in the others'; None where an update is dense.

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["thin_svd", "truncate_factors", "truncate_matrix", "whole_svd"]
+__all__ = ["prepare", "thin_svd", "truncate_factors", "truncate_matrix", "whole_svd"]
 
 # Singular values through a Gram matrix carry an error of eps·s₁²/sᵢ; below this ratio that would show in float32.
 _GRAM_FLOOR = 1e-5
@@ -25,6 +25,11 @@ Parts = tuple[Float[Tensor, "out rank"], Float[Tensor, "rank"], Float[Tensor, "r
 """Left vectors, singular values and right vectors that are kept, and the relative error of leaving out the rest."""
 
 
+def prepare() -> None:
+    """Load SciPy, where several truncations are about to run in threads, which limit what is loaded."""
+    import scipy.sparse.linalg  # noqa: F401
+
+
 def truncate_factors(b: Float[Tensor, "out r"], a: Float[Tensor, "r in"], rank: int) -> Parts:
     """The leading ``rank`` singular triplets of ``b @ a``, in float64.
 
@@ -32,7 +37,7 @@ def truncate_factors(b: Float[Tensor, "out r"], a: Float[Tensor, "r in"], rank: 
     ``u = b(aaᵀ)Lw / s²`` and ``vᵀ = uᵀba / s``.
     """
     b, a = b.double(), a.double()
-    gram_b, gram_a = b.T @ b, a @ a.T
+    gram_b, gram_a = _product(b.T, b), _product(a, a.T)
     root = _root(gram_b)
     squares, vectors = torch.linalg.eigh(root.T @ gram_a @ root)
     squares = squares.flip(0).clamp(min=0)
@@ -40,8 +45,8 @@ def truncate_factors(b: Float[Tensor, "out r"], a: Float[Tensor, "r in"], rank: 
     if not bool(values[-1] > _GRAM_FLOOR * values[0]):
         return _by_qr(b, a, rank)
     chosen = vectors.flip(1)[:, :rank]
-    left = b @ (gram_a @ (root @ chosen) / squares[:rank])
-    right = (chosen.T @ root.T) @ a / values[:, None]
+    left = _product(b, gram_a @ (root @ chosen) / squares[:rank])
+    right = _product(chosen.T @ root.T / values[:, None], a)
     total = float(squares.sum())
     return left, values, right, math.sqrt(float(squares[rank:].sum()) / total)
 
@@ -53,7 +58,7 @@ def truncate_matrix(matrix: Float[Tensor, "out in"], rank: int) -> Parts:
         u, s, vh = whole_svd(matrix)
         return u[:, :rank], s[:rank], vh[:rank], _error(s, rank)
     u, s, vh = _lanczos(matrix, rank)
-    total = float(matrix.double().square().sum())
+    total = float(torch.linalg.vector_norm(matrix, dtype=torch.float64)) ** 2
     left_out = max(total - float(s.square().sum()), 0.0)
     return u, s, vh, math.sqrt(left_out / total) if total > 0 else 0.0
 
@@ -77,6 +82,13 @@ def thin_svd(matrix: Float[Tensor, "out in"]) -> tuple[Tensor, Tensor, Tensor]:
         parts = svd(matrix.detach().cpu().numpy(), full_matrices=False, lapack_driver="gesvd")
         u, s, vh = (torch.from_numpy(part).to(matrix.device) for part in parts)
     return u, s, vh
+
+
+def _product(x: Float[Tensor, "m k"], y: Float[Tensor, "k n"]) -> Float[Tensor, "m n"]:
+    """``x @ y``; on a processor by NumPy, which does half the work where y is the transpose of x."""
+    if x.device.type != "cpu":
+        return x @ y
+    return torch.from_numpy(x.detach().numpy() @ y.detach().numpy())
 
 
 def _root(gram: Float[Tensor, "r r"]) -> Float[Tensor, "r r"]:

@@ -60,7 +60,8 @@ class LowRank:
 
     def dense(self) -> Float[Tensor, "out in"]:
         """The matrix itself."""
-        return (self.b @ self.a) * self.scaling
+        product = self.b @ self.a
+        return product if self.scaling == 1.0 else product.mul_(self.scaling)
 
     def __add__(self, other: Update) -> Update:
         return combine([self, other], [1.0, 1.0])

@@ -18,6 +18,7 @@ from tangora._heads import Heads, check_heads, fuse_whole
 from tangora._lineage import check, check_belongs, check_factors, check_low_rank, cut_to, inherit
 from tangora._spaces import Bases, Space, coordinates, cores, from_cores, site_of, updates_from
 from tangora._threads import in_threads
+from tangora._truncation import prepare
 from tangora._validation import did_you_mean
 from tangora._weights import Table, Weights, common_scale, tabulate
 from tangora.adapter import Adapter, load
@@ -180,8 +181,7 @@ class Fusion:
         whole, kept = self.whole(chosen, table, given)
         space = self._space_for(chosen)
         known = match(self.statistics, chosen, space, self.adapters, self.names)
-        dense = not chosen.linear or any(isinstance(u, Rescaled) for a in self.adapters for u in a.updates.values())
-        cut = rank if space == "delta" and dense and not self.adapters[0].start else None
+        cut = rank if space == "delta" and self._own_factors(chosen) else None
         fused, errors = self._fused(chosen, table, given, space, cut, known)
         info = FusedInfo(
             method=chosen.name,
@@ -227,6 +227,11 @@ class Fusion:
             self._vectors["factors"] = [coordinates(adapter, "factors") for adapter in self.adapters]
         return "factors"
 
+    def _own_factors(self, method: Method) -> bool:
+        """Whether each site can be cut as soon as it is made: its factors are not those of a φ₀ that is known."""
+        rescaled = any(isinstance(u, Rescaled) for adapter in self.adapters for u in adapter.updates.values())
+        return not self.adapters[0].start and (not method.linear or rescaled or self.adapters[0].initial is None)
+
     def _core_vectors(self) -> tuple[list[TaskVector], Bases]:
         """Cores in the bases of these adapters; a subset has bases of its own."""
         if self._cores is None:
@@ -258,6 +263,7 @@ class Fusion:
         if method.linear and rank is None:
             return engine.linear(method, table, parameters), {}
         if rank is not None:
+            prepare()
             cut: dict[str, tuple[Update, float]] = (
                 engine.linear_cut(method, table, parameters, rank)
                 if method.linear

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from torch import Tensor
 
 from tangora._threads import in_threads
+from tangora._truncation import prepare
 from tangora._updates import Dense, LowRank, Update, combine
 from tangora.errors import FusionError
 
@@ -116,6 +117,7 @@ class TaskVector(Mapping[str, Update]):
 
     def compress_by_site(self, rank: int) -> tuple[TaskVector, dict[str, float]]:
         """Every site at most ``rank``, and the relative error of each."""
+        prepare()
         results = dict(zip(self, in_threads(lambda update: update.compress(rank), list(self.values())), strict=True))
         return TaskVector({s: u for s, (u, _) in results.items()}), {s: error for s, (_, error) in results.items()}
 
