@@ -27,7 +27,7 @@ from tangora._start import INITIAL, can_redraw, initial_tensors, read_initial
 from tangora.errors import AdapterError
 from tangora.metadata import FILE, BaseInfo, FusedInfo, InitialInfo, Metadata, Parent, read_metadata
 from tangora.peft_files.based import open_base
-from tangora.peft_files.filed import Filed, tensor_digest
+from tangora.peft_files.filed import Filed, number_digest, tensor_digest
 from tangora.peft_files.layers import is_bias
 from tangora.task_vector import Dense, LowRank, TaskVector, Update
 
@@ -89,7 +89,7 @@ class Adapter:
                 told: list[Any] = [update.shape, tensor_digest(update.weight)]
             else:
                 digests = update.digests() if isinstance(update, Filed) else map(tensor_digest, (update.b, update.a))
-                told = [update.shape, update.rank, *digests, tensor_digest(torch.tensor([update.scaling]))]
+                told = [update.shape, update.rank, *digests, number_digest(update.scaling)]
             total.update("\x1f".join(map(str, [site, *told])).encode())
         for name in sorted(self.whole):
             told = ["whole", name, tuple(self.whole[name].shape), tensor_digest(self.whole[name])]

@@ -11,6 +11,7 @@ import hashlib
 import math
 import threading
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ from tangora.peft_files.layers import updates_of
 from tangora.peft_files.names import sorted_out
 from tangora.task_vector import LowRank
 
-__all__ = ["Filed", "read_filed", "tensor_digest"]
+__all__ = ["Filed", "number_digest", "read_filed", "tensor_digest"]
 
 
 class _Read(NamedTuple):
@@ -152,6 +153,12 @@ def tensor_digest(tensor: Tensor) -> str:
     if not np.bitwise_and(bits, 0xFFFF).any():
         return _half((bits >> 16).astype(np.uint16).view(np.uint8))
     return hashlib.sha256(bits.data).hexdigest()
+
+
+@lru_cache
+def number_digest(number: float) -> str:
+    """`tensor_digest` of one number, of which adapters have the same at all of their sites."""
+    return tensor_digest(torch.tensor([number]))
 
 
 def _half(upper: np.ndarray[Any, Any]) -> str:
