@@ -51,7 +51,6 @@ class Engine:
     ) -> dict[str, tuple[Update, float]]:
         """The same, every site cut to ``rank`` while it is at hand, with its error."""
 
-
         def one(name: str) -> tuple[Update, float]:
             row = table[self.site_of(name)] if isinstance(table, dict) else table
             coefficients = method.coefficients(row, parameters)
