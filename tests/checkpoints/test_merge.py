@@ -237,34 +237,6 @@ def test_missing_tensors_that_are_allowed(tmp_path):
     refuse(tmp_path / "m0", FusionError, "matches no tensor, got 'nope'", base, folders, allow_missing=["nope", *allow])
 
 
-def tokenizer(folder, added=()):
-    vocabulary = {f"t{i}": i for i in range(40)}
-    listed = [{"id": 40 + i, "content": name} for i, name in enumerate(added)]
-    (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocabulary}, "added_tokens": listed}))
-
-
-def longer(weights, rows):
-    ends = {n: torch.ones(rows, 12, dtype=torch.bfloat16) for n in ("model.embed_tokens.weight", "lm_head.weight")}
-    return {n: torch.cat([w, ends[n]]) if n in ends else w for n, w in weights.items()}
-
-
-def test_added_tokens(tmp_path):
-    base, folders, weights, models = family(tmp_path, 2)
-    save(folders[0], longer(models[0], 2))
-    refuse(tmp_path, FusionError, "no tokenizer to compare", base, folders)
-    for folder, added in zip([base, *folders], [(), ("<a>", "<b>"), ("<a>",)], strict=True):
-        tokenizer(folder, added)
-    merged = fuse_checkpoints(base, folders, tmp_path / "ok", weights=0.5)
-    assert equal(read(tmp_path / "ok"), naive("task_arithmetic", weights, models, 0.5))
-    assert "loses the added tokens <a>, <b>" in merged.notes[0]
-    tokenizer(folders[1], ("<b>",))
-    refuse(tmp_path, FusionError, "under different ids", base, folders)
-    (folders[0] / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {"t0": 1}}}))
-    refuse(tmp_path, FusionError, "another id for a token", base, folders)
-    (folders[0] / "tokenizer.json").write_text(json.dumps({"model": {"vocab": 3}}))
-    refuse(tmp_path, AdapterError, "no vocabulary", base, folders)
-
-
 def test_a_tied_model_and_an_untied_base(tmp_path):
     base, folders, weights, models = family(tmp_path, 2)
     del models[0]["lm_head.weight"]

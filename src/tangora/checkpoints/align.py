@@ -1,24 +1,21 @@
 """Which tensor of which checkpoint meets which: one `Target` per tensor of the output, or an error.
 
 The output has the base's tensors, no more and no fewer. Nothing is skipped in silence: a tensor in one checkpoint but
-not in another is an error unless ``allow_missing`` names it, and integers must be equal everywhere.
-
-Vocabularies: a model with more rows in its embeddings than the base is fused over the base's rows, and only when the
-tokenizers say that these are the same tokens; the rows beyond belong to tokens that the output does not have.
+not in another is an error unless ``allow_missing`` names it, and integers must be equal everywhere. Vocabularies may
+have grown: see `tangora.checkpoints.vocabulary`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tangora._io import read_json
-from tangora.checkpoints.header import FLOATS, Stored
+from tangora.checkpoints.header import FLOATS, ITEMSIZE, Stored
 from tangora.checkpoints.reader import Checkpoint
-from tangora.errors import AdapterError, FusionError
+from tangora.checkpoints.vocabulary import Vocabulary, compare, owners, resized
+from tangora.errors import FusionError
 
 if TYPE_CHECKING:
     from tangora.checkpoints.onto import Added, Stacked
@@ -41,6 +38,9 @@ class Target:
             where the model has nothing here, which is an update of zero.
         start: what every model's adapter added before it was trained, where that is not zero.
         site: the adapters' name for it, which decides random numbers and weights; empty: the base's.
+        mean: the result is the mean of ``base`` and ``parts``, whatever the method: rows that the base does not have,
+            of the models that have them.
+        tails: rows that follow the base's in the same tensor, each run of them a target of its own.
     """
 
     name: str
@@ -48,6 +48,8 @@ class Target:
     parts: tuple[Stored | Added | Stacked | None, ...]
     start: Added | None = None
     site: str = ""
+    mean: bool = False
+    tails: tuple[Target, ...] = ()
 
     @property
     def key(self) -> str:
@@ -58,6 +60,11 @@ class Target:
     def changed(self) -> bool:
         """Whether any model has something here."""
         return any(part is not None for part in self.parts)
+
+    @property
+    def by_method(self) -> bool:
+        """Whether the method decides what it becomes."""
+        return self.fused and self.changed and not self.mean
 
     @property
     def adapted(self) -> bool:
@@ -75,6 +82,12 @@ class Target:
         return self.base.entries
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the tensor in the output, with the rows that follow."""
+        rows = sum(tail.base.shape[0] for tail in self.tails)
+        return (self.base.shape[0] + rows, *self.base.shape[1:]) if rows else self.base.shape
+
+    @property
     def width(self) -> int:
         """Numbers in a row of the first dimension."""
         return max(1, self.entries // max(1, self.base.shape[0])) if self.base.shape else 1
@@ -87,9 +100,11 @@ class Target:
 
 @dataclass(frozen=True)
 class Alignment:
-    """The targets, and what the output does not have of some model, in words."""
+    """The targets, the output's configuration and tokenizer, and what is to be known of it, in words."""
 
     targets: list[Target]
+    config: Mapping[str, Any]
+    vocabulary: Vocabulary
     notes: list[str] = field(default_factory=list)
 
 
@@ -107,9 +122,12 @@ def align(base: Checkpoint, models: Sequence[Checkpoint], allow_missing: Sequenc
     used = [name for name in allow_missing if not any(fnmatchcase(t, name) for m in (base, *models) for t in m.tensors)]
     if used:
         raise FusionError("matches no tensor", got=used[0], where="fuse.allow_missing", fix="correct the name")
-    if any(_longer(t) for t in targets):
-        notes.append(_vocabularies(base, models))
-    return Alignment(targets, notes)
+    rows = _rows(targets)
+    vocabulary = compare(base, models, rows)
+    if rows is not None:
+        targets = [_grown(target, vocabulary) if _longer(target) else target for target in targets]
+    config = base.config if rows is None else resized(base.config, rows)
+    return Alignment(targets, config, vocabulary, [*notes, *vocabulary.notes])
 
 
 def _same_architecture(base: Checkpoint, model: Checkpoint) -> None:
@@ -158,7 +176,7 @@ def _comparable(name: str, base: Stored, found: Stored, model: Checkpoint) -> No
         raise FusionError(what, where=where, fix="convert the checkpoint to bfloat16, float16 or float32")
     if base.shape == found.shape:
         return
-    rows = len(base.shape) == 2 and len(found.shape) == 2 and base.shape[1] == found.shape[1]
+    rows = base.shape and found.shape and base.shape[1:] == found.shape[1:]
     if not rows or not _is_vocabulary(name) or found.shape[0] < base.shape[0]:
         what = f"the shapes differ: {model.name} has {list(found.shape)}, the base {list(base.shape)}"
         raise FusionError(what, where=name, fix="fuse fine-tuned versions of one base")
@@ -166,54 +184,45 @@ def _comparable(name: str, base: Stored, found: Stored, model: Checkpoint) -> No
 
 def _is_vocabulary(name: str) -> bool:
     parts = name.split(".")
-    return len(parts) > 1 and (
-        parts[-2] in ("wte", "shared", "embed_in", "embed_out", "lm_head") or "embed" in parts[-2]
-    )
+    layer = parts[-2] if len(parts) > 1 else ""
+    other = any(word in layer for word in ("position", "type", "patch"))
+    return layer in ("wte", "shared", "lm_head") or ("embed" in layer and not other)
+
+
+def _length(target: Target) -> int:
+    """Rows of the longest: the base's, or a model's."""
+    stored = [target.base, *(part for part in target.parts if isinstance(part, Stored))]
+    return max(s.shape[0] if s.shape else 0 for s in stored)
 
 
 def _longer(target: Target) -> bool:
-    return any(isinstance(p, Stored) and p.shape != target.base.shape for p in target.parts)
+    return target.base.shape != () and _length(target) > target.base.shape[0]
 
 
-def _vocabularies(base: Checkpoint, models: Sequence[Checkpoint]) -> str:
-    """Refuse unless every tokenizer gives the base's tokens the base's ids, and equal ids to what was added."""
-    ours = _tokens(base.folder)
-    added: dict[str, int] = {}
-    for model in models:
-        theirs = _tokens(model.folder)
-        changed = sorted(token for token, index in ours.items() if theirs.get(token) != index)
-        if changed:
-            what = f"{model.name} has more rows in its embedding, and its tokenizer another id for a token of the base"
-            raise FusionError(what, got=changed[0], where=model.folder, fix="fuse models of one vocabulary")
-        for token, index in theirs.items():
-            if token not in ours and added.setdefault(token, index) != index:
-                what = f"models added one token under different ids: {added[token]} and {index}"
-                raise FusionError(what, got=token, where=model.folder, fix="give the token one id")
-    shown = ", ".join(sorted(added)[:5]) + (", ..." if len(added) > 5 else "")
-    tokens = f", which loses the added tokens {shown}" if added else ""
-    return f"rows beyond the base's vocabulary are left out{tokens}"
+def _rows(targets: Sequence[Target]) -> int | None:
+    """Rows of the output's vocabulary, where they are more than the base's."""
+    grown = {target.base.shape[0] for target in targets if _longer(target)}
+    same = [t for t in targets if t.base.shape and t.base.shape[0] in grown and _is_vocabulary(t.name)]
+    lengths = sorted({_length(target) for target in same})
+    if len(lengths) > 1:
+        fix = "resize embedding and output head of a model together"
+        where = ", ".join(target.name for target in same)
+        raise FusionError("vocabularies of different lengths", got=lengths, where=where, fix=fix)
+    return lengths[0] if lengths else None
 
 
-def _tokens(folder: Path) -> dict[str, int]:
-    """Token -> id, by the files of the tokenizer."""
-    path = folder / "tokenizer.json"
-    if not path.is_file() and (folder / "vocab.json").is_file():
-        more = read_json(folder / "added_tokens.json") if (folder / "added_tokens.json").is_file() else {}
-        return _numbers({**read_json(folder / "vocab.json"), **more}, folder / "vocab.json")
-    if not path.is_file():
-        fix = "put each model's tokenizer.json beside it, or cut the embeddings to one length"
-        raise FusionError("embeddings of different lengths, and no tokenizer to compare", where=folder, fix=fix)
-    told = read_json(path)
-    model, listed = told.get("model"), told.get("added_tokens") or []
-    vocabulary: Any = model.get("vocab") if isinstance(model, Mapping) else None
-    if isinstance(vocabulary, list):  # Unigram: pairs of a token and its score
-        vocabulary = {pair[0]: i for i, pair in enumerate(vocabulary) if isinstance(pair, list) and pair}
-    if not isinstance(vocabulary, dict) or not all(isinstance(t, dict) for t in listed):
-        raise AdapterError("the tokenizer has no vocabulary", where=path, fix="save the tokenizer again")
-    return _numbers({**vocabulary, **{str(t.get("content")): t.get("id") for t in listed}}, path)
+def _grown(target: Target, vocabulary: Vocabulary) -> Target:
+    """The target with the rows that the base does not have."""
+    lengths = [part.shape[0] if isinstance(part, Stored) else 0 for part in target.parts]
+    tails = []
+    for models, start, stop in owners(target.base.shape[0], lengths, vocabulary.ids):
+        first, *rest = (_cut(part, start, stop) for i in models if isinstance(part := target.parts[i], Stored))
+        tails.append(Target(target.name, first, tuple(rest), mean=True))
+    return replace(target, tails=tuple(tails))
 
 
-def _numbers(vocabulary: Mapping[str, Any], path: Path) -> dict[str, int]:
-    if not all(isinstance(index, int) for index in vocabulary.values()):
-        raise AdapterError("an id that is not a number", where=path, fix="save the tokenizer again")
-    return dict(vocabulary)
+def _cut(stored: Stored, start: int, stop: int) -> Stored:
+    """Rows of a tensor in a file, as a tensor."""
+    row = stored.entries // stored.shape[0] * ITEMSIZE[stored.dtype]
+    shape = (stop - start, *stored.shape[1:])
+    return replace(stored, shape=shape, start=stored.start + start * row, size=(stop - start) * row)

@@ -57,7 +57,9 @@ class Recipe:
         return self.weights[target.key] if isinstance(self.weights, dict) else self.weights
 
     def coefficients(self, target: Target) -> list[float]:
-        """Those of a linear method."""
+        """Those of a linear method; of a mean, whose first is the base."""
+        if target.mean:
+            return [1 / (1 + len(target.parts))] * len(target.parts)
         return self.method.coefficients(self.row(target), self.parameters)
 
 
@@ -76,7 +78,7 @@ class Fuser:
 
     def spans(self, target: Target) -> list[tuple[int, int]]:
         """The chunks that a target is done in, each by one job."""
-        whole = self.recipe.whole and target.fused and target.changed
+        whole = self.recipe.whole and target.by_method
         return chunks(target.entries, max(1, target.entries) if whole else step(target)) or [(0, 0)]
 
     def run(self, place: Place, start: int, stop: int, cutoffs: Sequence[float] | None, lane: Lane) -> None:
@@ -89,7 +91,7 @@ class Fuser:
         lane.expect(target, start, stop)
         if not target.fused:
             self._copy(place, start, stop, lane)
-        elif self.recipe.whole and target.changed:
+        elif self.recipe.whole and target.by_method:
             self._whole(place, lane)
         else:
             self._fuse(place, start, stop, cutoffs, lane)
@@ -114,7 +116,7 @@ class Fuser:
     def _update(
         self, target: Target, start: int, stop: int, base: Numbers, cutoffs: Sequence[float] | None, lane: Lane
     ) -> Numbers:
-        if self.recipe.method.linear:
+        if self.recipe.method.linear or target.mean:
             return self._weighted(target, start, stop, base, lane)
         rows = lane.deltas(target, start, stop, base)
         given: dict[str, Any] = {} if cutoffs is None else {"cutoffs": cutoffs}
@@ -125,7 +127,7 @@ class Fuser:
     def _weighted(self, target: Target, start: int, stop: int, base: Numbers, lane: Lane) -> Numbers:
         """``sum_t c_t (theta_t - theta_0)``: two buffers, a pass for every product and every sum."""
         total, row = lane.spare(stop - start), lane.row(stop - start)
-        coefficients = self._coefficients.get(target.name)
+        coefficients = self.recipe.coefficients(target) if target.mean else self._coefficients.get(target.name)
         if coefficients is None:
             coefficients = self._coefficients[target.name] = self.recipe.coefficients(target)
         for task, coefficient in enumerate(coefficients):

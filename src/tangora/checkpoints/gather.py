@@ -49,9 +49,11 @@ class Models:
         targets: every tensor of the output.
         recipe: what is done to them.
         names: the models'.
-        notes: what the output does not have of some model.
+        notes: what is to be known of the output.
         about: how the output is made, for `tangora_fusion.json`.
         stamps: size and time of every input file, which tell a change of it.
+        config: the output's.
+        tokenizer: the folder whose tokenizer it has.
         heads: task -> parameters that adapters saved whole, and that are kept apart.
     """
 
@@ -61,6 +63,8 @@ class Models:
     notes: list[str]
     about: dict[str, Any]
     stamps: list[tuple[str, int, int]]
+    config: Mapping[str, Any]
+    tokenizer: Path
     heads: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
 
@@ -94,7 +98,9 @@ def gather(
     recipe = _recipe(asked, prints, [target.key for target in aligned.targets])
     about = _about(base, asked, recipe, names, prints)
     files = [path for checkpoint in (base, *opened) for path in checkpoint.files]
-    return Models(aligned.targets, recipe, names, aligned.notes, about, _stamps(files))
+    stamps = _stamps([*files, *aligned.vocabulary.files])
+    tokenizer = aligned.vocabulary.tokenizer
+    return Models(aligned.targets, recipe, names, aligned.notes, about, stamps, aligned.config, tokenizer)
 
 
 def _refuse_of_adapters(asked: Request) -> None:
@@ -133,7 +139,8 @@ def _adapters(base: Checkpoint, folders: Sequence[str | os.PathLike[str]], asked
     targets = replaced(targets, whole, base)
     about = {**_about(base, asked, told, fusion.names, prints), "space": asked.space}
     notes = [f"the head of {task} is in heads/{task}.safetensors" for task in heads]
-    return Models(targets, recipe, fusion.names, notes, about, _stamps(base.files), heads)
+    stamps = _stamps(base.files)
+    return Models(targets, recipe, fusion.names, notes, about, stamps, base.config, base.folder, heads)
 
 
 def _has_experts(adapters: Sequence[Adapter]) -> bool:

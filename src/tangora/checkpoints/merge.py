@@ -17,7 +17,7 @@ from tangora._weights import Weights
 from tangora.checkpoints.align import Target
 from tangora.checkpoints.files import Files
 from tangora.checkpoints.fuser import Recipe
-from tangora.checkpoints.gather import Request, gather
+from tangora.checkpoints.gather import Models, Request, gather
 from tangora.checkpoints.header import ITEMSIZE, Stored
 from tangora.checkpoints.lane import Lane
 from tangora.checkpoints.output import Output, opened
@@ -31,8 +31,6 @@ from tangora.methods import get
 from tangora.progress import Progress
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from tangora._heads import Heads
 
 __all__ = ["Merged", "fuse_checkpoints"]
@@ -57,7 +55,7 @@ class Merged:
         kept: of these, how many an earlier sitting had finished.
         threads: how many worked.
         memory: the peak resident memory that the plan allows itself.
-        notes: what the output does not have of some model, in words.
+        notes: what is to be known of the output, in words.
     """
 
     out: Path
@@ -150,12 +148,12 @@ def fuse_checkpoints(
         with opened(out, plan, key, overwrite=overwrite) as output:
             kept = len(output.kept)
             _run(plan, models_.recipe, output, workers, device, progress or Progress())
-            _write_beside(output.folder, origin, about, models_.heads, plan.index)
+            _write_beside(output.folder, origin, about, models_, plan.index)
     return Merged(
         out=out,
         method=chosen.name,
         parents=models_.names,
-        tensors=len(plan.places),
+        tensors=len(models_.targets),
         size=sum(p.size for p in plan.places),
         read=sum(_bytes_of(target) for target in models_.targets),
         shards=len(plan.names),
@@ -166,19 +164,13 @@ def fuse_checkpoints(
     )
 
 
-def _write_beside(
-    folder: Path,
-    base: Checkpoint,
-    about: Mapping[str, Any],
-    heads: Mapping[str, Mapping[str, Tensor]],
-    index: str | None,
-) -> None:
+def _write_beside(folder: Path, base: Checkpoint, about: Mapping[str, Any], models: Models, index: str | None) -> None:
     """What a folder holds beside its shards."""
-    write_sidecars(folder, base, about)
-    if heads:
+    write_sidecars(folder, base, models.config, models.tokenizer, about)
+    if models.heads:
         from tangora._heads import write_heads
 
-        write_heads(folder, heads)
+        write_heads(folder, models.heads)
     if index is not None:
         write_text(folder / INDEX, index)
 

@@ -77,7 +77,7 @@ class Plan:
     """The output, before it exists.
 
     Args:
-        places: every target's place, in the order of the files.
+        places: every target's place, in the order of the files; rows that the base does not have follow its own.
         headers: each shard's first bytes.
         sizes: each shard's bytes.
         names: each shard's file name.
@@ -180,7 +180,7 @@ def make_plan(targets: Sequence[Target], *, dtype: str | None, shard_size: int, 
     room = shard_size
     for target in targets:
         kind = dtype if dtype is not None and target.fused else target.base.dtype
-        size = target.entries * ITEMSIZE[kind]
+        size = sum(part.entries for part in (target, *target.tails)) * ITEMSIZE[kind]
         if size > room and groups[-1]:
             groups.append([])
             room = shard_size
@@ -190,10 +190,10 @@ def make_plan(targets: Sequence[Target], *, dtype: str | None, shard_size: int, 
     headers, sizes = [], []
     for number, group in enumerate(groups):
         group.sort(key=lambda pair: -ITEMSIZE[pair[1]])  # so that every tensor begins aligned to its dtype
-        header = write_header([(target.name, kind, target.base.shape) for target, kind in group])
+        header = write_header([(target.name, kind, target.shape) for target, kind in group])
         at = len(header)
-        for target, kind in group:
-            places.append(Place(target, number, at, kind))
+        for part, kind in ((part, kind) for target, kind in group for part in (target, *target.tails)):
+            places.append(Place(part, number, at, kind))
             at += places[-1].size
         headers.append(header)
         sizes.append(at)

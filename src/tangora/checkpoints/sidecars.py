@@ -16,26 +16,34 @@ __all__ = ["LINEAGE", "write_sidecars"]
 
 LINEAGE = "tangora_fusion.json"
 _COPIED = (
-    *("generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
-    *("added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model"),
-    *("sentencepiece.bpe.model", "chat_template.jinja", "chat_template.json", "preprocessor_config.json"),
-    *("processor_config.json", "image_processor_config.json", "video_preprocessor_config.json"),
+    *("generation_config.json", "preprocessor_config.json", "processor_config.json", "image_processor_config.json"),
+    "video_preprocessor_config.json",
+)
+_TOKENIZER = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
+    *("vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
+    *("chat_template.jinja", "chat_template.json"),
 )
 _WORDS = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
 
 
-def write_sidecars(folder: Path, base: Checkpoint, about: Mapping[str, Any]) -> None:
-    """Fill ``folder`` with the base's small files, a README and ``tangora_fusion.json``.
+def write_sidecars(
+    folder: Path, base: Checkpoint, config: Mapping[str, Any], tokenizer: Path, about: Mapping[str, Any]
+) -> None:
+    """Fill ``folder`` with the small files of a checkpoint, a README and ``tangora_fusion.json``.
 
     Args:
         folder: the output.
-        base: whose files are copied; only ``config.json`` is adjusted, to another dtype.
+        base: whose files are copied.
+        config: ``config.json``, where only the dtype is to be adjusted.
+        tokenizer: the folder whose tokenizer is copied.
         about: how the output was made.
     """
-    for name in _COPIED:
-        if (base.folder / name).exists():
-            shutil.copyfile(inside(base.folder, name), folder / name)
-    config = dict(base.config)
+    for home, names in ((base.folder, _COPIED), (tokenizer, _TOKENIZER)):
+        for name in names:
+            if (home / name).exists():
+                shutil.copyfile(inside(home, name), folder / name)
+    config = dict(config)
     if about["dtype"] is not None:
         for key in [k for k in ("dtype", "torch_dtype") if k in config] or ["torch_dtype"]:
             config[key] = _WORDS[about["dtype"]]
@@ -63,7 +71,7 @@ def _card(about: Mapping[str, Any]) -> str:
         f"A full checkpoint, fused with Tangora {about['tangora']}. It is the base plus what the method makes of the "
         "differences from it, computed in float32 or wider and rounded once.",
         f"## How it was fused\n\n{_table(('', ''), rows)}\n\n{_table(('parent', 'weight', 'fingerprint'), told)}",
-        f"## What it does not have\n\n{notes}" if notes else "",
+        f"## Notes\n\n{notes}" if notes else "",
         "## How to load it\n\n```python\nfrom transformers import AutoModel\n\n"
         'model = AutoModel.from_pretrained("path/to/this/folder")\n```\n\n'
         f"All of this, for machines: `{LINEAGE}`.",

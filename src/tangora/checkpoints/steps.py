@@ -99,12 +99,11 @@ class Steps:
 
     def jobs(self) -> list[Job[Lane]]:
         """The jobs to begin with."""
-        searched = [p for p in self.plan.places if self.method.cutoff and p.target.fused and p.target.changed]
-        searched = [p for p in searched if p.target.entries]
-        names = {place.target.name for place in searched}
+        found = [bool(self.method.cutoff and p.target.by_method and p.target.entries) for p in self.plan.places]
+        searched = [place for place, looked in zip(self.plan.places, found, strict=True) if looked]
         jobs: list[Job[Lane]] = []
         for number, place in enumerate(self.plan.places):
-            if place.target.name not in names:
+            if not found[number]:
                 jobs += self._fusing(number, [place], None)
             elif self.method.granularity != "model" and place.shard not in self.skip:
                 jobs += self._sampling(number, [place])
