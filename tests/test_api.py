@@ -12,7 +12,7 @@ import tangora
 
 PUBLIC = [
     "Adapter", "TangentModel", "TangoraError", "TaskVector", "collect_statistics", "distill", "finetune", "fuse",
-    "fuse_checkpoints", "linearize", "load", "load_recipe", "methods", "run",
+    "fuse_checkpoints", "linearize", "load", "load_model", "load_recipe", "methods", "run",
 ]  # fmt: skip
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tangora.finetune import finetune
     from tangora.fuse import fuse
     from tangora.linearize import linearize
+    from tangora.load_model import load_model
     from tangora.methods import methods
     from tangora.recipe import load_recipe
     from tangora.run import run
@@ -43,6 +44,7 @@ __all__ = [
     "fuse_checkpoints",
     "linearize",
     "load",
+    "load_model",
     "load_recipe",
     "methods",
     "run",
@@ -60,6 +62,7 @@ _HOME = {
     "fuse_checkpoints": "checkpoints",
     "linearize": "linearize",
     "load": "adapter",
+    "load_model": "load_model",
     "load_recipe": "recipe",
     "run": "run",
 }

@@ -44,6 +44,7 @@ __all__ = [
     "finite",
     "rank_and_scaling",
     "read_peft",
+    "weights_path",
     "write_config",
     "write_tensors",
 ]
@@ -84,12 +85,7 @@ def read_peft(folder: Path, base: Checkpoint | None = None, *, lazily: bool = Fa
     path = folder / CONFIG
     config = read_json(inside(folder, CONFIG))
     check_config(config, path, base is not None)
-    if not (folder / WEIGHTS).exists() and (folder / PICKLE).exists():
-        fix = "load it with peft where you trust it, and save it again as safetensors"
-        raise AdapterError(
-            "the weights are a pickle, which can run code, and is refused", where=folder / PICKLE, fix=fix
-        )
-    path = inside(folder, WEIGHTS)
+    path = weights_path(folder)
     whole_only = base is not None or config.get("use_dora") or config.get("ensure_weight_tying")
     if lazily and not whole_only and (filed := read_filed(path, config)) is not None:
         return Read(dict(filed[0]), config, filed[1], {}, {})
@@ -116,6 +112,20 @@ def read_peft(folder: Path, base: Checkpoint | None = None, *, lazily: bool = Fa
         weights = Weights(base, shapes, embeddings, config)
         updates, whole = convert(updates, norms, whole, weights)
     return Read(updates, config, embeddings, kernels, whole)
+
+
+def weights_path(folder: Path) -> Path:
+    """Where the weights are.
+
+    Raises:
+        AdapterError: there are none, or only as a pickle.
+    """
+    if not (folder / WEIGHTS).exists() and (folder / PICKLE).exists():
+        fix = "load it with peft where you trust it, and save it again as safetensors"
+        raise AdapterError(
+            "the weights are a pickle, which can run code, and is refused", where=folder / PICKLE, fix=fix
+        )
+    return inside(folder, WEIGHTS)
 
 
 def finite(name: str, tensor: Tensor, path: Path) -> Tensor:

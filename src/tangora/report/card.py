@@ -30,7 +30,7 @@ _LINEARIZED = {
 }
 _TANGENT = (
     " What is loaded so is the ordinary, non-linear network with these weights. The adapter was made for the network's "
-    "expansion at its start, and scored with it: `tangora.TangentModel(base, tangora.load(path))`."
+    'expansion at its start, and scored with it: `tangora.load_model("path/to/this/folder")` is that.'
 )
 _SELECTED = {
     "validation": "coefficients chosen on validation data",

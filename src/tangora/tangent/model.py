@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -60,12 +61,37 @@ class TangentModel(nn.Module):
         self.model = model
         self._adapter = adapter
         self._direction = direction_of(adapter, model) if adapter is not None else Direction()
+        self._last: Callable[[Any], Any] | None = None
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """What the module returns, with tensors expanded."""
         start = nullcontext() if self._adapter is None else at_start(self.model, [self._adapter])
         with start, dual_numbers(), self._direction.installed(self.model):
-            return _summed(self.model(*inputs, **named))
+            found = self.model(*inputs, **named)
+            return _summed(found if self._last is None else self._last(found))
+
+    def then(self, last: Callable[[Any], Any]) -> TangentModel:
+        """The same model with what follows the module inside of the expansion: its last part, of the same weights.
+
+        A run expands logits. A zero-shot head normalizes features, which is not linear: what was trained and scored is
+        then ``model.then(head)(**inputs)``, not ``head(model(**inputs))``.
+
+        Args:
+            last: what the module returns -> what is wanted.
+
+        >>> import torch
+        >>> from tangora import Adapter
+        >>> from tangora.task_vector import LowRank
+        >>> base, update = torch.nn.Linear(1, 1, bias=False), LowRank(torch.ones(1, 1), torch.ones(1, 1))
+        >>> model = TangentModel(torch.nn.Sequential(base), Adapter({"0": update}))
+        >>> _ = base.weight.data.fill_(3.0)
+        >>> model(torch.ones(1, 1)).square().item(), model.then(torch.square)(torch.ones(1, 1)).item()  # 3² + 2·3·1
+        (16.0, 15.0)
+        """
+        found = copy.copy(self)
+        found._modules = dict(self._modules)  # or a module given here would be registered in both
+        found._last = last
+        return found
 
 
 class Offsets(nn.Module):

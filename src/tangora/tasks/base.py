@@ -75,9 +75,10 @@ def load_base(config: BaseConfig) -> Base:
     return base
 
 
-def weights_fingerprint(model: nn.Module) -> str:
-    """Sha-256 (hex) over the names, shapes and bytes of a model's parameters."""
-    return digest({name: fingerprint_of(weight) for name, weight in model.named_parameters()})
+def weights_fingerprint(model: nn.Module, without: str | None = None) -> str:
+    """Sha-256 (hex) over the names, shapes and bytes of a model's parameters, but for those with a prefix."""
+    named = model.named_parameters()
+    return digest({n: fingerprint_of(p) for n, p in named if without is None or not n.startswith(without)})
 
 
 def location(config: BaseConfig) -> str:
