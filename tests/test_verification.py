@@ -11,13 +11,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import toys
-from tangora import _in_peft, verification
+from tangora import _in_peft, _reevaluation, _updates, verification
 from tangora._engine import Engine
 from tangora._fusing import fuse_adapters
+from tangora._truncation import whole_svd
 from tangora.adapter import Adapter, load
 from tangora.errors import AdapterError
 from tangora.fuse import fuse
 from tangora.metadata import Metadata
+from tangora.methods import get, methods
 from tangora.task_vector import Dense, LowRank
 from tangora.verification import Parent, verify
 
@@ -92,7 +94,7 @@ def test_errors_are_found_at_their_site(tmp_path, pair, monkeypatch, entries):
     [
         ({"lora_alpha": 3}, "another update"),
         ({"rank_pattern": {}}, "does not load it"),
-        ({"target_modules": ["up"]}, ""),
+        ({"target_modules": ["up"]}, None),
     ],
 )
 def test_a_wrong_configuration_is_found(tmp_path, pair, change, message):
@@ -120,6 +122,8 @@ def test_the_command_verifies(tmp_path, pair, capsys, method):
     told = load(tmp_path / "out").metadata.verified
     linear = method in ("task_arithmetic", "average")
     assert told["reference"] == ("parents" if linear else "result")
+    assert told["again"] == (0 if linear else 3)
+    assert linear or told["again_error"] < 1e-5
     assert told["error"] < 1e-5
     assert told["identity"] < 1e-6
     assert (told["gauge"] is None) == (method == "dare")
@@ -142,6 +146,59 @@ def test_a_sum_that_is_none_does_not_appear(tmp_path, pair, monkeypatch):
     with pytest.raises(AdapterError, match="another update"):
         fuse_adapters(pair, tmp_path / "out", "average", None, **SETTINGS)
     assert not (tmp_path / "out").exists()
+
+
+ALL = [name for name in methods() if get(name).statistics is None]
+
+
+@pytest.mark.parametrize("method", ALL)
+@pytest.mark.parametrize("rank", [None, 2])
+def test_every_method_is_evaluated_again(tmp_path, pair, method, rank):
+    fused = fuse(pair, method, rank=rank)
+    fused.save(tmp_path / "out")
+    found = verify(fused, tmp_path / "out", [Parent(load(folder)) for folder in pair])
+    assert found.again == (0 if found.reference == "parents" else 3)
+    assert found.again == 0 or found.again_error < 1e-4
+    assert found.reference == "result" or (get(method).linear and rank is None)
+
+
+@pytest.mark.parametrize("method", ["task_arithmetic", "ties", "dare"])
+def test_factors_and_weights_of_sites_are_evaluated_again(tmp_path, method):
+    parents = [toys.lora(seed, initial=True) for seed in (1, 2)]
+    weights = {site: [0.5, 0.2 + i] for i, site in enumerate(parents[0].updates)}
+    fused = fuse(parents, method, weights, space="factors")
+    fused.save(tmp_path / "out")
+    found = verify(fused, tmp_path / "out", [Parent(adapter) for adapter in parents])
+    assert found.again == len(fused.updates)
+    assert found.again_error < 1e-4
+
+
+def test_tasks_in_another_order_are_found(tmp_path, pair, monkeypatch):
+    stacked = Engine._stacked
+    monkeypatch.setattr(Engine, "_stacked", lambda self, name: stacked(self, name).flip(0))
+    with pytest.raises(AdapterError, match=r"evaluated again in float64, the fusion differs by .* of its norm"):
+        fuse_adapters(pair, tmp_path / "out", "ties", [0.2, 0.9], **SETTINGS)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_cut_that_is_not_the_best_is_found(tmp_path, pair, monkeypatch):
+    def worst(matrix, rank):
+        u, s, vh = whole_svd(matrix)
+        return u[:, -rank:], s[-rank:], vh[-rank:], float(s[:-rank].norm() / s.norm())
+
+    monkeypatch.setattr(_updates, "truncate_matrix", worst)
+    with pytest.raises(AdapterError, match=r"the cut to rank 2 loses .* is the least"):
+        fuse_adapters(pair, tmp_path / "out", "ties", None, **{**SETTINGS, "rank": 2})
+
+
+def test_large_models_are_evaluated_in_part(tmp_path, pair, monkeypatch):
+    monkeypatch.setattr(_reevaluation, "_NUMBERS", 2 * 66)
+    for method, sites in (("ties_per_tensor", 1), ("ties", 0)):
+        fused = fuse(pair, method)
+        fused.save(tmp_path / method)
+        found = verify(fused, tmp_path / method, [Parent(load(folder)) for folder in pair])
+        assert found.again == sites
+        assert (found.again_error is None) == (sites == 0)
 
 
 def test_inputs_that_peft_reads_otherwise_are_found(tmp_path, pair):

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tangora._threads import in_threads
-from tangora._uniforms import CHUNK, uniforms
+from tangora._uniforms import drawn
 from tangora._weights import Table
 from tangora.methods import Method
 from tangora.task_vector import Dense, LowRank, TaskVector, Update, combine
@@ -76,7 +76,7 @@ class Engine:
             factors = self._factors(name) if method.by_rows else None
             deltas = self._stacked(name) if factors is None else factors[1]
             weights = self._column(table, name, deltas).reshape(-1, *(1,) * (deltas.ndim - 1))
-            given: dict[str, Any] = {"uniforms": self._uniforms(name, deltas)} if method.random else {}
+            given: dict[str, Any] = {"uniforms": self._draws(name, deltas.device)} if method.random else {}
             if method.statistics:
                 given["statistics"] = self.statistics(name, self._shape(name))
             made = method.function(deltas, weights=weights, **given, **parameters)
@@ -92,7 +92,7 @@ class Engine:
         deltas = torch.cat([_rows(self._stacked(name)) for name in names], 1)
         given = {}
         if method.random:
-            given = {"uniforms": torch.cat([_rows(self._uniforms(n, self._stacked(n))) for n in names], 1)}
+            given = {"uniforms": torch.cat([_rows(self._draws(n, deltas.device)) for n in names], 1)}
         weights = self._column(table, names[0], deltas)[:, None]
         if isinstance(table, dict):
             columns = [self._column(table, name, deltas)[:, None] for name in names]
@@ -139,15 +139,9 @@ class Engine:
         row = table[self.site_of(name)] if isinstance(table, dict) else table
         return torch.tensor(row, dtype=like.dtype, device=like.device)
 
-    def _uniforms(self, name: str, deltas: Float[Tensor, "tasks *param"]) -> Float[Tensor, "tasks *param"]:
+    def _draws(self, name: str, device: torch.device) -> Float[Tensor, "tasks *param"]:
         """Numbers in [0, 1) that depend on the seed, the tensor and the adapter alone, not on order or company."""
-        count = deltas[0].numel()
-        parts = [(i, min(CHUNK, count - i * CHUNK)) for i in range(max(1, math.ceil(count / CHUNK)))]
-        rows = []
-        for fingerprint in self.fingerprints:
-            drawn = [uniforms(self.seed, name, fingerprint, part, size) for part, size in parts]
-            rows.append(torch.cat(drawn).reshape(deltas.shape[1:]))
-        return torch.stack(rows).to(deltas.device)
+        return drawn(self.seed, name, self.fingerprints, self._shape(name)).to(device)
 
 
 def _rows(stacked: Float[Tensor, "tasks *param"]) -> Float[Tensor, "tasks entries"]:

@@ -50,6 +50,10 @@ class InPeft:
             y += _times(update, x) * c
         return relative(self._times(site, x) - y, y), False
 
+    def dense(self, site: str) -> Tensor:
+        """What peft adds to the weight of a site, in float64."""
+        return self._dense(site).double()
+
     def compare_whole(self, name: str, expected: Tensor) -> float:
         """The relative difference of a parameter that is saved whole."""
         stem = name.removesuffix(".bias")

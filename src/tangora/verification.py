@@ -1,11 +1,14 @@
 """Whether the files say what they should: read again by stock peft, compared in float64, site by site.
 
-Three checks:
+Four checks:
 
 reload
     What peft loads from the files, against the fused update in float64: for a linear method summed anew from the
     factors of its parents, else the result in memory. Sites of up to 2¹⁸ entries are compared entry by entry, by
     peft's own ``get_delta_weight``; larger ones on k = 16 random vectors X, ``‖(P − E) X‖ / ‖E X‖``, in linear time.
+evaluated again
+    Where that is the result in memory: the method anew at some sites, in float64 on dense matrices, against what peft
+    loads (`tangora._reevaluation`).
 identity
     What peft loads from the parents' own files, against what Tangora read: a merge of one is that one. Of parents
     with equal configurations and shapes, which are read the same way, one is loaded.
@@ -31,6 +34,7 @@ import torch
 
 from tangora._in_peft import InPeft, relative
 from tangora._io import digest
+from tangora._reevaluation import evaluate_again
 from tangora.errors import AdapterError
 from tangora.initial import seed_of
 from tangora.metadata import FusedInfo
@@ -64,6 +68,9 @@ class Verification:
         error: of the reload, at ``site``.
         site: where that was.
         reference: ``parents`` (summed anew) or ``result`` (what was in memory).
+        again: at how many sites the method was evaluated again in float64; none where the parents were summed anew,
+            or where it cannot be.
+        again_error: the largest difference there; of a cut result, from the error that was told.
         identity: of the parents' own files; None where none was read.
         gauge: of the factors written otherwise; None where the method depends on more than the updates.
         seconds: how long it took.
@@ -74,6 +81,8 @@ class Verification:
     error: float
     site: str
     reference: str
+    again: int
+    again_error: float | None
     identity: float | None
     gauge: float | None
     seconds: float
@@ -85,6 +94,8 @@ class Verification:
     def words(self) -> str:
         """One line for a person."""
         words = [f"stock peft loads {self.sites} sites, largest relative difference {self.error:.1e}"]
+        if self.again_error is not None:
+            words.append(f"evaluated again at {self.again} of them {self.again_error:.1e}")
         if self.identity is not None:
             words.append(f"of the inputs {self.identity:.1e}")
         if self.gauge is not None:
@@ -119,12 +130,16 @@ def verify(adapter: Adapter, folder: Path, parents: Sequence[Parent] = ()) -> Ve
     if not worst <= TOLERANCE:
         fix = "report it, with the adapters' configurations; --no-verify writes it all the same"
         raise AdapterError(f"stock peft computes another update, by {worst:.1e} of its norm", where=where, fix=fix)
+    nonlinear = info is not None and bool(parents) and coefficients is None
+    again = evaluate_again(info, [p.adapter for p in parents], read) if info is not None and nonlinear else (0, None)
     return Verification(
         sites=len(adapter.updates),
         probed=probed,
         error=worst,
         site=where,
         reference="result" if coefficients is None else "parents",
+        again=again[0],
+        again_error=again[1],
         identity=_identity(parents),
         gauge=_gauge(info, parents) if info is not None else None,
         seconds=time.perf_counter() - begun,
@@ -195,7 +210,8 @@ def _gauge(info: FusedInfo, parents: Sequence[Parent]) -> float | None:
     for seed in (None, 0):
         ones = [_only(a, site, None if seed is None else seed + i) for i, a in enumerate(adapters)]
         fusion = Fusion(ones, info.space, seed=info.seed, same_base=True, names=[p.name for p in info.parents])
-        found.append(fusion.merge(method.name, weights, info.parameters, info.rank).updates[site].dense().double())
+        # not cut: where singular values are equal, as Iso-C makes them, which of them are kept is by chance
+        found.append(fusion.merge(method.name, weights, info.parameters).updates[site].dense().double())
     error = relative(found[1] - found[0], found[0])
     if not error <= (TOLERANCE * 10 if method.linear else GAUGE_TOLERANCE):
         raise AdapterError("the result depends on how the factors are written", got=error, where=site, fix="report it")

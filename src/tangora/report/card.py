@@ -150,6 +150,8 @@ def _verified(found: Mapping[str, Any] | None) -> str:
     rows = [
         (f"the files, read by stock peft, against {against.get(str(found.get('reference')), 'the update')}", "error")
     ]
+    again = f"the method evaluated again in float64, at {found.get('again')} of the sites, against the files"
+    rows += [(again, "again_error")]
     rows += [("the parents' own files, read by stock peft", "identity"), ("factors written otherwise", "gauge")]
     told = [(text, f"{float(found[key]):.1e}") for text, key in rows if isinstance(found.get(key), float)]
     probed = found.get("probed")
