@@ -11,6 +11,7 @@ from tangora._lineage import check, check_low_rank
 from tangora.checkpoints.align import align
 from tangora.checkpoints.onto import align_adapters
 from tangora.checkpoints.steps import check_method
+from tangora.checkpoints.tied import apart
 from tangora.errors import TangoraError
 from tangora.inspection import Inspected, adapters_of, checkpoints_of
 from tangora.methods import Method, methods
@@ -51,7 +52,7 @@ def fusable(found: Sequence[Inspected]) -> Fusable:
     elif adapters:
         _adapters(adapters, answer)
         if checkpoints and answer.spaces:
-            _full(answer, lambda: align_adapters(checkpoints[0], *_vectors(adapters)), len(adapters))
+            _full(answer, lambda: align_adapters(apart(checkpoints[0]), *_vectors(adapters)), len(adapters))
     elif len(checkpoints) > 1:
         base, *models = checkpoints
         answer.notes.append(f"the first, {base.name}, is taken for the base")

@@ -113,34 +113,36 @@ def _refuse_of_adapters(asked: Request) -> None:
 def _adapters(base: Checkpoint, folders: Sequence[str | os.PathLike[str]], asked: Request) -> Models:
     from tangora._threads import in_threads
     from tangora.checkpoints.onto import align_adapters, replaced
+    from tangora.checkpoints.tied import apart, rejoined
     from tangora.fuse import Fusion
 
+    split = apart(base)
     fusion = Fusion(
         list(folders),
         asked.space,  # type: ignore[arg-type]
         seed=asked.seed,
         same_base=asked.same_base,
-        base=base,
+        base=split,
         heads=asked.heads,
     )
     prints = in_threads(lambda adapter: adapter.fingerprint, fusion.adapters)
     if asked.space == "delta" and (asked.method.linear or not _has_experts(fusion.adapters)):
         check_method(asked.method)
         vectors: list[Mapping[str, Any]] = [adapter.task_vector for adapter in fusion.adapters]
-        targets = align_adapters(base, vectors, fusion.adapters)
+        targets = align_adapters(split, vectors, fusion.adapters)
         recipe = told = _recipe(asked, prints, [target.site for target in targets if target.site])
         whole, heads = fusion.whole(asked.method, told.weights, asked.parameters)
     else:  # factors are small, as are experts, and are fused before the base is looked at
         fused = fusion.merge(asked.method.name, asked.weights, asked.parameters)
-        targets = align_adapters(base, [fused.task_vector], [fused])
+        targets = align_adapters(split, [fused.task_vector], [fused])
         recipe = Recipe(get("task_arithmetic"), [1.0], {}, 0, [fused.fingerprint])
         told = _recipe(asked, prints, sorted(fused.updates))
         whole, heads = dict(fused.whole), dict(fused.heads)
-    targets = replaced(targets, whole, base)
+    targets, config, notes = rejoined(base, split, replaced(targets, whole, split))
     about = {**_about(base, asked, told, fusion.names, prints), "space": asked.space}
-    notes = [f"the head of {task} is in heads/{task}.safetensors" for task in heads]
+    notes += [f"the head of {task} is in heads/{task}.safetensors" for task in heads]
     stamps = _stamps(base.files)
-    return Models(targets, recipe, fusion.names, notes, about, stamps, base.config, base.folder, heads)
+    return Models(targets, recipe, fusion.names, notes, about, stamps, config, base.folder, heads)
 
 
 def _has_experts(adapters: Sequence[Adapter]) -> bool:
