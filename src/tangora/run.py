@@ -231,6 +231,7 @@ def _tables(
 ) -> None:
     from tangora import scores
     from tangora.analysis.cosine import cosine_matrix
+    from tangora.stages.apart import write_apart
     from tangora.stages.fusion import CANDIDATE_COLUMNS
 
     progress.begin("tables", 3)
@@ -243,6 +244,8 @@ def _tables(
     scores.write_csv(out / "candidates.csv", listed, CANDIDATE_COLUMNS)
     if stage.found:
         write_json(out / "searches.json", {"rows": stage.found})
+    if stage.columns is not None:
+        write_apart(out, outcomes, stage.columns.scores)
     progress.advance(detail="candidates.csv")
     similarity = {
         mode: {

@@ -11,6 +11,7 @@
     on: names.map(() => true), // what is fused: a task that is not counts as 0
     split: "validation",
     preset: null,
+    apart: null, // a preset with coefficients per layer, which no slider has
     reference: null,
   };
   const effective = () => state.coefficients.map((value, k) => (state.on[k] ? value : 0));
@@ -37,12 +38,15 @@
 
   // -- every move -----------------------------------------------------------------------------------------------------
 
+  const evaluate = () => {
+    const at = effective();
+    const scored = (split) => (table, task) => (state.apart ? table.show(state.apart.predictions[split][task]) : table.move(at));
+    return Object.fromEntries(Object.entries(model.tables).map(([split, tables]) => [split, tables.map(scored(split))]));
+  };
+
   const update = () => {
     const begun = performance.now();
-    const at = effective();
-    const scores = Object.fromEntries(
-      ["validation", "test"].map((split) => [split, model.tables[split].map((table) => table.move(at))]),
-    );
+    const scores = evaluate();
     show(scores);
     performance.measure("update", { start: begun });
     return scores;
@@ -66,13 +70,16 @@
     find("test-mean").textContent = figure(model.mean(scores.test, on));
     rows.forEach((row, k) => {
       row.bar.style.width = `${100 * Math.max(0, own[k])}%`;
-      row.score.textContent = score(own[k]);
+      row.score.textContent = figure(own[k]);
       row.share.textContent = percent(shares[k]);
-      row.lambda.textContent = lambda(effective()[k]);
+      row.lambda.textContent = state.apart ? "–" : lambda(effective()[k]);
       row.slider.value = state.coefficients[k];
       row.slider.style.setProperty("--at", along(row.slider));
-      row.slider.setAttribute("aria-valuetext", `${lambda(state.coefficients[k])}, score ${score(own[k])}`);
+      const said = state.apart ? "per layer" : lambda(state.coefficients[k]);
+      row.slider.setAttribute("aria-valuetext", `${said}, score ${figure(own[k])}`);
     });
+    find("apart").hidden = !state.apart;
+    if (state.apart) find("layers").textContent = state.apart.sites;
   };
   const figure = (value) => (value === null ? "–" : score(value));
   const gain = (kept, before) => {
@@ -84,8 +91,9 @@
   const busy = (id, is) => find(id).setAttribute("aria-busy", String(is));
   let frame = 0;
   let timer = 0;
-  const moved = (preset = null) => {
+  const moved = (preset = null, apart = null) => {
     state.preset = preset;
+    state.apart = apart;
     busy("figures", true);
     frame ||= requestAnimationFrame(() => { frame = 0; update(); });
     clearTimeout(timer);
@@ -127,7 +135,7 @@
   };
   const apply = (preset) => {
     state.coefficients = [...preset.weights()];
-    moved(preset.label);
+    moved(preset.label, preset.predictions ? preset : null);
   };
   const offer = () => {
     const buttons = presets().map((preset) => {
@@ -153,10 +161,9 @@
 
   const pin = (name) => {
     const predictions = {};
-    const scores = {};
+    const scores = evaluate();
     for (const [split, tables] of Object.entries(model.tables)) {
-      scores[split] = tables.map((table) => table.move(effective()));
-      predictions[split] = tables.map((table) => table.predictions.slice());
+      predictions[split] = tables.map((table) => table.predictions?.slice() ?? null);
     }
     state.reference = { name, predictions, scores };
     for (const node of document.querySelectorAll(".reference")) node.textContent = name;
@@ -176,7 +183,8 @@
     const pair = [Number(find("plane-a").value), Number(find("plane-b").value)];
     drawing += 1;
     find("go-best").disabled = pair[0] === pair[1];
-    for (const plane of Object.values(drawn)) plane.frame(pair.map((k) => names[k]), pair.map((k) => effective()[k]));
+    const at = (k) => (state.apart ? Infinity : effective()[k]); // coefficients per layer are nowhere in the plane
+    for (const plane of Object.values(drawn)) plane.frame(pair.map((k) => names[k]), pair.map(at));
     busy("planes", pair[0] !== pair[1]);
     if (pair[0] === pair[1]) return;
     const token = drawing;
@@ -208,6 +216,7 @@
   // -- the command ----------------------------------------------------------------------------------------------------
 
   const command = () => {
+    if (state.apart) return state.apart.command;
     const chosen = effective().map((value, k) => [data.adapters[k], value]).filter(([, value]) => value);
     if (!chosen.length) return "# every coefficient is 0: this is the base model";
     const weights = chosen.map(([, value]) => number(value)).join(",");

@@ -27,7 +27,9 @@ __all__ = ["build", "build_all", "modes"]
 SPLITS = ("validation", "test")
 _PAGE = 15_000_000  # bytes, at most
 _OWN = 160_000  # of them for everything but logits and examples
-_EXAMPLES = (300_000, 3_000_000)  # kept free for examples; at most
+_EXAMPLES = (300_000, 3_000_000)  # kept free for examples and predictions; at most
+_APART = 200_000  # for predictions of fusions per site, at most
+_UNKNOWN = "its coefficients are per layer, and the run kept no predictions of it. Run the recipe again to have them."
 _METRICS = ("accuracy", "exact_match", "macro_f1", "matthews")
 _RANGE = (-0.5, 1.5)  # of a slider
 
@@ -182,8 +184,8 @@ def _size(columns: Sequence[Columns], bits: int, rows: int | None = None) -> int
 
 def _page(folder: Path, content: _Content) -> str:
     logits, blocks = _packed(content)
-    examples = _all_examples(content, min(_PAGE - _OWN - len(logits), _EXAMPLES[1]))
-    presets = _all_presets(folder, content)
+    presets, taken = _all_presets(folder, content)
+    examples = _all_examples(content, min(_PAGE - _OWN - len(logits) - taken, _EXAMPLES[1]))
     low = min([_RANGE[0], *(w for p in presets for w in p.weights)])
     high = max([_RANGE[1], *(w for p in presets for w in p.weights)])
     data = {
@@ -241,11 +243,24 @@ def _all_examples(content: _Content, budget: int) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _all_presets(folder: Path, content: _Content) -> list[_presets.Preset]:
+def _all_presets(folder: Path, content: _Content) -> tuple[list[_presets.Preset], int]:
+    """Presets, and the bytes that those apart from the sliders take: as many of these as there is room for."""
     from tangora.report.data import read_scores
+    from tangora.stages.apart import read_apart
 
-    scores = read_scores(folder / "scores.csv")
-    return _presets.from_scores(content.recipe, scores, content.mode, content.names)
+    scores, kept = read_scores(folder / "scores.csv"), read_apart(folder)
+    presets = _presets.from_scores(content.recipe, scores, content.mode, content.names)
+    rows = {name: {split: shown.rows for split, shown in splits.items()} for name, splits in content.splits.items()}
+    taken, left_out = 0, [f"{label} is no preset: {_UNKNOWN}" for label in _presets.unknown(scores, kept, content.mode)]
+    for preset in _presets.per_site(folder, content.recipe, kept, content.mode, rows):
+        size = len(json.dumps(vars(preset), separators=(",", ":")))
+        if taken + size > _APART:
+            left_out.append(f"{preset.label} of {' + '.join(preset.tasks)} is no preset: there is no room for it.")
+            continue
+        taken += size
+        presets.append(preset)
+    content.notes += left_out
+    return presets, taken
 
 
 def _task(

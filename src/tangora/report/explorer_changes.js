@@ -11,7 +11,7 @@ const Changes = (() => {
   };
 
   const differing = (tables, reference, wanted) => tables.flatMap((table, task) => {
-    if (!wanted(task)) return [];
+    if (!wanted(task) || !table.predictions || !reference[task]) return [];
     const found = [];
     table.predictions.forEach((after, row) => {
       const before = reference[task][row];

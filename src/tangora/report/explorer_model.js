@@ -94,7 +94,8 @@ const Model = (() => {
       this.columns = columnsOf(bytes, split.start, count, this.labels.length, this.classes, bits);
       this.logits = new Float64Array(this.columns[0]);
       this.at = new Float64Array(count - 1);
-      this.predictions = new Uint16Array(this.labels.length);
+      this.buffer = new Uint16Array(this.labels.length);
+      this.predictions = this.buffer; // null where they are not known
       this.metric = METRICS[task.metric];
     }
 
@@ -117,8 +118,14 @@ const Model = (() => {
         add(this.logits, this.columns[k + 1], coefficients[k] - this.at[k], this.logits);
       } else if (changed.length) this.logits = this.sum(coefficients);
       this.at.set(coefficients);
-      argmax(this.logits, this.logits, 0, this.classes, this.predictions);
+      this.predictions = argmax(this.logits, this.logits, 0, this.classes, this.buffer);
       return this.score(this.predictions);
+    }
+
+    /** Show predictions that are not of coefficients; the score of these, null where there are none. */
+    show(predictions) {
+      this.predictions = predictions && Uint16Array.from(predictions);
+      return predictions && this.score(this.predictions);
     }
   }
 
@@ -136,7 +143,7 @@ const Model = (() => {
       zeroShot[split] = tables[split].map((table) => table.score(table.predict(table.columns[0])));
     }
 
-    const kept = (split, task, score) => (experts[split][task] > 0 ? score / experts[split][task] : null);
+    const kept = (split, task, score) => (score !== null && experts[split][task] > 0 ? score / experts[split][task] : null);
     /** The mean over the fused tasks; null where an expert is worth nothing. */
     const mean = (values, on) => {
       const chosen = values.filter((_, task) => on[task]);
@@ -174,7 +181,7 @@ const Model = (() => {
         for (const [j, y] of axis.entries()) {
           let sum = 0;
           chosen.forEach(({ table, t }, at) => {
-            const predictions = argmax(lines[at], table.columns[b + 1], y, table.classes, table.predictions.slice());
+            const predictions = argmax(lines[at], table.columns[b + 1], y, table.classes, new Uint16Array(table.labels.length));
             sum += kept(split, t, table.score(predictions)) ?? NaN;
           });
           values[i * axis.length + j] = sum / chosen.length;

@@ -38,9 +38,10 @@ const Plane = (() => {
       [across.textContent, up.textContent] = names.map((name) => `λ of ${name}`);
       const inside = point.every((value) => value >= axis[0] && value <= axis[n - 1]);
       for (const ring of rings) {
+        ring.setAttribute("visibility", inside ? "visible" : "hidden");
+        if (!inside) continue;
         ring.setAttribute("cx", x(point[0]));
         ring.setAttribute("cy", y(point[1]));
-        ring.setAttribute("visibility", inside ? "visible" : "hidden");
       }
     };
     /** Colour the cells; `told` makes words of the lowest and highest value and the mean over [0, 1]². */
