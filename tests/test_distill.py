@@ -9,7 +9,7 @@ import torch
 
 import tangora
 from tangora import cli
-from tangora.distill import _mixed, distill
+from tangora.distill import _features, _mixed, distill
 from tangora.errors import ModelError
 from tangora.evaluate import Evaluator
 from tangora.finetune import finetune
@@ -45,7 +45,7 @@ def teacher(base, task):
 
 def features(base, tasks, teacher, student):
     """Cosine of the student's features to the teacher's, and of the base's, on the rows that were looked at."""
-    mixed = _mixed(tasks, teacher, 1000, 0)
+    mixed = _mixed(tasks, [teacher], 1000, 0)
     columns = make_columns(base, mixed, "train", {"teacher": teacher})
     wanted = torch.nn.functional.normalize(columns.origin + columns.columns[0], dim=-1)
     from tangora.tasks import TaskModel
@@ -80,6 +80,25 @@ def test_the_student_follows_the_teacher(linearize, base, task, teacher, tmp_pat
     assert back.metadata.distilled.teacher == teacher.fingerprint
     assert back.metadata.distilled.rows == len(task.splits["train"])
     assert "follows the features of" in (tmp_path / "s" / "README.md").read_text()
+
+
+def test_every_task_may_have_a_teacher_of_its_own(base, text_data, teacher, tmp_path):
+    source = {"parquet": {s: str(text_data / f"{s}.parquet") for s in ("train", "test")}}
+    labels = str(text_data / "info.json")
+    tasks = [load_task(TaskConfig(name=n, source=source, labels_from=labels), base, 0) for n in ("colors", "again")]
+    other = finetune(base, tasks[1], config("model", rate=2e-2, steps=10))
+    origin, moved = _features(base, [([tasks[0]], teacher), ([tasks[1]], other)], 6, 0)
+    for i, (task, adapter) in enumerate(zip(tasks, (teacher, other), strict=True)):
+        alone = _features(base, [([task], adapter)], 6, 0)
+        assert torch.allclose(origin[6 * i : 6 * i + 6], alone[0], atol=1e-6)
+        assert torch.allclose(moved[6 * i : 6 * i + 6], alone[1], atol=1e-6)
+    assert not torch.allclose(moved[:6], moved[6:], atol=1e-3)
+    student = distill(base, tasks, [other, teacher], config(steps=3), rows=6, out=tmp_path / "s")  # in any order
+    assert student.metadata.distilled.teacher == {"colors": teacher.fingerprint, "again": other.fingerprint}
+    assert other.fingerprint[:16] in (tmp_path / "s/README.md").read_text()
+    assert tangora.load(tmp_path / "s").metadata.distilled == student.metadata.distilled
+    with pytest.raises(ModelError, match=r"several teachers must be those of colors, again, got 'colors, colors'"):
+        distill(base, tasks, [teacher, teacher], config())
 
 
 def test_the_same_seed_gives_the_same_student(base, task, teacher):

@@ -15,14 +15,17 @@ __all__ = ["distill"]
 
 def distill(
     recipe: RecipeArgument,
-    teacher: Annotated[Path, typer.Argument(metavar="ADAPTER", help="A tangent adapter, fused or not.")],
+    teachers: Annotated[
+        list[Path],
+        typer.Argument(metavar="ADAPTER...", help="A tangent adapter, or the expert of every task."),
+    ],
     out: Annotated[Path, typer.Option("--out", help="Where the student goes.")],
     mode: Annotated[str, typer.Option("--mode", help="How the student is made: a mode of the recipe.")] = "lora",
     rows: Annotated[int, typer.Option("--rows", min=1, help="Most train rows of a task; no labels are used.")] = 1000,
     settings: Settings = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Train a plain LoRA (or L-LoRA) adapter whose features follow a tangent adapter's."""
+    """Train a plain LoRA (or L-LoRA) adapter whose features follow those of a tangent adapter, or of several."""
     from tangora._io import refuse_existing
     from tangora.recipe import load_recipe
 
@@ -33,14 +36,14 @@ def distill(
     from tangora.distill import distill as train_student
     from tangora.run import prepare
 
-    adapter = load(teacher)
+    adapters = [load(folder) for folder in teachers]
     with bars() as progress:
         base, tasks = prepare(loaded, progress)
         progress.begin(f"{mode} · distilled", config.training.steps)
         train_student(
             base,
             tasks,
-            adapter,
+            adapters if len(adapters) > 1 else adapters[0],
             config,
             rows=rows,
             out=out,

@@ -74,9 +74,9 @@ class FusedInfo(_Frozen):
 
 
 class DistilledInfo(_Frozen):
-    """What a student followed: the tangent ``teacher`` by its fingerprint, on unlabelled rows of a split of tasks."""
+    """What a student followed on unlabelled rows: the fingerprint of its tangent teacher, or of each task's."""
 
-    teacher: str
+    teacher: str | dict[str, str]
     tasks: list[str]
     split: str
     rows: int

@@ -116,7 +116,9 @@ def _trained(adapter: Adapter) -> str:
     rows = [("mode", about.mode), ("task", about.task)]
     if about.distilled is not None:
         told = about.distilled
-        of_whom = f"the tangent adapter {told.teacher[:16]}, on {told.rows} unlabelled {told.split} rows"
+        prints = [told.teacher] if isinstance(told.teacher, str) else list(told.teacher.values())
+        whose = f"the tangent adapter{'s' * (len(prints) > 1)} {', '.join(print_[:16] for print_ in prints)}"
+        of_whom = f"{whose}, on {told.rows} unlabelled {told.split} rows"
         rows.append(("follows the features of", f"{of_whom} of {', '.join(told.tasks)}"))
     if about.kind == "lora":
         linearized = _LINEARIZED[about.linearize]
