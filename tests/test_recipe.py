@@ -88,6 +88,12 @@ def test_the_default_rate_of_what_is_trained_is_written_out(path):
         ("lora.dropout=1.0", r"less than 1.*at lora\.dropout"),
         ("training.learning_rate=.nan", r"finite number.*at training\.learning_rate"),
         ("base.family=text", r"'image-zero-shot'.*got 'text' at base\.family"),
+        ("lora.r=true", r"a number, not true or false.*at lora\.r"),
+        ("training.learning_rate=yes", r"a number, not true or false.*at training\.learning_rate"),
+        (
+            "fusion.methods=[{method: ties, sizes: [9]}]",
+            r"for subsets of \[9\] tasks, and there are those of \[2\]",
+        ),
         ("fusion.subsets.sizes=[1]", r"each at least 2"),
         ("fusion.subsets.sizes=[3]", r"there are 2 tasks"),
         ("tasks.b.name=a", r"names must differ"),

@@ -218,6 +218,10 @@ class Recipe(Frozen):
         for entry in self.fusion.methods:
             if unknown := set(entry.modes or ()) - set(self.modes):
                 raise ValueError(f"fusion.methods: {entry.label} names unknown modes {', '.join(sorted(unknown))}")
+            fused = range(2, len(names) + 1) if isinstance(sizes, str) else sizes
+            if entry.sizes is not None and not set(entry.sizes) & set(fused):
+                got = f"{entry.label} is for subsets of {entry.sizes} tasks, and there are those of {list(fused)}"
+                raise ValueError(f"fusion.methods: {got}")
             modes = {name: settings.linearize for name, settings in self.modes.items()}
             check_search(entry, modes, self.base.family)
         return self
