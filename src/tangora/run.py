@@ -98,8 +98,11 @@ def run(
 def prepare(recipe: Recipe, progress: Progress | None = None) -> tuple[Base, list[Task]]:
     """Load the base model and every task of a recipe."""
     from tangora.tasks import load_base, load_task
+    from tangora.tasks.base import BUILTIN
 
     progress = progress or Progress()
+    if recipe.base.model == BUILTIN:
+        _pretrain(progress)
     progress.begin("load base and data", 1 + len(recipe.tasks))
     base = load_base(recipe.base)
     progress.advance(detail=recipe.base.model)
@@ -109,6 +112,20 @@ def prepare(recipe: Recipe, progress: Progress | None = None) -> tuple[Base, lis
         progress.advance(detail=config.name)
     progress.end()
     return base, tasks
+
+
+def _pretrain(progress: Progress) -> None:
+    """Make the built-in model where it is not there yet, a minute that should not pass in silence."""
+    from tangora import quickstart
+
+    def on_step(done: int, steps: int, loss: float) -> None:
+        if done == 1:
+            progress.begin("pretrain the built-in model", steps)
+        progress.update(done, f"loss {loss:.3f}")
+        if done == steps:
+            progress.end()
+
+    quickstart.encoder(on_step)
 
 
 def check_modes(recipe: Recipe, base: Base) -> None:

@@ -12,10 +12,13 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
+import tangora
 from tangora import quickstart
 from tangora.errors import OutputError
+from tangora.progress import Progress
 from tangora.quickstart import cache, model, training
 from tangora.quickstart.training import Settings
+from tangora.recipe import load_recipe
 
 TINY = Settings(width=32, layers=1, patch=16, projection=16, steps=150, batch_size=64, learning_rate=5e-3, warmup=5)
 
@@ -156,3 +159,21 @@ def test_the_cache_is_the_users_unless_the_environment_says_otherwise(monkeypatc
     assert quickstart.cache_folder() == tmp_path
     monkeypatch.delenv("TANGORA_CACHE")
     assert quickstart.cache_folder().name == "tangora"
+
+
+def test_the_bundled_recipe_runs_whole(cached, monkeypatch, tmp_path, capsys):
+    """With fewer steps, and the smaller model, whose making it tells when there is none."""
+    monkeypatch.setattr(cache, "Settings", lambda: replace(TINY, steps=3))
+    monkeypatch.setenv("TANGORA_CACHE", str(tmp_path / "cache"))
+    heard: list[tuple[str, int]] = []
+
+    class Listener(Progress):
+        def begin(self, label: str, total: int) -> None:
+            heard.append((label, total))
+
+    settings = ["training.steps=2", "evaluation.bootstrap=100", "fusion.subsets.sizes=[4]"]
+    out = tangora.run(load_recipe("quickstart", settings), tmp_path / "run", progress=Listener())
+    assert heard[0] == ("pretrain the built-in model", 3)
+    modes = {row["mode"] for row in json.loads((out / "summary.json").read_text())["rows"]}
+    assert modes == set(load_recipe("quickstart", []).modes)
+    assert (out / "report.html").stat().st_size > 10_000
