@@ -125,6 +125,8 @@ def merged_lines(merged: Merged, dry_run: bool) -> Iterator[str]:
     yield f"read: {merged.read / 1e9:.2f} GB; write: {merged.size / 1e9:.2f} GB in {files}{finished}"
     if not dry_run:
         yield f"checkpoint: {merged.out.resolve()}"
+        if merged.verified is not None:
+            yield f"verified in {merged.verified.seconds:.1f} s: {merged.verified.words()}"
         return
     mib = {name: value / 2**20 for name, value in vars(merged.memory).items()}
     parts = " + ".join(f"{value:.0f} {name}" for name, value in mib.items() if value)

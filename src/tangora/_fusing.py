@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Verify", "fuse_adapters"]
 
 Verify = Annotated[
-    bool, typer.Option("--verify/--no-verify", help="Read the output through stock peft and compare it in float64.")
+    bool, typer.Option("--verify/--no-verify", help="Of adapters: read the output again and compare it in float64.")
 ]
 
 

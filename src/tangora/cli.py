@@ -165,7 +165,8 @@ def fuse(
     settings: dict[str, Any] = {"seed": seed, "space": space, "same_base": same_base, "heads": heads}
     if full:
         _full.refuse_of_adapters(rank, statistics)
-        _full.fuse_full(adapters, out, method, numbers, machine, {**settings, **options, "overwrite": overwrite})
+        settings |= {**options, "overwrite": overwrite, "verify": verify}
+        _full.fuse_full(adapters, out, method, numbers, machine, settings)
         return
     machine.refuse_without_full()
     settings |= {"rank": rank, "statistics": statistics, "base": base}

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from tangora._heads import Heads
     from tangora.adapter import Adapter
+    from tangora.checkpoints.sources import Source
 
 __all__ = ["Models", "Request", "gather"]
 
@@ -55,6 +56,7 @@ class Models:
         config: the output's.
         tokenizer: the folder whose tokenizer it has.
         heads: task -> parameters that adapters saved whole, and that are kept apart.
+        sources: the adapters, by which the output can be verified.
     """
 
     targets: list[Target]
@@ -66,6 +68,7 @@ class Models:
     config: Mapping[str, Any]
     tokenizer: Path
     heads: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    sources: Sequence[Source] = ()
 
 
 def gather(
@@ -113,6 +116,7 @@ def _refuse_of_adapters(asked: Request) -> None:
 def _adapters(base: Checkpoint, folders: Sequence[str | os.PathLike[str]], asked: Request) -> Models:
     from tangora._threads import in_threads
     from tangora.checkpoints.onto import align_adapters, replaced
+    from tangora.checkpoints.sources import Source
     from tangora.checkpoints.tied import apart, rejoined
     from tangora.fuse import Fusion
 
@@ -132,17 +136,18 @@ def _adapters(base: Checkpoint, folders: Sequence[str | os.PathLike[str]], asked
         targets = align_adapters(split, vectors, fusion.adapters)
         recipe = told = _recipe(asked, prints, [target.site for target in targets if target.site])
         whole, heads = fusion.whole(asked.method, told.weights, asked.parameters)
+        sources = [Source(adapter, Path(folder)) for adapter, folder in zip(fusion.adapters, folders, strict=True)]
     else:  # factors are small, as are experts, and are fused before the base is looked at
         fused = fusion.merge(asked.method.name, asked.weights, asked.parameters)
         targets = align_adapters(split, [fused.task_vector], [fused])
         recipe = Recipe(get("task_arithmetic"), [1.0], {}, 0, [fused.fingerprint])
         told = _recipe(asked, prints, sorted(fused.updates))
-        whole, heads = dict(fused.whole), dict(fused.heads)
+        whole, heads, sources = dict(fused.whole), dict(fused.heads), [Source(fused)]
     targets, config, notes = rejoined(base, split, replaced(targets, whole, split))
     about = {**_about(base, asked, told, fusion.names, prints), "space": asked.space}
     notes += [f"the head of {task} is in heads/{task}.safetensors" for task in heads]
     stamps = _stamps(base.files)
-    return Models(targets, recipe, fusion.names, notes, about, stamps, config, base.folder, heads)
+    return Models(targets, recipe, fusion.names, notes, about, stamps, config, base.folder, heads, sources)
 
 
 def _has_experts(adapters: Sequence[Adapter]) -> bool:

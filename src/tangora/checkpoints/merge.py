@@ -32,6 +32,7 @@ from tangora.progress import Progress
 
 if TYPE_CHECKING:
     from tangora._heads import Heads
+    from tangora.checkpoints.verified import Checked
 
 __all__ = ["Merged", "fuse_checkpoints"]
 
@@ -56,6 +57,7 @@ class Merged:
         threads: how many worked.
         memory: the peak resident memory that the plan allows itself.
         notes: what is to be known of the output, in words.
+        verified: what was compared with the adapters; None of checkpoints, or where it was not asked for.
     """
 
     out: Path
@@ -69,6 +71,7 @@ class Merged:
     threads: int
     memory: Memory
     notes: list[str] = field(default_factory=list)
+    verified: Checked | None = None
 
 
 def fuse_checkpoints(
@@ -90,6 +93,7 @@ def fuse_checkpoints(
     device: str = "cpu",
     overwrite: bool = False,
     dry_run: bool = False,
+    verify: bool = True,
     progress: Progress | None = None,
     **parameters: Any,
 ) -> Merged:
@@ -119,6 +123,7 @@ def fuse_checkpoints(
         device: ``cpu``, or ``cuda`` to compute on a GPU, through which blocks are streamed.
         overwrite: replace an output that exists.
         dry_run: write nothing; only say what would be made, and in how much memory.
+        verify: of adapters, read the output again before it appears, and compare it with what their files say.
         progress: told of every finished chunk.
         parameters: the method's own, such as ``density=0.2``.
 
@@ -142,13 +147,14 @@ def fuse_checkpoints(
     if not models_.recipe.method.linear or "F16" in plan.dtypes or (plan.wide and "BF16" in plan.dtypes):
         import torch  # noqa: F401  # before the memory is measured that it takes
     about = {**models_.about, "dtype": kind, "notes": models_.notes}
-    kept = 0
+    kept, checked = 0, None
     if not dry_run:
         key = digest([about, plan.fingerprint, models_.stamps, device.partition(":")[0]])
         with opened(out, plan, key, overwrite=overwrite) as output:
             kept = len(output.kept)
             _run(plan, models_.recipe, output, workers, device, progress or Progress())
             _write_beside(output.folder, origin, about, models_, plan.index)
+            checked = _checked(output, origin, models_) if verify and models_.sources else None
     return Merged(
         out=out,
         method=chosen.name,
@@ -161,7 +167,14 @@ def fuse_checkpoints(
         threads=workers,
         memory=plan.memory(models_.recipe.method, workers),
         notes=models_.notes,
+        verified=checked,
     )
+
+
+def _checked(output: Output, base: Checkpoint, models: Models) -> Checked:
+    from tangora.checkpoints.verified import check_written
+
+    return check_written(output.folder, base, models.targets, models.recipe, models.sources, output.cutoffs)
 
 
 def _write_beside(folder: Path, base: Checkpoint, about: Mapping[str, Any], models: Models, index: str | None) -> None:

@@ -173,7 +173,7 @@ def _stack(
         raise FusionError(what, got=list(names), where=layer, fix=fix)
     stored, turned = fitting[0]
     shape = (count, *stored.shape[-2:])
-    stacks = [[None if (u := found.get(e)) is None else _float(u) for e in range(count)] for found in experts]
+    stacks = [[None if (u := found.get(e)) is None else _float(u, base) for e in range(count)] for found in experts]
     parts = [Stacked(stack, turned, shape) for stack in stacks]
     return stored, [part if found else None for part, found in zip(parts, experts, strict=True)]
 
@@ -234,13 +234,16 @@ def is_turned(
 def _added(update: Update, stored: tuple[int, ...], site: str, adapter: Adapter, base: Checkpoint) -> Added:
     shape = tuple(update.shape)
     if adapter.metadata.kind == "full" and shape == stored:
-        return Added(_float(update), False)
-    return Added(_float(update), is_turned(shape, stored, site, site in adapter.embeddings, adapter.config, base))
+        return Added(_float(update, base), False)
+    turned = is_turned(shape, stored, site, site in adapter.embeddings, adapter.config, base)
+    return Added(_float(update, base), turned)
 
 
-def _float(update: Update) -> Update:
+def _float(update: Update, base: Checkpoint) -> Update:
+    """In the dtype that is computed with: noise of float32 would be rank to a method in float64."""
     if isinstance(update, Rescaled):
         return update
+    dtype = torch.float64 if any(stored.dtype == "F64" for stored in base.tensors.values()) else torch.float32
     if isinstance(update, LowRank):
-        return LowRank(update.b.float().contiguous(), update.a.float().contiguous(), update.scaling)
-    return type(update)(update.weight.to(torch.promote_types(update.weight.dtype, torch.float32)))
+        return LowRank(update.b.to(dtype).contiguous(), update.a.to(dtype).contiguous(), update.scaling)
+    return type(update)(update.weight.to(torch.promote_types(update.weight.dtype, dtype)))

@@ -1,0 +1,53 @@
+"""An adapter's update as its own file has it, for a check that trusts no reader of ours: peft's names and scaling."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from torch import Tensor
+
+from tangora.adapter import Adapter
+from tangora.peft_files import CONFIG, WEIGHTS
+from tangora.peft_files.names import PREFIX
+
+__all__ = ["Source"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """An adapter that was fused, and the folder it was read from; None where it was made in memory."""
+
+    adapter: Adapter
+    folder: Path | None = None
+
+    @cached_property
+    def config(self) -> Mapping[str, Any]:
+        """``adapter_config.json``, where its updates are plain factors; else nothing."""
+        if self.folder is None or not (self.folder / CONFIG).is_file() or self.adapter.start:
+            return {}
+        told: dict[str, Any] = json.loads((self.folder / CONFIG).read_text(encoding="utf-8"))
+        starts = str(told.get("init_lora_weights")).lower() in ("pissa", "olora")
+        return {} if told.get("use_dora") or told.get("target_parameters") or starts else told
+
+    def factors(self, site: str) -> tuple[Tensor, Tensor] | None:
+        """``s·B`` and A in float64, straight from the file; None where it has none of this site."""
+        if self.folder is None or not self.config:
+            return None
+        with safe_open(self.folder / WEIGHTS, framework="pt") as file:
+            linear, embedding = (f"{PREFIX}{site}.{kind}" for kind in ("lora_{}.weight", "lora_embedding_{}"))
+            kind = next((k for k in (linear, embedding) if k.format("A") in file.keys()), None)  # noqa: SIM118
+            if kind is None:
+                return None
+            a, b = (file.get_tensor(kind.format(part)).double().flatten(1) for part in "AB")
+        rank, patterns = len(a), self.config.get("alpha_pattern") or {}
+        alphas = [alpha for key, alpha in patterns.items() if re.fullmatch(rf"(.*\.)?({key})", site)]
+        alpha = alphas[0] if alphas else self.config.get("lora_alpha", 8)
+        return b * (alpha / (math.sqrt(rank) if self.config.get("use_rslora") else rank)), a

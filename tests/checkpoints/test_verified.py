@@ -1,0 +1,161 @@
+"""A checkpoint of adapters onto a base is read again before it appears: right, or an error and nothing written."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from folders import read, save
+
+import toys
+import zoo
+from tangora._full import merged_lines
+from tangora.adapter import Adapter, load
+from tangora.checkpoints import fuse_checkpoints, onto, verified
+from tangora.checkpoints.output import Output
+from tangora.checkpoints.sources import Source
+from tangora.errors import FusionError
+from tangora.metadata import BaseInfo, Metadata
+from tangora.methods import get, methods
+from tangora.task_vector import LowRank
+
+DELTA = [m.name for m in methods().values() if m.statistics is None and (m.granularity != "model" or m.cutoff)]
+
+
+def made(root, method="task_arithmetic", dtype=torch.float32, count=3):
+    weights = {k: v.to(dtype) for k, v in toys.toy().state_dict().items()}
+    base = save(root / "base", weights, config={"model_type": "toy"})
+    folders = []
+    for seed in range(1, (get(method).tasks or count) + 1):
+        toys.lora(seed, rank=seed).save(root / f"a{seed}")
+        folders.append(root / f"a{seed}")
+    return base, folders
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("method", DELTA)
+def test_every_method_and_dtype(tmp_path, method, dtype):
+    base, folders = made(tmp_path, method, dtype)
+    checked = fuse_checkpoints(base, folders, tmp_path / "out", method).verified
+    changed = {n for n, t in read(tmp_path / "out").items() if not torch.equal(t, read(base)[n])}
+    assert changed <= {"up.weight", "down.weight"}
+    assert (checked.compared, checked.equal) == (2, len(read(base)) - 2)
+    assert (checked.unknown, checked.sampled, checked.read) == (0, 0, 0)
+    assert checked.linear == get(method).linear
+
+
+SITES = {"target_modules": ["embed", "plane", "up", "square"], "alpha_pattern": {"up": 3, "u.*": 100}}
+
+
+@pytest.mark.parametrize(
+    ("space", "settings", "read"),
+    [
+        ("delta", {**SITES, "use_rslora": True}, 0),
+        ("core", SITES, 4),
+        ("delta", {"target_modules": ["up", "head"], "use_dora": True}, 2),
+        ("delta", {"target_modules": ["up", "head"], "lora_bias": True}, 2),
+        ("delta", {"target_modules": ["up"], "target_parameters": ["experts.gate_up"]}, 2),
+    ],
+)
+def test_conventions(tmp_path, space, settings, read):
+    base = zoo.save_base(tmp_path / "base")
+    folders = [zoo.write(tmp_path / f"a{i}", i, **settings) for i in (1, 2)]
+    checked = fuse_checkpoints(base, folders, tmp_path / "out", weights=0.5, space=space).verified
+    assert (checked.read, checked.unknown) == (read, 0)
+    assert checked.compared >= 2
+    assert ("fused in memory" in checked.words()) == (space == "core")
+
+
+def test_factors_from_the_file_are_what_peft_computes(tmp_path):
+    settings = {"alpha_pattern": {"up": 3}, "rank_pattern": {"line": 2, "embed": 5}, "use_rslora": True}
+    folder = zoo.write(tmp_path / "a", target_modules=["embed", "line", "up", "square"], **settings)
+    differences = zoo.differences(folder)
+    source = Source(load(folder), folder)
+    for site in ("embed", "line", "up", "square"):
+        b, a = source.factors(site)
+        expected = differences[f"{site}.weight"].double().flatten(1)
+        found = b @ a if site in ("line", "up") else (b @ a).T
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+
+
+def test_values_saved_whole_and_a_common_start(tmp_path):
+    base = zoo.save_base(tmp_path / "base")
+    folder = zoo.write(tmp_path / "a", target_modules=["up"], modules_to_save=["head"])
+    checked = fuse_checkpoints(base, [folder], tmp_path / "out").verified
+    assert (checked.compared, checked.read) == (3, 2)
+    save(tmp_path / "toy", toys.toy().state_dict(), config={})
+    g = torch.Generator().manual_seed(1)
+    start = {"up": LowRank(torch.randn(10, 2, generator=g), torch.randn(2, 6, generator=g), 1.0)}
+    for seed in (1, 2):
+        moved = LowRank(start["up"].b + 0.1 * seed, start["up"].a, 1.0)
+        Adapter({"up": moved}, Metadata(base=BaseInfo(model="toy")), None, start).save(tmp_path / f"s{seed}")
+    for method in ("task_arithmetic", "ties"):
+        folders = [tmp_path / "s1", tmp_path / "s2"]
+        checked = fuse_checkpoints(tmp_path / "toy", folders, tmp_path / method, method).verified
+        assert (checked.compared, checked.read) == (1, 1)
+
+
+def refused(root, words, *arguments, **options):
+    with pytest.raises(FusionError, match=words):
+        fuse_checkpoints(*arguments, root / "out", **options)
+    assert not (root / "out").exists()
+    assert not list(root.glob(".out*"))
+
+
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+@pytest.mark.parametrize("method", ["task_arithmetic", "ties", "iso_c"])
+@pytest.mark.parametrize(("name", "words"), [("up.weight", "not the base and its"), ("embed.weight", "no adapter")])
+def test_a_corrupt_file_is_an_error(tmp_path, monkeypatch, method, name, words, dtype):
+    base, folders = made(tmp_path)
+    write = Output.write
+
+    def corrupt(self, place, start, data):
+        if place.target.name == name:
+            data = bytearray(data)
+            data[-1] ^= 0x40  # of the exponent
+            data = memoryview(bytes(data))
+        write(self, place, start, data)
+
+    monkeypatch.setattr(Output, "write", corrupt)
+    refused(tmp_path, f"{words}.*{name}", base, folders, method=method, dtype=dtype)
+    assert fuse_checkpoints(base, folders, tmp_path / "out", method, dtype=dtype, verify=False).verified is None
+
+
+@pytest.mark.parametrize("factor", [1.001, -1.0])
+def test_a_wrong_product_is_an_error(tmp_path, monkeypatch, factor):
+    base, folders = made(tmp_path)
+    rows = onto.Added.rows
+    monkeypatch.setattr(onto.Added, "rows", lambda self, a, b: rows(self, a, b) * factor)
+    refused(tmp_path, "it is not the base and its adapters, got .* of its norm away", base, folders)
+
+
+def test_an_update_that_is_lost_is_an_error(tmp_path, monkeypatch):
+    base, folders = made(tmp_path)
+    monkeypatch.setattr("tangora.checkpoints.fuser.Fuser._weighted", lambda s, t, a, b, base, lane: base * 0)
+    refused(tmp_path, "it is not the base and its adapters", base, folders)
+
+
+def test_a_tensor_that_is_missing_is_an_error(tmp_path, monkeypatch):
+    base, folders = made(tmp_path)
+    monkeypatch.setattr("tangora.checkpoints.verified._written", lambda folder: {})
+    refused(tmp_path, "do not hold the tensors", base, folders)
+
+
+@pytest.mark.parametrize(("method", "sampled", "unknown"), [("task_arithmetic", 2, 0), ("ties", 2, 0), ("dare", 0, 1)])
+def test_large_tensors_are_sampled(tmp_path, monkeypatch, method, sampled, unknown):
+    monkeypatch.setattr(verified, "_ENTRIES", 32)
+    monkeypatch.setattr(verified, "_BLOCK", 8)
+    monkeypatch.setattr(verified, "_RUNS", 2)
+    base, folders = made(tmp_path)
+    merged = fuse_checkpoints(base, folders, tmp_path / "out", method)
+    assert (merged.verified.sampled, merged.verified.unknown) == (sampled, unknown)
+    (line,) = [line for line in merged_lines(merged, False) if line.startswith("verified")]
+    assert "tensors are the base's, bit for bit" in line
+    assert ("in sampled rows" in line) == bool(sampled)
+    assert ("were not computed anew" in line) == bool(unknown)
+    assert ("every entry up to its rounding" in line) == (method == "task_arithmetic")
+
+
+def test_checkpoints_have_no_adapters_to_be_compared_with(tmp_path):
+    base, _ = made(tmp_path)
+    model = save(tmp_path / "m", {k: v + 1 for k, v in read(base).items()}, config={"model_type": "toy"})
+    assert fuse_checkpoints(base, [model], tmp_path / "out").verified is None
