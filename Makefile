@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL = -m pip install --disable-pip-version-check $(PIP_FLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart setup setup-dev test check lint types coverage format peers bench-peers bench-fuse bench-sweep clean
+.PHONY: help quickstart setup setup-dev test check lint types coverage format peers bench-peers bench-fuse bench-sweep bench-explorer clean
 
 help:
 	@sed -n 's/^#  *make/make/p' Makefile
@@ -80,6 +80,10 @@ bench-fuse: setup bench-peers
 # Every subset and every λ of the paper's protocol on columns of tangent adapters, and a few by a forward pass.
 bench-sweep: setup
 	$(BIN)/python benchmarks/sweep.py $(ARGS)
+
+# The explorer's page in Chromium: its size, and how long a move of a slider takes.
+bench-explorer: setup-dev
+	$(BIN)/python benchmarks/explorer.py $(ARGS)
 
 clean:
 	rm -rf build dist htmlcov .coverage .coverage.json .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
-__all__ = ["BEGIN", "END", "LABELS", "Ratio", "goals", "ratio", "render", "replace_between", "section"]
+__all__ = ["BEGIN", "END", "LABELS", "Ratio", "goals", "ratio", "render", "replace_between", "section", "written"]
 
 BEGIN, END = "<!-- train_step:begin -->", "<!-- train_step:end -->"
 LABELS = {
@@ -70,6 +70,17 @@ def replace_between(text: str, body: str, begin_mark: str = BEGIN, end_mark: str
     if not begin or not end or begin_mark in rest or end_mark in after:
         raise ValueError(f"need {begin_mark} and, after it, {end_mark}, once each")
     return f"{before}{begin_mark}\n{body}\n{end_mark}{after}"
+
+
+def written(options: Any, measure: Callable[[Any], dict[str, Any]], table: Callable[[Any], str], *marks: str) -> None:
+    """Measure into ``options.result``, unless it is only to be rendered, and put the table into ``options.docs``."""
+    if not options.render:
+        options.result.parent.mkdir(parents=True, exist_ok=True)
+        options.result.write_text(json.dumps(measure(options), indent=1) + "\n", encoding="utf-8")
+        print(f"wrote {options.result}")
+    body = table(json.loads(options.result.read_text(encoding="utf-8")))
+    text = options.docs.read_text(encoding="utf-8")
+    options.docs.write_text(replace_between(text, body, *marks), encoding="utf-8")
 
 
 def section(results: dict[str, Any], name: str) -> str:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import os
 import random
 import tempfile
@@ -25,7 +24,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from step_table import _goal as goal
-from step_table import replace_between
+from step_table import written
 from step_worker import versions
 from train_step import _machine as machine
 from train_step import _source as source
@@ -45,14 +44,7 @@ TOLERANCE = 1e-4
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    options = _parser().parse_args(arguments)
-    if not options.render:
-        options.result.parent.mkdir(parents=True, exist_ok=True)
-        options.result.write_text(json.dumps(measure(options), indent=1) + "\n", encoding="utf-8")
-        print(f"wrote {options.result}")
-    body = table(json.loads(options.result.read_text(encoding="utf-8")))
-    text = options.docs.read_text(encoding="utf-8")
-    options.docs.write_text(replace_between(text, body, *MARKS), encoding="utf-8")
+    written(_parser().parse_args(arguments), measure, table, *MARKS)
 
 
 def _parser() -> argparse.ArgumentParser:

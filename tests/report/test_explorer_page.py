@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 
@@ -251,3 +252,24 @@ def test_metrics_that_are_not_a_mean_over_rows(browser, tmp_path):
     for vector in ([0.0, 0.0, 0.0], [0.3, 0.9, -0.4], [1.0, 0.2, 1.1]):
         page.evaluate(MOVE, [vector])
         agree(page, truth, vector)
+
+
+def test_a_whole_page_of_the_largest_size(browser, tmp_path):
+    """Seven tasks of 77 classes and 500 rows: what fills a page, and accuracies as Python has them all the same."""
+    classes = dict.fromkeys(NAMES, 77)
+    folder = make_run(tmp_path / "run", classes, {"validation": 500, "test": 500})
+    everything = {name: (torch.arange(500) % 77).tolist() for name in NAMES}
+    apart = {"mode": "tangent", "method": "lorahub", "selection": "validation", "subset": NAMES}
+    apart |= {"weights": {"layer": [0.5] * 7}, "predictions": {"validation": everything, "test": everything}}
+    (folder / "cache" / "predictions.json").write_text(json.dumps({"rows": [apart] * 9}))
+    built, truth = explorer.build(folder), Truth(folder)
+    assert 13e6 < built.stat().st_size < 15e6
+    page, heard = visit(browser, built)
+    settled(page)
+    generator = torch.Generator().manual_seed(2)
+    vectors = (2 * torch.rand(12, 7, generator=generator) - 0.5).mul(100).round().div(100).tolist()
+    for vector, texts in zip(vectors, page.evaluate(MOVE, vectors), strict=True):
+        differences = [number(t) - s for t, s in zip(texts, truth.scores("validation", vector), strict=True)]
+        assert abs(sum(differences)) / 7 <= 0.001
+        assert max(map(abs, differences)) <= 0.002 + 0.0005  # one row of 500, and the third digit
+    assert heard == [f"request: {built.as_uri()}"]
