@@ -5,6 +5,7 @@ from __future__ import annotations
 import peft
 import pytest
 import torch
+import torch.autograd.forward_ad as forward_ad
 from torch import nn
 from torch.func import functional_call, jvp
 
@@ -13,7 +14,7 @@ from tangora.adapter import Adapter
 from tangora.errors import ModelError
 from tangora.metadata import Metadata
 from tangora.tangent import TangentModel, expand_lora
-from tangora.tangent._dual import dual, expand
+from tangora.tangent._dual import dual, dual_numbers, expand
 from tangora.tangent.model import has_expansion
 from tangora.task_vector import Dense, LowRank
 
@@ -180,6 +181,37 @@ def test_half_precision_follows_single(folders: dict) -> None:
             mixed = KINDS["bert"][1](TangentModel(model.float(), update), x)
     for found in (half.float(), mixed.float()):
         assert float((found - exact).norm() / exact.norm()) < 0.05
+
+
+PRODUCTS = {
+    "both": lambda x, y: x * y,
+    "a column": lambda x, y: x * y[:, :1],
+    "a number": lambda x, y: 1.702 * x + y * 2,
+    "quick gelu": lambda x, y: y + x * torch.sigmoid(1.702 * x),
+    "named": lambda x, y: torch.mul(x, other=y),
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_products_are_derived_without_a_graph_of_the_tangent(name: str) -> None:
+    """Left to autograd, what it saves of a dual product would keep the tangents, and how they came about."""
+    generator = torch.Generator().manual_seed(0)
+    x, dx, y, dy = (torch.randn(3, 4, dtype=torch.float64, generator=generator) for _ in range(4))
+    function = PRODUCTS[name]
+    value, moved = jvp(function, (x, y), (dx, dy))
+    leaves = x.clone().requires_grad_(), y.clone().requires_grad_()
+    with dual_numbers():
+        found = function(*(dual(leaf, tangent) for leaf, tangent in zip(leaves, (dx, dy), strict=True)))
+        primal, tangent = forward_ad.unpack_dual(found)
+        assert primal.requires_grad
+        assert not tangent.requires_grad
+        torch.testing.assert_close(tangent, moved)
+    torch.testing.assert_close(primal, value)
+    primal.square().sum().backward()
+    again = x.clone().requires_grad_(), y.clone().requires_grad_()
+    function(*again).square().sum().backward()
+    for mine, theirs in zip(leaves, again, strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad)
 
 
 class Spectral(nn.Module):

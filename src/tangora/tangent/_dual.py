@@ -5,7 +5,8 @@ tangent came about, since tangents are computed from primals that require a grad
 graph here (the gradient of a linear model is taken at φ₀), and it would double the memory of a step. The operators
 that hold nearly all of a transformer's work therefore have a rule here, which computes the primal as ever and the
 tangent without a graph, by the fused kernels; every other operator goes PyTorch's own way, and its graph is cut off at
-the next rule.
+the next rule. What autograd saves of a dual tensor keeps its tangent until the block ends, so products, of which it
+saves both sides, have a rule as well.
 
 Attention is among them because the fused kernels have no forward derivative: its primal stays fused, and
 
@@ -154,6 +155,24 @@ def _gelu(x: Tensor, approximate: str = "none") -> Tensor:
     return dual(F.gelu(x, approximate=approximate), tangent)
 
 
+def _sigmoid(x: Tensor) -> Tensor:
+    x, dx = parts(x)
+    primal = torch.sigmoid(x)
+    with torch.no_grad():
+        tangent = None if dx is None else torch.ops.aten.sigmoid_backward(dx, primal.detach())
+    return dual(primal, tangent)
+
+
+def _multiply(x: Tensor | float, other: Tensor | float) -> Tensor:
+    (x, dx), (y, dy) = (parts(v) if isinstance(v, Tensor) else (v, None) for v in (x, other))
+    primal = torch.mul(x, y)
+    with torch.no_grad():
+        tangent = None if dx is None else dx * y
+        if dy is not None:
+            tangent = _sum(tangent, x * dy)
+    return dual(primal, tangent)
+
+
 def _softmax(x: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Tensor:
     """Its Jacobian is symmetric as well."""
     x, dx = parts(x)
@@ -223,6 +242,9 @@ RULES: dict[Any, Callable[..., Tensor]] = {
     F.linear: _linear,
     F.layer_norm: _layer_norm,
     F.gelu: _gelu,
+    torch.sigmoid: _sigmoid,
+    torch.mul: _multiply,
+    Tensor.mul: _multiply,
     F.softmax: _softmax,
     F.scaled_dot_product_attention: _attention,
 }
