@@ -7,22 +7,25 @@ fixed place in a fixed file, and threads write blocks wherever they are ready, i
 where any tensor is float64) and s those of a number in the files::
 
     resident before the first block   (Python, torch; measured)
-    + 64 MiB, without torch 16 MiB    what libraries load when they first compute
-    + W · b · ((T + 2)·s + (T + 6)·c)  each thread's buffers, and the method's temporaries
+    + 64 MiB, without torch 8 MiB     what libraries load when they first compute
+    + W · b · ((T + 2)·s + (T + 6)·c)  each thread's buffers, and the method's temporaries; of a linear one 6·c
     + (W + 1) · T · 10 MiB            a method with cutoffs: histograms, and entries waiting to be counted
     + W · T · 12 MiB                  a random method: its uniform numbers, 2²⁰ at a time
-    + W · n · (3·T + 6)·c             a method that needs whole tensors: n numbers in the largest
+    + W · n · (p·T + q)·c             a method that needs whole tensors: n numbers in the largest; it declares p and q,
+                                      3 and 6 unless it keeps several decompositions (6 and 10)
 
 Nothing in it grows with the number of tensors, layers or shards, nor, but for the last line, with their size.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import resource
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from tangora._io import digest
 from tangora._uniforms import CHUNK
@@ -138,14 +141,15 @@ class Plan:
         tasks = max((len(p.target.parts) for p in self.places), default=0)
         stored, wide = self.itemsize, 8 if self.wide else 4
         largest = max((p.target.entries for p in self.places if p.target.fused), default=0)
-        whole = method.granularity != "element" and method.cutoff is None
+        rows = 6 if method.linear else tasks + 6
+        whole, (per_task, once) = method.granularity != "element" and method.cutoff is None, method.copies
         return Memory(
             before=_resident(),
-            libraries=(64 if "torch" in sys.modules else 16) * _MIB,
-            buffers=threads * self.widest * ((tasks + 2) * stored + (tasks + 6) * wide),
+            libraries=(64 if "torch" in sys.modules else 8) * _MIB,
+            buffers=threads * self.widest * ((tasks + 2) * stored + rows * wide),
             cutoffs=(threads + 1) * tasks * 10 * _MIB if method.cutoff else 0,
             uniforms=threads * tasks * 12 * _MIB if method.random else 0,
-            whole=threads * largest * (3 * tasks + 6) * wide if whole else 0,
+            whole=threads * largest * (per_task * tasks + once) * wide if whole else 0,
         )
 
 
@@ -157,6 +161,9 @@ def max_itemsize(target: Target) -> int:
 
 def _resident() -> int:
     """The peak resident set of this process so far, in bytes."""
+    with contextlib.suppress(OSError, StopIteration):  # getrusage counts what the parent had when it started us
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith("VmHWM:")).split()[1])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

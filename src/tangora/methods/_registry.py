@@ -64,6 +64,7 @@ class Method:
         by_rows: every row of the result is a linear function of that row of the updates, the same for all rows, so that
             low-rank updates stay low-rank: the method is applied to their factors A.
         rule: of a linear method: cₜ from one weight per task, in closed form.
+        copies: ``(p, q)``: of T tensors of n entries, a call holds at most ``(p·T + q)·n`` numbers at once.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Method:
     by_rows: bool = False
     rule: Callable[..., Sequence[float]] | None = None
     additive: bool = True
+    copies: tuple[int, int] = (3, 6)
 
     def __call__(self, deltas: Tensor, **arguments: Any) -> Tensor:
         """The function itself: ``method(deltas, weights=..., density=...)``."""
@@ -163,6 +165,7 @@ def fusion_method(
     by_rows: bool = False,
     rule: Callable[..., Sequence[float]] | None = None,
     additive: bool = True,
+    copies: tuple[int, int] = (3, 6),
 ) -> Callable[[_Function], _Function]:
     """Register a fusion method; the function itself is returned unchanged.
 
@@ -215,6 +218,7 @@ def fusion_method(
             by_rows=by_rows,
             rule=rule,
             additive=additive,
+            copies=copies,
         )
         return function
 
@@ -262,17 +266,12 @@ def _load_entry_points() -> None:
         try:
             entry.load()
         except Exception as cause:  # whatever a stranger's import raises
-            raise FusionError(
-                f"the fusion method {entry.name!r} cannot be loaded ({type(cause).__name__}: {cause})",
-                where=f"entry point {label}",
-                fix=f"update or uninstall {package}",
-            ) from cause
+            what = f"the fusion method {entry.name!r} cannot be loaded ({type(cause).__name__}: {cause})"
+            fix = f"update or uninstall {package}"
+            raise FusionError(what, where=f"entry point {label}", fix=fix) from cause
         if entry.name not in _METHODS:
-            raise FusionError(
-                f"loading it registers no fusion method {entry.name!r}",
-                where=f"entry point {label}",
-                fix="name the entry point as its @fusion_method",
-            )
+            what, fix = f"loading it registers no fusion method {entry.name!r}", "name it as its @fusion_method"
+            raise FusionError(what, where=f"entry point {label}", fix=fix)
         _LOADED.add(label)
 
 

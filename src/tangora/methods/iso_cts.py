@@ -21,6 +21,7 @@ COMMON = Limit(low=0, high=1, fix="give the fraction of directions that are comm
     granularity="tensor",
     reference="arXiv:2502.04959",
     default_weight=1.0,
+    copies=(6, 10),
     limits={"common": COMMON},
     additive=False,
 )

@@ -18,7 +18,12 @@ _EQUAL = 1 - 1e-5  # the Vₜ have entries of one magnitude by their nature: rou
 
 
 @fusion_method(
-    "knots", granularity="tensor", reference="arXiv:2410.19735", default_weight=1.0, limits={"density": DENSITY}
+    "knots",
+    granularity="tensor",
+    reference="arXiv:2410.19735",
+    default_weight=1.0,
+    limits={"density": DENSITY},
+    copies=(6, 10),
 )
 def knots(
     deltas: Float[Tensor, "tasks *param"], *, weights: Float[Tensor, "tasks *#param"], density: float = 0.2
