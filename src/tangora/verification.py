@@ -13,7 +13,8 @@ identity
     What peft loads from the parents' own files, against what Tangora read: a merge of one is that one. Of parents
     with equal configurations and shapes, which are read the same way, one is loaded.
 gauge
-    The smallest site fused again from parents whose factors are written otherwise, ``A → G A, B → B G⁻¹``.
+    The smallest site fused in float64 from the parents, and from the same whose factors are written otherwise,
+    ``A → G A, B → B G⁻¹``.
 
 The bound for random vectors: for a matrix D and X of k columns with independent entries from N(0, 1),
 ``P(‖D X‖² ≤ δ k ‖D‖²) ≤ (δ e^{1−δ})^{k/2}``. By Chernoff: with the squared singular values λᵢ of D, of sum 1,
@@ -227,13 +228,13 @@ def _smallest(adapters: Sequence[Adapter]) -> str | None:
 
 
 def _only(adapter: Adapter, site: str, seed: int | None) -> Adapter:
-    """The adapter with that site alone; with a seed, its factors written in another basis."""
+    """The adapter with that site alone, in float64; with a seed, its factors written in another basis."""
     update = adapter.updates[site]
     assert isinstance(update, LowRank)
+    update = LowRank(update.b.double(), update.a.double(), update.scaling)
     if seed is not None:
         generator = torch.Generator().manual_seed(seed_of("gauge", seed))
         q, _ = torch.linalg.qr(torch.randn(update.rank, update.rank, dtype=torch.float64, generator=generator))
         d = 2.0 ** torch.arange(update.rank, dtype=torch.float64).remainder(3).sub(1)
-        b, a = (update.b.double() @ q.T) / d, d[:, None] * (q @ update.a.double())
-        update = LowRank(b.to(update.b.dtype), a.to(update.a.dtype), update.scaling)
+        update = LowRank((update.b @ q.T) / d, d[:, None] * (q @ update.a), update.scaling)
     return replace(adapter, updates={site: update}, initial=None, whole={}, heads={})

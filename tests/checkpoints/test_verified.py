@@ -120,12 +120,12 @@ def test_a_corrupt_file_is_an_error(tmp_path, monkeypatch, method, name, words, 
     assert fuse_checkpoints(base, folders, tmp_path / "out", method, dtype=dtype, verify=False).verified is None
 
 
-@pytest.mark.parametrize("factor", [1.001, -1.0])
-def test_a_wrong_product_is_an_error(tmp_path, monkeypatch, factor):
+@pytest.mark.parametrize(("method", "factor"), [("average", 1.001), ("average", -1.0), ("knots", 1.05), ("ties", 1.05)])
+def test_a_wrong_product_is_an_error(tmp_path, monkeypatch, method, factor):
     base, folders = made(tmp_path)
     rows = onto.Added.rows
     monkeypatch.setattr(onto.Added, "rows", lambda self, a, b: rows(self, a, b) * factor)
-    refused(tmp_path, "it is not the base and its adapters, got .* of its norm away", base, folders)
+    refused(tmp_path, "it is not the base and its adapters, got .* of its norm away", base, folders, method=method)
 
 
 def test_an_update_that_is_lost_is_an_error(tmp_path, monkeypatch):
@@ -138,6 +138,19 @@ def test_a_tensor_that_is_missing_is_an_error(tmp_path, monkeypatch):
     base, folders = made(tmp_path)
     monkeypatch.setattr("tangora.checkpoints.verified._written", lambda folder: {})
     refused(tmp_path, "do not hold the tensors", base, folders)
+
+
+def test_an_entry_that_a_rounding_moves_across_a_threshold_is_no_error(tmp_path):
+    """Entry (0, 0) is 1 + 2⁻³⁰ and −1: in float32 nothing is elected there, and it is a tenth of the norm."""
+    base = save(tmp_path / "base", {"up.weight": torch.ones(12, 12)}, config={"model_type": "toy"})
+    g = torch.Generator().manual_seed(0)
+    for name, first in (("a1", [1.0, 2.0**-15]), ("a2", [-1.0, 0.0])):
+        b, a = torch.randn(12, 2, generator=g), torch.randn(2, 12, generator=g)
+        b[0], a[:, 0] = torch.tensor(first), torch.tensor([1.0, 2.0**-15])
+        Adapter({"up": LowRank(b, a)}, Metadata(base=BaseInfo(model="toy"))).save(tmp_path / name)
+    folders = [tmp_path / "a1", tmp_path / "a2"]
+    assert fuse_checkpoints(base, folders, tmp_path / "out", "ties", density=1.0).verified.compared == 1
+    assert abs(read(tmp_path / "out")["up.weight"][0, 0] - 1.0) < 1e-6
 
 
 @pytest.mark.parametrize(("method", "sampled", "unknown"), [("task_arithmetic", 2, 0), ("ties", 2, 0), ("dare", 0, 1)])
