@@ -90,6 +90,8 @@ def test_the_default_rate_of_what_is_trained_is_written_out(path):
         ("base.family=text", r"'image-zero-shot'.*got 'text' at base\.family"),
         ("lora.r=true", r"a number, not true or false.*at lora\.r"),
         ("training.learning_rate=yes", r"a number, not true or false.*at training\.learning_rate"),
+        ("lora.alpha_pattern.query=true", r"a number, not true or false.*at lora\.alpha_pattern"),
+        ("fusion.subsets.sizes=[true, 2]", r"a number, not true or false.*at fusion\.subsets\.sizes"),
         (
             "fusion.methods=[{method: ties, sizes: [9]}]",
             r"for subsets of \[9\] tasks, and there are those of \[2\]",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
@@ -35,11 +37,20 @@ class Frozen(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _yes_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        kind = cls.model_fields[str(info.field_name)].annotation
-        kinds = get_args(kind) or (kind,)
-        if isinstance(value, bool) and bool not in kinds and (int in kinds or float in kinds):
+        kinds = list(_kinds(cls.model_fields[str(info.field_name)].annotation))
+        if bool not in kinds and (int in kinds or float in kinds) and any(isinstance(v, bool) for v in _values(value)):
             raise ValueError("a number, not true or false")
         return value
+
+
+def _kinds(annotation: Any) -> Iterator[Any]:
+    """What a field's values may be, those in its lists and tables with them."""
+    parts = get_args(annotation)
+    yield from itertools.chain.from_iterable(map(_kinds, parts)) if parts else [annotation]
+
+
+def _values(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else [value]
 
 
 class LoraSettings(Frozen):
