@@ -68,8 +68,10 @@ def measure(rounds: int, layers: int) -> dict[str, Any]:
     found |= {"layers": {"tangora": layers, "peft": PEER_LAYERS}, "works": {}}
     with tempfile.TemporaryDirectory() as scratch:
         folders = {"tangora": Path(scratch, "all"), "peft": Path(scratch, "two")}
-        make(folders["tangora"], layers)
-        make(folders["peft"], PEER_LAYERS)
+        for folder, count in ((folders["tangora"], layers), (folders["peft"], PEER_LAYERS)):
+            # elsewhere: a child's peak begins at what its parent took
+            call = "import fuse_adapters, pathlib, sys; fuse_adapters.make(pathlib.Path(sys.argv[1]), int(sys.argv[2]))"
+            subprocess.run([sys.executable, "-c", call, str(folder), str(count)], check=True, cwd=HERE)
         for work in WORKS:
             samples: dict[str, list[dict[str, float]]] = {"tangora": [], "peft": [], "process": []}
             for _ in range(rounds):
