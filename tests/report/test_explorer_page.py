@@ -187,6 +187,7 @@ def test_the_planes(browser, seven):
     plane = page.locator("#error-plane")
     side = plane.bounding_box()["width"] / 360  # the drawing has 300 of 360 units, from (46, 8) on
     plane.click(position={"x": side * (46 + 300 * 18.5 / 21), "y": side * (8 + 300 * 2.5 / 21)})
+    settled(page)
     clicked = [page.get_by_role("slider", name=f"λ of {name}").input_value() for name in ("snips", "banking77")]
     assert clicked == ["1.3", "1.3"]
 
