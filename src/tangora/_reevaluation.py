@@ -2,7 +2,7 @@
 
     parents -> dense updates of a site, in float64 -> the method -> E;    the files -> peft -> P;    ‖P − E‖ / ‖E‖
 
-Neither the engine, its threads and its factors, nor truncation have a part in it. Where the result was cut, the
+Neither the engine and its factors nor truncation have a part in it. Where the result was cut, the
 difference must be the error that was told, and that one the smallest that its rank allows (Eckart-Young). Sites are
 taken in an order drawn from their names, as long as they fit into 2²⁴ numbers of all tasks, at most four.
 

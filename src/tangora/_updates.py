@@ -236,8 +236,9 @@ def _groups(terms: Iterable[_Term]) -> list[list[_Term]]:
     shared: dict[int, int] = {}  # group -> which part its terms share, once there are two
     known: tuple[dict[Any, list[int]], ...] = ({}, {})  # of each part: first row -> groups whose first term has it
     for factor, pair in terms:
-        if groups and (first := groups[-1][0][1])[_A] is pair[_A] and shared.setdefault(len(groups) - 1, _A) == _A:
-            groups[-1].append((factor, (pair[_B], first[_A])))
+        last = len(groups) - 1
+        if groups and groups[last][0][1][_A] is pair[_A] and shared.setdefault(last, _A) == _A:
+            groups[last].append((factor, pair))  # one object, as read from files: no look at its rows
             continue
         keys = {part: _first_row(pair[part]) for part in (_A, _B)}
         for part, key in keys.items():

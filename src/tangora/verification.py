@@ -131,16 +131,17 @@ def verify(adapter: Adapter, folder: Path, parents: Sequence[Parent] = ()) -> Ve
     if not worst <= TOLERANCE:
         fix = "report it, with the adapters' configurations; --no-verify writes it all the same"
         raise AdapterError(f"stock peft computes another update, by {worst:.1e} of its norm", where=where, fix=fix)
-    nonlinear = info is not None and bool(parents) and coefficients is None
-    again = evaluate_again(info, [p.adapter for p in parents], read) if info is not None and nonlinear else (0, None)
+    again, again_error = 0, None
+    if info is not None and parents and coefficients is None:
+        again, again_error = evaluate_again(info, [p.adapter for p in parents], read)
     return Verification(
         sites=len(adapter.updates),
         probed=probed,
         error=worst,
         site=where,
         reference="result" if coefficients is None else "parents",
-        again=again[0],
-        again_error=again[1],
+        again=again,
+        again_error=again_error,
         identity=_identity(parents),
         gauge=_gauge(info, parents) if info is not None else None,
         seconds=time.perf_counter() - begun,
