@@ -151,7 +151,7 @@ def _lora_frozen_a(network: Any) -> nn.Module:
 
 
 def _l_lora(network: Any) -> nn.Module:
-    from tangora.linearize import linearize
+    from tangora.tangent.linearization import linearize
 
     linearize(network.backbone)
     return network

@@ -32,7 +32,7 @@ from train_step import _source as source
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tangora.adapter import Adapter
+    from tangora.adapters.adapter import Adapter
     from tangora.tangent import Columns
     from tangora.tasks import Base, Task
 

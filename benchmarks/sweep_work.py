@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from step_models import BERT_TINY, MINILM
 from torch import Tensor
 
-from tangora import initial
-from tangora.adapter import Adapter, Metadata
-from tangora.recipe import BaseConfig, SubsetConfig
-from tangora.subsets import choose_subsets
+from tangora.adapters import initial
+from tangora.adapters.adapter import Adapter, Metadata
+from tangora.config.recipe import BaseConfig, SubsetConfig
+from tangora.runs.subsets import choose_subsets
 from tangora.tangent import Columns, TangentTaskModel, direction_of
-from tangora.task_vector import LowRank, TaskVector
 from tangora.tasks import Base, Task
 from tangora.tasks.values import Split, evaluating
+from tangora.updates.task_vector import LowRank, TaskVector
 
 __all__ = ["WORKS", "Work", "accuracies", "candidates", "forward_logits", "make_base", "make_experts", "make_task"]
 

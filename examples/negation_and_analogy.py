@@ -23,10 +23,10 @@ from pathlib import Path
 import numpy as np
 
 import tangora
-from tangora.adapter import Adapter
-from tangora.evaluate import Evaluator
+from tangora.adapters.adapter import Adapter
+from tangora.config.recipe import BaseConfig, FinetuneConfig, LoraSettings, TaskConfig, TrainingSettings
+from tangora.evaluation.evaluator import Evaluator
 from tangora.quickstart import data as pictures
-from tangora.recipe import BaseConfig, FinetuneConfig, LoraSettings, TaskConfig, TrainingSettings
 from tangora.tasks import Base, Task, load_base, load_task
 
 TEMPLATES = ["a photo of a {}", "a picture of a {}"]

@@ -21,8 +21,8 @@ from typing import Any
 import frontier
 
 import tangora
-from tangora._bars import Bars
-from tangora.recipe import load_recipe
+from tangora.cli.bars import Bars
+from tangora.config.recipe import load_recipe
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE, TANGENT = DOCS / "text7.md", DOCS / "tangent.md"

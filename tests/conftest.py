@@ -87,7 +87,7 @@ def minilm() -> Path:
 @pytest.fixture(scope="session")
 def text_base(tiny_bert):
     """A loaded text-zero-shot base; shared, so leave its weights as they are."""
-    from tangora.recipe import BaseConfig
+    from tangora.config.recipe import BaseConfig
     from tangora.tasks import load_base
 
     return load_base(BaseConfig(family="text-zero-shot", model=str(tiny_bert)))
@@ -96,7 +96,7 @@ def text_base(tiny_bert):
 @pytest.fixture(scope="session")
 def image_base(tiny_clip):
     """A loaded image-zero-shot base; shared, so leave its weights as they are."""
-    from tangora.recipe import BaseConfig
+    from tangora.config.recipe import BaseConfig
     from tangora.tasks import load_base
 
     return load_base(BaseConfig(family="image-zero-shot", model=str(tiny_clip)))
@@ -105,7 +105,7 @@ def image_base(tiny_clip):
 @pytest.fixture(scope="session")
 def answer_base(tiny_t5):
     """A loaded text-to-text base; shared, so leave its weights as they are."""
-    from tangora.recipe import BaseConfig
+    from tangora.config.recipe import BaseConfig
     from tangora.tasks import load_base
 
     return load_base(BaseConfig(family="text-to-text", model=str(tiny_t5), max_new_tokens=5))
@@ -114,7 +114,7 @@ def answer_base(tiny_t5):
 @pytest.fixture(scope="session")
 def text_task(text_base, text_data):
     """The color words as a text-zero-shot task of 3 classes."""
-    from tangora.recipe import TaskConfig
+    from tangora.config.recipe import TaskConfig
     from tangora.tasks import load_task
 
     files = {split: str(text_data / f"{split}.parquet") for split in ("train", "test")}
@@ -125,7 +125,7 @@ def text_task(text_base, text_data):
 @pytest.fixture(scope="session")
 def image_task(image_base, image_data):
     """The color patches as an image-zero-shot task of 3 classes."""
-    from tangora.recipe import TaskConfig
+    from tangora.config.recipe import TaskConfig
     from tangora.tasks import load_task
 
     files = {split: str(image_data / f"{split}.npz") for split in ("train", "test")}
@@ -143,7 +143,7 @@ def image_task(image_base, image_data):
 @pytest.fixture(scope="session")
 def answer_task(answer_base, text_data):
     """The color words as a text-to-text task."""
-    from tangora.recipe import TaskConfig
+    from tangora.config.recipe import TaskConfig
     from tangora.tasks import load_task
 
     files = {split: str(text_data / f"{split}.jsonl") for split in ("train", "test")}

@@ -11,11 +11,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT.parent / "benchmarks"))
-sys.path.insert(0, str(ROOT / "checkpoints"))
 
 import fuse as benchmark  # noqa: E402
 import fuse_table  # noqa: E402
 import fuse_work  # noqa: E402
+
 from folders import family  # noqa: E402
 
 MIB = 2**20

@@ -22,12 +22,12 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 import toys
-from tangora.adapter import load
+from tangora.adapters.adapter import load
+from tangora.adapters.formats.lora import settings as peft_settings
 from tangora.checkpoints import fuse_checkpoints
-from tangora.checkpoints.header import ITEMSIZE, read_header
-from tangora.checkpoints.reader import open_checkpoint
 from tangora.errors import AdapterError, TangoraError
-from tangora.peft_files import settings as peft_settings
+from tangora.storage.checkpoint import open_checkpoint
+from tangora.storage.header import ITEMSIZE, read_header
 
 NUMBERS = st.integers(-(2**70), 2**70) | st.floats() | st.integers(0, 9)
 TEXTS = st.text(max_size=8) | st.sampled_from(["up", "up(", "(a+)+", "../x", "\0", "\ud800", "LORA", "all", "pissa"])

@@ -79,7 +79,7 @@ def test_the_map_names_files_that_exist():
 
 @pytest.mark.parametrize("document", [README, *[p.read_text() for p in (ROOT / "docs").glob("*.md")]])
 def test_recipes_that_are_named_exist(document):
-    from tangora.recipe import bundled_recipes
+    from tangora.config.recipe import bundled_recipes
 
     for name in re.findall(r"tangora (?:run|finetune) ([a-z0-9-]+)(?![\w./-])", document):
         assert name in bundled_recipes(), name

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from tangora.adapter import Adapter
-from tangora.metadata import BaseInfo, Metadata
-from tangora.task_vector import LowRank
+from tangora.adapters.adapter import Adapter
+from tangora.adapters.metadata import BaseInfo, Metadata
+from tangora.updates.task_vector import LowRank
 
 
 class Toy(nn.Module):

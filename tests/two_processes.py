@@ -5,8 +5,8 @@ import os
 import sys
 from pathlib import Path
 
-from tangora.finetune import finetune
-from tangora.recipe import BaseConfig, FinetuneConfig, LoraSettings, Source, TaskConfig, TrainingSettings
+from tangora.config.recipe import BaseConfig, FinetuneConfig, LoraSettings, Source, TaskConfig, TrainingSettings
+from tangora.modes.finetuning import finetune
 from tangora.tasks import load_base, load_task
 
 

@@ -12,25 +12,23 @@ Names are imported when they are first used, so that ``import tangora`` costs no
 
 from __future__ import annotations
 
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tangora.adapter import Adapter, load
+    from tangora.adapters.adapter import Adapter, load
     from tangora.checkpoints import fuse_checkpoints
-    from tangora.collect import collect_statistics
-    from tangora.distill import distill
+    from tangora.config.recipe import load_recipe
     from tangora.errors import TangoraError
-    from tangora.finetune import finetune
-    from tangora.fuse import fuse
-    from tangora.linearize import linearize
-    from tangora.load_model import load_model
+    from tangora.evaluation.collection import collect_statistics
+    from tangora.fusion.fusion import fuse
     from tangora.methods import methods
-    from tangora.recipe import load_recipe
-    from tangora.run import run
+    from tangora.modes.distillation import distill
+    from tangora.modes.finetuning import finetune
+    from tangora.modes.loading import load_model
+    from tangora.runs.runner import run
     from tangora.tangent import TangentModel
-    from tangora.task_vector import TaskVector
+    from tangora.tangent.linearization import linearize
+    from tangora.updates.task_vector import TaskVector
 
 __all__ = [
     "Adapter",
@@ -51,20 +49,20 @@ __all__ = [
 ]
 
 _HOME = {
-    "Adapter": "adapter",
+    "Adapter": "adapters.adapter",
     "TangentModel": "tangent",
     "TangoraError": "errors",
-    "TaskVector": "task_vector",
-    "collect_statistics": "collect",
-    "distill": "distill",
-    "finetune": "finetune",
-    "fuse": "fuse",
+    "TaskVector": "updates.task_vector",
+    "collect_statistics": "evaluation.collection",
+    "distill": "modes.distillation",
+    "finetune": "modes.finetuning",
+    "fuse": "fusion.fusion",
     "fuse_checkpoints": "checkpoints",
-    "linearize": "linearize",
-    "load": "adapter",
-    "load_model": "load_model",
-    "load_recipe": "recipe",
-    "run": "run",
+    "linearize": "tangent.linearization",
+    "load": "adapters.adapter",
+    "load_model": "modes.loading",
+    "load_recipe": "config.recipe",
+    "run": "runs.runner",
 }
 
 
@@ -80,14 +78,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
-
-
-class _Package(ModuleType):
-    """Keeps ``tangora.fuse`` the function: importing the submodule of that name would bind the module in its place."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name not in _HOME or not isinstance(value, ModuleType):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

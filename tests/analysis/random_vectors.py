@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from tangora.task_vector import Dense, LowRank, TaskVector
+from tangora.updates.task_vector import Dense, LowRank, TaskVector
 
 
 def vectors(count: int = 4, seed: int = 0) -> list[TaskVector]:

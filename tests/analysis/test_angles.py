@@ -9,7 +9,7 @@ from random_vectors import vectors
 
 from tangora.analysis import principal_angles, subspace_overlap
 from tangora.errors import FusionError
-from tangora.task_vector import Dense, LowRank, TaskVector
+from tangora.updates.task_vector import Dense, LowRank, TaskVector
 
 
 def normal(*shape: int, seed: int) -> torch.Tensor:

@@ -6,7 +6,7 @@ from random_vectors import dense, vectors
 
 from tangora.analysis import cosine_matrix, sign_conflict, subspace_overlap
 from tangora.errors import FusionError
-from tangora.task_vector import Dense, LowRank, TaskVector
+from tangora.updates.task_vector import Dense, LowRank, TaskVector
 
 
 def test_cosine_equals_that_of_dense_vectors():

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from tangora.analysis import disentanglement_error, grid, joint_loss, over_unit_square, survey
 from tangora.errors import RecipeError
-from tangora.evaluate import Result
+from tangora.evaluation.evaluator import Result
 
 GRID = grid(3, 1.0)
 

@@ -6,7 +6,7 @@ import torch
 from random_vectors import dense, vectors
 
 from tangora.analysis import cosine_matrix, sign_conflict, signs
-from tangora.task_vector import Dense, LowRank, TaskVector
+from tangora.updates.task_vector import Dense, LowRank, TaskVector
 
 
 def oracle(x: np.ndarray, y: np.ndarray, *, weighted: bool) -> float:

@@ -88,7 +88,7 @@ BITS = ["task_arithmetic", "ties", "ties_per_tensor", "dare", "dare_ties"]
 
 @pytest.mark.parametrize("method", BITS)
 def test_neither_threads_nor_blocks_nor_shards_change_a_bit(tmp_path, monkeypatch, method):
-    for module in ("tangora._uniforms", "tangora.checkpoints.fuser", "tangora.checkpoints.plan"):
+    for module in ("tangora.fusion.uniforms", "tangora.checkpoints.fuser", "tangora.checkpoints.plan"):
         monkeypatch.setattr(f"{module}.CHUNK", 100)
     monkeypatch.setattr("tangora.checkpoints.steps._SAMPLES", {"tensor": 64, "model": 64})
     monkeypatch.setattr("tangora.checkpoints.steps._PIECE", 4)

@@ -12,8 +12,8 @@ import torch
 from folders import save, tuned
 
 from tangora.checkpoints.align import Target
-from tangora.checkpoints.header import Stored
 from tangora.checkpoints.plan import chunks, make_plan
+from tangora.storage.header import Stored
 
 
 def target(name, shape=(4,), dtype="BF16", path="x"):

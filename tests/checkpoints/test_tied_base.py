@@ -23,10 +23,10 @@ from transformers import (
 )
 
 import zoo
-from tangora._fusable import fusable
 from tangora.checkpoints import fuse_checkpoints
 from tangora.errors import FusionError
-from tangora.inspection import inspect
+from tangora.inspection.folders import inspect
+from tangora.inspection.fusable import fusable
 
 IDS = torch.tensor([[1, 2, 3, 4]])
 SHAPE = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -101,7 +101,7 @@ def test_several_adapters_of_either_end(tmp_path):
 
 
 def in_one(folder):
-    from tangora.adapter import load
+    from tangora.adapters.adapter import load
 
     ((site, update),) = load(folder).updates.items()
     return update.dense().T if site.endswith("embed_tokens") else update.dense()

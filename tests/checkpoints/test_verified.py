@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
-from folders import read, save
 
 import toys
 import zoo
-from tangora._full import merged_lines
-from tangora.adapter import Adapter, load
-from tangora.checkpoints import fuse_checkpoints, onto, verified
+from folders import read, save
+from tangora.adapters.adapter import Adapter, load
+from tangora.adapters.metadata import BaseInfo, Metadata
+from tangora.checkpoints import fuse_checkpoints, onto_base, verified
 from tangora.checkpoints.output import Output
 from tangora.checkpoints.sources import Source
+from tangora.cli.fuse_full import merged_lines
 from tangora.errors import FusionError
-from tangora.metadata import BaseInfo, Metadata
 from tangora.methods import get, methods
-from tangora.task_vector import LowRank
+from tangora.updates.task_vector import LowRank
 
 DELTA = [m.name for m in methods().values() if m.statistics is None and (m.granularity != "model" or m.cutoff)]
 
@@ -123,8 +123,8 @@ def test_a_corrupt_file_is_an_error(tmp_path, monkeypatch, method, name, words, 
 @pytest.mark.parametrize(("method", "factor"), [("average", 1.001), ("average", -1.0), ("knots", 1.05), ("ties", 1.05)])
 def test_a_wrong_product_is_an_error(tmp_path, monkeypatch, method, factor):
     base, folders = made(tmp_path)
-    rows = onto.Added.rows
-    monkeypatch.setattr(onto.Added, "rows", lambda self, a, b: rows(self, a, b) * factor)
+    rows = onto_base.Added.rows
+    monkeypatch.setattr(onto_base.Added, "rows", lambda self, a, b: rows(self, a, b) * factor)
     refused(tmp_path, "it is not the base and its adapters, got .* of its norm away", base, folders, method=method)
 
 

@@ -6,17 +6,17 @@ import pytest
 import torch
 
 import toys
-from tangora.adapter import Adapter
+from tangora.adapters.adapter import Adapter
+from tangora.adapters.metadata import BaseInfo, Metadata
 from tangora.coefficients.descend import adamerging, learned
 from tangora.coefficients.forward import ForwardLogits
 from tangora.coefficients.found import as_weights
+from tangora.config.recipe import BaseConfig, TaskConfig
 from tangora.errors import DataError, FusionError
-from tangora.evaluate import evaluate
-from tangora.fuse import fuse
-from tangora.metadata import BaseInfo, Metadata
-from tangora.recipe import BaseConfig, TaskConfig
-from tangora.task_vector import Dense, LowRank
+from tangora.evaluation.evaluator import evaluate
+from tangora.fusion.fusion import fuse
 from tangora.tasks import load_base, load_task
+from tangora.updates.task_vector import Dense, LowRank
 
 SHAPES = {f"encoder.layer.{i}.attention.self.{k}": (32, 32) for i in range(2) for k in ("query", "value")}
 EMBEDDING = "embeddings.word_embeddings"

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from synthetic import COLUMNS
 
-from tangora.recipe import Recipe
+from tangora.config.recipe import Recipe
 from tangora.tangent.columns import Columns
 
 CLASSES = {"sst2": 2, "trec6": 6, "ag_news": 4, "tweet_emotion": 4, "snips": 7, "banking77": 77, "sms_spam": 2}

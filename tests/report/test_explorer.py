@@ -15,9 +15,9 @@ from explorer_run import CLASSES, make_run, weights
 from test_page import bare_run
 from typer.testing import CliRunner
 
-from tangora import cli
+from tangora.cli import commands as cli
+from tangora.config.recipe import load_recipe
 from tangora.errors import DataError, RecipeError
-from tangora.recipe import load_recipe
 from tangora.report import _examples, _pack, explorer, html
 from tangora.report.data import read_run
 from tangora.report.summary import Summary
@@ -153,7 +153,7 @@ def test_examples_that_have_changed_are_numbers(small):
 
 
 def test_pictures_are_small_and_end_with_the_budget(image_data):
-    from tangora.recipe import TaskConfig
+    from tangora.config.recipe import TaskConfig
     from tangora.tasks.load import read_parts
 
     files = {split: str(image_data / f"{split}.npz") for split in ("train", "test")}

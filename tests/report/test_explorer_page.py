@@ -12,8 +12,8 @@ from chromium import visit
 from explorer_run import CLASSES, make_run, weights
 from typer.main import get_command
 
-from tangora import cli
-from tangora._terminal import parse_weights
+from tangora.cli import commands as cli
+from tangora.cli.terminal import parse_weights
 from tangora.report import explorer
 from tangora.tangent.columns import load_columns
 from tangora.tasks.metrics import score

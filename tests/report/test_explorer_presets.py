@@ -15,12 +15,12 @@ from chromium import visit
 from typer.testing import CliRunner
 
 import tangora
-from tangora import cli
+from tangora.cli import commands as cli
+from tangora.config.recipe import load_recipe
 from tangora.errors import DataError
-from tangora.recipe import load_recipe
 from tangora.report import explorer
 from tangora.tangent.columns import load_columns
-from test_run import recipe_for
+from tiny_run import recipe_for
 
 TASKS = ["plain", "good", "f1"]
 PRESETS = {"learned": "convex", "AdaMerging": "adamerging", "learned-site": "convex", "adamerging-site": "adamerging"}

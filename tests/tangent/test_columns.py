@@ -8,14 +8,14 @@ import pytest
 import torch
 
 import tangora
-from tangora.adapter import Adapter
+from tangora.adapters.adapter import Adapter
+from tangora.adapters.metadata import Metadata
+from tangora.config.recipe import BaseConfig, TaskConfig
 from tangora.errors import AdapterError, DataError, FusionError, ModelError
-from tangora.metadata import Metadata
-from tangora.recipe import BaseConfig, TaskConfig
 from tangora.tangent import TangentTaskModel, _memory, direction_of, load_columns, make_columns, site_columns
 from tangora.tangent.columns import columns_key
-from tangora.task_vector import Dense, LowRank, TaskVector
 from tangora.tasks import load_base, load_task
+from tangora.updates.task_vector import Dense, LowRank, TaskVector
 
 COLORS = ["red", "green", "blue"]
 FAMILIES = {

@@ -10,13 +10,13 @@ from torch import nn
 from torch.func import functional_call, jvp
 
 import tiny
-from tangora.adapter import Adapter
+from tangora.adapters.adapter import Adapter
+from tangora.adapters.metadata import Metadata
 from tangora.errors import ModelError
-from tangora.metadata import Metadata
 from tangora.tangent import TangentModel, expand_lora
 from tangora.tangent._dual import dual, dual_numbers, expand
 from tangora.tangent.model import has_expansion
-from tangora.task_vector import Dense, LowRank
+from tangora.updates.task_vector import Dense, LowRank
 
 KINDS = {
     "clip": (["q_proj", "v_proj", "fc1"], lambda m, x: m(pixel_values=x).image_embeds),
@@ -146,7 +146,7 @@ def test_gradient_equals_autograd_through_the_jvp(kind: str, both: bool, folders
 def test_a_direction_in_the_bare_model_is_the_trained_expansion(kind: str, folders: dict) -> None:
     wrapped, x = adapted(kind, folders)
     expected = KINDS[kind][1](TangentModel(wrapped), x).detach()
-    from tangora.linearize import linear_factors
+    from tangora.tangent.linearization import linear_factors
 
     adapter = Adapter(linear_factors(wrapped), Metadata(linearize="model"))
     bare, _ = load(kind, folders)

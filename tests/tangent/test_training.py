@@ -7,10 +7,7 @@ import pytest
 import torch
 
 import tangora
-from tangora.errors import ModelError
-from tangora.evaluate import Evaluator
-from tangora.finetune import finetune
-from tangora.recipe import (
+from tangora.config.recipe import (
     DEFAULT_LEARNING_RATES,
     BaseConfig,
     FinetuneConfig,
@@ -18,6 +15,9 @@ from tangora.recipe import (
     TaskConfig,
     TrainingSettings,
 )
+from tangora.errors import ModelError
+from tangora.evaluation.evaluator import Evaluator
+from tangora.modes.finetuning import finetune
 from tangora.tangent import TangentTaskModel, direction_of
 from tangora.tasks import TaskModel, load_base, load_task
 

@@ -8,8 +8,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, SiglipConfig, SiglipModel
 
 import tiny
+from tangora.config.recipe import BaseConfig
 from tangora.errors import ModelError
-from tangora.recipe import BaseConfig
 from tangora.tasks import load_base
 
 

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch.nn.functional import normalize
 
+from tangora.config.recipe import BaseConfig, TaskConfig
 from tangora.errors import DataError
-from tangora.recipe import BaseConfig, TaskConfig
 from tangora.tasks import load_base, load_task
 
 COLORS = ["red", "green", "blue"]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tangora.recipe import BaseConfig, TaskConfig
+from tangora.config.recipe import BaseConfig, TaskConfig
 from tangora.tasks import Split, TaskModel, load_base, load_task, predict, score
 
 

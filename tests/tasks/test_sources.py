@@ -6,8 +6,8 @@ import zipfile
 import numpy as np
 import pytest
 
+from tangora.config.recipe import Source
 from tangora.errors import DataError
-from tangora.recipe import Source
 from tangora.tasks.sources import read
 
 

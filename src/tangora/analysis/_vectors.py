@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tangora.errors import FusionError
-from tangora.task_vector import TaskVector
+from tangora.updates.task_vector import TaskVector
 
 __all__ = ["check", "sites"]
 

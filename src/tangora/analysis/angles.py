@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tangora._threads import in_threads
-from tangora._truncation import truncate_factors, truncate_matrix
 from tangora.analysis._vectors import check, sites
 from tangora.errors import FusionError
-from tangora.task_vector import LowRank, TaskVector, Update
+from tangora.support.threads import in_threads
+from tangora.updates.task_vector import LowRank, TaskVector, Update
+from tangora.updates.truncation import truncate_factors, truncate_matrix
 
 __all__ = ["Angles", "Overlap", "principal_angles", "subspace_overlap"]
 
@@ -59,7 +59,7 @@ def principal_angles(one: Update, other: Update, rank: int | None = None) -> Ang
     Raises:
         FusionError: an update is no matrix, the shapes differ, or the rank is below 1.
 
-    >>> from tangora.task_vector import Dense
+    >>> from tangora.updates.task_vector import Dense
     >>> one = Dense(torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
     >>> other = Dense(torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
     >>> angles = principal_angles(one, other)
@@ -89,7 +89,7 @@ def subspace_overlap(task_vectors: Sequence[TaskVector], *, rank: int | None = 8
     Raises:
         FusionError: no task vector was given, two give one site different shapes, or the rank is below 1.
 
-    >>> from tangora.task_vector import LowRank
+    >>> from tangora.updates.task_vector import LowRank
     >>> a = torch.eye(1, 4)
     >>> one, other = (TaskVector({"layer": LowRank(b, a)}) for b in (torch.eye(3, 1), torch.eye(3).flip(1)[:, :1]))
     >>> found = subspace_overlap([one, other])

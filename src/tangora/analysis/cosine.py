@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tangora.analysis._vectors import check
-from tangora.task_vector import TaskVector
+from tangora.updates.task_vector import TaskVector
 
 __all__ = ["cosine_matrix"]
 
@@ -33,7 +33,7 @@ def cosine_matrix(task_vectors: Sequence[TaskVector]) -> Float[Tensor, "tasks ta
     Raises:
         FusionError: no task vector was given, or two give one site different shapes.
 
-    >>> from tangora.task_vector import LowRank, TaskVector
+    >>> from tangora.updates.task_vector import LowRank, TaskVector
     >>> a = TaskVector({"layer": LowRank(torch.tensor([[1.0], [0.0]]), torch.ones(1, 2))})
     >>> b = TaskVector({"layer": LowRank(torch.tensor([[1.0], [1.0]]), torch.ones(1, 2))})
     >>> cosine_matrix([a, b]).round(decimals=3).tolist()

@@ -35,7 +35,7 @@ def disentanglement_error(plane: Plane) -> Float[np.ndarray, "points points"]:
         RecipeError: the grid lacks 0, so that a task vector is never alone.
 
     >>> from tangora.analysis import survey
-    >>> from tangora.evaluate import Result
+    >>> from tangora.evaluation.evaluator import Result
     >>> def answer(c):  # the second vector flips every answer of the first task, the first one none
     ...     return {"a": Result(1.0, 0.0, [c[1] > 0]), "b": Result(1.0, 0.0, [0])}
     >>> disentanglement_error(survey(answer, ("a", "b"), (0.0, 1.0))).tolist()

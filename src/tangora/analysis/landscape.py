@@ -27,7 +27,7 @@ def joint_loss(plane: Plane) -> Float[np.ndarray, "points points"]:
         The loss for each λ₁ (rows) and λ₂ (columns), in nats.
 
     >>> from tangora.analysis import survey
-    >>> from tangora.evaluate import Result
+    >>> from tangora.evaluation.evaluator import Result
     >>> def answer(c):
     ...     return {"a": Result(1.0, (c[0] - 1) ** 2, [0]), "b": Result(1.0, (c[1] - 1) ** 2, [0])}
     >>> joint_loss(survey(answer, ("a", "b"), (0.0, 1.0))).tolist()

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from tangora.errors import RecipeError
 
 if TYPE_CHECKING:
-    from tangora.evaluate import Result
+    from tangora.evaluation.evaluator import Result
 
 __all__ = ["Answer", "Plane", "grid", "over_unit_square", "survey"]
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tangora.analysis._vectors import check, sites
-from tangora.task_vector import LowRank, TaskVector, Update
+from tangora.updates.task_vector import LowRank, TaskVector, Update
 
 __all__ = ["sign_conflict"]
 
@@ -40,7 +40,7 @@ def sign_conflict(task_vectors: Sequence[TaskVector], *, weighted: bool = False)
     Raises:
         FusionError: no task vector was given, or two give one site different shapes.
 
-    >>> from tangora.task_vector import Dense, TaskVector
+    >>> from tangora.updates.task_vector import Dense, TaskVector
     >>> a = TaskVector({"layer": Dense(torch.tensor([1.0, 2.0, -1.0, 0.0]))})
     >>> b = TaskVector({"layer": Dense(torch.tensor([1.0, -2.0, -3.0, 5.0]))})
     >>> round(sign_conflict([a, b])[0, 1].item(), 3), sign_conflict([a, b], weighted=True)[0, 1].item()

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from tangora.checkpoints.header import FLOATS, ITEMSIZE, Stored
-from tangora.checkpoints.reader import Checkpoint
 from tangora.checkpoints.vocabulary import Vocabulary, compare, owners, resized
 from tangora.errors import FusionError
+from tangora.storage.checkpoint import Checkpoint
+from tangora.storage.header import FLOATS, ITEMSIZE, Stored
 
 if TYPE_CHECKING:
-    from tangora.checkpoints.onto import Added, Stacked
+    from tangora.checkpoints.onto_base import Added, Stacked
 
 __all__ = ["Alignment", "Target", "align"]
 

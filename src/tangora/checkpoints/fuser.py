@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tangora._uniforms import CHUNK, uniforms
-from tangora._weights import Table
 from tangora.checkpoints.align import Target
 from tangora.checkpoints.lane import Lane, Numbers
 from tangora.checkpoints.plan import Place, chunks
+from tangora.fusion.uniforms import CHUNK, uniforms
+from tangora.fusion.weights import Table
 from tangora.methods import Method
 
 if TYPE_CHECKING:

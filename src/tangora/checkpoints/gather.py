@@ -8,20 +8,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tangora._version import package_version
-from tangora._weights import Weights, tabulate
 from tangora.checkpoints.align import Target, align
 from tangora.checkpoints.fuser import Recipe
-from tangora.checkpoints.reader import Checkpoint, is_adapter, open_checkpoint
 from tangora.checkpoints.steps import check_method
 from tangora.errors import FusionError
+from tangora.fusion.weights import Weights, tabulate
 from tangora.methods import Method, get
+from tangora.storage.checkpoint import Checkpoint, is_adapter, open_checkpoint
+from tangora.support.version import package_version
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tangora._heads import Heads
-    from tangora.adapter import Adapter
+    from tangora.adapters.adapter import Adapter
+    from tangora.adapters.heads import Heads
     from tangora.checkpoints.sources import Source
 
 __all__ = ["Models", "Request", "gather"]
@@ -114,11 +114,11 @@ def _refuse_of_adapters(asked: Request) -> None:
 
 
 def _adapters(base: Checkpoint, folders: Sequence[str | os.PathLike[str]], asked: Request) -> Models:
-    from tangora._threads import in_threads
-    from tangora.checkpoints.onto import align_adapters, replaced
+    from tangora.checkpoints.onto_base import align_adapters, replaced
     from tangora.checkpoints.sources import Source
     from tangora.checkpoints.tied import apart, rejoined
-    from tangora.fuse import Fusion
+    from tangora.fusion.fusion import Fusion
+    from tangora.support.threads import in_threads
 
     split = apart(base)
     fusion = Fusion(
@@ -151,7 +151,7 @@ def _adapters(base: Checkpoint, folders: Sequence[str | os.PathLike[str]], asked
 
 
 def _has_experts(adapters: Sequence[Adapter]) -> bool:
-    from tangora.peft_files.layers import expert_of
+    from tangora.adapters.formats.lora.layers import expert_of
 
     return any(expert_of(site) for adapter in adapters for site in adapter.updates)
 

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tangora.checkpoints.files import Files
-from tangora.checkpoints.floats import Array
-from tangora.checkpoints.header import FLOATS, ITEMSIZE
 from tangora.checkpoints.lane import Lane
 from tangora.errors import FusionError
+from tangora.storage.files import Files
+from tangora.storage.floats import Array
+from tangora.storage.header import FLOATS, ITEMSIZE
 
 __all__ = ["GpuLane", "check_device"]
 

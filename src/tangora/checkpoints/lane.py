@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from tangora.checkpoints.align import Target
-from tangora.checkpoints.files import Files
-from tangora.checkpoints.floats import LARGEST, Array, narrowed, widen
-from tangora.checkpoints.header import ITEMSIZE, Stored
 from tangora.errors import FusionError
+from tangora.storage.files import Files
+from tangora.storage.floats import LARGEST, Array, narrowed, widen
+from tangora.storage.header import ITEMSIZE, Stored
 
 if TYPE_CHECKING:
     from torch import Tensor

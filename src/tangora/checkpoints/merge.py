@@ -11,27 +11,27 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from tangora._io import digest, refuse_existing, write_text
-from tangora._validation import did_you_mean
-from tangora._weights import Weights
 from tangora.checkpoints.align import Target
-from tangora.checkpoints.files import Files
 from tangora.checkpoints.fuser import Recipe
 from tangora.checkpoints.gather import Models, Request, gather
-from tangora.checkpoints.header import ITEMSIZE, Stored
 from tangora.checkpoints.lane import Lane
 from tangora.checkpoints.output import Output, opened
 from tangora.checkpoints.plan import BLOCK, Memory, Place, Plan, make_plan
-from tangora.checkpoints.reader import INDEX, Checkpoint, open_checkpoint
 from tangora.checkpoints.scheduler import run_jobs
 from tangora.checkpoints.sidecars import write_sidecars
 from tangora.checkpoints.steps import Steps
 from tangora.errors import FusionError
+from tangora.fusion.weights import Weights
 from tangora.methods import get
 from tangora.progress import Progress
+from tangora.storage.checkpoint import INDEX, Checkpoint, open_checkpoint
+from tangora.storage.files import Files
+from tangora.storage.header import ITEMSIZE, Stored
+from tangora.support.files import digest, refuse_existing, write_text
+from tangora.support.validation import did_you_mean
 
 if TYPE_CHECKING:
-    from tangora._heads import Heads
+    from tangora.adapters.heads import Heads
     from tangora.checkpoints.verified import Checked
 
 __all__ = ["Merged", "fuse_checkpoints"]
@@ -181,7 +181,7 @@ def _write_beside(folder: Path, base: Checkpoint, about: Mapping[str, Any], mode
     """What a folder holds beside its shards."""
     write_sidecars(folder, base, models.config, models.tokenizer, about)
     if models.heads:
-        from tangora._heads import write_heads
+        from tangora.adapters.heads import write_heads
 
         write_heads(folder, models.heads)
     if index is not None:

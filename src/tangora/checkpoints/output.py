@@ -20,10 +20,10 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from tangora._io import read_json, refuse_existing, write_json, writing
-from tangora.checkpoints.header import ITEMSIZE
 from tangora.checkpoints.plan import Place, Plan
 from tangora.errors import OutputError, TangoraError
+from tangora.storage.header import ITEMSIZE
+from tangora.support.files import read_json, refuse_existing, write_json, writing
 
 __all__ = ["Output", "opened"]
 

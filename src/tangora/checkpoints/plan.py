@@ -27,13 +27,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tangora._io import digest
-from tangora._uniforms import CHUNK
 from tangora.checkpoints.align import Target
-from tangora.checkpoints.header import ITEMSIZE, Stored, write_header
-from tangora.checkpoints.reader import INDEX, SINGLE
 from tangora.errors import FusionError
+from tangora.fusion.uniforms import CHUNK
 from tangora.methods import Method
+from tangora.storage.checkpoint import INDEX, SINGLE
+from tangora.storage.header import ITEMSIZE, Stored, write_header
+from tangora.support.files import digest
 
 __all__ = ["BLOCK", "Memory", "Place", "Plan", "make_plan"]
 

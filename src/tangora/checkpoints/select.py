@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from tangora.checkpoints.floats import Array
+from tangora.storage.floats import Array
 
 __all__ = ["Selection"]
 

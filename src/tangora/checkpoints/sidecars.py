@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tangora._io import inside, write_json, write_text
-from tangora.checkpoints.reader import CONFIG, Checkpoint
+from tangora.storage.checkpoint import CONFIG, Checkpoint
+from tangora.support.files import inside, write_json, write_text
 
 __all__ = ["LINEAGE", "write_sidecars"]
 

@@ -14,9 +14,9 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor
 
-from tangora.adapter import Adapter
-from tangora.peft_files import CONFIG, WEIGHTS
-from tangora.peft_files.names import PREFIX
+from tangora.adapters.adapter import Adapter
+from tangora.adapters.formats.lora import CONFIG, WEIGHTS
+from tangora.adapters.formats.lora.names import PREFIX
 
 __all__ = ["Source"]
 

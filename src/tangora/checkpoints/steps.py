@@ -17,7 +17,6 @@ from threading import Lock
 import numpy as np
 
 from tangora.checkpoints.align import Target
-from tangora.checkpoints.floats import Array
 from tangora.checkpoints.fuser import Fuser, Recipe, Sink, blocks, step
 from tangora.checkpoints.lane import Lane
 from tangora.checkpoints.plan import Place, Plan, chunks
@@ -25,6 +24,7 @@ from tangora.checkpoints.scheduler import Job
 from tangora.checkpoints.select import Selection
 from tangora.errors import FusionError
 from tangora.methods import Method
+from tangora.storage.floats import Array
 
 __all__ = ["Steps", "check_method"]
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from tangora.checkpoints.align import Target
-from tangora.checkpoints.reader import Checkpoint
+from tangora.storage.checkpoint import Checkpoint
 
 __all__ = ["apart", "rejoined"]
 

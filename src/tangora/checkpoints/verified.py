@@ -28,15 +28,15 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from tangora._threads import in_threads
-from tangora._uniforms import drawn
 from tangora.checkpoints.align import Target
 from tangora.checkpoints.fuser import Recipe
-from tangora.checkpoints.onto import Added
-from tangora.checkpoints.reader import Checkpoint
+from tangora.checkpoints.onto_base import Added
 from tangora.checkpoints.sources import Source
 from tangora.errors import FusionError
-from tangora.task_vector import LowRank
+from tangora.fusion.uniforms import drawn
+from tangora.storage.checkpoint import Checkpoint
+from tangora.support.threads import in_threads
+from tangora.updates.task_vector import LowRank
 
 __all__ = ["Checked", "check_written"]
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tangora._io import inside, read_json
-from tangora.checkpoints.reader import Checkpoint
 from tangora.errors import AdapterError, FusionError
+from tangora.storage.checkpoint import Checkpoint
+from tangora.support.files import inside, read_json
 
 __all__ = ["Vocabulary", "compare", "owners", "resized"]
 

@@ -11,12 +11,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from tangora.adapters.initial import seed_of
 from tangora.coefficients._logits import Answers, Logits, own_coefficients
 from tangora.coefficients._newton import Box
 from tangora.coefficients.found import Found, as_weights
 from tangora.coefficients.solve import START, box
 from tangora.errors import FusionError
-from tangora.initial import seed_of
 
 __all__ = ["adamerging", "learned"]
 

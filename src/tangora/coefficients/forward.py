@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import normalize
 
-from tangora._apply import Place, places
-from tangora.adapter import Adapter
+from tangora.adapters.adapter import Adapter
+from tangora.adapters.application import Place, places
 from tangora.coefficients._logits import Answers
 from tangora.coefficients.linear import shares
 from tangora.errors import DataError, FusionError
-from tangora.task_vector import LowRank, Update
-from tangora.tasks.families import FAMILIES
+from tangora.tasks.families.registry import FAMILIES
 from tangora.tasks.model import IGNORED, collate
 from tangora.tasks.values import evaluating
+from tangora.updates.task_vector import LowRank, Update
 
 if TYPE_CHECKING:
     from tangora.tasks import Base, Task

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from tangora.initial import seed_of
+from tangora.adapters.initial import seed_of
 
 __all__ = ["pick"]
 

@@ -15,8 +15,8 @@ The contract, for a method of this package as for anybody's::
   that decides it, ``cutoff="density"``, and takes ``cutoffs``, one per task: with them it is entry by entry, so that
   checkpoints larger than memory can be fused by it.
 - A method that must know the experts' data gets **statistics** of them, one tensor per task, which were collected
-  before (`tangora.statistics`): it names the kind, ``statistics="gram"`` or ``"fisher"``, and takes ``statistics``,
-  stacked, or None for a tensor that has none.
+  before (`tangora.fusion.statistics`): it names the kind, ``statistics="gram"`` or ``"fisher"``, and takes
+  ``statistics``, stacked, or None for a tensor that has none.
 - No models, no files, no data; a docstring with a paragraph "Choose it ..." for the table of methods.
 
 Other packages add methods through the entry-point group ``tangora.methods``: the entry point's name is the

@@ -6,8 +6,8 @@ import re
 import sys
 from pathlib import Path
 
-from tangora._io import write_text
 from tangora.methods._table import table
+from tangora.support.files import write_text
 
 
 def main() -> None:

@@ -13,10 +13,10 @@ from importlib import metadata
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args
 
-from tangora._validation import did_you_mean
 from tangora.errors import FusionError
 from tangora.methods._limits import Limit, check_type
 from tangora.methods._own import load_own
+from tangora.support.validation import did_you_mean
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tangora._truncation import thin_svd
 from tangora.methods._sums import weighted_sum, widened
+from tangora.updates.truncation import thin_svd
 
 __all__ = ["as_matrices", "decompose", "mean_of", "orthogonalized"]
 

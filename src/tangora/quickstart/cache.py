@@ -7,10 +7,10 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
-from tangora._io import atomic_dir, digest, read_json, write_json
 from tangora.errors import DataError
 from tangora.quickstart.data import pretraining
 from tangora.quickstart.training import Progress, Settings, pretrain, save
+from tangora.support.files import atomic_dir, digest, read_json, write_json
 
 __all__ = ["cache_folder", "encoder"]
 

@@ -24,10 +24,10 @@ def build(run: str | Path) -> Path:
         DataError: ``scores.csv`` is missing, or a file is there and cannot be right.
         OutputError: the folder cannot be written.
     """
-    from tangora._io import atomic_dir, write_text
     from tangora.report.data import read_run
     from tangora.report.html import draw_all, page
     from tangora.report.summary import Summary
+    from tangora.support.files import atomic_dir, write_text
 
     folder = Path(run)
     summary = Summary(read_run(folder))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tangora.errors import DataError
 
 if TYPE_CHECKING:
-    from tangora.recipe import Recipe, TaskConfig
+    from tangora.config.recipe import Recipe, TaskConfig
     from tangora.tasks.sources import Table
 
 __all__ = ["Examples", "shown", "source"]
@@ -73,7 +73,7 @@ def _shortened(text: str, length: int) -> str:
 
 
 def _thumbnail(value: Any, where: str) -> str:
-    from tangora.tasks.zero_shot_image import rgb
+    from tangora.tasks.families.zero_shot_image import rgb
 
     picture = rgb(value, where)
     picture.thumbnail((_SIDE, _SIDE))

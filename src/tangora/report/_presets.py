@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tangora.report.summary import method_name
 
 if TYPE_CHECKING:
-    from tangora.recipe import FusionEntry, Recipe
+    from tangora.config.recipe import FusionEntry, Recipe
     from tangora.report.data import Score
 
 __all__ = ["SINGLE", "Preset", "from_scores", "per_site", "unknown"]
@@ -67,7 +67,7 @@ def per_site(
     Args:
         run: the folder, in which the command finds adapters and, of the largest set, the coefficients.
         recipe: the run's.
-        kept: what `tangora.stages.apart.read_apart` gives.
+        kept: what `tangora.evaluation.predictions.read_apart` gives.
         mode: one of the recipe.
         rows: task of the page -> split -> numbers of the rows that it shows.
     """

@@ -9,9 +9,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeVar
 
-from tangora._io import read_json
 from tangora.errors import DataError
 from tangora.report.parsing import parsed
+from tangora.support.files import read_json
 
 __all__ = ["Analyses", "Pairwise", "PathOf", "PlaneOf", "read_analyses"]
 

@@ -16,11 +16,11 @@ from typing import Any, TypeVar
 
 import yaml
 
-from tangora._io import read_json
-from tangora._yaml import parse
 from tangora.errors import DataError
 from tangora.report.analyses import Analyses, read_analyses
 from tangora.report.parsing import parsed
+from tangora.support.files import read_json
+from tangora.support.yaml import parse
 
 __all__ = ["SCORE_COLUMNS", "Candidate", "Run", "Score", "Similarity", "Training", "read_run", "read_scores"]
 

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from tangora._io import write_text
 from tangora.errors import DataError, RecipeError
 from tangora.report import _examples, _pack, _presets
 from tangora.report._page import render
+from tangora.support.files import write_text
 
 if TYPE_CHECKING:
-    from tangora.recipe import Recipe, TaskConfig
+    from tangora.config.recipe import Recipe, TaskConfig
     from tangora.tangent.columns import Columns
 
 __all__ = ["build", "build_all", "modes"]
@@ -98,7 +98,7 @@ def build(run: str | Path, mode: str | None = None, out: str | Path | None = Non
         DataError: a file is there and cannot be right.
         OutputError: the page cannot be written.
     """
-    from tangora.recipe import load_recipe
+    from tangora.config.recipe import load_recipe
 
     folder = Path(run)
     recipe = load_recipe(folder / "recipe.yaml")
@@ -245,8 +245,8 @@ def _all_examples(content: _Content, budget: int) -> dict[str, dict[str, Any]]:
 
 def _all_presets(folder: Path, content: _Content) -> tuple[list[_presets.Preset], int]:
     """Presets, and the bytes that those apart from the sliders take: as many of these as there is room for."""
+    from tangora.evaluation.predictions import read_apart
     from tangora.report.data import read_scores
-    from tangora.stages.apart import read_apart
 
     scores, kept = read_scores(folder / "scores.csv"), read_apart(folder)
     presets = _presets.from_scores(content.recipe, scores, content.mode, content.names)

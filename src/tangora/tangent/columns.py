@@ -21,16 +21,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tangora._io import atomic_file, digest, read_safetensors, write_safetensors
 from tangora.errors import DataError, FusionError, ModelError
+from tangora.support.files import atomic_file, digest, read_safetensors, write_safetensors
 from tangora.tangent._memory import refuse_unless_fits
-from tangora.tangent._sites import per_site
 from tangora.tangent.direction import Direction, direction_of, stacked_directions
 from tangora.tangent.model import TangentTaskModel, at_start
+from tangora.tangent.per_site import per_site
 from tangora.tasks.values import evaluating
 
 if TYPE_CHECKING:
-    from tangora.adapter import Adapter
+    from tangora.adapters.adapter import Adapter
     from tangora.tasks import Base, Task
 
 __all__ = ["Columns", "columns_key", "load_columns", "make_columns", "site_columns"]

@@ -15,13 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tangora._apply import places
+from tangora.adapters.application import places
 from tangora.errors import ModelError
 from tangora.tangent._dual import dual, parts
-from tangora.task_vector import LowRank
+from tangora.updates.task_vector import LowRank
 
 if TYPE_CHECKING:
-    from tangora.adapter import Adapter
+    from tangora.adapters.adapter import Adapter
 
 __all__ = ["Direction", "direction_of", "stacked_directions"]
 

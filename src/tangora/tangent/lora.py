@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from tangora._lora import Layer, factors
+from tangora.adapters.peft_layers import Layer, factors
 from tangora.errors import ModelError
-from tangora.linearize import LinearizedLora, buffer_names, expand_sites, looked_up
 from tangora.tangent._dual import dual, in_dual_numbers, parts
+from tangora.tangent.linearization import LinearizedLora, buffer_names, expand_sites, looked_up
 
 if TYPE_CHECKING:
     from torch import nn

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from tangora.adapter import Adapter
+from tangora.adapters.adapter import Adapter
 from tangora.errors import ModelError
-from tangora.evaluate import applied
+from tangora.evaluation.evaluator import applied
 from tangora.tangent._dual import dual_numbers, expand, expand_mapped, parts
 from tangora.tangent.direction import Direction, direction_of
 from tangora.tangent.lora import TangentLora
@@ -81,7 +81,7 @@ class TangentModel(nn.Module):
 
         >>> import torch
         >>> from tangora import Adapter
-        >>> from tangora.task_vector import LowRank
+        >>> from tangora.updates.task_vector import LowRank
         >>> base, update = torch.nn.Linear(1, 1, bias=False), LowRank(torch.ones(1, 1), torch.ones(1, 1))
         >>> model = TangentModel(torch.nn.Sequential(base), Adapter({"0": update}))
         >>> _ = base.weight.data.fill_(3.0)

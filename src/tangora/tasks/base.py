@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from tangora._io import digest
 from tangora.errors import ModelError
+from tangora.support.files import digest
 from tangora.tasks.values import fingerprint_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-    from tangora.recipe import BaseConfig
+    from tangora.config.recipe import BaseConfig
 
 __all__ = ["Base", "TextEncoder", "load_base", "pretrained", "processor", "weights_fingerprint"]
 
@@ -67,7 +67,7 @@ def load_base(config: BaseConfig) -> Base:
     Raises:
         ModelError: the model is not found, has only pickled weights, lacks weights, or does not fit the family.
     """
-    from tangora.tasks.families import FAMILIES
+    from tangora.tasks.families.registry import FAMILIES
 
     base = FAMILIES[config.family].load(config)
     base.backbone.requires_grad_(False).eval()

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tangora._io import read_json
 from tangora.errors import DataError
+from tangora.support.files import read_json
 
 if TYPE_CHECKING:
-    from tangora.recipe import TaskConfig
+    from tangora.config.recipe import TaskConfig
     from tangora.tasks.sources import Table
 
 __all__ = ["class_numbers", "given_names", "raw_labels"]

@@ -12,8 +12,8 @@ from torch.nn.functional import normalize
 
 from tangora.errors import DataError
 from tangora.tasks import labels as naming
-from tangora.tasks import text_to_text
-from tangora.tasks.families import FAMILIES
+from tangora.tasks.families import text_to_text
+from tangora.tasks.families.registry import FAMILIES
 from tangora.tasks.sources import Table, read
 from tangora.tasks.splits import cut, sample
 from tangora.tasks.values import Split, Task, fingerprint_of
@@ -21,7 +21,7 @@ from tangora.tasks.values import Split, Task, fingerprint_of
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-    from tangora.recipe import TaskConfig
+    from tangora.config.recipe import TaskConfig
     from tangora.tasks.base import Base, TextEncoder
 
 __all__ = ["Part", "head", "load_task", "read_parts"]

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from tangora._validation import did_you_mean
 from tangora.errors import DataError
+from tangora.support.validation import did_you_mean
 
 __all__ = ["METRICS", "score"]
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from tangora.errors import DataError
-from tangora.tasks.families import FAMILIES
+from tangora.tasks.families.registry import FAMILIES
+from tangora.tasks.families.zero_shot_text import pad
 from tangora.tasks.values import evaluating
-from tangora.tasks.zero_shot_text import pad
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

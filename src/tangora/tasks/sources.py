@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tangora._validation import did_you_mean
 from tangora.errors import DataError
+from tangora.support.validation import did_you_mean
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from tangora.recipe import Source
+    from tangora.config.recipe import Source
 
 __all__ = ["Table", "read"]
 

@@ -1,0 +1,1 @@
+"""An adapter as a value, and its files."""

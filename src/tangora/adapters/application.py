@@ -1,0 +1,123 @@
+"""An adapter's updates into the weights of a loaded model, in place: which one, and which way round, checked first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from tangora.adapters.formats.lora.layers import expert_of, is_bias, layer_of
+from tangora.adapters.formats.lora.settings import parameters_of
+from tangora.errors import ModelError
+
+if TYPE_CHECKING:
+    from tangora.adapters.adapter import Adapter
+
+__all__ = ["Place", "apply_", "places"]
+
+_FIX = "give the base model that the adapter was made for"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an update is added: a parameter, ``transposed`` where it is stored so, and which of its experts."""
+
+    name: str
+    transposed: bool = False
+    expert: int | None = None
+
+    def of(self, parameter: Tensor) -> Tensor:
+        """The part of the parameter, in the orientation of the update's factors; a view."""
+        part = parameter.data if self.expert is None else parameter.data[self.expert]
+        return part.T if self.transposed else part
+
+
+@torch.no_grad()
+def apply_(model: nn.Module, adapter: Adapter) -> None:
+    """Add the updates, and set what was saved whole; all of it or, on an error, nothing."""
+    found = places(model, adapter)
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name, value in adapter.whole.items():
+        parameters[name].data.copy_(value)
+    for site, place in found.items():
+        part = place.of(parameters[place.name])
+        delta = adapter.updates[site].dense()
+        part.add_(delta.reshape(part.shape).to(part.device, part.dtype))
+
+
+def places(model: nn.Module, adapter: Adapter) -> dict[str, Place]:
+    """Site -> where its update goes in ``model``, checked; parameters that are replaced whole are checked too.
+
+    Raises:
+        ModelError: a site is missing, of another kind or shape, or shares its weight with another layer.
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    users: dict[int, list[str]] = {}
+    for name, parameter in parameters.items():
+        users.setdefault(id(parameter), []).append(name)
+    for name, value in adapter.whole.items():
+        _present(name, parameters)
+        if parameters[name].shape != value.shape:
+            what = f"the model's parameter is {tuple(parameters[name].shape)}, the adapter's {tuple(value.shape)}"
+            raise ModelError(what, where=name, fix=_FIX)
+    found: dict[str, Place] = {}
+    for site, update in adapter.updates.items():
+        full = adapter.metadata.kind == "full"
+        found[site] = Place(site) if full or is_bias(site, update) else _place(model, site, adapter)
+        name = found[site].name
+        _present(name, parameters)
+        _check_shape(site, parameters[name], found[site], update.shape, full)
+        if not full and (others := [other for other in users[id(parameters[name])] if other != name]):
+            fix = "untie the two before applying, or load the adapter with peft"
+            raise ModelError(f"the weight is shared with {others[0]}, which is not adapted", where=site, fix=fix)
+    return found
+
+
+def _present(name: str, parameters: Mapping[str, Tensor]) -> None:
+    if name not in parameters:
+        raise ModelError("the model has no such parameter", where=name, fix=_FIX)
+
+
+def _check_shape(site: str, parameter: Tensor, place: Place, shape: tuple[int, ...], full: bool) -> None:
+    part = tuple(parameter.shape) if place.expert is None else tuple(parameter.shape[1:])
+    part = part[::-1] if place.transposed else part
+    flat = (part[0], math.prod(part[1:])) if len(part) > 2 and not full else part
+    enough = place.expert is None or place.expert < parameter.shape[0]
+    if flat != tuple(shape) or not enough:
+        what = f"the model's weight is {part}, the adapter's update {tuple(shape)}"
+        raise ModelError(what, where=site, fix=_FIX)
+
+
+def _place(model: nn.Module, site: str, adapter: Adapter) -> Place:
+    try:
+        module = model.get_submodule(layer_of(site))
+    except AttributeError:
+        fix = "give the base model that the adapter was made for, not one wrapped by peft"
+        raise ModelError("the model has no such layer", where=site, fix=fix) from None
+    if expert := expert_of(site):
+        return _parameter(module, site, expert[1], adapter)
+    kind = type(module).__name__
+    convolution = isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and module.groups == 1
+    if not isinstance(module, nn.Linear | nn.Embedding) and kind != "Conv1D" and not convolution:
+        fix = "Linear, Conv1D, Embedding and convolutions can be adapted; unwrap a PeftModel with get_base_model()"
+        raise ModelError("no update can be added to this kind of layer", got=kind, where=site, fix=fix)
+    return Place(f"{site}.weight", isinstance(module, nn.Embedding) or kind == "Conv1D")
+
+
+def _parameter(module: nn.Module, site: str, index: int, adapter: Adapter) -> Place:
+    """The parameter of a module: peft wraps one after the other in the order of their definition."""
+    layer = layer_of(site)
+    named = parameters_of(adapter.config, layer)
+    wrapped = [n for n, _ in module.named_parameters(prefix=layer, recurse=False) if n in named]
+    depth = site.count(".base_layer")
+    if depth >= len(wrapped):
+        raise ModelError("the model has no such parameter", where=site, fix=_FIX)
+    name = wrapped[-1 - depth]
+    whole = getattr(module, name.rpartition(".")[2])
+    if whole.ndim == 2:
+        return Place(name)
+    return Place(name, bool(getattr(module, "is_transposed", False)), index)

@@ -1,0 +1,223 @@
+"""The model card beside an adapter: where it comes from, how it was made, how it scored, how to load it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+if TYPE_CHECKING:
+    from tangora.adapters.adapter import Adapter
+    from tangora.adapters.metadata import FusedInfo, Metadata
+
+__all__ = ["render"]
+
+_CLASSES = {
+    "image-zero-shot": "CLIPVisionModelWithProjection",
+    "text-zero-shot": "AutoModel",
+    "text-to-text": "AutoModelForSeq2SeqLM",
+}
+_BUILTIN = "from tangora.config.recipe import BaseConfig\nfrom tangora.tasks import load_base\n"
+_LOAD = 'model = PeftModel.from_pretrained(base, "path/to/this/folder")\n'
+_LOAD_FULL = 'tangora.load("path/to/this/folder").apply_(base)  # in place\n'
+_LINEARIZED = {
+    "none": "no",
+    "module": "each adapted layer at its start (L-LoRA)",
+    "model": "the whole network at the adapter's start (tangent)",
+}
+_TANGENT = (
+    " What is loaded so is the ordinary, non-linear network with these weights. The adapter was made for the network's "
+    'expansion at its start, and scored with it: `tangora.load_model("path/to/this/folder")` is that.'
+)
+_SELECTED = {
+    "validation": "coefficients chosen on validation data",
+    "oracle": "**† oracle: coefficients chosen on the very split that is scored; an upper bound, not a result**",
+    "given": "coefficients given beforehand",
+}
+
+
+def render(adapter: Adapter) -> str:
+    """The text of ``README.md``: YAML front matter that the Hub reads, then Markdown.
+
+    No licence is named: it depends on those of the base model and of the data.
+
+    >>> from tangora.adapters.adapter import Adapter, BaseInfo, Metadata
+    >>> card = render(Adapter({}, Metadata(task="sst2", base=BaseInfo(model="google/flan-t5-base"))))
+    >>> card.splitlines()[1]
+    'base_model: google/flan-t5-base'
+    """
+    about = adapter.metadata
+    sections = [_front_matter(about), _title(about), _fused(about.fused) if about.fused else _trained(adapter)]
+    sections += [_scores(about.scores), _verified(about.verified), _loading(adapter), _provenance(adapter)]
+    return "\n\n".join(section.strip() for section in sections if section) + "\n"
+
+
+def _front_matter(about: Metadata) -> str:
+    front: dict[str, Any] = {}
+    if about.base.model and re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", about.base.model):  # a Hub id: the Hub links it
+        front["base_model"] = about.base.model
+        front["base_model_relation"] = "adapter" if about.kind == "lora" else "finetune"
+    if about.kind == "lora":
+        front["library_name"] = "peft"
+    front["tags"] = [
+        "tangora",
+        *(["lora"] if about.kind == "lora" else []),
+        *(["model-merging"] if about.fused else []),
+    ]
+    return "---\n" + yaml.safe_dump(front, sort_keys=False, allow_unicode=True) + "---"
+
+
+def _title(about: Metadata) -> str:
+    if about.fused:
+        tasks = [p.task or p.name for p in about.fused.parents]
+        title = f"{len(tasks)} tasks in one: {', '.join(tasks)}"
+    else:
+        title = about.task or "An adapter"
+    kind = "A LoRA adapter" if about.kind == "lora" else "The change of all weights by full fine-tuning"
+    base = f" of {_code(about.base.model)}" if about.base.model else ""
+    revision = f", revision {_code(about.base.revision)}" if about.base.revision else ""
+    made = "fused" if about.fused else "made"
+    return f"# {_text(title)}\n\n{kind}{base}{revision}, {made} with Tangora {about.tangora}."
+
+
+def _fused(fused: FusedInfo) -> str:
+    rows = [("method", _code(fused.method)), ("space", _space(fused.space))]
+    rows += [(name, _code(json.dumps(value))) for name, value in fused.parameters.items()]
+    if fused.rank is not None:
+        rows.append(("rank", str(fused.rank)))
+    error = fused.truncation_error
+    rows.append(
+        ("truncation error", "none: exact" if not error else f"{error:.3g} (relative, Frobenius, over all sites)")
+    )
+    if fused.selection:
+        rows.append(("coefficients", ", ".join(f"{k} {_text(str(v))}" for k, v in fused.selection.items())))
+    for known in fused.statistics or ():
+        said = f"{known['kind']}, {known['rows']} {known['split']} rows, {known['fingerprint'][:16]}"
+        rows.append((f"statistics of {_text(str(known['task']))}", _text(said)))
+    if fused.heads:
+        told = {"keep": "one per task, in `heads/`", "fuse": "fused by name: their mean, by weight"}
+        rows.append(("what was saved whole", told[fused.heads]))
+    per_site = isinstance(fused.weights, dict)
+    parents = []
+    for index, parent in enumerate(fused.parents):
+        weight = "per site" if isinstance(fused.weights, dict) else f"{fused.weights[index]:g}"
+        parents.append((_text(parent.name), _text(parent.task or "–"), weight, _code(parent.fingerprint[:16])))
+    note = "\n\nThe weight of every site is in `tangora.json`." if per_site else ""
+    table = _table(("parent", "task", "weight", "fingerprint"), parents)
+    return f"## How it was fused\n\n{_table(('', ''), rows)}\n\n{table}{note}"
+
+
+def _trained(adapter: Adapter) -> str:
+    about, recipe = adapter.metadata, adapter.metadata.recipe or {}
+    training, lora = recipe.get("training") or {}, recipe.get("lora") or {}
+    rows = [("mode", about.mode), ("task", about.task)]
+    if about.distilled is not None:
+        told = about.distilled
+        prints = [told.teacher] if isinstance(told.teacher, str) else list(told.teacher.values())
+        whose = f"the tangent adapter{'s' * (len(prints) > 1)} {', '.join(print_[:16] for print_ in prints)}"
+        of_whom = f"{whose}, on {told.rows} unlabelled {told.split} rows"
+        rows.append(("follows the features of", f"{of_whom} of {', '.join(told.tasks)}"))
+    if about.kind == "lora":
+        linearized = _LINEARIZED[about.linearize]
+        rows += [("linearized", linearized), ("rank", lora.get("r")), ("alpha", lora.get("alpha"))]
+        rows.append(("target modules", lora.get("target_modules")))
+    rows += [(_LABELS[key], training.get(key)) for key in _LABELS] + [("seed", about.seed)]
+    if about.initial is not None:
+        start = f"{about.initial.a_init} A₀, seed {about.initial.seed}"
+        rows.append(("initial values φ₀", start + _fingerprint(about.initial.fingerprint)))
+    known = [(label, _text(_plain(value))) for label, value in rows if value is not None]
+    return f"## How it was trained\n\n{_table(('', ''), known)}" if known else ""
+
+
+_LABELS = {"learning_rate": "learning rate", "steps": "steps", "batch_size": "batch size", "schedule": "schedule"}
+
+
+def _scores(scores: Mapping[str, Any] | None) -> str:
+    if not scores or not isinstance(scores.get("tasks"), Mapping) or not scores["tasks"]:
+        return ""
+    selection = str(scores.get("selection") or "")
+    mark = " †" if selection == "oracle" else ""
+    words = [f"On the {_text(str(scores.get('split', 'unknown')))} split", _SELECTED.get(selection, _text(selection))]
+    rows = [(_text(str(task)), f"{float(score):.4f}{mark}") for task, score in scores["tasks"].items()]
+    return f"## Scores\n\n{'; '.join(w for w in words if w)}.\n\n{_table(('task', 'score'), rows)}"
+
+
+def _verified(found: Mapping[str, Any] | None) -> str:
+    if not found:
+        return ""
+    against = {"parents": "the sum of its parents in float64", "result": "the fused update in float64"}
+    rows = [
+        (f"the files, read by stock peft, against {against.get(str(found.get('reference')), 'the update')}", "error")
+    ]
+    again = f"the method evaluated again in float64, at {found.get('again')} of the sites, against the files"
+    rows += [(again, "again_error")]
+    rows += [("the parents' own files, read by stock peft", "identity"), ("factors written otherwise", "gauge")]
+    told = [(text, f"{float(found[key]):.1e}") for text, key in rows if isinstance(found.get(key), float)]
+    probed = found.get("probed")
+    note = f" {probed} of the sites are large, and were compared on 16 random vectors." if probed else ""
+    table = _table(("compared", "largest relative difference of a site"), told)
+    return f"## Verified\n\nWhen it was written, over {found.get('sites')} sites.{note}\n\n{table}"
+
+
+def _loading(adapter: Adapter) -> str:
+    base = adapter.metadata.base
+    if adapter.metadata.kind == "lora":
+        words, head, tail = "Stock peft loads it.", "from peft import PeftModel\n", _LOAD
+    else:
+        words, head, tail = "Tangora adds the differences to the base model's weights.", "import tangora\n", _LOAD_FULL
+    if adapter.metadata.linearize == "model":
+        words += _TANGENT
+    if (base.model or "").startswith("builtin:"):
+        imports, made = _BUILTIN, f"load_base(BaseConfig(family={base.family!r}, model={base.model!r})).backbone"
+    else:
+        siglip = base.family == "image-zero-shot" and "siglip" in (base.model or "").lower()
+        loader = "SiglipVisionModel" if siglip else _CLASSES.get(base.family or "", "AutoModel")
+        revision = f", revision={json.dumps(base.revision)}" if base.revision else ""
+        imports = f"from transformers import {loader}\n"
+        made = f"{loader}.from_pretrained({json.dumps(base.model or 'the/base-model')}{revision})"
+    for task in list(adapter.heads)[:1]:
+        imports += "from safetensors.torch import load_file\n"
+        path = json.dumps(f"path/to/this/folder/heads/{task}.safetensors")
+        made += f"\nbase.load_state_dict(load_file({path}), strict=False)"
+        words += " The base takes the head of one task first."
+    code = f"{head}{imports}\nbase = {made}\n{tail}"
+    return f"## How to load it\n\n{words}\n\n```python\n{code}```"
+
+
+def _provenance(adapter: Adapter) -> str:
+    rows = [("adapter", _code(adapter.fingerprint))]
+    if adapter.metadata.base.fingerprint:
+        rows.append(("base weights", _code(adapter.metadata.base.fingerprint)))
+    return f"## Fingerprints\n\n{_table(('', 'sha-256'), rows)}\n\nAll of this, for machines: `tangora.json`."
+
+
+def _space(space: str) -> str:
+    told = {"delta": "the updates ΔW", "factors": "A and B, each on its own", "core": "ΔW in bases common to all"}
+    return f"`{space}` ({told[space]})"
+
+
+def _fingerprint(value: str | None) -> str:
+    return f", fingerprint {value[:16]}" if value else ""
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(str(v) for v in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def _text(value: str) -> str:
+    """Names are data: no Markdown or HTML in them takes effect."""
+    return re.sub(r"([\\`*_{}\[\]<>|#&$~])", r"\\\1", " ".join(value.split()))
+
+
+def _code(value: str | None) -> str:
+    return f"`{' '.join(str(value).split()).replace('`', chr(39)).replace('|', '¦')}`"

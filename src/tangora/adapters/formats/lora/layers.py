@@ -1,0 +1,158 @@
+"""One layer's tensors as updates: linear layers, embeddings, convolutions, biases, and parameters of experts.
+
+linear, transformers' Conv1D   ΔW [out, in] = s·B A
+embedding                      ΔE [dim, vocabulary] = s·B A
+convolution                    ΔW [out, in·k₁·k₂…] = s·B A: A is a kernel, B one of size 1
+bias of B (lora_bias)          Δb [out] = s·b, an update of its own named ``<site>.bias``
+parameter [experts, ·, ·]      one update per expert e, ``<site>[e]``: A [experts·r, in] holds the experts one
+                               after the other, B [out, r·experts] has them side by side within every rank
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from tangora.adapters.formats.lora.settings import parameters_of, rank_and_scaling
+from tangora.errors import AdapterError
+from tangora.updates.task_vector import Dense, LowRank, Update
+
+__all__ = ["check_tied", "expert_of", "experts_of", "is_bias", "join_experts", "kernel_of", "layer_of", "updates_of"]
+
+_EXPERT = re.compile(r"^(?P<layer>.+)\[(?P<index>\d+)\]$")
+
+
+def expert_of(site: str) -> tuple[str, int] | None:
+    """The layer and the number of an expert, from the site's name; None where it is no expert's."""
+    match = _EXPERT.match(site)
+    return (match["layer"], int(match["index"])) if match else None
+
+
+def is_bias(site: str, update: Update) -> bool:
+    """Whether an update of a low-rank adapter is that of a layer's bias."""
+    return site.endswith(".bias") and len(update.shape) == 1
+
+
+def layer_of(site: str) -> str:
+    """The path of a site's module in the base; parameters of one module are wrapped one in another."""
+    found = expert_of(site)
+    return (found[0] if found else site).replace(".base_layer", "")
+
+
+def kernel_of(pair: Mapping[str, Tensor]) -> tuple[int, ...] | None:
+    """``(in, k₁, k₂, …)`` of a convolution; None of another layer."""
+    return tuple(pair["A"].shape[1:]) if pair["A"].ndim > 2 else None
+
+
+def updates_of(
+    site: str, kind: str, pair: Mapping[str, Tensor], config: Mapping[str, Any], path: Path
+) -> dict[str, Update]:
+    """A layer's updates by the names of their sites.
+
+    Raises:
+        AdapterError: a factor is missing, or the shapes do not fit each other or the configuration.
+    """
+    where = f"{site} in {path}"
+    for here, missing in (("A", "B"), ("B", "A")):
+        if missing not in pair:
+            raise AdapterError(f"{kind}_{here} without {kind}_{missing}", where=where, fix="copy it again")
+    if parameters := parameters_of(config, layer_of(site)):
+        return _parameter(site, pair, _agreed(parameters, config, where), where)
+    a, b = _matrices(pair["A"], pair["B"], where)
+    rank, scaling = rank_and_scaling(config, site)
+    _check_ranks(pair, a.shape[0], b.shape[1], rank, where)
+    updates: dict[str, Update] = {site: LowRank(b, a, scaling)}
+    if "bias" in pair:
+        if pair["bias"].shape != b.shape[:1]:
+            got = f"bias {tuple(pair['bias'].shape)}, B {tuple(b.shape)}"
+            raise AdapterError("the bias does not fit B", got=got, where=where, fix="save the adapter again")
+        updates[f"{site}.bias"] = Dense(pair["bias"] * scaling)
+    return updates
+
+
+def _matrices(a: Tensor, b: Tensor, where: str) -> tuple[Float[Tensor, "r in"], Float[Tensor, "out r"]]:
+    if a.ndim == b.ndim == 2:
+        return a, b
+    got = f"A {tuple(a.shape)}, B {tuple(b.shape)}"
+    if not 3 <= a.ndim == b.ndim <= 5 or any(size != 1 for size in b.shape[2:]) or 0 in a.shape:
+        raise AdapterError("these are factors of no layer that is known", got=got, where=where, fix="copy it again")
+    if b.shape[1] != a.shape[0]:
+        fix = "train it again without that layer"
+        raise AdapterError("a convolution of groups, whose update is not B A", got=got, where=where, fix=fix)
+    return a.flatten(1), b.flatten(1)
+
+
+def _check_ranks(pair: Mapping[str, Tensor], rows: int, columns: int, rank: int, where: str) -> None:
+    if rows != columns or rows != rank:
+        got = f"A {tuple(pair['A'].shape)}, B {tuple(pair['B'].shape)}, rank {rank} in adapter_config.json"
+        raise AdapterError("the ranks disagree", got=got, where=where, fix="save the adapter again")
+
+
+def _agreed(parameters: list[str], config: Mapping[str, Any], where: str) -> tuple[int, float]:
+    """Rank and scaling of a module's parameters; which of them a tensor belongs to, the file does not say."""
+    found = {rank_and_scaling(config, name) for name in parameters}
+    if len(found) > 1:
+        fix = "train it again with one rank and one alpha for them"
+        raise AdapterError("rank_pattern tells parameters of one module apart, the file does not", where=where, fix=fix)
+    return found.pop()
+
+
+def _parameter(site: str, pair: Mapping[str, Tensor], told: tuple[int, float], where: str) -> dict[str, Update]:
+    (rank, scaling), a, b = told, pair["A"], pair["B"]
+    if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1] or a.shape[0] % rank or not a.shape[0]:
+        _check_ranks(pair, -1, 0, rank, where)
+    count = a.shape[0] // rank
+    rows, columns = a.reshape(count, rank, -1), b.reshape(b.shape[0], rank, count)
+    return {f"{site}[{e}]": LowRank(columns[:, :, e].contiguous(), rows[e], scaling) for e in range(count)}
+
+
+def check_tied(updates: Mapping[str, Update], embeddings: Collection[str], path: Path) -> None:
+    """Refuse a linear layer whose update should be the transpose of the embedding's, and is not.
+
+    Raises:
+        AdapterError: peft would give one of the two the factors of the other.
+    """
+    inputs = [u for site in embeddings if isinstance(u := updates[site], LowRank)]
+    for site, update in updates.items():
+        if site in embeddings or not isinstance(update, LowRank):
+            continue
+        tied = [u for u in inputs if u.shape == update.shape[::-1] and u.rank == update.rank]
+        if tied and not any(u.a.equal(update.b.T) and u.b.equal(update.a.T) for u in tied):
+            fix = "set it to false, if the two were trained apart"
+            raise AdapterError(
+                "ensure_weight_tying: its factors are not the embedding's", where=f"{site} in {path}", fix=fix
+            )
+
+
+def experts_of(updates: Mapping[str, LowRank]) -> dict[str, list[LowRank]]:
+    """Layer -> the updates of its experts in order.
+
+    Raises:
+        AdapterError: an expert between others is missing.
+    """
+    numbered: dict[str, dict[int, LowRank]] = {}
+    for site, update in updates.items():
+        if found := expert_of(site):
+            numbered.setdefault(found[0], {})[found[1]] = update
+    for layer, experts in numbered.items():
+        if sorted(experts) != list(range(len(experts))):
+            raise AdapterError("an expert is missing", got=sorted(experts)[:20], where=layer, fix="give all of them")
+    return {layer: [experts[i] for i in range(len(experts))] for layer, experts in numbered.items()}
+
+
+def join_experts(experts: list[LowRank], rank: int) -> tuple[Tensor, Tensor]:
+    """A ``[experts·r, in]`` and B ``[out, r·experts]`` of scaling 1, with zeros up to the rank."""
+    import torch
+
+    first = experts[0]
+    a = first.a.new_zeros(len(experts), rank, first.shape[1])
+    b = first.b.new_zeros(first.shape[0], rank, len(experts))
+    for e, update in enumerate(experts):
+        a[e, : update.rank] = update.a
+        b[:, : update.rank, e] = torch.mul(update.b, update.scaling)
+    return a.flatten(0, 1), b.flatten(1)

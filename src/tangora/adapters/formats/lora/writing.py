@@ -1,0 +1,160 @@
+"""Updates as the files of a PEFT adapter, from which stock peft computes exactly them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tangora.adapters.formats.lora.layers import expert_of, experts_of, join_experts
+from tangora.adapters.formats.lora.names import PREFIX
+from tangora.adapters.formats.lora.settings import rank_and_scaling
+from tangora.errors import AdapterError
+from tangora.updates.task_vector import LowRank
+
+__all__ = ["Content", "write_config", "write_tensors"]
+
+_INIT_ONLY = ("eva_config", "corda_config", "lora_ga_config", "loftq_config")
+_SELECTION = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
+_CLASSIFIERS = ("SEQ_CLS", "TOKEN_CLS")  # for which peft trains a head unless told which
+
+
+@dataclass(frozen=True)
+class Content:
+    """What an adapter's files hold.
+
+    Args:
+        updates: site -> update; of an expert ``<layer>[e]``.
+        biases: site -> the change of its layer's bias.
+        embeddings: the sites that are embeddings.
+        kernels: site -> ``(in, k₁, k₂, …)`` where it is a convolution.
+        whole: parameter of the base -> its new value.
+    """
+
+    updates: Mapping[str, LowRank]
+    biases: Mapping[str, Tensor]
+    embeddings: frozenset[str]
+    kernels: Mapping[str, tuple[int, ...]]
+    whole: Mapping[str, Tensor]
+
+
+def write_config(content: Content, template: Mapping[str, Any] | None, base: str | None) -> dict[str, Any]:
+    """A configuration with which peft computes exactly ``content``: the template's wherever it says the same.
+
+    Raises:
+        AdapterError: peft has no configuration for it.
+    """
+    plain = {"peft_type": "LORA", "base_model_name_or_path": base, "task_type": None, "bias": "none"}
+    config = dict(template or plain) | {"inference_mode": True, "init_lora_weights": True}
+    config = {key: value for key, value in config.items() if key not in _INIT_ONLY}
+    config |= {key: False for key in ("use_dora", "lora_bias", "ensure_weight_tying") if key in config}
+    if content.biases:
+        _refuse_biases(content)
+        config["lora_bias"] = True
+    _name_whole(config, content)
+    modules = {site: u for site, u in content.updates.items() if expert_of(site) is None}
+    if experts := experts_of(content.updates):
+        config["lora_dropout"] = 0.0  # peft takes no other beside parameters
+        if config.get("fan_in_fan_out"):
+            fix = "write a full checkpoint with --base BASE --full"
+            raise AdapterError("peft has no parameters beside fan_in_fan_out", got=min(experts), fix=fix)
+    elif config.get("target_parameters"):
+        config["target_parameters"] = None
+    if not _selects(config, modules):
+        config |= dict.fromkeys(_SELECTION[1:]) | {"target_modules": sorted(modules)}
+    if not experts and all(rank_and_scaling(config, site) == (u.rank, u.scaling) for site, u in modules.items()):
+        return config
+    ranks = {site: u.rank for site, u in modules.items()}
+    alphas = {site: _alpha(u) for site, u in modules.items()}
+    rank, alpha = _most(ranks, 1), _most(alphas, 1)
+    if experts:  # the defaults are theirs, as peft takes a pattern for a parameter's name for one that matches nothing
+        rank = alpha = _parameter_rank(experts)
+    config |= {"r": rank, "lora_alpha": alpha, "use_rslora": False}
+    return config | {"rank_pattern": _exceptions(ranks, rank), "alpha_pattern": _exceptions(alphas, alpha)}
+
+
+def _most(values: Mapping[str, Any], default: Any) -> Any:
+    return Counter(values.values()).most_common(1)[0][0] if values else default
+
+
+def _refuse_biases(content: Content) -> None:
+    other = sorted(s for s in content.updates if s in content.embeddings or expert_of(s) is not None)
+    if other:
+        fix = "write a full checkpoint with --base BASE --full"
+        raise AdapterError("peft has no lora_bias beside an embedding or a parameter", got=other[0], fix=fix)
+    if odd := sorted(content.biases.keys() - content.updates.keys()):
+        fix = "write a full checkpoint with --base BASE --full"
+        raise AdapterError("peft has no update for the bias of a layer without factors", got=odd[0], fix=fix)
+
+
+def _name_whole(config: dict[str, Any], content: Content) -> None:
+    """``modules_to_save`` and ``bias`` as the tensors have it: peft fails where one that it names is missing."""
+    modules = [m for m in config.get("modules_to_save") or () if any(f".{m}." in f".{n}" for n in content.whole)]
+    config["modules_to_save"] = modules or None
+    if not modules and config.get("task_type") in _CLASSIFIERS:
+        config["task_type"] = None
+    named = any(n.endswith(".bias") and not any(f".{m}." in f".{n}" for m in modules) for n in content.whole)
+    config["bias"] = config.get("bias") if named else "none"
+
+
+def _parameter_rank(experts: Mapping[str, list[LowRank]]) -> int:
+    """One rank for every parameter and expert: their factors lie in one tensor, and are filled up with zeros."""
+    return max(update.rank for updates in experts.values() for update in updates)
+
+
+def _alpha(update: LowRank) -> float:
+    """The alpha whose quotient by the rank is the scaling, to the last bit where there is one."""
+    near = update.scaling * update.rank
+    options = (near, math.nextafter(near, math.inf), math.nextafter(near, -math.inf))
+    exact = next((x for x in options if x / update.rank == update.scaling), near)
+    return int(exact) if exact == int(exact) else exact
+
+
+def _exceptions(values: Mapping[str, Any], default: Any) -> dict[str, Any]:
+    """Anchored, because peft would also match a pattern to any longer path that ends in it."""
+    return {f"^{re.escape(site)}": value for site, value in sorted(values.items()) if value != default}
+
+
+def _selects(config: Mapping[str, Any], sites: Iterable[str]) -> bool:
+    """Whether peft would adapt every one of ``sites``; the layer filters are those the sites were made with."""
+    targets = config.get("target_modules")
+    if isinstance(targets, str):
+        return all(re.fullmatch(targets, site) for site in sites)
+    return all(any(site == t or site.endswith(f".{t}") for t in targets or ()) for site in sites)
+
+
+def write_tensors(content: Content) -> dict[str, Tensor]:
+    """The tensors of ``adapter_model.safetensors``, float32."""
+    tensors: dict[str, Tensor] = {}
+    for site, update in content.updates.items():
+        if expert_of(site) is None:
+            tensors |= _layer(site, update, content)
+    experts = experts_of(content.updates)
+    for layer, updates in experts.items():
+        a, b = join_experts(updates, _parameter_rank(experts))
+        tensors |= {f"{layer}.lora_A.weight": a, f"{layer}.lora_B.weight": b}
+    for name, tensor in content.whole.items():
+        stem = name.removesuffix(".bias")
+        adapted = name.endswith(".bias") and stem in content.updates  # peft keeps it inside the layer that it wraps
+        tensors[f"{stem}.base_layer.bias" if adapted else name] = tensor
+    return {PREFIX + name: tensor.detach().float().cpu().clone() for name, tensor in tensors.items()}
+
+
+def _layer(site: str, update: LowRank, content: Content) -> dict[str, Tensor]:
+    if site in content.embeddings:
+        return {f"{site}.lora_embedding_A": update.a, f"{site}.lora_embedding_B": update.b}
+    a, b = update.a, update.b
+    if kernel := content.kernels.get(site):
+        a, b = a.reshape(-1, *kernel), b.reshape(*b.shape, *(1,) * (len(kernel) - 1))
+    tensors = {f"{site}.lora_A.weight": a, f"{site}.lora_B.weight": b}
+    if content.biases and site not in content.embeddings:
+        bias = content.biases.get(site)
+        bias = torch.zeros(update.shape[0]) if bias is None else bias.double() / update.scaling
+        tensors[f"{site}.lora_B.bias"] = bias
+    return tensors

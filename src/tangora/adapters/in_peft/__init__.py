@@ -1,0 +1,1 @@
+"""An adapter's files as stock peft reads them, compared with the adapter in float64."""

@@ -1,0 +1,116 @@
+"""An adapter's folder as stock peft computes with it, one site at a time, beside what it should be, in float64."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tangora.adapters.formats.lora import Content, write_config
+from tangora.adapters.formats.lora.layers import expert_of
+from tangora.adapters.in_peft.skeleton import load_in_peft, peft_layers, peft_state
+from tangora.adapters.initial import seed_of
+from tangora.errors import AdapterError
+from tangora.updates.task_vector import LowRank, Update
+
+if TYPE_CHECKING:
+    from tangora.adapters.adapter import Adapter
+
+__all__ = ["InPeft", "relative"]
+
+_ENTRIES = 2**18
+_PROBES = 16
+
+
+class InPeft:
+    """What peft reads from a folder, one site at a time."""
+
+    def __init__(self, adapter: Adapter, folder: Path) -> None:
+        content = adapter.content()
+        model = load_in_peft(content, _config(adapter, content), folder)
+        self.layers, self._state = peft_layers(model), peft_state(model) if content.whole else {}
+        self.embeddings, self.seed = adapter.embeddings, seed_of("verify", str(len(adapter.updates)))
+
+    def compare(self, site: str, expected: Sequence[tuple[Update, float]]) -> tuple[float, bool]:
+        """The relative difference at a site, and whether every entry was compared."""
+        shape = expected[0][0].shape if expected else ()
+        exact = math.prod(shape) <= _ENTRIES
+        if exact:
+            total = sum((u.dense().double() * c for u, c in _wide(expected)), torch.zeros(shape, dtype=torch.float64))
+            return relative(self._dense(site).double().reshape(shape) - total, total), True
+        generator = torch.Generator().manual_seed(seed_of(self.seed, site))
+        x = torch.randn(shape[1], _PROBES, dtype=torch.float64, generator=generator)
+        y = torch.zeros(shape[0], _PROBES, dtype=torch.float64)
+        for update, c in expected:
+            y += _times(update, x) * c
+        return relative(self._times(site, x) - y, y), False
+
+    def dense(self, site: str) -> Tensor:
+        """What peft adds to the weight of a site, in float64."""
+        return self._dense(site).double()
+
+    def compare_whole(self, name: str, expected: Tensor) -> float:
+        """The relative difference of a parameter that is saved whole."""
+        stem = name.removesuffix(".bias")
+        names = (name, f"{stem}.base_layer.bias")
+        found = next((self._state[n] for n in names if n in self._state), None)
+        if found is None:
+            raise AdapterError("stock peft does not load a parameter that is saved whole", where=name, fix="report it")
+        return relative(found.double() - expected.double(), expected.double())
+
+    def _dense(self, site: str) -> Tensor:
+        if site.endswith(".bias") and site.removesuffix(".bias") in self.layers and site not in self.layers:
+            layer = self.layers[site.removesuffix(".bias")]
+            bias: Tensor = layer.lora_B["default"].bias.detach() * layer.scaling["default"]
+            return bias
+        found = expert_of(site)
+        delta: Tensor = self._layer(site).get_delta_weight("default").detach()
+        if found:
+            return delta[found[1]] if delta.ndim == 3 else delta
+        return delta.T if site in self.embeddings else delta
+
+    def _layer(self, site: str) -> Any:
+        found = expert_of(site)
+        if (layer := self.layers.get(found[0] if found else site)) is None:
+            raise AdapterError("stock peft adapts no such site", where=site, fix="report it")
+        return layer
+
+    def _times(self, site: str, x: Float[Tensor, "in probes"]) -> Float[Tensor, "out probes"]:
+        layer = self._layer(site)
+        if expert_of(site) and layer.num_experts > 1:
+            return self._dense(site).double() @ x
+        if site in self.embeddings:
+            a, b = layer.lora_embedding_A["default"], layer.lora_embedding_B["default"]
+        else:
+            a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+        y: Tensor = b.detach().flatten(1).double() @ (a.detach().flatten(1).double() @ x)
+        return y * float(layer.scaling["default"])
+
+
+def _config(adapter: Adapter, content: Content) -> dict[str, Any]:
+    return write_config(content, adapter.config, None)
+
+
+def _wide(terms: Iterable[tuple[Update, float]]) -> Iterable[tuple[Update, float]]:
+    for update, c in terms:
+        if isinstance(update, LowRank):
+            yield LowRank(update.b.double(), update.a.double(), update.scaling), c
+        else:
+            yield update, c
+
+
+def _times(update: Update, x: Tensor) -> Tensor:
+    if isinstance(update, LowRank):
+        return (update.b.double() @ (update.a.double() @ x)) * update.scaling
+    return update.dense().double() @ x
+
+
+def relative(difference: Tensor, of: Tensor) -> float:
+    """Return ``norm(difference) / norm(of)``, or the difference's norm if ``of`` is zero."""
+    size, norm = float(difference.norm()), float(of.norm())
+    return size / norm if norm > 0 else size

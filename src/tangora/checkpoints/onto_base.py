@@ -1,0 +1,249 @@
+"""Adapters onto a base's weights: a site's update, read a few rows at a time in the orientation of the stored weight.
+
+A site is a module's path, its weight the tensor ``<site>.weight`` of the base; a prefix that only the one or the other
+has (``model.``, ``bert.``) is found once for all sites. Embeddings and transformers' ``Conv1D`` store the transpose.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tangora.adapters.adapter import Adapter
+from tangora.adapters.formats.lora.based import Rescaled, read_rows
+from tangora.adapters.formats.lora.layers import expert_of, is_bias, layer_of
+from tangora.adapters.formats.lora.settings import parameters_of
+from tangora.checkpoints.align import Target
+from tangora.errors import FusionError
+from tangora.storage.checkpoint import Checkpoint
+from tangora.storage.header import Stored
+from tangora.updates.task_vector import Dense, LowRank, Update
+
+__all__ = ["Added", "Names", "Stacked", "align_adapters", "is_turned", "replaced"]
+
+_CONV1D = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
+_FIX = "give the base model that the adapters were made for"
+
+
+@dataclass(frozen=True, eq=False)
+class Added:
+    """An update in the orientation of the stored weight, ``transposed`` where that is the other one."""
+
+    update: Update
+    transposed: bool
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers of memory it takes."""
+        update = self.update
+        return update.a.numel() + update.b.numel() if isinstance(update, LowRank) else update.weight.numel()
+
+    def rows(self, start: int, stop: int) -> Float[Tensor, "rows width"]:
+        """Rows ``[start, stop)`` of the dense update; the rest of it is never formed."""
+        update, part = self.update, slice(start, stop)
+        if isinstance(update, Rescaled):
+            return update.rows(start, stop)
+        if not isinstance(update, LowRank):
+            return update.weight.T[part] if self.transposed else update.weight[part]
+        if self.transposed:
+            return (update.a.T[part] @ update.b.T) * update.scaling
+        return (update.b[part] @ update.a) * update.scaling
+
+
+@dataclass(frozen=True, eq=False)
+class Stacked:
+    """The updates of a parameter's experts, one after the other; None where an adapter has none."""
+
+    experts: Sequence[Update | None]
+    transposed: bool
+    shape: tuple[int, ...]
+
+    def rows(self, start: int, stop: int) -> Float[Tensor, "experts width"]:
+        """The experts ``[start, stop)``, each as one row."""
+        found = []
+        for update in self.experts[start:stop]:
+            dense = torch.zeros(self.shape[1:]) if update is None else update.dense()
+            found.append((dense.T if self.transposed and update is not None else dense).reshape(-1))
+        return torch.stack(found)
+
+
+def align_adapters(
+    base: Checkpoint, vectors: Sequence[Mapping[str, Update]], adapters: Sequence[Adapter]
+) -> list[Target]:
+    """The base's tensors, each with what every adapter changes of it.
+
+    Args:
+        base: the model the adapters were made for.
+        vectors: per adapter, site -> what its training changed.
+        adapters: the same ones; they tell embeddings, transposed layers, and the common start.
+
+    Raises:
+        FusionError: a site has no weight in the base, one of another shape, or one that is tied to another layer.
+    """
+    full = adapters[0].metadata.kind == "full"
+    sites = sorted({site for vector in vectors for site in vector} | set(adapters[0].start))
+    plain = [site for site in sites if full or expert_of(site) is None]
+    layers = sorted({found[0] for site in sites if not full and (found := expert_of(site))})
+    bias = {site for site in plain if any(site in v and is_bias(site, v[site]) for v in vectors)}
+    tensors = {site: site if full or site in bias else f"{site}.weight" for site in plain}
+    candidates = {layer: _candidates(layer, adapters) for layer in layers}
+    named = Names(base, [*tensors.values(), *(name for names in candidates.values() for name in names[:1])])
+    targets: dict[str, Target] = {}
+    for site in plain:
+        target = _target(site, named(tensors[site]), base, vectors, adapters)
+        targets[target.name] = target
+    for layer in layers:
+        stored, parts = _stack(layer, [named(n) for n in candidates[layer]], base, vectors)
+        targets[stored.name] = Target(stored.name, stored, tuple(parts), None, layer)
+    for target in targets.values():
+        if not target.fused:
+            raise FusionError("no update can be added to integers", got=target.base.dtype, where=target.name, fix=_FIX)
+    nothing = (None,) * len(vectors)
+    return [
+        targets.get(name) or Target(name, base.find(name) or stored, nothing) for name, stored in base.tensors.items()
+    ]
+
+
+def replaced(targets: Sequence[Target], whole: Mapping[str, Tensor], base: Checkpoint) -> list[Target]:
+    """The targets, with parameters that adapters saved whole in the place of the base's.
+
+    Raises:
+        FusionError: the base does not have one of them, or it has another shape.
+    """
+    if not whole:
+        return list(targets)
+    found = {target.name: target for target in targets}
+    named = Names(base, sorted(whole))
+    for site, value in whole.items():
+        stored = base.find(named(site))
+        if stored is None or stored.shape != tuple(value.shape):
+            got = "nothing" if stored is None else list(stored.shape)
+            fix = "keep the heads, with --heads keep, or give a base that has them"
+            raise FusionError(
+                f"the base cannot hold a parameter of shape {list(value.shape)}", got=got, where=site, fix=fix
+            )
+        change = value.float() - read_rows(stored, 0, stored.shape[0]).reshape(stored.shape)
+        old = found[stored.name]
+        found[stored.name] = Target(old.name, old.base, old.parts, Added(Dense(change), False), old.site)
+    return list(found.values())
+
+
+def _target(
+    site: str, name: str, base: Checkpoint, vectors: Sequence[Mapping[str, Update]], adapters: Sequence[Adapter]
+) -> Target:
+    full = adapters[0].metadata.kind == "full"
+    if not full and (name in base.tied or name in base.tied.values()):
+        fix = "untie the base, or load the adapter with peft"
+        raise FusionError("the weight is shared by the input embedding and the output head", where=name, fix=fix)
+    stored = base.tensors[name]
+    owner = next(a for a in adapters if site in a.updates or site in a.start)
+    parts = [None if site not in v else _added(v[site], stored.shape, site, owner, base) for v in vectors]
+    begin = adapters[0].start.get(site)
+    start = None if begin is None else _added(begin, stored.shape, site, owner, base)
+    return Target(name, stored, tuple(parts), start, site)
+
+
+def _candidates(layer: str, adapters: Sequence[Adapter]) -> list[str]:
+    config = next(a.config for a in adapters if any(site.startswith(f"{layer}[") for site in a.updates))
+    return parameters_of(config, layer_of(layer))
+
+
+def _stack(
+    layer: str, names: Sequence[str], base: Checkpoint, vectors: Sequence[Mapping[str, Update]]
+) -> tuple[Stored, list[Stacked | None]]:
+    """The parameter of a layer by its shape, which alone tells several of one module apart, and its parts."""
+    experts = [{e[1]: u for s, u in v.items() if (e := expert_of(s)) and e[0] == layer} for v in vectors]
+    count = 1 + max(index for found in experts for index in found)
+    out, inside = next(update.shape for found in experts for update in found.values())
+    fitting = []
+    for name in names:
+        stored = base.tensors.get(name)
+        shape = () if stored is None else stored.shape if len(stored.shape) == 3 else (1, *stored.shape)
+        if stored is not None and shape in ((count, out, inside), (count, inside, out)):
+            fitting.append((stored, shape == (count, inside, out)))
+    if len(fitting) != 1 or (out == inside and len(fitting[0][0].shape) == 3):
+        fix = "merge it with peft, where the order of the parameters is known"
+        what = f"{len(fitting)} of the parameters have the shape of the update {[count, out, inside]}, one way round"
+        raise FusionError(what, got=list(names), where=layer, fix=fix)
+    stored, turned = fitting[0]
+    shape = (count, *stored.shape[-2:])
+    stacks = [[None if (u := found.get(e)) is None else _float(u, base) for e in range(count)] for found in experts]
+    parts = [Stacked(stack, turned, shape) for stack in stacks]
+    return stored, [part if found else None for part, found in zip(parts, experts, strict=True)]
+
+
+class Names:
+    """The base's names for parameters that an adapter names its own way.
+
+    Args:
+        base: the checkpoint.
+        wanted: the adapter's names. They are tried as they are, with a prefix of the base's names, without one of
+            their own.
+
+    Raises:
+        FusionError: the base has no such parameters.
+    """
+
+    def __init__(self, base: Checkpoint, wanted: Sequence[str]) -> None:
+        first = wanted[0] if wanted else ""
+        longer = sorted({n.removesuffix(first) for n in base.tensors if n.endswith("." + first)})
+        shorter = [first[: i + 1] for i, letter in enumerate(first) if letter == "."]
+        for add, drop in [("", ""), *((add, "") for add in longer), *(("", drop) for drop in shorter)]:
+            if all(add + name.removeprefix(drop) in base.tensors for name in wanted):
+                self.add, self.drop = add, drop
+                return
+        missing = next((name for name in wanted if name not in base.tensors), first)
+        missing = missing.removesuffix(".weight")
+        raise FusionError("the base has no weight for a site", got=missing, where=base.folder, fix=_FIX)
+
+    def __call__(self, name: str) -> str:
+        """The base's name."""
+        return self.add + name.removeprefix(self.drop)
+
+
+def is_turned(
+    shape: tuple[int, ...],
+    stored: tuple[int, ...],
+    site: str,
+    embedding: bool,
+    config: Mapping[str, Any] | None,
+    base: Checkpoint,
+) -> bool:
+    """Whether a weight is stored as the transpose of its update.
+
+    Raises:
+        FusionError: neither way round fits.
+    """
+    straight = shape == stored or (len(shape) == 2 and len(stored) > 2 and shape == (stored[0], math.prod(stored[1:])))
+    turned = len(shape) == 2 and shape[::-1] == stored
+    if not straight and not turned:
+        what = f"the base's weight is {list(stored)}, the adapter's update {list(shape)}"
+        raise FusionError(what, where=site, fix=_FIX)
+    if straight and turned:  # square: only the kind of layer tells
+        conv = base.config.get("model_type") in _CONV1D and not site.endswith(("lm_head", "score"))
+        return embedding or bool((config or {}).get("fan_in_fan_out")) or conv
+    return turned
+
+
+def _added(update: Update, stored: tuple[int, ...], site: str, adapter: Adapter, base: Checkpoint) -> Added:
+    shape = tuple(update.shape)
+    if adapter.metadata.kind == "full" and shape == stored:
+        return Added(_float(update, base), False)
+    turned = is_turned(shape, stored, site, site in adapter.embeddings, adapter.config, base)
+    return Added(_float(update, base), turned)
+
+
+def _float(update: Update, base: Checkpoint) -> Update:
+    """In the dtype that is computed with: noise of float32 would be rank to a method in float64."""
+    if isinstance(update, Rescaled):
+        return update
+    dtype = torch.float64 if any(stored.dtype == "F64" for stored in base.tensors.values()) else torch.float32
+    if isinstance(update, LowRank):
+        return LowRank(update.b.to(dtype).contiguous(), update.a.to(dtype).contiguous(), update.scaling)
+    return type(update)(update.weight.to(torch.promote_types(update.weight.dtype, dtype)))

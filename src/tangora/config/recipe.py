@@ -1,0 +1,168 @@
+"""What a run is, read from YAML: a file or a bundled name, with ``--set a.b=c`` laid over it.
+
+The models themselves are in `schema` and `settings`, and are exported here. Relative paths in a recipe are
+relative to the working directory. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tangora.config.schema import (
+    BaseConfig,
+    EvaluationConfig,
+    FinetuneConfig,
+    FusionConfig,
+    FusionEntry,
+    LoraSettings,
+    ModeConfig,
+    Recipe,
+    Source,
+    SubsetConfig,
+    TaskConfig,
+    TrainingSettings,
+)
+from tangora.config.settings import DEFAULT_LEARNING_RATES
+from tangora.errors import RecipeError
+from tangora.support.validation import did_you_mean, validate
+from tangora.support.yaml import parse
+
+__all__ = [
+    "DEFAULT_LEARNING_RATES",
+    "BaseConfig",
+    "EvaluationConfig",
+    "FinetuneConfig",
+    "FusionConfig",
+    "FusionEntry",
+    "LoraSettings",
+    "ModeConfig",
+    "Recipe",
+    "Source",
+    "SubsetConfig",
+    "TaskConfig",
+    "TrainingSettings",
+    "bundled_recipes",
+    "load_recipe",
+]
+
+
+def bundled_recipes() -> list[str]:
+    """Names that `load_recipe` knows without a path."""
+    folder = resources.files("tangora") / "recipes"
+    return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
+
+
+def load_recipe(source: str | Path, settings: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file, or a bundled one by name, and apply ``a.b=c`` settings.
+
+    Args:
+        source: a path (anything with a ``/`` or a ``.yaml`` end, or that exists), else a bundled name.
+        settings: ``key.path=value``, the value in YAML; list items by index, named items (tasks) by name too.
+
+    Raises:
+        RecipeError: the file is missing or not YAML, a key is unknown (the nearest valid one is named), a value
+            has the wrong type, or ``${data.KEY}`` has no value.
+
+    >>> load_recipe("quickstart", ["seed=7"]).seed
+    7
+    """
+    text, where = _read(source)
+    try:
+        raw = parse(text)
+    except yaml.YAMLError as cause:
+        raise RecipeError(
+            f"not readable as YAML ({' '.join(str(cause).split())})", where=where, fix="mend the file"
+        ) from cause
+    if not isinstance(raw, dict):
+        raise RecipeError("a recipe is a mapping", got=type(raw).__name__, where=where, fix="see the bundled recipes")
+    for setting in settings:
+        _apply(raw, setting)
+    data = raw.get("data") or {}
+    if isinstance(data, dict):
+        raw = {k: v if k == "data" else _interpolate(v, data, k) for k, v in raw.items()}
+    return validate(Recipe, raw, str(where))
+
+
+def _read(source: str | Path) -> tuple[str, str | Path]:
+    path = Path(source)
+    if path.is_file() or "/" in str(source) or path.suffix in {".yaml", ".yml"}:
+        try:
+            return path.read_text(encoding="utf-8"), path
+        except (OSError, UnicodeDecodeError) as cause:
+            raise RecipeError(f"the recipe cannot be read ({cause})", where=path, fix="check the path") from cause
+    known = bundled_recipes()
+    if str(source) not in known:
+        raise RecipeError(
+            "no such recipe", got=str(source), fix=did_you_mean(str(source), known) + "; a file needs its path"
+        )
+    return (resources.files("tangora") / "recipes" / f"{source}.yaml").read_text(encoding="utf-8"), f"recipe {source}"
+
+
+def _apply(raw: dict[str, Any], setting: str) -> None:
+    key, equals, text = setting.partition("=")
+    if not equals or not key:
+        raise RecipeError("a setting is key.path=value", got=setting, where="--set")
+    try:
+        value = parse(text)
+    except yaml.YAMLError as cause:
+        raise RecipeError("the value of a setting must be YAML", got=text, where=f"--set {key}") from cause
+    if isinstance(value, str):
+        value = _as_number(value)
+    node: Any = raw
+    *parents, last = key.split(".")
+    for part in parents:
+        node = _child(node, part, setting)
+    if isinstance(node, list):
+        node[_index(node, last, setting)] = value
+    elif isinstance(node, dict):
+        node[last] = value
+    else:
+        raise RecipeError("a setting must lead into a mapping or a list", got=setting, where="--set")
+
+
+def _as_number(text: str) -> str | float:
+    """YAML 1.1 reads ``1e-3`` as text; people mean a number."""
+    return float(text) if re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", text) else text
+
+
+def _child(node: Any, part: str, setting: str) -> Any:
+    if isinstance(node, list):
+        return node[_index(node, part, setting)]
+    if isinstance(node, dict):
+        if node.get(part) is None:
+            node[part] = {}
+        return node[part]
+    raise RecipeError("a setting must lead into a mapping or a list", got=setting, where="--set")
+
+
+def _index(node: list[Any], part: str, setting: str) -> int:
+    if part.isdigit() and int(part) < len(node):
+        return int(part)
+    for i, item in enumerate(node):
+        if isinstance(item, dict) and part in (item.get("name"), item.get("method")):
+            return i
+    raise RecipeError(f"no item {part!r} in this list", got=setting, where="--set", fix=f"it has {len(node)} items")
+
+
+def _interpolate(value: Any, data: Mapping[str, Any], where: str) -> Any:
+    if isinstance(value, dict):
+        return {k: _interpolate(v, data, f"{where}.{k}") for k, v in value.items()}
+    if isinstance(value, list):
+        return [_interpolate(v, data, f"{where}.{i}") for i, v in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+
+    def replace(match: re.Match[str]) -> str:
+        key = match.group(1)
+        if not data.get(key):
+            raise RecipeError(f"data.{key} is not set", where=where, fix=f"give it with --set data.{key}=FOLDER")
+        return str(data[key])
+
+    replaced = re.sub(r"\$\{data\.([A-Za-z0-9_]+)\}", replace, value)
+    return _as_number(replaced)

@@ -1,0 +1,1 @@
+"""Adapters in a base model to answers, scores and tidy rows."""

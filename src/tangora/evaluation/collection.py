@@ -1,0 +1,289 @@
+"""Statistics of an expert's data, which methods such as RegMean and Fisher merging are given: `collect_statistics`.
+
+Rows of one length share a batch, so that no padding is ever counted. A linear layer's gradient for one row is the
+product of its outputs' gradients and its inputs, so a whole batch costs one backward pass (a class); where anything but
+linear layers was trained, rows are taken one by one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, get_args
+
+import torch
+from torch import Tensor, nn
+
+from tangora.adapters.adapter import Adapter
+from tangora.adapters.application import places
+from tangora.adapters.initial import seed_of
+from tangora.adapters.metadata import BaseInfo
+from tangora.errors import DataError, FusionError, ModelError
+from tangora.evaluation.evaluator import applied
+from tangora.fusion.statistics import About, Statistics
+from tangora.methods import Statistic
+from tangora.progress import Progress
+from tangora.support.validation import did_you_mean
+from tangora.tasks import TaskModel
+from tangora.tasks.splits import sample
+from tangora.tasks.values import Batch, Split, Task, evaluating
+
+if TYPE_CHECKING:
+    from tangora.tasks import Base
+
+__all__ = ["collect_statistics"]
+
+EXACT = 16
+"""Classes up to which the Fisher information is the expectation over all of them, at one backward pass each."""
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """One site in the model: its parameter, how that is stored, and its module where this is a linear layer."""
+
+    parameter: nn.Parameter
+    transposed: bool
+    linear: nn.Module | None
+
+
+def collect_statistics(
+    base: Base,
+    task: Task,
+    adapter: Adapter,
+    *,
+    kinds: Sequence[Statistic] = ("gram", "fisher"),
+    split: str = "train",
+    rows: int = 1000,
+    seed: int = 0,
+    batch_size: int = 16,
+    also: Sequence[Adapter] = (),
+    progress: Progress | None = None,
+) -> Statistics:
+    """What a fusion may know of an expert's data: second moments of inputs, and Fisher information.
+
+    ``gram``: ``G = E[x xᵀ]`` over the inputs x that a linear layer of the expert sees (arXiv:2212.09849). ``fisher``:
+    ``F = E_x E_{y∼p(y|x)} (∇ log p(y|x))²`` by the entries of the layer's whole weight, at the expert and by its own
+    predictions, not the data's labels (arXiv:2111.09832): exactly over all classes up to 16 of them; with more, over
+    one label drawn for each row, as also for text, whose words are drawn given the reference's words before them.
+
+    Args:
+        base: the adapter's base model; its weights are as before afterwards.
+        task: gives the rows and the head.
+        adapter: the expert.
+        kinds: which statistics.
+        split: where rows are taken from; ``train`` leaves the others unseen.
+        rows: at most so many, a sample by ``seed``.
+        seed: of the sample and of labels that are drawn.
+        batch_size: rows per forward pass; changes results by rounding at most.
+        also: adapters at whose sites statistics are collected too, to be fused with one that lacks them.
+        progress: told of every batch.
+
+    Raises:
+        FusionError: an unknown kind.
+        ModelError: the adapter is for another base, or a layer does not see one row of inputs per row of data.
+        DataError: no such split, or ``rows`` or ``batch_size`` is smaller than 1.
+    """
+    _check(base, task, adapter, kinds, split, {"rows": rows, "batch_size": batch_size})
+    layers = _layers(base.backbone, [adapter, *also])
+    picks = sample(len(task.splits[split]), rows, seed)
+    progress = progress or Progress()
+    tensors: dict[str, Tensor] = {}
+    with applied(base.backbone, adapter):
+        model = TaskModel(base.backbone, task, base)
+        jobs: dict[Statistic, Callable[[Sequence[Batch]], dict[str, Tensor]]] = {
+            "gram": lambda batches: _gram(model, batches, layers, progress),
+            "fisher": lambda batches: _fisher(model, batches, layers, seed_of("fisher", seed, task.name), progress),
+        }
+        with evaluating(model):
+            for kind in kinds:
+                single = kind == "fisher" and any(layer.linear is None for layer in layers.values())
+                batches = list(_batches(task.splits[split], picks, 1 if single else batch_size, model))
+                progress.begin(f"{kind} · {task.name}", len(batches))
+                tensors |= {f"{site}.{kind}": tensor for site, tensor in jobs[kind](batches).items()}
+                progress.end()
+    classes = 0 if task.head is None else len(task.head)
+    about = About(
+        kinds=list(kinds),
+        adapter=adapter.fingerprint,
+        base=BaseInfo(model=base.config.model, revision=base.config.revision, fingerprint=base.fingerprint),
+        task=task.name,
+        task_fingerprint=task.fingerprint,
+        split=split,
+        rows=len(picks),
+        seed=seed,
+        labels=None if "fisher" not in kinds else "every" if 0 < classes <= EXACT else "drawn",
+        averaged=sorted(site for site, layer in layers.items() if layer.linear is None),
+    )
+    return Statistics(about, tensors)
+
+
+def _check(
+    base: Base, task: Task, adapter: Adapter, kinds: Sequence[str], split: str, counts: Mapping[str, int]
+) -> None:
+    known = list(get_args(Statistic))
+    for kind in kinds or [""]:
+        if kind not in known:
+            raise FusionError("no such statistics", got=kind, where="statistics.kinds", fix=did_you_mean(kind, known))
+    if split not in task.splits:
+        fix = did_you_mean(split, list(task.splits))
+        raise DataError("the split is missing", got=split, where=f"task {task.name}", fix=fix)
+    for name, count in counts.items():
+        if count < 1:
+            raise DataError(f"{name} must be at least 1", got=count, where=f"statistics.{name}", fix="give more")
+    told = adapter.metadata.base.fingerprint
+    if told is not None and told != base.fingerprint:
+        what = f"the adapter is for a base with fingerprint {told[:12]}, this one has {base.fingerprint[:12]}"
+        raise ModelError(what, where=base.config.model, fix="give the recipe that the adapter was trained by")
+
+
+def _layers(model: nn.Module, adapters: Sequence[Adapter]) -> dict[str, _Layer]:
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    layers = {}
+    for adapter in adapters:
+        for site, place in places(model, adapter).items():
+            name = place.name
+            if place.expert is not None or site in adapter.kernels:
+                fix = "fuse by a method without statistics"
+                raise ModelError("no statistics are collected of convolutions and experts", where=site, fix=fix)
+            module = model.get_submodule(name.rpartition(".")[0])
+            linear = isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+            is_matrix = linear and parameters[name].ndim == 2
+            layers[site] = _Layer(parameters[name], place.transposed, module if is_matrix else None)
+    return layers
+
+
+def _batches(split: Split, picks: Sequence[int], size: int, model: TaskModel) -> Iterator[Batch]:
+    """The rows in batches of one length each."""
+    rows, device = split.dataset(), next(model.parameters()).device
+    groups: dict[tuple[int, ...], list[Mapping[str, Any]]] = {}
+    for pick in picks:
+        row = rows[pick]
+        lengths = tuple(len(value) for value in row.values() if isinstance(value, Tensor) and value.ndim == 1)
+        groups.setdefault(lengths, []).append(row)
+    for group in groups.values():
+        for start in range(0, len(group), size):
+            batch = model.collator(group[start : start + size])
+            yield {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+@torch.no_grad()
+def _gram(
+    model: TaskModel, batches: Sequence[Batch], layers: Mapping[str, _Layer], progress: Progress
+) -> dict[str, Tensor]:
+    totals = {
+        s: x.parameter.new_zeros(_width(x), _width(x), dtype=torch.float64) for s, x in layers.items() if x.linear
+    }
+    counts = dict.fromkeys(totals, 0)
+
+    def keep(site: str, inputs: Tensor, output: Tensor) -> None:
+        flat = inputs.reshape(-1, inputs.shape[-1]).float()
+        totals[site] += flat.T @ flat
+        counts[site] += len(flat)
+
+    with _tapped(layers, keep):
+        for batch in batches:
+            model(**batch)
+            progress.advance()
+    return {site: (total / max(1, counts[site])).float().cpu() for site, total in totals.items()}
+
+
+def _fisher(
+    model: TaskModel, batches: Sequence[Batch], layers: Mapping[str, _Layer], seed: int, progress: Progress
+) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    by_layer = all(layer.linear is not None for layer in layers.values())
+    totals: dict[str, Tensor] = {}
+    rows = 0
+    with _requiring_gradients([layer.parameter for layer in layers.values()]):
+        for batch in batches:
+            calls: dict[str, list[tuple[Tensor, Tensor]]] = {site: [] for site in layers}
+            with torch.enable_grad(), _tapped(layers, lambda site, x, y: calls[site].append((x.detach(), y))):  # noqa: B023
+                logits = model(**batch)["logits"]
+                likelihoods = list(_likelihoods(logits, generator))
+            for likelihood in likelihoods:
+                squares = _by_layer(likelihood, calls, len(logits)) if by_layer else _by_row(likelihood, layers)
+                for site, square in squares.items():
+                    totals[site] = totals[site] + square if site in totals else square
+            rows += len(logits)
+            progress.advance()
+    zeros = {s: torch.zeros(_oriented(x.parameter.data, x).shape) for s, x in layers.items() if s not in totals}
+    return {site: (total / rows).float().cpu() for site, total in totals.items()} | zeros
+
+
+def _likelihoods(logits: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
+    """Sums over rows of ``√p · log p(y|x)``, for every class y, or without p for a y drawn from p.
+
+    The squared gradients of a row then sum up to their expectation over y.
+    """
+    logs = logits.log_softmax(-1)
+    if logits.ndim == 2 and logits.shape[-1] <= EXACT:
+        for label in range(logits.shape[-1]):
+            chosen = logs[:, label]
+            yield (chosen.detach().exp().sqrt() * chosen).sum()
+        return
+    flat = logs.reshape(-1, logs.shape[-1])
+    drawn = torch.multinomial(flat.detach().exp().cpu(), 1, generator=generator).to(flat.device)
+    yield flat.gather(1, drawn).sum()
+
+
+def _by_layer(likelihood: Tensor, calls: Mapping[str, Sequence[tuple[Tensor, Tensor]]], rows: int) -> dict[str, Tensor]:
+    """Squared gradients of every row, summed, from the inputs and outputs of each layer."""
+    listed = [(site, x, y) for site, pairs in calls.items() for x, y in pairs]
+    gradients = torch.autograd.grad(likelihood, [y for *_, y in listed], retain_graph=True, allow_unused=True)
+    each: dict[str, Tensor] = {}
+    for (site, x, _), gradient in zip(listed, gradients, strict=True):
+        if gradient is None:
+            continue
+        if len(x) != rows:
+            fix = "use batch_size 1"
+            raise ModelError(f"the layer sees {len(x)} rows of inputs for {rows} rows of data", where=site, fix=fix)
+        product = gradient.reshape(rows, -1, gradient.shape[-1]).mT @ x.reshape(rows, -1, x.shape[-1])
+        each[site] = each[site] + product if site in each else product
+    return {site: product.square().sum(0).double() for site, product in each.items()}
+
+
+def _by_row(likelihood: Tensor, layers: Mapping[str, _Layer]) -> dict[str, Tensor]:
+    """Squared gradients of the only row, whatever the parameters are."""
+    parameters = [layer.parameter for layer in layers.values()]
+    gradients = torch.autograd.grad(likelihood, parameters, retain_graph=True, allow_unused=True)
+    found = {}
+    for (site, layer), gradient in zip(layers.items(), gradients, strict=True):
+        if gradient is not None:
+            found[site] = _oriented(gradient, layer).square().double()
+    return found
+
+
+@contextlib.contextmanager
+def _tapped(layers: Mapping[str, _Layer], keep: Callable[[str, Tensor, Tensor], None]) -> Iterator[None]:
+    """``keep(site, inputs, outputs)`` at every call of a linear layer."""
+
+    def tap(site: str) -> Callable[..., None]:
+        return lambda module, inputs, output: keep(site, inputs[0], output)
+
+    handles = [x.linear.register_forward_hook(tap(site)) for site, x in layers.items() if x.linear is not None]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextlib.contextmanager
+def _requiring_gradients(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    before = [parameter.requires_grad for parameter in parameters]
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter, required in zip(parameters, before, strict=True):
+            parameter.requires_grad_(required)
+
+
+def _oriented(tensor: Tensor, layer: _Layer) -> Tensor:
+    return tensor.T if layer.transposed else tensor
+
+
+def _width(layer: _Layer) -> int:
+    return _oriented(layer.parameter.data, layer).shape[-1]

@@ -1,0 +1,217 @@
+"""Score adapters on tasks: weights swapped in place, and nothing scored twice.
+
+One base model in float32 serves every candidate. A candidate's updates are added into the weights it touches, the
+model is scored, and the saved weights are copied back bit for bit: no copy of the model, no adapter layer on the
+way. Each score is kept under a key, in memory and (given a path) in a file of JSON lines, so that an equal
+candidate is not scored again, in this run or after a kill.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tangora.adapters.application import places
+from tangora.errors import DataError, ModelError
+from tangora.support.files import digest, writing
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from tangora.adapters.adapter import Adapter
+    from tangora.tasks import Base, Task, TaskModel
+
+__all__ = ["Evaluator", "Result", "ScoreStore", "applied", "evaluate", "scoring_key"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """How one model does on one split of one task.
+
+    Attributes:
+        score: the task's metric, higher is better.
+        loss: mean loss over the rows.
+        values: the prediction for each row, in the split's order (labels, or generated texts).
+    """
+
+    score: float
+    loss: float
+    values: list[Any]
+
+
+class ScoreStore:
+    """Results by key; with a ``path``, appended there line by line and read back on construction.
+
+    A line cut short by a kill is dropped: its score is measured again.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
+        self._results: dict[str, Result] = {}
+        self._path = Path(path) if path is not None else None
+        if self._path is not None and self._path.exists():
+            self._read(self._path)
+
+    def __len__(self) -> int:
+        """How many results are kept."""
+        return len(self._results)
+
+    def get(self, key: str) -> Result | None:
+        """The result under ``key``, or None."""
+        return self._results.get(key)
+
+    def put(self, key: str, result: Result) -> None:
+        """Keep ``result`` under ``key``, on disk before this returns."""
+        self._results[key] = result
+        if self._path is None:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        line = json.dumps({"key": key, "score": result.score, "loss": result.loss, "values": result.values})
+        with writing(self._path), self._path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def _read(self, path: Path) -> None:
+        text = path.read_text(encoding="utf-8", errors="replace")
+        whole = text[: text.rfind("\n") + 1]
+        if whole != text:
+            path.write_text(whole, encoding="utf-8")
+        for line in whole.splitlines():
+            with contextlib.suppress(json.JSONDecodeError, KeyError, TypeError):
+                row = json.loads(line)
+                self._results[row["key"]] = Result(row["score"], row["loss"], row["values"])
+
+
+class Evaluator:
+    """Scores candidates on a fixed set of tasks with one base model.
+
+    Args:
+        base: the pristine base; its weights are as before after every call.
+        tasks: everything a candidate may be scored on.
+        batch_size: rows per forward pass.
+        store: where results are kept; in memory by default.
+    """
+
+    def __init__(
+        self, base: Base, tasks: Sequence[Task], *, batch_size: int = 64, store: ScoreStore | None = None
+    ) -> None:
+        self._base = base
+        self._tasks = {task.name: task for task in tasks}
+        self._batch_size = batch_size
+        self._store = store if store is not None else ScoreStore()
+        self._saved: dict[str, Tensor] = {}
+        self.scored = 0
+
+    def evaluate(
+        self, key: str, adapter: Callable[[], Adapter | None], tasks: Sequence[str], split: str
+    ) -> dict[str, Result]:
+        """Results on ``split`` of ``tasks``; ``adapter`` is only called when one of them is not known yet.
+
+        Args:
+            key: identifies the candidate: equal keys promise equal weights.
+            adapter: makes the candidate; None stands for the base model as it is.
+
+        Raises:
+            ModelError: the adapter does not fit the base, or was made for other weights.
+            DataError: a task has no such split.
+        """
+        names = {name: self._key(key, self._tasks[name], split) for name in tasks}
+        missing = [name for name in tasks if self._store.get(names[name]) is None]
+        if missing:
+            with self._answering(adapter()) as model_of:
+                for name in missing:
+                    self._store.put(names[name], self._measure(model_of, self._tasks[name], split))
+                    self.scored += 1
+        results = {name: self._store.get(names[name]) for name in tasks}
+        return {name: result for name, result in results.items() if result is not None}
+
+    def _key(self, key: str, task: Task, split: str) -> str:
+        return digest([key, self._base.fingerprint, task.fingerprint, split])
+
+    def _refuse_other_weights(self, adapter: Adapter | None) -> None:
+        made_for = adapter.metadata.base if adapter is not None else None
+        if made_for is not None and made_for.fingerprint and made_for.fingerprint != self._base.fingerprint:
+            got, fix = self._base.config.model, f"set base.model to {made_for.model or 'the base of the adapter'}"
+            raise ModelError("the adapter was made for other base weights", got=got, where="base.model", fix=fix)
+
+    @contextlib.contextmanager
+    def _answering(self, adapter: Adapter | None) -> Iterator[Callable[[Task], TaskModel]]:
+        """How a task is answered by the base with an adapter: its weights changed, or expanded in its direction."""
+        from tangora.tasks import TaskModel
+
+        self._refuse_other_weights(adapter)
+        base, backbone = self._base, self._base.backbone
+        if adapter is None or adapter.metadata.linearize != "model":
+            with applied(backbone, adapter, self._saved) if adapter else contextlib.nullcontext():
+                yield lambda task: TaskModel(backbone, task, base)
+            return
+        from tangora.tangent import TangentTaskModel, at_start, direction_of
+
+        with at_start(backbone, [adapter], self._saved):
+            direction = direction_of(adapter, backbone)
+            yield lambda task: TangentTaskModel(backbone, task, base, direction)
+
+    def _measure(self, model_of: Callable[[Task], TaskModel], task: Task, split: str) -> Result:
+        from tangora.tasks import predict, score
+
+        if split not in task.splits:
+            raise DataError("the split is missing", got=split, where=f"task {task.name}")
+        rows = task.splits[split]
+        predictions = predict(model_of(task), rows, self._batch_size)
+        values = np.asarray(predictions.values).tolist()
+        return Result(
+            score=float(score(task.metric, predictions.values, rows.targets)),
+            loss=float(np.mean(predictions.losses, dtype=np.float64)),
+            values=values,
+        )
+
+
+def scoring_key(adapter: Adapter) -> str:
+    """What decides an adapter's scores: its updates, and whether they are a direction of the expansion."""
+    return digest(["tangent", adapter.fingerprint]) if adapter.metadata.linearize == "model" else adapter.fingerprint
+
+
+@contextlib.contextmanager
+def applied(model: nn.Module, adapter: Adapter, saved: dict[str, Tensor] | None = None) -> Iterator[None]:
+    """The model with the adapter's updates added into its weights, for the length of the block.
+
+    Args:
+        model: the adapter's base model, in float32 (adding into bf16 weights would round the update away).
+        adapter: of any kind.
+        saved: pristine weights kept from earlier calls with the same model; filled here.
+    """
+    saved = {} if saved is None else saved
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    touched = {place.name for place in places(model, adapter).values()} | adapter.whole.keys()
+    for name in touched:
+        if name not in saved:
+            saved[name] = parameters[name].detach().clone()
+    try:
+        adapter.apply_(model)
+        yield
+    finally:
+        for name in touched:
+            parameters[name].data.copy_(saved[name])
+
+
+def evaluate(
+    adapter: Adapter | None,
+    base: Base,
+    tasks: Sequence[Task],
+    *,
+    split: str = "test",
+    batch_size: int = 64,
+) -> Mapping[str, Result]:
+    """Score one adapter (or the base alone, ``None``) on ``split`` of each task.
+
+    Raises:
+        ModelError: the adapter does not fit the base, or was made for other weights.
+        DataError: a task has no such split.
+    """
+    key = scoring_key(adapter) if adapter is not None else "zero_shot"
+    return Evaluator(base, tasks, batch_size=batch_size).evaluate(key, lambda: adapter, [t.name for t in tasks], split)

@@ -1,0 +1,258 @@
+"""Whether adapters may be fused at all, and what the fused one inherits from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import combinations
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+
+from tangora.adapters.adapter import Adapter
+from tangora.adapters.formats.lora.layers import expert_of, layer_of
+from tangora.adapters.formats.lora.settings import parameters_of
+from tangora.adapters.metadata import BaseInfo, FusedInfo, Metadata
+from tangora.errors import FusionError
+from tangora.updates.task_vector import LowRank, TaskVector, Update
+
+if TYPE_CHECKING:
+    from tangora.storage.checkpoint import Checkpoint
+
+__all__ = ["check", "check_belongs", "check_factors", "check_low_rank", "cut_to", "inherit"]
+
+_PLACE = "fuse.adapters"
+_DELTA = "use space='delta', which does not need it"
+_SELECTION = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
+_LISTS = ("modules_to_save", "target_parameters")
+_T = TypeVar("_T")
+
+
+def check(adapters: Sequence[Adapter], names: Sequence[str], same_base: bool) -> None:
+    """Refuse adapters of different kinds, bases, shapes, or starting functions.
+
+    Raises:
+        FusionError: says which two, and where.
+    """
+    if not adapters:
+        raise FusionError("nothing to fuse", got=0, where=_PLACE, fix="give at least one adapter")
+    a, x = names[0], adapters[0]
+    bases: dict[BaseInfo, str] = {}
+    owners: dict[str, tuple[str, Adapter]] = {}
+    for b, y in zip(names, adapters, strict=True):
+        if x.metadata.kind != y.metadata.kind:
+            what = f"{a} is of kind {x.metadata.kind}, {b} of kind {y.metadata.kind}"
+            raise FusionError(what, where=_PLACE, fix="fuse adapters of one kind")
+        bases.setdefault(y.metadata.base, b)
+        _check_sites(b, y, owners)
+        if not _same_factors(x.start, y.start):
+            what = f"{a} and {b} started from different functions: B₀A₀ is not zero and differs"
+            what += f", φ₀ has fingerprints {_print(x.start)} and {_print(y.start)}"
+            raise FusionError(what, where=_PLACE, fix="train them with a_init: shared, or with B₀ = 0")
+    for (one, first), (other, second) in combinations(bases.items(), 2) if not same_base else ():
+        _check_base(first, one, second, other)
+
+
+def _check_base(a: str, x: BaseInfo, b: str, y: BaseInfo) -> None:
+    fix = "fuse adapters of one base; if the two are the same weights, say so: same_base=True, --same-base"
+    if x.fingerprint and y.fingerprint:
+        different = x.fingerprint != y.fingerprint
+    else:
+        different = x.model != y.model or bool(x.revision and y.revision and x.revision != y.revision)
+    if different:
+        raise FusionError(f"different bases: {a} has {_base(x)}, {b} has {_base(y)}", where=_PLACE, fix=fix)
+
+
+def check_belongs(adapters: Sequence[Adapter], names: Sequence[str], base: Checkpoint) -> None:
+    """Refuse a base folder whose own name is another than the one that the adapters were made for, as far as both say.
+
+    Folders are renamed and moved, so that the last part of a name, or the folder's, is enough.
+
+    Raises:
+        FusionError: says both names.
+    """
+    told = str(base.config.get("_name_or_path") or "")
+    known = {PurePath(told).name.lower(), base.name.lower()}
+    for name, adapter in zip(names, adapters, strict=True):
+        made_for = adapter.metadata.base.model
+        if told and made_for and PurePath(made_for).name.lower() not in known:
+            what = f"{name} was made for {_base(adapter.metadata.base)}, the base given is {told}"
+            fix = "give the adapters' base; if the two are the same weights, say so: same_base=True, --same-base"
+            raise FusionError(what, where="fuse.base", fix=fix)
+
+
+def _base(base: BaseInfo) -> str:
+    details = f", revision {base.revision}" if base.revision else ""
+    details += f", weights {base.fingerprint[:12]}" if base.fingerprint else ""
+    return (base.model or "no name") + details
+
+
+def _check_sites(b: str, y: Adapter, owners: dict[str, tuple[str, Adapter]]) -> None:
+    """Against the first adapter that has the same site; ``owners`` is filled."""
+    fix = "fuse adapters of one base"
+    for site, update in y.updates.items():
+        a, x = owners.setdefault(site, (b, y))
+        if x is y:
+            continue
+        if x.updates[site].shape != update.shape:
+            what = f"the widths differ: {a} has {x.updates[site].shape}, {b} has {update.shape}"
+            raise FusionError(what, where=site, fix=fix)
+        if (site in x.embeddings) != (site in y.embeddings):
+            raise FusionError(f"an embedding in only one of {a} and {b}", where=site, fix=fix)
+        if x.kernels.get(site) != y.kernels.get(site):
+            what = f"the kernels differ: {a} has {x.kernels.get(site)}, {b} has {y.kernels.get(site)}"
+            raise FusionError(what, where=site, fix=fix)
+        if expert_of(site) and x.metadata.kind == "lora":
+            mine, theirs = (parameters_of(z.config, layer_of(site)) for z in (x, y))
+            if mine != theirs:
+                what = f"other parameters of one module are adapted: {a} has {mine}, {b} has {theirs}"
+                raise FusionError(what, where=site, fix="fuse adapters of equal target_parameters")
+
+
+def _same_factors(x: Mapping[str, LowRank], y: Mapping[str, LowRank]) -> bool:
+    return x.keys() == y.keys() and all(x[s].scaling == y[s].scaling and _same(x[s], y[s]) for s in x)
+
+
+def _print(initial: Mapping[str, LowRank]) -> str:
+    from tangora.adapters.initial import fingerprint
+
+    return fingerprint(initial)[:12]
+
+
+def _same(x: LowRank, y: LowRank) -> bool:
+    return x is y or (torch.equal(x.a, y.a) and torch.equal(x.b, y.b))
+
+
+def check_factors(adapters: Sequence[Adapter], names: Sequence[str]) -> None:
+    """Refuse what cannot be fused factor by factor: other sites, ranks, scalings, or not one known φ₀.
+
+    Raises:
+        FusionError: says which adapter, and where.
+    """
+    first = adapters[0]
+    for name, adapter in zip(names, adapters, strict=True):
+        initial = adapter.initial
+        if initial is None or not adapter.updates.keys() <= initial.keys():
+            raise FusionError(f"space 'factors' needs φ₀, which {name} does not tell", where="fuse.space", fix=_DELTA)
+        if odd := sorted(adapter.updates.keys() ^ first.updates.keys()):
+            what = f"space 'factors' needs equal sites; {names[0]} and {name} differ"
+            raise FusionError(what, where=odd[0], fix=_DELTA)
+        for site, update in adapter.updates.items():
+            start, one = initial[site], (first.initial or initial)[site]
+            _check_factored(update, start, f"{name} at {site}", adapter.metadata.linearize != "none")
+            _agree("ranks", names[0], start_rank(first.updates[site]), name, start_rank(update), site)
+            _agree("scalings", names[0], _scaling(first.updates[site]), name, _scaling(update), site)
+            if not _same(start, one):
+                what = f"{names[0]} and {name} started from different φ₀"
+                what += f", of fingerprints {_print(first.initial or initial)} and {_print(initial)}"
+                raise FusionError(what, where=site, fix=_DELTA)
+
+
+def check_low_rank(adapters: Sequence[Adapter], names: Sequence[str]) -> None:
+    """Refuse updates that are not low-rank where their factors are needed.
+
+    Raises:
+        FusionError: says which adapter, and where.
+    """
+    for name, adapter in zip(names, adapters, strict=True):
+        for site, update in adapter.task_vector.items():
+            if not isinstance(update, LowRank):
+                what = f"space 'core' needs low-rank updates, {name} has a dense one"
+                raise FusionError(what, where=site, fix=_DELTA)
+
+
+def _check_factored(update: Update, start: LowRank, where: str, linearized: bool) -> None:
+    """Refuse an update that is neither ``s·BA`` of φ₀'s rank nor the linearized ``s·[B | B₀] [A₀ ; A − A₀]``."""
+    if not isinstance(update, LowRank):
+        raise FusionError("space 'factors' needs a low-rank update", where=where, fix=_DELTA)
+    r = start.rank
+    exported = linearized and update.rank == 2 * r
+    exported = exported and torch.equal(update.b[:, r:], start.b) and torch.equal(update.a[:r], start.a)
+    if update.rank != r and not exported:
+        what = f"the rank is {update.rank}, that of φ₀ {r}"
+        raise FusionError(what, where=where, fix=_DELTA)
+
+
+def start_rank(update: Update) -> int:
+    """The rank of a low-rank update; 0 of a dense one."""
+    return update.rank if isinstance(update, LowRank) else 0
+
+
+def _scaling(update: Update) -> float:
+    return update.scaling if isinstance(update, LowRank) else 1.0
+
+
+def _agree(what: str, a: str, x: float, b: str, y: float, site: str) -> None:
+    if x != y:
+        raise FusionError(f"the {what} differ: {a} has {x:g}, {b} has {y:g}", where=site, fix=_DELTA)
+
+
+def inherit(parents: Sequence[Adapter], updates: Mapping[str, Update], fused: FusedInfo) -> Adapter:
+    """The fused adapter: the given updates, and everything on which all parents agree."""
+    told = [parent.metadata for parent in parents]
+    initial = _initial(parents, updates)
+    drawn = _common(m.initial for m in told) if initial is parents[0].initial else None
+    metadata = Metadata(
+        kind=told[0].kind,
+        mode=_common(m.mode for m in told),
+        task=told[0].task if len(told) == 1 else None,
+        base=next((m.base for m in told if m.base.fingerprint), told[0].base),
+        linearize=_common(m.linearize for m in told) or "none",
+        initial=drawn if initial is not None else None,
+        fused=fused,
+    )
+    embeddings = frozenset().union(*(parent.embeddings for parent in parents))
+    kernels = {site: kernel for parent in parents for site, kernel in parent.kernels.items()}
+    return Adapter(updates, metadata, _config(parents), initial, embeddings, kernels)
+
+
+def _initial(parents: Sequence[Adapter], updates: Mapping[str, Update]) -> Mapping[str, LowRank] | None:
+    """The shared φ₀ where the result can be read against it: its factors are of φ₀'s rank, or B₀A₀ is not zero."""
+    first = parents[0]
+    shared = first.initial is not None and all(
+        parent.initial is not None and _same_factors(first.initial, parent.initial) for parent in parents[1:]
+    )
+    if first.start:
+        return first.initial if shared else first.start
+    if not shared or first.initial is None or not updates.keys() <= first.initial.keys():
+        return None
+    return first.initial if all(start_rank(u) == first.initial[s].rank for s, u in updates.items()) else None
+
+
+def _config(parents: Sequence[Adapter]) -> dict[str, Any] | None:
+    configs = [dict(parent.config) for parent in parents if parent.config is not None]
+    if not configs:
+        return None
+    config = configs[0]
+    agree = all(_selected(c) == _selected(config) for c in configs[1:])
+    config |= {} if agree else dict.fromkeys(_SELECTION)  # then every site is named on saving
+    task_type = _common(c.get("task_type") for c in configs)
+    config |= {"task_type": task_type, "fan_in_fan_out": any(c.get("fan_in_fan_out") for c in configs)}
+    for key in _LISTS:
+        config[key] = sorted({name for c in configs for name in c.get(key) or ()}) or None
+    return config
+
+
+def _selected(config: Mapping[str, Any]) -> list[Any]:
+    return [sorted(v) if isinstance(v := config.get(key), list | tuple | set) else v for key in _SELECTION]
+
+
+def _common(values: Iterable[_T]) -> _T | None:
+    found = list(values)
+    return found[0] if all(value == found[0] for value in found) else None
+
+
+def cut_to(fused: Adapter, rank: int, errors: Mapping[str, float]) -> Adapter:
+    """The adapter at most ``rank`` at every site; ``errors`` are given where it was cut already."""
+    whole = TaskVector(fused.updates)
+    smaller, found = (whole, dict(errors)) if errors else whole.compress_by_site(rank)
+    info = fused.metadata.fused
+    assert info is not None
+    told = {"rank": rank, "truncation_error": smaller.total_error(found), "site_errors": found}
+    metadata = fused.metadata.model_copy(update={"fused": info.model_copy(update=told)})
+    other_factors = bool(errors) or any(update is not whole[site] for site, update in smaller.items())
+    if not fused.start and other_factors:  # they cannot be read against φ₀ any more
+        metadata = metadata.model_copy(update={"initial": None})
+        return replace(fused, updates=dict(smaller), metadata=metadata, initial=None)
+    return replace(fused, updates=dict(smaller), metadata=metadata)

@@ -1,0 +1,272 @@
+"""What a fusion may know of an expert's data, as tensors in a file: `Statistics`.
+
+    a.safetensors   <site>.gram [in, in], <site>.fisher shaped like the update; float32
+    a.json          of which adapter, base, task, split and rows; which sites have no Gram; the tensors' sha-256
+
+``gram`` is ``E[x xᵀ]`` over the inputs x of a linear layer in the expert; ``fisher`` is ``E_x E_{y∼p(y|x)}``
+of the squared gradients of ``log p(y|x)`` by the entries of the layer's whole weight, at the expert. Tensors are read
+when they are needed, one at a time. `tangora.collect_statistics` makes them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from tangora.adapters.metadata import BaseInfo
+from tangora.errors import AdapterError, FusionError, RecipeError
+from tangora.methods import Method, Statistic
+from tangora.support.files import atomic_file, digest, read_json, refuse_existing, write_json, write_safetensors
+from tangora.support.validation import validate
+from tangora.support.version import package_version
+
+if TYPE_CHECKING:
+    from tangora.adapters.adapter import Adapter
+
+__all__ = ["About", "Known", "Statistics", "StatisticsLike", "load", "match", "opened", "refuse_superfluous"]
+
+StatisticsLike: TypeAlias = "Statistics | str | os.PathLike[str]"
+
+_PLACE = "fuse.statistics"
+_FIX = "collect them with tangora statistics RECIPE ADAPTER --out FILE.safetensors"
+
+
+class About(BaseModel):
+    """Whose statistics they are, and what they were made from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    format: Literal[1] = 1
+    tangora: str = Field(default_factory=package_version, description="the version that wrote it")
+    kinds: list[Statistic] = Field(min_length=1)
+    adapter: str = Field(description="fingerprint of the expert's adapter")
+    base: BaseInfo = BaseInfo()
+    task: str
+    task_fingerprint: str = Field(description="of the task's rows, labels and preprocessing")
+    split: str
+    rows: int = Field(ge=1)
+    seed: int = Field(description="of the choice of rows, and of the labels that are drawn")
+    labels: Literal["every", "drawn"] | None = Field(
+        default=None, description="fisher: the expectation over every class, or over one label drawn per row"
+    )
+    averaged: list[str] = Field(default_factory=list, description="sites that are not linear layers: without a Gram")
+    dtype: str = "float32"
+    sha256: str = Field(default="", description="of the tensors' file")
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Statistics of one expert on one task.
+
+    Args:
+        about: what the sidecar says.
+        tensors: ``<site>.<kind>`` -> tensor.
+        where: for errors: the file, or a few words.
+    """
+
+    about: About
+    tensors: Mapping[str, Tensor]
+    where: str = "statistics in memory"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Sha-256 (hex) of everything that decides their numbers."""
+        return digest(self.about.model_dump(mode="json", exclude={"tangora", "sha256"}))
+
+    def get(self, site: str, kind: str) -> Tensor | None:
+        """The tensor of one site; None where it has no Gram because it is not a linear layer.
+
+        Raises:
+            FusionError: the site is missing, or its numbers are not finite.
+        """
+        if kind == "gram" and site in self.about.averaged:
+            return None
+        tensor = self.tensors.get(f"{site}.{kind}")
+        if tensor is None:
+            fix = "collect them again with --also and the adapter that has the site"
+            raise FusionError(f"there is no {kind} of a site", got=site, where=self.where, fix=fix)
+        if not bool(torch.isfinite(tensor).all()):
+            raise FusionError("a statistic is not finite", where=f"{site}.{kind} in {self.where}", fix=_FIX)
+        return tensor
+
+    def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> Statistics:
+        """Write ``path`` (ending in ``.safetensors``) and its ``.json``, and return what `load` would.
+
+        Raises:
+            OutputError: a file exists and ``overwrite`` is false, or cannot be written.
+            RecipeError: the name does not end in ``.safetensors``.
+        """
+        path = Path(path)
+        sidecar = _sidecar(path)
+        for file in (path, sidecar):
+            refuse_existing(file, overwrite)
+        with atomic_file(path) as scratch:
+            write_safetensors(scratch, self.tensors)
+            told = self.about.model_copy(update={"sha256": _sha256(scratch)})
+        write_json(sidecar, told.model_dump(mode="json"))
+        return Statistics(told, _File(path), str(path))
+
+
+def load(path: str | os.PathLike[str]) -> Statistics:
+    """Read the sidecar of ``path`` and check the tensors against it; they are read later, one at a time.
+
+    Raises:
+        AdapterError: a file is missing or damaged, or the two do not belong together.
+    """
+    path = Path(path)
+    sidecar = _sidecar(path)
+    try:
+        about = validate(About, read_json(sidecar), str(sidecar))
+    except RecipeError as cause:
+        raise AdapterError(str(cause)) from cause
+    try:
+        found = _sha256(path)
+    except OSError as cause:
+        raise AdapterError(f"cannot be read ({cause.strerror})", where=path, fix="check the path") from cause
+    if found != about.sha256:
+        what = f"the tensors have sha-256 {found[:12]}, {sidecar.name} says {about.sha256[:12]}"
+        raise AdapterError(what, where=path, fix="the two files do not belong together: copy or collect both again")
+    return Statistics(about, _File(path), str(path))
+
+
+def opened(given: StatisticsLike) -> Statistics:
+    """The statistics, read where they are a file."""
+    return given if isinstance(given, Statistics) else load(given)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What one method is told: statistics of one kind, one per adapter; nothing where it needs nothing."""
+
+    kind: Statistic | None
+    statistics: Sequence[Statistics] = ()
+
+    @property
+    def told(self) -> list[dict[str, Any]] | None:
+        """For the metadata of what is fused."""
+        keys = {"task", "split", "rows", "seed"}
+        each = [s.about.model_dump(include=keys) | {"fingerprint": s.fingerprint} for s in self.statistics]
+        return [{"kind": self.kind, **one} for one in each] if self.kind else None
+
+    def of(self, site: str, shape: Sequence[int]) -> Tensor | None:
+        """The tensors of one site, stacked; None where it has none.
+
+        Raises:
+            FusionError: one is missing, or of a shape that does not go with the update's.
+        """
+        assert self.kind is not None
+        wanted = (shape[-1], shape[-1]) if self.kind == "gram" else tuple(shape)
+        tensors = []
+        for one in self.statistics:
+            tensor = one.get(site, self.kind)
+            if tensor is None:
+                return None
+            if tuple(tensor.shape) != wanted:
+                what = f"the {self.kind} of {site} must be {wanted}"
+                raise FusionError(what, got=tuple(tensor.shape), where=one.where, fix=_FIX)
+            tensors.append(tensor)
+        return torch.stack(tensors)
+
+
+def match(
+    given: Sequence[Statistics], method: Method, space: str, adapters: Sequence[Adapter], names: Sequence[str]
+) -> Known:
+    """What ``method`` is told of each adapter; the statistics are found by fingerprint, in whatever order.
+
+    Raises:
+        FusionError: an adapter has none, which is told with all fingerprints, or none of the kind; another space than
+            ``delta``.
+    """
+    kind = method.statistics
+    if kind is None:
+        return Known(None)
+    if space != "delta":
+        fix = "use space='delta'"
+        raise FusionError(f"{method.name}: statistics are of whole weights", got=space, where="fuse.space", fix=fix)
+    by_print = {one.about.adapter: one for one in given}
+    found = []
+    for adapter, name in zip(adapters, names, strict=True):
+        if (mine := by_print.get(adapter.fingerprint)) is None:
+            there = ", ".join(f"{one.where} is of {one.about.adapter[:12]}" for one in given) or "none were given"
+            what = f"{method.name} needs {kind} statistics of {name}, fingerprint {adapter.fingerprint[:12]}: {there}"
+            raise FusionError(what, where=_PLACE, fix=_FIX)
+        if kind not in mine.about.kinds:
+            what = f"{method.name} needs {kind} statistics"
+            raise FusionError(what, got=", ".join(mine.about.kinds), where=mine.where, fix=f"{_FIX} --kind {kind}")
+        found.append(mine)
+    return Known(kind, found)
+
+
+def refuse_superfluous(
+    given: Sequence[Statistics], method: Method, adapters: Sequence[Adapter], names: Sequence[str]
+) -> None:
+    """Statistics that would not be used are a misunderstanding.
+
+    Raises:
+        FusionError: the method needs none, or some are of an adapter that is not fused.
+    """
+    if given and method.statistics is None:
+        raise FusionError(f"{method.name} needs no statistics", got=len(given), where=_PLACE, fix="leave them out")
+    prints = {adapter.fingerprint for adapter in adapters} if given else set()
+    for one in given:
+        if one.about.adapter not in prints:
+            fused = ", ".join(f"{n} {a.fingerprint[:12]}" for n, a in zip(names, adapters, strict=True))
+            what = f"statistics of an adapter that is not fused, fingerprint {one.about.adapter[:12]}"
+            raise FusionError(what, where=one.where, fix=f"fused are {fused}")
+
+
+class _File(Mapping[str, Tensor]):
+    """The tensors of a safetensors file, each read when it is asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        with self._open() as file:
+            return frozenset(file.keys())
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        with self._open() as file:
+            tensor: Tensor = file.get_tensor(name)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._names))
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def _open(self) -> Any:
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            return safe_open(self.path, "pt")
+        except (SafetensorError, OSError) as cause:
+            fix = "collect them again"
+            raise AdapterError(f"not readable as safetensors ({cause})", where=self.path, fix=fix) from cause
+
+
+def _sidecar(path: Path) -> Path:
+    if path.suffix != ".safetensors":
+        raise RecipeError("statistics are a .safetensors file", got=str(path), where="statistics", fix="name it so")
+    return path.with_suffix(".json")
+
+
+def _sha256(path: Path) -> str:
+    total = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            total.update(block)
+    return total.hexdigest()

@@ -1,0 +1,44 @@
+"""The random numbers of a fusion: by seed, tensor, adapter and position, so that order and chunking change nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+__all__ = ["CHUNK", "drawn", "uniforms"]
+
+CHUNK = 2**20
+"""Numbers in one draw; a draw is made whole."""
+
+
+def uniforms(seed: int, name: str, fingerprint: str, part: int, count: int) -> Float[Tensor, "count"]:
+    """Numbers in [0, 1) for the entries from ``part * CHUNK`` of a tensor, at most `CHUNK` of them.
+
+    Args:
+        seed: the fusion's.
+        name: the tensor's.
+        fingerprint: of the adapter or checkpoint.
+        part: which chunk of the tensor.
+        count: how many.
+    """
+    import torch
+
+    from tangora.adapters.initial import seed_of
+
+    place = () if part == 0 else (part,)
+    generator = torch.Generator().manual_seed(seed_of("uniforms", seed, name, fingerprint, *place))
+    return torch.rand(count, generator=generator)
+
+
+def drawn(seed: int, name: str, fingerprints: Sequence[str], shape: Sequence[int]) -> Float[Tensor, "tasks *param"]:
+    """`uniforms` for all entries of a tensor, of every adapter."""
+    import torch
+
+    parts = range(max(1, math.ceil((count := math.prod(shape)) / CHUNK)))
+    rows = [[uniforms(seed, name, f, part, min(CHUNK, count - part * CHUNK)) for part in parts] for f in fingerprints]
+    return torch.stack([torch.cat(row).reshape(tuple(shape)) for row in rows])

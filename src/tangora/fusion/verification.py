@@ -1,0 +1,241 @@
+"""Whether the files say what they should: read again by stock peft, compared in float64, site by site.
+
+Four checks:
+
+reload
+    What peft loads from the files, against the fused update in float64: for a linear method summed anew from the
+    factors of its parents, else the result in memory. Sites of up to 2¹⁸ entries are compared entry by entry, by
+    peft's own ``get_delta_weight``; larger ones on k = 16 random vectors X, ``‖(P − E) X‖ / ‖E X‖``, in linear time.
+evaluated again
+    Where that is the result in memory: the method anew at some sites, in float64 on dense matrices, against what peft
+    loads (`tangora.fusion.reevaluation`).
+identity
+    What peft loads from the parents' own files, against what Tangora read: a merge of one is that one. Of parents
+    with equal configurations and shapes, which are read the same way, one is loaded.
+gauge
+    The smallest site fused in float64 from the parents, and from the same whose factors are written otherwise,
+    ``A → G A, B → B G⁻¹``.
+
+The bound for random vectors: for a matrix D and X of k columns with independent entries from N(0, 1),
+``P(‖D X‖² ≤ δ k ‖D‖²) ≤ (δ e^{1−δ})^{k/2}``. By Chernoff: with the squared singular values λᵢ of D, of sum 1,
+``E exp(−t ‖D X‖²) = Π (1 + 2tλᵢ)^{−k/2} ≤ (1 + 2t)^{−k/2}``, as the product is at least ``1 + 2tΣλᵢ``; choose
+``t = (1/δ − 1)/2``. With k = 16 and δ = 0.01, a difference of more than ten times what is told has a chance of 3·10⁻¹³.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from tangora.adapters.in_peft.comparison import InPeft, relative
+from tangora.adapters.initial import seed_of
+from tangora.adapters.metadata import FusedInfo
+from tangora.errors import AdapterError
+from tangora.fusion.reevaluation import evaluate_again
+from tangora.support.files import digest
+from tangora.updates.task_vector import LowRank, Update
+
+if TYPE_CHECKING:
+    from tangora.adapters.adapter import Adapter
+
+__all__ = ["Parent", "Verification", "verify"]
+
+TOLERANCE = 1e-5
+GAUGE_TOLERANCE = 1e-2  # of methods with thresholds, where a rounding may move an entry across
+_NAMES = ("base_model_name_or_path", "revision", "peft_version", "inference_mode", "auto_mapping")
+
+
+@dataclass(frozen=True)
+class Parent:
+    """An adapter that was fused, and its folder, where it came from one."""
+
+    adapter: Adapter
+    folder: Path | None = None
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was compared, and how far apart it was at most; relative, Frobenius.
+
+    Attributes:
+        sites: how many.
+        probed: of these, how many on random vectors instead of entry by entry.
+        error: of the reload, at ``site``.
+        site: where that was.
+        reference: ``parents`` (summed anew) or ``result`` (what was in memory).
+        again: at how many sites the method was evaluated again in float64; none where the parents were summed anew,
+            or where it cannot be.
+        again_error: the largest difference there; of a cut result, from the error that was told.
+        identity: of the parents' own files; None where none was read.
+        gauge: of the factors written otherwise; None where the method depends on more than the updates.
+        seconds: how long it took.
+    """
+
+    sites: int
+    probed: int
+    error: float
+    site: str
+    reference: str
+    again: int
+    again_error: float | None
+    identity: float | None
+    gauge: float | None
+    seconds: float
+
+    def told(self) -> dict[str, Any]:
+        """What ``tangora.json`` keeps: everything that is the same in a second run."""
+        return {key: value for key, value in vars(self).items() if key != "seconds"}
+
+    def words(self) -> str:
+        """One line for a person."""
+        words = [f"stock peft loads {self.sites} sites, largest relative difference {self.error:.1e}"]
+        if self.again_error is not None:
+            words.append(f"evaluated again at {self.again} of them {self.again_error:.1e}")
+        if self.identity is not None:
+            words.append(f"of the inputs {self.identity:.1e}")
+        if self.gauge is not None:
+            words.append(f"by other factors {self.gauge:.1e}")
+        return ", ".join(words)
+
+
+def verify(adapter: Adapter, folder: Path, parents: Sequence[Parent] = ()) -> Verification:
+    """Read an adapter's folder through stock peft and compare it; see the module.
+
+    Args:
+        adapter: what the folder should say.
+        folder: its files.
+        parents: what it was fused from, where that is known.
+
+    Raises:
+        AdapterError: peft loads something else.
+    """
+    begun = time.perf_counter()
+    info = adapter.metadata.fused
+    coefficients = _coefficients(info, [p.adapter for p in parents]) if info is not None and parents else None
+    read = InPeft(adapter, folder)
+    worst, where, probed = 0.0, "", 0
+    for name, tensor in adapter.whole.items():
+        worst, where = max((worst, where), (read.compare_whole(name, tensor), name))
+    for site in sorted(adapter.updates):
+        expected = [(adapter.updates[site], 1.0)] if coefficients is None else _terms(site, parents, coefficients)
+        error, exact = read.compare(site, expected)
+        probed += not exact
+        if error >= worst:
+            worst, where = error, site
+    if not worst <= TOLERANCE:
+        fix = "report it, with the adapters' configurations; --no-verify writes it all the same"
+        raise AdapterError(f"stock peft computes another update, by {worst:.1e} of its norm", where=where, fix=fix)
+    again, again_error = 0, None
+    if info is not None and parents and coefficients is None:
+        again, again_error = evaluate_again(info, [p.adapter for p in parents], read)
+    return Verification(
+        sites=len(adapter.updates),
+        probed=probed,
+        error=worst,
+        site=where,
+        reference="result" if coefficients is None else "parents",
+        again=again,
+        again_error=again_error,
+        identity=_identity(parents),
+        gauge=_gauge(info, parents) if info is not None else None,
+        seconds=time.perf_counter() - begun,
+    )
+
+
+def _coefficients(info: FusedInfo, parents: Sequence[Adapter]) -> Mapping[str, list[float]] | list[float] | None:
+    """Those of a linear method whose result was neither cut nor fused factor by factor; else None."""
+    from tangora.methods import get
+
+    method = get(info.method)
+    if not method.linear or info.rank is not None or info.space == "factors" or any(p.start for p in parents):
+        return None
+    if isinstance(info.weights, dict):
+        return {site: method.coefficients(row, info.parameters) for site, row in info.weights.items()}
+    return method.coefficients(info.weights, info.parameters)
+
+
+def _terms(
+    site: str, parents: Sequence[Parent], coefficients: Mapping[str, list[float]] | list[float]
+) -> list[tuple[Update, float]]:
+    row = coefficients[site] if isinstance(coefficients, Mapping) else coefficients
+    pairs = zip(parents, row, strict=True)
+    return [(parent.adapter.updates[site], c) for parent, c in pairs if site in parent.adapter.updates]
+
+
+def _identity(parents: Sequence[Parent]) -> float | None:
+    """The largest difference between what peft reads from the parents' own files, and what Tangora did."""
+    errors: list[float] = []
+    for parent in {_read_as(p.adapter): p for p in reversed(parents) if p.folder is not None}.values():
+        adapter, folder = parent.adapter, parent.folder
+        plain = all(isinstance(u, LowRank) or u.weight.ndim == 1 for u in adapter.updates.values())
+        if folder is None or not plain or not _starts_at_the_base(adapter):
+            continue  # DoRA and the like cannot be loaded without their base
+        read = InPeft(adapter, folder)
+        errors += [read.compare(site, [(update, 1.0)])[0] for site, update in adapter.updates.items()]
+        if not max(errors) <= TOLERANCE:
+            raise AdapterError("stock peft reads another update", got=max(errors), where=folder, fix="report it")
+    return max(errors) if errors else None
+
+
+def _read_as(adapter: Adapter) -> str:
+    """What decides how an adapter's tensors are read."""
+    config = {key: value for key, value in (adapter.config or {}).items() if key not in _NAMES}
+    return digest([config, {site: update.shape for site, update in adapter.updates.items()}])
+
+
+def _starts_at_the_base(adapter: Adapter) -> bool:
+    config = adapter.config or {}
+    init = config.get("init_lora_weights")
+    biases = config.get("bias") in ("all", "lora_only") and not adapter.whole
+    converted = isinstance(init, str) and init.lower() in ("pissa", "olora")
+    return not config.get("use_dora") and not converted and not biases
+
+
+def _gauge(info: FusedInfo, parents: Sequence[Parent]) -> float | None:
+    """How far the smallest site's fusion moves when the parents' factors are written otherwise."""
+    from tangora.fusion.fusion import Fusion
+    from tangora.methods import get
+
+    method = get(info.method)
+    adapters = [parent.adapter for parent in parents]
+    site = _smallest(adapters)
+    if site is None or info.space == "factors" or method.random or method.statistics or any(a.start for a in adapters):
+        return None
+    weights: Any = {site: info.weights[site]} if isinstance(info.weights, dict) else info.weights
+    found = []
+    for seed in (None, 0):
+        ones = [_only(a, site, None if seed is None else seed + i) for i, a in enumerate(adapters)]
+        fusion = Fusion(ones, info.space, seed=info.seed, same_base=True, names=[p.name for p in info.parents])
+        # not cut: where singular values are equal, as Iso-C makes them, which of them are kept is by chance
+        found.append(fusion.merge(method.name, weights, info.parameters).updates[site].dense().double())
+    error = relative(found[1] - found[0], found[0])
+    if not error <= (TOLERANCE * 10 if method.linear else GAUGE_TOLERANCE):
+        raise AdapterError("the result depends on how the factors are written", got=error, where=site, fix="report it")
+    return error
+
+
+def _smallest(adapters: Sequence[Adapter]) -> str | None:
+    first = adapters[0].updates if adapters else {}
+    sites = [s for s in first if all(isinstance(a.updates.get(s), LowRank) for a in adapters)]
+    sizes = {site: math.prod(first[site].shape) for site in sites}
+    smallest = min(sizes, key=lambda s: (sizes[s], s), default=None)
+    return smallest if smallest is not None and sizes[smallest] <= 2**22 else None
+
+
+def _only(adapter: Adapter, site: str, seed: int | None) -> Adapter:
+    """The adapter with that site alone, in float64; with a seed, its factors written in another basis."""
+    update = adapter.updates[site]
+    assert isinstance(update, LowRank)
+    update = LowRank(update.b.double(), update.a.double(), update.scaling)
+    if seed is not None:
+        generator = torch.Generator().manual_seed(seed_of("gauge", seed))
+        q, _ = torch.linalg.qr(torch.randn(update.rank, update.rank, dtype=torch.float64, generator=generator))
+        d = 2.0 ** torch.arange(update.rank, dtype=torch.float64).remainder(3).sub(1)
+        update = LowRank((update.b @ q.T) / d, d[:, None] * (q @ update.a), update.scaling)
+    return replace(adapter, updates={site: update}, initial=None, whole={}, heads={})

@@ -1,0 +1,1 @@
+"""What folders hold, and whether it can be fused."""

@@ -1,0 +1,135 @@
+"""Whether a set of adapters and checkpoints can be fused, where, and by which methods; from what inspection found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tangora.checkpoints.align import align
+from tangora.checkpoints.onto_base import align_adapters
+from tangora.checkpoints.steps import check_method
+from tangora.checkpoints.tied import apart
+from tangora.errors import TangoraError
+from tangora.fusion.lineage import check, check_low_rank
+from tangora.inspection.folders import Inspected, adapters_of, checkpoints_of
+from tangora.methods import Method, methods
+from tangora.updates.task_vector import LowRank
+
+__all__ = ["Fusable", "fusable"]
+
+
+@dataclass(frozen=True)
+class Fusable:
+    """The answer.
+
+    Attributes:
+        spaces: space (``full``: a full checkpoint) -> the methods that take the set there.
+        reasons: space -> why not; ``all`` where there is none.
+        notes: what must be said on the command line.
+    """
+
+    spaces: dict[str, list[str]] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def told(self) -> dict[str, Any]:
+        """For a machine."""
+        return dict(vars(self))
+
+
+def fusable(found: Sequence[Inspected]) -> Fusable:
+    """Whether all of them go into one fusion; a single one too."""
+    answer = Fusable()
+    for one in found:
+        if one.problem is not None:
+            answer.reasons["all"] = one.problem
+            return answer
+    adapters, checkpoints = adapters_of(found), checkpoints_of(found)
+    if adapters and len(checkpoints) > 1:
+        answer.reasons["all"] = "adapters and more than one checkpoint: fuse the adapters onto one base"
+    elif adapters:
+        _adapters(adapters, answer)
+        if checkpoints and answer.spaces:
+            _full(answer, lambda: align_adapters(apart(checkpoints[0]), *_vectors(adapters)), len(adapters))
+    elif len(checkpoints) > 1:
+        base, *models = checkpoints
+        answer.notes.append(f"the first, {base.name}, is taken for the base")
+        _full(answer, lambda: align(base, models), len(models))
+    else:
+        answer.reasons["all"] = "one checkpoint: give the models that were tuned from it, or adapters for it"
+    return answer
+
+
+def _vectors(adapters: Sequence[Inspected]) -> tuple[list[Any], list[Any]]:
+    return [one.about.updates for one in adapters], [one.about for one in adapters]
+
+
+def _adapters(adapters: Sequence[Inspected], answer: Fusable) -> None:
+    lights, names = [one.about for one in adapters], [Path(one.path).name for one in adapters]
+    try:
+        check(lights, names, same_base=False)
+    except TangoraError as reason:
+        answer.reasons["all"] = str(reason)
+        return
+    count = len(adapters)
+    answer.spaces["delta"] = [m.name for m in methods().values() if _takes(m, count)]
+    try:
+        check_low_rank(lights, names)
+        answer.spaces["core"] = answer.spaces["delta"]
+    except TangoraError as reason:
+        answer.reasons["core"] = str(reason)
+    if reason_not := _not_by_factors(adapters, names):
+        answer.reasons["factors"] = reason_not
+    else:
+        answer.spaces["factors"] = [m.name for m in methods().values() if _takes(m, count) and not m.statistics]
+    _notes(adapters, answer)
+
+
+def _notes(adapters: Sequence[Inspected], answer: Fusable) -> None:
+    if reasons := sorted({one.needs_base for one in adapters if one.needs_base}):
+        answer.notes.append(f"needs --base: {'; '.join(reasons)}")
+    if any(one.heads for one in adapters) and len(adapters) > 1:
+        answer.notes.append("parameters are saved whole: --heads keep or --heads fuse, unless they are equal")
+    if needing := [m.name for m in methods().values() if m.statistics]:
+        answer.notes.append(f"needs --statistics: {', '.join(needing)}")
+
+
+def _takes(method: Method, count: int) -> bool:
+    return method.tasks is None or method.tasks == count
+
+
+def _not_by_factors(adapters: Sequence[Inspected], names: Sequence[str]) -> str | None:
+    """Why A and B cannot be fused by themselves; from what is told of φ₀, not from φ₀."""
+    first = adapters[0]
+    for name, one in zip(names, adapters, strict=True):
+        if one.initial is None:
+            return f"{name} does not tell φ₀"
+        if one.initial != first.initial:
+            return f"φ₀ differs: {names[0]} has {str(first.initial)[:12]}, {name} has {one.initial[:12]}"
+        mine, theirs = _factors(first), _factors(one)
+        if odd := sorted(mine.items() ^ theirs.items()):
+            return f"sites, ranks or scalings differ: {names[0]} and {name} at {odd[0][0]}"
+    return None
+
+
+def _factors(one: Inspected) -> dict[str, tuple[int, float]]:
+    return {s: (u.rank, u.scaling) for s, u in one.about.updates.items() if isinstance(u, LowRank)}
+
+
+def _full(answer: Fusable, attempt: Any, count: int) -> None:
+    try:
+        attempt()
+    except TangoraError as reason:
+        answer.reasons["full"] = str(reason)
+        return
+    taken = []
+    for method in methods().values():
+        try:
+            check_method(method)
+        except TangoraError:
+            continue
+        if _takes(method, count) and not method.statistics:
+            taken.append(method.name)
+    answer.spaces["full"] = taken

@@ -1,0 +1,206 @@
+"""From a tangent adapter to an ordinary one: a LoRA student whose features follow those of the expansion.
+
+A tangent teacher costs two forward passes to serve. The student is trained on unlabelled rows to give, along the whole
+path from the base to itself, the features that the teacher has there (arXiv:2605.18993):
+
+    min over φ of E over x, a ~ U(½, 1) of  1 − cos( v(x; θ₀ + a·ΔW(φ)),  v(x; θ₀) + a·J(x) τ )
+
+with v the normalized features of which every task's logits are a linear function, and τ the teacher: a fused adapter,
+or of each task's rows the expert of that task. Rows of all tasks are mixed; the teachers' features are computed once,
+as `Columns` of a task whose head is the identity.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from tangora.adapters.metadata import DistilledInfo
+from tangora.errors import ModelError
+from tangora.support.files import digest
+from tangora.tasks.model import TaskModel
+from tangora.tasks.values import Split, Task
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+    from tangora.adapters.adapter import Adapter
+    from tangora.config.recipe import FinetuneConfig
+    from tangora.modes.finetuning import OnStep
+    from tangora.tasks import Base
+
+__all__ = ["StudentModel", "Teacher", "distill"]
+
+_Lesson: TypeAlias = "tuple[Sequence[Task], Adapter]"
+
+SHORTEST = 0.5  # of the path from the base to the student, on which a step may lie
+
+
+def distill(
+    base: Base,
+    tasks: Sequence[Task],
+    teacher: Adapter | Sequence[Adapter],
+    config: FinetuneConfig,
+    *,
+    rows: int = 1000,
+    out: Path | None = None,
+    scratch: Path | None = None,
+    on_step: OnStep | None = None,
+    overwrite: bool = False,
+) -> Adapter:
+    """Train a LoRA or L-LoRA student whose features follow a tangent teacher's; no labels are used.
+
+    Choose it to serve a fused tangent adapter at the cost of plain LoRA. What the student loses of the teacher is
+    measured by scoring both (`tangora evaluate`). With the experts themselves as teachers it is an alternative to
+    fusing: nothing interferes that the student cannot hold apart, but a training is needed for every set of tasks.
+
+    Args:
+        base: the model of the teacher; as before afterwards.
+        tasks: whose train rows are looked at, mixed.
+        teacher: an adapter with ``linearize: model``, fused or not; or several, of every task its own expert.
+        config: how the student is made: ``linearize: none`` or ``module``.
+        rows: most rows of a task.
+        out, scratch, on_step, overwrite: as for `tangora.finetune`.
+
+    Raises:
+        ModelError: a teacher is not a tangent adapter, several are not one of each task, the student is a tangent
+            adapter, or the model answers in words.
+        OutputError: as `tangora.finetune`.
+    """
+    from tangora.modes.finetuning import finetune
+    from tangora.support.files import refuse_existing
+
+    lessons = _lessons(tasks, teacher)
+    _check(tasks, [adapter for _, adapter in lessons], config)
+    if out is not None:
+        refuse_existing(out, overwrite)
+    mixed = _mixed(tasks, [adapter for _, adapter in lessons], rows, config.seed)
+    prints = {task.name: adapter.fingerprint for group, adapter in lessons for task in group}
+    about = DistilledInfo(
+        teacher=prints if isinstance(teacher, Sequence) else teacher.fingerprint,
+        tasks=[task.name for task in tasks],
+        split="train",
+        rows=len(mixed.splits["train"]),
+    )
+    lesson = Teacher(*_features(base, lessons, rows, config.seed), about)
+    return finetune(base, mixed, config, teacher=lesson, out=out, scratch=scratch, on_step=on_step, overwrite=overwrite)
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """What a student is trained on: features at φ₀ and how the teacher moves them, row by row."""
+
+    origin: Float[Tensor, "rows features"]
+    moved: Float[Tensor, "rows features"]
+    about: DistilledInfo
+
+    def student(self, base: Base, task: Task) -> Callable[[], TaskModel]:
+        """Makes the model that is trained."""
+        return lambda: StudentModel(base.backbone, task, base, self.origin, self.moved)
+
+
+class StudentModel(TaskModel):
+    """Answers with its distance from the teacher's features; a row's label is its place among them."""
+
+    origin: Tensor
+    moved: Tensor
+
+    def __init__(self, backbone: nn.Module, task: Task, base: Base, origin: Tensor, moved: Tensor) -> None:
+        super().__init__(backbone, task, base)
+        device = next(backbone.parameters()).device
+        self.register_buffer("origin", origin.to(device), persistent=False)
+        self.register_buffer("moved", moved.to(device), persistent=False)
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "batch tokens"] | None = None,
+        attention_mask: Int[Tensor, "batch tokens"] | None = None,
+        pixel_values: Float[Tensor, "batch 3 height width"] | None = None,
+        labels: Int[Tensor, "batch"] | None = None,
+    ) -> dict[str, Tensor]:
+        """``logits`` are features; the mean ``loss`` is one minus their cosine to the teacher's."""
+        given = {"input_ids": input_ids, "attention_mask": attention_mask, "pixel_values": pixel_values}
+        share = float(torch.empty(()).uniform_(SHORTEST, 1.0)) if self.training else 1.0
+        with _scaled(self.backbone, share):
+            features = self.logits({name: value for name, value in given.items() if value is not None})
+        if labels is None:
+            return {"logits": features}
+        target = normalize(self.origin[labels] + share * self.moved[labels], dim=-1)
+        return {"loss": 1 - (features * target).sum(-1).mean(), "logits": features}
+
+
+@contextmanager
+def _scaled(model: nn.Module, share: float) -> Iterator[None]:
+    """Every LoRA update of the model at a share of its size."""
+    held: list[Any] = [getattr(module, "scaling", None) for module in model.modules()]
+    layers: list[dict[str, float]] = [scaling for scaling in held if isinstance(scaling, dict)]
+    before = [dict(scaling) for scaling in layers]
+    try:
+        for scaling in layers:
+            scaling.update({name: share * value for name, value in scaling.items()})
+        yield
+    finally:
+        for scaling, values in zip(layers, before, strict=True):
+            scaling.update(values)
+
+
+def _lessons(tasks: Sequence[Task], given: Adapter | Sequence[Adapter]) -> list[_Lesson]:
+    """Which tasks' rows follow which teacher, in the order of the tasks."""
+    if not isinstance(given, Sequence):
+        return [(tasks, given)]
+    found: dict[str | None, Adapter] = {adapter.metadata.task: adapter for adapter in given}
+    names = [task.name for task in tasks]
+    if len(found) < len(given) or set(found) != set(names):
+        fix = "give one expert of every task, or a fused adapter alone"
+        got = ", ".join(str(adapter.metadata.task) for adapter in given)
+        raise ModelError(f"several teachers must be those of {', '.join(names)}", got=got, where="teacher", fix=fix)
+    return [([task], found[task.name]) for task in tasks]
+
+
+def _features(base: Base, lessons: Sequence[_Lesson], rows: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Of the rows of all tasks, in their order: at φ₀, and what the teacher adds."""
+    from tangora.tangent import make_columns
+
+    parts = []
+    for tasks, teacher in lessons:
+        mixed = _mixed(tasks, [teacher], rows, seed)
+        parts.append(make_columns(base, mixed, "train", {"teacher": teacher}))
+    return torch.cat([part.origin for part in parts]), torch.cat([part.columns[0] for part in parts])
+
+
+def _check(tasks: Sequence[Task], teachers: Sequence[Adapter], config: FinetuneConfig) -> None:
+    for teacher in teachers:
+        if teacher.metadata.linearize != "model":
+            fix = "give an adapter with linearize: model; others are served at the cost of LoRA already"
+            raise ModelError("the teacher is not a tangent adapter", got=teacher.metadata.linearize, fix=fix)
+    if config.train == "full" or config.linearize == "model":
+        fix = "choose a mode with linearize: none or module"
+        raise ModelError("a student is a LoRA or L-LoRA adapter", got=config.mode, where="--mode", fix=fix)
+    if worded := [task.name for task in tasks if task.head is None]:
+        fix = "distillation follows features, which zero-shot families have"
+        raise ModelError("this task is answered in words", got=worded[0], where="tasks", fix=fix)
+
+
+def _mixed(tasks: Sequence[Task], teachers: Sequence[Adapter], rows: int, seed: int) -> Task:
+    """Train rows of all tasks as one task, whose head is the identity and whose label is the row."""
+    inputs: dict[str, list[Any]] = {}
+    for task in tasks:
+        split = task.splits["train"]
+        chosen = random.Random(f"{seed}:{task.name}").sample(range(len(split)), min(rows, len(split)))
+        for name, values in split.inputs.items():
+            inputs.setdefault(name, []).extend(values[i] for i in chosen)
+    stacked = {name: torch.stack(v) if name == "pixel_values" else v for name, v in inputs.items()}
+    count = len(next(iter(inputs.values())))
+    train = Split(stacked, list(range(count)))
+    assert tasks[0].head is not None
+    head = torch.eye(tasks[0].head.shape[1])
+    decides = digest(["distill-2", train.fingerprint, [teacher.fingerprint for teacher in teachers]])
+    return Task("distilled", tasks[0].family, "accuracy", [], {"train": train}, head, 1.0, decides)

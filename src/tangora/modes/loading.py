@@ -1,0 +1,188 @@
+"""`load_model`: from an adapter's folder to the network that it was trained and scored as."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from tangora.adapters.adapter import Adapter, load
+from tangora.adapters.formats.lora import CONFIG, weights_path
+from tangora.adapters.metadata import BaseInfo, Metadata, read_metadata
+from tangora.config.recipe import BaseConfig
+from tangora.errors import AdapterError, ModelError
+from tangora.support.files import inside, read_json, read_safetensors
+from tangora.support.validation import validate
+from tangora.tangent import TangentModel
+from tangora.tangent.linearization import linearize
+from tangora.tasks.base import load_base, pretrained, weights_fingerprint
+from tangora.updates.task_vector import LowRank
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+__all__ = ["load_model"]
+
+_FIX = "give the base model that the adapter was made for"
+
+_AUTO = {
+    "CAUSAL_LM": "AutoModelForCausalLM",
+    "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
+    "SEQ_CLS": "AutoModelForSequenceClassification",
+    "TOKEN_CLS": "AutoModelForTokenClassification",
+    "QUESTION_ANS": "AutoModelForQuestionAnswering",
+    "FEATURE_EXTRACTION": "AutoModel",
+}
+"""peft's task types -> the class that loads their base."""
+
+
+def load_model(
+    folder: str | os.PathLike[str],
+    base: nn.Module | str | os.PathLike[str] | None = None,
+    *,
+    trust_remote_code: bool = False,
+    same_base: bool = False,
+) -> nn.Module:
+    """The model that an adapter was trained and scored as, in evaluation mode.
+
+    With ``linearize: none`` stock peft's `PeftModel`, and of kind ``full`` the base with its weights changed; with
+    ``linearize: module`` the `PeftModel` linearized at φ₀ (`tangora.linearize`); with ``linearize: model`` a
+    `tangora.TangentModel` around the base, ``f(x; φ₀) + J(x) (φ − φ₀)`` (arXiv:2310.04742, eq. 4).
+
+    Choose it to use an adapter of any mode; `tangora.load` reads one as a value, to look at or to fuse, without a base
+    model. Of an L-LoRA adapter with B₀ ≠ 0, and of one that was cut to a rank, the file holds the expansion as plain
+    factors, which the `PeftModel` computes as they are. A tangent model expands what the base returns:
+    `TangentModel.then` takes what follows it, such as pooling and a head, into the expansion. Heads that are kept per
+    task (``heads/``) are no part of the model: load one into the base first.
+
+    Args:
+        folder: the adapter's.
+        base: the base model, which is wrapped or changed in place, or where transformers finds it: a folder or Hub id.
+            By default what ``tangora.json`` or ``base_model_name_or_path`` names, in float32, by the class that its
+            family, ``auto_mapping``, ``task_type`` or the checkpoint's ``architectures`` say, in this order.
+        trust_remote_code: run code from the base model's repository.
+        same_base: the base's weights are the right ones although their fingerprint is another (a cast, a resized
+            vocabulary).
+
+    Raises:
+        AdapterError: as `tangora.load`.
+        ModelError: the base is not found, has no such layers, or its weights are not those that ``tangora.json`` tells.
+
+    >>> import peft, tempfile, torch
+    >>> def base():
+    ...     return torch.nn.Sequential(torch.nn.Linear(4, 4, dtype=torch.float32))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     peft.get_peft_model(base(), peft.LoraConfig(r=2, target_modules=["0"])).save_pretrained(folder)
+    ...     model = load_model(folder, base())
+    >>> type(model).__name__, model.training
+    ('PeftModel', False)
+    """
+    place = Path(folder)
+    about, config = _told(place)
+    model = base if isinstance(base, nn.Module) else _loaded(about, config, base, trust_remote_code)
+    if not same_base:
+        _refuse_another(model, about, place)
+    if about.base.family == "text-zero-shot" and getattr(model, "pooler", None) is not None:
+        model.pooler = None  # type: ignore[assignment]  # it was trained without, and targets may match a layer there
+    if about.linearize == "model":
+        return TangentModel(model, load(place)).eval()
+    if about.kind == "full":
+        load(place).apply_(model)
+        return model.eval()
+    wrapped = _wrapped(model, place)
+    if about.linearize == "module" and (initial := _start(load(place))) is not None:
+        linearize(wrapped, initial=initial)
+    return wrapped.eval()
+
+
+def _told(place: Path) -> tuple[Metadata, Mapping[str, Any]]:
+    """What ``tangora.json`` and ``adapter_config.json`` say; the first may be missing."""
+    if not place.is_dir():
+        raise AdapterError("no such folder", where=place, fix="give the folder that holds adapter_config.json")
+    about = read_metadata(place)
+    if about is not None and about.kind == "full":
+        return about, {}
+    config = read_json(inside(place, CONFIG))
+    named = BaseInfo(model=config.get("base_model_name_or_path") or None, revision=config.get("revision"))
+    return about or Metadata(base=named), config
+
+
+def _loaded(about: Metadata, config: Mapping[str, Any], base: str | os.PathLike[str] | None, trust: bool) -> nn.Module:
+    """The base in float32, by its family where that is known, so that it is what the adapter was trained on."""
+    name = about.base.model if base is None else os.fspath(base)
+    if name is None:
+        raise ModelError("nothing names the base model", where="load_model.base", fix="give it as base=")
+    told: dict[str, Any] = {
+        "model": name,
+        "revision": about.base.revision if base is None else None,
+        "trust_remote_code": trust,
+    }
+    if about.base.family is not None:
+        return load_base(validate(BaseConfig, {"family": about.base.family, **told}, "load_model.base")).backbone
+    told["family"] = "that its configuration names"  # in no message but that of a checkpoint that does not fit
+    return pretrained(_Loader(config), BaseConfig.model_construct(None, **told))
+
+
+@dataclass(frozen=True)
+class _Loader:
+    """``from_pretrained`` of the class that an adapter's configuration or its base's checkpoint names."""
+
+    adapter: Mapping[str, Any]
+
+    def from_pretrained(self, name: str, *, revision: str | None, trust_remote_code: bool, **options: Any) -> Any:
+        import transformers
+
+        place: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+        named = (self.adapter.get("auto_mapping") or {}).get("base_model_class") or _AUTO.get(
+            str(self.adapter.get("task_type"))
+        )
+        if named is None:
+            named = (transformers.AutoConfig.from_pretrained(name, **place).architectures or ["AutoModel"])[0]
+        return getattr(transformers, named, transformers.AutoModel).from_pretrained(name, **place, **options)
+
+
+def _refuse_another(model: nn.Module, about: Metadata, place: Path) -> None:
+    """Other weights than those whose fingerprint was written down, which is of a text encoder without its pooler."""
+    told = about.base.fingerprint
+    if told is None or told in (weights_fingerprint(model), weights_fingerprint(model, without="pooler.")):
+        return
+    got = f"{type(model).__name__} of weights {weights_fingerprint(model)[:12]}"
+    what = f"the adapter was made for {about.base.model or 'a base'} of weights {told[:12]}"
+    fix = "give that model, in float32 and not wrapped by peft; if it is the same in another form, say same_base=True"
+    raise ModelError(what, got=got, where=place, fix=fix)
+
+
+def _wrapped(model: nn.Module, place: Path) -> PeftModel:
+    """Stock peft's model, refused where it leaves out a weight of the file."""
+    from peft import PeftModel, get_peft_model_state_dict
+
+    weights = read_safetensors(weights_path(place))
+    try:
+        wrapped = PeftModel.from_pretrained(model, str(place))
+    except (ValueError, RuntimeError, KeyError) as cause:
+        what = f"peft cannot put the adapter into the base ({' '.join(str(cause).split())[:200]})"
+        raise ModelError(what, where=place, fix=_FIX) from cause
+    found = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
+    if odd := sorted(name for name in found.keys() ^ weights.keys() if "lora_" in name):
+        raise ModelError("base and file do not have the same sites", got=odd[0], where=place, fix=_FIX)
+    return wrapped
+
+
+def _start(adapter: Adapter) -> dict[str, tuple[Tensor, Tensor]] | None:
+    """Site -> (A₀, B₀) where one factor is as φ₀ has it; None where the file holds the expansion in other factors."""
+    start = {}
+    for site, update in adapter.updates.items():
+        known = (adapter.initial or {}).get(site)
+        if known is None or not isinstance(update, LowRank):
+            return None
+        kept_a = not bool(known.b.any()) and torch.equal(update.a, known.a)
+        kept_b = not bool(known.a.any()) and torch.equal(update.b, known.b)
+        if not kept_a and not kept_b:
+            return None
+        start[site] = (known.a, known.b)
+    return start

@@ -1,0 +1,140 @@
+"""Getting a base model ready to train, and back to what it was: LoRA layers in, φ₀, gradients on; all of it undone."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from tangora.adapters import initial
+from tangora.adapters.peft_layers import lora_layers
+from tangora.errors import ModelError
+from tangora.modes.targets import check_patterns, check_syntax, check_targets
+from tangora.tangent.linearization import linearize
+from tangora.updates.task_vector import LowRank
+
+if TYPE_CHECKING:
+    from peft import LoraConfig, PeftModel
+
+    from tangora.config.recipe import FinetuneConfig, LoraSettings
+
+__all__ = ["Start", "adapt", "as_before", "refuse_running_statistics", "switch_on"]
+
+
+@dataclass(frozen=True)
+class Start:
+    """A PEFT model before training: φ₀, and what peft says about it."""
+
+    model: PeftModel
+    initial: dict[str, LowRank]
+    embeddings: frozenset[str]
+    config: dict[str, Any]
+
+
+def adapt(backbone: nn.Module, task: str, config: FinetuneConfig) -> Start:
+    """Put LoRA layers at φ₀ into the backbone, linearized if asked for."""
+    from peft import get_peft_model
+
+    check_syntax(config.lora)
+    check_targets(backbone, config.lora.target_modules)
+    initial.kind_of(config.lora.init)
+    name = task if config.lora.a_init == "per_task" else None
+    with torch.random.fork_rng(devices=()):  # peft draws before we do; where its values are kept, they follow the seed
+        torch.manual_seed(initial.seed_of("peft", config.seed, name))
+        model = get_peft_model(backbone, _lora_config(config.lora))
+    layers = lora_layers(model)
+    check_patterns(layers, config.lora)
+    start = initial.set_initial_(model, config.seed, task=name)
+    if config.linearize == "module":
+        linearize(model)
+    elif config.linearize == "model":
+        from tangora.tangent import expand_lora
+
+        expand_lora(model)
+    embeddings = frozenset(site for site, layer in layers.items() if "default" in layer.lora_embedding_A)
+    return Start(model, start, embeddings, _plain(model.peft_config["default"].to_dict()))
+
+
+def _lora_config(lora: LoraSettings) -> LoraConfig:
+    from peft import LoraConfig
+
+    targets = lora.target_modules
+    return LoraConfig(
+        r=lora.r,
+        lora_alpha=cast(int, lora.alpha),  # peft divides it, and takes fractions too
+        lora_dropout=lora.dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        rank_pattern=dict(lora.rank_pattern),
+        alpha_pattern=dict(lora.alpha_pattern),
+        use_rslora=lora.rslora,
+        init_lora_weights=cast(bool, lora.init),
+    )
+
+
+def _plain(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration that JSON can hold: sets as sorted lists, enumerations as their values."""
+    values = {key: sorted(v) if isinstance(v, set) else getattr(v, "value", v) for key, v in config.items()}
+    return values | {"inference_mode": True}
+
+
+def switch_on(backbone: nn.Module, config: FinetuneConfig) -> None:
+    """Make trainable what the mode trains, and switch gradient checkpointing on if the settings ask for it."""
+    if config.train == "full" and config.linearize == "none":
+        for parameter in backbone.parameters():
+            parameter.requires_grad_(parameter.is_floating_point())
+    if config.training.gradient_checkpointing:
+        if config.linearize == "model":
+            fix = "switch it off: tangents are not kept for the backward pass anyway"
+            raise ModelError("tangents cannot be recomputed", where="training.gradient_checkpointing", fix=fix)
+        if not hasattr(backbone, "gradient_checkpointing_enable"):
+            where = "training.gradient_checkpointing"
+            raise ModelError("this model cannot checkpoint gradients", got=type(backbone).__name__, where=where)
+        cast(Any, backbone).gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+@contextlib.contextmanager
+def as_before(backbone: nn.Module, *, values: bool) -> Iterator[dict[str, Tensor]]:
+    """Leave the backbone as it was found: layers, weights, flags, mode and device; yields the weights if copied."""
+    flags = {name: p.requires_grad for name, p in backbone.named_parameters()}
+    training, device = backbone.training, next(backbone.parameters()).device
+    pristine = {n: p.detach().to("cpu", copy=True) for n, p in backbone.named_parameters()} if values else {}
+    try:
+        yield pristine
+    finally:
+        _unload(backbone)
+        if any(getattr(module, "gradient_checkpointing", False) for module in backbone.modules()):
+            cast(Any, backbone).gradient_checkpointing_disable()
+        with torch.no_grad():
+            for name, parameter in backbone.named_parameters():
+                if name in pristine:
+                    parameter.copy_(pristine[name])
+                parameter.requires_grad_(flags[name])
+                parameter.grad = None
+        backbone.to(device).train(training)
+
+
+def _unload(backbone: nn.Module) -> None:
+    """Put the layers that peft wrapped back, also when peft stopped half-way."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name, module in list(backbone.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            parent, _, child = name.rpartition(".")
+            setattr(backbone.get_submodule(parent), child, module.get_base_layer())
+    if hasattr(backbone, "peft_config"):
+        del backbone.peft_config
+
+
+def refuse_running_statistics(backbone: nn.Module) -> None:
+    """Raise `ModelError` if a layer keeps running statistics, which no adapter would contain."""
+    for name, module in backbone.named_modules():
+        if isinstance(module, nn.modules.batchnorm._NormBase) and module.track_running_stats:
+            fix = "use a base model without batch normalization"
+            got = type(module).__name__
+            raise ModelError(
+                "training would change running statistics, which no adapter holds", got=got, where=name, fix=fix
+            )

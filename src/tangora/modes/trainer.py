@@ -1,0 +1,261 @@
+"""`transformers.Trainer`, told to keep only what is trained, to be silent, and to end the same after a kill.
+
+The order of the rows is fixed beforehand (seed and task decide it), so that the trainer sees one epoch of full
+batches, and a resumed run only has to skip to its place. Checkpoints hold the trained weights, the optimizer, the
+schedule and the random states; ``trainer_state.json`` is written last and makes a checkpoint whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import logging
+import math
+import os
+import random
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+import transformers
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.utils.data import Dataset, SequentialSampler
+from transformers import PrinterCallback, Trainer, TrainingArguments
+
+from tangora.adapters.initial import seed_of
+from tangora.errors import ModelError
+from tangora.support.files import read_safetensors, writing
+
+__all__ = ["QuietTrainer", "Rows", "Watch", "last_checkpoint", "quiet", "training_arguments", "training_seed"]
+
+WEIGHTS, BEST = "trained.safetensors", "best.safetensors"
+
+
+class Rows(Dataset[Any]):
+    """Shuffled passes over the rows of a data set, one after another, cut to ``length``."""
+
+    def __init__(self, rows: Dataset[Any], length: int, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        count = len(rows)  # type: ignore[arg-type]
+        passes = [torch.randperm(count, generator=generator) for _ in range(math.ceil(length / count))]
+        self.rows, self.order = rows, torch.cat(passes)[:length].tolist()
+
+    def __len__(self) -> int:
+        """Rows that the whole training sees."""
+        return len(self.order)
+
+    def __getitem__(self, position: int) -> Any:
+        """The row at one place of the order."""
+        return self.rows[self.order[position]]
+
+
+@dataclass
+class Watch:
+    """What is watched while a model trains.
+
+    Attributes:
+        name: task and mode, for errors.
+        validate: -> (score, loss) on the validation split; None where there is none.
+        patience: validations without progress before stopping; None: never, and the last weights are kept.
+        on_step: called after each step with (step, total, loss).
+    """
+
+    name: str
+    validate: Callable[[], tuple[float, float]] | None = None
+    patience: int | None = None
+    on_step: Callable[[int, int, float], None] | None = None
+    best: dict[str, Tensor] = field(default_factory=dict)
+
+
+class QuietTrainer(Trainer):
+    """Trains the parameters that require gradients, and nothing else is ever saved or loaded."""
+
+    def __init__(
+        self, model: nn.Module, arguments: TrainingArguments, rows: Rows, collate: Callable[[Any], Any], watch: Watch
+    ) -> None:
+        super().__init__(model, arguments, data_collator=collate, train_dataset=rows, eval_dataset=rows)
+        self.remove_callback(PrinterCallback)
+        self.model_accepts_loss_kwargs = False  # the loss is a mean over the rows, divided by the accumulation steps
+        self.watch = watch
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Every parameter of the model, tied ones once."""
+        return list(cast(nn.Module, self.model).parameters())
+
+    def trained(self) -> dict[str, Tensor]:
+        """Name -> parameter that is trained, tied ones once."""
+        return {name: p.detach() for name, p in cast(nn.Module, self.model).named_parameters() if p.requires_grad}
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The task model's own loss."""
+        outputs = model(**inputs)
+        return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Record, refuse a loss that is not finite (before a checkpoint could hold it), and report the step."""
+        step, loss = self.state.global_step, logs.get("loss")
+        if loss is not None and not math.isfinite(loss):
+            raise ModelError(
+                "the training loss is not finite",
+                got=loss,
+                where=f"{self.watch.name}, step {step}",
+                fix=f"lower training.learning_rate (now {self.args.learning_rate:g})",
+            )
+        super().log(logs, *args, **kwargs)
+        if loss is not None and self.watch.on_step is not None and self.is_world_process_zero():
+            self.watch.on_step(step, self.state.max_steps, loss)
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Score the validation split; keep the best weights and stop where patience asks for it."""
+        assert self.watch.validate is not None
+        score, loss = self._agreed(self.watch.validate())
+        metrics = {"eval_score": score, "eval_loss": loss}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        if self.watch.patience is not None:
+            since = _since_best(self.validations())
+            if since == 0:
+                self.watch.best = {name: p.to("cpu", copy=True) for name, p in self.trained().items()}
+            if since >= self.watch.patience:
+                self.control.should_training_stop = True
+        return metrics
+
+    def validations(self) -> list[dict[str, float]]:
+        """Step, loss and score of every validation so far."""
+        found = [entry for entry in self.state.log_history if "eval_score" in entry]
+        return [{"step": e["step"], "loss": e["eval_loss"], "score": e["eval_score"]} for e in found]
+
+    @torch.no_grad()
+    def load_best(self) -> None:
+        """Put the weights of the best validation back, where they were kept."""
+        _assign(self.trained(), self.watch.best)
+
+    def _agreed(self, values: tuple[float, float]) -> tuple[float, float]:
+        """The main process's numbers, so that every process takes the same decision."""
+        if self.args.world_size == 1:
+            return values
+        from accelerate.utils import broadcast_object_list
+
+        shared = list(values)
+        broadcast_object_list(shared)
+        return shared[0], shared[1]
+
+    def _get_train_sampler(self, *_: Any, **__: Any) -> SequentialSampler:
+        return SequentialSampler(cast(Rows, self.train_dataset))
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        if not self.control.should_training_stop:  # after the last step the adapter itself is written
+            with writing(Path(str(self.args.output_dir))):
+                super()._save_checkpoint(model, trial)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({name: p.contiguous() for name, p in self.trained().items()}, folder / WEIGHTS)
+        if self.watch.best:
+            save_file(self.watch.best, folder / BEST)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()  # trainer_state.json, written next, says that all of it is there
+
+    @torch.no_grad()
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        folder = Path(resume_from_checkpoint)
+        _assign(self.trained(), read_safetensors(folder / WEIGHTS))
+        if (folder / BEST).exists():
+            self.watch.best = read_safetensors(folder / BEST)
+
+
+def _assign(parameters: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    for name, value in values.items():
+        parameters[name].copy_(value)
+
+
+def _since_best(validations: list[dict[str, float]]) -> int:
+    """Validations after the best one: highest score, then lowest loss, then earliest."""
+    keys = [(v["score"], -v["loss"]) for v in validations]
+    return len(keys) - 1 - keys.index(max(keys))
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The latest whole checkpoint in ``folder``."""
+    found = []
+    for state in folder.glob("checkpoint-*/trainer_state.json"):
+        with contextlib.suppress(ValueError, OSError):
+            found.append((json.loads(state.read_text())["global_step"], state.parent))
+    return max(found)[1] if found else None
+
+
+def training_arguments(config: Any, seed: int, folder: Path, learning_rate: float, **more: Any) -> TrainingArguments:
+    """`TrainingSettings` in the trainer's words; ``more`` overrides."""
+    cuda, launched = torch.cuda.is_available(), int(os.environ.get("WORLD_SIZE", "1")) > 1
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=config.steps,
+        per_device_train_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation,
+        learning_rate=learning_rate,
+        weight_decay=config.weight_decay,
+        warmup_steps=round(config.warmup * config.steps),
+        lr_scheduler_type=config.schedule,
+        max_grad_norm=config.max_grad_norm,
+        bf16=config.bf16,
+        dataloader_num_workers=config.workers,
+        dataloader_pin_memory=cuda,
+        use_cpu=not cuda,
+        ddp_backend="gloo" if launched and not cuda else None,
+        ddp_find_unused_parameters=True,  # a target may lie in a part that the task does not use (a pooler)
+        seed=seed,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_total_limit=1,
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        report_to="none",
+        **more,
+    )
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # several devices are used through a launcher, never through DataParallel
+    return arguments
+
+
+@contextlib.contextmanager
+def quiet(seed: int) -> Iterator[None]:
+    """Nothing printed or warned, the global random states seeded, and all of it as before afterwards."""
+    states = random.getstate(), np.random.get_state()
+    verbosity = transformers.logging.get_verbosity()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        transformers.logging.set_verbosity_error()
+        accelerate = logging.getLogger("accelerate")
+        level = accelerate.level
+        accelerate.setLevel(logging.ERROR)
+        transformers.set_seed(seed)
+        frozen = gc.get_freeze_count()
+        gc.freeze()  # the trainer collects garbage first: up to seconds over everything imported, for nothing
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+            transformers.logging.set_verbosity(verbosity)
+            accelerate.setLevel(level)
+            if not frozen:
+                gc.unfreeze()
+
+
+def training_seed(seed: int, task: str) -> int:
+    """The 32-bit seed of everything random in one training run."""
+    return seed_of("training", seed, task) % 2**32

@@ -1,0 +1,108 @@
+"""What a run would do, before it does it: jobs, sites, trainable parameters, disk, what is already there."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tangora.config.recipe import FinetuneConfig, Recipe
+from tangora.progress import Progress
+from tangora.runs.folder import claim
+from tangora.runs.runner import check_methods, prepare
+from tangora.runs.stages.experts import jobs
+from tangora.runs.stages.fusion import cells
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from tangora.tasks import Base
+
+__all__ = ["Footprint", "footprint", "preflight"]
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What one adapter of a mode adds.
+
+    Attributes:
+        sites: adapted layers (full fine-tuning: parameters).
+        trainable: numbers that are trained.
+        size: bytes on disk of the artefact.
+    """
+
+    sites: int
+    trainable: int
+    size: int
+
+
+def footprint(base: Base, config: FinetuneConfig) -> Footprint:
+    """Count by making the adapter for real and taking it off again.
+
+    Raises:
+        ModelError: a target module matches nothing, or cannot be adapted.
+    """
+    if config.train == "full":
+        sizes = [p.numel() for p in base.backbone.parameters()]
+        return Footprint(len(sizes), sum(sizes), 4 * sum(sizes))
+    from tangora.modes.preparation import adapt, as_before
+
+    with as_before(base.backbone, values=False):
+        model = adapt(base.backbone, "preflight", config).model
+        factors = [p for name, p in model.named_parameters() if "lora_" in name]
+        trainable = sum(p.numel() for p in factors if p.requires_grad)
+        return Footprint(len(factors) // 2, trainable, 4 * sum(p.numel() for p in factors))
+
+
+def preflight(recipe: Recipe, out: Path, progress: Progress, *, overwrite: bool = False) -> tuple[Table, str]:
+    """The plan, a row a mode, and what it comes to; loads base and data for their errors' sake, and writes nothing.
+
+    Raises:
+        TangoraError: as `tangora.runs.runner.run` would.
+    """
+    from rich.table import Table
+
+    check_methods(recipe)
+    claim(out, recipe, overwrite)
+    base, tasks = prepare(recipe, progress)
+    listed = list(jobs(recipe, out, base, tasks))
+    table = Table(title=f"{recipe.name} -> {out}", box=None, header_style="bold", title_justify="left")
+    for column in ("mode", "adapters", "cached", "steps each", "rate", "sites", "trainable", "disk"):
+        table.add_column(column, justify="left" if column == "mode" else "right")
+    total = 0
+    for mode in recipe.modes:
+        config = recipe.finetune_config(mode)
+        of_mode = [job for job in listed if job.mode == mode]
+        weight = footprint(base, config)
+        total += weight.size * len(of_mode)
+        table.add_row(
+            mode,
+            str(len(of_mode)),
+            str(sum(job.done for job in of_mode)),
+            str(config.training.steps),
+            f"{config.learning_rate:g}",
+            str(weight.sites),
+            f"{weight.trainable:,}",
+            _bytes(weight.size * len(of_mode)),
+        )
+    return table, _totals(recipe, [t.name for t in tasks], total, out)
+
+
+def _totals(recipe: Recipe, tasks: Sequence[str], total: int, out: Path) -> str:
+    planned = list(cells(recipe))
+    subsets = len({c.subset for c in planned})
+    nearest = next(p for p in [out, *out.absolute().parents] if p.exists())
+    return (
+        f"{len(tasks)} tasks, {subsets} subsets, {len(planned)} comparisons; adapters take {_bytes(total)}, "
+        f"{_bytes(shutil.disk_usage(nearest).free)} are free"
+    )
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "KB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

@@ -1,0 +1,241 @@
+"""What analyses of a run are to be done, what they cost, and which of them are there already."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tangora.analysis.plane import grid
+from tangora.config.recipe import Recipe, load_recipe
+from tangora.errors import DataError, RecipeError
+from tangora.support.files import digest, read_json
+from tangora.support.validation import did_you_mean
+
+__all__ = ["KINDS", "Piece", "Plan", "Settings"]
+
+CODE = "analysis-1"  # raise it when the same settings would give other numbers
+KINDS = ("signs", "angles", "planes", "linearity")
+MOST_PAIRS = 3  # of tasks, where none are named: a plane takes minutes
+PATH = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)  # points of φ₀ + a·τ
+RANK = 8  # leading directions of a site whose subspaces are compared
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to analyse, and how finely.
+
+    Args:
+        only: some of `KINDS`.
+        modes: some of the recipe's; empty: all.
+        pairs: ``a+b,c+d``, or ``all``; None: the first `MOST_PAIRS`, disjoint ones before others.
+        points: of a plane's grid, on [0, 1] in each direction.
+        margin: how far the grid goes beyond.
+        rows: at most so many of each task.
+        split: whose rows.
+
+    Raises:
+        RecipeError: one of them cannot be right.
+    """
+
+    only: Sequence[str] = KINDS
+    modes: Sequence[str] = ()
+    pairs: str | None = None
+    points: int = 6
+    margin: float = 0.4
+    rows: int = 128
+    split: str = "validation"
+
+    def __post_init__(self) -> None:
+        """Check what needs no run."""
+        grid(self.points, self.margin)
+        _known(self.only, KINDS, "--only")
+        _known([self.split], ["train", "validation", "test"], "--split")
+        if self.rows < 1:
+            raise RecipeError("rows must be at least 1", got=self.rows, where="--rows")
+
+    def of(self, kind: str) -> dict[str, Any]:
+        """Those that decide the numbers of a kind."""
+        data = {"rows": self.rows, "split": self.split}
+        of_kind: dict[str, dict[str, Any]] = {
+            "signs": {},
+            "angles": {"rank": RANK},
+            "planes": {"points": self.points, "margin": self.margin, **data},
+            "linearity": {"path": PATH, **data},
+        }
+        return of_kind[kind]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One entry of a file, before or after it is computed.
+
+    Attributes:
+        passes: forward passes that it takes, at most.
+    """
+
+    kind: str
+    mode: str
+    tasks: tuple[str, ...]
+    key: str
+    passes: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done in a run's folder, and what is there already.
+
+    Raises:
+        RecipeError: not a finished run, or a mode or task that it does not have.
+    """
+
+    run: Path
+    settings: Settings = field(default_factory=Settings)
+
+    def __post_init__(self) -> None:
+        """Refuse a folder that is no finished run, and names that it does not have."""
+        if not (self.run / "scores.csv").is_file() or not (self.run / "recipe.yaml").is_file():
+            fix = "give the folder of a finished tangora run"
+            raise RecipeError("not a finished run: recipe.yaml or scores.csv is missing", where=self.run, fix=fix)
+        _known(self.settings.modes, list(self.recipe.modes), "--modes")
+        _ = self.pairs
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The run's."""
+        return load_recipe(self.run / "recipe.yaml")
+
+    @cached_property
+    def tasks(self) -> list[str]:
+        """Names, in the recipe's order."""
+        return [task.name for task in self.recipe.tasks]
+
+    @cached_property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Those whose planes are looked at."""
+        possible = _disjoint_first(self.tasks)
+        if self.settings.pairs is None:
+            return possible[:MOST_PAIRS]
+        if self.settings.pairs == "all":
+            return possible
+        named = [part.split("+") for part in self.settings.pairs.split(",")]
+        for pair in named:
+            if len(pair) != 2 or pair[0] == pair[1]:
+                fix = "two tasks joined by +, pairs separated by commas: a+b,c+d"
+                raise RecipeError("a pair is two tasks", got="+".join(pair), where="--pairs", fix=fix)
+            _known(pair, self.tasks, "--pairs")
+        return [(a, b) for a, b in (sorted(pair, key=self.tasks.index) for pair in named)]
+
+    @cached_property
+    def pieces(self) -> list[Piece]:
+        """Everything asked for, modes outermost."""
+        modes = self.settings.modes or list(self.recipe.modes)
+        return [self.piece(kind, mode, tasks) for mode in modes for kind in KINDS if kind in self.settings.only
+                for tasks in self._scopes(kind)]  # fmt: skip
+
+    def _scopes(self, kind: str) -> list[tuple[str, ...]]:
+        if kind == "linearity":
+            return [(task,) for task in self.tasks]
+        return [*self.pairs] if kind == "planes" else [tuple(self.tasks)]
+
+    def piece(self, kind: str, mode: str, tasks: tuple[str, ...]) -> Piece:
+        """One piece under these settings."""
+        key = digest([CODE, kind, self.settings.of(kind), list(tasks), self.experts(mode, tasks)])
+        return Piece(kind, mode, tasks, key, self._passes(kind, mode, tasks))
+
+    def _passes(self, kind: str, mode: str, tasks: tuple[str, ...]) -> int:
+        """Forward passes, at most; a tangent, and the primal it goes along, count as one each."""
+        rows = {task: min(self.settings.rows, self._rows(task) or self.settings.rows) for task in tasks}
+        if kind == "linearity":
+            return (len(PATH) - 1 + 2) * sum(map(self._batches, rows.values()))
+        if kind != "planes":
+            return 0
+        if not self.linear(mode):
+            return len(grid(self.settings.points, self.settings.margin)) ** 2 * sum(map(self._batches, rows.values()))
+        folder = self.run / "cache" / "columns" / mode
+        absent = [task for task in tasks if not (folder / f"{task}-{self.settings.split}.safetensors").is_file()]
+        return (1 + len(self.tasks)) * sum(self._batches(self._rows(task) or rows[task]) for task in absent)
+
+    def linear(self, mode: str) -> bool:
+        """Whether the planes of a mode come from columns: expanded as a whole, and every answer a choice of class."""
+        return self.recipe.modes[mode].linearize == "model" and self.recipe.base.family != "text-to-text"
+
+    def _batches(self, rows: int) -> int:
+        return -(-rows // self.recipe.evaluation.batch_size)
+
+    def _rows(self, task: str) -> int | None:
+        """Rows of the split, where the run says so."""
+        path = self.run / "run.json"
+        sizes = read_json(path, DataError).get("tasks", {}) if path.is_file() else {}
+        return sizes.get(task, {}).get(self.settings.split)  # type: ignore[no-any-return]
+
+    def experts(self, mode: str, tasks: Sequence[str]) -> list[str]:
+        """What decided the experts of a mode, one hash for each."""
+        return [self._stages[mode, task] for task in tasks]
+
+    @cached_property
+    def _stages(self) -> dict[tuple[str, str], str]:
+        """What decided each expert, as its ``tangora.json`` says."""
+        from tangora.adapters.adapter import load
+
+        found = {}
+        for mode, task in itertools.product(self.recipe.modes, self.tasks):
+            folder = self.run / "adapters" / mode / task
+            stage = read_json(folder / "tangora.json").get("stage")
+            found[mode, task] = stage or load(folder).fingerprint
+        return found
+
+    def entries(self, kind: str) -> list[dict[str, Any]]:
+        """Those on disk whose key still holds.
+
+        Raises:
+            DataError: the file cannot be right.
+        """
+        path = self.run / "analysis" / f"{kind}.json"
+        if not path.is_file():
+            return []
+        return [entry for entry in read_json(path, DataError).get("entries", []) if self._holds(kind, entry)]
+
+    def _holds(self, kind: str, entry: Mapping[str, Any]) -> bool:
+        mode, tasks = entry.get("mode"), tuple(entry.get("tasks", ()))
+        if (mode or "") not in self.recipe.modes or not set(tasks) <= set(self.tasks):
+            return False
+        return self.piece(kind, str(mode), tasks).key == entry.get("key")
+
+    @cached_property
+    def missing(self) -> list[Piece]:
+        """Pieces that are not on disk."""
+        there = {entry["key"] for kind in KINDS for entry in self.entries(kind)}
+        return [piece for piece in self.pieces if piece.key not in there]
+
+    def lines(self) -> Iterator[str]:
+        """What will be done and what it costs, for people."""
+        counts = {kind: sum(p.kind == kind for p in self.missing) for kind in self.settings.only}
+        modes = ", ".join(self.settings.modes or self.recipe.modes)
+        yield f"to compute: {', '.join(f'{n} {kind}' for kind, n in counts.items())} (modes {modes}); " + (
+            f"{len(self.pieces) - len(self.missing)} of {len(self.pieces)} are there already"
+        )
+        if "planes" in self.settings.only:
+            side = len(grid(self.settings.points, self.settings.margin))
+            everything = len(_disjoint_first(self.tasks))
+            more = f" of {everything}; --pairs names others" if len(self.pairs) < everything else ""
+            yield f"pairs: {', '.join('+'.join(pair) for pair in self.pairs)}{more}"
+            yield f"a plane: {side} x {side} models, {self.settings.rows} {self.settings.split} rows of each task"
+        size = self.recipe.evaluation.batch_size
+        passes = sum(piece.passes for piece in self.missing)
+        yield f"at most {passes:,} forward passes of up to {size} rows"
+
+
+def _disjoint_first(tasks: Sequence[str]) -> list[tuple[str, str]]:
+    """Every pair; first neighbours that share no task, so that a few pairs cover many tasks."""
+    apart = list(zip(tasks[::2], tasks[1::2], strict=False))
+    return [*apart, *(pair for pair in itertools.combinations(tasks, 2) if pair not in apart)]
+
+
+def _known(names: Sequence[str], valid: Sequence[str], where: str) -> None:
+    for name in names:
+        if name not in valid:
+            raise RecipeError("no such name", got=name, where=where, fix=did_you_mean(name, list(valid)))

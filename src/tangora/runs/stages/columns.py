@@ -1,0 +1,116 @@
+"""Columns of a run's linearized modes: made when they are first asked for, kept under what decides them.
+
+RUN/cache/columns/<mode>/<task>-<split>.safetensors               one column an expert
+RUN/cache/columns/<mode>/<task>-<split>-sites-<rows>.safetensors  one an expert and site, on some rows
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from tangora.errors import TangoraError
+from tangora.evaluation.evaluator import Result
+from tangora.support.files import digest
+
+if TYPE_CHECKING:
+    from tangora.adapters.adapter import Adapter
+    from tangora.tangent.columns import Columns
+    from tangora.tasks import Base, Task
+
+__all__ = ["ColumnStore"]
+
+log = logging.getLogger("tangora")
+
+
+@dataclass
+class ColumnStore:
+    """Columns of every expert of a mode, and the scores of any linear fusion of them.
+
+    Args:
+        base: the model.
+        tasks: name -> task.
+        experts: mode -> task -> adapter.
+        folder: where the files are.
+        batch_size: rows per forward pass.
+    """
+
+    base: Base
+    tasks: Mapping[str, Task]
+    experts: Mapping[str, Mapping[str, Adapter]]
+    folder: Path
+    batch_size: int = 64
+    _kept: dict[str, Columns] = field(default_factory=dict, repr=False)
+
+    def scores(self, mode: str) -> bool:
+        """Whether fusions of this mode are scored on columns: expanded as a whole, and every task a choice of class."""
+        linear = all(a.metadata.linearize == "model" for a in self.experts[mode].values())
+        return linear and all(task.head is not None for task in self.tasks.values())
+
+    def get(
+        self, mode: str, task: str, split: str, rows: Sequence[int] | None = None, per_site: bool = False
+    ) -> Columns:
+        """Columns of every expert of ``mode`` on a task's split, or on some of its rows."""
+        if per_site:
+            return self._stored(mode, task, split, None if rows is None else tuple(rows))
+        whole = self._stored(mode, task, split, ())
+        if rows is None:
+            return whole
+        wanted = torch.isin(whole.examples, torch.tensor(list(rows)))
+        return whole.rows(wanted.nonzero().flatten())
+
+    def results(
+        self,
+        mode: str,
+        tasks: Sequence[str],
+        split: str,
+        weights: Mapping[str, float],
+        rows: Mapping[str, Sequence[int]] | None = None,
+    ) -> dict[str, Result]:
+        """How the fusion with these weights does, by expert; no forward pass. With ``rows``, on these of each task."""
+        chosen = rows or {}
+        return {n: self._result(self.get(mode, n, split, chosen.get(n)), n, weights) for n in tasks}
+
+    def _result(self, columns: Columns, task: str, weights: Mapping[str, float]) -> Result:
+        from tangora.tasks.metrics import score
+
+        coefficients = torch.tensor([weights.get(name, 0.0) for name in columns.vectors])
+        logits = columns.logits(coefficients)
+        values = logits.argmax(-1).tolist()
+        loss = torch.nn.functional.cross_entropy(logits, columns.labels)
+        return Result(float(score(self.tasks[task].metric, values, columns.labels.tolist())), float(loss), values)
+
+    def _stored(self, mode: str, task: str, split: str, rows: tuple[int, ...] | None) -> Columns:
+        """From memory, from disk, or made now; ``rows`` is empty for columns that are not per site."""
+        from tangora.tangent.columns import columns_key, load_columns
+
+        experts = dict(self.experts[mode])
+        per_site = rows != ()
+        key = columns_key(self.base, self.tasks[task], split, experts, per_site)
+        kept = f"{key}-{rows}"
+        if kept not in self._kept:
+            path = self.folder / mode / f"{task}-{split}{self._suffix(rows)}.safetensors"
+            try:
+                self._kept[kept] = load_columns(path, key)
+            except TangoraError:  # not there, cut short, or of experts that were trained again since
+                self._kept[kept] = self._made(mode, task, split, rows)
+                self._kept[kept].save(path)
+        return self._kept[kept]
+
+    def _made(self, mode: str, task: str, split: str, rows: tuple[int, ...] | None) -> Columns:
+        from tangora.tangent.columns import make_columns, site_columns
+
+        log.info("columns of %s: %s, %s", mode, task, split)
+        experts, of_task = dict(self.experts[mode]), self.tasks[task]
+        if rows == ():
+            return make_columns(self.base, of_task, split, experts, batch_size=self.batch_size)
+        return site_columns(self.base, of_task, split, experts, rows=rows)
+
+    @staticmethod
+    def _suffix(rows: tuple[int, ...] | None) -> str:
+        return "" if rows == () else "-sites" if rows is None else f"-sites-{digest(list(rows))[:12]}"

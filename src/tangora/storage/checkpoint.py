@@ -1,0 +1,160 @@
+"""A checkpoint's folder: configuration, and where every tensor lies; only headers and a few samples are read.
+
+A folder holds ``config.json`` and either ``model.safetensors`` or ``model.safetensors.index.json`` with the shards that
+it names. No file outside the folder is opened: an index may name files only, and a link may lead out of it in
+one case, the Hub's cache, where ``snapshots/<revision>/`` links to ``blobs/`` beside it. Pickles are refused.
+
+Tied weights: where the configuration ties the output head to the input embedding, the head is that embedding, stored or
+not; `Checkpoint.find` answers with the embedding, so that a tied and an untied checkpoint can be compared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tangora.errors import AdapterError, FusionError
+from tangora.storage.header import Stored, read_header
+from tangora.support.files import inside, read_json
+
+__all__ = ["CONFIG", "INDEX", "SINGLE", "Checkpoint", "is_adapter", "open_checkpoint"]
+
+CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+_HEADS = ("lm_head.weight", "embed_out.weight", "output.weight", "cls.predictions.decoder.weight")
+_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight", "shared.weight")
+_SAMPLE = 4096
+_ADAPTER_FILES = ("adapter_config.json", "delta.safetensors")
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A checkpoint on disk.
+
+    Args:
+        folder: where it is.
+        config: ``config.json``.
+        tensors: name -> where its bytes are, in the order of the files.
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+    tensors: Mapping[str, Stored]
+
+    @property
+    def name(self) -> str:
+        """The folder's."""
+        return Path(os.path.abspath(self.folder)).name
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that hold tensors."""
+        return list(dict.fromkeys(entry.path for entry in self.tensors.values()))
+
+    @cached_property
+    def tied(self) -> Mapping[str, str]:
+        """Output head -> the input embedding that it is."""
+        inputs = [n for n in self.tensors if n.endswith(_EMBEDDINGS) and ".vision" not in n]
+        inputs = [n for n in inputs if n == "shared.weight"] or inputs  # T5's, of which the others are copies
+        told = self._ties
+        if told is False or len(inputs) != 1:
+            return {}
+        heads = [n for n in self.tensors if n.endswith(_HEADS)]
+        if told is None and heads:  # it has a head of its own and says nothing
+            return {}
+        return dict.fromkeys([*heads, "lm_head.weight", "embed_out.weight"], inputs[0])
+
+    @property
+    def _ties(self) -> bool | None:
+        nested = self.config.get("text_config")
+        value = self.config.get("tie_word_embeddings")
+        if value is None and isinstance(nested, Mapping):
+            value = nested.get("tie_word_embeddings")
+        return value if isinstance(value, bool) else None
+
+    def find(self, name: str) -> Stored | None:
+        """The tensor that the model uses under this name; None where it has none."""
+        return self.tensors.get(self.tied.get(name, name))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Sha-256 (hex) of every tensor's name, dtype, shape, and samples of its bytes; however it is sharded.
+
+        The samples are 4 KiB at the beginning, the middle and the end: a checkpoint that was trained further differs
+        there. It is not a hash of every byte, which would take longer than the fusion.
+        """
+        total = hashlib.sha256()
+        handles = {path: os.open(path, os.O_RDONLY) for path in self.files}
+        try:
+            for name in sorted(self.tensors):
+                stored = self.tensors[name]
+                total.update(f"{name}\x1f{stored.dtype}\x1f{stored.shape}\x1f".encode())
+                for at in _samples(stored.size):
+                    total.update(os.pread(handles[stored.path], min(_SAMPLE, stored.size - at), stored.start + at))
+        finally:
+            for handle in handles.values():
+                os.close(handle)
+        return total.hexdigest()
+
+
+def _samples(size: int) -> Iterator[int]:
+    if size <= 3 * _SAMPLE:
+        yield from range(0, size, _SAMPLE)
+    else:
+        yield from (0, size // 2, size - _SAMPLE)
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter and no checkpoint."""
+    return not (folder / CONFIG).exists() and any((folder / name).exists() for name in _ADAPTER_FILES)
+
+
+def open_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
+    """The checkpoint in a folder.
+
+    Raises:
+        FusionError: the folder holds an adapter.
+        AdapterError: it is no checkpoint, a pickle, damaged, or names files outside of itself.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise AdapterError("no such folder", where=folder, fix="give the folder that holds config.json")
+    if is_adapter(folder):
+        fix = "give the base model as --base BASE, and the adapters alone before it"
+        raise FusionError("an adapter where a full checkpoint is needed", where=folder, fix=fix)
+    config = read_json(inside(folder, CONFIG))
+    tensors: dict[str, Stored] = {}
+    for shard, expected in _shards(folder):
+        found = read_header(inside(folder, shard))
+        if expected is not None and (odd := sorted(expected ^ found.keys())):
+            what = "index and shard disagree on a tensor"
+            raise AdapterError(what, got=odd[0], where=folder / shard, fix="copy the checkpoint again")
+        if twice := tensors.keys() & found.keys():
+            raise AdapterError("a tensor in two shards", got=min(twice), where=folder / shard, fix="save it again")
+        tensors |= found
+    if not tensors:
+        raise AdapterError("the checkpoint holds no tensors", where=folder, fix="check the path")
+    return Checkpoint(folder, config, tensors)
+
+
+def _shards(folder: Path) -> list[tuple[str, set[str] | None]]:
+    """The files of a checkpoint, and the tensors that the index expects in each."""
+    if (folder / INDEX).exists():
+        table = read_json(inside(folder, INDEX)).get("weight_map")
+        if not isinstance(table, dict) or not table or not all(isinstance(v, str) for v in table.values()):
+            raise AdapterError("no weight_map in the index", where=folder / INDEX, fix="save the checkpoint again")
+        names: dict[str, set[str]] = {}
+        for tensor, shard in table.items():
+            names.setdefault(shard, set()).add(tensor)
+        return [(shard, names[shard]) for shard in sorted(names)]
+    if (folder / SINGLE).exists():
+        return [(SINGLE, None)]
+    if pickles := sorted(p.name for p in folder.glob("*.bin")) or sorted(p.name for p in folder.glob("*.pt*")):
+        fix = "load it where you trust it, and save it again with safe_serialization=True"
+        where = folder / pickles[0]
+        raise AdapterError("the weights are a pickle, which can run code, and is refused", where=where, fix=fix)
+    raise AdapterError("no checkpoint here", where=folder, fix=f"give a folder with {SINGLE} or {INDEX}")

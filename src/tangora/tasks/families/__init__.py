@@ -1,0 +1,1 @@
+"""Families of models: how a model answers. One file each."""

@@ -1,0 +1,113 @@
+"""Images by a two-tower model (CLIP, SigLIP): the class whose name lies nearest to the image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tangora.errors import DataError, ModelError
+from tangora.tasks.base import Base, TextEncoder, pretrained, processor, weights_fingerprint
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from PIL.Image import Image
+
+    from tangora.config.recipe import BaseConfig, TaskConfig
+    from tangora.tasks.sources import Table
+    from tangora.tasks.values import Batch
+
+__all__ = ["encode", "features", "load", "rgb"]
+
+# model_type -> the class of its vision tower alone
+_TOWERS = {"clip": "CLIPVisionModelWithProjection", "siglip": "SiglipVisionModel"}
+_CHUNK = 128
+
+
+def load(config: BaseConfig) -> Base:
+    """The vision tower as backbone, by the class that loads it alone, so that its adapters load there too."""
+    import transformers
+
+    whole: Any = pretrained(transformers.AutoModel, config)
+    kind = str(whole.config.model_type)
+    if kind not in _TOWERS:
+        fix = f"image-zero-shot knows {', '.join(_TOWERS)}"
+        raise ModelError("no image tower for this kind of model", got=kind, where=config.model, fix=fix)
+    images = processor(transformers.AutoImageProcessor, config, backend="pil")
+    tokenizer = processor(transformers.AutoTokenizer, config)
+    backbone = pretrained(getattr(transformers, _TOWERS[kind]), config)
+    scale = config.scale or float(whole.logit_scale.detach().exp())
+    return Base(config, backbone, images, "", _text_tower(whole, tokenizer), scale)
+
+
+def features(backbone: nn.Module, config: BaseConfig, batch: Batch) -> Float[Tensor, "batch dim"]:
+    """What the vision tower says of each image, in the space it shares with the text tower."""
+    output = backbone(pixel_values=batch["pixel_values"])
+    found = getattr(output, "image_embeds", None)
+    return found if found is not None else output.pooler_output  # type: ignore[no-any-return]
+
+
+def encode(table: Table, config: TaskConfig, base: Base) -> dict[str, list[Tensor] | Tensor]:
+    """Pixels of the image column, resized, cropped and normalized by the checkpoint's own processor."""
+    table.need(config.image, "image")
+    if isinstance(table.data, dict) and isinstance(column := table.data[config.image], np.ndarray):
+        _check_array(column, f"{table.where}, {config.image}")
+    rows = (rgb(row[config.image], table.place(i)) for i, row in enumerate(table.rows([config.image])))
+    chunks = [base.processor(images=chunk, return_tensors="pt")["pixel_values"] for chunk in _chunks(rows)]
+    return {"pixel_values": torch.cat(chunks).float()}
+
+
+def _chunks(images: Iterable[Image]) -> Iterable[list[Image]]:
+    images = iter(images)
+    while chunk := list(islice(images, _CHUNK)):
+        yield chunk
+
+
+def _check_array(images: np.ndarray, where: str) -> None:
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)):
+        raise DataError(
+            "images must be uint8 of shape [n, height, width] or [n, height, width, 3]",
+            got=f"{images.dtype} {list(images.shape)}",
+            where=where,
+            fix="convert the array",
+        )
+
+
+def rgb(value: Any, where: str) -> Image:
+    """An array, a file name, encoded bytes or an image of any mode as an RGB image."""
+    import io
+
+    from PIL import Image as images
+
+    try:
+        if isinstance(value, np.ndarray):
+            return images.fromarray(value[..., 0] if value.ndim == 3 and value.shape[2] == 1 else value).convert("RGB")
+        if isinstance(value, dict):
+            value = io.BytesIO(value["bytes"]) if value.get("bytes") else value["path"]
+        if isinstance(value, (str, bytes, io.BytesIO)):
+            value = images.open(io.BytesIO(value) if isinstance(value, bytes) else value)
+        return value.convert("RGB")  # type: ignore[no-any-return]
+    except (OSError, AttributeError, KeyError, TypeError, ValueError) as cause:
+        raise DataError(f"not an image ({cause})", where=where, fix="replace or drop the row") from cause
+
+
+def _text_tower(whole: Any, tokenizer: Any) -> TextEncoder:
+    tower, projection = whole.text_model, getattr(whole, "text_projection", nn.Identity())
+    parts = nn.ModuleList([tower, projection]).requires_grad_(False).eval()
+    longest = min(int(tokenizer.model_max_length), int(whole.config.text_config.max_position_embeddings))
+    # SigLIP was trained on texts padded to the full length, without a mask
+    unmasked = whole.config.model_type == "siglip"
+    padding: Any = "max_length" if unmasked else True
+    wanted = ["input_ids"] if unmasked else ["input_ids", "attention_mask"]
+
+    def embed(texts: Sequence[str]) -> Float[Tensor, "texts dim"]:
+        batch = tokenizer(list(texts), padding=padding, truncation=True, max_length=longest, return_tensors="pt")
+        with torch.no_grad():
+            found: Tensor = projection(tower(**{name: batch[name] for name in wanted}).pooler_output)
+        return found
+
+    return TextEncoder(embed, weights_fingerprint(parts))

@@ -1,0 +1,132 @@
+"""What fine-tuning changed, as a value that adds up: `TaskVector` over all sites.
+
+The updates of single sites, `LowRank` and `Dense`, are in `tangora.updates.update` and are exported here.
+Nothing here knows files or models.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from types import MappingProxyType
+
+from torch import Tensor
+
+from tangora.errors import FusionError
+from tangora.support.threads import in_threads
+from tangora.updates.truncation import prepare
+from tangora.updates.update import Dense, LowRank, Update, combine
+
+__all__ = ["Dense", "LowRank", "TaskVector", "Update", "combine"]
+
+
+class TaskVector(Mapping[str, Update]):
+    """An immutable mapping from site to update, with the algebra of a vector space.
+
+    A site that only one operand has is zero in the other.
+
+    >>> import torch
+    >>> one = TaskVector({"layer": LowRank(torch.ones(2, 1), torch.ones(1, 2))})
+    >>> (0.5 * one + one / 2).dense()["layer"].sum().item()
+    4.0
+    >>> round(one.cosine(one), 6)
+    1.0
+    """
+
+    def __init__(self, updates: Mapping[str, Update]) -> None:
+        self._updates = MappingProxyType(dict(updates))
+
+    def __getitem__(self, site: str) -> Update:
+        return self._updates[site]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._updates)
+
+    def __len__(self) -> int:
+        return len(self._updates)
+
+    def __repr__(self) -> str:
+        return f"TaskVector({len(self)} sites, norm {self._norm:.4g})"
+
+    def dense(self) -> dict[str, Tensor]:
+        """Every update as a whole tensor; large."""
+        return {site: update.dense() for site, update in self.items()}
+
+    @classmethod
+    def combination(
+        cls, vectors: Sequence[TaskVector], coefficients: Sequence[float] | Mapping[str, Sequence[float]]
+    ) -> TaskVector:
+        """``sum_t c_t * vectors_t``, with one coefficient per vector, or per site and vector.
+
+        Raises:
+            FusionError: the shapes of a site differ.
+        """
+
+        def one(site: str) -> Update:
+            c = coefficients[site] if isinstance(coefficients, Mapping) else coefficients
+            present = [(v[site], x) for v, x in zip(vectors, c, strict=True) if site in v]
+            try:
+                return combine([u for u, _ in present], [x for _, x in present])
+            except FusionError as cause:
+                raise FusionError(str(cause), where=site) from cause
+
+        sites = list(dict.fromkeys(site for vector in vectors for site in vector))
+        return cls(dict(zip(sites, in_threads(one, sites), strict=True)))
+
+    def __add__(self, other: TaskVector) -> TaskVector:
+        return TaskVector.combination([self, other], [1.0, 1.0])
+
+    def __sub__(self, other: TaskVector) -> TaskVector:
+        return TaskVector.combination([self, other], [1.0, -1.0])
+
+    def __mul__(self, number: float) -> TaskVector:
+        return TaskVector({site: update * number for site, update in self.items()})
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, number: float) -> TaskVector:
+        return self * (1.0 / float(number))
+
+    def __neg__(self) -> TaskVector:
+        return self * -1.0
+
+    def dot(self, other: Mapping[str, Update]) -> float:
+        """Inner product over all sites, accumulated in float64."""
+        return math.fsum(update.dot(other[site]) for site, update in self.items() if site in other)
+
+    def norm(self) -> float:
+        """Euclidean norm over all sites."""
+        return self._norm
+
+    @cached_property
+    def _norm(self) -> float:
+        return math.sqrt(math.fsum(update.norm() ** 2 for update in self.values()))
+
+    def cosine(self, other: TaskVector) -> float:
+        """Cosine similarity; 0 where one of the two is zero."""
+        norms = self.norm() * other.norm()
+        return self.dot(other) / norms if norms > 0 else 0.0
+
+    def compress(self, rank: int) -> tuple[TaskVector, float]:
+        """Every site at most ``rank``, and the relative error over all sites together."""
+        smaller, errors = self.compress_by_site(rank)
+        return smaller, smaller.total_error(errors)
+
+    def compress_by_site(self, rank: int) -> tuple[TaskVector, dict[str, float]]:
+        """Every site at most ``rank``, and the relative error of each."""
+        prepare()
+        results = dict(zip(self, in_threads(lambda update: update.compress(rank), list(self.values())), strict=True))
+        return TaskVector({s: u for s, (u, _) in results.items()}), {s: error for s, (_, error) in results.items()}
+
+    def total_error(self, errors: Mapping[str, float]) -> float:
+        """The relative error of the whole, from that of every site, where this is what truncation left.
+
+        What is left and what was cut off are orthogonal, so the small factors give the norms of the large ones.
+        """
+        sites = [site for site, error in errors.items() if error < 1.0]
+        kept = dict(zip(sites, in_threads(lambda site: self[site].norm() ** 2, sites), strict=True))
+        whole = {site: square / (1.0 - errors[site] ** 2) for site, square in kept.items()}
+        total = math.fsum(whole.values())
+        lost = math.fsum(square * errors[site] ** 2 for site, square in whole.items())
+        return math.sqrt(lost / total) if total > 0 else 0.0

@@ -1,0 +1,72 @@
+"""Entries of ``fusion.methods`` that search for coefficients: what they may say, and where they make sense."""
+
+from __future__ import annotations
+
+import pytest
+
+from tangora.config.recipe import load_recipe
+from tangora.errors import FusionError, RecipeError
+from tangora.runs.runner import check_methods
+
+HEAD = """
+name: r
+base: {family: FAMILY, model: m}
+tasks:
+  - {name: a, source: {builtin: x}}
+  - {name: b, source: {builtin: y}}
+modes: {lora: {}, full: {train: full}}
+fusion:
+  methods:
+    - {method: task_arithmetic}
+    - ENTRY
+"""
+
+
+def recipe(tmp_path, entry, family="text-zero-shot"):
+    path = tmp_path / "r.yaml"
+    path.write_text(HEAD.replace("ENTRY", entry).replace("FAMILY", family))
+    return load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("{method: ties, labels: 8}", "labels is no setting of a grid"),
+        ("{method: ties, search: lorahub, per: site}", "per is no setting of search lorahub"),
+        ("{method: task_arithmetic, search: learned, budget: 5}", "budget is no setting of search learned"),
+        ("{method: task_arithmetic, search: convex, steps: 5}", "steps is no setting of search convex"),
+        ("{method: task_arithmetic, search: learned, l2: auto}", "l2: auto is for search convex"),
+        ("{method: task_arithmetic, search: learned, l2: -1.0}", "l2 is not negative; got -1.0"),
+        ("{method: task_arithmetic, search: learned, weights: 0.3}", "a search finds the weights"),
+        ("{method: task_arithmetic, search: learned, spaces: [factors]}", r"for spaces: \[delta\]"),
+        ("{method: task_arithmetic, search: convex}", "convex is not convex in lora, full: give modes with linearize"),
+        ("{method: task_arithmetic, search: learnt}", "'learned'"),
+    ],
+)
+def test_what_cannot_be(tmp_path, entry, message):
+    with pytest.raises(RecipeError, match=message):
+        recipe(tmp_path, entry)
+
+
+def test_a_generated_text_has_no_entropy(tmp_path):
+    with pytest.raises(RecipeError, match="adamerging needs classes"):
+        recipe(tmp_path, "{method: task_arithmetic, search: adamerging}", family="text-to-text")
+
+
+@pytest.mark.parametrize("method", ["average", "iso_c", "svd"])
+def test_a_method_that_is_no_sum_over_the_tasks_is_refused(tmp_path, method):
+    given = recipe(tmp_path, f"{{method: {method}, search: learned}}")
+    with pytest.raises(FusionError, match=f"linear in its weights, got '{method}' at fusion.methods.learned.*ties_sum"):
+        check_methods(given)
+
+
+def test_labels_defaults_and_a_round_trip(tmp_path):
+    entry = "{method: ties_sum, search: adamerging, per: site, labels: 8}"
+    given = recipe(tmp_path, entry)
+    check_methods(given)
+    one = given.fusion.methods[1]
+    assert (one.label, one.pull) == ("adamerging-site", 0.01)
+    assert recipe(tmp_path, "{method: task_arithmetic, search: learned}").fusion.methods[1].pull == 0.0
+    path = tmp_path / "resolved.yaml"
+    path.write_text(given.to_yaml())
+    assert load_recipe(path) == given

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+
+from tangora.support.threads import in_threads
+from tangora.updates.task_vector import LowRank, TaskVector
+
+
+@pytest.fixture(params=[1, 3])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def test_order_and_number_of_threads(threads):
+    together = threading.Barrier(threads, timeout=60)
+
+    def work(item):
+        together.wait()
+        return item, torch.get_num_threads()
+
+    assert in_threads(work, range(6)) == [(item, 1) for item in range(6)]
+    assert torch.get_num_threads() == threads
+
+
+def test_an_error_comes_through_and_the_threads_come_back(threads):
+    with pytest.raises(ZeroDivisionError):
+        in_threads(lambda item: 1 // item, [1, 0])
+    assert torch.get_num_threads() == threads
+
+
+def test_the_bits_do_not_depend_on_the_number_of_threads():
+    generator = torch.Generator().manual_seed(0)
+    vector = TaskVector(
+        {
+            str(i): LowRank(torch.randn(300, 40, generator=generator), torch.randn(40, 200, generator=generator))
+            for i in range(4)
+        }
+    )
+    before, found = torch.get_num_threads(), []
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        found.append(vector.compress(5)[0])
+    torch.set_num_threads(before)
+    assert all(torch.equal(found[0][s].b, found[1][s].b) and torch.equal(found[0][s].a, found[1][s].a) for s in vector)
