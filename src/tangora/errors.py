@@ -1,12 +1,15 @@
 """The exceptions Tangora raises on purpose, all of them children of one.
 
     TangoraError
-    ├── RecipeError        a recipe, an option or an argument that cannot be right
-    ├── DataError          a data set: missing file or split, unknown column, label out of range
-    ├── ModelError         a base model: not found, target module that matches nothing, unsupported layer
-    ├── AdapterError       an adapter on disk or in memory: corrupt, not finite, a kind that is not s·BA
-    ├── FusionError        a set of adapters, or coefficients, that cannot be fused exactly
-    └── OutputError        writing: the output exists, the disk is full, the folder is not writable
+    ├── ArgumentError      an argument or option is invalid: pass another value
+    │   └── RecipeError    a recipe is invalid: correct the key that the message names
+    ├── PluginError        a method, family, mode, ... is unknown or broken: correct its name, or update its package
+    ├── FileError          a file or folder is missing, unreadable, truncated or leads outside: copy it again
+    │   ├── AdapterError   an adapter is not one that can be read or written exactly: give another, or its base
+    │   └── DataError      a data set is not as the recipe describes it: correct the data or the recipe
+    ├── ModelError         a base model cannot be loaded, adapted or trained as asked: choose another, or other targets
+    ├── FusionError        adapters or coefficients do not go together: leave one out, or choose another method
+    └── OutputError        nothing can be written there: free the place or the disk, or choose another
 
 Every message says what is wrong, what was got, where, and how to fix it::
 
@@ -24,10 +27,13 @@ from __future__ import annotations
 
 __all__ = [
     "AdapterError",
+    "ArgumentError",
     "DataError",
+    "FileError",
     "FusionError",
     "ModelError",
     "OutputError",
+    "PluginError",
     "RecipeError",
     "TangoraError",
 ]
@@ -43,10 +49,13 @@ class TangoraError(Exception):
         got: the offending value, shown by ``repr``; leave out when there is none.
         where: a file, a key path such as ``modes.lora.training.steps``, a site or a tensor name.
         fix: what to do about it, one sentence.
+
+    All four are attributes of the exception too; ``got`` is None if there is none.
     """
 
     def __init__(self, what: str, *, got: object = _ABSENT, where: object = None, fix: str | None = None) -> None:
         self.what, self.where, self.fix = what, where, fix
+        self.got = None if got is _ABSENT else got
         message = what
         if got is not _ABSENT:
             message += f", got {got!r}"
@@ -57,25 +66,37 @@ class TangoraError(Exception):
         super().__init__(message)
 
 
-class RecipeError(TangoraError):
-    """A recipe, an option or an argument that cannot be right."""
+class ArgumentError(TangoraError):
+    """An argument or an option is invalid. Pass another value."""
 
 
-class DataError(TangoraError):
-    """A data set that cannot be read as the recipe describes it."""
+class RecipeError(ArgumentError):
+    """A recipe is invalid. Correct the key that ``where`` names."""
+
+
+class PluginError(TangoraError):
+    """A method, family, mode, search, ... is unknown, or the package that brings it is broken."""
+
+
+class FileError(TangoraError):
+    """A file or folder is missing, unreadable, truncated, of a newer format, or leads outside. Copy it again."""
+
+
+class DataError(FileError):
+    """A data set is not as the recipe describes it. Correct the data, or the recipe."""
 
 
 class ModelError(TangoraError):
-    """A base model that cannot be loaded or adapted as asked."""
+    """A base model cannot be loaded, adapted or trained as asked. Choose another one, or other targets or settings."""
 
 
-class AdapterError(TangoraError):
-    """An adapter that is corrupt, not finite, or of a kind that is not a plain low-rank update."""
+class AdapterError(FileError):
+    """An adapter, on disk or in memory, cannot be read or written exactly. Give another one, or its base."""
 
 
 class FusionError(TangoraError):
-    """Adapters, or coefficients, that cannot be fused exactly."""
+    """Adapters or coefficients do not go together. Leave one out, or choose another method or space."""
 
 
 class OutputError(TangoraError):
-    """An output that cannot be written, or that would overwrite something."""
+    """Nothing can be written there, or it would overwrite something. Free the place, or choose another."""

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from tangora.adapters.adapter import Adapter, BaseInfo, Metadata
+from tangora.adapters.application import applied
 from tangora.errors import DataError, ModelError, OutputError
-from tangora.evaluation.evaluator import Evaluator, Result, ScoreStore, applied, evaluate
+from tangora.evaluation.evaluator import Evaluator, Result, ScoreStore, evaluate
 from tangora.updates.task_vector import LowRank
 
 SITE = "encoder.layer.0.attention.self.query"

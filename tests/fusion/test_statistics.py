@@ -9,11 +9,11 @@ import torch
 
 import toys
 from tangora.adapters.adapter import Adapter, load
+from tangora.adapters.application import applied
 from tangora.adapters.metadata import BaseInfo, Metadata
 from tangora.checkpoints.steps import check_method
 from tangora.errors import AdapterError, DataError, FusionError, ModelError, OutputError, RecipeError
 from tangora.evaluation.collection import collect_statistics
-from tangora.evaluation.evaluator import applied
 from tangora.fusion.fusion import Fusion, fuse
 from tangora.fusion.statistics import About, Statistics
 from tangora.fusion.statistics import load as load_statistics

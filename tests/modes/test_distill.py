@@ -51,7 +51,7 @@ def features(base, tasks, teacher, student):
     from tangora.tasks import TaskModel
 
     def of(adapter):
-        from tangora.evaluation.evaluator import applied
+        from tangora.adapters.application import applied
 
         with applied(base.backbone, adapter), torch.no_grad():
             model = TaskModel(base.backbone, mixed, base)

@@ -16,9 +16,9 @@ import torch
 import yaml
 
 import tangora
+from tangora.adapters.application import applied
 from tangora.config.recipe import load_recipe
 from tangora.errors import FusionError, OutputError
-from tangora.evaluation.evaluator import applied
 from tangora.progress import Progress
 from tangora.runs.runner import prepare
 from tiny_run import recipe_for

@@ -28,13 +28,14 @@ from tangora.adapters.heads import read_heads, write_heads
 from tangora.adapters.metadata import FILE, BaseInfo, FusedInfo, InitialInfo, Metadata, Parent, read_metadata
 from tangora.adapters.start import INITIAL, can_redraw, initial_tensors, read_initial
 from tangora.errors import AdapterError
+from tangora.storage.tensors import finite
 from tangora.support.files import atomic_dir, inside, read_safetensors, write_json, write_safetensors, write_text
 from tangora.updates.task_vector import Dense, LowRank, TaskVector, Update
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from tangora.fusion.verification import Verification
+    from tangora.adapters.in_peft.verification import Verification
     from tangora.storage.checkpoint import Checkpoint
 
 __all__ = ["Adapter", "BaseInfo", "FusedInfo", "InitialInfo", "Metadata", "Parent", "load"]
@@ -163,7 +164,7 @@ class Adapter:
         Raises:
             AdapterError: peft loads something else.
         """
-        from tangora.fusion.verification import verify
+        from tangora.adapters.in_peft.verification import verify
 
         if self.metadata.kind == "full":
             fix = "only low-rank adapters are read by peft"
@@ -174,10 +175,10 @@ class Adapter:
 
     def _refuse_infinity(self, path: Path) -> None:
         for name, tensor in self.whole.items():
-            peft_files.finite(name, tensor, path)
+            finite(name, tensor, path)
         for site, update in self.updates.items():
             for tensor in (update.weight,) if isinstance(update, Dense) else (update.b, update.a):
-                peft_files.finite(site, tensor, path)
+                finite(site, tensor, path)
 
     def _save_lora(self, folder: Path) -> None:
         content = self.content()
@@ -226,7 +227,7 @@ def load(
     metadata = read_metadata(folder)
     if metadata is not None and metadata.kind == "full":
         deltas = read_safetensors(inside(folder, DELTA))
-        updates = {name: Dense(peft_files.finite(name, t, folder / DELTA)) for name, t in sorted(deltas.items())}
+        updates = {name: Dense(finite(name, t, folder / DELTA)) for name, t in sorted(deltas.items())}
         return Adapter(updates, metadata)
     read = peft_files.read_peft(folder, open_base(base), lazily=lazily)
     if metadata is None:

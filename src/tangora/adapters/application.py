@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from tangora.errors import ModelError
 if TYPE_CHECKING:
     from tangora.adapters.adapter import Adapter
 
-__all__ = ["Place", "apply_", "places"]
+__all__ = ["Place", "applied", "apply_", "places"]
 
 _FIX = "give the base model that the adapter was made for"
 
@@ -47,6 +48,29 @@ def apply_(model: nn.Module, adapter: Adapter) -> None:
         part = place.of(parameters[place.name])
         delta = adapter.updates[site].dense()
         part.add_(delta.reshape(part.shape).to(part.device, part.dtype))
+
+
+@contextlib.contextmanager
+def applied(model: nn.Module, adapter: Adapter, saved: dict[str, Tensor] | None = None) -> Iterator[None]:
+    """The model with the adapter's updates added into its weights, for the length of the block.
+
+    Args:
+        model: the adapter's base model, in float32 (adding into bf16 weights would round the update away).
+        adapter: of any kind.
+        saved: pristine weights kept from earlier calls with the same model; filled here.
+    """
+    saved = {} if saved is None else saved
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    touched = {place.name for place in places(model, adapter).values()} | adapter.whole.keys()
+    for name in touched:
+        if name not in saved:
+            saved[name] = parameters[name].detach().clone()
+    try:
+        adapter.apply_(model)
+        yield
+    finally:
+        for name in touched:
+            parameters[name].data.copy_(saved[name])
 
 
 def places(model: nn.Module, adapter: Adapter) -> dict[str, Place]:

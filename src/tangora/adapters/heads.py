@@ -1,41 +1,23 @@
-"""Heads: what an adapter saved whole beside its updates, kept per task beside a fused adapter, or fused by name.
-
-A head (``modules_to_save``) has no common start that could be subtracted: it was often made for its task. So several
-of them are either kept, one file per task, or averaged; which of the two, the caller says.
-"""
+"""Heads kept apart beside an adapter, one file a task: ``heads/<task>.safetensors``."""
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
-import torch
 from torch import Tensor
 
-from tangora.errors import AdapterError, FusionError
-from tangora.fusion.weights import Table
+from tangora.errors import AdapterError
+from tangora.storage.tensors import finite
 from tangora.support.files import inside, read_safetensors, write_safetensors
-from tangora.support.validation import did_you_mean
 
-if TYPE_CHECKING:
-    from tangora.adapters.adapter import Adapter
+__all__ = ["FOLDER", "read_heads", "write_heads"]
 
-__all__ = ["FOLDER", "Heads", "check_heads", "fuse_whole", "read_heads", "write_heads"]
-
-Heads: TypeAlias = Literal["keep", "fuse"]
-Named: TypeAlias = "Mapping[str, Tensor]"
 FOLDER = "heads"
-_SAY = "say heads='keep', --heads keep, for a file per task, or heads='fuse', --heads fuse, for their weighted mean"
-_BASE = "give the base's folder, with --base or base=, from which the biases differ"
 
 
 def read_heads(folder: Path) -> dict[str, dict[str, Tensor]]:
     """Task -> parameters, from ``heads/`` in an adapter's folder."""
-    from tangora.adapters.formats.lora import finite
-
     home = folder / FOLDER
     if not home.is_dir():
         return {}
@@ -48,115 +30,9 @@ def read_heads(folder: Path) -> dict[str, dict[str, Tensor]]:
     return heads
 
 
-def write_heads(folder: Path, heads: Mapping[str, Named]) -> None:
+def write_heads(folder: Path, heads: Mapping[str, Mapping[str, Tensor]]) -> None:
     """``heads/<task>.safetensors``: tensors under the base's names, for ``load_state_dict(..., strict=False)``."""
     if heads:
         (folder / FOLDER).mkdir(exist_ok=True)
     for task, tensors in heads.items():
         write_safetensors(folder / FOLDER / f"{task}.safetensors", tensors)
-
-
-def check_heads(heads: object) -> None:
-    """Refuse a word that is none.
-
-    Raises:
-        FusionError: it is neither ``keep`` nor ``fuse``.
-    """
-    if heads is not None and heads not in get_args(Heads):
-        fix = did_you_mean(str(heads), list(get_args(Heads)))
-        raise FusionError("heads are kept or fused", got=heads, where="fuse.heads", fix=fix)
-
-
-def fuse_whole(
-    adapters: Sequence[Adapter],
-    names: Sequence[str],
-    weights: Table,
-    coefficients: Sequence[float] | None,
-    heads: Heads | None,
-) -> tuple[dict[str, Tensor], dict[str, Named]]:
-    """What a fused adapter has of what its parents saved whole: values that replace the base's, and heads kept apart.
-
-    Args:
-        adapters, names: the parents.
-        weights: λ, by which heads are averaged.
-        coefficients: of a linear method; biases that were saved whole are exact where these sum to one.
-        heads: what becomes of heads that differ.
-
-    Raises:
-        FusionError: heads differ and ``heads`` does not say what to do, or cannot be done; biases whose fusion depends
-            on those of the base.
-    """
-    carried = {task: named for adapter in adapters for task, named in adapter.heads.items()}
-    biases = [{n: t for n, t in a.whole.items() if _is_bias(n, a)} for a in adapters]
-    modules = [{n: t for n, t in a.whole.items() if not _is_bias(n, a)} for a in adapters]
-    whole = _biases(biases, coefficients)
-    if not any(modules) or _all_equal(modules):
-        return whole | dict(modules[0]), carried
-    if heads == "fuse":
-        return whole | _mean(modules, names, weights), carried
-    if heads == "keep":
-        kept = {_file_name(name): named for name, named in zip(names, modules, strict=True) if named}
-        if len(kept) != sum(map(bool, modules)) or kept.keys() & carried.keys():
-            raise FusionError("two heads of one name", got=list(names), where="fuse.heads", fix="rename the folders")
-        return whole, carried | kept
-    first = next(name for named in modules for name in named)
-    raise FusionError("adapters with heads of their own, modules_to_save", got=first, where="fuse.heads", fix=_SAY)
-
-
-def _is_bias(name: str, adapter: Adapter) -> bool:
-    config = adapter.config or {}
-    modules = config.get("modules_to_save") or ()
-    return name.endswith(".bias") and not any(f".{m}." in f".{name}" for m in modules)
-
-
-def _biases(biases: Sequence[Named], coefficients: Sequence[float] | None) -> dict[str, Tensor]:
-    """``b₀ + Σ cₜ (bₜ − b₀) = Σ cₜ bₜ`` where Σ cₜ = 1; else the base's are needed, which are not here."""
-    if not any(biases):
-        return {}
-    exact = coefficients is not None and math.isclose(math.fsum(coefficients), 1.0, rel_tol=1e-12)
-    same = all(named.keys() == biases[0].keys() for named in biases)
-    if not exact or not same or coefficients is None:
-        name = next(name for named in biases for name in named)
-        what = "biases that were saved whole, bias='all' or 'lora_only'"
-        raise FusionError(f"{what}: their change is not known", got=name, where="fuse.adapters", fix=_BASE)
-    return {name: _sum([named[name] for named in biases], coefficients, name) for name in biases[0]}
-
-
-def _mean(modules: Sequence[Named], names: Sequence[str], weights: Table) -> dict[str, Tensor]:
-    place = "fuse.heads"
-    for name, named in zip(names, modules, strict=True):
-        if odd := sorted(named.keys() ^ modules[0].keys()):
-            what = f"heads are fused by name, and {names[0]} and {name} do not have the same"
-            raise FusionError(what, got=odd[0], where=place, fix="use heads='keep', --heads keep")
-    if isinstance(weights, dict):
-        fix = "give one weight per adapter, or keep the heads"
-        raise FusionError("weights per site do not say how to average heads", where=place, fix=fix)
-    total = math.fsum(weights)
-    if total <= 0 or min(weights) < 0:
-        fix = "give positive weights, or keep the heads"
-        raise FusionError(
-            "heads are averaged by their weights, which must be positive", got=weights, where=place, fix=fix
-        )
-    share = [weight / total for weight in weights]
-    return {name: _sum([named[name] for named in modules], share, name) for name in modules[0]}
-
-
-def _sum(tensors: Sequence[Tensor], coefficients: Sequence[float], name: str) -> Tensor:
-    shapes = list(dict.fromkeys(tuple(t.shape) for t in tensors))
-    if len(shapes) > 1:
-        raise FusionError("parameters of one name must have one shape", got=shapes, where=name, fix="keep the heads")
-    total = torch.zeros(shapes[0], dtype=torch.float64)
-    for tensor, coefficient in zip(tensors, coefficients, strict=True):
-        total.add_(tensor.double(), alpha=coefficient)
-    return total.to(tensors[0].dtype)
-
-
-def _all_equal(modules: Sequence[Named]) -> bool:
-    first = modules[0]
-    return all(
-        named.keys() == first.keys() and all(torch.equal(named[n], first[n]) for n in first) for named in modules[1:]
-    )
-
-
-def _file_name(name: str) -> str:
-    return re.sub(r"[^\w.-]", "_", name).lstrip(".") or "head"

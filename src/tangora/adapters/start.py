@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from tangora.adapters.formats import lora as peft_files
 from tangora.adapters.formats.lora.layers import is_bias
 from tangora.adapters.metadata import FILE
 from tangora.errors import AdapterError, FusionError
+from tangora.storage.tensors import finite
 from tangora.support.files import inside, read_safetensors
 from tangora.updates.task_vector import LowRank
 
@@ -91,7 +91,7 @@ def initial_tensors(initial: Mapping[str, LowRank]) -> dict[str, Tensor]:
 
 
 def _read(path: Path) -> dict[str, LowRank]:
-    tensors = {name: peft_files.finite(name, tensor, path) for name, tensor in read_safetensors(path).items()}
+    tensors = {name: finite(name, tensor, path) for name, tensor in read_safetensors(path).items()}
     sites = sorted({name.rpartition(".")[0] for name in tensors})
     try:
         return {s: LowRank(tensors[f"{s}.B"], tensors[f"{s}.A"], float(tensors[f"{s}.scaling"])) for s in sites}

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tangora.adapters.adapter import Adapter
-    from tangora.adapters.heads import Heads
     from tangora.checkpoints.sources import Source
+    from tangora.fusion.heads import Heads
 
 __all__ = ["Models", "Request", "gather"]
 

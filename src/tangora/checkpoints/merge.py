@@ -31,8 +31,8 @@ from tangora.support.files import digest, refuse_existing, write_text
 from tangora.support.validation import did_you_mean
 
 if TYPE_CHECKING:
-    from tangora.adapters.heads import Heads
     from tangora.checkpoints.verified import Checked
+    from tangora.fusion.heads import Heads
 
 __all__ = ["Merged", "fuse_checkpoints"]
 

@@ -6,28 +6,27 @@ has (``model.``, ``bert.``) is found once for all sites. Embeddings and transfor
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from tangora.adapters.adapter import Adapter
-from tangora.adapters.formats.lora.based import Rescaled, read_rows
+from tangora.adapters.formats.lora.based import Rescaled
 from tangora.adapters.formats.lora.layers import expert_of, is_bias, layer_of
 from tangora.adapters.formats.lora.settings import parameters_of
 from tangora.checkpoints.align import Target
 from tangora.errors import FusionError
 from tangora.storage.checkpoint import Checkpoint
 from tangora.storage.header import Stored
+from tangora.storage.names import Names, is_turned
+from tangora.storage.tensors import read_rows
 from tangora.updates.task_vector import Dense, LowRank, Update
 
-__all__ = ["Added", "Names", "Stacked", "align_adapters", "is_turned", "replaced"]
+__all__ = ["Added", "Stacked", "align_adapters", "replaced"]
 
-_CONV1D = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
 _FIX = "give the base model that the adapters were made for"
 
 
@@ -176,59 +175,6 @@ def _stack(
     stacks = [[None if (u := found.get(e)) is None else _float(u, base) for e in range(count)] for found in experts]
     parts = [Stacked(stack, turned, shape) for stack in stacks]
     return stored, [part if found else None for part, found in zip(parts, experts, strict=True)]
-
-
-class Names:
-    """The base's names for parameters that an adapter names its own way.
-
-    Args:
-        base: the checkpoint.
-        wanted: the adapter's names. They are tried as they are, with a prefix of the base's names, without one of
-            their own.
-
-    Raises:
-        FusionError: the base has no such parameters.
-    """
-
-    def __init__(self, base: Checkpoint, wanted: Sequence[str]) -> None:
-        first = wanted[0] if wanted else ""
-        longer = sorted({n.removesuffix(first) for n in base.tensors if n.endswith("." + first)})
-        shorter = [first[: i + 1] for i, letter in enumerate(first) if letter == "."]
-        for add, drop in [("", ""), *((add, "") for add in longer), *(("", drop) for drop in shorter)]:
-            if all(add + name.removeprefix(drop) in base.tensors for name in wanted):
-                self.add, self.drop = add, drop
-                return
-        missing = next((name for name in wanted if name not in base.tensors), first)
-        missing = missing.removesuffix(".weight")
-        raise FusionError("the base has no weight for a site", got=missing, where=base.folder, fix=_FIX)
-
-    def __call__(self, name: str) -> str:
-        """The base's name."""
-        return self.add + name.removeprefix(self.drop)
-
-
-def is_turned(
-    shape: tuple[int, ...],
-    stored: tuple[int, ...],
-    site: str,
-    embedding: bool,
-    config: Mapping[str, Any] | None,
-    base: Checkpoint,
-) -> bool:
-    """Whether a weight is stored as the transpose of its update.
-
-    Raises:
-        FusionError: neither way round fits.
-    """
-    straight = shape == stored or (len(shape) == 2 and len(stored) > 2 and shape == (stored[0], math.prod(stored[1:])))
-    turned = len(shape) == 2 and shape[::-1] == stored
-    if not straight and not turned:
-        what = f"the base's weight is {list(stored)}, the adapter's update {list(shape)}"
-        raise FusionError(what, where=site, fix=_FIX)
-    if straight and turned:  # square: only the kind of layer tells
-        conv = base.config.get("model_type") in _CONV1D and not site.endswith(("lm_head", "score"))
-        return embedding or bool((config or {}).get("fan_in_fan_out")) or conv
-    return turned
 
 
 def _added(update: Update, stored: tuple[int, ...], site: str, adapter: Adapter, base: Checkpoint) -> Added:

@@ -16,11 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from tangora.adapters.adapter import Adapter
-from tangora.adapters.application import places
+from tangora.adapters.application import applied, places
 from tangora.adapters.initial import seed_of
 from tangora.adapters.metadata import BaseInfo
 from tangora.errors import DataError, FusionError, ModelError
-from tangora.evaluation.evaluator import applied
 from tangora.fusion.statistics import About, Statistics
 from tangora.methods import Statistic
 from tangora.progress import Progress

@@ -18,17 +18,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tangora.adapters.application import places
+from tangora.adapters.application import applied
 from tangora.errors import DataError, ModelError
 from tangora.support.files import digest, writing
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from tangora.adapters.adapter import Adapter
     from tangora.tasks import Base, Task, TaskModel
 
-__all__ = ["Evaluator", "Result", "ScoreStore", "applied", "evaluate", "scoring_key"]
+__all__ = ["Evaluator", "Result", "ScoreStore", "evaluate", "scoring_key"]
 
 
 @dataclass(frozen=True)
@@ -174,29 +174,6 @@ class Evaluator:
 def scoring_key(adapter: Adapter) -> str:
     """What decides an adapter's scores: its updates, and whether they are a direction of the expansion."""
     return digest(["tangent", adapter.fingerprint]) if adapter.metadata.linearize == "model" else adapter.fingerprint
-
-
-@contextlib.contextmanager
-def applied(model: nn.Module, adapter: Adapter, saved: dict[str, Tensor] | None = None) -> Iterator[None]:
-    """The model with the adapter's updates added into its weights, for the length of the block.
-
-    Args:
-        model: the adapter's base model, in float32 (adding into bf16 weights would round the update away).
-        adapter: of any kind.
-        saved: pristine weights kept from earlier calls with the same model; filled here.
-    """
-    saved = {} if saved is None else saved
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    touched = {place.name for place in places(model, adapter).values()} | adapter.whole.keys()
-    for name in touched:
-        if name not in saved:
-            saved[name] = parameters[name].detach().clone()
-    try:
-        adapter.apply_(model)
-        yield
-    finally:
-        for name in touched:
-            parameters[name].data.copy_(saved[name])
 
 
 def evaluate(

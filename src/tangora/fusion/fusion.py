@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 from tangora.adapters.adapter import Adapter, load
 from tangora.adapters.formats.lora.based import Rescaled, open_base
-from tangora.adapters.heads import Heads, check_heads, fuse_whole
 from tangora.adapters.metadata import FusedInfo, Parent
 from tangora.errors import FusionError
 from tangora.fusion.engine import Engine
+from tangora.fusion.heads import Heads, check_heads, fuse_whole
 from tangora.fusion.lineage import check, check_belongs, check_factors, check_low_rank, cut_to, inherit
 from tangora.fusion.spaces import Bases, Space, coordinates, cores, from_cores, site_of, updates_from
 from tangora.fusion.statistics import Known, StatisticsLike, match, opened, refuse_superfluous

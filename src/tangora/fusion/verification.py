@@ -28,17 +28,18 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from tangora.adapters.in_peft.comparison import InPeft, relative
+from tangora.adapters.in_peft.verification import TOLERANCE, Verification, check_readable, compare, read_alike
 from tangora.adapters.initial import seed_of
 from tangora.adapters.metadata import FusedInfo
 from tangora.errors import AdapterError
 from tangora.fusion.reevaluation import evaluate_again
-from tangora.support.files import digest
 from tangora.updates.task_vector import LowRank, Update
 
 if TYPE_CHECKING:
@@ -46,9 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Parent", "Verification", "verify"]
 
-TOLERANCE = 1e-5
 GAUGE_TOLERANCE = 1e-2  # of methods with thresholds, where a rounding may move an entry across
-_NAMES = ("base_model_name_or_path", "revision", "peft_version", "inference_mode", "auto_mapping")
 
 
 @dataclass(frozen=True)
@@ -57,51 +56,6 @@ class Parent:
 
     adapter: Adapter
     folder: Path | None = None
-
-
-@dataclass(frozen=True)
-class Verification:
-    """What was compared, and how far apart it was at most; relative, Frobenius.
-
-    Attributes:
-        sites: how many.
-        probed: of these, how many on random vectors instead of entry by entry.
-        error: of the reload, at ``site``.
-        site: where that was.
-        reference: ``parents`` (summed anew) or ``result`` (what was in memory).
-        again: at how many sites the method was evaluated again in float64; none where the parents were summed anew,
-            or where it cannot be.
-        again_error: the largest difference there; of a cut result, from the error that was told.
-        identity: of the parents' own files; None where none was read.
-        gauge: of the factors written otherwise; None where the method depends on more than the updates.
-        seconds: how long it took.
-    """
-
-    sites: int
-    probed: int
-    error: float
-    site: str
-    reference: str
-    again: int
-    again_error: float | None
-    identity: float | None
-    gauge: float | None
-    seconds: float
-
-    def told(self) -> dict[str, Any]:
-        """What ``tangora.json`` keeps: everything that is the same in a second run."""
-        return {key: value for key, value in vars(self).items() if key != "seconds"}
-
-    def words(self) -> str:
-        """One line for a person."""
-        words = [f"stock peft loads {self.sites} sites, largest relative difference {self.error:.1e}"]
-        if self.again_error is not None:
-            words.append(f"evaluated again at {self.again} of them {self.again_error:.1e}")
-        if self.identity is not None:
-            words.append(f"of the inputs {self.identity:.1e}")
-        if self.gauge is not None:
-            words.append(f"by other factors {self.gauge:.1e}")
-        return ", ".join(words)
 
 
 def verify(adapter: Adapter, folder: Path, parents: Sequence[Parent] = ()) -> Verification:
@@ -119,26 +73,13 @@ def verify(adapter: Adapter, folder: Path, parents: Sequence[Parent] = ()) -> Ve
     info = adapter.metadata.fused
     coefficients = _coefficients(info, [p.adapter for p in parents]) if info is not None and parents else None
     read = InPeft(adapter, folder)
-    worst, where, probed = 0.0, "", 0
-    for name, tensor in adapter.whole.items():
-        worst, where = max((worst, where), (read.compare_whole(name, tensor), name))
-    for site in sorted(adapter.updates):
-        expected = [(adapter.updates[site], 1.0)] if coefficients is None else _terms(site, parents, coefficients)
-        error, exact = read.compare(site, expected)
-        probed += not exact
-        if error >= worst:
-            worst, where = error, site
-    if not worst <= TOLERANCE:
-        fix = "report it, with the adapters' configurations; --no-verify writes it all the same"
-        raise AdapterError(f"stock peft computes another update, by {worst:.1e} of its norm", where=where, fix=fix)
+    expected = None if coefficients is None else partial(_terms, parents=parents, coefficients=coefficients)
+    found = compare(adapter, read, expected)
     again, again_error = 0, None
     if info is not None and parents and coefficients is None:
         again, again_error = evaluate_again(info, [p.adapter for p in parents], read)
-    return Verification(
-        sites=len(adapter.updates),
-        probed=probed,
-        error=worst,
-        site=where,
+    return replace(
+        found,
         reference="result" if coefficients is None else "parents",
         again=again,
         again_error=again_error,
@@ -170,31 +111,9 @@ def _terms(
 
 def _identity(parents: Sequence[Parent]) -> float | None:
     """The largest difference between what peft reads from the parents' own files, and what Tangora did."""
-    errors: list[float] = []
-    for parent in {_read_as(p.adapter): p for p in reversed(parents) if p.folder is not None}.values():
-        adapter, folder = parent.adapter, parent.folder
-        plain = all(isinstance(u, LowRank) or u.weight.ndim == 1 for u in adapter.updates.values())
-        if folder is None or not plain or not _starts_at_the_base(adapter):
-            continue  # DoRA and the like cannot be loaded without their base
-        read = InPeft(adapter, folder)
-        errors += [read.compare(site, [(update, 1.0)])[0] for site, update in adapter.updates.items()]
-        if not max(errors) <= TOLERANCE:
-            raise AdapterError("stock peft reads another update", got=max(errors), where=folder, fix="report it")
-    return max(errors) if errors else None
-
-
-def _read_as(adapter: Adapter) -> str:
-    """What decides how an adapter's tensors are read."""
-    config = {key: value for key, value in (adapter.config or {}).items() if key not in _NAMES}
-    return digest([config, {site: update.shape for site, update in adapter.updates.items()}])
-
-
-def _starts_at_the_base(adapter: Adapter) -> bool:
-    config = adapter.config or {}
-    init = config.get("init_lora_weights")
-    biases = config.get("bias") in ("all", "lora_only") and not adapter.whole
-    converted = isinstance(init, str) and init.lower() in ("pissa", "olora")
-    return not config.get("use_dora") and not converted and not biases
+    alike = {read_alike(p.adapter): p for p in reversed(parents) if p.folder is not None}
+    errors = [check_readable(p.adapter, p.folder) for p in alike.values() if p.folder is not None]
+    return max((error for error in errors if error is not None), default=None)
 
 
 def _gauge(info: FusedInfo, parents: Sequence[Parent]) -> float | None:

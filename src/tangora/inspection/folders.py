@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tangora.adapters.formats.lora import CONFIG, WEIGHTS, finite
-from tangora.adapters.formats.lora.based import read_rows
+from tangora.adapters.formats.lora import CONFIG, WEIGHTS
 from tangora.adapters.formats.lora.layers import expert_of, is_bias, kernel_of, updates_of
 from tangora.adapters.formats.lora.names import sorted_out
 from tangora.adapters.formats.lora.settings import check_config
@@ -23,6 +22,7 @@ from tangora.adapters.metadata import Metadata, read_metadata
 from tangora.errors import AdapterError, TangoraError
 from tangora.storage.checkpoint import Checkpoint, is_adapter, open_checkpoint
 from tangora.storage.header import FLOATS, Stored, read_header
+from tangora.storage.tensors import finite, read_rows
 from tangora.support.files import inside, read_json
 from tangora.updates.task_vector import Dense, LowRank, Update
 

@@ -20,7 +20,8 @@ from tangora.support.files import inside, read_json, read_safetensors
 from tangora.support.validation import validate
 from tangora.tangent import TangentModel
 from tangora.tangent.linearization import linearize
-from tangora.tasks.base import load_base, pretrained, weights_fingerprint
+from tangora.tasks.base import pretrained, weights_fingerprint
+from tangora.tasks.load import load_base
 from tangora.updates.task_vector import LowRank
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from tangora.adapters.adapter import Adapter
+from tangora.adapters.application import applied
 from tangora.errors import ModelError
-from tangora.evaluation.evaluator import applied
 from tangora.tangent._dual import dual_numbers, expand, expand_mapped, parts
 from tangora.tangent.direction import Direction, direction_of
 from tangora.tangent.lora import TangentLora

@@ -9,8 +9,8 @@ A **family** says how a model answers: ``image-zero-shot`` (CLIP, SigLIP), ``tex
 
 from __future__ import annotations
 
-from tangora.tasks.base import Base, load_base
-from tangora.tasks.load import load_task
+from tangora.tasks.base import Base
+from tangora.tasks.load import load_base, load_task
 from tangora.tasks.metrics import METRICS, score
 from tangora.tasks.model import Predictions, TaskModel, collate, predict
 from tangora.tasks.values import Split, Task

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from tangora.config.recipe import BaseConfig
 
-__all__ = ["Base", "TextEncoder", "load_base", "pretrained", "processor", "weights_fingerprint"]
+__all__ = ["Base", "TextEncoder", "pretrained", "processor", "weights_fingerprint"]
 
 BUILTIN = "builtin:quickstart"
 
@@ -57,22 +57,6 @@ class Base:
     fingerprint: str
     text: TextEncoder | None = None
     scale: float | None = None
-
-
-def load_base(config: BaseConfig) -> Base:
-    """Load the pretrained model of a recipe, with what its family needs to preprocess inputs and name classes.
-
-    Weights are read from safetensors only. The model is found as transformers finds it: a folder, or a Hub id.
-
-    Raises:
-        ModelError: the model is not found, has only pickled weights, lacks weights, or does not fit the family.
-    """
-    from tangora.tasks.families.registry import FAMILIES
-
-    base = FAMILIES[config.family].load(config)
-    base.backbone.requires_grad_(False).eval()
-    base.fingerprint = weights_fingerprint(base.backbone)
-    return base
 
 
 def weights_fingerprint(model: nn.Module, without: str | None = None) -> str:

@@ -1,4 +1,4 @@
-"""`load_task`: read, name, split, limit, preprocess, and give it a head."""
+"""`load_base`, and `load_task`: read, name, split, limit, preprocess, and give it a head."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 
 from tangora.errors import DataError
 from tangora.tasks import labels as naming
+from tangora.tasks.base import Base, weights_fingerprint
 from tangora.tasks.families import text_to_text
 from tangora.tasks.families.registry import FAMILIES
 from tangora.tasks.sources import Table, read
@@ -21,10 +22,10 @@ from tangora.tasks.values import Split, Task, fingerprint_of
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-    from tangora.config.recipe import TaskConfig
-    from tangora.tasks.base import Base, TextEncoder
+    from tangora.config.recipe import BaseConfig, TaskConfig
+    from tangora.tasks.base import TextEncoder
 
-__all__ = ["Part", "head", "load_task", "read_parts"]
+__all__ = ["Part", "head", "load_base", "load_task", "read_parts"]
 
 _EMBEDDED_AT_ONCE = 256
 
@@ -39,6 +40,20 @@ class Part:
     def select(self, rows: Sequence[int]) -> Part:
         """The rows with these numbers, in this order."""
         return Part(self.table.select(rows), [self.targets[i] for i in rows])
+
+
+def load_base(config: BaseConfig) -> Base:
+    """Load the pretrained model of a recipe, with what its family needs to preprocess inputs and name classes.
+
+    Weights are read from safetensors only. The model is found as transformers finds it: a folder, or a Hub id.
+
+    Raises:
+        ModelError: the model is not found, has only pickled weights, lacks weights, or does not fit the family.
+    """
+    base = FAMILIES[config.family].load(config)
+    base.backbone.requires_grad_(False).eval()
+    base.fingerprint = weights_fingerprint(base.backbone)
+    return base
 
 
 def load_task(config: TaskConfig, base: Base, seed: int) -> Task:

@@ -94,8 +94,8 @@ def linearity(
     on_point: Callable[[], None],
 ) -> dict[str, Any]:
     """The gap between network and expansion at every point of φ₀ + a·τ; τ is the change of the weights."""
+    from tangora.adapters.application import applied
     from tangora.analysis.linearity import linearity_gap
-    from tangora.evaluation.evaluator import applied
     from tangora.fusion.fusion import Fusion
     from tangora.tangent import make_columns
 

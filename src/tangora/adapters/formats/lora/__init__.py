@@ -15,12 +15,10 @@ Everything that is a change of the base's weights is read; everything else is re
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from tangora.adapters.formats.lora.based import Weights, convert
@@ -30,6 +28,7 @@ from tangora.adapters.formats.lora.names import sorted_out
 from tangora.adapters.formats.lora.settings import check_config, rank_and_scaling
 from tangora.adapters.formats.lora.writing import Content, write_config, write_tensors
 from tangora.errors import AdapterError
+from tangora.storage.tensors import finite
 from tangora.support.files import inside, read_json, read_safetensors
 from tangora.updates.task_vector import Update
 
@@ -41,7 +40,6 @@ __all__ = [
     "WEIGHTS",
     "Content",
     "Read",
-    "finite",
     "rank_and_scaling",
     "read_peft",
     "weights_path",
@@ -126,15 +124,3 @@ def weights_path(folder: Path) -> Path:
             "the weights are a pickle, which can run code, and is refused", where=folder / PICKLE, fix=fix
         )
     return inside(folder, WEIGHTS)
-
-
-def finite(name: str, tensor: Tensor, path: Path) -> Tensor:
-    """``tensor`` in float32 (float64 stays), refused when any entry is NaN or infinite."""
-    if not tensor.is_floating_point():
-        raise AdapterError("weights must be floating-point", got=str(tensor.dtype), where=f"{name} in {path}")
-    tensor = tensor if tensor.dtype == torch.float64 else tensor.float()
-    if not math.isfinite(float(tensor.sum())) and not bool(torch.isfinite(tensor).all()):  # a sum may be too large
-        bad = "NaN" if bool(tensor.isnan().any()) else "infinity"
-        fix = "the training diverged or the file is damaged: train or copy it again"
-        raise AdapterError(f"a weight is {bad}", where=f"{name} in {path}", fix=fix)
-    return tensor

@@ -18,6 +18,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tangora.errors import AdapterError
+from tangora.storage.names import Names, is_turned
+from tangora.storage.tensors import read_rows
 from tangora.updates.task_vector import Dense, LowRank, Update, combine
 from tangora.updates.truncation import whole_svd
 
@@ -57,15 +59,11 @@ class Weights:
         embeddings: frozenset[str],
         config: Mapping[str, Any],
     ) -> None:
-        from tangora.checkpoints.onto_base import Names
-
         self.base, self.shapes, self.embeddings, self.config = base, shapes, embeddings, config
         self._named = Names(base, [f"{site}.weight" for site in sorted(shapes)])
 
     def stored(self, site: str) -> tuple[Stored, bool]:
         """Where the weight of a site lies, and whether as the transpose of its update."""
-        from tangora.checkpoints.onto_base import is_turned
-
         found = self.base.tensors[self._named(f"{site}.weight")]
         embedding = site in self.embeddings
         return found, is_turned(self.shapes[site], found.shape, site, embedding, self.config, self.base)
@@ -82,27 +80,6 @@ class Weights:
         if stored is None:
             raise AdapterError("the base has no such parameter", got=name, where=self.base.folder, fix=_FIX)
         return read_rows(stored, 0, stored.shape[0]).reshape(stored.shape)
-
-
-def read_rows(stored: Stored, start: int, stop: int) -> Float[Tensor, "rows width"]:
-    """Rows of a tensor on disk in float32 (float64 stays), flattened behind the first dimension."""
-    from tangora.storage.files import Files
-    from tangora.storage.header import FLOATS, ITEMSIZE
-
-    if stored.dtype not in FLOATS:
-        fix = "give a base in bfloat16, float16 or float32"
-        raise AdapterError("weights must be floating-point", got=stored.dtype, where=stored.name, fix=fix)
-    width = stored.entries // max(1, stored.shape[0])
-    size = ITEMSIZE[stored.dtype] * width
-    raw = torch.empty((stop - start) * size, dtype=torch.uint8)
-    view: Any = raw.numpy()
-    files = Files()
-    try:
-        files.read(stored, start * size, memoryview(view))
-    finally:
-        files.close()
-    tensor = raw.view(getattr(torch, FLOATS[stored.dtype])).reshape(stop - start, width)
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 class Rescaled(Dense):

@@ -98,7 +98,7 @@ class Filed(LowRank):
         return [self.known[stored] for stored in self.stored]
 
     def _read(self, stored: Stored, shared: bool = False) -> Tensor:
-        from tangora.adapters.formats.lora import finite
+        from tangora.storage.tensors import finite
 
         raw, files = np.empty(stored.size, np.uint8), Files()
         try:

@@ -1,0 +1,148 @@
+"""Whether an adapter's files say what they should, read again by stock peft: the part that needs no parents."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tangora.adapters.in_peft.comparison import InPeft
+from tangora.errors import AdapterError
+from tangora.support.files import digest
+from tangora.updates.task_vector import LowRank, Update
+
+if TYPE_CHECKING:
+    from tangora.adapters.adapter import Adapter
+
+__all__ = ["TOLERANCE", "Verification", "check_readable", "compare", "read_alike", "verify"]
+
+TOLERANCE = 1e-5
+_NAMES = ("base_model_name_or_path", "revision", "peft_version", "inference_mode", "auto_mapping")
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was compared, and how far apart it was at most; relative, Frobenius.
+
+    Attributes:
+        sites: how many.
+        probed: of these, how many on random vectors instead of entry by entry.
+        error: of the reload, at ``site``.
+        site: where that was.
+        reference: ``parents`` (summed anew) or ``result`` (what was in memory).
+        again: at how many sites the method was evaluated again in float64; none where the parents were summed anew,
+            or where it cannot be.
+        again_error: the largest difference there; of a cut result, from the error that was told.
+        identity: of the parents' own files; None where none was read.
+        gauge: of the factors written otherwise; None where the method depends on more than the updates.
+        seconds: how long it took.
+    """
+
+    sites: int
+    probed: int
+    error: float
+    site: str
+    reference: str
+    again: int
+    again_error: float | None
+    identity: float | None
+    gauge: float | None
+    seconds: float
+
+    def told(self) -> dict[str, Any]:
+        """What ``tangora.json`` keeps: everything that is the same in a second run."""
+        return {key: value for key, value in vars(self).items() if key != "seconds"}
+
+    def words(self) -> str:
+        """One line for a person."""
+        words = [f"stock peft loads {self.sites} sites, largest relative difference {self.error:.1e}"]
+        if self.again_error is not None:
+            words.append(f"evaluated again at {self.again} of them {self.again_error:.1e}")
+        if self.identity is not None:
+            words.append(f"of the inputs {self.identity:.1e}")
+        if self.gauge is not None:
+            words.append(f"by other factors {self.gauge:.1e}")
+        return ", ".join(words)
+
+
+def verify(adapter: Adapter, folder: Path) -> Verification:
+    """Read an adapter's folder through stock peft and compare it with the adapter in memory, site by site.
+
+    Raises:
+        AdapterError: peft loads something else.
+    """
+    return compare(adapter, InPeft(adapter, folder))
+
+
+def compare(
+    adapter: Adapter, read: InPeft, expected: Callable[[str], Sequence[tuple[Update, float]]] | None = None
+) -> Verification:
+    """Compare what peft reads with what it should be, in float64.
+
+    Args:
+        adapter: what the files should say.
+        read: what peft reads from them.
+        expected: site -> the updates and coefficients whose sum it should be; by default the adapter's own update.
+
+    Raises:
+        AdapterError: peft loads something else.
+    """
+    begun = time.perf_counter()
+    worst, where, probed = 0.0, "", 0
+    for name, tensor in adapter.whole.items():
+        worst, where = max((worst, where), (read.compare_whole(name, tensor), name))
+    for site in sorted(adapter.updates):
+        terms = [(adapter.updates[site], 1.0)] if expected is None else expected(site)
+        error, exact = read.compare(site, terms)
+        probed += not exact
+        if error >= worst:
+            worst, where = error, site
+    if not worst <= TOLERANCE:
+        fix = "report it, with the adapters' configurations; --no-verify writes it all the same"
+        raise AdapterError(f"stock peft computes another update, by {worst:.1e} of its norm", where=where, fix=fix)
+    return Verification(
+        sites=len(adapter.updates),
+        probed=probed,
+        error=worst,
+        site=where,
+        reference="result",
+        again=0,
+        again_error=None,
+        identity=None,
+        gauge=None,
+        seconds=time.perf_counter() - begun,
+    )
+
+
+def check_readable(adapter: Adapter, folder: Path) -> float | None:
+    """Return the largest difference between what peft reads from an adapter's own files and what Tangora read.
+
+    None if the files cannot be loaded without the base's weights (DoRA and the like).
+
+    Raises:
+        AdapterError: they differ.
+    """
+    plain = all(isinstance(u, LowRank) or u.weight.ndim == 1 for u in adapter.updates.values())
+    if not plain or not _starts_at_the_base(adapter):
+        return None
+    read = InPeft(adapter, folder)
+    error = max(read.compare(site, [(update, 1.0)])[0] for site, update in adapter.updates.items())
+    if not error <= TOLERANCE:
+        raise AdapterError("stock peft reads another update", got=error, where=folder, fix="report it")
+    return error
+
+
+def read_alike(adapter: Adapter) -> str:
+    """What decides how an adapter's tensors are read."""
+    config = {key: value for key, value in (adapter.config or {}).items() if key not in _NAMES}
+    return digest([config, {site: update.shape for site, update in adapter.updates.items()}])
+
+
+def _starts_at_the_base(adapter: Adapter) -> bool:
+    config = adapter.config or {}
+    init = config.get("init_lora_weights")
+    biases = config.get("bias") in ("all", "lora_only") and not adapter.whole
+    converted = isinstance(init, str) and init.lower() in ("pissa", "olora")
+    return not config.get("use_dora") and not converted and not biases
