@@ -9,7 +9,7 @@ import torch
 
 from folders import CONFIG, SHAPES, family, read, save, tensors, tuned
 from tangora.checkpoints import fuse_checkpoints
-from tangora.errors import AdapterError, FusionError, OutputError
+from tangora.errors import FusionError, OutputError
 from tangora.methods import fusion_method, get, methods
 
 
@@ -273,7 +273,7 @@ def test_models_that_cannot_be(tmp_path):
     base, folders, _, _ = family(tmp_path, 1)
     refuse(tmp_path, FusionError, "slerp fuses exactly 2, got 1", base, folders, method="slerp")
     refuse(tmp_path, FusionError, "nothing to fuse", base, [])
-    refuse(tmp_path, AdapterError, "no such folder", base, [tmp_path / "x"])
+    refuse(tmp_path, FileError, "no such folder", base, [tmp_path / "x"])
     adapter = tmp_path / "adapter"
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text("{}")

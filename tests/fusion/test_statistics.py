@@ -12,7 +12,7 @@ from tangora.adapters.adapter import Adapter, load
 from tangora.adapters.application import applied
 from tangora.adapters.metadata import BaseInfo, Metadata
 from tangora.checkpoints.steps import check_method
-from tangora.errors import AdapterError, DataError, FusionError, ModelError, OutputError, RecipeError
+from tangora.errors import AdapterError, ArgumentError, DataError, FileError, FusionError, ModelError, OutputError
 from tangora.evaluation.collection import collect_statistics
 from tangora.fusion.fusion import Fusion, fuse
 from tangora.fusion.statistics import About, Statistics
@@ -257,9 +257,9 @@ def test_wrong_numbers_are_refused(pair):
 
 def test_wrong_files_are_refused(pair, tmp_path):
     path = tmp_path / "a.safetensors"
-    with pytest.raises(AdapterError, match="file not found"):
+    with pytest.raises(FileError, match="file not found"):
         load_statistics(path)
-    with pytest.raises(RecipeError, match=r"a \.safetensors file, got .*a\.pt"):
+    with pytest.raises(ArgumentError, match=r"a \.safetensors file, got .*a\.pt"):
         pair[1][0].save(tmp_path / "a.pt")
     pair[1][0].save(path)
     told = json.loads(path.with_suffix(".json").read_text())

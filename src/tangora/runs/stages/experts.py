@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tangora.config.recipe import FinetuneConfig, Recipe
-from tangora.errors import AdapterError
+from tangora.errors import FileError
 from tangora.progress import Progress
 from tangora.support.files import digest, read_json
 
@@ -41,7 +41,7 @@ class Job:
         """Whether the adapter of exactly this job is on disk, whole (outputs appear atomically)."""
         try:
             return read_json(self.folder / "tangora.json").get("stage") == self.stage
-        except AdapterError:
+        except FileError:
             return False
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tangora.config.recipe import Recipe
-from tangora.errors import AdapterError
+from tangora.errors import FileError
 from tangora.progress import Progress
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def _one(
         there = load(path)
         if there.about.model_dump(include=set(wanted)) == wanted and there.about.base.fingerprint == base.fingerprint:
             return there
-    except AdapterError:  # missing or damaged
+    except FileError:  # missing or damaged
         pass
     made = collect_statistics(
         base,
