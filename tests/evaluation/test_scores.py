@@ -94,7 +94,9 @@ def test_an_expert_worth_nothing_normalizes_nothing(tasks):
 def test_intervals_are_seeded_paired_and_as_wide_as_binomial_ones():
     rng = np.random.default_rng(0)
     targets = [1] * 400
-    many = SimpleNamespace(name="m", metric="accuracy", metrics=("accuracy",), splits={"test": SimpleNamespace(targets=targets)})
+    many = SimpleNamespace(
+        name="m", metric="accuracy", metrics=("accuracy",), splits={"test": SimpleNamespace(targets=targets)}
+    )
     values = (rng.random(400) < 0.8).astype(int).tolist()
     bootstrap = Bootstrap([many], 4000, seed=3)
     low, high = interval(bootstrap.samples(many, "test", values))

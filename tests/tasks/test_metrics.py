@@ -48,7 +48,7 @@ def test_spearman_reads_texts_as_numbers(predictions, expected):
 
 
 def test_unknown_metric_names_the_nearest():
-    with pytest.raises(PluginError, match="no such metric, got 'accurracy'. Did you mean 'accuracy'"):
+    with pytest.raises(PluginError, match=r"no such metric, got 'accurracy'\. Did you mean 'accuracy'"):
         score("accurracy", [1], [1])
 
 
