@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from tangora.analysis import disentanglement_error, grid, joint_loss, over_unit_square, survey
-from tangora.errors import ArgumentError, RecipeError
+from tangora.errors import ArgumentError
 from tangora.evaluation.evaluator import Result
 
 GRID = grid(3, 1.0)
@@ -119,5 +119,5 @@ def test_bad_input():
         with pytest.raises(ArgumentError, match="margin must be in"):
             grid(3, margin)
     plane = survey(lambda c: {t: Result(0.0, 0.0, [0]) for t in ("a", "b")}, ("a", "b"), (0.5, 1.0))
-    with pytest.raises(RecipeError, match="must have 0"):
+    with pytest.raises(ArgumentError, match="must have 0"):
         disentanglement_error(plane)

@@ -10,7 +10,7 @@ from test_merge import equal, naive, refuse
 
 from folders import CONFIG, family, read, save
 from tangora.checkpoints import fuse_checkpoints, fuser
-from tangora.errors import FusionError
+from tangora.errors import FileError, FusionError
 
 ENDS = ("model.embed_tokens.weight", "lm_head.weight")
 SIZED = {**CONFIG, "vocab_size": 40}
