@@ -219,13 +219,13 @@ def test_refuses_files_that_cannot_be_read(tmp_path):
     with pytest.raises(AdapterError, match="pickle"):
         load(folder)
     (folder / "adapter_model.bin").unlink()
-    with pytest.raises(AdapterError, match="file not found"):
+    with pytest.raises(FileError, match="file not found"):
         load(folder)
     config.write_text("{")
-    with pytest.raises(AdapterError, match="not readable as JSON"):
+    with pytest.raises(FileError, match="not readable as JSON"):
         load(folder)
     config.unlink()
-    with pytest.raises(AdapterError, match="file not found"):
+    with pytest.raises(FileError, match="file not found"):
         load(folder)
     with pytest.raises(AdapterError, match="no such folder"):
         load(tmp_path / "nowhere")
