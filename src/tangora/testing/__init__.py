@@ -1,0 +1,34 @@
+"""Contract suites for whoever extends Tangora, one for each seam, as functions to call in a test of one's own.
+
+    from tangora.testing import check_method
+
+    def test_contract():
+        check_method("my_method")
+
+Each raises `AssertionError` with the promise that is broken. Inputs are tiny and made by the suites themselves.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tangora.testing.updates import check_update
+
+# name -> module: a suite is imported when it is first used, since some need torch and others need more
+_HOME = {
+    "check_update": "updates",
+}
+
+__all__ = ["check_update"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
