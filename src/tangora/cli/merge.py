@@ -157,7 +157,8 @@ def _sorted_out(options: MergeOptions) -> tuple[Path, list[Path]]:
     others = [folder for folder in options.models if folder not in adapters]
     if adapters and others:
         what = f"adapters and checkpoints in one merge: {adapters[0]} is an adapter, {others[0]} is a checkpoint"
-        fix = f"give the base of the adapters as --base {others[0]}" if len(others) == 1 else "merge adapters in one command and checkpoints in another"
+        one, several = f"give the base of the adapters as --base {others[0]}", "merge adapters and checkpoints apart"
+        fix = one if len(others) == 1 else several
         raise ArgumentError(what, where="merge", fix=fix)
     if adapters and options.base is None:
         fix = "give the folder of the model that they were trained on"
