@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import tangora
 from tangora.cli import app
 from tangora.config.recipe import load_recipe
-from tangora.errors import RecipeError
+from tangora.errors import ArgumentError
 from tangora.evaluation.candidates import candidate_key
 from tangora.fusion.fusion import Fusion
 from tiny_run import recipe_for
@@ -134,7 +134,7 @@ def test_a_file_without_weights_is_refused(tmp_path, text):
     from tangora.cli.weights import parse_weights
 
     (tmp_path / "w.json").write_text(text)
-    with pytest.raises(RecipeError, match="no weights in the file at"):
+    with pytest.raises(ArgumentError, match="no weights in the file at"):
         parse_weights(str(tmp_path / "w.json"))
 
 

@@ -157,8 +157,9 @@ def _sorted_out(options: MergeOptions) -> tuple[Path, list[Path]]:
     others = [folder for folder in options.models if folder not in adapters]
     if adapters and others:
         what = f"adapters and checkpoints in one merge: {adapters[0]} is an adapter, {others[0]} is a checkpoint"
-        one, several = f"give the base of the adapters as --base {others[0]}", "merge adapters and checkpoints apart"
-        fix = one if len(others) == 1 else several
+        fix = "merge adapters in one command and checkpoints in another"
+        if len(others) == 1:
+            fix = f"give the base of the adapters as --base {others[0]}"
         raise ArgumentError(what, where="merge", fix=fix)
     if adapters and options.base is None:
         fix = "give the folder of the model that they were trained on"

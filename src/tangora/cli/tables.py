@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from rich import box
 from rich.table import Table
+
+from tangora.report.wide import Column, Wide
 
 if TYPE_CHECKING:
     from tangora.evaluation.evaluator import Result
@@ -14,25 +17,23 @@ if TYPE_CHECKING:
 __all__ = ["method_table", "score_table"]
 
 
-def score_table(scores: Mapping[str, Mapping[str, Result]], names: Sequence[str], split: str) -> Table:
-    """Scores of candidates: a row a task and their mean, a column a candidate."""
-    table = Table(title=f"score on {split}", box=None, header_style="bold")
-    table.add_column("task")
-    for candidate in scores:
-        table.add_column(candidate, justify="right", overflow="fold")
+def score_table(scores: Mapping[str, Mapping[str, Result]], names: Sequence[str], split: str) -> Wide:
+    """Scores of candidates: a row for each, the mean first and then the tasks."""
+    means = [sum(results[name].score for name in names) / len(names) for results in scores.values()]
+    columns = [Column("mean", [f"{mean:.3f}" for mean in means])]
     for name in names:
-        table.add_row(name, *(f"{results[name].score:.3f}" for results in scores.values()))
-    means = [sum(r[n].score for n in names) / len(names) for r in scores.values()]
-    table.add_row("mean", *(f"{mean:.3f}" for mean in means), style="bold")
-    return table
+        columns.append(Column(name, [f"{results[name].score:.3f}" for results in scores.values()], most=8))
+    return Wide(f"score on {split}", Column("adapter", list(scores), numbers=False), columns)
 
 
 def method_table(methods: Mapping[str, Method]) -> Table:
     """Every fusion method."""
-    table = Table(box=None, header_style="bold")
-    for column in ("method", "what it does", "parameters", "weight", "reference"):
-        table.add_column(column, overflow="fold")
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("method", no_wrap=True)
+    table.add_column("what it does", overflow="fold", ratio=1)
+    table.add_column("parameters", overflow="fold", max_width=18)
+    table.add_column("weight", justify="right", no_wrap=True)
     for name, method in methods.items():
-        parameters = ", ".join(f"{k}={v}" for k, v in method.parameters.items())
-        table.add_row(name, method.summary, parameters, f"{method.default_weight:g}", method.reference)
+        parameters = "\n".join(f"{key}={value}" for key, value in method.parameters.items())
+        table.add_row(name, f"{method.summary} {method.reference}", parameters, f"{method.default_weight:g}")
     return table
