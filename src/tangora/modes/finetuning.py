@@ -23,6 +23,7 @@ from tangora.adapters.adapter import Adapter, BaseInfo, InitialInfo, Metadata
 from tangora.config.recipe import FinetuneConfig
 from tangora.errors import ModelError
 from tangora.modes.preparation import Start, adapt, as_before, refuse_running_statistics, switch_on
+from tangora.support.extras import require
 from tangora.support.files import atomic_dir, digest, refuse_existing, write_json, writing
 from tangora.support.seams import METRICS
 from tangora.tangent.linearization import linear_factors
@@ -73,7 +74,9 @@ def finetune(
         ModelError: a target or a pattern matches nothing, initial values that cannot be used, or a loss that is not
             finite; nothing is written then.
         OutputError: ``out`` exists and ``overwrite`` is false, or cannot be written.
+        MissingExtraError: the extra ``train`` is not installed.
     """
+    require("train", purpose="training")
     from tangora.modes.trackers import trackers
     from tangora.modes.trainer import quiet, training_seed
 

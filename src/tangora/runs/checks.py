@@ -12,6 +12,7 @@ from tangora.errors import FusionError
 from tangora.methods import get
 from tangora.modes.targets import check_syntax, check_targets
 from tangora.runs.stages.search import refuse_unless_searchable
+from tangora.support.extras import require
 
 if TYPE_CHECKING:
     from tangora.tasks import Base
@@ -38,7 +39,9 @@ def check_methods(recipe: Recipe) -> None:
     Raises:
         FusionError: a method or one of its parameters is unknown or out of range, a subset has another number of
             tasks than the method can fuse, or a method that needs statistics is to be used in another space than delta.
+        MissingExtraError: what draws the report at the end is not installed.
     """
+    require("train", "report", purpose="a run")
     for entry in recipe.fusion.methods:
         method = get(entry.method)
         linearized = [m for m in entry.modes or recipe.modes if recipe.modes[m].linearize == "model"]

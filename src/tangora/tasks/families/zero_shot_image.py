@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tangora.errors import DataError, ModelError
+from tangora.support.extras import require
 from tangora.tasks.base import Base, TextEncoder, pretrained, processor, weights_fingerprint
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ _CHUNK = 128
 
 def load(config: BaseConfig) -> Base:
     """The vision tower as backbone, by the class that loads it alone, so that its adapters load there too."""
+    require("vision", purpose="a model of images")
     import transformers
 
     whole: Any = pretrained(transformers.AutoModel, config)
@@ -79,8 +82,7 @@ def _check_array(images: np.ndarray, where: str) -> None:
 
 def rgb(value: Any, where: str) -> Image:
     """An array, a file name, encoded bytes or an image of any mode as an RGB image."""
-    import io
-
+    require("vision", purpose="an image")
     from PIL import Image as images
 
     try:
