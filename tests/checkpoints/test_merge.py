@@ -6,8 +6,8 @@ import json
 
 import pytest
 import torch
-from folders import CONFIG, SHAPES, family, read, save, tensors, tuned
 
+from folders import CONFIG, SHAPES, family, read, save, tensors, tuned
 from tangora.checkpoints import fuse_checkpoints
 from tangora.errors import AdapterError, FusionError, OutputError
 from tangora.methods import fusion_method, get, methods

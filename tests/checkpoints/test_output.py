@@ -11,8 +11,8 @@ import time
 
 import pytest
 import torch
-from folders import family, read, save, tuned
 
+from folders import family, read, save, tuned
 from tangora.checkpoints import fuse_checkpoints, fuser
 from tangora.errors import FusionError, OutputError
 

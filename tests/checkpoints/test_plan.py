@@ -9,8 +9,8 @@ import sys
 
 import pytest
 import torch
-from folders import save, tuned
 
+from folders import save, tuned
 from tangora.checkpoints.align import Target
 from tangora.checkpoints.plan import chunks, make_plan
 from tangora.storage.header import Stored

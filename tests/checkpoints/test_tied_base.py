@@ -8,7 +8,6 @@ import warnings
 import peft
 import pytest
 import torch
-from folders import read
 from transformers import (
     AutoModelForCausalLM,
     BertConfig,
@@ -23,6 +22,7 @@ from transformers import (
 )
 
 import zoo
+from folders import read
 from tangora.checkpoints import fuse_checkpoints
 from tangora.errors import FusionError
 from tangora.inspection.folders import inspect

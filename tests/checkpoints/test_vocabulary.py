@@ -6,9 +6,9 @@ import json
 
 import pytest
 import torch
-from folders import CONFIG, family, read, save
 from test_merge import equal, naive, refuse
 
+from folders import CONFIG, family, read, save
 from tangora.checkpoints import fuse_checkpoints, fuser
 from tangora.errors import AdapterError, FusionError
 

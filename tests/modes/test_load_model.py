@@ -58,7 +58,7 @@ def trained(base, task, settings, folder, monkeypatch):
     labels, inputs = rows_of(base, task)
     given = labels if task.head is None else None
     seen = []
-    home = sys.modules["tangora.modes.finetuning"]
+    home = sys.modules["tangora.modes.session"]
     record = home._record
 
     def spy(trainer, started):

@@ -57,7 +57,7 @@ def fuse_adapters(
         found.append(verify(adapter, folder, [Parent(a, f) for a, f in pairs]))
         return found[0].told()
 
-    checked = verify and fused.metadata.kind == "lora"
+    checked = verify and fused.metadata.of_kind.in_peft
     fused.save(out, overwrite=overwrite, check=check if checked else None)
     show(*fused_lines(fused, out), *_verified_lines(found))
 

@@ -43,7 +43,7 @@ def candidate_key(fusion: Fusion, method: str, weights: Table, parameters: Mappi
         return digest(["start", prints]) if any(a.start for a in fusion.adapters) else "zero_shot"
     if list(terms.values()) == [1.0]:
         return next(iter(terms))
-    apart = fusion.space == "factors" and any(a.metadata.linearize == "none" for a in fusion.adapters)
+    apart = fusion.space == "factors" and not all(a.metadata.linear_in_factors for a in fusion.adapters)
     return digest(["linear", "factors" if apart else "delta", terms])
 
 

@@ -1,8 +1,7 @@
-"""Stage one: an adapter per mode and task, made once for a given configuration, base and data."""
+"""Stage one: an adapter for every mode and task, trained once for a given configuration, base and data."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,10 @@ from typing import TYPE_CHECKING
 
 from tangora.config.recipe import FinetuneConfig, Recipe
 from tangora.errors import AdapterError
+from tangora.modes.contract import Bench, mode_of
+from tangora.modes.stage import stage_key
 from tangora.progress import Progress
-from tangora.support.files import digest, read_json
+from tangora.support.files import read_json
 
 if TYPE_CHECKING:
     from tangora.adapters.adapter import Adapter
@@ -19,69 +20,77 @@ if TYPE_CHECKING:
 
 __all__ = ["Job", "jobs", "make_experts"]
 
-CODE = "finetune-1"  # raise it when the same configuration would train another adapter
-
 
 @dataclass(frozen=True)
 class Job:
-    """One adapter to make.
+    """One training: an adapter of one task, or of several tasks at once.
 
     Attributes:
-        stage: hash of everything that decides the adapter.
+        mode: the recipe's name for it.
+        tasks: what is trained on.
+        config: the mode, resolved.
+        home: the folder of the mode's adapters, one each task.
+        stage: hash of everything that decides the adapters.
     """
 
     mode: str
-    task: str
+    tasks: tuple[str, ...]
     config: FinetuneConfig
-    folder: Path
+    home: Path
     stage: str
 
     @property
+    def folders(self) -> dict[str, Path]:
+        """Task -> folder of its adapter."""
+        return {task: self.home / task for task in self.tasks}
+
+    @property
     def done(self) -> bool:
-        """Whether the adapter of exactly this job is on disk, whole (outputs appear atomically)."""
-        try:
-            return read_json(self.folder / "tangora.json").get("stage") == self.stage
-        except AdapterError:
-            return False
+        """Whether the adapters of exactly this job are on disk, whole (outputs appear atomically)."""
+        return all(_stage(folder) == self.stage for folder in self.folders.values())
+
+
+def _stage(folder: Path) -> object:
+    try:
+        return read_json(folder / "tangora.json").get("stage")
+    except AdapterError:
+        return None
 
 
 def jobs(recipe: Recipe, run: Path, base: Base, tasks: list[Task]) -> Iterator[Job]:
-    """Every (mode, task) of the recipe, modes outermost."""
+    """Every training of the recipe, modes outermost; a joint mode has one for all tasks."""
     for mode in recipe.modes:
         config = recipe.finetune_config(mode)
-        decides = config.model_dump(mode="json", exclude={"training": {"report_to", "workers", "checkpoint_every"}})
-        for task in tasks:
-            stage = digest([CODE, decides, base.fingerprint, task.name, task.fingerprint])
-            yield Job(mode, task.name, config, run / "adapters" / mode / task.name, stage)
+        for group in [tasks] if mode_of(config).joint else [[task] for task in tasks]:
+            names = tuple(task.name for task in group)
+            yield Job(mode, names, config, run / "adapters" / mode, stage_key(base, group, config))
 
 
 def make_experts(
     recipe: Recipe, run: Path, base: Base, tasks: list[Task], progress: Progress
 ) -> dict[str, dict[str, Adapter]]:
     """Train what is missing, load the rest: mode -> task -> adapter."""
-    from tangora.adapters.adapter import load
-    from tangora.modes.finetuning import finetune
+    from tangora.adapters.adapter import load  # deferred: torch
 
     by_name = {task.name: task for task in tasks}
     experts: dict[str, dict[str, Adapter]] = {}
-    listed = list(jobs(recipe, run, base, tasks))
-    for job in listed:
+    for job in list(jobs(recipe, run, base, tasks)):
         if not job.done:
-            total = job.config.training.steps
-            progress.begin(f"{job.mode} · {job.task}", total)
-            scratch = run / "cache" / "training" / job.stage
-            finetune(
-                base,
-                by_name[job.task],
-                job.config,
-                out=job.folder,
-                scratch=scratch,
-                logs=run / "logs" / job.mode / job.task,
-                stage=job.stage,
-                overwrite=True,
-                on_step=lambda step, total, loss: progress.update(step, f"loss {loss:.3f}"),
-            )
-            shutil.rmtree(scratch, ignore_errors=True)
-            progress.end()
-        experts.setdefault(job.mode, {})[job.task] = load(job.folder)
+            _train(job, run, base, [by_name[name] for name in job.tasks], progress)
+        experts.setdefault(job.mode, {}).update({task: load(folder) for task, folder in job.folders.items()})
     return experts
+
+
+def _train(job: Job, run: Path, base: Base, tasks: list[Task], progress: Progress) -> None:
+    from tangora.modes.finetuning import train_to  # deferred: torch
+
+    name = "+".join(job.tasks)
+    progress.begin(f"{job.mode} · {name}", job.config.training.steps)
+    bench = Bench(
+        base,
+        run / "cache" / "training" / job.stage,
+        run / "logs" / job.mode / name,
+        lambda step, total, loss: progress.update(step, f"loss {loss:.3f}"),
+    )
+    train_to(bench, tasks, job.config, job.folders, overwrite=True, about={"stage": job.stage})
+    progress.end()
