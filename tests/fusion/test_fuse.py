@@ -530,9 +530,8 @@ def test_shared_phi0_stays_redrawable(tmp_path):
 
 
 def test_the_package_keeps_the_function_after_its_module_is_imported():
-    import tangora.fuse
-
     import tangora
+    import tangora.fusion.fusion
 
     assert tangora.fuse is fuse
     assert tangora.fuse([GOOD], weights=1.0).fingerprint == GOOD.fingerprint

@@ -161,7 +161,7 @@ def test_one_layer_is_in_memory_at_a_time(tmp_path, monkeypatch):
     shapes = {f"layers.{i}": (300, 200) for i in range(40)}
     toys.lora(1, 8, shapes=shapes, initial=False).save(tmp_path / "a")
     alive: list[int] = []
-    from tangora.inspection.folders import folders as inspection
+    from tangora.inspection import folders as inspection
 
     original = inspection.updates_of
 

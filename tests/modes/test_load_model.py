@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoModelForSeq2SeqLM
 import tangora
 from tangora.config.recipe import FinetuneConfig, LoraSettings, TrainingSettings
 from tangora.errors import AdapterError, ModelError
-from tangora.modes import finetuning as finetune
+from tangora.modes.finetuning import finetune
 from tangora.tangent.linearization import LinearizedLora
 from tangora.tasks import TaskModel
 

@@ -13,10 +13,11 @@ import yaml
 
 import tangora
 from tangora.adapters.adapter import Adapter, Metadata, load
-from tangora.adapters.application import applied, evaluate
+from tangora.adapters.application import applied
 from tangora.analysis import sign_conflict, subspace_overlap
 from tangora.config.recipe import load_recipe
 from tangora.errors import AdapterError, DataError, RecipeError
+from tangora.evaluation.evaluator import evaluate
 from tangora.progress import Progress
 from tangora.report.data import SCORE_COLUMNS
 from tangora.runs.runner import prepare

@@ -1,0 +1,27 @@
+"""Where a run computes: the recipe's ``machine`` key. No torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from tangora.config.settings import Frozen
+
+__all__ = ["MachineConfig"]
+
+
+class MachineConfig(Frozen):
+    """The device, the dtype and the threads of a run; they change its speed, and its numbers by rounding at most."""
+
+    device: str = Field(
+        default="auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?|mps|xpu(:\d+)?)$",
+        description="auto: an accelerator if there is one, else cpu; or a torch device, such as cuda:1",
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        default="float32", description="of the base's weights and of the forward passes; adapters stay in float32"
+    )
+    threads: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        default="auto", description="of torch on the CPU; auto: as many as are fastest when measured at the start"
+    )
