@@ -89,37 +89,16 @@ def run(
 @app.command()
 def finetune(
     recipe: RecipeArgument,
-    task: Annotated[str, typer.Option("--task", help="Which of the recipe's tasks.")],
-    out: Annotated[Path, typer.Option("--out", help="Where the adapter goes.")],
+    out: Annotated[Path, typer.Option("--out", help="Where the adapter goes; of a joint mode, one folder a task.")],
+    task: Annotated[str | None, typer.Option("--task", help="Which of the recipe's tasks; a joint mode: all.")] = None,
     mode: Annotated[str, typer.Option("--mode", help="Which of the recipe's modes.")] = "lora",
     settings: Settings = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Fine-tune one adapter. Under [bold]accelerate launch -m tangora finetune ...[/bold] on several processes."""
-    from tangora.support.files import refuse_existing
+    from tangora.cli.finetune import finetune_recipe  # deferred: torch
 
-    loaded = _load(recipe, settings)
-    refuse_existing(out, overwrite)
-    config = loaded.finetune_config(mode)
-    chosen = _task_config(loaded, task)
-    from tangora.modes.finetuning import finetune as finetune_task
-    from tangora.tasks import load_base, load_task
-
-    base = load_base(loaded.base)
-    data = load_task(chosen, base, loaded.seed)
-    with bars() as progress:
-        progress.begin(f"{mode} · {task}", config.training.steps)
-        finetune_task(
-            base,
-            data,
-            config,
-            out=out,
-            scratch=out.parent / f".{out.name}.training",
-            overwrite=overwrite,
-            on_step=lambda step, total, loss: progress.update(step, f"loss {loss:.3f}"),
-        )
-        progress.end()
-    print(f"adapter: {out.resolve()}")
+    finetune_recipe(_load(recipe, settings), mode, task, out, overwrite)
 
 
 app.command("distill")(distilling.distill)
@@ -261,15 +240,6 @@ def _load(recipe: str, settings: list[str] | None) -> Recipe:
     from tangora.config.recipe import load_recipe
 
     return load_recipe(recipe, settings or [])
-
-
-def _task_config(recipe: Recipe, task: str) -> Any:
-    from tangora.support.validation import did_you_mean
-
-    known = {t.name: t for t in recipe.tasks}
-    if task not in known:
-        raise RecipeError("no such task", got=task, where="--task", fix=did_you_mean(task, list(known)))
-    return known[task]
 
 
 def _constant(value: Any) -> Callable[[], Any]:

@@ -12,8 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tangora.config.recipe import Recipe
-from tangora.errors import OutputError
+from tangora.config.recipe import Recipe, load_recipe
+from tangora.errors import OutputError, TangoraError
 from tangora.support.files import read_json, write_json
 
 if TYPE_CHECKING:
@@ -35,15 +35,23 @@ def claim(out: Path, recipe: Recipe, overwrite: bool) -> None:
     if not out.exists() or not any(p.name not in {".lock", "run.log"} for p in out.iterdir()) or overwrite:
         return
     if not (out / "recipe.yaml").is_file():
-        if {p.name for p in out.iterdir()} <= {".lock", "run.log", "cache"}:
-            return  # killed before its recipe was written
+        if {p.name for p in out.iterdir()} <= {".lock", "run.log", "cache", "adapters"}:
+            return  # killed before its recipe was written, or trained by `tangora finetune`
         raise OutputError("the output exists and is not a run", where=out, fix="choose another --out, or --overwrite")
-    if (out / "recipe.yaml").read_text(encoding="utf-8") != recipe.to_yaml():
+    if not _same_recipe(out / "recipe.yaml", recipe):
         raise OutputError(
             "the output holds a run of another recipe",
             where=out / "recipe.yaml",
             fix="choose another --out, or pass --overwrite (adapters that stay valid are reused)",
         )
+
+
+def _same_recipe(path: Path, recipe: Recipe) -> bool:
+    """Whether a run's recipe is this one, also if an earlier version wrote it with other defaults or names of keys."""
+    try:
+        return load_recipe(path) == recipe
+    except TangoraError:
+        return False
 
 
 class Clock:
