@@ -142,7 +142,7 @@ class Evaluator:
     @contextlib.contextmanager
     def _answering(self, adapter: Adapter | None) -> Iterator[Callable[[Task], TaskModel]]:
         """Answer tasks by the base, with an adapter as the adapter's mode does."""
-        from tangora.tasks import TaskModel  # deferred: torch
+        from tangora.tasks.model import TaskModel  # deferred: torch
 
         self._refuse_other_weights(adapter)
         base = self._base

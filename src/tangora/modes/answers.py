@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tangora.adapters.application import applied
 from tangora.tangent import TangentTaskModel, at_start, direction_of
-from tangora.tasks import TaskModel
+from tangora.tasks.model import TaskModel
 
 if TYPE_CHECKING:
     from tangora.adapters.adapter import Adapter

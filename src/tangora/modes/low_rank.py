@@ -9,7 +9,7 @@ from tangora.modes.outcome import adapter_of
 from tangora.modes.preparation import adapt
 from tangora.modes.session import training
 from tangora.tangent.linearization import linear_factors
-from tangora.tasks import TaskModel
+from tangora.tasks.model import TaskModel
 
 if TYPE_CHECKING:
     from peft import PeftModel

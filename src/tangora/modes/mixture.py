@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from tangora.modes.trainer import Rows
-from tangora.tasks import Task, TaskModel, collate
+from tangora.tasks.model import TaskModel, collate
+from tangora.tasks.values import Task
 
 if TYPE_CHECKING:
     from jaxtyping import Int

@@ -29,7 +29,10 @@ from tangora.modes.stage import stage_key
 from tangora.modes.trackers import trackers
 from tangora.modes.trainer import QuietTrainer, Watch, last_checkpoint, quiet, training_arguments, training_seed
 from tangora.support.files import digest, writing
-from tangora.tasks import Task, TaskModel, predict, score
+from tangora.support.seams import METRICS
+from tangora.tasks.metrics import score
+from tangora.tasks.model import TaskModel, predict
+from tangora.tasks.values import Task
 
 if TYPE_CHECKING:
     from tangora.config.settings import FinetuneConfig
@@ -133,9 +136,13 @@ class Session:
         drawn = settings.steps * settings.batch_size * settings.gradient_accumulation * arguments.world_size
         seeds = [seed_of("order", self.config.seed, task.name) for task in self.tasks]
         rows, collate, combine = one_or_mixed(self.bench.base, self.tasks, drawn, settings.batch_size, seeds)
-        validate = _validation(model_of, self.tasks) if validated else None
-        where = f"task {name}, mode {self.config.mode}"
-        watch = Watch(where, validate, settings.early_stopping, self.bench.on_step)
+        watch = Watch(
+            f"task {name}, mode {self.config.mode}",
+            _validation(model_of, self.tasks) if validated else None,
+            _directions(self.tasks)[0] == 1,
+            settings.early_stopping,
+            self.bench.on_step,
+        )
         return QuietTrainer(combine([model_of(task) for task in self.tasks]), arguments, rows, collate, watch)
 
 
@@ -146,6 +153,7 @@ def _name(tasks: Sequence[Task]) -> str:
 def _validation(model_of: ModelOf, tasks: Sequence[Task]) -> Callable[[], tuple[float, float]]:
     """Score and mean loss on the validation splits, in float32, with task models that no trainer has wrapped."""
     models = [model_of(task) for task in tasks]
+    signs = _directions(tasks)[1]
 
     def validate() -> tuple[float, float]:
         measured = []
@@ -156,9 +164,18 @@ def _validation(model_of: ModelOf, tasks: Sequence[Task]) -> Callable[[], tuple[
             loss = float(torch.as_tensor(predictions.losses).mean())
             measured.append((score(task.metric, predictions.values, split.targets), loss))
         scores, losses = zip(*measured, strict=True)
-        return sum(scores) / len(scores), sum(losses) / len(losses)
+        total = sum(sign * one for sign, one in zip(signs, scores, strict=True))
+        return total / len(scores), sum(losses) / len(losses)
 
     return validate
+
+
+def _directions(tasks: Sequence[Task]) -> tuple[int, list[int]]:
+    """Whether the mean of the tasks' scores is to rise (1) or fall (-1), and the sign of each in that mean."""
+    senses = [1 if METRICS.get(task.metric).higher_is_better else -1 for task in tasks]
+    if len(set(senses)) == 1:
+        return senses[0], [1] * len(senses)
+    return 1, senses
 
 
 def _train(trainer: QuietTrainer, folder: Path, config: FinetuneConfig) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tangora.modes.contract import mode_of
 from tangora.support.files import digest
+from tangora.support.seams import METRICS
 from tangora.support.source import source_digest
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ def stage_key(base: Base, tasks: Sequence[Task], config: FinetuneConfig) -> str:
     processes, how often a checkpoint is written.
     """
     mode = mode_of(config)
+    metrics = [METRICS.get(task.metric) for task in tasks if config.training.early_stopping]
     settings = config.resolved().settings.model_dump(mode="json", exclude={"training": _MACHINERY})
-    code = source_digest(mode, without=_UNDECIDING)
+    code = source_digest(mode, *metrics, without=_UNDECIDING)
     rows = [[task.name, task.fingerprint] for task in tasks]
     return digest(["expert", code, config.train, config.mode, settings, config.seed, base.fingerprint, rows])

@@ -46,7 +46,7 @@ class _Full:
         """Train every weight in place, and put it back; see `Mode.train`."""
         from tangora.modes.outcome import adapter_of  # deferred: torch
         from tangora.modes.session import training
-        from tangora.tasks import TaskModel
+        from tangora.tasks.model import TaskModel
         from tangora.updates.task_vector import Dense
 
         base = bench.base
