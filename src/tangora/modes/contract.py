@@ -77,6 +77,7 @@ class Mode(Protocol):
             takes. Fields named ``lora`` and ``training`` start from the sections of the recipe; `AdapterSettings` and
             `WeightSettings` have these two, or the latter alone.
         default_rate: the learning rate if a recipe gives none.
+        passes: what a training step costs a row, in forward passes; a backward pass counts as two.
         joint: whether it trains several tasks in one job. Of a mode that does not, every job has one task.
         kind: what its adapters are: ``lora`` (low-rank updates of layers, which stock peft loads) or ``full`` (changes
             of whole parameters).
@@ -104,6 +105,7 @@ class Mode(Protocol):
     name: str
     settings: type[BaseModel]
     default_rate: float
+    passes: int
     joint: bool
     kind: Literal["lora", "full"]
     linearize: Literal["none", "module", "model"]

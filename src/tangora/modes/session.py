@@ -217,7 +217,9 @@ def _checkpoints(bench: Bench, tasks: Sequence[Task], config: FinetuneConfig) ->
             yield Path(temporary)
         return
     versions = [version(name) for name in ("torch", "transformers", "peft", "accelerate")]
-    identity = digest([stage_key(bench.base, tasks, config), versions, os.environ.get("WORLD_SIZE")])
+    prints, metrics = {task.name: task.fingerprint for task in tasks}, [task.metric for task in tasks]
+    key = stage_key(config, bench.base.fingerprint, prints, metrics)
+    identity = digest([key, versions, os.environ.get("WORLD_SIZE")])
     folder = bench.scratch / identity[:16]
     with writing(bench.scratch):
         folder.mkdir(parents=True, exist_ok=True)

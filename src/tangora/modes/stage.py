@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from tangora.modes.contract import mode_of
@@ -12,7 +12,6 @@ from tangora.support.source import source_digest
 
 if TYPE_CHECKING:
     from tangora.config.settings import FinetuneConfig
-    from tangora.tasks import Base, Task
 
 __all__ = ["stage_key"]
 
@@ -29,16 +28,20 @@ _UNDECIDING = (
 """Packages that a mode imports and that cannot decide what it trains."""
 
 
-def stage_key(base: Base, tasks: Sequence[Task], config: FinetuneConfig) -> str:
+def stage_key(config: FinetuneConfig, base: str, tasks: Mapping[str, str], metrics: Iterable[str] = ()) -> str:
     """Return the key that ``tangora.json`` keeps as ``stage``.
 
     It covers the mode's code with everything that it imports from Tangora, the settings that the mode takes, its seed,
     the base's weights and the tasks' rows. It does not cover what cannot change the result: trackers, data loader
-    processes, how often a checkpoint is written.
+    processes, how often a checkpoint is written. Nothing is loaded for it.
+
+    Args:
+        config: a resolved mode of a recipe.
+        base: fingerprint of the base's weights.
+        tasks: name -> fingerprint of what is trained on, in order.
+        metrics: of the tasks; their code decides which weights are kept if training stops early.
     """
-    mode = mode_of(config)
-    metrics = [METRICS.get(task.metric) for task in tasks if config.training.early_stopping]
+    watched = [METRICS.get(name) for name in sorted(set(metrics)) if config.training.early_stopping]
     settings = config.resolved().settings.model_dump(mode="json", exclude={"training": _MACHINERY})
-    code = source_digest(mode, *metrics, without=_UNDECIDING)
-    rows = [[task.name, task.fingerprint] for task in tasks]
-    return digest(["expert", code, config.train, config.mode, settings, config.seed, base.fingerprint, rows])
+    code = source_digest(mode_of(config), *watched, without=_UNDECIDING)
+    return digest(["expert", code, config.train, config.mode, settings, config.seed, base, list(tasks.items())])

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from tangora.adapters.formats.lora import weights_path
 from tangora.errors import ModelError
 from tangora.support.files import read_safetensors
-from tangora.updates.task_vector import LowRank
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -47,11 +46,11 @@ def expansion_point(adapter: Adapter) -> dict[str, tuple[Tensor, Tensor]] | None
     """Return site -> (A₀, B₀) if one factor of each site is φ₀'s; None if the file holds the expansion otherwise."""
     start = {}
     for site, update in adapter.updates.items():
-        known = (adapter.initial or {}).get(site)
-        if known is None or not isinstance(update, LowRank):
+        known, factors = (adapter.initial or {}).get(site), update.factors()
+        if known is None or factors is None:
             return None
-        kept_a = not bool(known.b.any()) and torch.equal(update.a, known.a)
-        kept_b = not bool(known.a.any()) and torch.equal(update.b, known.b)
+        kept_a = not bool(known.b.any()) and torch.equal(factors.a, known.a)
+        kept_b = not bool(known.a.any()) and torch.equal(factors.b, known.b)
         if not kept_a and not kept_b:
             return None
         start[site] = (known.a, known.b)

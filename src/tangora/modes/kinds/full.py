@@ -26,6 +26,7 @@ class _Full:
     name: Final = "full"
     settings: Final = WeightSettings
     default_rate: Final = 5e-5
+    passes: Final = 3
     joint: Final = False
     kind: Final = "full"
     linearize: Final = "none"

@@ -26,6 +26,7 @@ class _FullTangent:
     name: Final = "full-tangent"
     settings: Final = WeightSettings
     default_rate: Final = 1e-4
+    passes: Final = 6
     joint: Final = False
     kind: Final = "full"
     linearize: Final = "model"

@@ -30,6 +30,7 @@ class _LinearizedLora:
     name: Final = "l-lora"
     settings: Final = AdapterSettings
     default_rate: Final = 5e-3
+    passes: Final = 3
     joint: Final = False
     kind: Final = "lora"
     linearize: Final = "module"

@@ -26,6 +26,7 @@ class _Lora:
     name: Final = "lora"
     settings: Final = AdapterSettings
     default_rate: Final = 1e-3
+    passes: Final = 3
     joint: Final = False
     kind: Final = "lora"
     linearize: Final = "none"

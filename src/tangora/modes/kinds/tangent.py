@@ -30,6 +30,7 @@ class _Tangent:
     name: Final = "tangent"
     settings: Final = AdapterSettings
     default_rate: Final = 5e-3
+    passes: Final = 6
     joint: Final = False
     kind: Final = "lora"
     linearize: Final = "model"

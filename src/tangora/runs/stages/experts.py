@@ -1,96 +1,99 @@
-"""Stage one: an adapter for every mode and task, trained once for a given configuration, base and data."""
+"""Adapters of one task, or of several that are trained together: made once for a configuration, base and data.
+
+RUN/adapters/<mode>/<task>/
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from tangora.config.recipe import FinetuneConfig, Recipe
+from tangora.config.recipe import Recipe
 from tangora.errors import AdapterError
 from tangora.modes.contract import Bench, mode_of
 from tangora.modes.stage import stage_key
-from tangora.progress import Progress
-from tangora.support.files import read_json
+from tangora.runs.jobs import Job, Resources
+from tangora.support.files import digest, read_json
 
 if TYPE_CHECKING:
-    from tangora.adapters.adapter import Adapter
-    from tangora.tasks import Base, Task
+    from tangora.runs.context import Context
+    from tangora.runs.sources import Sources
 
-__all__ = ["Job", "jobs", "make_experts"]
+__all__ = ["ExpertJob", "expert_jobs", "experts_of"]
 
 
 @dataclass(frozen=True)
-class Job:
-    """One training: an adapter of one task, or of several tasks at once.
+class ExpertJob(Job):
+    """Train in one mode the adapter of a task, or those of all tasks at once; go on with a training that was stopped.
 
     Attributes:
-        mode: the recipe's name for it.
-        tasks: what is trained on.
-        config: the mode, resolved.
-        home: the folder of the mode's adapters, one each task.
-        stage: hash of everything that decides the adapters.
+        mode: of the recipe.
     """
 
+    kind: ClassVar[str] = "expert"
+    stage: ClassVar[str] = "fine-tune"
     mode: str
-    tasks: tuple[str, ...]
-    config: FinetuneConfig
-    home: Path
-    stage: str
 
     @property
-    def folders(self) -> dict[str, Path]:
-        """Task -> folder of its adapter."""
-        return {task: self.home / task for task in self.tasks}
+    def label(self) -> str:
+        """Mode and task."""
+        return f"{self.mode} · {'+'.join(self.tasks)}"
 
-    @property
-    def done(self) -> bool:
-        """Whether the adapters of exactly this job are on disk, whole (outputs appear atomically)."""
-        return all(_stage(folder) == self.stage for folder in self.folders.values())
+    def run(self, context: Context) -> None:
+        """Train, resume from the last checkpoint if there is one, and write the adapters' folders."""
+        from tangora.modes.finetuning import train_to  # deferred: imports torch
+
+        config = context.recipe.finetune_config(self.mode)
+        context.progress.begin(self.label, config.training.steps)
+        bench = Bench(
+            context.base,
+            scratch=context.run / "cache" / "training" / self.key,
+            logs=context.run / "logs" / self.mode / "+".join(self.tasks),
+            on_step=lambda step, total, loss: context.progress.update(step, f"loss {loss:.3f}"),
+        )
+        folders = {task: _folder(context, self.mode, task) for task in self.tasks}
+        tasks = [context.task(name) for name in self.tasks]
+        train_to(bench, tasks, config, folders, overwrite=True, about={"stage": self.key})
+        for name in self.tasks:
+            context.experts.forget(self.mode, name)
+        context.progress.end()
+
+    def files(self, context: Context) -> list[Path]:
+        """What decides the adapter is in its ``tangora.json``."""
+        return [_folder(context, self.mode, task) / "tangora.json" for task in self.tasks]
+
+    def done(self, context: Context) -> bool:
+        """Whether the adapters of exactly this job are on disk; a folder appears whole or not at all."""
+        try:
+            return all(read_json(path).get("stage") == self.key for path in self.files(context))
+        except AdapterError:
+            return False
+
+    def digest(self, context: Context) -> str:
+        """Hash of the weights."""
+        return digest([context.experts[self.mode][task].fingerprint for task in self.tasks])
 
 
-def _stage(folder: Path) -> object:
-    try:
-        return read_json(folder / "tangora.json").get("stage")
-    except AdapterError:
-        return None
+def _folder(context: Context, mode: str, task: str) -> Path:
+    return context.run / "adapters" / mode / task
 
 
-def jobs(recipe: Recipe, run: Path, base: Base, tasks: list[Task]) -> Iterator[Job]:
-    """Every training of the recipe, modes outermost; a joint mode has one for all tasks."""
+def expert_jobs(recipe: Recipe, sources: Sources) -> list[ExpertJob]:
+    """Return a job for every mode and task, modes outermost; a joint mode has one for all tasks."""
+    jobs, metrics = [], {task.name: task.metric for task in recipe.tasks}
     for mode in recipe.modes:
         config = recipe.finetune_config(mode)
-        for group in [tasks] if mode_of(config).joint else [[task] for task in tasks]:
-            names = tuple(task.name for task in group)
-            yield Job(mode, names, config, run / "adapters" / mode, stage_key(base, group, config))
+        of_mode, names = mode_of(config), tuple(sources.tasks)
+        training = config.training
+        rows = training.steps * training.batch_size * training.gradient_accumulation
+        for group in [names] if of_mode.joint else [(name,) for name in names]:
+            prints = {name: sources.tasks[name].fingerprint for name in group}
+            key = stage_key(config, sources.base, prints, [metrics[name] for name in group])
+            jobs.append(ExpertJob(key, group, (), Resources(float(rows * of_mode.passes)), mode))
+    return jobs
 
 
-def make_experts(
-    recipe: Recipe, run: Path, base: Base, tasks: list[Task], progress: Progress
-) -> dict[str, dict[str, Adapter]]:
-    """Train what is missing, load the rest: mode -> task -> adapter."""
-    from tangora.adapters.adapter import load  # deferred: torch
-
-    by_name = {task.name: task for task in tasks}
-    experts: dict[str, dict[str, Adapter]] = {}
-    for job in list(jobs(recipe, run, base, tasks)):
-        if not job.done:
-            _train(job, run, base, [by_name[name] for name in job.tasks], progress)
-        experts.setdefault(job.mode, {}).update({task: load(folder) for task, folder in job.folders.items()})
-    return experts
-
-
-def _train(job: Job, run: Path, base: Base, tasks: list[Task], progress: Progress) -> None:
-    from tangora.modes.finetuning import train_to  # deferred: torch
-
-    name = "+".join(job.tasks)
-    progress.begin(f"{job.mode} · {name}", job.config.training.steps)
-    bench = Bench(
-        base,
-        run / "cache" / "training" / job.stage,
-        run / "logs" / job.mode / name,
-        lambda step, total, loss: progress.update(step, f"loss {loss:.3f}"),
-    )
-    train_to(bench, tasks, job.config, job.folders, overwrite=True, about={"stage": job.stage})
-    progress.end()
+def experts_of(jobs: list[ExpertJob], mode: str) -> list[ExpertJob]:
+    """Return the jobs of one mode."""
+    return [job for job in jobs if job.mode == mode]
