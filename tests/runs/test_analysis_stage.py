@@ -16,7 +16,7 @@ from tangora.adapters.adapter import Adapter, Metadata, load
 from tangora.adapters.application import applied
 from tangora.analysis import sign_conflict, subspace_overlap
 from tangora.config.recipe import load_recipe
-from tangora.errors import DataError, FileError, RecipeError
+from tangora.errors import ArgumentError, DataError, FileError, RecipeError
 from tangora.evaluation.evaluator import evaluate
 from tangora.progress import Progress
 from tangora.report.data import SCORE_COLUMNS
