@@ -14,14 +14,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tangora.testing.methods import METHOD_CHECKS, check_method
     from tangora.testing.updates import check_update
 
 # name -> module: a suite is imported when it is first used, since some need torch and others need more
 _HOME = {
+    "METHOD_CHECKS": "methods",
+    "check_method": "methods",
     "check_update": "updates",
 }
 
-__all__ = ["check_update"]
+__all__ = ["METHOD_CHECKS", "check_method", "check_update"]
 
 
 def __getattr__(name: str) -> Any:
