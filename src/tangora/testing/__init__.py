@@ -5,7 +5,7 @@
     def test_contract():
         check_method("my_method")
 
-Each raises `AssertionError` with the promise that is broken. Inputs are tiny and made by the suites themselves.
+Each raises `AssertionError` with the promise that is broken. The suites make their own tiny inputs and need no pytest.
 """
 
 from __future__ import annotations
@@ -14,17 +14,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tangora.testing.methods import METHOD_CHECKS, check_method
-    from tangora.testing.updates import check_update
+    from tangora.testing.method import METHOD_CHECKS, check_method
+    from tangora.testing.metric import check_metric
+    from tangora.testing.update import check_update
 
 # name -> module: a suite is imported when it is first used, since some need torch and others need more
 _HOME = {
-    "METHOD_CHECKS": "methods",
-    "check_method": "methods",
-    "check_update": "updates",
+    "METHOD_CHECKS": "method",
+    "check_method": "method",
+    "check_metric": "metric",
+    "check_update": "update",
 }
 
-__all__ = ["METHOD_CHECKS", "check_method", "check_update"]
+__all__ = ["METHOD_CHECKS", "check_method", "check_metric", "check_update"]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,6 +12,7 @@ from tangora.errors import TangoraError
 from tangora.methods import Method
 
 __all__ = [
+    "ROUNDING",
     "SHAPE",
     "TASKS",
     "WEIGHTS",
@@ -31,6 +32,10 @@ __all__ = [
 ]
 
 TASKS, SHAPE = 3, (24, 20)
+# How far rounding may move a result in float64, relative to its largest entry. LAPACK answers for a matrix that is off
+# by p · eps, where p grows with the size and is under 1000 for these, and methods magnify a relative error of their
+# input no more than tenfold here: 1000 · 10 · 2e-16, and some room. In float32 it would be 1e-3, which hides errors.
+ROUNDING = 1e-11
 WEIGHTS = (0.5, 1.25, -0.25)
 
 
@@ -117,7 +122,7 @@ def refusal(attempt: Callable[[], object]) -> str:
 
 def is_equal(method: Method, found: Tensor, expected: Tensor) -> bool:
     """Whether two results are equal: to the bit, or up to rounding if the method is not ``exact``."""
-    return torch.equal(found, expected) if method.exact else _away(found, expected) <= 1e-9
+    return torch.equal(found, expected) if method.exact else _away(found, expected) <= ROUNDING
 
 
 def require_equal(method: Method, found: Tensor, expected: Tensor, what: str) -> None:
@@ -125,7 +130,7 @@ def require_equal(method: Method, found: Tensor, expected: Tensor, what: str) ->
     assert is_equal(method, found, expected), f"{what}: another result, by {_away(found, expected):.1e} of the largest"
 
 
-def require_close(found: Tensor, expected: Tensor, what: str, bound: float = 1e-9) -> None:
+def require_close(found: Tensor, expected: Tensor, what: str, bound: float = ROUNDING) -> None:
     """Raise `AssertionError` unless two results in float64 agree up to rounding."""
     assert _away(found, expected) <= bound, f"{what}: another result, by {_away(found, expected):.1e} of the largest"
 

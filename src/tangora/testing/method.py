@@ -1,8 +1,7 @@
 """The contract of a fusion method, tried by its own promises (`tangora.methods.Promises`).
 
 Inputs are three stacks of 24 x 20 numbers, large enough that usual defaults drop something. Where a method decomposes
-matrices (``exact=False``), equality is asked in float64 up to 1e-9 of the largest entry: far above what the few hundred
-roundings of such a decomposition make on any processor, and far below any other result.
+matrices (``exact=False``), equality is asked in float64, up to what rounding can do on any processor.
 """
 
 from __future__ import annotations
