@@ -48,7 +48,7 @@ def dump(value: Any) -> str:
     >>> dump({"labels": ["no", "1e3"], "rate": 1e-5})
     "labels:\\n- 'no'\\n- '1e3'\\nrate: 1e-05\\n"
     """
-    writer = YAML(typ="safe", pure=True)
+    writer: Any = YAML(typ="safe", pure=True)
     writer.Representer = _Representer
     writer.default_flow_style, writer.allow_unicode, writer.width = False, True, 110
     writer.sort_base_mapping_type_on_output = False
