@@ -139,7 +139,7 @@ def _saved(fused: Adapter, fusion: Fusion, options: FuseOptions) -> Verification
         verifications.append(verify(adapter, folder, [Parent(a, f) for a, f in pairs]))
         return verifications[0].told()
 
-    checked = options.verify and fused.metadata.kind == "lora"
+    checked = options.verify and fused.metadata.of_kind.in_peft
     fused.save(options.out, overwrite=options.overwrite, check=check if checked else None)
     return verifications[0] if verifications else None
 

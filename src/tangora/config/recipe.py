@@ -28,13 +28,11 @@ from tangora.config.schema import (
     TaskConfig,
     TrainingSettings,
 )
-from tangora.config.settings import DEFAULT_LEARNING_RATES
 from tangora.errors import RecipeError
 from tangora.support.validation import did_you_mean, validate
 from tangora.support.yaml import parse
 
 __all__ = [
-    "DEFAULT_LEARNING_RATES",
     "BaseConfig",
     "EvaluationConfig",
     "FinetuneConfig",
