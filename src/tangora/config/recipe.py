@@ -14,6 +14,7 @@ from typing import Any
 
 from tangora.config.schema import (
     BaseConfig,
+    BaseSettings,
     EvaluationConfig,
     FinetuneConfig,
     FusionConfig,
@@ -24,6 +25,7 @@ from tangora.config.schema import (
     Source,
     SubsetConfig,
     TaskConfig,
+    TaskSettings,
     TrainingSettings,
 )
 from tangora.errors import FileError, RecipeError
@@ -32,6 +34,7 @@ from tangora.support.yaml import parse
 
 __all__ = [
     "BaseConfig",
+    "BaseSettings",
     "EvaluationConfig",
     "FinetuneConfig",
     "FusionConfig",
@@ -42,6 +45,7 @@ __all__ = [
     "Source",
     "SubsetConfig",
     "TaskConfig",
+    "TaskSettings",
     "TrainingSettings",
     "bundled_recipes",
     "load_recipe",
