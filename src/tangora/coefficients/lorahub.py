@@ -9,6 +9,7 @@ from numbers import Integral
 
 from tangora.coefficients import Objective
 from tangora.errors import FusionError
+from tangora.support.extras import require
 
 __all__ = ["BOUND", "Evaluation", "Result", "search"]
 
@@ -78,7 +79,8 @@ def search(
     ([0.5, -0.2], 40)
     """
     _check(tasks, budget, bound, penalty)
-    from tangora.coefficients._nevergrad import points
+    require("search", purpose="the search lorahub")
+    from tangora.coefficients._nevergrad import points  # deferred: an extra
 
     history: list[Evaluation] = []
     with closing(points(tasks, budget=budget, bound=bound, seed=seed)) as search_points:
