@@ -6,17 +6,17 @@ from typing import Any
 
 import pytest
 
-from tangora.coefficients.grid import Candidate, candidates, select
+from tangora.coefficients.grid import GridPoint, candidates, select
 from tangora.errors import FusionError, RecipeError
 
 
-def points(grid: list[Candidate]) -> list[tuple[Any, ...]]:
+def points(grid: list[GridPoint]) -> list[tuple[Any, ...]]:
     return [(c.index, c.weight, *c.parameters.values()) for c in grid]
 
 
 def test_one_of_everything() -> None:
     (only,) = candidates(0.3, {"density": 0.2})
-    assert only == Candidate(0, 0.3, {"density": 0.2})
+    assert only == GridPoint(0, 0.3, {"density": 0.2})
 
 
 def test_no_parameters() -> None:

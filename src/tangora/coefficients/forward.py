@@ -14,8 +14,8 @@ from torch.nn.functional import normalize
 
 from tangora.adapters.adapter import Adapter
 from tangora.adapters.application import Place, places
-from tangora.coefficients._logits import Answers
 from tangora.coefficients.linear import shares
+from tangora.coefficients.logits import Answers
 from tangora.errors import DataError, FusionError
 from tangora.tasks.families.registry import FAMILIES
 from tangora.tasks.model import IGNORED, collate

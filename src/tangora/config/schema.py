@@ -222,8 +222,8 @@ class Recipe(Frozen):
             if entry.sizes is not None and not set(entry.sizes) & set(fused):
                 got = f"{entry.label} is for subsets of {entry.sizes} tasks, and there are those of {list(fused)}"
                 raise ValueError(f"fusion.methods: {got}")
-            modes = {name: settings.linearize for name, settings in self.modes.items()}
-            check_search(entry, modes, self.base.family)
+            linear = {name: settings.linearize == "model" for name, settings in self.modes.items()}
+            check_search(entry, linear, classes=self.base.family != "text-to-text")
         return self
 
     def finetune_config(self, mode: str) -> FinetuneConfig:

@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ import numpy as np
 from tangora.adapters.application import applied
 from tangora.errors import DataError, ModelError
 from tangora.support.files import digest, writing
+from tangora.support.source import source_digest
+from tangora.tasks.values import only
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -107,6 +110,11 @@ class Evaluator:
         self._saved: dict[str, Tensor] = {}
         self.scored = 0
 
+    def on(self, rows: Mapping[str, Sequence[int]], split: str) -> Evaluator:
+        """Return an evaluator on some rows of a split of some tasks, which keeps its results in the same store."""
+        tasks = [only(self._tasks[name], split, chosen) for name, chosen in rows.items()]
+        return Evaluator(self._base, tasks, batch_size=self._batch_size, store=self._store)
+
     def evaluate(
         self, key: str, adapter: Callable[[], Adapter | None], tasks: Sequence[str], split: str
     ) -> dict[str, Result]:
@@ -131,7 +139,7 @@ class Evaluator:
         return {name: result for name, result in results.items() if result is not None}
 
     def _key(self, key: str, task: Task, split: str) -> str:
-        return digest([key, self._base.fingerprint, task.fingerprint, split])
+        return digest([key, self._base.fingerprint, task.fingerprint, split, _code()])
 
     def _refuse_other_weights(self, adapter: Adapter | None) -> None:
         made_for = adapter.metadata.base if adapter is not None else None
@@ -169,6 +177,12 @@ class Evaluator:
             loss=float(np.mean(predictions.losses, dtype=np.float64)),
             values=values,
         )
+
+
+@cache
+def _code() -> str:
+    """The code that scores, so that a score is measured again once it has changed."""
+    return source_digest(Evaluator, without=("tangora.errors", "tangora.progress"))
 
 
 def scoring_key(adapter: Adapter) -> str:

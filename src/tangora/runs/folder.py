@@ -122,7 +122,7 @@ def logged(out: Path) -> Iterator[None]:
 
 def about(recipe: Recipe, base: Base, tasks: Sequence[Task]) -> dict[str, Any]:
     """What decided the run besides its recipe: versions, machine, sizes of the data."""
-    packages = ("tangora", "torch", "transformers", "peft", "accelerate", "numpy", "nevergrad", "scikit-learn")
+    packages = ("tangora", "torch", "transformers", "peft", "accelerate", "numpy", "scipy", "scikit-learn")
     return {
         "recipe": recipe.name,
         "seed": recipe.seed,

@@ -82,7 +82,7 @@ def run(
         with clock("fuse and score"):
             outcomes, fused, stage = _score(recipe, out, base, tasks, experts, statistics, progress)
         with clock("tables"):
-            _tables(recipe, out, tasks, outcomes, stage, experts, progress)
+            _tables(recipe, out, tasks, outcomes, fused, stage, experts, progress)
         with clock("fused adapters"):
             _save_fused(recipe, out, fused, stage, progress)
         clock.save(about(recipe, base, tasks) | ({"statistics": told(statistics)} if statistics else {}))
@@ -152,8 +152,8 @@ def check_methods(recipe: Recipe) -> None:
             tasks than the method can fuse, or a method that needs statistics is asked for in another space than delta.
     """
     from tangora.coefficients import grid
+    from tangora.coefficients.requirements import refuse_unless_searchable
     from tangora.methods import get
-    from tangora.runs.stages.search import refuse_unless_searchable
 
     for entry in recipe.fusion.methods:
         method = get(entry.method)
@@ -242,6 +242,7 @@ def _tables(
     out: Path,
     tasks: Sequence[Task],
     outcomes: Sequence[Outcome],
+    fused: Sequence[Fused],
     stage: FusionStage,
     experts: Experts,
     progress: Progress,
@@ -249,7 +250,7 @@ def _tables(
     from tangora.analysis.cosine import cosine_matrix
     from tangora.evaluation import results as scores
     from tangora.evaluation.predictions import write_apart
-    from tangora.runs.stages.fusion import CANDIDATE_COLUMNS
+    from tangora.runs.stages.fusion import CANDIDATE_COLUMNS, candidate_rows, search_rows
 
     progress.begin("tables", 3)
     bootstrap = scores.Bootstrap(tasks, recipe.evaluation.bootstrap, recipe.seed)
@@ -257,10 +258,10 @@ def _tables(
     progress.advance(detail="scores.csv")
     write_json(out / "summary.json", {"rows": scores.summary(outcomes, tasks, bootstrap)})
     listed = [{**c, "weights": json.dumps(c["weights"]), "parameters": json.dumps(c["parameters"])}
-              for c in stage.candidates]  # fmt: skip
+              for c in candidate_rows(fused)]  # fmt: skip
     scores.write_csv(out / "candidates.csv", listed, CANDIDATE_COLUMNS)
-    if stage.found:
-        write_json(out / "searches.json", {"rows": stage.found})
+    if found := search_rows(fused):
+        write_json(out / "searches.json", {"rows": found})
     if stage.columns is not None:
         write_apart(out, outcomes, stage.columns.scores)
     progress.advance(detail="candidates.csv")

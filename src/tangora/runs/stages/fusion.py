@@ -1,37 +1,50 @@
 """Stage two: every subset, space and method; coefficients selected on validation, scored on test.
 
-For one (mode, space, subset, entry) the candidates are the entry's grid, or the points that its search visits.
-Selection looks at the mean over the subset's tasks of score / expert of the same mode, on the validation split
-(``validation``), or on test itself (``oracle``); the lower mean loss breaks ties. Where nothing is chosen, the
-entry has one candidate and its selection is called ``given``.
+For one cell, a (mode, space, subset, entry), the candidates are the entry's grid, or the weights that its search
+tries. Selection looks at the mean over the subset's tasks of score / expert of the same mode, on the validation split
+(``validation``), or on test itself (``oracle``); the lower mean loss breaks ties. If nothing is chosen, the entry has
+one candidate and its selection is called ``given``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
+from tangora.coefficients import grid
 from tangora.config.recipe import FusionEntry, Recipe
 from tangora.config.settings import Space
-from tangora.evaluation.candidates import candidate_key, linear_coefficients
+from tangora.evaluation.candidates import Scoring
 from tangora.evaluation.evaluator import Evaluator, Result
 from tangora.evaluation.results import Outcome
+from tangora.fusion.fusion import Fusion
+from tangora.methods import get
 from tangora.progress import Progress
 from tangora.runs.subsets import choose_subsets
 
 if TYPE_CHECKING:
     from tangora.adapters.adapter import Adapter
     from tangora.coefficients.found import Found
-    from tangora.fusion.fusion import Fusion
     from tangora.fusion.statistics import Statistics
     from tangora.fusion.weights import Table
     from tangora.runs.stages.columns import ColumnStore
     from tangora.runs.stages.search import Searches
 
-__all__ = ["CANDIDATE_COLUMNS", "Cell", "Fused", "FusionStage", "cells"]
+__all__ = [
+    "CANDIDATE_COLUMNS",
+    "Candidate",
+    "Cell",
+    "CellResult",
+    "Fused",
+    "FusionStage",
+    "candidate_rows",
+    "cells",
+    "search_rows",
+]
 
 CANDIDATE_COLUMNS = [
     "mode", "method", "space", "subset", "split", "weights", "parameters", "task", "score", "loss",
@@ -47,22 +60,68 @@ class Cell:
     subset: tuple[str, ...]
     entry: FusionEntry
 
+    @property
+    def place(self) -> dict[str, str]:
+        """The columns that name the cell in a table."""
+        subset = "+".join(self.subset)
+        return {"mode": self.mode, "method": self.entry.label, "space": self.space, "subset": subset}
+
 
 @dataclass(frozen=True)
-class Fused:
-    """What a cell came to, with what is needed to make the adapter again.
+class Candidate:
+    """One way to fill a cell.
 
     Attributes:
         weights: one per task of the subset, or site -> one per task.
-        found: by a search that looks at rows: how good the weights are known to be.
+        parameters: of the method.
     """
 
     cell: Cell
-    selection: str
     weights: Table
     parameters: Mapping[str, Any]
-    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """How a candidate does on a split of some tasks."""
+
+    candidate: Candidate
+    split: str
+    results: Mapping[str, Result]
+
+    @property
+    def loss(self) -> float:
+        """The mean loss over the tasks."""
+        return float(np.mean([r.loss for r in self.results.values()]))
+
+
+@dataclass(frozen=True)
+class Fused:
+    """The candidate that was chosen for a cell, its scores, and everything needed to make the adapter again.
+
+    Attributes:
+        results: split -> task -> result.
+        tried: the candidates that it was chosen from, on the split that chose; empty if nothing was chosen.
+        found: by a search: how good the weights are known to be.
+    """
+
+    candidate: Candidate
+    selection: str
+    results: Mapping[str, Mapping[str, Result]]
+    tried: tuple[CellResult, ...] = ()
     found: Found | None = None
+
+    @property
+    def cell(self) -> Cell:
+        """The candidate's."""
+        return self.candidate.cell
+
+    @property
+    def outcome(self) -> Outcome:
+        """The lines of ``scores.csv``."""
+        cell, coefficients = self.cell, {"weights": self.candidate.weights, **self.candidate.parameters}
+        label = cell.entry.label
+        return Outcome(cell.mode, label, cell.space, cell.subset, self.selection, coefficients, self.results)
 
 
 def cells(recipe: Recipe) -> Iterator[Cell]:
@@ -79,17 +138,75 @@ def cells(recipe: Recipe) -> Iterator[Cell]:
                         yield Cell(mode, space, subset, entry)
 
 
-@dataclass
+def candidate_rows(fused: Iterable[Fused]) -> list[dict[str, Any]]:
+    """The rows of ``candidates.csv``: every candidate that something was chosen from, task by task."""
+    return [
+        {
+            **result.candidate.cell.place,
+            "split": result.split,
+            "weights": result.candidate.weights,
+            "parameters": result.candidate.parameters,
+            "task": task,
+            "score": one.score,
+            "loss": one.loss,
+        }
+        for chosen in fused
+        for result in chosen.tried
+        for task, one in result.results.items()
+    ]
+
+
+def search_rows(fused: Iterable[Fused]) -> list[dict[str, Any]]:
+    """The rows of ``searches.json``: what each search found, and how good that is known to be."""
+    return [
+        {**one.cell.place, **one.found.to_dict(), "weights": one.found.weights}
+        for one in fused
+        if one.found is not None
+    ]
+
+
+class Fusions:
+    """The experts of one mode and space, checked once for all their subsets.
+
+    One mode and space at a time are kept, since stacked full models are large.
+    """
+
+    def __init__(
+        self,
+        experts: Mapping[str, Mapping[str, Adapter]],
+        statistics: Mapping[str, Mapping[str, Statistics]],
+        seed: int,
+    ) -> None:
+        self._experts, self._statistics, self._seed = experts, statistics, seed
+        self._whole: tuple[tuple[str, str], Fusion] | None = None
+        self._part: tuple[tuple[str, ...], Fusion] | None = None
+
+    def of(self, cell: Cell) -> Fusion:
+        """The fusion of the cell's experts; the same one again for the next cell of the same subset."""
+        experts = self._experts[cell.mode]
+        if self._whole is None or self._whole[0] != (cell.mode, cell.space):
+            self._whole = self._part = None  # frees them before the next are stacked
+            known, names = list(self._statistics.get(cell.mode, {}).values()), list(experts)
+            whole = Fusion(list(experts.values()), cell.space, seed=self._seed, names=names, statistics=known)
+            self._whole = ((cell.mode, cell.space), whole)
+        if self._part is None or self._part[0] != cell.subset:
+            order = list(experts)
+            self._part = (cell.subset, self._whole[1].subset([order.index(n) for n in cell.subset]))
+        return self._part[1]
+
+
+@dataclass(frozen=True)
 class FusionStage:
-    """Scores cells one after the other.
+    """Fills cells one after the other.
 
     Args:
         recipe: what to compare.
-        experts: mode -> task -> adapter.
-        evaluator: knows base and tasks; remembers scores.
+        experts: mode -> task -> adapter, tasks in the recipe's order.
+        evaluator: has the base and the tasks; remembers scores.
         baselines: (mode, split) -> task -> result of that mode's expert on its own task.
+        progress: shows which cell is being filled.
         statistics: mode -> task -> those of the expert, for methods that need them.
-        searches: find coefficients on rows.
+        searches: find coefficients.
         columns: logits of linearized modes, on which linear fusions are scored without a forward pass.
     """
 
@@ -101,154 +218,97 @@ class FusionStage:
     statistics: Mapping[str, Mapping[str, Statistics]] = field(default_factory=dict)
     searches: Searches | None = None
     columns: ColumnStore | None = None
-    candidates: list[dict[str, Any]] = field(default_factory=list)
-    found: list[dict[str, Any]] = field(default_factory=list)
-    _fusions: dict[tuple[str, str], Fusion] = field(default_factory=dict, repr=False)
-    _current: tuple[Any, Fusion] | None = field(default=None, repr=False)
+
+    @cached_property
+    def fusions(self) -> Fusions:
+        """The experts, stacked when a cell needs them."""
+        return Fusions(self.experts, self.statistics, self.recipe.seed)
 
     def run(self) -> list[Fused]:
-        """Every cell, selected and scored."""
+        """Fill every cell: select, and score."""
         listed = list(cells(self.recipe))
         self.progress.begin("fuse and score", len(listed))
         fused: list[Fused] = []
-        for cell in listed:
-            fused += self.score(cell)
-            self.progress.advance(detail=f"{cell.mode} · {cell.entry.label} · {cell.space} · {len(cell.subset)} tasks")
+        for done, cell in enumerate(listed):
+            what = f"{cell.mode} · {cell.entry.label} · {cell.space} · {len(cell.subset)} tasks"
+            fused += self.fill(cell, partial(self._show, done, what))
+            self.progress.advance(detail=what)
         self.progress.end()
         return fused
 
-    def score(self, cell: Cell) -> list[Fused]:
-        """The chosen candidate of one cell for each way of selecting, scored on every task's test rows."""
-        fusion = self._fusion(cell)
-        grid = _grid(cell.entry, len(cell.subset))
-        if cell.entry.search is None and len(grid) == 1:
-            return [self._finish(cell, fusion, "given", *grid[0])]
+    def _show(self, cells_done: int, what: str, done: int, total: int, detail: str) -> None:
+        """Show a step of a search, which may take minutes, within the cell."""
+        self.progress.update(cells_done, f"{what} · {done} of {total}, {detail}")
+
+    def fill(self, cell: Cell, on_step: Callable[[int, int, str], None]) -> list[Fused]:
+        """Choose a candidate of the cell for each way of selecting, and score it on every task's test rows."""
+        listed = _listed(cell)
+        if cell.entry.search is None and len(listed) == 1:
+            return [self._finished(listed[0], "given")]
         chosen = []
         for selection in self.recipe.fusion.selection:
             split = "test" if selection == "oracle" else "validation"
-            weights, parameters = grid[0]
-            found = None
-            if cell.entry.search == "lorahub":
-                weights = self._lorahub(cell, fusion, split)
-            elif cell.entry.search is not None:
-                found = self._found(cell, fusion, split, parameters)
-                weights = found.weights
+            if cell.entry.search is None:
+                tried = [self.score(candidate, cell.subset, split) for candidate in listed]
+                best = grid.select(tried, [self._rank(result) for result in tried], where=_named(cell))
+                chosen.append(self._finished(best.candidate, selection, tried))
             else:
-                weights, parameters = self._pick(cell, fusion, split, grid)
-            chosen.append(self._finish(cell, fusion, selection, weights, parameters, found))
+                chosen.append(self._searched(cell, selection, split, on_step))
         return chosen
 
+    def score(self, candidate: Candidate, tasks: Sequence[str], split: str) -> CellResult:
+        """Score a candidate on ``split`` of ``tasks``; the same candidate has the same result."""
+        cell = candidate.cell
+        fusion, method = self.fusions.of(cell), cell.entry.method
+        scoring = self._scoring(cell.mode)
+        results = scoring.results(fusion, method, candidate.weights, candidate.parameters, tasks, split)
+        return CellResult(candidate, split, results)
+
     def make(self, fused: Fused) -> Adapter:
-        """The adapter of a scored cell."""
-        made = self._fusion(fused.cell).merge(fused.cell.entry.method, fused.weights, dict(fused.parameters))
-        return made if fused.found is None else made.with_selection(fused.found.told())
+        """Make the adapter of a filled cell."""
+        chosen = fused.candidate
+        made = self.fusions.of(fused.cell).merge(fused.cell.entry.method, chosen.weights, dict(chosen.parameters))
+        return made if fused.found is None else made.with_selection(fused.found.to_dict())
 
-    def _fusion(self, cell: Cell) -> Fusion:
-        from tangora.fusion.fusion import Fusion
+    def _scoring(self, mode: str) -> Scoring:
+        linear = self.columns is not None and self.columns.scores(mode)
+        columns = partial(self.columns.results, mode) if self.columns is not None and linear else None
+        return Scoring(self.evaluator, self.recipe.seed, columns)
 
-        key = (cell.mode, cell.space)
-        if key not in self._fusions:
-            self._fusions.clear()  # one mode and space at a time: stacked full models are large
-            adapters = self.experts[cell.mode]
-            names = [t.name for t in self.recipe.tasks]
-            known = list(self.statistics.get(cell.mode, {}).values())
-            self._fusions[key] = Fusion(
-                [adapters[n] for n in names], cell.space, seed=self.recipe.seed, names=names, statistics=known
-            )
-        if self._current is None or self._current[0] != (key, cell.subset):
-            order = {t.name: i for i, t in enumerate(self.recipe.tasks)}
-            self._current = ((key, cell.subset), self._fusions[key].subset([order[n] for n in cell.subset]))
-        return self._current[1]
+    def _rank(self, result: CellResult) -> tuple[float, float]:
+        experts = self.baselines[result.candidate.cell.mode, result.split]
+        kept = [r.score / experts[t].score if experts[t].score > 0 else r.score for t, r in result.results.items()]
+        return float(np.mean(kept)), -result.loss
 
-    def _pick(
-        self, cell: Cell, fusion: Fusion, split: str, grid: Sequence[tuple[Table, dict[str, Any]]]
-    ) -> tuple[Table, dict[str, Any]]:
-        ranks = []
-        for weights, parameters in grid:
-            results = self._results(cell, fusion, split, weights, parameters)
-            ranks.append((self._kept(cell, split, results), -float(np.mean([r.loss for r in results.values()]))))
-        return grid[max(range(len(grid)), key=ranks.__getitem__)]
-
-    def _kept(self, cell: Cell, split: str, results: Mapping[str, Result]) -> float:
-        experts = self.baselines[cell.mode, split]
-        return float(
-            np.mean([r.score / experts[t].score if experts[t].score > 0 else r.score for t, r in results.items()])
-        )
-
-    def _found(self, cell: Cell, fusion: Fusion, split: str, parameters: dict[str, Any]) -> Found:
+    def _searched(self, cell: Cell, selection: str, split: str, on_step: Callable[[int, int, str], None]) -> Fused:
         assert self.searches is not None
-        found = self.searches.find(cell.entry, cell.mode, cell.subset, fusion, split)
-        self._results(cell, fusion, split, found.weights, parameters)
-        place = {"mode": cell.mode, "method": cell.entry.label, "space": cell.space, "subset": "+".join(cell.subset)}
-        self.found.append({**place, **found.told(), "weights": found.weights})
-        return found
+        entry, scoring = cell.entry, self._scoring(cell.mode)
+        fusion = self.fusions.of(cell)
+        found = self.searches.find(entry, cell.mode, cell.subset, fusion, split, scoring, on_step)
+        assert entry.search is not None
+        # Scores of the table are on whole splits, and those that a search tried on some rows are not.
+        weights = list(found.tried) if entry.search.row_limit is None else []
+        weights += [found.weights] if found.weights not in weights else []
+        tried = [self.score(Candidate(cell, w, entry.parameters), cell.subset, split) for w in weights]
+        return self._finished(Candidate(cell, found.weights, entry.parameters), selection, tried, found)
 
-    def _lorahub(self, cell: Cell, fusion: Fusion, split: str) -> list[float]:
-        from tangora.coefficients import lorahub
-
-        entry, parameters = cell.entry, dict(cell.entry.parameters)
-
-        def objective(weights: Sequence[float]) -> float:
-            results = self._results(cell, fusion, split, [float(w) for w in weights], parameters)
-            return float(np.mean([r.loss for r in results.values()]))
-
-        found = lorahub.search(
-            objective,
-            len(cell.subset),
-            budget=entry.budget,
-            bound=entry.bound or lorahub.BOUND,
-            penalty=entry.penalty,
-            seed=self.recipe.seed,
-        )
-        return [float(w) for w in found.weights]
-
-    def _results(
-        self, cell: Cell, fusion: Fusion, split: str, weights: Table, parameters: dict[str, Any]
-    ) -> dict[str, Result]:
-        results = self._evaluate(cell, fusion, weights, parameters, cell.subset, split)
-        for task, result in results.items():
-            row = (cell.mode, cell.entry.label, cell.space, "+".join(cell.subset), split, weights, parameters)
-            self.candidates.append(dict(zip(CANDIDATE_COLUMNS, (*row, task, result.score, result.loss), strict=True)))
-        return results
-
-    def _finish(
-        self,
-        cell: Cell,
-        fusion: Fusion,
-        selection: str,
-        weights: Table,
-        parameters: dict[str, Any],
-        found: Found | None = None,
+    def _finished(
+        self, candidate: Candidate, selection: str, tried: Sequence[CellResult] = (), found: Found | None = None
     ) -> Fused:
         everything = [t.name for t in self.recipe.tasks]
-        results = {"test": self._evaluate(cell, fusion, weights, parameters, everything, "test")}
+        results = {"test": self.score(candidate, everything, "test").results}
         if selection == "validation":
-            results["validation"] = self._evaluate(cell, fusion, weights, parameters, cell.subset, "validation")
-        coefficients = {"weights": weights, **parameters}
-        outcome = Outcome(cell.mode, cell.entry.label, cell.space, cell.subset, selection, coefficients, results)
-        return Fused(cell, selection, weights, parameters, outcome, found)
-
-    def _evaluate(
-        self,
-        cell: Cell,
-        fusion: Fusion,
-        weights: Table,
-        parameters: dict[str, Any],
-        tasks: Sequence[str],
-        split: str,
-    ) -> dict[str, Result]:
-        linear = linear_coefficients(cell.entry.method, weights, parameters)
-        if linear is not None and self.columns is not None and self.columns.scores(cell.mode):
-            return self.columns.results(cell.mode, tasks, split, dict(zip(cell.subset, linear, strict=True)))
-        make: Callable[[], Adapter] = lambda: fusion.merge(cell.entry.method, weights, parameters)  # noqa: E731
-        key = candidate_key(fusion, cell.entry.method, weights, parameters, self.recipe.seed)
-        return self.evaluator.evaluate(key, make, tasks, split)
+            results["validation"] = self.score(candidate, candidate.cell.subset, "validation").results
+        return Fused(candidate, selection, results, tuple(tried), found)
 
 
-def _grid(entry: FusionEntry, tasks: int) -> list[tuple[Table, dict[str, Any]]]:
-    from tangora.coefficients import grid
-    from tangora.methods import get
+def _listed(cell: Cell) -> list[Candidate]:
+    """The entry's grid: one candidate, if it lists nothing."""
+    entry, count = cell.entry, len(cell.subset)
+    weights: Any = get(entry.method).default_weight if entry.weights is None else entry.weights
+    points = grid.candidates(weights, entry.parameters)
+    return [Candidate(cell, [point.weight] * count, dict(point.parameters)) for point in points]
 
-    default = get(entry.method).default_weight
-    weights: Any = 1.0 if entry.search else default if entry.weights is None else entry.weights
-    return [([c.weight] * tasks, dict(c.parameters)) for c in grid.candidates(weights, entry.parameters)]
+
+def _named(cell: Cell) -> str:
+    return f"{cell.mode} · {cell.entry.label} · {cell.space} · {'+'.join(cell.subset)}"
