@@ -76,7 +76,11 @@ def test_the_default_rate_of_what_is_trained_is_written_out(path):
     ("setting", "message"),
     [
         ("lora.rnk=3", r"unknown key 'rnk' at lora\.rnk.*Valid: r, alpha"),
-        ("tasks.a.metrics=f1", r"unknown key 'metrics' at tasks\.0\.metrics.*Did you mean 'metric'"),
+        ("tasks.a.metrik=f1", r"unknown key 'metrik' at tasks\.0\.metrik.*Did you mean 'metric'"),
+        ("tasks.a.metric=macro_f2", r"no such metric, got 'macro_f2': did you mean 'macro_f1'.* at tasks\.0\.metric"),
+        ("tasks.a.metrics=[accuracy, f2]", r"no such metric, got 'f2'.* at tasks\.0\.metrics"),
+        ("tasks.a.metrics=[]", r"at tasks\.0\.metrics"),
+        ("tasks.a.metrics=[matthews, matthews]", r"metrics: each once; got matthews, matthews"),
         ("tasks.a.source.parket=x", r"Did you mean 'parquet'"),
         ("fusion.methods=[{method: ties, weight: 3}]", r"Did you mean 'weights'"),
         ("modes.m={training: {step: 3}}", r"unknown key 'step' at step \(modes\.m\.training\).*Did you mean 'steps'"),
@@ -154,3 +158,13 @@ def test_recipes_are_frozen(path):
     with pytest.raises(ValueError, match="frozen"):
         recipe.seed = 3
     assert isinstance(recipe, Recipe)
+
+
+def test_several_metrics_the_first_of_which_is_primary(path, tmp_path):
+    recipe = load_recipe(path, ["tasks.a.metrics=[macro_f1, accuracy]"])
+    assert (recipe.tasks[0].metric, recipe.tasks[0].all_metrics) == ("macro_f1", ("macro_f1", "accuracy"))
+    assert recipe.tasks[1].all_metrics == ("accuracy",)
+    (tmp_path / "again.yaml").write_text(recipe.to_yaml())
+    assert load_recipe(tmp_path / "again.yaml") == recipe
+    with pytest.raises(RecipeError, match="the first is the primary one, but metric is matthews"):
+        load_recipe(path, ["tasks.a.metrics=[macro_f1, accuracy]", "tasks.a.metric=matthews"])

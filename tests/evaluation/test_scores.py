@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 
 from tangora.evaluation.evaluator import Result
-from tangora.evaluation.results import Bootstrap, Outcome, interval, rows, summary, write_csv
+from tangora.evaluation.results import Bootstrap, Outcome, interval, kept, rank_kept, rows, summary, write_csv
+from tangora.tasks import METRICS
 
 TARGETS = {"a": [0, 1, 0, 1], "b": [0, 0, 1, 1]}
 
 
-def task(name, metric="accuracy"):
+def task(name, metric="accuracy", *more):
     split = SimpleNamespace(targets=TARGETS[name])
-    return SimpleNamespace(name=name, metric=metric, splits={"test": split, "validation": split})
+    splits = {"test": split, "validation": split}
+    return SimpleNamespace(name=name, metric=metric, metrics=(metric, *more), splits=splits)
 
 
 def result(name, values):
@@ -92,7 +94,9 @@ def test_an_expert_worth_nothing_normalizes_nothing(tasks):
 def test_intervals_are_seeded_paired_and_as_wide_as_binomial_ones():
     rng = np.random.default_rng(0)
     targets = [1] * 400
-    many = SimpleNamespace(name="m", metric="accuracy", splits={"test": SimpleNamespace(targets=targets)})
+    many = SimpleNamespace(
+        name="m", metric="accuracy", metrics=("accuracy",), splits={"test": SimpleNamespace(targets=targets)}
+    )
     values = (rng.random(400) < 0.8).astype(int).tolist()
     bootstrap = Bootstrap([many], 4000, seed=3)
     low, high = interval(bootstrap.samples(many, "test", values))
@@ -137,3 +141,76 @@ def test_csv_has_the_promised_columns(outcomes, tasks, tmp_path):
     assert float(fused["score"]) == 1.0
     keys = [(r["mode"], r["method"], r["space"], r["subset"], r["selection"], r["split"], r["task"]) for r in read]
     assert len(set(keys)) == len(keys), "one row for each"
+
+
+def test_further_metrics_have_rows_of_their_own_after_the_primary(outcomes):
+    tasks = [task("a", "accuracy", "macro_f1"), task("b", "accuracy", "macro_f1", "matthews")]
+    table = rows(outcomes, tasks, Bootstrap(tasks, 200))
+    fused = [r for r in table if (r.method, r.mode) == ("average", "lora")]
+    expected = [("a", "accuracy"), ("a", "macro_f1"), ("b", "accuracy"), ("b", "macro_f1"), ("b", "matthews")]
+    both = [(m, s) for m in ("mean", "mean_all") for s in ("accuracy", "macro_f1")]
+    assert [(r.task, r.metric) for r in fused] == expected + both
+    alone = [task("a"), task("b")]
+    primary = [r for r in table if r.metric == "accuracy"]
+    assert primary == rows(outcomes, alone, Bootstrap(alone, 200)), "the primary rows are those without the others"
+    assert pick(fused, task="a", metric="macro_f1").score == 0.5
+    assert pick(fused, task="b", metric="matthews").normalized == 1.0
+
+
+class Errors:
+    """The share of wrong rows: lower is better."""
+
+    name, takes, higher_is_better = "errors", frozenset({"classes"}), False
+
+    def score(self, predictions, targets, /):
+        return sum(p != t for p, t in zip(predictions, targets, strict=True)) / len(targets)
+
+    def bootstrap(self, predictions, targets, counts, /):
+        return (counts @ (np.asarray(predictions) != np.asarray(targets))) / counts.sum(1)
+
+
+@pytest.fixture
+def errors():
+    METRICS.register("errors", Errors())
+    yield "errors"
+    METRICS.unregister("errors")
+
+
+def wrong(name, values):
+    return Result(Errors().score(values, TARGETS[name]), 0.5, values)
+
+
+def test_where_lower_is_better_half_is_kept_by_twice_the_errors(errors):
+    tasks = [task("a", errors)]
+    one, two, three = [0, 1, 0, 0], [0, 1, 1, 0], [1, 0, 1, 1]
+    outcomes = [
+        Outcome("lora", "expert", "", ("a",), "none", {}, {"test": {"a": wrong("a", one)}}),
+        Outcome("full", "expert", "", ("a",), "none", {}, {"test": {"a": wrong("a", two)}}),
+        Outcome("full", "average", "delta", ("a",), "given", {}, {"test": {"a": wrong("a", three)}}),
+    ]
+    table = rows(outcomes, tasks, Bootstrap(tasks, 200))
+    fused = pick(table, method="average", task="a")
+    assert (fused.score, fused.normalized, fused.normalized_best) == (0.75, pytest.approx(2 / 3), pytest.approx(1 / 3))
+    entry = next(r for r in summary(outcomes, tasks, Bootstrap(tasks, 200)) if r["method"] == "average")
+    assert (entry["kept"], entry["kept_best"]) == (pytest.approx(2 / 3), pytest.approx(1 / 3))
+    assert entry["kept_low"] <= entry["kept"] <= entry["kept_high"]
+
+
+def test_a_perfect_fusion_of_an_imperfect_expert_has_no_finite_share(errors):
+    tasks = [task("a", errors)]
+    outcomes = [
+        Outcome("lora", "expert", "", ("a",), "none", {}, {"test": {"a": wrong("a", [0, 1, 0, 0])}}),
+        Outcome("lora", "average", "delta", ("a",), "given", {}, {"test": {"a": wrong("a", TARGETS["a"])}}),
+    ]
+    assert pick(rows(outcomes, tasks, Bootstrap(tasks, 200)), method="average", task="a").normalized is None
+    assert math.isinf(kept(0.0, 0.25, higher_is_better=False))
+    assert kept(0.0, 0.0, higher_is_better=False) == 1.0
+
+
+def test_what_candidates_are_ranked_by(errors):
+    metrics = {"a": "accuracy", "b": "matthews"}
+    assert rank_kept({"a": 0.4, "b": 0.9}, {"a": 0.8, "b": 0.0}, metrics) == 0.5, "an expert worth nothing is left out"
+    assert rank_kept({"b": 0.9}, {"b": -0.1}, metrics) == rank_kept({"b": 0.1}, {"b": -0.1}, metrics) == 0.0
+    assert rank_kept({"a": math.nan, "b": 0.9}, {"a": 0.8, "b": 0.5}, metrics) == -math.inf
+    fewer, more = (rank_kept({"a": s}, {"a": 0.2}, {"a": errors}) for s in (0.1, 0.4))
+    assert fewer > more

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
 import sys
 
 import pytest
@@ -28,7 +29,7 @@ def plugin(tmp_path, monkeypatch):
 
     def write(text: str) -> str:
         (tmp_path / "a_plugin.py").write_text(text)
-        for cached in (source._tree, source._imports, source._closure, source._module_digest):
+        for cached in (source._tree, source._file, source._imports, source._closure, source._module_digest):
             cached.cache_clear()
         sys.modules.pop("a_plugin", None)
         importlib.invalidate_caches()
@@ -60,3 +61,8 @@ def test_two_methods_differ_and_an_instance_is_its_class():
 def test_packages_can_be_left_out():
     whole = source_digest(get("ties").function)
     assert source_digest(get("ties").function, without=["tangora.methods"]) != whole
+
+
+def test_nothing_is_imported_for_a_digest():
+    code = "from tangora.support.source import _closure as c; import sys; c('tangora.modes.finetuning')"
+    subprocess.run([sys.executable, "-c", f"{code}; assert 'transformers' not in sys.modules"], check=True)

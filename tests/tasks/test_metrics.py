@@ -4,8 +4,12 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
-from tangora.errors import DataError
+from tangora.errors import DataError, PluginError
 from tangora.tasks import METRICS, score
+from tangora.tasks.metrics import bootstrap, resampled
+from tangora.tasks.metrics.accuracy import Accuracy
+from tangora.tasks.metrics.macro_f1 import MacroF1
+from tangora.testing import check_metric
 
 
 def test_accuracy_and_macro_f1_are_scikit_learns():
@@ -44,7 +48,7 @@ def test_spearman_reads_texts_as_numbers(predictions, expected):
 
 
 def test_unknown_metric_names_the_nearest():
-    with pytest.raises(DataError, match="Did you mean 'accuracy'"):
+    with pytest.raises(PluginError, match=r"no such metric, got 'accurracy'\. Did you mean 'accuracy'"):
         score("accurracy", [1], [1])
 
 
@@ -53,3 +57,68 @@ def test_unknown_metric_names_the_nearest():
 def test_rows_must_agree(metric, predictions, targets):
     with pytest.raises(DataError, match="one prediction for each"):
         score(metric, predictions, targets)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_the_contract_holds(name):
+    assert METRICS.get(name).name == name
+    check_metric(METRICS.get(name))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 40, 300])
+@pytest.mark.parametrize("name", METRICS)
+def test_a_bootstrap_is_the_loop_over_resamples(name, rows):
+    draw = np.random.default_rng(rows)
+    targets = draw.integers(0, 7, rows).tolist()
+    predictions = draw.integers(0, 8, rows).tolist()  # a class that no target has
+    counts = np.stack([np.bincount(draw.integers(0, rows, rows), minlength=rows) for _ in range(30)])
+    expected = resampled(METRICS.get(name), predictions, targets, counts)
+    np.testing.assert_allclose(bootstrap(name, predictions, targets, counts), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_large_bootstraps_are_worked_on_in_blocks(monkeypatch):
+    draw = np.random.default_rng(0)
+    predictions, targets = draw.integers(0, 3, 50).tolist(), draw.integers(0, 3, 50).tolist()
+    counts = draw.multinomial(50, [1 / 50] * 50, size=11)
+    whole = bootstrap("macro_f1", predictions, targets, counts)
+    monkeypatch.setattr("tangora.tasks.metrics._counts._BLOCK", 120)
+    np.testing.assert_array_equal(bootstrap("macro_f1", predictions, targets, counts), whole)
+
+
+class Biased(MacroF1):
+    def bootstrap(self, predictions, targets, counts, /):
+        return super().bootstrap(predictions, targets, counts) + 0.01
+
+
+class Ordered(Accuracy):
+    def score(self, predictions, targets, /):
+        return float(predictions[0] == targets[0])
+
+
+class Upside(Accuracy):
+    higher_is_better = False
+
+
+class Sorting(Accuracy):
+    def score(self, predictions, targets, /):
+        predictions.sort()
+        return super().score(predictions, targets)
+
+
+class Confused(Accuracy):
+    takes = frozenset({"labels"})
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (Biased(), "bootstrap gives"),
+        (Ordered(), "the order of rows changes the score"),
+        (Upside(), "lower is better, but perfect predictions score 1.0"),
+        (Sorting(), "score changes its arguments"),
+        (Confused(), "kinds are"),
+    ],
+)
+def test_the_suite_catches_a_broken_metric(broken, message):
+    with pytest.raises(AssertionError, match=message):
+        check_metric(broken)

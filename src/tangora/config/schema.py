@@ -14,7 +14,8 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, field_validator, model_validator
@@ -22,6 +23,7 @@ from pydantic import Field, field_validator, model_validator
 from tangora.config.fusion import FusionEntry, check_search
 from tangora.config.settings import NAME, FinetuneConfig, Frozen, LoraSettings, ModeConfig, TrainingSettings
 from tangora.errors import RecipeError
+from tangora.support.seams import METRICS
 from tangora.support.validation import did_you_mean, validate
 
 __all__ = [
@@ -40,7 +42,6 @@ __all__ = [
 ]
 
 Family = Literal["image-zero-shot", "text-zero-shot", "text-to-text"]
-MetricName = Literal["accuracy", "macro_f1", "matthews", "spearman", "exact_match"]
 SplitName = Literal["train", "validation", "test"]
 
 
@@ -113,14 +114,42 @@ class TaskConfig(Frozen):
     )
     prompt: str | None = Field(default=None, description="text-to-text: input, such as 'Premise: {premise} ...'")
     target: str = Field(default="{label}", description="text-to-text: output, such as '{label}' or '{label:.1f}'")
-    metric: MetricName = "accuracy"
+    metric: str = Field(default="accuracy", description="what the task is scored and coefficients are chosen by")
+    metrics: list[str] | None = Field(
+        default=None, min_length=1, description="several, in place of `metric`: the first is the primary one"
+    )
     limit: dict[SplitName, int] = Field(default_factory=dict, description="most rows kept of a split (a seeded sample)")
     validation_fraction: float = Field(
         default=0.1, gt=0, lt=1, description="cut from train when there is no validation split"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _primary(cls, raw: Any) -> Any:
+        """The first of ``metrics`` is ``metric``, unless both are given."""
+        if isinstance(raw, Mapping) and "metric" not in raw and isinstance(raw.get("metrics"), list) and raw["metrics"]:
+            return {**raw, "metric": raw["metrics"][0]}
+        return raw
+
+    @field_validator("metric", "metrics")
+    @classmethod
+    def _known(cls, value: str | list[str] | None) -> str | list[str] | None:
+        for name in [value] if isinstance(value, str) else value or ():
+            if name not in METRICS:
+                raise ValueError(f"no such metric, got {name!r}: {did_you_mean(name, list(METRICS))}")
+        return value
+
+    @property
+    def all_metrics(self) -> tuple[str, ...]:
+        """Every metric, the primary one first."""
+        return tuple(self.metrics or [self.metric])
+
     @model_validator(mode="after")
     def _consistent(self) -> TaskConfig:
+        if self.metric != self.all_metrics[0]:
+            raise ValueError(f"metrics: the first is the primary one, but metric is {self.metric}; leave metric out")
+        if len(set(self.all_metrics)) < len(self.all_metrics):
+            raise ValueError(f"metrics: each once; got {', '.join(self.all_metrics)}")
         if self.labels is not None and self.labels_from is not None:
             raise ValueError("give labels or labels_from, not both")
         if any(n < 1 for n in self.limit.values()):

@@ -1,33 +1,32 @@
 """Tidy scores: one row per (mode, method, subset, selection, split, task, metric), with intervals.
 
-Absolute scores stand beside two normalized ones: by the expert of the same mode (what the fusion kept) and by the
-best mode's expert (fair across modes, since a weak expert is easy to keep). Rows whose ``task`` is ``mean`` average
-the tasks in the subset, ``mean_all`` every task. Intervals are percentiles of a bootstrap over test rows, whose
-resamples are the same for every candidate, so that differences and ratios are paired.
+Absolute scores stand beside two normalized ones: by the expert of the same mode (what the fusion kept, see `kept`) and
+by the best mode's expert (fair across modes, since a weak expert is easy to keep). Rows whose ``task`` is ``mean``
+average the tasks in the subset, ``mean_all`` every task. A task's primary metric comes first; the others follow in rows
+of their own, and are averaged where every task has them. Intervals are percentiles of a bootstrap over test rows,
+whose resamples are the same for every candidate, so that differences and ratios are paired.
 """
 
 from __future__ import annotations
 
-import csv
 import json
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from tangora.support.files import atomic_file, digest
+from tangora.evaluation.bootstrap import Bootstrap, Samples, interval
+from tangora.evaluation.tables import Row, write_csv
+from tangora.support.seams import METRICS
+from tangora.tasks.metrics import score
 
 if TYPE_CHECKING:
     from tangora.evaluation.evaluator import Result
     from tangora.tasks import Task
 
-__all__ = ["Bootstrap", "Outcome", "Row", "rows", "summary", "write_csv"]
-
-Samples = npt.NDArray[np.float64]
-ROW_MEAN = {"accuracy", "exact_match"}  # metrics that are a mean over rows, resampled without recomputing them
+__all__ = ["Bootstrap", "Outcome", "Row", "interval", "kept", "rank_kept", "rows", "summary", "write_csv"]
 
 
 @dataclass(frozen=True)
@@ -47,77 +46,58 @@ class Outcome:
     results: Mapping[str, Mapping[str, Result]]
 
 
-@dataclass(frozen=True)
-class Row:
-    """A line of ``scores.csv``."""
+def kept(score: float, expert: float, *, higher_is_better: bool = True) -> float:
+    """Return the share of an expert's score that another model has: 1 is as good as the expert.
 
-    mode: str
-    method: str
-    space: str
-    subset: str
-    n_tasks: int
-    in_subset: bool
-    selection: str
-    coefficients: str
-    task: str
-    split: str
-    metric: str
-    score: float
-    normalized: float | None
-    normalized_best: float | None
-    ci_low: float | None
-    ci_high: float | None
+    - Higher is better: ``score / expert``. NaN if the expert is worth nothing, at or below 0 (a correlation).
+    - Lower is better, with 0 as perfect: ``expert / score``, so that twice the errors keep a half. A perfect score
+      keeps everything (1) of a perfect expert, and infinitely much of another.
+
+    >>> kept(0.6, 0.8), kept(0.2, 0.1, higher_is_better=False)
+    (0.7499999999999999, 0.5)
+    >>> kept(0.3, 0.0)
+    nan
+    """
+    if higher_is_better:
+        return score / expert if expert > 0 else math.nan
+    if score > 0:
+        return expert / score
+    return 1.0 if expert == score else math.inf
 
 
-@dataclass
-class Bootstrap:
-    """Resampled scores of predictions, with one fixed set of resamples per task.
+def rank_kept(scores: Mapping[str, float], experts: Mapping[str, float], metrics: Mapping[str, str]) -> float:
+    """Return the mean of `kept` over tasks, by which candidates are ranked: the highest is the best.
+
+    A task whose expert is worth nothing has no share, whatever the candidate, and is left out. If no task is left, the
+    mean is 0 for every candidate, and their losses decide. A candidate with a score that is not a number comes last.
 
     Args:
-        tasks: gives targets and metrics.
-        resamples: how many.
-        seed: decides the resamples together with the task's name.
+        scores: task -> the candidate's score.
+        experts: task -> the score of its expert.
+        metrics: task -> the name of its primary metric.
+
+    >>> rank_kept({"a": 0.4, "b": 0.1}, {"a": 0.8, "b": -0.2}, {"a": "accuracy", "b": "matthews"})
+    0.5
     """
-
-    tasks: Sequence[Task]
-    resamples: int = 1000
-    seed: int = 0
-    _kept: dict[str, Samples] = field(default_factory=dict, repr=False)
-
-    def samples(self, task: Task, split: str, values: Sequence[Any]) -> Samples:
-        """Scores of ``values`` on each resample of the split's rows, shape [resamples]."""
-        key = digest([task.name, split, list(values)])
-        if key not in self._kept:
-            self._kept[key] = self._resample(task, split, values)
-        return self._kept[key]
-
-    def _resample(self, task: Task, split: str, values: Sequence[Any]) -> Samples:
-        from tangora.tasks.metrics import score
-
-        targets = task.splits[split].targets
-        seed = int(digest([self.seed, task.name, split])[:16], 16)
-        picks = np.random.default_rng(seed).integers(0, len(targets), (self.resamples, len(targets)))
-        if task.metric in ROW_MEAN:
-            right = np.array([score(task.metric, [v], [t]) for v, t in zip(values, targets, strict=True)])
-            return np.asarray(right[picks].mean(axis=1), dtype=np.float64)
-        predicted, actual = np.asarray(values), np.asarray(targets)
-        return np.array([score(task.metric, predicted[p].tolist(), actual[p].tolist()) for p in picks])
-
-
-def interval(samples: Samples) -> tuple[float, float]:
-    """The central 95 % of bootstrap samples; those that are not a number are left out."""
-    low, high = np.nanpercentile(samples, [2.5, 97.5])
-    return float(low), float(high)
+    if any(math.isnan(value) for value in scores.values()):
+        return -math.inf
+    shares = [kept(s, experts[t], higher_is_better=METRICS.get(metrics[t]).higher_is_better) for t, s in scores.items()]
+    known = [share for share in shares if not math.isnan(share)]
+    return float(np.mean(known)) if known else 0.0
 
 
 def rows(outcomes: Sequence[Outcome], tasks: Sequence[Task], bootstrap: Bootstrap) -> list[Row]:
-    """Every row of ``scores.csv``, in the order of ``outcomes``."""
+    """Return every row of ``scores.csv``, in the order of ``outcomes``."""
     experts = _experts(outcomes)
     by_name = {task.name: task for task in tasks}
     table: list[Row] = []
     for outcome in outcomes:
         for split, results in outcome.results.items():
-            own = [_row(outcome, split, by_name[t], r, experts, bootstrap) for t, r in results.items()]
+            own = [
+                _row(outcome, split, by_name[t], metric, r, experts, bootstrap)
+                for t, r in results.items()
+                for metric in by_name[t].metrics
+            ]
             table += own
             if split == "test":
                 table += _means(outcome, own, by_name, bootstrap)
@@ -136,53 +116,82 @@ def _experts(outcomes: Sequence[Outcome]) -> dict[tuple[str, str], dict[str, Res
     return found
 
 
+def _score(task: Task, split: str, metric: str, result: Result) -> float:
+    """A result's score by any of the task's metrics; that of the primary one was measured with the predictions."""
+    return result.score if metric == task.metric else score(metric, result.values, task.splits[split].targets)
+
+
 def _row(
     outcome: Outcome,
     split: str,
     task: Task,
+    metric: str,
     result: Result,
     experts: Mapping[tuple[str, str], Mapping[str, Result]],
     bootstrap: Bootstrap,
 ) -> Row:
-    of_task = experts.get((split, task.name), {})
-    best = max((r.score for r in of_task.values()), default=0.0)
-    low, high = interval(bootstrap.samples(task, split, result.values))
+    of_task = {m: _score(task, split, metric, r) for m, r in experts.get((split, task.name), {}).items()}
+    measured = _score(task, split, metric, result)
+    low, high = interval(bootstrap.samples(task, split, result.values, metric))
     return Row(
         **_head(outcome),
         in_subset=task.name in outcome.subset,
         task=task.name,
         split=split,
-        metric=task.metric,
-        score=result.score,
-        normalized=_ratio(result.score, of_task[outcome.mode].score) if outcome.mode in of_task else None,
-        normalized_best=_ratio(result.score, best),
+        metric=metric,
+        score=measured,
+        normalized=_share(metric, measured, of_task.get(outcome.mode)),
+        normalized_best=_share(metric, measured, _best(metric, of_task.values())),
         ci_low=low,
         ci_high=high,
     )
 
 
+def _best(metric: str, scores: Iterable[float]) -> float | None:
+    chosen = max if METRICS.get(metric).higher_is_better else min
+    return chosen(scores, default=None)
+
+
+def _share(metric: str, measured: float, expert: float | None) -> float | None:
+    """What `kept` says, if there is an expert and the share is a finite number."""
+    if expert is None:
+        return None
+    share = kept(measured, expert, higher_is_better=METRICS.get(metric).higher_is_better)
+    return share if math.isfinite(share) else None
+
+
 def _means(outcome: Outcome, own: Sequence[Row], tasks: Mapping[str, Task], bootstrap: Bootstrap) -> list[Row]:
     means = []
-    for name, chosen in (("mean", [r for r in own if r.in_subset]), ("mean_all", list(own))):
-        if not chosen or (name == "mean_all" and len(own) < len(tasks)):
+    for name, members in (("mean", [r for r in own if r.in_subset]), ("mean_all", list(own))):
+        count = len({r.task for r in members})
+        if not members or (name == "mean_all" and count < len(tasks)):
             continue
-        samples = [bootstrap.samples(tasks[r.task], r.split, outcome.results[r.split][r.task].values) for r in chosen]
-        low, high = interval(np.mean(samples, axis=0))
-        means.append(
-            Row(
-                **_head(outcome),
-                in_subset=name == "mean",
-                task=name,
-                split="test",
-                metric=_common([r.metric for r in chosen]),
-                score=float(np.mean([r.score for r in chosen])),
-                normalized=_mean_or_none([r.normalized for r in chosen]),
-                normalized_best=_mean_or_none([r.normalized_best for r in chosen]),
-                ci_low=low,
-                ci_high=high,
-            )
-        )
+        primary = [r for r in members if r.metric == tasks[r.task].metric]
+        means.append(_mean(outcome, name, primary, tasks, bootstrap))
+        for metric in dict.fromkeys(r.metric for r in members):
+            of_metric = [r for r in members if r.metric == metric]
+            if len(of_metric) == count and of_metric != primary:
+                means.append(_mean(outcome, name, of_metric, tasks, bootstrap))
     return means
+
+
+def _mean(outcome: Outcome, name: str, chosen: Sequence[Row], tasks: Mapping[str, Task], bootstrap: Bootstrap) -> Row:
+    """The mean over tasks, of one row of each."""
+    results = outcome.results["test"]
+    samples = [bootstrap.samples(tasks[r.task], r.split, results[r.task].values, r.metric) for r in chosen]
+    low, high = interval(np.mean(samples, axis=0))
+    return Row(
+        **_head(outcome),
+        in_subset=name == "mean",
+        task=name,
+        split="test",
+        metric=_common([r.metric for r in chosen]),
+        score=float(np.mean([r.score for r in chosen])),
+        normalized=_mean_or_none([r.normalized for r in chosen]),
+        normalized_best=_mean_or_none([r.normalized_best for r in chosen]),
+        ci_low=low,
+        ci_high=high,
+    )
 
 
 def _head(outcome: Outcome) -> dict[str, Any]:
@@ -201,11 +210,6 @@ def _common(metrics: Sequence[str]) -> str:
     return metrics[0] if len(set(metrics)) == 1 else "mixed"
 
 
-def _ratio(score: float, expert: float) -> float | None:
-    """A share of the expert's score; none where the expert is worth nothing (a correlation at or below 0)."""
-    return score / expert if expert > 0 else None
-
-
 def _mean_or_none(values: Sequence[float | None]) -> float | None:
     known = [v for v in values if v is not None]
     return float(np.mean(known)) if known and len(known) == len(values) else None
@@ -214,8 +218,9 @@ def _mean_or_none(values: Sequence[float | None]) -> float | None:
 def summary(outcomes: Sequence[Outcome], tasks: Sequence[Task], bootstrap: Bootstrap) -> list[dict[str, Any]]:
     """Per (mode, method, space, selection, number of tasks): mean over its subsets of absolute and kept score.
 
-    ``absolute`` is the mean test score over the tasks in a subset, ``kept`` the mean over them of score / expert of
-    the same mode, ``kept_best`` of score / best expert; each with a paired bootstrap 95 % interval over test rows.
+    ``absolute`` is the mean test score over the tasks in a subset, by their primary metrics; ``kept`` is the mean over
+    them of what is `kept` of the expert of the same mode, ``kept_best`` of the best mode's expert; each with a paired
+    bootstrap 95 % interval over test rows. A share is None if one of the tasks has none.
     """
     experts = _experts(outcomes)
     by_name = {task.name: task for task in tasks}
@@ -229,7 +234,7 @@ def summary(outcomes: Sequence[Outcome], tasks: Sequence[Task], bootstrap: Boots
         entry: dict[str, Any] = dict(zip(("mode", "method", "space", "selection", "n_tasks"), head, strict=True))
         entry["subsets"] = len(members)
         for name in ("absolute", "kept", "kept_best"):
-            measured = [_kept(o, name, experts, by_name, bootstrap) for o in members]
+            measured = [_measured(o, name, experts, by_name, bootstrap) for o in members]
             if any(m is None for m in measured):
                 entry[name] = entry[f"{name}_low"] = entry[f"{name}_high"] = None
                 continue
@@ -240,7 +245,7 @@ def summary(outcomes: Sequence[Outcome], tasks: Sequence[Task], bootstrap: Boots
     return table
 
 
-def _kept(
+def _measured(
     outcome: Outcome,
     measure: str,
     experts: Mapping[tuple[str, str], Mapping[str, Result]],
@@ -255,35 +260,26 @@ def _kept(
             return None
         value, drawn = result.score, bootstrap.samples(task, "test", result.values)
         if measure != "absolute":
-            expert = _reference(experts.get(("test", name), {}), outcome.mode if measure == "kept" else None)
-            if expert is None or expert.score <= 0:
+            expert = _reference(task, experts.get(("test", name), {}), outcome.mode if measure == "kept" else None)
+            share = _share(task.metric, value, expert.score) if expert is not None else None
+            if expert is None or share is None:
                 return None
-            below = bootstrap.samples(task, "test", expert.values)
-            # a resample on which the expert scores nothing has no ratio, and is left out of the interval
-            value, drawn = value / expert.score, drawn / np.where(below > 0, below, np.nan)
+            value, drawn = share, _shares(task.metric, drawn, bootstrap.samples(task, "test", expert.values))
         values.append(value)
         samples.append(drawn)
     return float(np.mean(values)), np.mean(samples, axis=0)
 
 
-def _reference(of_task: Mapping[str, Result], mode: str | None) -> Result | None:
+def _shares(metric: str, drawn: Samples, expert: Samples) -> Samples:
+    """`kept` on every resample; one without a finite share is NaN, and is left out of the interval."""
+    above, below = (drawn, expert) if METRICS.get(metric).higher_is_better else (expert, drawn)
+    shares: Samples = above / np.where(below > 0, below, np.nan)
+    return shares
+
+
+def _reference(task: Task, of_task: Mapping[str, Result], mode: str | None) -> Result | None:
+    """The expert of a mode, or the best one."""
     if mode is not None:
         return of_task.get(mode)
-    return max(of_task.values(), key=lambda r: r.score, default=None)
-
-
-def write_csv(path: str | os.PathLike[str], table: Sequence[Any], columns: Sequence[str] | None = None) -> None:
-    """Write dataclass rows (or mappings) as CSV, atomically; floats with 6 digits, None as an empty field."""
-    names = list(columns or [f.name for f in fields(Row)])
-    with atomic_file(path) as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(names)
-        for row in table:
-            values = row if isinstance(row, Mapping) else asdict(row)
-            writer.writerow([_cell(values[name]) for name in names])
-
-
-def _cell(value: Any) -> Any:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else value
+    sign = 1 if METRICS.get(task.metric).higher_is_better else -1
+    return max(of_task.values(), key=lambda r: sign * r.score, default=None)

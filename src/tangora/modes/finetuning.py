@@ -24,6 +24,7 @@ from tangora.config.recipe import FinetuneConfig
 from tangora.errors import ModelError
 from tangora.modes.preparation import Start, adapt, as_before, refuse_running_statistics, switch_on
 from tangora.support.files import atomic_dir, digest, refuse_existing, write_json, writing
+from tangora.support.seams import METRICS
 from tangora.tangent.linearization import linear_factors
 from tangora.updates.task_vector import Dense, Update
 
@@ -146,7 +147,13 @@ def _trainer(
     )
     drawn = training.steps * training.batch_size * training.gradient_accumulation * arguments.world_size
     rows = Rows(task.splits["train"].dataset(), drawn, initial.seed_of("order", config.seed, task.name))
-    watch = Watch(f"task {task.name}, mode {config.mode}", _validation(make, task), training.early_stopping, on_step)
+    watch = Watch(
+        f"task {task.name}, mode {config.mode}",
+        _validation(make, task),
+        METRICS.get(task.metric).higher_is_better,
+        training.early_stopping,
+        on_step,
+    )
     return QuietTrainer(make(), arguments, rows, collate(task, base), watch)
 
 

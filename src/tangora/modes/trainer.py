@@ -62,12 +62,14 @@ class Watch:
     Attributes:
         name: task and mode, for errors.
         validate: -> (score, loss) on the validation split; None where there is none.
+        higher_is_better: whether a higher score is the better one.
         patience: validations without progress before stopping; None: never, and the last weights are kept.
         on_step: called after each step with (step, total, loss).
     """
 
     name: str
     validate: Callable[[], tuple[float, float]] | None = None
+    higher_is_better: bool = True
     patience: int | None = None
     on_step: Callable[[int, int, float], None] | None = None
     best: dict[str, Tensor] = field(default_factory=dict)
@@ -121,7 +123,7 @@ class QuietTrainer(Trainer):
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         if self.watch.patience is not None:
-            since = _since_best(self.validations())
+            since = _since_best(self.validations(), self.watch.higher_is_better)
             if since == 0:
                 self.watch.best = {name: p.to("cpu", copy=True) for name, p in self.trained().items()}
             if since >= self.watch.patience:
@@ -182,9 +184,10 @@ def _assign(parameters: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> N
         parameters[name].copy_(value)
 
 
-def _since_best(validations: list[dict[str, float]]) -> int:
-    """Validations after the best one: highest score, then lowest loss, then earliest."""
-    keys = [(v["score"], -v["loss"]) for v in validations]
+def _since_best(validations: list[dict[str, float]], higher_is_better: bool) -> int:
+    """Validations after the best one: best score, then lowest loss, then earliest."""
+    sign = 1 if higher_is_better else -1
+    keys = [(sign * v["score"], -v["loss"]) for v in validations]
     return len(keys) - 1 - keys.index(max(keys))
 
 

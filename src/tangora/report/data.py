@@ -48,6 +48,7 @@ _CANDIDATE_COLUMNS = [
     "mode", "method", "space", "subset", "split", "weights", "parameters", "task", "score", "loss",
 ]
 # fmt: on
+_PLACE = ["mode", "method", "space", "subset", "selection", "coefficients", "task", "split"]  # of a score
 _MEASURES = ["subsets", "absolute", "absolute_low", "absolute_high", "kept", "kept_low", "kept_high"]
 
 
@@ -165,7 +166,7 @@ def read_run(path: Path) -> Run:
 
 
 def read_scores(path: Path) -> list[Score]:
-    """Read ``scores.csv``.
+    """Read ``scores.csv``: of a task with several metrics the rows of the first, by which a run chooses.
 
     Raises:
         DataError: the file is missing, lacks a column, or a cell is not what its column holds.
@@ -174,7 +175,10 @@ def read_scores(path: Path) -> list[Score]:
         raise DataError(
             "the run has no scores", where=path, fix="run it to the end first: tangora run RECIPE --out RUN"
         )
-    return [parsed(path, line, _score, row) for line, row in _rows(path, SCORE_COLUMNS)]
+    first: dict[tuple[str, ...], Score] = {}
+    for line, row in _rows(path, SCORE_COLUMNS):
+        first.setdefault(tuple(row[name] for name in _PLACE), parsed(path, line, _score, row))
+    return list(first.values())
 
 
 def _score(row: Mapping[str, str]) -> Score:

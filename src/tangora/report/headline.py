@@ -37,7 +37,7 @@ class Headline:
 def headline(summary: Summary) -> Headline:
     """Name the best absolute score and the best kept share; they need not be the same fusion."""
     means = summary.at_largest()
-    top, keeper = summary.best(lambda m: m.score), summary.best(lambda m: m.kept)
+    top, keeper = summary.best(lambda m: summary.direction * m.score), summary.best(lambda m: m.kept)
     if top is None:
         return Headline(["This run has experts and no fusion on the test split."], [], _tiles(summary, None, None))
     sentences = [_top_sentence(summary, top, means, both=top == keeper)]
@@ -140,7 +140,7 @@ def _tiles(summary: Summary, top: Key | None, keeper: Key | None) -> list[Tile]:
         tiles.append(Tile("Most kept", percent(kept), f"{mode_name(keeper.mode)}, {keeper.name}"))
     experts = [(s, m) for m in summary.run.modes if (s := mean_score(summary.experts(m, _tasks(summary)))) is not None]
     if experts:
-        score, mode = max(experts, key=lambda e: e[0])
+        score, mode = max(experts, key=lambda e: summary.direction * e[0])
         tiles.append(Tile("Best experts", f"{score:.3f}", f"{mode_name(mode)}, one per task"))
     zero = mean_score(summary.zero_shot(_tasks(summary)))
     if zero is not None:

@@ -9,6 +9,7 @@ from functools import cached_property
 from statistics import fmean
 
 from tangora.report.data import Run, Score
+from tangora.support.seams import METRICS
 
 __all__ = ["Key", "Mean", "Summary", "method_name", "mode_name"]
 
@@ -153,6 +154,13 @@ class Summary:
             and Key(r.mode, r.method, r.space, r.selection) == key
             and r.task not in {"mean", "mean_all"}
         }
+
+    @cached_property
+    def direction(self) -> int:
+        """1 if a higher score is better; -1 if a lower one is, by the metric of every task."""
+        names = {r.metric for r in self.rows if r.task not in {"mean", "mean_all"}}
+        lower = [name in METRICS and not METRICS.get(name).higher_is_better for name in names]
+        return -1 if lower and all(lower) else 1
 
     def best(self, value: Callable[[Mean], float | None]) -> Key | None:
         """The honestly chosen key with the highest value on the largest subset."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import ast
 import hashlib
 import inspect
-import sys
 from collections.abc import Iterable
 from functools import cache
 from importlib import metadata, util
@@ -62,16 +61,31 @@ def _closure(name: str) -> frozenset[str]:
     while waiting:
         if (module := waiting.pop()) not in seen:
             seen.add(module)
-            waiting += [m for m in _imports(module) if m.partition(".")[0] in (_OURS, name.partition(".")[0])]
+            waiting += _imports(module)
     return frozenset(seen)
 
 
 @cache
 def _tree(name: str) -> ast.Module | None:
-    spec = util.find_spec(name)
-    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+    file = _file(name)
+    return ast.parse(file.read_text(encoding="utf-8")) if file is not None else None
+
+
+@cache
+def _file(name: str) -> Path | None:
+    """The source of a module, or None: a name inside of a module, and a compiled module, have none.
+
+    It is looked up as a path, since Python imports the packages around a module to find it, and all that these import.
+    """
+    top, *rest = name.split(".")
+    spec = util.find_spec(top)
+    if spec is None:
         return None
-    return ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    places = [Path(place, *rest) for place in spec.submodule_search_locations or ()]
+    files = [file for place in places for file in (place / "__init__.py", place.with_suffix(".py"))]
+    if not rest and spec.origin is not None and spec.origin.endswith(".py"):
+        files = [Path(spec.origin)]
+    return next((file for file in files if file.is_file()), None)
 
 
 @cache
@@ -92,23 +106,13 @@ def _imports(name: str) -> tuple[str, ...]:
         elif isinstance(node, ast.ImportFrom):
             package = util.resolve_name("." * node.level + (node.module or ""), _package_of(name))
             found |= {package, *(f"{package}.{alias.name}" for alias in node.names)}
-    return tuple(sorted(m for m in found if _is_module(m)))
+    roots = (_OURS, name.partition(".")[0])
+    return tuple(sorted(m for m in found if m.partition(".")[0] in roots and _file(m) is not None))
 
 
 def _package_of(name: str) -> str:
-    spec = util.find_spec(name)
-    return spec.parent or "" if spec is not None else ""
-
-
-@cache
-def _is_module(name: str) -> bool:
-    """Whether a dotted name is a module that can be found; the names inside of a module are none."""
-    if name in sys.modules:
-        return True
-    try:
-        return util.find_spec(name) is not None
-    except (ImportError, ValueError, AttributeError):
-        return False
+    file = _file(name)
+    return name if file is not None and file.name == "__init__.py" else name.rpartition(".")[0]
 
 
 @cache

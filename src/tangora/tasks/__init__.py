@@ -1,4 +1,4 @@
-"""Tasks: rows of a data set made into a model's inputs, with their head and metric.
+"""Tasks: rows of a data set made into a model's inputs, with their head and metrics.
 
     Source ── sources ──> rows ── splits ──> three disjoint sets ── a family ──> Task
     BaseConfig ── load_base ──> Base (frozen backbone, text tower for heads)
@@ -9,11 +9,16 @@ A **family** says how a model answers: ``image-zero-shot`` (CLIP, SigLIP), ``tex
 
 from __future__ import annotations
 
-from tangora.tasks.base import Base
-from tangora.tasks.load import load_base, load_task
-from tangora.tasks.metrics import METRICS, score
-from tangora.tasks.model import Predictions, TaskModel, collate, predict
-from tangora.tasks.values import Split, Task
+from typing import TYPE_CHECKING, Any
+
+from tangora.support.seams import METRICS
+
+if TYPE_CHECKING:
+    from tangora.tasks.base import Base
+    from tangora.tasks.load import load_base, load_task
+    from tangora.tasks.metrics import score
+    from tangora.tasks.model import Predictions, TaskModel, collate, predict
+    from tangora.tasks.values import Split, Task
 
 __all__ = [
     "METRICS",
@@ -28,3 +33,29 @@ __all__ = [
     "predict",
     "score",
 ]
+
+_HOME = {
+    "Base": "base",
+    "Predictions": "model",
+    "Split": "values",
+    "Task": "values",
+    "TaskModel": "model",
+    "collate": "model",
+    "load_base": "load",
+    "load_task": "load",
+    "predict": "model",
+    "score": "metrics",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name when it is first used: a recipe names metrics and families, and needs no torch for that."""
+    from importlib import import_module
+
+    if name in _HOME:
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -91,6 +91,7 @@ def load_task(config: TaskConfig, base: Base, seed: int) -> Task:
         head=head(base.text, classes, config.templates) if base.text else None,
         scale=scale,
         fingerprint=fingerprint_of(decides),
+        more_metrics=config.all_metrics[1:],
     )
 
 

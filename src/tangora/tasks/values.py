@@ -105,12 +105,13 @@ class Task:
     Attributes:
         name: unique in a recipe.
         family: how the model answers; the base's.
-        metric: one of `tangora.tasks.METRICS`.
+        metric: the primary one of `tangora.tasks.METRICS`: coefficients and checkpoints are chosen by it.
         labels: class names in label order; empty for regression and free text.
         splits: ``train``, ``validation`` and ``test``: three disjoint sets of rows.
         head: zero-shot: a unit vector per class, shape [classes, dim]; None for text-to-text.
         scale: zero-shot: logits = scale * cosine.
         fingerprint: sha-256 of everything above and of how it was preprocessed.
+        more_metrics: others that predictions are scored by; they decide nothing.
     """
 
     name: str
@@ -121,6 +122,12 @@ class Task:
     head: Float[Tensor, "classes dim"] | None
     scale: float | None
     fingerprint: str
+    more_metrics: tuple[str, ...] = ()
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Every metric, the primary one first."""
+        return (self.metric, *self.more_metrics)
 
 
 @contextlib.contextmanager

@@ -47,7 +47,7 @@ def draw(summary: Summary, layout: Layout) -> Figure:
     figure, axes = panels(layout, len(methods), height=200 if layout.narrow else 280, columns=columns)
     for axis, method in zip(axes, methods, strict=True):
         axis.set_title(method_name(method))
-        _panel(axis, {curve: points for curve, points in lines.items() if curve[1] == method}, modes)
+        _panel(axis, {curve: points for curve, points in lines.items() if curve[1] == method}, modes, summary.direction)
     figure.supxlabel("coefficient λ", fontsize=layout.text, color=color("muted"))
     axes[0].set_ylabel("validation score")
     shown = sorted({(modes.index(mode), legend.dashes(space) != "-", space) for mode, _, space, _ in lines})
@@ -55,18 +55,18 @@ def draw(summary: Summary, layout: Layout) -> Figure:
     return figure
 
 
-def _panel(axis: Axes, lines: Mapping[Curve, Mapping[float, float]], modes: list[str]) -> None:
+def _panel(axis: Axes, lines: Mapping[Curve, Mapping[float, float]], modes: list[str], direction: int) -> None:
     groups: dict[tuple[str, str], list[Mapping[float, float]]] = defaultdict(list)
     for (mode, _, space, _), points in lines.items():
         groups[mode, space].append(points)
     for (mode, space), candidates in groups.items():
         index = modes.index(mode)
         paint, dashes = color(series_role(index)), legend.dashes(space)
-        best = max(candidates, key=lambda points: max(points.values()))
+        best = max(candidates, key=lambda points: max(direction * y for y in points.values()))
         for points in candidates:
             faint: dict[str, Any] = {} if points is best else {"alpha": 0.3, "linewidth": 1.0}
             axis.plot(list(points), list(points.values()), dashes, color=paint, **faint)
-        top = max(best, key=lambda x: best[x])
+        top = max(best, key=lambda x: direction * best[x])
         axis.plot(top, best[top], marker(index), color=paint, markersize=9)
 
 

@@ -1,0 +1,73 @@
+"""Intervals by resampling rows: the same resamples for every candidate, so that differences and ratios are paired."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from tangora.support.files import digest
+from tangora.tasks import metrics
+
+if TYPE_CHECKING:
+    from tangora.tasks import Task
+
+__all__ = ["Bootstrap", "Samples", "interval"]
+
+Samples: TypeAlias = npt.NDArray[np.float64]
+_REMEMBERED = 2**26  # bytes of resamples that are kept, since every candidate is scored on the same
+
+
+@dataclass
+class Bootstrap:
+    """Resampled scores of predictions, with one fixed set of resamples per task.
+
+    Args:
+        tasks: gives targets and metrics.
+        resamples: how many.
+        seed: decides the resamples together with the task's name.
+    """
+
+    tasks: Sequence[Task]
+    resamples: int = 1000
+    seed: int = 0
+    _samples: dict[str, Samples] = field(default_factory=dict, repr=False)
+    _counts: dict[tuple[str, str], npt.NDArray[np.int32]] = field(default_factory=dict, repr=False)
+
+    def samples(self, task: Task, split: str, values: Sequence[Any], metric: str | None = None) -> Samples:
+        """Return the scores of ``values`` on each resample of the split's rows, shape [resamples].
+
+        Args:
+            task: whose targets.
+            split: one of its splits.
+            values: the predictions.
+            metric: one of the task's; by default the primary one.
+        """
+        metric = metric or task.metric
+        key = digest([task.name, split, metric, list(values)])
+        if key not in self._samples:
+            counts = self._resamples(task, split)
+            self._samples[key] = metrics.bootstrap(metric, values, task.splits[split].targets, counts)
+        return self._samples[key]
+
+    def _resamples(self, task: Task, split: str) -> npt.NDArray[np.int32]:
+        """How often each resample has each row, shape [resamples, rows]."""
+        if (task.name, split) not in self._counts:
+            number = len(task.splits[split].targets)
+            seed = int(digest([self.seed, task.name, split])[:16], 16)
+            picks = np.random.default_rng(seed).integers(0, number, (self.resamples, number))
+            picks += number * np.arange(self.resamples)[:, None]
+            counts = np.bincount(picks.ravel(), minlength=picks.size).astype(np.int32).reshape(picks.shape)
+            if counts.nbytes + sum(known.nbytes for known in self._counts.values()) > _REMEMBERED:
+                self._counts.clear()
+            self._counts[task.name, split] = counts
+        return self._counts[task.name, split]
+
+
+def interval(samples: Samples) -> tuple[float, float]:
+    """The central 95 % of bootstrap samples; those that are not a number are left out."""
+    low, high = np.nanpercentile(samples, [2.5, 97.5])
+    return float(low), float(high)

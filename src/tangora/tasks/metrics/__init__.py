@@ -1,0 +1,90 @@
+"""Metrics: one file each, and `score`, which checks its input before it calls one.
+
+A metric of your own implements `tangora.tasks.contract.Metric` and is announced by an entry point of the group
+``tangora.metrics``; `tangora.testing.check_metric` checks it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tangora.errors import DataError
+from tangora.support.seams import METRICS
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+    from tangora.tasks.contract import Metric
+
+__all__ = ["METRICS", "bootstrap", "resampled", "score"]
+
+
+def score(metric: str, predictions: Sequence[Any] | np.ndarray, targets: Sequence[Any] | np.ndarray) -> float:
+    """Return the metric of ``predictions`` against ``targets``, row by row.
+
+    Texts are compared without surrounding white space.
+
+    Raises:
+        PluginError: no such metric.
+        DataError: no rows, or numbers of rows that differ.
+
+    >>> score("accuracy", [0, 1, 1], [0, 1, 0])
+    0.6666666666666666
+    >>> score("spearman", ["1.0", "2.5", "word"], ["0.9", "3.0", "0.1"])
+    1.0
+    """
+    chosen: Metric = METRICS.get(metric)
+    return float(chosen.score(*_checked(metric, predictions, targets)))
+
+
+def bootstrap(
+    metric: str,
+    predictions: Sequence[Any] | np.ndarray,
+    targets: Sequence[Any] | np.ndarray,
+    counts: Int[np.ndarray, "resamples rows"],
+) -> Float[np.ndarray, "resamples"]:
+    """Return the metric of every resample of the rows; row ``i`` is ``counts[k, i]`` times in resample ``k``.
+
+    Raises:
+        PluginError: no such metric.
+        DataError: no rows, or numbers of rows that differ.
+
+    >>> bootstrap("accuracy", [0, 1, 1], [0, 1, 0], np.array([[1, 1, 1], [0, 1, 2]])).round(3).tolist()
+    [0.667, 0.333]
+    """
+    chosen: Metric = METRICS.get(metric)
+    found = chosen.bootstrap(*_checked(metric, predictions, targets), counts)
+    return np.asarray(found, dtype=np.float64)
+
+
+def resampled(
+    metric: Metric, predictions: Sequence[Any], targets: Sequence[Any], counts: Int[np.ndarray, "resamples rows"]
+) -> Float[np.ndarray, "resamples"]:
+    """Return what `Metric.bootstrap` promises by calling `Metric.score` for each resample: for a metric without sums.
+
+    It takes as many calls as there are resamples; the others take one.
+    """
+    rows = np.arange(len(targets))
+    scores = []
+    for count in counts:
+        picked = np.repeat(rows, count).tolist()
+        scores.append(metric.score([predictions[i] for i in picked], [targets[i] for i in picked]))
+    return np.array(scores, dtype=np.float64)
+
+
+def _checked(
+    metric: str, predictions: Sequence[Any] | np.ndarray, targets: Sequence[Any] | np.ndarray
+) -> tuple[list[Any], list[Any]]:
+    if len(predictions) != len(targets) or not len(targets):
+        got = f"{len(predictions)} predictions, {len(targets)} targets"
+        raise DataError("a metric needs one prediction for each of at least one target", got=got, where=metric)
+    return _plain(predictions), _plain(targets)
+
+
+def _plain(values: Sequence[Any] | np.ndarray) -> list[Any]:
+    """Python values, texts stripped."""
+    listed = values.tolist() if isinstance(values, np.ndarray) else list(values)
+    return [v.strip() if isinstance(v, str) else v for v in listed]

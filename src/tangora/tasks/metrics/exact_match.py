@@ -1,0 +1,41 @@
+"""Exact match: accuracy, by the name used for generated texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from tangora.tasks.metrics._counts import right, share_right
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float, Int
+
+    from tangora.tasks.contract import Answers
+
+__all__ = ["METRIC", "ExactMatch"]
+
+
+class ExactMatch:
+    """The share of rows whose text equals the target, case included and surrounding white space not; in [0, 1].
+
+    >>> METRIC.score(["yes", "No"], ["yes", "no"])
+    0.5
+    """
+
+    name = "exact_match"
+    takes: frozenset[Answers] = frozenset({"classes", "text"})
+    higher_is_better = True
+
+    def score(self, predictions: Sequence[Any], targets: Sequence[Any], /) -> float:
+        """Return the share of equal rows."""
+        return float(right(predictions, targets).mean())
+
+    def bootstrap(
+        self, predictions: Sequence[Any], targets: Sequence[Any], counts: Int[np.ndarray, "resamples rows"], /
+    ) -> Float[np.ndarray, "resamples"]:
+        """Count the right rows of each resample."""
+        return share_right(predictions, targets, counts)
+
+
+METRIC = ExactMatch()

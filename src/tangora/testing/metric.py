@@ -1,0 +1,103 @@
+"""`check_metric`: the promises of `tangora.tasks.contract.Metric`, on rows that it draws itself."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from typing import Any, get_args
+
+import numpy as np
+
+from tangora.tasks.contract import Answers, Metric
+from tangora.tasks.metrics import resampled
+
+__all__ = ["check_metric"]
+
+_CLOSE = 1e-9
+_ROWS, _RESAMPLES = 23, 8
+
+
+def check_metric(metric: Metric) -> None:
+    """Check the promises of a metric, for every kind of answers that it takes.
+
+    Raises:
+        AssertionError: says which promise is broken, and by which rows.
+
+    >>> from tangora.tasks import METRICS
+    >>> check_metric(METRICS.get("macro_f1"))
+    """
+    _check_declarations(metric)
+    for kind in sorted(metric.takes):
+        for seed in range(3):
+            predictions, targets = _drawn(kind, seed)
+            _check_score(metric, kind, predictions, targets)
+            _check_bootstrap(metric, kind, predictions, targets, seed)
+
+
+def _check_declarations(metric: Metric) -> None:
+    assert isinstance(metric, Metric), f"{metric!r} lacks a name of tangora.tasks.contract.Metric"
+    assert metric.name.isidentifier(), f"name must consist of letters, digits and _, got {metric.name!r}"
+    known = set(get_args(Answers))
+    assert metric.takes, f"{metric.name} takes no kind of answers; give some of {sorted(known)}"
+    assert set(metric.takes) <= known, f"{metric.name} takes {sorted(metric.takes)}; kinds are {sorted(known)}"
+    assert isinstance(metric.higher_is_better, bool), f"{metric.name}: higher_is_better must be True or False"
+
+
+def _drawn(kind: str, seed: int) -> tuple[list[Any], list[Any]]:
+    """Predictions and targets, about half of them right."""
+    draw = np.random.default_rng([seed, len(kind)])
+    targets = draw.integers(0, 2 + seed, _ROWS)
+    predictions = np.where(draw.random(_ROWS) < 0.5, targets, draw.integers(0, 2 + seed, _ROWS))
+    if kind == "number":
+        return (predictions + draw.normal(0, 0.1, _ROWS)).tolist(), targets.astype(float).tolist()
+    if kind == "text":
+        return [f"{p}.5" for p in predictions], [f"{t}.5" for t in targets]
+    return predictions.tolist(), targets.tolist()
+
+
+def _check_score(metric: Metric, kind: str, predictions: list[Any], targets: list[Any]) -> None:
+    about = f"{metric.name} of {kind}"
+    before = copy.deepcopy((predictions, targets))
+    found = metric.score(predictions, targets)
+    assert isinstance(found, float), f"{about}: score must return a float, got {type(found).__name__}"
+    assert (predictions, targets) == before, f"{about}: score changes its arguments"
+    assert metric.score(predictions, targets) == found, f"{about}: score differs when it is called again"
+    for seed in range(4):
+        order = np.random.default_rng(seed).permutation(len(targets)).tolist()
+        again = metric.score([predictions[i] for i in order], [targets[i] for i in order])
+        assert _same(again, found), f"{about}: the order of rows changes the score, {found} to {again}"
+    perfect = metric.score(targets, targets)
+    better = perfect >= found - _CLOSE if metric.higher_is_better else perfect <= found + _CLOSE
+    sense = "higher" if metric.higher_is_better else "lower"
+    assert better, f"{about}: {sense} is better, but perfect predictions score {perfect} and others {found}"
+    if not metric.higher_is_better:
+        assert abs(perfect) <= _CLOSE, f"{about}: lower is better, but perfect predictions score {perfect}, not 0"
+        assert found >= -_CLOSE, f"{about}: lower is better, but a score is below 0: {found}"
+
+
+def _check_bootstrap(metric: Metric, kind: str, predictions: list[Any], targets: list[Any], seed: int) -> None:
+    about = f"{metric.name} of {kind}"
+    for counts in _counts(targets, seed):
+        before = copy.deepcopy((predictions, targets, counts.tolist()))
+        found = np.asarray(metric.bootstrap(predictions, targets, counts))
+        assert (predictions, targets, counts.tolist()) == before, f"{about}: bootstrap changes its arguments"
+        assert found.shape == (len(counts),), f"{about}: bootstrap must return {len(counts)} scores, got {found.shape}"
+        expected = resampled(metric, predictions, targets, counts)
+        for row, (got, wanted) in enumerate(zip(found.tolist(), expected.tolist(), strict=True)):
+            what = f"bootstrap gives {got} and score {wanted}"
+            assert _same(got, wanted), f"{about}: {what} for the counts {counts[row].tolist()}"
+
+
+def _counts(targets: list[Any], seed: int) -> Iterator[np.ndarray]:
+    """Resamples as a run draws them, the rows as they are, one row alone, and the rows of one target."""
+    draw, rows = np.random.default_rng(seed), len(targets)
+    picks = draw.integers(0, rows, (_RESAMPLES, rows))
+    yield np.stack([np.bincount(pick, minlength=rows) for pick in picks]).astype(np.int32)
+    alone = np.zeros(rows, dtype=np.int64)
+    alone[rows // 2] = rows
+    yield np.stack([np.ones(rows, dtype=np.int64), alone, np.array([2 * (t == targets[0]) for t in targets])])
+
+
+def _same(one: float, other: float) -> bool:
+    return math.isclose(one, other, rel_tol=_CLOSE, abs_tol=_CLOSE) or (math.isnan(one) and math.isnan(other))
