@@ -86,7 +86,7 @@ def test_select_never_takes_nan() -> None:
     grid = candidates([0.0, 0.5, 1.0])
     assert select(grid, [nan, -1.0, nan]).index == 1
     assert select(grid, [(1.0, nan), (0.0, 0.0), (0.5, 0.0)]).index == 2
-    with pytest.raises(FusionError, match="no candidate has a score that is a number"):
+    with pytest.raises(FusionError, match="no candidate has a score and a loss that are numbers"):
         select(grid, [nan] * 3)
 
 

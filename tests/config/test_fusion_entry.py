@@ -36,10 +36,16 @@ def recipe(tmp_path, entry, family="text-zero-shot"):
         ("{method: task_arithmetic, search: learned, budget: 5}", "budget is no setting of search learned"),
         ("{method: task_arithmetic, search: convex, steps: 5}", "steps is no setting of search convex"),
         ("{method: task_arithmetic, search: learned, l2: auto}", "l2: auto is for search convex"),
-        ("{method: task_arithmetic, search: learned, l2: -1.0}", r"greater than or equal to 0, got -1.0 at fusion\.methods\.1\.search\.l2"),
+        (
+            "{method: task_arithmetic, search: learned, l2: -1.0}",
+            r"greater than or equal to 0, got -1.0 at fusion\.methods\.1\.search\.l2",
+        ),
         ("{method: task_arithmetic, search: learned, weights: 0.3}", "a search finds the weights"),
         ("{method: task_arithmetic, search: learned, spaces: [factors]}", r"for spaces: \[delta\]"),
-        ("{method: task_arithmetic, search: convex}", "convex needs logits .* unlike those of lora, full: give modes with linearize.* such as learned, minimax"),
+        (
+            "{method: task_arithmetic, search: convex}",
+            "convex needs logits .* unlike those of lora, full: give modes with linearize.* such as learned, minimax",
+        ),
         ("{method: task_arithmetic, search: learnt}", "'learned'"),
     ],
 )

@@ -123,13 +123,13 @@ class _Views:
     ) -> None:
         self._bench, self._fusion, self._tasks, self._split = bench, fusion, tasks, split
         self._method, self._parameters, self._settings = method, parameters, settings
-        self._rows = rows if settings.row_limit is not None else None
+        self._rows, self._some = rows, rows if settings.row_limit is not None else None
         self.tried: list[Coefficients] = []
 
     def loss(self, weights: Coefficients) -> float:
         self.tried.append(weights)
         name, given = self._method.name, self._parameters
-        scoring = self._bench.scoring.on(self._rows, self._split) if self._rows is not None else self._bench.scoring
+        scoring = self._bench.scoring if self._some is None else self._bench.scoring.on(self._some, self._split)
         results = scoring.results(self._fusion, name, weights, given, self._tasks, self._split)
         return float(np.mean([result.loss for result in results.values()]))
 
@@ -145,7 +145,7 @@ class _Views:
         )
 
     def columns(self) -> list[Columns]:
-        source, rows = self._bench.columns or self._made, self._rows or {}
+        source, rows = self._bench.columns or self._made, self._some or {}
         per_site = self._settings.per_site
         return [source(n, self._split, rows.get(n), per_site).subset(self._tasks) for n in self._tasks]
 

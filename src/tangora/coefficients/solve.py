@@ -1,4 +1,4 @@
-"""Solve for coefficients of tangent models: least mean cross-entropy (`convex`), or least of the worst task (`minimax`).
+"""Solve for coefficients of tangent models: least mean cross-entropy (`convex`), least of the worst task (`minimax`).
 
 Their logits are linear in the coefficients, so that both problems are convex. A solution comes with a certificate: the
 norm of the projected gradient, and a bound on how much better any other coefficients within the bounds could be.

@@ -22,6 +22,7 @@ import numpy as np
 from tangora.adapters.application import applied
 from tangora.errors import DataError, ModelError
 from tangora.support.files import digest, writing
+from tangora.support.seams import METRICS
 from tangora.support.source import source_digest
 from tangora.tasks.values import only
 
@@ -139,7 +140,7 @@ class Evaluator:
         return {name: result for name, result in results.items() if result is not None}
 
     def _key(self, key: str, task: Task, split: str) -> str:
-        return digest([key, self._base.fingerprint, task.fingerprint, split, _code()])
+        return digest([key, self._base.fingerprint, task.fingerprint, split, _code(task.metrics)])
 
     def _refuse_other_weights(self, adapter: Adapter | None) -> None:
         made_for = adapter.metadata.base if adapter is not None else None
@@ -180,9 +181,10 @@ class Evaluator:
 
 
 @cache
-def _code() -> str:
-    """The code that scores, so that a score is measured again once it has changed."""
-    return source_digest(Evaluator, without=("tangora.errors", "tangora.progress"))
+def _code(metrics: tuple[str, ...]) -> str:
+    """The code that scores by some metrics, so that a score is measured again once it has changed."""
+    used = [METRICS.get(name) for name in metrics]
+    return source_digest(Evaluator, *used, without=("tangora.errors", "tangora.progress"))
 
 
 def scoring_key(adapter: Adapter) -> str:

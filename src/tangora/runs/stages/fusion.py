@@ -20,7 +20,7 @@ from tangora.config.recipe import FusionEntry, Recipe
 from tangora.config.settings import Space
 from tangora.evaluation.candidates import Scoring
 from tangora.evaluation.evaluator import Evaluator, Result
-from tangora.evaluation.results import Outcome
+from tangora.evaluation.results import Outcome, rank_kept
 from tangora.fusion.fusion import Fusion
 from tangora.methods import get
 from tangora.progress import Progress
@@ -277,8 +277,9 @@ class FusionStage:
 
     def _rank(self, result: CellResult) -> tuple[float, float]:
         experts = self.baselines[result.candidate.cell.mode, result.split]
-        kept = [r.score / experts[t].score if experts[t].score > 0 else r.score for t, r in result.results.items()]
-        return float(np.mean(kept)), -result.loss
+        scores = {task: one.score for task, one in result.results.items()}
+        metrics = {task.name: task.metric for task in self.recipe.tasks}
+        return rank_kept(scores, {task: experts[task].score for task in scores}, metrics), -result.loss
 
     def _searched(self, cell: Cell, selection: str, split: str, on_step: Callable[[int, int, str], None]) -> Fused:
         assert self.searches is not None
