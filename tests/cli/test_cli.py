@@ -267,7 +267,7 @@ def test_run_ends_in_a_table_and_the_report(tangora, recipe, tmp_path):
     assert code == 0, err
     assert "zero-shot" in out
     assert out.strip().endswith(str(tmp_path / "run" / "report.html"))
-    for stage in ("load base and data", "lora · one", "lora · two", "score the experts", "fuse and score"):
+    for stage in ("load base and data", "lora · one", "lora · two", "score · lora · one", "tables"):
         assert stage in err
     (tmp_path / "run" / "report.html").unlink()
     assert tangora("report", tmp_path / "run")[0] == 0

@@ -11,8 +11,8 @@ import torch
 from columns import columns_of, flat, tasks_of
 from scipy.optimize import minimize as scipy_minimize
 
-from tangora.coefficients.newton import Box, Expansion, minimize
 from tangora.coefficients.linear import LinearLogits
+from tangora.coefficients.newton import Box, Expansion, minimize
 from tangora.coefficients.solve import PULLS, _dealt, choose_l2, convex, minimax
 from tangora.errors import DataError, FusionError
 from tangora.tangent import Columns

@@ -12,7 +12,7 @@ from torch import Tensor
 from tangora.analysis._vectors import check, sites
 from tangora.errors import FusionError
 from tangora.support.threads import in_threads
-from tangora.updates.task_vector import LowRank, TaskVector, Update
+from tangora.updates.task_vector import TaskVector, Update
 from tangora.updates.truncation import truncate_factors, truncate_matrix
 
 __all__ = ["Angles", "Overlap", "principal_angles", "subspace_overlap"]
@@ -129,10 +129,12 @@ def _bases(update: Update, rank: int | None) -> tuple[Float[Tensor, "out k"], Fl
     if rank is not None and rank < 1:
         raise FusionError("rank must be at least 1", got=rank, where="principal_angles")
     most = min(*update.shape, rank or max(update.shape))
-    if isinstance(update, LowRank):
-        left, values, right, _ = truncate_factors(update.b, update.a.double() * update.scaling, min(most, update.rank))
+    factors = update.factors()
+    if factors is not None:
+        b, a = factors.b, factors.a.double() * factors.scaling
+        left, values, right, _ = truncate_factors(b, a, min(most, factors.rank))
     else:
-        left, values, right, _ = truncate_matrix(update.weight, most)
+        left, values, right, _ = truncate_matrix(update.dense(), most)
     noise = max(update.shape) * torch.finfo(torch.float32).eps
     kept = int((values > noise * values[0]).sum()) if bool(values[0] > 0) else 0
     return left[:, :kept].double(), right[:kept].T.double()

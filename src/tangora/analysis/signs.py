@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tangora.analysis._vectors import check, sites
-from tangora.updates.task_vector import LowRank, TaskVector, Update
+from tangora.updates.task_vector import TaskVector, Update
 
 __all__ = ["sign_conflict"]
 
@@ -63,10 +63,4 @@ def _blocks(updates: Sequence[Update]) -> Iterator[Float[Tensor, "tasks entries"
     shape = updates[0].shape
     step = max(1, _BLOCK // math.prod(shape[1:]))
     for start in range(0, shape[0], step):
-        yield torch.stack([_rows(update, start, start + step).flatten().float() for update in updates])
-
-
-def _rows(update: Update, start: int, stop: int) -> Float[Tensor, "rows ..."]:
-    if isinstance(update, LowRank):
-        return (update.b[start:stop] @ update.a) * update.scaling
-    return update.weight[start:stop]
+        yield torch.stack([update.rows(start, start + step).flatten().float() for update in updates])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -14,6 +14,7 @@ from tangora.coefficients.requirements import is_plain_sum
 from tangora.coefficients.rows import pick
 from tangora.evaluation.candidates import Scoring
 from tangora.methods import get
+from tangora.support.seams import SEARCHES
 from tangora.support.source import source_digest
 from tangora.tangent.columns import make_columns, site_columns
 from tangora.tasks.values import only
@@ -21,6 +22,7 @@ from tangora.tasks.values import only
 if TYPE_CHECKING:
     from tangora.adapters.adapter import Adapter
     from tangora.coefficients.contract import Search, SearchSettings
+    from tangora.coefficients.found import Found
     from tangora.fusion.fusion import Fusion
     from tangora.methods import Method
     from tangora.tangent.columns import Columns
@@ -58,10 +60,17 @@ class Bench:
 
 @dataclass(frozen=True)
 class Posed:
-    """A problem, and the weights whose loss it was asked for, in order."""
+    """A problem with the settings of a search, and the weights whose loss was evaluated so far, in order."""
 
     problem: Problem
+    settings: SearchSettings
     tried: list[Coefficients]
+
+    def solve(self) -> Found:
+        """Search; the result says on which split and how many rows of each task."""
+        found: Found = SEARCHES.get(self.settings.name)(self.problem, self.settings)
+        about = {**found.settings, "split": self.problem.split, "labels": self.settings.row_limit}
+        return replace(found, settings=about, tried=tuple(self.tried))
 
 
 def pose(
@@ -104,7 +113,7 @@ def pose(
         columns_of=views.columns if linear and is_plain_sum(chosen) else None,
         on_step=on_step,
     )
-    return Posed(problem, views.tried)
+    return Posed(problem, settings, views.tried)
 
 
 class _Views:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tangora.adapters.adapter import Adapter, load
@@ -17,7 +16,6 @@ from tangora.evaluation.candidates import Scoring
 from tangora.evaluation.evaluator import Evaluator
 from tangora.fusion.fusion import Fusion
 from tangora.progress import Progress
-from tangora.support.seams import SEARCHES
 from tangora.support.validation import validate
 
 if TYPE_CHECKING:
@@ -89,10 +87,9 @@ def search(
         seed=seed,
         on_step=shown,
     )
-    found: Found = SEARCHES.get(search)(posed.problem, entry.search)
+    found = posed.solve()
     shown.end()
-    record = {**found.settings, "split": split, "labels": entry.search.row_limit}
-    return replace(found, settings=record, tried=tuple(posed.tried))
+    return found
 
 
 def _tasks_of(adapters: Sequence[Adapter], tasks: Sequence[Task]) -> list[str]:

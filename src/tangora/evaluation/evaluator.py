@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tangora.adapters.adapter import Adapter
     from tangora.tasks import Base, Task, TaskModel
 
-__all__ = ["Evaluator", "Result", "ScoreStore", "evaluate", "scoring_key"]
+__all__ = ["Evaluator", "Result", "ScoreStore", "evaluate", "scoring_code", "scoring_key"]
 
 
 @dataclass(frozen=True)
@@ -54,21 +54,43 @@ class ScoreStore:
     """Results by key; with a ``path``, appended there line by line and read back on construction.
 
     A line cut short by a kill is dropped: its score is measured again.
+
+    Args:
+        path: a file of JSON lines; None keeps results in memory alone.
+        also: stores whose results are known too; nothing is added to them.
     """
 
-    def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
+    def __init__(self, path: str | os.PathLike[str] | None = None, also: Iterable[ScoreStore] = ()) -> None:
         self._results: dict[str, Result] = {}
         self._path = Path(path) if path is not None else None
+        self._also = list(also)
         if self._path is not None and self._path.exists():
-            self._read(self._path)
+            text = self._path.read_text(encoding="utf-8", errors="replace")
+            if (whole := text[: text.rfind("\n") + 1]) != text:
+                self._path.write_text(whole, encoding="utf-8")
+            self._read(whole)
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> ScoreStore:
+        """Return what is in a file, which another process may be writing; an empty store if there is no file."""
+        store = cls()
+        if Path(path).exists():
+            store._read(Path(path).read_text(encoding="utf-8", errors="replace"))
+        return store
 
     def __len__(self) -> int:
-        """How many results are kept."""
+        """Return how many results are kept here."""
         return len(self._results)
 
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the keys of the results kept here, in the order in which they came."""
+        return iter(self._results)
+
     def get(self, key: str) -> Result | None:
-        """The result under ``key``, or None."""
-        return self._results.get(key)
+        """Return the result under ``key``, or None."""
+        if key in self._results:
+            return self._results[key]
+        return next((found for store in self._also if (found := store.get(key)) is not None), None)
 
     def put(self, key: str, result: Result) -> None:
         """Keep ``result`` under ``key``, on disk before this returns."""
@@ -80,12 +102,8 @@ class ScoreStore:
         with writing(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
-    def _read(self, path: Path) -> None:
-        text = path.read_text(encoding="utf-8", errors="replace")
-        whole = text[: text.rfind("\n") + 1]
-        if whole != text:
-            path.write_text(whole, encoding="utf-8")
-        for line in whole.splitlines():
+    def _read(self, text: str) -> None:
+        for line in text.splitlines():
             with contextlib.suppress(json.JSONDecodeError, KeyError, TypeError):
                 row = json.loads(line)
                 self._results[row["key"]] = Result(row["score"], row["loss"], row["values"])
@@ -140,7 +158,7 @@ class Evaluator:
         return {name: result for name, result in results.items() if result is not None}
 
     def _key(self, key: str, task: Task, split: str) -> str:
-        return digest([key, self._base.fingerprint, task.fingerprint, split, _code(task.metrics)])
+        return digest([key, self._base.fingerprint, task.fingerprint, split, scoring_code(task.metrics)])
 
     def _refuse_other_weights(self, adapter: Adapter | None) -> None:
         made_for = adapter.metadata.base if adapter is not None else None
@@ -181,8 +199,8 @@ class Evaluator:
 
 
 @cache
-def _code(metrics: tuple[str, ...]) -> str:
-    """The code that scores by some metrics, so that a score is measured again once it has changed."""
+def scoring_code(metrics: tuple[str, ...]) -> str:
+    """Return a digest of the code that scores by some metrics: a score is measured again once it has changed."""
     used = [METRICS.get(name) for name in metrics]
     return source_digest(Evaluator, *used, without=("tangora.errors", "tangora.progress"))
 

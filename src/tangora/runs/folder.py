@@ -1,4 +1,4 @@
-"""A run's folder: whose it is, one run at a time, its log, its clock, and what it says of the machine."""
+"""A run's directory: ownership, locking, logging, timing and machine information."""
 
 from __future__ import annotations
 
@@ -6,22 +6,25 @@ import contextlib
 import logging
 import os
 import platform
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tangora.config.recipe import Recipe
-from tangora.errors import OutputError
+from filelock import FileLock, Timeout
+
+from tangora.config.recipe import Recipe, load_recipe
+from tangora.errors import OutputError, TangoraError
+from tangora.runs.sources import Sources
 from tangora.support.files import read_json, write_json
 
-if TYPE_CHECKING:
-    from tangora.tasks import Base, Task
-
-__all__ = ["Clock", "about", "claim", "locked", "logged"]
+__all__ = ["Clock", "claim", "locked", "logged", "provenance"]
 
 log = logging.getLogger("tangora")
+
+_OURS_BEFORE_A_RECIPE = {".lock", "run.log", "cache"}
+_HOW: Mapping[str, Any] = {"executor": True, "machine": {"device", "threads"}}  # a run can go on with others
+_PACKAGES = ("tangora", "torch", "transformers", "peft", "accelerate", "numpy", "scipy", "scikit-learn")
 
 
 def claim(out: Path, recipe: Recipe, overwrite: bool) -> None:
@@ -35,10 +38,10 @@ def claim(out: Path, recipe: Recipe, overwrite: bool) -> None:
     if not out.exists() or not any(p.name not in {".lock", "run.log"} for p in out.iterdir()) or overwrite:
         return
     if not (out / "recipe.yaml").is_file():
-        if {p.name for p in out.iterdir()} <= {".lock", "run.log", "cache"}:
+        if {p.name for p in out.iterdir()} <= _OURS_BEFORE_A_RECIPE:
             return  # killed before its recipe was written
         raise OutputError("the output exists and is not a run", where=out, fix="choose another --out, or --overwrite")
-    if (out / "recipe.yaml").read_text(encoding="utf-8") != recipe.to_yaml():
+    if not _is_of(out / "recipe.yaml", recipe):
         raise OutputError(
             "the output holds a run of another recipe",
             where=out / "recipe.yaml",
@@ -46,56 +49,65 @@ def claim(out: Path, recipe: Recipe, overwrite: bool) -> None:
         )
 
 
+def _is_of(path: Path, recipe: Recipe) -> bool:
+    """Whether a file says the same as a recipe; defaults that an older version did not write are filled in."""
+    try:
+        written = load_recipe(path)
+    except TangoraError:  # of another version, or with a plug-in that is gone
+        return False
+    return written.model_dump(exclude=dict(_HOW)) == recipe.model_dump(exclude=dict(_HOW))
+
+
 class Clock:
-    """Seconds per stage, summed over the sittings of a resumed run, in ``RUN/run.json``."""
+    """Seconds per stage, summed over the sittings of a resumed run, in ``RUN/run.json``.
+
+    A stage that several processes work on takes the sum of their seconds.
+    """
 
     def __init__(self, out: Path) -> None:
         self._path = out / "run.json"
         self._kept = out / "cache" / "seconds.json"
         self.seconds: dict[str, float] = read_json(self._kept, OutputError) if self._kept.is_file() else {}
 
-    @contextlib.contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        """Time one stage, also when it is interrupted."""
-        started = time.perf_counter()
-        log.info("stage: %s", stage)
-        try:
-            yield
-        finally:
-            self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.perf_counter() - started, 3)
-            with contextlib.suppress(OutputError, OSError):
-                write_json(self._kept, self.seconds)
+    def add(self, stage: str, seconds: float) -> None:
+        """Add to the time of a stage, also if it was interrupted."""
+        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + seconds, 3)
+        with contextlib.suppress(OutputError, OSError):  # a full disk: the run's own error says so
+            write_json(self._kept, self.seconds)
 
-    def save(self, about: Mapping[str, Any]) -> None:
+    def save(self, facts: Mapping[str, Any]) -> None:
         """Write ``run.json``."""
-        write_json(self._path, {**about, "seconds": self.seconds})
+        write_json(self._path, {**facts, "seconds": self.seconds})
 
 
 @contextlib.contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Refuse a second run in the same folder; the lock goes with the process, however it ends."""
+    """Refuse a second run in the same folder; the lock goes with the process, however it ends.
+
+    Single jobs may be done in the folder by other processes: each has a lock of its own.
+
+    Raises:
+        OutputError: another run has the folder, or it cannot be written.
+    """
+    lock = FileLock(out / ".lock", blocking=False)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        file = (out / ".lock").open("w")
+        lock.acquire()
+    except Timeout as cause:
+        raise OutputError("another run is using this folder", where=out, fix="wait for it to end") from cause
     except OSError as cause:
         raise OutputError(f"cannot be written ({cause.strerror})", where=out, fix="choose another --out") from cause
-    with file:
-        try:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # no flock on this platform: go on without the guard
-            pass
-        except OSError as cause:
-            raise OutputError("another run is using this folder", where=out, fix="wait for it to end") from cause
+    try:
         yield
+    finally:
+        lock.release()
 
 
 class _Log(logging.FileHandler):
-    """A log that a full disk cuts short: what is told is the run's own error."""
+    """A log that a full disk cuts short: the run's own error is the one to report."""
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Say nothing."""
+        """Ignore the error."""
 
     def close(self) -> None:
         """Close the file, whether or not its last lines could be written."""
@@ -105,7 +117,7 @@ class _Log(logging.FileHandler):
 
 @contextlib.contextmanager
 def logged(out: Path) -> Iterator[None]:
-    """Write the package's log to ``RUN/run.log``, with the traceback of whatever ends the block early."""
+    """Append the package's log to ``RUN/run.log``, with the traceback of whatever ends the block early."""
     handler = _Log(out / "run.log", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     log.addHandler(handler)
@@ -120,20 +132,29 @@ def logged(out: Path) -> Iterator[None]:
         handler.close()
 
 
-def about(recipe: Recipe, base: Base, tasks: Sequence[Task]) -> dict[str, Any]:
-    """What decided the run besides its recipe: versions, machine, sizes of the data."""
-    packages = ("tangora", "torch", "transformers", "peft", "accelerate", "numpy", "scipy", "scikit-learn")
+def provenance(recipe: Recipe, sources: Sources) -> dict[str, Any]:
+    """Return what decided a run besides its recipe, for ``run.json``: versions, machine, sizes of the data."""
     return {
         "recipe": recipe.name,
         "seed": recipe.seed,
-        "base": {"model": recipe.base.model, "revision": recipe.base.revision, "fingerprint": base.fingerprint},
-        "tasks": {t.name: {s: len(rows.targets) for s, rows in t.splits.items()} for t in tasks},
-        "versions": {"python": platform.python_version(), **{p: metadata.version(p) for p in packages}},
+        "base": {"model": recipe.base.model, "revision": recipe.base.revision, "fingerprint": sources.base},
+        "tasks": {name: dict(facts.rows) for name, facts in sources.tasks.items()},
+        "versions": {"python": platform.python_version(), **_versions()},
         "machine": {"platform": platform.platform(), "processor": _processor(), "cores": os.cpu_count()},
     }
 
 
+def _versions() -> dict[str, str]:
+    """Versions of the packages that decide results, as far as they are installed."""
+    found = {}
+    for package in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
 def _processor() -> str:
+    """Name of the processor, which Python knows on some systems and Linux tells in a file."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 from tangora.config.recipe import FinetuneConfig, Recipe
 from tangora.progress import Progress
+from tangora.runs.checks import check_methods
+from tangora.runs.context import Context
 from tangora.runs.folder import claim
-from tangora.runs.runner import check_methods, prepare
-from tangora.runs.stages.experts import jobs
-from tangora.runs.stages.fusion import cells
+from tangora.runs.stages.cells import cells
+from tangora.runs.stages.experts import ExpertJob
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -66,28 +67,29 @@ def preflight(recipe: Recipe, out: Path, progress: Progress, *, overwrite: bool 
 
     check_methods(recipe)
     claim(out, recipe, overwrite)
-    base, tasks = prepare(recipe, progress)
-    listed = list(jobs(recipe, out, base, tasks))
+    context = Context(out, recipe, progress)
+    context.load()
+    experts = [job for job in context.plan if isinstance(job, ExpertJob)]
     table = Table(title=f"{recipe.name} -> {out}", box=None, header_style="bold", title_justify="left")
     for column in ("mode", "adapters", "cached", "steps each", "rate", "sites", "trainable", "disk"):
         table.add_column(column, justify="left" if column == "mode" else "right")
     total = 0
     for mode in recipe.modes:
         config = recipe.finetune_config(mode)
-        of_mode = [job for job in listed if job.mode == mode]
-        weight = footprint(base, config)
+        of_mode = [job for job in experts if job.mode == mode]
+        weight = footprint(context.base, config)
         total += weight.size * len(of_mode)
         table.add_row(
             mode,
             str(len(of_mode)),
-            str(sum(job.done for job in of_mode)),
+            str(sum(job.done(context) for job in of_mode)),
             str(config.training.steps),
             f"{config.learning_rate:g}",
             str(weight.sites),
             f"{weight.trainable:,}",
             _bytes(weight.size * len(of_mode)),
         )
-    return table, _totals(recipe, [t.name for t in tasks], total, out)
+    return table, _totals(recipe, context.names, total, out)
 
 
 def _totals(recipe: Recipe, tasks: Sequence[str], total: int, out: Path) -> str:

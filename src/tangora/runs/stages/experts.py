@@ -1,87 +1,106 @@
-"""Stage one: an adapter per mode and task, made once for a given configuration, base and data."""
+"""Adapters of one task: made once for a given configuration, base and data.
+
+RUN/adapters/<mode>/<task>/
+"""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from tangora.config.recipe import FinetuneConfig, Recipe
 from tangora.errors import AdapterError
-from tangora.progress import Progress
+from tangora.runs.jobs import Job, Resources
 from tangora.support.files import digest, read_json
 
 if TYPE_CHECKING:
-    from tangora.adapters.adapter import Adapter
-    from tangora.tasks import Base, Task
+    from tangora.runs.context import Context
+    from tangora.runs.sources import Sources
 
-__all__ = ["Job", "jobs", "make_experts"]
+__all__ = ["ExpertJob", "expert_jobs", "experts_of"]
 
 CODE = "finetune-1"  # raise it when the same configuration would train another adapter
 
 
 @dataclass(frozen=True)
-class Job:
-    """One adapter to make.
+class ExpertJob(Job):
+    """Train the adapter of one task in one mode, or go on with a training that was stopped.
 
     Attributes:
-        stage: hash of everything that decides the adapter.
+        mode: of the recipe.
     """
 
+    kind: ClassVar[str] = "expert"
+    stage: ClassVar[str] = "fine-tune"
     mode: str
-    task: str
-    config: FinetuneConfig
-    folder: Path
-    stage: str
 
     @property
-    def done(self) -> bool:
-        """Whether the adapter of exactly this job is on disk, whole (outputs appear atomically)."""
+    def label(self) -> str:
+        """Mode and task."""
+        return f"{self.mode} · {'+'.join(self.tasks)}"
+
+    def run(self, context: Context) -> None:
+        """Train, resume from the last checkpoint if there is one, and write the adapter's folder."""
+        from tangora.modes.finetuning import finetune  # deferred: imports torch
+
+        config, (name,) = context.recipe.finetune_config(self.mode), self.tasks
+        scratch = context.run / "cache" / "training" / self.key
+        context.progress.begin(self.label, config.training.steps)
+        finetune(
+            context.base,
+            context.task(name),
+            config,
+            out=_folder(context, self.mode, name),
+            scratch=scratch,
+            logs=context.run / "logs" / self.mode / name,
+            stage=self.key,
+            overwrite=True,
+            on_step=lambda step, total, loss: context.progress.update(step, f"loss {loss:.3f}"),
+        )
+        shutil.rmtree(scratch, ignore_errors=True)
+        context.experts.forget(self.mode, name)
+        context.progress.end()
+
+    def files(self, context: Context) -> list[Path]:
+        """What decides the adapter is in its ``tangora.json``."""
+        return [_folder(context, self.mode, task) / "tangora.json" for task in self.tasks]
+
+    def done(self, context: Context) -> bool:
+        """Whether the adapters of exactly this job are on disk; a folder appears whole or not at all."""
         try:
-            return read_json(self.folder / "tangora.json").get("stage") == self.stage
+            return all(read_json(path).get("stage") == self.key for path in self.files(context))
         except AdapterError:
             return False
 
+    def digest(self, context: Context) -> str:
+        """Hash of the weights."""
+        return digest([context.experts[self.mode][task].fingerprint for task in self.tasks])
 
-def jobs(recipe: Recipe, run: Path, base: Base, tasks: list[Task]) -> Iterator[Job]:
-    """Every (mode, task) of the recipe, modes outermost."""
+
+def _folder(context: Context, mode: str, task: str) -> Path:
+    return context.run / "adapters" / mode / task
+
+
+def expert_jobs(recipe: Recipe, sources: Sources) -> list[ExpertJob]:
+    """Return a job for every mode and task, modes outermost."""
+    jobs = []
     for mode in recipe.modes:
         config = recipe.finetune_config(mode)
         decides = config.model_dump(mode="json", exclude={"training": {"report_to", "workers", "checkpoint_every"}})
-        for task in tasks:
-            stage = digest([CODE, decides, base.fingerprint, task.name, task.fingerprint])
-            yield Job(mode, task.name, config, run / "adapters" / mode / task.name, stage)
+        for task, facts in sources.tasks.items():
+            key = digest([CODE, decides, sources.base, task, facts.fingerprint])
+            jobs.append(ExpertJob(key, (task,), (), Resources(_work(config)), mode))
+    return jobs
 
 
-def make_experts(
-    recipe: Recipe, run: Path, base: Base, tasks: list[Task], progress: Progress
-) -> dict[str, dict[str, Adapter]]:
-    """Train what is missing, load the rest: mode -> task -> adapter."""
-    from tangora.adapters.adapter import load
-    from tangora.modes.finetuning import finetune
+def _work(config: FinetuneConfig) -> float:
+    training = config.training
+    passes = {"none": 3, "module": 3, "model": 6}[config.linearize]
+    return training.steps * training.batch_size * training.gradient_accumulation * passes
 
-    by_name = {task.name: task for task in tasks}
-    experts: dict[str, dict[str, Adapter]] = {}
-    listed = list(jobs(recipe, run, base, tasks))
-    for job in listed:
-        if not job.done:
-            total = job.config.training.steps
-            progress.begin(f"{job.mode} · {job.task}", total)
-            scratch = run / "cache" / "training" / job.stage
-            finetune(
-                base,
-                by_name[job.task],
-                job.config,
-                out=job.folder,
-                scratch=scratch,
-                logs=run / "logs" / job.mode / job.task,
-                stage=job.stage,
-                overwrite=True,
-                on_step=lambda step, total, loss: progress.update(step, f"loss {loss:.3f}"),
-            )
-            shutil.rmtree(scratch, ignore_errors=True)
-            progress.end()
-        experts.setdefault(job.mode, {})[job.task] = load(job.folder)
-    return experts
+
+def experts_of(jobs: list[ExpertJob], mode: str) -> list[ExpertJob]:
+    """Return the jobs of one mode."""
+    return [job for job in jobs if job.mode == mode]

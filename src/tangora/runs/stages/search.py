@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -17,9 +17,10 @@ from tangora.support.files import digest, read_json, write_json
 from tangora.support.seams import SEARCHES
 
 if TYPE_CHECKING:
-    from tangora.config.recipe import FusionEntry
+    from tangora.config.fusion import SearchSettings
     from tangora.evaluation.candidates import Scoring
     from tangora.fusion.fusion import Fusion
+    from tangora.runs.stages.cells import Cell
     from tangora.tangent.columns import Columns
     from tangora.tasks import Base, Task
 
@@ -58,55 +59,59 @@ class Searches:
 
     def find(
         self,
-        entry: FusionEntry,
-        mode: str,
-        subset: Sequence[str],
+        cell: Cell,
+        settings: SearchSettings,
         fusion: Fusion,
         split: str,
         scoring: Scoring,
         on_step: Callable[[int, int, str], None] = silent,
     ) -> Found:
-        """Return coefficients for one set of adapters, from rows of ``split``, found now or before."""
-        path = self.cache / f"{self._key(entry, subset, fusion, split)}.json"
+        """Return coefficients for the adapters of a cell, found now or before.
+
+        Args:
+            cell: which mode, tasks, method and parameters.
+            settings: of the search.
+            fusion: of the cell's adapters.
+            split: whose rows may be looked at.
+            scoring: scores fused candidates.
+            on_step: see `tangora.coefficients.problem.Problem`.
+        """
+        path = self.cache / f"{self._key(cell, settings, fusion, split)}.json"
         if path.is_file():
             return Found(**read_json(path))
-        found = self._search(entry, mode, subset, fusion, split, scoring, on_step)
+        found = self._search(cell, settings, fusion, split, scoring, on_step)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, asdict(found))
         return found
 
-    def _key(self, entry: FusionEntry, subset: Sequence[str], fusion: Fusion, split: str) -> str:
-        assert entry.search is not None
-        method, prints = get(entry.method), [adapter.fingerprint for adapter in fusion.adapters]
+    def _key(self, cell: Cell, settings: SearchSettings, fusion: Fusion, split: str) -> str:
+        entry, prints = cell.entry, [adapter.fingerprint for adapter in fusion.adapters]
         return digest(
             {
-                "search": entry.search.model_dump(mode="json"),
+                "search": settings.model_dump(mode="json"),
                 "fusion": [entry.method, entry.parameters, fusion.space],
-                "data": [self.base.fingerprint, split, *(self.tasks[name].fingerprint for name in subset)],
+                "data": [self.base.fingerprint, split, *(self.tasks[name].fingerprint for name in cell.subset)],
                 "adapters": prints,
                 "statistics": sorted(s.fingerprint for s in fusion.statistics if s.about.adapter in prints),
                 "seed": self.seed,
-                "code": code_of(SEARCHES.get(entry.search.name), method),
+                "code": code_of(SEARCHES.get(settings.name), get(entry.method)),
             }
         )
 
     def _search(
         self,
-        entry: FusionEntry,
-        mode: str,
-        subset: Sequence[str],
+        cell: Cell,
+        settings: SearchSettings,
         fusion: Fusion,
         split: str,
         scoring: Scoring,
         on_step: Callable[[int, int, str], None],
     ) -> Found:
-        settings = entry.search
-        assert settings is not None
-        bench = Bench(self.base, self.tasks, scoring, partial(self.columns.get, mode), self.batch_size)
+        entry, columns = cell.entry, partial(self.columns.get, cell.mode)
         posed = pose(
-            bench,
+            Bench(self.base, self.tasks, scoring, columns, self.batch_size),
             fusion,
-            subset,
+            cell.subset,
             settings,
             method=entry.method,
             parameters=entry.parameters,
@@ -114,7 +119,7 @@ class Searches:
             seed=self.seed,
             on_step=on_step,
         )
-        found: Found = SEARCHES.get(settings.name)(posed.problem, settings)
-        log.info("%s %s %s: loss %.4g in %.2f s", mode, entry.label, "+".join(subset), found.loss, found.seconds)
-        chosen_from = {**found.settings, "split": split, "labels": settings.row_limit}
-        return replace(found, settings=chosen_from, tried=tuple(posed.tried))
+        found = posed.solve()
+        subset = "+".join(cell.subset)
+        log.info("%s %s %s: loss %.4g in %.2f s", cell.mode, entry.label, subset, found.loss, found.seconds)
+        return found

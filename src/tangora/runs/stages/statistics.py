@@ -1,93 +1,119 @@
-"""Between the stages: statistics of every expert's training rows, where a method of the recipe is given them."""
+"""Statistics of an expert's training rows, for the methods of a recipe that need them.
+
+RUN/statistics/<mode>/<task>.safetensors, .json
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tangora.config.recipe import Recipe
-from tangora.errors import AdapterError
-from tangora.progress import Progress
+from tangora.errors import TangoraError
+from tangora.runs.jobs import Job, Resources
+from tangora.support.files import digest
 
 if TYPE_CHECKING:
-    from tangora.adapters.adapter import Adapter
-    from tangora.fusion.statistics import Statistics
     from tangora.methods import Statistic
-    from tangora.tasks import Base, Task
+    from tangora.runs.context import Context
+    from tangora.runs.sources import Sources
+    from tangora.runs.stages.experts import ExpertJob
 
-__all__ = ["kinds_of", "make_statistics", "told"]
+__all__ = ["StatisticsJob", "kinds_of", "statistics_jobs", "used_rows"]
 
 SPLIT = "train"  # coefficients are chosen on validation rows, and scores are of test rows
 
 
+@dataclass(frozen=True)
+class StatisticsJob(Job):
+    """Collect the statistics of one expert.
+
+    Attributes:
+        mode: of the expert.
+    """
+
+    kind: ClassVar[str] = "statistics"
+    stage: ClassVar[str] = "statistics"
+    mode: str
+
+    @property
+    def label(self) -> str:
+        """Mode and task."""
+        return f"statistics · {self.mode} · {self.tasks[0]}"
+
+    def run(self, context: Context) -> None:
+        """Pass the rows through the expert, and write both files."""
+        from tangora.evaluation.collection import collect_statistics  # deferred: imports torch
+
+        (name,), settings = self.tasks, context.recipe.fusion.statistics
+        collect_statistics(
+            context.base,
+            context.task(name),
+            context.experts[self.mode][name],
+            kinds=kinds_of(context.recipe, self.mode),
+            split=SPLIT,
+            rows=settings.rows,
+            seed=context.recipe.seed,
+            batch_size=settings.batch_size,
+            progress=context.progress,
+        ).save(self._path(context), overwrite=True)
+        context.forget_statistics(self.mode)
+
+    def files(self, context: Context) -> list[Path]:
+        """The sidecar, which holds the hash of the tensors."""
+        return [self._path(context).with_suffix(".json")]
+
+    def done(self, context: Context) -> bool:
+        """Whether the files are there, whole, and of this expert and these rows."""
+        from tangora.fusion.statistics import load  # deferred: imports torch
+
+        (name,), settings = self.tasks, context.recipe.fusion.statistics
+        facts = context.sources.tasks[name]
+        wanted = {
+            "kinds": kinds_of(context.recipe, self.mode),
+            "adapter": context.experts[self.mode][name].fingerprint,
+            "task_fingerprint": facts.fingerprint,
+            "split": SPLIT,
+            "rows": min(settings.rows, facts.rows[SPLIT]),
+            "seed": context.recipe.seed,
+        }
+        try:
+            about = load(self._path(context)).about
+        except TangoraError:  # missing or damaged
+            return False
+        return about.model_dump(include=set(wanted)) == wanted and about.base.fingerprint == context.sources.base
+
+    def _path(self, context: Context) -> Path:
+        return context.run / "statistics" / self.mode / f"{self.tasks[0]}.safetensors"
+
+
 def kinds_of(recipe: Recipe, mode: str) -> list[Statistic]:
-    """What the methods that a recipe compares in ``mode`` are given."""
-    from tangora.methods import get
+    """Return the kinds of statistics that the methods which a recipe compares in ``mode`` need."""
+    from tangora.methods import get  # deferred: imports torch
 
     methods = [get(entry.method) for entry in recipe.fusion.methods if mode in (entry.modes or [mode])]
     return sorted({method.statistics for method in methods if method.statistics is not None}, reverse=True)
 
 
-def make_statistics(
-    recipe: Recipe,
-    run: Path,
-    base: Base,
-    tasks: list[Task],
-    experts: Mapping[str, Mapping[str, Adapter]],
-    progress: Progress,
-) -> dict[str, dict[str, Statistics]]:
-    """Collect what is missing, open the rest: mode -> task -> statistics, in ``RUN/statistics/<mode>/<task>``."""
-    found: dict[str, dict[str, Statistics]] = {}
-    for mode, of_mode in experts.items():
-        if kinds := kinds_of(recipe, mode):
-            for task in tasks:
-                path = run / "statistics" / mode / f"{task.name}.safetensors"
-                found.setdefault(mode, {})[task.name] = _one(
-                    recipe, path, base, task, of_mode[task.name], kinds, progress
-                )
+def statistics_jobs(recipe: Recipe, sources: Sources, experts: Sequence[ExpertJob]) -> list[StatisticsJob]:
+    """Return a job for every expert of a mode in which a method needs statistics."""
+    settings, jobs = recipe.fusion.statistics, []
+    for expert in experts:
+        kinds = kinds_of(recipe, expert.mode)
+        for task in expert.tasks if kinds else ():
+            rows = min(settings.rows, sources.tasks[task].rows[SPLIT])
+            key = digest(["statistics-1", expert.key, task, kinds, rows, recipe.seed])
+            jobs.append(StatisticsJob(key, (task,), (expert.key,), Resources(4.0 * rows * len(kinds)), expert.mode))
+    return jobs
+
+
+def used_rows(context: Context) -> dict[str, Any]:
+    """Return, for ``run.json``, which rows the statistics of a run are of: mode -> task -> kinds, split, rows."""
+    keys, found = {"kinds", "split", "rows", "labels"}, dict[str, Any]()
+    for job in context.plan:
+        if isinstance(job, StatisticsJob):
+            for task, one in context.statistics(job.mode).items():
+                found.setdefault(job.mode, {})[task] = one.about.model_dump(include=keys, exclude_none=True)
     return found
-
-
-def _one(
-    recipe: Recipe, path: Path, base: Base, task: Task, adapter: Adapter, kinds: list[Statistic], progress: Progress
-) -> Statistics:
-    from tangora.evaluation.collection import collect_statistics
-    from tangora.fusion.statistics import load
-
-    settings = recipe.fusion.statistics
-    wanted = {
-        "kinds": kinds,
-        "adapter": adapter.fingerprint,
-        "task_fingerprint": task.fingerprint,
-        "split": SPLIT,
-        "rows": min(settings.rows, len(task.splits[SPLIT])),
-        "seed": recipe.seed,
-    }
-    try:
-        there = load(path)
-        if there.about.model_dump(include=set(wanted)) == wanted and there.about.base.fingerprint == base.fingerprint:
-            return there
-    except AdapterError:  # missing or damaged
-        pass
-    made = collect_statistics(
-        base,
-        task,
-        adapter,
-        kinds=kinds,
-        split=SPLIT,
-        rows=settings.rows,
-        seed=recipe.seed,
-        batch_size=settings.batch_size,
-        progress=progress,
-    )
-    return made.save(path, overwrite=True)
-
-
-def told(statistics: Mapping[str, Mapping[str, Statistics]]) -> dict[str, Any]:
-    """For ``run.json``: mode -> task -> which rows were used."""
-    keys = {"kinds", "split", "rows", "labels"}
-    return {
-        mode: {task: one.about.model_dump(include=keys, exclude_none=True) for task, one in of_mode.items()}
-        for mode, of_mode in statistics.items()
-    }

@@ -1,0 +1,289 @@
+"""What the jobs of a run work with, rebuilt in any process from the run's folder alone.
+
+    RUN/recipe.yaml ─▶ Context ─▶ base, tasks, experts, statistics, columns, scores: each loaded when first asked for
+
+A context belongs to one process. It owns whatever is costly to load, so that the jobs of this process share it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tangora.config.recipe import Recipe, load_recipe
+from tangora.errors import DataError, ModelError
+from tangora.progress import Progress
+from tangora.runs.plan import Plan, plan
+from tangora.runs.sources import Sources
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tangora.adapters.adapter import Adapter
+    from tangora.config.settings import Space
+    from tangora.evaluation.evaluator import Evaluator, ScoreStore
+    from tangora.fusion.fusion import Fusion
+    from tangora.fusion.statistics import Statistics
+    from tangora.runs.stages.columns import ColumnStore
+    from tangora.support.machine import Machine
+    from tangora.tasks import Base, Task
+
+__all__ = ["Context", "Experts", "prepare"]
+
+
+@dataclass(eq=False)
+class Context:
+    """A run, as one process sees it.
+
+    Args:
+        run: the run's folder.
+        recipe: what it says.
+        progress: receives what the job at hand reports.
+        machine: where this process computes; None leaves that to torch.
+    """
+
+    run: Path
+    recipe: Recipe
+    progress: Progress = field(default_factory=Progress)
+    machine: Machine | None = None
+    _base: Base | None = field(default=None, repr=False)
+    _tasks: dict[str, Task] = field(default_factory=dict, repr=False)
+    _fusion: tuple[tuple[str, Space], Fusion] | None = field(default=None, repr=False)
+    _statistics: dict[str, dict[str, Statistics]] = field(default_factory=dict, repr=False)
+    _digests: dict[str, str] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def open(cls, run: Path, progress: Progress | None = None) -> Context:
+        """Return the context of a run's folder.
+
+        Raises:
+            RecipeError: the folder has no recipe that can be read.
+        """
+        return cls(run, load_recipe(run / "recipe.yaml"), progress or Progress())
+
+    @cached_property
+    def sources(self) -> Sources:
+        """Fingerprints and sizes of base and tasks, as the run wrote them down, or of what is loaded now."""
+        written = Sources.read(self.run, self.recipe)
+        return written if written is not None else self.load()
+
+    def load(self) -> Sources:
+        """Load the base and every task, whatever was written down before, and return what they are."""
+        base, tasks = prepare(self.recipe, self.progress)
+        self._base, self._tasks = base, {task.name: task for task in tasks}
+        self.sources = Sources.of(base, tasks)
+        return self.sources
+
+    def release(self) -> None:
+        """Let go of base, data and adapters; they are loaded again if they are asked for."""
+        self._base, self._tasks, self._fusion, self._statistics = None, {}, None, {}
+        for name in ("experts", "columns", "archive"):
+            self.__dict__.pop(name, None)
+
+    @property
+    def base(self) -> Base:
+        """The base model.
+
+        Raises:
+            ModelError: its weights are not those that the run was planned for.
+        """
+        from tangora.tasks import load_base  # deferred: imports torch
+
+        expected = self.sources.base
+        if self._base is None:
+            self._base = load_base(self.recipe.base)
+        if self._base.fingerprint != expected:
+            fix = "start tangora run again: it makes what depends on them once more"
+            raise ModelError("the base's weights changed since the run was planned", where="base.model", fix=fix)
+        return self._base
+
+    def task(self, name: str) -> Task:
+        """Return a task of the recipe.
+
+        Raises:
+            DataError: its rows are not those that the run was planned for.
+        """
+        from tangora.tasks import load_task  # deferred: imports torch
+
+        expected = self.sources.tasks[name].fingerprint
+        if name not in self._tasks:
+            config = next(task for task in self.recipe.tasks if task.name == name)
+            self._tasks[name] = load_task(config, self.base, self.recipe.seed)
+        if self._tasks[name].fingerprint != expected:
+            fix = "start tangora run again: it makes what depends on them once more"
+            raise DataError("the task's rows changed since the run was planned", where=f"task {name}", fix=fix)
+        return self._tasks[name]
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the tasks, in the recipe's order."""
+        return [task.name for task in self.recipe.tasks]
+
+    @property
+    def tasks(self) -> dict[str, Task]:
+        """Every task by its name, in the recipe's order."""
+        return {name: self.task(name) for name in self.names}
+
+    @cached_property
+    def experts(self) -> Experts:
+        """The adapters, by mode and task."""
+        return Experts(self.run / "adapters", list(self.recipe.modes), self.names)
+
+    def statistics(self, mode: str) -> dict[str, Statistics]:
+        """Return the statistics of a mode's experts, by task; their tensors are read when they are needed."""
+        from tangora.fusion.statistics import load  # deferred: imports torch
+
+        if mode not in self._statistics:
+            folder = self.run / "statistics" / mode
+            self._statistics[mode] = {name: load(folder / f"{name}.safetensors") for name in self.names}
+        return self._statistics[mode]
+
+    def fusion(self, mode: str, space: Space, statistics: Mapping[str, Statistics]) -> Fusion:
+        """Return the fusion of all experts of a mode; the last one is kept, since stacked full models are large."""
+        from tangora.fusion.fusion import Fusion  # deferred: imports torch
+
+        if self._fusion is None or self._fusion[0] != (mode, space):
+            self._fusion = None  # frees the last one before the next is made
+            adapters, known = list(self.experts[mode].values()), list(statistics.values())
+            made = Fusion(adapters, space, seed=self.recipe.seed, names=self.names, statistics=known)
+            self._fusion = ((mode, space), made)
+        return self._fusion[1]
+
+    @cached_property
+    def columns(self) -> ColumnStore:
+        """Columns of the modes whose logits are linear in the coefficients."""
+        from tangora.runs.stages.columns import ColumnStore  # deferred: imports torch
+
+        folder = self.run / "cache" / "columns"
+        return ColumnStore(self.base, self.tasks, self.experts, folder, self.recipe.evaluation.batch_size)
+
+    @cached_property
+    def archive(self) -> ScoreStore:
+        """Scores that were measured by earlier plans and versions; nothing is added to it."""
+        from tangora.evaluation.evaluator import ScoreStore  # deferred: imports torch
+
+        return ScoreStore.read(self.run / "cache" / "scores.jsonl")
+
+    def evaluator(self, store: ScoreStore, tasks: Sequence[Task] | None = None) -> Evaluator:
+        """Return an evaluator on all tasks, or on those given, that keeps its scores in ``store``."""
+        from tangora.evaluation.evaluator import Evaluator  # deferred: imports torch
+
+        chosen = list(self.tasks.values()) if tasks is None else tasks
+        return Evaluator(self.base, chosen, batch_size=self.recipe.evaluation.batch_size, store=store)
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The jobs of the run."""
+        return plan(self.recipe, self.sources)
+
+    def digest(self, key: str) -> str:
+        """Return the hash of a finished job's result, computed once."""
+        if key not in self._digests:
+            self._digests[key] = self.plan[key].digest(self)
+        return self._digests[key]
+
+    def changed(self, key: str) -> None:
+        """Forget what is known of a job's result, after the job was run."""
+        self._digests.pop(key, None)
+
+    def forget_statistics(self, mode: str) -> None:
+        """Read the statistics of a mode again when they are asked for: some were collected."""
+        self._statistics.pop(mode, None)
+
+
+@dataclass(eq=False)
+class Experts(Mapping[str, Mapping[str, "Adapter"]]):
+    """Mode -> task -> adapter, each read from its folder when it is asked for; one mode's are kept at a time.
+
+    Args:
+        folder: with a folder a mode, and in it one a task.
+        modes: their names.
+        tasks: their names, in order.
+    """
+
+    folder: Path
+    modes: Sequence[str]
+    tasks: Sequence[str]
+    _kept: tuple[str, OfMode] | None = field(default=None, repr=False)
+
+    def __getitem__(self, mode: str) -> Mapping[str, Adapter]:
+        if mode not in self.modes:
+            raise KeyError(mode)
+        if self._kept is None or self._kept[0] != mode:
+            self._kept = (mode, OfMode(self.folder / mode, self.tasks))
+        return self._kept[1]
+
+    def forget(self, mode: str, task: str) -> None:
+        """Read an adapter again when it is asked for: it was trained."""
+        if self._kept is not None and self._kept[0] == mode:
+            self._kept[1].forget(task)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.modes)
+
+    def __len__(self) -> int:
+        return len(self.modes)
+
+
+@dataclass(eq=False)
+class OfMode(Mapping[str, "Adapter"]):
+    """Task -> adapter of one mode, read when it is asked for."""
+
+    folder: Path
+    tasks: Sequence[str]
+    _read: dict[str, Adapter] = field(default_factory=dict, repr=False)
+
+    def __getitem__(self, task: str) -> Adapter:
+        from tangora.adapters.adapter import load  # deferred: imports torch
+
+        if task not in self.tasks:
+            raise KeyError(task)
+        if task not in self._read:
+            self._read[task] = load(self.folder / task)
+        return self._read[task]
+
+    def forget(self, task: str) -> None:
+        """Read an adapter again when it is asked for."""
+        self._read.pop(task, None)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tasks)
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+
+def prepare(recipe: Recipe, progress: Progress | None = None) -> tuple[Base, list[Task]]:
+    """Load the base model and every task of a recipe."""
+    from tangora.tasks import load_base, load_task  # deferred: imports torch
+    from tangora.tasks.base import BUILTIN  # deferred: imports torch
+
+    progress = progress or Progress()
+    if recipe.base.model == BUILTIN:
+        _pretrain(progress)
+    progress.begin("load base and data", 1 + len(recipe.tasks))
+    base = load_base(recipe.base)
+    progress.advance(detail=recipe.base.model)
+    tasks = []
+    for config in recipe.tasks:
+        tasks.append(load_task(config, base, recipe.seed))
+        progress.advance(detail=config.name)
+    progress.end()
+    return base, tasks
+
+
+def _pretrain(progress: Progress) -> None:
+    """Make the built-in model if it is not there yet, and report it: it takes a minute."""
+    from tangora import quickstart  # deferred: imports torch
+
+    def on_step(done: int, steps: int, loss: float) -> None:
+        if done == 1:
+            progress.begin("pretrain the built-in model", steps)
+        progress.update(done, f"loss {loss:.3f}")
+        if done == steps:
+            progress.end()
+
+    quickstart.encoder(on_step)

@@ -1,0 +1,71 @@
+"""Doing one job, in whatever process: once, whole, and with its record."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+
+from tangora.runs.events import Event, OnEvent, Reporter
+
+if TYPE_CHECKING:
+    from tangora.runs.context import Context
+    from tangora.runs.jobs import Job
+
+__all__ = ["perform"]
+
+log = logging.getLogger("tangora")
+
+
+def perform(job: Job, context: Context, on_event: OnEvent) -> bool:
+    """Do a job unless its files are there, and report it; return whether there was anything to do.
+
+    Two processes never do the same job at once: the second waits for the first, and then has nothing to do.
+
+    Args:
+        job: its inputs are done.
+        context: of the run; its progress is the job's for as long as this takes.
+        on_event: receives ``started``, ``progressed`` and ``done`` or ``failed``.
+
+    Raises:
+        Exception: whatever the job raised, after it was reported.
+    """
+    on_event(Event(job.key, "started", label=job.label))
+    before, started, did = context.progress, time.perf_counter(), False
+    context.progress = Reporter(job.key, on_event)
+    try:
+        with _locked(job, context):
+            started = time.perf_counter()
+            if did := not job.done(context):
+                _run(job, context)
+    except BaseException as error:
+        spent, line = time.perf_counter() - started, f"{type(error).__name__}: {error}"
+        on_event(Event(job.key, "failed", label=job.label, seconds=spent, error=line))
+        raise
+    finally:
+        context.progress = before
+    on_event(Event(job.key, "done", label=job.label, seconds=time.perf_counter() - started if did else 0.0))
+    return did
+
+
+def _run(job: Job, context: Context) -> None:
+    log.info("%s: begun", job.label)
+    started = time.perf_counter()
+    job.run(context)
+    context.changed(job.key)
+    seconds = time.perf_counter() - started
+    job.record(context, seconds)
+    log.info("%s: done in %.1f s", job.label, seconds)
+
+
+@contextlib.contextmanager
+def _locked(job: Job, context: Context) -> Iterator[None]:
+    """Hold the lock of the job, wait for whoever has it; it goes with the process, however that ends."""
+    path = context.run / "cache" / "locks" / f"{job.key}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path):
+        yield

@@ -1,0 +1,1 @@
+"""Our own executors, one file each."""

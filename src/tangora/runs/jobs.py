@@ -1,0 +1,120 @@
+"""A job: one step of a run as a value, which can be handed to another process and done there.
+
+A run is a plan of jobs (`tangora.runs.plan`). Each of them reads the files of the jobs that it names as inputs, and
+writes files of its own into the run's folder. Its key is a hash of everything that decides these files, so that a job
+whose files are there need not be done again. The kinds of jobs are in `tangora.runs.stages`, one module each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from tangora.errors import OutputError
+from tangora.support.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from tangora.runs.context import Context
+
+__all__ = ["Job", "Resources"]
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a job takes, for executors that place jobs and for estimates of the time that is left.
+
+    Attributes:
+        work: how much there is to do, as the number of rows that pass forward through the model; a backward pass
+            counts as two. It is a guess, good enough to compare jobs of one kind.
+        device: whether the job computes with the base model, and so wants the device of the run's machine. A job
+            without it reads and writes files, on one or two threads of a processor.
+    """
+
+    work: float = 1.0
+    device: bool = True
+
+
+@dataclass(frozen=True)
+class Job(ABC):
+    """One step of a run: a value that can be pickled and compared.
+
+    A subclass is a frozen dataclass that adds what it needs to know, such as a mode, and nothing that is alive: base,
+    tasks and adapters come from the context of the process that does the job.
+
+    Attributes:
+        kind: what it does, in a word.
+        stage: the part of a run that it belongs to, by which ``run.json`` sums up wall times.
+        key: sha-256 (hex) of everything that decides its files.
+        tasks: those that it is about.
+        inputs: keys of the jobs whose files it reads.
+        resources: what it takes.
+    """
+
+    kind: ClassVar[str]
+    stage: ClassVar[str]
+    key: str
+    tasks: tuple[str, ...]
+    inputs: tuple[str, ...]
+    resources: Resources
+
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """What people call it, such as ``lora · sst2``."""
+
+    @abstractmethod
+    def run(self, context: Context) -> None:
+        """Write the files, each of them whole or not at all; report the steps to ``context.progress``.
+
+        Raises:
+            TangoraError: whatever is wrong with the base, the data or an adapter, or with the place.
+        """
+
+    @abstractmethod
+    def files(self, context: Context) -> list[Path]:
+        """Return the files whose contents are the job's result; none of them shows a wall time."""
+
+    def done(self, context: Context) -> bool:
+        """Return whether the files are there, whole, and made from the inputs as they are now.
+
+        Only asked if the inputs are done.
+        """
+        try:
+            record = read_json(_record(self, context), OutputError)
+        except OutputError:
+            return False
+        inputs = {key: context.digest(key) for key in self.inputs}
+        return record.get("inputs") == inputs and record.get("files") == _digests(self, context)
+
+    def digest(self, context: Context) -> str:
+        """Return a hash of the result, by which the jobs that read it notice a change."""
+        return hashlib.sha256(repr(sorted(_digests(self, context).items())).encode()).hexdigest()
+
+    def record(self, context: Context, seconds: float) -> None:
+        """Write down what was read and written, and how long it took, after the job was run."""
+        inputs = {key: context.digest(key) for key in self.inputs}
+        about = {"kind": self.kind, "label": self.label, "work": self.resources.work, "seconds": round(seconds, 3)}
+        write_json(_record(self, context), {**about, "inputs": inputs, "files": _digests(self, context)})
+
+
+def _record(job: Job, context: Context) -> Path:
+    return context.run / "cache" / "jobs" / f"{job.key}.json"
+
+
+def _digests(job: Job, context: Context) -> Mapping[str, str]:
+    """Path in the run's folder -> sha-256 of the file; files that are missing have none."""
+    return {
+        path.relative_to(context.run).as_posix(): _sha256(path) if path.is_file() else "" for path in job.files(context)
+    }
+
+
+def _sha256(path: Path) -> str:
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            found.update(block)
+    return found.hexdigest()

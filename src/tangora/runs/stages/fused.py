@@ -1,0 +1,127 @@
+"""The fused adapters of the largest subset of tasks.
+
+RUN/fused/<mode>/<label>[-factors|-core][-oracle]/
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from tangora.config.recipe import FusionEntry, Recipe
+from tangora.config.settings import Space
+from tangora.evaluation.results import Outcome
+from tangora.runs.jobs import Job, Resources
+from tangora.runs.stages.experts import ExpertJob
+from tangora.runs.stages.outcomes import joined
+from tangora.runs.stages.scores import FusionScoresJob
+from tangora.runs.stages.statistics import StatisticsJob, kinds_of
+from tangora.support.files import digest, read_json
+from tangora.support.source import source_digest
+
+if TYPE_CHECKING:
+    from tangora.adapters.adapter import Adapter
+    from tangora.runs.context import Context
+
+__all__ = ["FusedJob", "fused_jobs"]
+
+
+@dataclass(frozen=True)
+class FusedJob(Job):
+    """Make the adapters of one mode and space, with the scores that they were measured to have.
+
+    Attributes:
+        mode, space: of the fusion.
+    """
+
+    kind: ClassVar[str] = "fused"
+    stage: ClassVar[str] = "fused adapters"
+    mode: str
+    space: Space
+
+    @property
+    def label(self) -> str:
+        """Mode and space."""
+        return f"save · {self.mode} · {self.space}"
+
+    def run(self, context: Context) -> None:
+        """Fuse once more with the coefficients that were chosen, and save what is not there yet."""
+        chosen = self._chosen(context)
+        context.progress.begin(self.label, len(chosen))
+        for folder, (outcome, selection) in chosen.items():
+            adapter = self._adapter(context, outcome, selection)
+            if not _is_saved(folder, adapter):
+                adapter.save(folder, overwrite=True)
+            context.progress.advance(detail=folder.name)
+        context.progress.end()
+
+    def files(self, context: Context) -> list[Path]:
+        """What decides each adapter is in its ``tangora.json``."""
+        return [folder / "tangora.json" for folder in self._chosen(context)]
+
+    def _chosen(self, context: Context) -> dict[Path, tuple[Outcome, Mapping[str, Any] | None]]:
+        """Folder -> what goes there: of several subsets of the largest size, the last."""
+        jobs = [job for key in self.inputs if isinstance(job := context.plan[key], FusionScoresJob)]
+        outcomes = joined(job.outcomes(context) for job in jobs)
+        size = max(len(subset) for job in jobs for subset in job.subsets)
+        parent = context.run / "fused" / self.mode
+        return {
+            parent / _name(one): (one, how)
+            for one, how in zip(outcomes.chosen, outcomes.selections, strict=True)
+            if len(one.subset) == size
+        }
+
+    def _adapter(self, context: Context, outcome: Outcome, selection: Mapping[str, Any] | None) -> Adapter:
+        statistics = context.statistics(self.mode) if kinds_of(context.recipe, self.mode) else {}
+        fusion = context.fusion(self.mode, self.space, statistics)
+        part = fusion.subset([context.names.index(name) for name in outcome.subset])
+        parameters = dict(outcome.coefficients)
+        weights = parameters.pop("weights")
+        made = part.merge(_entry(context.recipe, outcome).method, weights, parameters)
+        made = made if selection is None else made.with_selection(selection)
+        scores = {task: result.score for task, result in outcome.results["test"].items()}
+        return made.with_scores(scores, split="test", selection=outcome.selection)
+
+
+def _name(outcome: Outcome) -> str:
+    space = f"-{outcome.space}" if outcome.space != "delta" else ""
+    return outcome.method + space + ("-oracle" if outcome.selection == "oracle" else "")
+
+
+def _entry(recipe: Recipe, outcome: Outcome) -> FusionEntry:
+    """The entry of the recipe that an outcome is of; the recipe refuses two of one name."""
+    return next(
+        entry
+        for entry in recipe.fusion.methods
+        if entry.label == outcome.method
+        and outcome.space in entry.spaces
+        and outcome.mode in (entry.modes or [outcome.mode])
+    )
+
+
+def _is_saved(folder: Path, adapter: Adapter) -> bool:
+    if not (folder / "tangora.json").is_file():
+        return False
+    return read_json(folder / "tangora.json") == adapter.metadata.model_dump(mode="json")
+
+
+def fused_jobs(
+    experts: Sequence[ExpertJob], statistics: Sequence[StatisticsJob], fusions: Sequence[FusionScoresJob]
+) -> list[FusedJob]:
+    """Return a job for every mode and space in which subsets of the largest size are fused."""
+    largest = max((len(subset) for job in fusions for subset in job.subsets), default=0)
+    wanted = [job for job in fusions if any(len(subset) == largest for subset in job.subsets)]
+    jobs = []
+    for mode, space in dict.fromkeys((job.mode, job.space) for job in wanted):
+        read: list[ExpertJob | StatisticsJob | FusionScoresJob] = [
+            *(job for job in experts if job.mode == mode),
+            *(job for job in statistics if job.mode == mode),
+            *(job for job in wanted if (job.mode, job.space) == (mode, space)),
+        ]
+        inputs = tuple(job.key for job in read)
+        key = digest(["fused-1", source_digest(FusedJob), mode, space, inputs])
+        names = tuple(dict.fromkeys(name for job in wanted for name in job.tasks))
+        jobs.append(FusedJob(key, names, inputs, Resources(1.0, device=False), mode, space))
+    return jobs

@@ -1,0 +1,86 @@
+"""What scoring jobs come to, as a value and as a file.
+
+RUN/cache/outcomes/<key>.json
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tangora.errors import DataError
+from tangora.evaluation.evaluator import Result
+from tangora.evaluation.results import Outcome
+from tangora.support.files import read_json, write_text
+
+__all__ = ["Outcomes", "joined", "read_outcomes", "write_outcomes"]
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """Chosen candidates with their results, and what was looked at to choose them.
+
+    Attributes:
+        chosen: in the order of the tables.
+        selections: for each of these, how its coefficients were searched for; None if they were not, or on a grid.
+        candidates: rows of ``candidates.csv``.
+        searches: rows of ``searches.json``.
+    """
+
+    chosen: Sequence[Outcome]
+    selections: Sequence[Mapping[str, Any] | None]
+    candidates: Sequence[Mapping[str, Any]] = field(default=())
+    searches: Sequence[Mapping[str, Any]] = field(default=())
+
+
+def joined(parts: Iterable[Outcomes]) -> Outcomes:
+    """Return all of them as one, in their order."""
+    listed = list(parts)
+    return Outcomes(
+        [one for part in listed for one in part.chosen],
+        [one for part in listed for one in part.selections],
+        [one for part in listed for one in part.candidates],
+        [one for part in listed for one in part.searches],
+    )
+
+
+def write_outcomes(path: Path, outcomes: Outcomes) -> None:
+    """Write them as one JSON file."""
+    raw = {
+        "chosen": [{**vars(one), "results": _plain(one.results)} for one in outcomes.chosen],
+        "selections": list(outcomes.selections),
+        "candidates": list(outcomes.candidates),
+        "searches": list(outcomes.searches),
+    }
+    write_text(path, json.dumps(raw, separators=(",", ":"), ensure_ascii=False) + "\n")
+
+
+def read_outcomes(path: Path) -> Outcomes:
+    """Read what `write_outcomes` wrote.
+
+    Raises:
+        DataError: the file is missing, or cannot be right.
+    """
+    raw = read_json(path, DataError)
+    try:
+        chosen = [Outcome(**{**one, "subset": tuple(one["subset"]), "results": _results(one)}) for one in raw["chosen"]]
+        return Outcomes(chosen, raw["selections"], raw["candidates"], raw["searches"])
+    except (KeyError, TypeError) as cause:
+        raise DataError("no outcomes in the file", where=path, fix="delete it and run the recipe again") from cause
+
+
+def _plain(results: Mapping[str, Mapping[str, Result]]) -> dict[str, dict[str, list[Any]]]:
+    return {
+        split: {task: [result.score, result.loss, result.values] for task, result in of_split.items()}
+        for split, of_split in results.items()
+    }
+
+
+def _results(one: Mapping[str, Any]) -> dict[str, dict[str, Result]]:
+    return {
+        split: {task: Result(*result) for task, result in of_split.items()}
+        for split, of_split in one["results"].items()
+    }

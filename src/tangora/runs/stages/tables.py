@@ -1,0 +1,102 @@
+"""The tables of a run.
+
+RUN/scores.csv, candidates.csv, summary.json, similarity.json; RUN/searches.json and RUN/cache/predictions.json
+if there is anything to put into them
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from tangora.analysis.cosine import cosine_matrix
+from tangora.config.recipe import Recipe
+from tangora.evaluation import results as scores
+from tangora.evaluation.predictions import write_apart
+from tangora.runs.jobs import Job, Resources
+from tangora.runs.stages.column_files import scored_on_columns
+from tangora.runs.stages.fusion import CANDIDATE_COLUMNS
+from tangora.runs.stages.outcomes import Outcomes, joined
+from tangora.runs.stages.scores import ScoresJob
+from tangora.support.files import digest, write_json
+from tangora.support.source import source_digest
+
+if TYPE_CHECKING:
+    from tangora.runs.context import Context
+
+__all__ = ["TablesJob", "tables_job"]
+
+
+@dataclass(frozen=True)
+class TablesJob(Job):
+    """Put the outcomes of all scoring jobs into tables, with intervals."""
+
+    kind: ClassVar[str] = "tables"
+    stage: ClassVar[str] = "tables"
+
+    @property
+    def label(self) -> str:
+        """What is written."""
+        return "tables"
+
+    def run(self, context: Context) -> None:
+        """Write one table after the other."""
+        outcomes, progress = self._outcomes(context), context.progress
+        progress.begin(self.label, 3)
+        _write_scores(context, outcomes)
+        progress.advance(detail="scores.csv")
+        _write_candidates(context, outcomes)
+        progress.advance(detail="candidates.csv")
+        _write_similarity(context)
+        progress.advance(detail="similarity.json")
+        progress.end()
+
+    def files(self, context: Context) -> list[Path]:
+        """The tables that every run has."""
+        names = ("scores.csv", "summary.json", "candidates.csv", "similarity.json")
+        return [context.run / name for name in names]
+
+    def _outcomes(self, context: Context) -> Outcomes:
+        jobs = (context.plan[key] for key in self.inputs)
+        return joined(job.outcomes(context) for job in jobs if isinstance(job, ScoresJob))
+
+
+def _write_scores(context: Context, outcomes: Outcomes) -> None:
+    recipe, tasks = context.recipe, list(context.tasks.values())
+    bootstrap = scores.Bootstrap(tasks, recipe.evaluation.bootstrap, recipe.seed)
+    scores.write_csv(context.run / "scores.csv", scores.rows(outcomes.chosen, tasks, bootstrap))
+    summary = {"rows": scores.summary(outcomes.chosen, tasks, bootstrap)}
+    write_json(context.run / "summary.json", summary)
+
+
+def _write_candidates(context: Context, outcomes: Outcomes) -> None:
+    listed = [{**row, "weights": json.dumps(row["weights"]), "parameters": json.dumps(row["parameters"])}
+              for row in outcomes.candidates]  # fmt: skip
+    scores.write_csv(context.run / "candidates.csv", listed, CANDIDATE_COLUMNS)
+    if outcomes.searches:
+        write_json(context.run / "searches.json", {"rows": list(outcomes.searches)})
+    linear = {mode: scored_on_columns(context.recipe, context.sources, mode) for mode in context.recipe.modes}
+    write_apart(context.run, outcomes.chosen, lambda mode: linear.get(mode, False))
+
+
+def _write_similarity(context: Context) -> None:
+    similarity = {
+        mode: {
+            "tasks": list(of_mode),
+            "cosine": cosine_matrix([adapter.task_vector for adapter in of_mode.values()]).tolist(),
+        }
+        for mode, of_mode in context.experts.items()
+    }
+    write_json(context.run / "similarity.json", similarity)
+
+
+def tables_job(recipe: Recipe, before: Sequence[Job]) -> TablesJob:
+    """Return the job that reads every expert and every outcome."""
+    inputs = tuple(job.key for job in before)
+    code = source_digest(scores, cosine_matrix, write_apart)
+    key = digest(["tables-1", code, inputs, recipe.evaluation.bootstrap, recipe.seed])
+    names = tuple(task.name for task in recipe.tasks)
+    return TablesJob(key, names, inputs, Resources(float(recipe.evaluation.bootstrap * len(before)), device=False))
