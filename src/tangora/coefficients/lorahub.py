@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,10 +28,6 @@ class _Evaluation:
     weights: tuple[float, ...]
     loss: float
     value: float
-
-
-class _Spent(Exception):
-    """The budget is used up."""
 
 
 def lorahub(
@@ -79,8 +74,8 @@ def lorahub(
     began, history = time.perf_counter(), list[_Evaluation]()
 
     def value(point: Sequence[float]) -> float:
-        if len(history) == budget:
-            raise _Spent
+        if len(history) == budget:  # SciPy wants size + 2 values at least; those beyond the budget cost nothing
+            return _finite(history)
         # COBYLA may leave the box on its way, and what is evaluated is what is saved.
         weights = [round(min(max(float(w), -bound), bound), DIGITS) + 0.0 for w in point]
         reached = float(loss(weights))
@@ -100,19 +95,16 @@ def lorahub(
 
 
 def _minimize(value: Callable[[Any], float], size: int, budget: int, bound: float) -> None:
-    """Call ``value`` where COBYLA wants it, until it raises `_Spent` or COBYLA is content."""
+    """Call ``value`` where COBYLA wants it, until the budget is spent or its steps are small."""
     from scipy.optimize import minimize  # deferred: half a second
 
-    box = [(-bound, bound)] * size
-    with contextlib.suppress(_Spent):
-        # SciPy takes no budget below size + 2; `value` keeps the one that is meant.
-        minimize(
-            value,
-            [0.0] * size,
-            method="COBYLA",
-            bounds=box,
-            options={"rhobeg": _FIRST_STEP * bound, "maxiter": max(budget, size + 2)},
-        )
+    minimize(
+        value,
+        [0.0] * size,
+        method="COBYLA",
+        bounds=[(-bound, bound)] * size,
+        options={"rhobeg": _FIRST_STEP * bound, "maxiter": max(budget, size + 2)},
+    )
 
 
 def _finite(history: Sequence[_Evaluation]) -> float:
