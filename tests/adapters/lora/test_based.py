@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 import zoo
 from tangora.adapters.adapter import load
 from tangora.checkpoints import fuse_checkpoints
-from tangora.errors import AdapterError, FusionError
+from tangora.errors import AdapterError, FileError, FusionError
 from tangora.evaluation import evaluator as evaluate
 from tangora.fusion.fusion import fuse
 
@@ -89,7 +89,7 @@ def test_another_base_is_refused(tmp_path):
     base = zoo.save_base(tmp_path / "base", model=other)
     with pytest.raises(FusionError, match=r"the base's weight is .10, 7., the adapter's update .10, 6."):
         load(zoo.write(tmp_path / "a", use_dora=True, target_modules=["up"]), base)
-    with pytest.raises(AdapterError, match="no such folder"):
+    with pytest.raises(FileError, match="no such folder"):
         load(tmp_path / "a", tmp_path / "nowhere")
 
 
