@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from tangora.config.recipe import FinetuneConfig, Recipe
 from tangora.errors import AdapterError
+from tangora.modes.finetuning import finetune
 from tangora.runs.jobs import Job, Resources
 from tangora.support.files import digest, read_json
 
@@ -43,8 +44,6 @@ class ExpertJob(Job):
 
     def run(self, context: Context) -> None:
         """Train, resume from the last checkpoint if there is one, and write the adapter's folder."""
-        from tangora.modes.finetuning import finetune  # deferred: imports torch
-
         config, (name,) = context.recipe.finetune_config(self.mode), self.tasks
         scratch = context.run / "cache" / "training" / self.key
         context.progress.begin(self.label, config.training.steps)
