@@ -14,7 +14,9 @@ import toys
 from tangora.adapters.adapter import Adapter, load
 from tangora.adapters.in_peft import comparison as in_peft
 from tangora.adapters.metadata import Metadata
-from tangora.cli.fuse import fuse_adapters
+from tangora.cli.fuse import FuseOptions
+from tangora.cli.fuse import fuse as fuse_command
+from tangora.cli.output import Output
 from tangora.errors import AdapterError
 from tangora.fusion import reevaluation, verification
 from tangora.fusion.engine import Engine
@@ -25,7 +27,10 @@ from tangora.updates import update as updates
 from tangora.updates.task_vector import Dense, LowRank
 from tangora.updates.truncation import whole_svd
 
-SETTINGS = {"rank": None, "parameters": {}, "overwrite": False, "verify": True}
+
+def command(folders, out, method, **options):
+    """What `tangora fuse` does."""
+    fuse_command(FuseOptions(adapters=list(folders), out=out, method=method, **options), Output())
 
 
 @pytest.fixture
@@ -119,7 +124,7 @@ def test_a_lost_head_is_found(tmp_path):
 
 @pytest.mark.parametrize("method", ["task_arithmetic", "average", "ties", "dare", "tsv_m", "slerp"])
 def test_the_command_verifies(tmp_path, pair, capsys, method):
-    fuse_adapters(pair, tmp_path / "out", method, None, **SETTINGS)
+    command(pair, tmp_path / "out", method)
     assert "verified in" in capsys.readouterr().out
     told = load(tmp_path / "out").metadata.verified
     linear = method in ("task_arithmetic", "average")
@@ -136,7 +141,7 @@ def test_the_command_verifies(tmp_path, pair, capsys, method):
 
 def test_the_bits_do_not_depend_on_the_verification(tmp_path, pair):
     for name, verify_it in (("a", True), ("b", False), ("c", True)):
-        fuse_adapters(pair, tmp_path / name, "ties", None, **{**SETTINGS, "verify": verify_it})
+        command(pair, tmp_path / name, "ties", verify=verify_it)
     for file in ("adapter_model.safetensors", "adapter_config.json"):
         assert len({(tmp_path / n / file).read_bytes() for n in "abc"}) == 1
     assert (tmp_path / "a/tangora.json").read_bytes() == (tmp_path / "c/tangora.json").read_bytes()
@@ -146,7 +151,7 @@ def test_the_bits_do_not_depend_on_the_verification(tmp_path, pair):
 def test_a_sum_that_is_none_does_not_appear(tmp_path, pair, monkeypatch):
     monkeypatch.setattr(Engine, "linear", lambda self, *arguments: self.vectors[0])
     with pytest.raises(AdapterError, match="another update"):
-        fuse_adapters(pair, tmp_path / "out", "average", None, **SETTINGS)
+        command(pair, tmp_path / "out", "average")
     assert not (tmp_path / "out").exists()
 
 
@@ -179,7 +184,7 @@ def test_tasks_in_another_order_are_found(tmp_path, pair, monkeypatch):
     stacked = Engine._stacked
     monkeypatch.setattr(Engine, "_stacked", lambda self, name: stacked(self, name).flip(0))
     with pytest.raises(AdapterError, match=r"evaluated again, the fusion differs by .* of its norm"):
-        fuse_adapters(pair, tmp_path / "out", "ties", [0.2, 0.9], **SETTINGS)
+        command(pair, tmp_path / "out", "ties", weights="0.2,0.9")
     assert not (tmp_path / "out").exists()
 
 
@@ -202,7 +207,7 @@ def test_a_difference_that_no_rounding_makes_is_found(tmp_path, pair, monkeypatc
     stacked = Engine._stacked
     monkeypatch.setattr(Engine, "_stacked", lambda self, name: stacked(self, name) * 1.05)
     with pytest.raises(AdapterError, match=r"evaluated again, the fusion differs by 5.0e-02 of its norm"):
-        fuse_adapters(pair, tmp_path / "out", "ties", None, **SETTINGS)
+        command(pair, tmp_path / "out", "ties")
 
 
 def test_factors_written_otherwise_move_no_entry_across_a_threshold():
@@ -221,7 +226,7 @@ def test_a_cut_that_is_not_the_best_is_found(tmp_path, pair, monkeypatch):
 
     monkeypatch.setattr(updates, "truncate_matrix", worst)
     with pytest.raises(AdapterError, match=r"the cut to rank 2 loses .* is the least"):
-        fuse_adapters(pair, tmp_path / "out", "ties", None, **{**SETTINGS, "rank": 2})
+        command(pair, tmp_path / "out", "ties", rank=2)
 
 
 def test_large_models_are_evaluated_in_part(tmp_path, pair, monkeypatch):

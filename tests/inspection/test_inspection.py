@@ -17,7 +17,9 @@ from tangora.adapters.adapter import Adapter, load
 from tangora.adapters.initial import draw_factors, fingerprint
 from tangora.adapters.metadata import BaseInfo, InitialInfo, Metadata
 from tangora.checkpoints import fuse_checkpoints
-from tangora.cli.inspect import inspect_folders
+from tangora.cli.inspect import InspectOptions
+from tangora.cli.inspect import inspect as command
+from tangora.cli.output import Output
 from tangora.errors import FusionError
 from tangora.fusion.fusion import fuse
 from tangora.inspection.folders import inspect
@@ -144,13 +146,13 @@ def test_differences_of_all_weights(tmp_path):
 
 def test_what_is_printed(tmp_path, capsys):
     folder = zoo.write(tmp_path / "[red]a", target_modules=["up"], modules_to_save=["head"])
-    assert inspect_folders([folder], None, False) == 0
+    assert command(InspectOptions(folders=[folder]), Output()) == 0
     out = capsys.readouterr().out
     assert "[red]a" in out
     assert "10×6" in out
     assert "saved whole: head.bias, head.weight" in out
     assert "can be fused with --space delta" in out
-    assert inspect_folders([folder, tmp_path / "nowhere"], None, True) == 2
+    assert command(InspectOptions(folders=[folder, tmp_path / "nowhere"]), Output(json=True)) == 2
     told = json.loads(capsys.readouterr().out)
     assert told["folders"][0]["sites"][0]["rank"] == 3
     assert "no such folder" in told["folders"][1]["problem"]

@@ -13,7 +13,7 @@ from explorer_run import CLASSES, make_run, weights
 from typer.main import get_command
 
 from tangora.cli import commands as cli
-from tangora.cli.terminal import parse_weights
+from tangora.cli.weights import parse_weights
 from tangora.report import explorer
 from tangora.tangent.columns import load_columns
 from tangora.tasks.metrics import score

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -10,6 +11,7 @@ from tangora.report import tables
 from tangora.report.data import read_run
 from tangora.report.html import duration, facts
 from tangora.report.summary import Summary
+from tangora.report.wide import Column, Wide
 
 
 @pytest.fixture(scope="module")
@@ -23,23 +25,67 @@ def printed(run, width=100) -> str:
     return console.file.getvalue()
 
 
-def test_the_terminal_table_fits_and_holds_the_numbers(run, summary):
-    text = printed(run)
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_the_terminal_table_fits_and_holds_every_number(run, summary, width):
+    text = printed(run, width)
     lines = text.splitlines()
-    assert max(len(line) for line in lines) <= 100
+    assert max(len(line) for line in lines) <= width
     assert "…" not in text
-    for title in ("full:", "LoRA:", "L-LoRA:"):
-        assert any(line.startswith(title) for line in lines)
-    key = next(k for k in summary.fused if (k.mode, k.method, k.selection) == ("lora", "lorahub", "validation"))
-    row = summary.fused_scores(key, summary.largest)["snips"]
-    assert f"{row.score:.3f}  {100 * row.normalized:.0f}%" in text
     assert "oracle" not in text.lower()
+    starts = [next(i for i, line in enumerate(lines) if line.startswith(f"{m}: ")) for m in ("full", "LoRA", "L-LoRA")]
+    for mode, start, stop in zip(("full", "lora", "l-lora"), starts, [*starts[1:], None], strict=True):
+        part = "\n".join(lines[start:stop])
+        for key in (key for key in summary.shown() if key.mode == mode):
+            rows = summary.fused_scores(key, summary.largest)
+            assert len(rows) == 7
+            assert all(f"{row.score:.3f}  {100 * row.normalized:.0f}%" in part for row in rows.values())
+            assert key.name in part
+    wide = [line for line in lines if line.startswith("full: ")]
+    assert (len(wide) == 1) == (width == 200)
+
+
+def test_chosen_coefficients_stand_beside_the_method(run):
+    assert re.search(r"task arithmetic +0\.\d{3} +\d+% +λ 0\.3 ", printed(run))
+
+
+@pytest.mark.parametrize(
+    ("written", "text"),
+    [
+        ([], ""),
+        ([""], ""),
+        (["chosen"], "chosen"),
+        (['{"weights": [0.25, -0.5]}'], "0.25 -0.5"),
+        (['{"weights": [1.0], "parameters": {"density": 0.5}}'] * 2, "λ 1, density 0.5"),
+        (['{"weights": [1.0]}', '{"weights": [0.5]}'], "differ by subset"),
+    ],
+)
+def test_coefficients_for_people(written, text):
+    assert tables.coefficients_text(written) == text
 
 
 def test_the_terminal_table_takes_names_literally(hostile):
-    text = printed(hostile)
-    assert "<img src=x one" in text
+    text = printed(hostile, 200)
+    assert "<img src=" in text
     assert "$x_1^2$" in text
+
+
+def test_no_column_and_no_row_is_dropped_however_narrow():
+    names = [f"task_{i}" for i in range(12)]
+    wide = Wide(
+        "[b]t",
+        Column("method", ["a " * 30, "[red]b"], numbers=False),
+        [Column(name, [f"1.{i:02}", f"2.{i:02}"], most=5) for i, name in enumerate(names)],
+    )
+    for width in (20, 33, 80, 300):
+        console = Console(width=width, file=io.StringIO(), color_system=None)
+        console.print(wide)
+        text = console.file.getvalue()
+        assert max(len(line) for line in text.splitlines()) <= width
+        for i in range(12):
+            assert f"1.{i:02}" in text
+            assert f"2.{i:02}" in text
+        assert "[red]b" in text
+        assert text.count("task_") == 12
 
 
 def test_the_overview_puts_experts_beside_fusions(summary):

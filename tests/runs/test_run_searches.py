@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import tangora
 from tangora.cli import app
 from tangora.config.recipe import load_recipe
-from tangora.errors import RecipeError
+from tangora.errors import ArgumentError
 from tangora.evaluation.candidates import candidate_key
 from tangora.fusion.fusion import Fusion
 from tiny_run import recipe_for
@@ -131,15 +131,15 @@ def test_candidates_per_site_have_keys_of_their_own():
 
 @pytest.mark.parametrize("text", ["{}", '{"weights": 3}', '{"fused": {"method": "ties"}}', '{"up": 0.5}'])
 def test_a_file_without_weights_is_refused(tmp_path, text):
-    from tangora.cli.terminal import parse_weights
+    from tangora.cli.weights import parse_weights
 
     (tmp_path / "w.json").write_text(text)
-    with pytest.raises(RecipeError, match="no weights in the file at"):
+    with pytest.raises(ArgumentError, match="no weights in the file at"):
         parse_weights(str(tmp_path / "w.json"))
 
 
 def test_weights_in_a_file(tmp_path):
-    from tangora.cli.terminal import parse_weights
+    from tangora.cli.weights import parse_weights
 
     for inside in ([0.5, 0.25], {"up": [0.5, 0.25]}):
         (tmp_path / "w.json").write_text(json.dumps({"weights": inside}))

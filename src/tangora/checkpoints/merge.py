@@ -21,7 +21,7 @@ from tangora.checkpoints.scheduler import run_jobs
 from tangora.checkpoints.sidecars import write_sidecars
 from tangora.checkpoints.steps import Steps
 from tangora.errors import FusionError
-from tangora.fusion.weights import Weights
+from tangora.fusion.weights import Table, Weights
 from tangora.methods import get
 from tangora.progress import Progress
 from tangora.storage.checkpoint import INDEX, Checkpoint, open_checkpoint
@@ -56,6 +56,7 @@ class Merged:
         kept: of these, how many an earlier sitting had finished.
         threads: how many worked.
         memory: the peak resident memory that the plan allows itself.
+        weights: what the models were weighted with: one each, or tensor -> one each.
         notes: what is to be known of the output, in words.
         verified: what was compared with the adapters; None of checkpoints, or where it was not asked for.
     """
@@ -70,6 +71,7 @@ class Merged:
     kept: int
     threads: int
     memory: Memory
+    weights: Table
     notes: list[str] = field(default_factory=list)
     verified: Checked | None = None
 
@@ -166,6 +168,7 @@ def fuse_checkpoints(
         kept=kept,
         threads=workers,
         memory=plan.memory(models_.recipe.method, workers),
+        weights=models_.about["weights"],
         notes=models_.notes,
         verified=checked,
     )

@@ -40,10 +40,10 @@ def check_method(method: Method) -> None:
         FusionError: it does.
     """
     if method.statistics is not None:
-        fix = "fuse the adapters without --full first, and then the result onto its base"
+        fix = "fuse the adapters first, and then merge the result into its base"
         raise FusionError(f"{method.name} needs statistics, which are of adapters", where="fuse.method", fix=fix)
     if method.granularity == "model" and method.cutoff is None:
-        fix = "use a method of granularity element or tensor, or fuse adapters without --full"
+        fix = "use a method of granularity element or tensor, or fuse adapters into an adapter"
         raise FusionError(f"{method.name} needs all tensors at once, which checkpoints are too large for", fix=fix)
 
 

@@ -1,59 +1,80 @@
-"""``tangora analyze``: its options, and what it prints."""
+"""``tangora analyze``: why the experts of a run fuse well, or do not."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
 
-from tangora.cli.terminal import bars, show
+from tangora.cli.command import Command
+from tangora.cli.options import Options, RunArgument, SplitOption
+from tangora.cli.output import Output
 
-__all__ = ["analyze"]
+__all__ = ["COMMAND", "AnalyzeOptions", "analyze"]
+
+_PLANES = "Planes and rows"
 
 
-def analyze(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
+@dataclass(frozen=True, kw_only=True)
+class AnalyzeOptions(Options):
+    """What is analysed, and how finely."""
+
+    run: RunArgument
     pairs: Annotated[
-        str | None, typer.Option("--pairs", metavar="A+B,...", help="Tasks whose plane is looked at; or: all.")
-    ] = None,
-    modes: Annotated[str | None, typer.Option("--modes", metavar="M,...", help="Only these modes.")] = None,
+        str | None,
+        typer.Option("--pairs", metavar="A+B,...", help="Tasks whose planes are computed, or: all."),
+    ] = None
+    modes: Annotated[str | None, typer.Option("--modes", metavar="M,...", help="Only these modes.")] = None
     only: Annotated[
-        str | None, typer.Option("--only", metavar="KIND,...", help="Of signs, angles, planes, linearity.")
-    ] = None,
-    points: Annotated[int, typer.Option("--points", help="Of a plane's grid, on [0, 1] in each direction.")] = 6,
-    margin: Annotated[float, typer.Option("--margin", help="How far the grid goes beyond 0 and 1.")] = 0.4,
-    rows: Annotated[int, typer.Option("--rows", help="At most so many rows of a task.")] = 128,
-    split: Annotated[str, typer.Option("--split", help="Whose rows: train, validation or test.")] = "validation",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done at what cost, and stop.")] = False,
-) -> None:
+        str | None, typer.Option("--only", metavar="KIND,...", help="Some of signs, angles, planes, linearity.")
+    ] = None
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done at what cost, and stop.")] = False
+    points: Annotated[
+        int, typer.Option("--points", help="Of a plane's grid, on [0, 1] in each direction.", rich_help_panel=_PLANES)
+    ] = 6
+    margin: Annotated[
+        float, typer.Option("--margin", help="How far the grid goes beyond 0 and 1.", rich_help_panel=_PLANES)
+    ] = 0.4
+    rows: Annotated[int, typer.Option("--rows", help="At most this many of each task.", rich_help_panel=_PLANES)] = 128
+    split: SplitOption = "validation"
+
+
+def analyze(options: AnalyzeOptions, output: Output) -> None:
     """Look into a run's experts: do they disentangle, conflict, overlap, behave linearly? Adds it to the report."""
-    from tangora.runs.stages.analysis_plan import KINDS, Plan, Settings
+    from tangora.runs.stages.analysis_plan import KINDS, Plan, Settings  # deferred: imports torch
 
     settings = Settings(
-        only=_split(only) or KINDS,
-        modes=_split(modes),
-        pairs=pairs,
-        points=points,
-        margin=margin,
-        rows=rows,
-        split=split,
+        only=_split(options.only) or KINDS,
+        modes=_split(options.modes),
+        pairs=options.pairs,
+        points=options.points,
+        margin=options.margin,
+        rows=options.rows,
+        split=options.split,
     )
-    plan = Plan(run, settings)
-    show(*plan.lines())
-    if dry_run:
+    plan = Plan(options.run, settings)
+    lines = list(plan.lines())
+    if options.dry_run:
+        output.result({"run": options.run, "dry_run": True, "plan": lines}, *lines)
         return
-    from tangora.runs.stages.analysis import analyze as analyze_run
+    output.note(*lines)
+    from tangora.runs.stages.analysis import analyze as analyze_run  # deferred: imports torch
 
-    with bars() as progress:
+    with output.progress() as progress:
         page = analyze_run(plan, progress)
-    from tangora.report.data import read_run
+    from tangora.report.data import read_run  # deferred: only after the analyses
     from tangora.report.summary import Summary
     from tangora.report.tables import terminal_analyses
 
-    show(terminal_analyses(Summary(read_run(run))))
-    print(f"report: {page.resolve()}")
+    run = read_run(options.run)
+    means = {mode: run.analyses.means(mode) for mode in run.analyses.modes}
+    document = {"run": options.run, "analyses": means, "report": page}
+    output.result(document, terminal_analyses(Summary(run)), f"report: {page.resolve()}")
 
 
 def _split(text: str | None) -> list[str]:
     return [part.strip() for part in text.split(",")] if text else []
+
+
+COMMAND = Command(analyze, panel="Look into a run", example="tangora analyze runs/text7 --only signs,angles")

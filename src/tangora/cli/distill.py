@@ -1,55 +1,73 @@
-"""``tangora distill``: its options, and what it does with them."""
+"""``tangora distill``: a plain LoRA adapter whose features follow those of tangent adapters."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tangora.cli.options import Overwrite, RecipeArgument, Settings
-from tangora.cli.terminal import bars
+from tangora.cli import completion
+from tangora.cli.command import Command
+from tangora.cli.options import Options, OverwriteOption, RecipeArgument, SettingsOption
+from tangora.cli.output import Output
+from tangora.support.files import read_json, refuse_existing
 
-__all__ = ["distill"]
+__all__ = ["COMMAND", "DistillOptions", "distill"]
 
 
-def distill(
-    recipe: RecipeArgument,
+@dataclass(frozen=True, kw_only=True)
+class DistillOptions(Options):
+    """Which teachers, and how the student is trained."""
+
+    recipe: RecipeArgument
     teachers: Annotated[
         list[Path],
-        typer.Argument(metavar="ADAPTER...", help="A tangent adapter, or the expert of every task."),
-    ],
-    out: Annotated[Path, typer.Option("--out", help="Where the student goes.")],
-    mode: Annotated[str, typer.Option("--mode", help="How the student is made: a mode of the recipe.")] = "lora",
-    rows: Annotated[int, typer.Option("--rows", min=1, help="Most train rows of a task; no labels are used.")] = 1000,
-    settings: Settings = None,
-    overwrite: Overwrite = False,
-) -> None:
-    """Train a plain LoRA (or L-LoRA) adapter whose features follow those of a tangent adapter, or of several."""
-    from tangora.config.recipe import load_recipe
-    from tangora.support.files import refuse_existing
+        typer.Argument(metavar="ADAPTER", help="A tangent adapter, or the expert of every task."),
+    ]
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where the student goes.")]
+    mode: Annotated[
+        str,
+        typer.Option("--mode", help="The recipe's mode that trains the student.", autocompletion=completion.modes),
+    ] = "lora"
+    rows: Annotated[int, typer.Option("--rows", min=1, help="Most train rows of a task; no labels are used.")] = 1000
+    settings: SettingsOption = None
+    overwrite: OverwriteOption = False
 
-    loaded = load_recipe(recipe, settings or [])
-    refuse_existing(out, overwrite)
-    config = loaded.finetune_config(mode)
-    from tangora.adapters.adapter import load
+
+def distill(options: DistillOptions, output: Output) -> None:
+    """Train a plain LoRA (or L-LoRA) adapter whose features follow those of a tangent adapter, or of several."""
+    from tangora.config.recipe import load_recipe  # deferred: --help needs no pydantic
+
+    recipe = load_recipe(options.recipe, options.settings or [])
+    refuse_existing(options.out, options.overwrite)
+    config = recipe.finetune_config(options.mode)
+    from tangora.adapters.adapter import load  # deferred: imports torch
     from tangora.modes.distillation import distill as train_student
     from tangora.runs.runner import prepare
 
-    adapters = [load(folder) for folder in teachers]
-    with bars() as progress:
-        base, tasks = prepare(loaded, progress)
-        progress.begin(f"{mode} · distilled", config.training.steps)
+    teachers = [load(folder) for folder in options.teachers]
+    with output.progress() as progress:
+        base, tasks = prepare(recipe, progress)
+        progress.begin(f"{options.mode} · distilled", config.training.steps)
         train_student(
             base,
             tasks,
-            adapters if len(adapters) > 1 else adapters[0],
+            teachers if len(teachers) > 1 else teachers[0],
             config,
-            rows=rows,
-            out=out,
-            scratch=out.parent / f".{out.name}.training",
-            overwrite=overwrite,
+            rows=options.rows,
+            out=options.out,
+            scratch=options.out.parent / f".{options.out.name}.training",
+            overwrite=options.overwrite,
             on_step=lambda step, total, loss: progress.update(step, f"loss {loss:.4f}"),
         )
         progress.end()
-    print(f"adapter: {out.resolve()}")
+    record = read_json(options.out / "training.json")
+    document = {"adapter": options.out, "teachers": options.teachers, "mode": options.mode, "training": record}
+    output.result(document, f"adapter: {options.out.resolve()}")
+
+
+COMMAND = Command(
+    distill, panel="Recipes", example="tangora distill recipe.yaml runs/my-run/fused/tangent/convex --out student"
+)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import os
 import sys
 import traceback
@@ -22,6 +24,7 @@ _LOGS: list[Path] = []
 
 def end(command: Callable[[], Any]) -> NoReturn:
     """Run a command and exit: 0 done, 2 something to put right, 130 interrupted, 1 a bug."""
+    _print_any_name()
     try:
         code = command()  # that of a typer.Exit; typer makes one of Ctrl-C, earlier ones raise
     except (typer.Abort, KeyboardInterrupt):
@@ -39,12 +42,18 @@ def end(command: Callable[[], Any]) -> NoReturn:
 
 
 def traceback_goes_to(log: Path) -> None:
-    """An unexpected error is told in one line that names this file, which the run fills, once it exists."""
+    """On an unexpected error, print one line that points to this log file, if it exists."""
     _LOGS[:] = [log]
 
 
-def quiet_libraries() -> None:
-    """Our own bars and errors stand alone in the terminal; set these variables yourself to hear the libraries."""
+def quiet_libraries(verbose: bool = False) -> None:
+    """Keep the terminal for our own bars and errors; with ``verbose``, show our log and what the libraries print.
+
+    Variables of the environment that are set already win.
+    """
+    if verbose:
+        logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+        return
     for key, value in {
         "TRANSFORMERS_VERBOSITY": "error",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -54,6 +63,13 @@ def quiet_libraries() -> None:
         os.environ.setdefault(key, value)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
+
+
+def _print_any_name() -> None:
+    """Let names be printed that the terminal's encoding does not have, such as a path of undecodable bytes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _usage(error: Any) -> NoReturn:

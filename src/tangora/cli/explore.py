@@ -1,25 +1,41 @@
-"""``tangora explore``: its options, and what it prints."""
+"""``tangora explore``: a page with a slider for each task vector."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-__all__ = ["explore"]
+from tangora.cli.command import Command
+from tangora.cli.options import Options, RunArgument
+from tangora.cli.output import Output
+
+__all__ = ["COMMAND", "ExploreOptions", "explore"]
 
 
-def explore(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
-    mode: Annotated[str | None, typer.Option("--mode", help="Which tangent mode; by default the first.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="The page; default RUN/explorer-MODE.html.")] = None,
-) -> None:
-    """Write the fusion explorer: a page with a slider per task vector and exact scores at every move."""
-    from tangora.report import build, explorer
+@dataclass(frozen=True, kw_only=True)
+class ExploreOptions(Options):
+    """Which run and mode, and where the page goes."""
 
-    page = explorer.build(run, mode, out)
-    print(f"explorer: {page.resolve()}")
+    run: RunArgument
+    mode: Annotated[str | None, typer.Option("--mode", help="A tangent mode of the run; default: the first.")] = None
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Default: RUN/explorer-MODE.html.")
+    ] = None
+
+
+def explore(options: ExploreOptions, output: Output) -> None:
+    """Write the fusion explorer: a page with a slider for each task vector, and exact scores at every move."""
+    from tangora.report import build, explorer  # deferred: imports jinja2
+
+    page, run = explorer.build(options.run, options.mode, options.out), options.run
+    lines = [f"explorer: {page.resolve()}"]
     report = run / "report.html"
-    if out is None and report.is_file() and f'href="{page.name}"' not in report.read_text(encoding="utf-8"):
-        print(f"report: {build(run).resolve()}")
+    if options.out is None and report.is_file() and f'href="{page.name}"' not in report.read_text(encoding="utf-8"):
+        lines.append(f"report: {build(run).resolve()}")
+    output.result({"explorer": page, "report": report if report.is_file() else None}, *lines)
+
+
+COMMAND = Command(explore, panel="Look into a run", example="tangora explore runs/text7-tangent")

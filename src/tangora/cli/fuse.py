@@ -1,67 +1,184 @@
-"""``tangora fuse`` of adapters: fused, written, verified, told."""
+"""``tangora fuse``: adapters into one adapter; with ``--full``, what `tangora merge` does."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tangora.cli.terminal import fused_lines, show
+from tangora.cli.command import Command
+from tangora.cli.fusing import ADAPTERS, BaseFolder, FusionOptions
+from tangora.cli.merge import AllowMissing, Device, DryRun, Dtype, MergeOptions, ShardSize, Threads, merge_models
+from tangora.cli.output import Output
+from tangora.cli.weights import weights_line
+from tangora.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from tangora.fusion.verification import Verification
-    from tangora.fusion.weights import Table
-
-__all__ = ["Verify", "fuse_adapters"]
-
-Verify = Annotated[
-    bool, typer.Option("--verify/--no-verify", help="Of adapters: read the output again and compare it in float64.")
-]
-
-
-def fuse_adapters(
-    folders: Sequence[Path],
-    out: Path,
-    method: str,
-    weights: Table | float | None,
-    *,
-    rank: int | None,
-    parameters: Mapping[str, Any],
-    overwrite: bool,
-    verify: bool,
-    **settings: Any,
-) -> None:
-    """Fuse, and say what came of it.
-
-    Args:
-        folders, method, weights, rank, parameters: see `tangora.fuse`.
-        out, overwrite: where it goes.
-        verify: whether to read it again through stock peft, before it appears.
-        settings: of `tangora.fusion.fusion.Fusion`.
-    """
+    from tangora.adapters.adapter import Adapter
     from tangora.fusion.fusion import Fusion
-    from tangora.fusion.statistics import refuse_superfluous
+    from tangora.fusion.verification import Verification
+
+__all__ = ["COMMAND", "FuseOptions", "fuse", "fused_lines"]
+
+_OF_CHECKPOINTS = ("dtype", "shard_size", "allow_missing", "threads", "device", "dry_run")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FuseOptions(FusionOptions):
+    """What is fused; the last fields are those of `tangora merge`, for ``--full``."""
+
+    adapters: Annotated[list[Path], typer.Argument(metavar="ADAPTER", help="Folders of PEFT adapters.")]
+    rank: Annotated[
+        int | None, typer.Option("--rank", "-r", help="Truncate to this rank; the relative error is printed.")
+    ] = None
+    statistics: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--statistics",
+            metavar="FILE",
+            help="For regmean and fisher: one per adapter. See: tangora statistics.",
+            rich_help_panel=ADAPTERS,
+        ),
+    ] = None
+    base: BaseFolder = None
+    full: Annotated[bool, typer.Option("--full")] = False
+    dtype: Dtype = None
+    shard_size: ShardSize = "5GB"
+    allow_missing: AllowMissing = None
+    threads: Threads = None
+    device: Device = "cpu"
+    dry_run: DryRun = False
+
+    def of_merge(self) -> MergeOptions:
+        """The same options for `tangora merge`.
+
+        Raises:
+            ArgumentError: an option that only adapters have.
+        """
+        if self.rank is not None:
+            raise ArgumentError("a full checkpoint has no rank", got=self.rank, where="--rank", fix="leave it out")
+        if self.statistics:
+            fix = "fuse the adapters without --full first, and then merge the result into its base"
+            raise ArgumentError("statistics are of adapters", got=len(self.statistics), where="--statistics", fix=fix)
+        shared = {field.name: getattr(self, field.name) for field in fields(MergeOptions) if field.name != "models"}
+        return MergeOptions(models=self.adapters, **shared)
+
+    def refuse_of_checkpoints(self) -> None:
+        """Refuse an option that would do nothing, which is a misunderstanding.
+
+        Raises:
+            ArgumentError: an option that only `tangora merge` has.
+        """
+        for field in fields(self):
+            if field.name in _OF_CHECKPOINTS and (value := getattr(self, field.name)) != field.default:
+                name = "--" + field.name.replace("_", "-")
+                fix = f"use: tangora merge; or leave {name} out"
+                raise ArgumentError("an option of full checkpoints", got=str(value), where=name, fix=fix)
+
+    def fusion(self) -> Fusion:
+        """Open and check the adapters."""
+        from tangora.fusion.fusion import Fusion  # deferred: --help needs no torch
+
+        return Fusion(
+            self.adapters,
+            self.space,  # type: ignore[arg-type]  # another value is refused
+            seed=self.seed,
+            same_base=self.same_base,
+            statistics=self.statistics,
+            base=self.base,
+            heads=self.heads,  # type: ignore[arg-type]
+        )
+
+
+def fuse(options: FuseOptions, output: Output) -> None:
+    """Fuse adapters of one base model into one adapter, exactly or with a stated error; no base model is loaded.
+
+    The result is a PEFT adapter. Its rank is the sum of the ranks unless --rank cuts it. To write a full model
+    instead, use [bold]tangora merge[/bold].
+    """
+    from tangora.support.files import refuse_existing  # deferred: --help needs none of it
+
+    refuse_existing(options.out, options.overwrite)
+    if options.full:
+        _fuse_full(options.of_merge(), output)
+        return
+    options.refuse_of_checkpoints()
+    parameters, weights = options.settings(), options.numbers()
+    from tangora.fusion.statistics import refuse_superfluous  # deferred: --help needs no torch
     from tangora.methods import get
 
-    fusion = Fusion(list(folders), **settings)
-    refuse_superfluous(fusion.statistics, get(method), fusion.adapters, fusion.names)
-    fused = fusion.merge(method, weights, parameters, rank)
-    found: list[Verification] = []
-
-    def check(adapter: Any, folder: Path) -> Mapping[str, Any]:
-        from tangora.fusion.verification import Parent, verify
-
-        pairs = zip(fusion.adapters, folders, strict=True)
-        found.append(verify(adapter, folder, [Parent(a, f) for a, f in pairs]))
-        return found[0].told()
-
-    checked = verify and fused.metadata.kind == "lora"
-    fused.save(out, overwrite=overwrite, check=check if checked else None)
-    show(*fused_lines(fused, out), *_verified_lines(found))
+    fusion = options.fusion()
+    refuse_superfluous(fusion.statistics, get(options.method), fusion.adapters, fusion.names)
+    fused = fusion.merge(options.method, weights, parameters, options.rank)
+    verification = _saved(fused, fusion, options)
+    origin = f"the default of {options.method}" if weights is None else ""
+    output.result(_document(fused, options.out, verification), *fused_lines(fused, options.out, verification, origin))
 
 
-def _verified_lines(found: Sequence[Verification]) -> Iterator[str]:
-    for verification in found:
+def _fuse_full(options: MergeOptions, output: Output) -> None:
+    """What ``--full`` always did: the first folder is the base unless ``--base`` is given."""
+    models = list(options.models)
+    base = options.base if options.base is not None else models.pop(0)
+    if not models:
+        fix = "give the base first and then the models; or the adapters, and the base as --base BASE"
+        raise ArgumentError("nothing to fuse with the base", got=str(base), where="fuse --full", fix=fix)
+    merge_models(options, base, models, options.numbers(), output)
+
+
+def _saved(fused: Adapter, fusion: Fusion, options: FuseOptions) -> Verification | None:
+    """Write the adapter; what stock peft reads from its files before they appear, if that is asked for."""
+    verifications: list[Verification] = []
+
+    def check(adapter: Adapter, folder: Path) -> Mapping[str, Any]:
+        from tangora.fusion.verification import Parent, verify  # deferred: imports peft
+
+        pairs = zip(fusion.adapters, options.adapters, strict=True)
+        verifications.append(verify(adapter, folder, [Parent(a, f) for a, f in pairs]))
+        return verifications[0].told()
+
+    checked = options.verify and fused.metadata.kind == "lora"
+    fused.save(options.out, overwrite=options.overwrite, check=check if checked else None)
+    return verifications[0] if verifications else None
+
+
+def fused_lines(fused: Adapter, out: Path, verification: Verification | None = None, origin: str = "") -> Iterator[str]:
+    """What a fusion did, line by line."""
+    about = fused.metadata.fused
+    assert about is not None
+    ranks = _ranks(fused)
+    yield f"fused {len(about.parents)} adapters by {about.method} ({about.space}) over {len(fused.updates)} sites"
+    yield weights_line(about.weights, [parent.name for parent in about.parents], origin)
+    if ranks:
+        yield f"rank: {ranks[0]}" if len(ranks) == 1 else f"rank: {ranks[0]} to {ranks[-1]}"
+    if about.truncation_error is not None:
+        yield f"relative error of the truncation: {about.truncation_error:.3g}"
+    yield f"adapter: {out.resolve()}"
+    if verification is not None:
         yield f"verified in {verification.seconds:.1f} s: {verification.words()}"
+
+
+def _ranks(fused: Adapter) -> list[int]:
+    return sorted({update.rank for update in fused.updates.values() if hasattr(update, "rank")})
+
+
+def _document(fused: Adapter, out: Path, verification: Verification | None) -> dict[str, Any]:
+    about = fused.metadata.fused
+    assert about is not None
+    return {
+        **about.model_dump(mode="json"),
+        "sites": len(fused.updates),
+        "ranks": _ranks(fused),
+        "verified": None if verification is None else verification.told() | {"seconds": verification.seconds},
+        "adapter": out,
+    }
+
+
+COMMAND = Command(
+    fuse,
+    panel="Fuse and merge",
+    example="tangora fuse adapters/sst2 adapters/snips --method ties --set density=0.3 --out fused",
+    hidden=frozenset({"full", *_OF_CHECKPOINTS}),
+)

@@ -1,72 +1,80 @@
-"""``tangora inspect``: what it prints."""
+"""``tangora inspect``: what folders hold, and whether it can be fused."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
 
-from tangora.cli.terminal import show
+from tangora.cli.command import Command
+from tangora.cli.options import Options
+from tangora.cli.output import Output
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from tangora.inspection.folders import Inspected
     from tangora.inspection.fusable import Fusable
 
-__all__ = ["AsJson", "Folders", "Sites", "inspect_folders"]
-
-Folders = Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Adapters, checkpoints, or both.")]
-Sites = Annotated[
-    bool | None, typer.Option("--sites/--no-sites", help="A row per site; default for a single adapter only.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="For machines: everything, as one JSON object.")]
+__all__ = ["COMMAND", "InspectOptions", "inspect"]
 
 
-def inspect_folders(folders: Sequence[Path], sites: bool | None, as_json: bool) -> int:
-    """Print what the folders are, and whether they can be fused; the exit code is 2 where one cannot be read."""
-    from tangora.inspection.folders import inspect
+@dataclass(frozen=True, kw_only=True)
+class InspectOptions(Options):
+    """Which folders, and how much of each."""
+
+    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER", help="Adapters, checkpoints, or both.")]
+    sites: Annotated[
+        bool | None, typer.Option("--sites/--no-sites", help="A row for each site; default: of a single adapter.")
+    ] = None
+
+
+def inspect(options: InspectOptions, output: Output) -> int:
+    """Describe adapters and checkpoints, and whether they can be fused, in which spaces and by which methods.
+
+    The exit code is 2 if a folder cannot be read.
+    """
+    from tangora.inspection.folders import inspect as inspect_folder  # deferred: imports torch
     from tangora.inspection.fusable import fusable
 
-    found = [inspect(folder) for folder in folders]
-    answer = fusable(found)
-    if as_json:
-        print(json.dumps({"folders": [one.told() for one in found], "fusable": answer.told()}, indent=2))
-    else:
-        for one in found:
-            show(*_lines(one))
-            if one.sites and (sites or (sites is None and len(found) == 1)):
-                show(_table(one))
-        show(*_answer(answer))
-    return 2 if any(one.problem for one in found) else 0
+    inspected = [inspect_folder(folder) for folder in options.folders]
+    answer = fusable(inspected)
+    document = {"folders": [one.told() for one in inspected], "fusable": answer.told()}
+    shown: list[RenderableType] = []
+    for one in inspected:
+        shown += [Text(one.path, style="bold"), *_lines(one)]
+        if one.sites and (options.sites or (options.sites is None and len(inspected) == 1)):
+            shown.append(_table(one))
+    output.result(document, *shown, *_answer(answer))
+    return 2 if any(one.problem for one in inspected) else 0
 
 
 def _lines(one: Inspected) -> Iterator[str]:
-    yield f"[bold]{_plain(one.path)}[/bold]"
     if one.problem is not None:
-        yield f"  cannot be read: {_plain(one.problem)}"
+        yield f"  cannot be read: {one.problem}"
         return
     dtypes = ", ".join(f"{count} {dtype}" for dtype, count in one.dtypes.items())
     yield f"  {_kind(one)}: {one.parameters:,} parameters, {_size(one.size)} ({dtypes})"
     base = ", ".join(f"{key} {_short(value)}" for key, value in one.base.items() if value)
     if base:
-        yield f"  {'model' if one.kind == 'checkpoint' else 'base'}: {_plain(base)}"
-    told = {"task": one.task, "mode": one.mode, "linearized": one.linearize, "fused by": one.fused}
-    told |= {"φ₀": one.initial and one.initial[:12]}
-    if words := ", ".join(f"{key} {value}" for key, value in told.items() if value):
-        yield f"  {_plain(words)}"
+        yield f"  {'model' if one.kind == 'checkpoint' else 'base'}: {base}"
+    about = {"task": one.task, "mode": one.mode, "linearized": one.linearize, "fused by": one.fused}
+    about |= {"φ₀": one.initial and one.initial[:12]}
+    if text := ", ".join(f"{key} {value}" for key, value in about.items() if value):
+        yield f"  {text}"
     if one.sites:
-        yield f"  {_plain(_summary(one))}"
+        yield f"  {_summary(one)}"
     if one.heads:
-        yield f"  saved whole: {_plain(', '.join(one.heads[:6]) + (', …' if len(one.heads) > 6 else ''))}"
+        yield f"  saved whole: {', '.join(one.heads[:6]) + (', …' if len(one.heads) > 6 else '')}"
     if one.needs_base:
-        yield f"  needs --base: {_plain(one.needs_base)}"
+        yield f"  needs --base: {one.needs_base}"
     for head, embedding in one.tied.items():
-        yield f"  tied: {_plain(head)} is {_plain(embedding)}"
+        yield f"  tied: {head} is {embedding}"
 
 
 def _kind(one: Inspected) -> str:
@@ -77,15 +85,15 @@ def _kind(one: Inspected) -> str:
 
 def _summary(one: Inspected) -> str:
     kinds = Counter(site.kind for site in one.sites)
-    words = [", ".join(f"{count} {kind}" for kind, count in kinds.items()) + " sites"]
+    parts = [", ".join(f"{count} {kind}" for kind, count in kinds.items()) + " sites"]
     ranks = sorted({site.rank for site in one.sites if site.rank is not None})
     scalings = sorted({site.scaling for site in one.sites if site.scaling is not None})
-    words += [f"rank {_range(ranks)}"] if ranks else []
-    words += [f"scaling {_range(scalings)}"] if scalings else []
+    parts += [f"rank {_range(ranks)}"] if ranks else []
+    parts += [f"scaling {_range(scalings)}"] if scalings else []
     norms = [site.norm for site in one.sites if site.norm is not None]
     if norms:
-        words.append(f"norm {sum(norm**2 for norm in norms) ** 0.5:.4g}")
-    return ", ".join(words)
+        parts.append(f"norm {sum(norm**2 for norm in norms) ** 0.5:.4g}")
+    return ", ".join(parts)
 
 
 def _range(values: Sequence[float]) -> str:
@@ -93,21 +101,15 @@ def _range(values: Sequence[float]) -> str:
 
 
 def _table(one: Inspected) -> Table:
-    from rich.table import Table
-
     table = Table(box=None, header_style="bold")
     table.add_column("site", overflow="fold")
     table.add_column("kind")
     for column in ("shape", "rank", "scaling", "norm"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for site in one.sites:
-        cells: list[Any] = [
-            site.rank,
-            site.scaling and f"{site.scaling:g}",
-            site.norm is not None and f"{site.norm:.4g}",
-        ]
         shape = "×".join(map(str, site.shape))
-        table.add_row(_plain(site.name), site.kind, shape, *("–" if c in (None, False) else str(c) for c in cells))
+        rank = "–" if site.rank is None else str(site.rank)
+        table.add_row(site.name, site.kind, shape, rank, _number(site.scaling, "g"), _number(site.norm, ".4g"))
     return table
 
 
@@ -117,16 +119,20 @@ def _number(value: float | None, form: str) -> str:
 
 def _answer(answer: Fusable) -> Iterator[str]:
     if "all" in answer.reasons:
-        yield f"cannot be fused: {_plain(answer.reasons['all'])}"
+        yield f"cannot be fused: {answer.reasons['all']}"
         return
     groups: dict[str, list[str]] = {}
     for space, methods in answer.spaces.items():
-        groups.setdefault(", ".join(methods), []).append("--full" if space == "full" else f"--space {space}")
-    for methods_, spaces in groups.items():
-        yield f"can be fused with {' or '.join(spaces)}: {methods_}"
+        groups.setdefault(", ".join(methods), []).append(_how(space))
+    for names, spaces in groups.items():
+        yield f"can be fused with {' or '.join(spaces)}: {names}"
     for space, reason in answer.reasons.items():
-        yield f"not with {'--full' if space == 'full' else f'--space {space}'}: {_plain(reason)}"
-    yield from (_plain(note) for note in answer.notes)
+        yield f"not with {_how(space)}: {reason}"
+    yield from answer.notes
+
+
+def _how(space: str) -> str:
+    return "merge" if space == "full" else f"--space {space}"
 
 
 def _size(count: int) -> str:
@@ -141,8 +147,4 @@ def _short(value: object) -> str:
     return text[:12] if len(text) == 64 else text
 
 
-def _plain(text: str) -> str:
-    """Names are data: no markup in them takes effect."""
-    from rich.markup import escape
-
-    return escape(text)
+COMMAND = Command(inspect, panel="Look up", example="tangora inspect adapters/sst2 adapters/snips base")

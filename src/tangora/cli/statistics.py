@@ -1,84 +1,102 @@
-"""``tangora statistics``: its options, and what it prints."""
+"""``tangora statistics``: what regmean and fisher need of an expert's data."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tangora.cli.terminal import bars
-from tangora.errors import RecipeError
+from tangora.cli import completion
+from tangora.cli.command import Command
+from tangora.cli.options import Options, OverwriteOption, RecipeArgument, SettingsOption, SplitOption
+from tangora.cli.output import Output
+from tangora.cli.recipes import task_config
+from tangora.support.files import refuse_existing
 
 if TYPE_CHECKING:
-    from tangora.config.recipe import Recipe
+    from tangora.fusion.statistics import Statistics
 
-__all__ = ["AdapterArgument", "Also", "BatchSize", "Kinds", "Rows", "SplitName", "StatisticsFiles", "write_statistics"]
-
-AdapterArgument = Annotated[Path, typer.Argument(metavar="ADAPTER", help="The expert that they are of.")]
-Kinds = Annotated[
-    list[str] | None, typer.Option("--kind", help="gram (for regmean) or fisher; both where none is named.")
-]
-SplitName = Annotated[str, typer.Option("--split", help="Whose rows; train leaves the others unseen.")]
-Rows = Annotated[int, typer.Option("--rows", help="At most so many, a sample by the recipe's seed.")]
-BatchSize = Annotated[int, typer.Option("--batch-size", help="Rows per forward pass.")]
-Also = Annotated[
-    list[Path] | None, typer.Option("--also", metavar="ADAPTER", help="Cover the sites of this adapter, too.")
-]
-StatisticsFiles = Annotated[
-    list[Path] | None,
-    typer.Option("--statistics", metavar="FILE", help="For regmean and fisher: one per adapter; see: statistics."),
-]
+__all__ = ["COMMAND", "StatisticsOptions", "statistics"]
 
 
-def write_statistics(
-    recipe: Recipe,
-    adapter: Path,
-    out: Path,
-    task: str | None,
-    kinds: list[str] | None,
-    split: str,
-    rows: int,
-    batch_size: int,
-    also: list[Path] | None,
-    overwrite: bool,
-) -> None:
-    """Collect, write, and say what.
+@dataclass(frozen=True, kw_only=True)
+class StatisticsOptions(Options):
+    """Which expert, which of its rows, and where the statistics go."""
 
-    Raises:
-        RecipeError: the task is not told, or not in the recipe.
+    recipe: RecipeArgument
+    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="The expert.")]
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", metavar="FILE", help="A .safetensors file; a .json is written beside it."),
+    ]
+    task: Annotated[
+        str | None,
+        typer.Option(
+            "--task", help="One of the recipe's tasks; default: the adapter's own.", autocompletion=completion.tasks
+        ),
+    ] = None
+    kinds: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--kind", help="gram (for regmean) or fisher; default: both.", autocompletion=completion.statistics
+        ),
+    ] = None
+    split: SplitOption = "train"
+    rows: Annotated[int, typer.Option("--rows", help="At most this many, a sample by the recipe's seed.")] = 1000
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Rows per forward pass.")] = 16
+    also: Annotated[
+        list[Path] | None,
+        typer.Option("--also", metavar="ADAPTER", help="Cover the sites of this adapter, too."),
+    ] = None
+    settings: SettingsOption = None
+    overwrite: OverwriteOption = False
+
+
+def statistics(options: StatisticsOptions, output: Output) -> None:
+    """Collect the statistics of an expert's data (Gram, Fisher) that regmean and fisher need.
+
+    The fusion then needs neither the data nor the base model.
     """
-    from tangora.adapters.adapter import load
+    from tangora.config.recipe import load_recipe  # deferred: --help needs no pydantic
+
+    recipe = load_recipe(options.recipe, options.settings or [])
+    refuse_existing(options.out, options.overwrite)
+    from tangora.adapters.adapter import load  # deferred: imports torch
     from tangora.evaluation.collection import collect_statistics
-    from tangora.support.files import refuse_existing
-    from tangora.support.validation import did_you_mean
     from tangora.tasks import load_base, load_task
 
-    refuse_existing(out, overwrite)
-    expert = load(adapter)
-    name, known = task or expert.metadata.task or "", {t.name: t for t in recipe.tasks}
-    if name not in known:
-        fix = did_you_mean(name, list(known))
-        raise RecipeError("no such task in the recipe", got=name, where="--task", fix=fix)
+    expert = load(options.adapter)
+    chosen = task_config(recipe, options.task or expert.metadata.task or "")
     base = load_base(recipe.base)
-    with bars() as progress:
-        found = collect_statistics(
+    with output.progress() as progress:
+        collected = collect_statistics(
             base,
-            load_task(known[name], base, recipe.seed),
+            load_task(chosen, base, recipe.seed),
             expert,
-            kinds=kinds or ["gram", "fisher"],  # type: ignore[arg-type]  # other words are refused
-            split=split,
-            rows=rows,
+            kinds=options.kinds or ["gram", "fisher"],  # type: ignore[arg-type]  # other kinds are refused
+            split=options.split,
+            rows=options.rows,
             seed=recipe.seed,
-            batch_size=batch_size,
-            also=[load(path) for path in also or []],
+            batch_size=options.batch_size,
+            also=[load(path) for path in options.also or []],
             progress=progress,
         )
-    found.save(out, overwrite=overwrite)
-    about = found.about
-    print(
-        f"{' and '.join(about.kinds)} of {about.rows} {about.split} rows of {about.task}: {len(found.tensors)} tensors"
-    )
+    collected.save(options.out, overwrite=options.overwrite)
+    document = {**collected.about.model_dump(mode="json"), "tensors": len(collected.tensors), "file": options.out}
+    output.result(document, *_lines(collected), f"statistics: {options.out.resolve()}")
+
+
+def _lines(collected: Statistics) -> Iterator[str]:
+    about = collected.about
+    what = f"{' and '.join(about.kinds)} of {about.rows} {about.split} rows of {about.task}"
+    yield f"{what}: {len(collected.tensors)} tensors"
     if about.averaged:
-        print(f"without a Gram, and averaged by regmean: {len(about.averaged)} tensors")
-    print(f"statistics: {out.resolve()}")
+        yield f"without a Gram, and averaged by regmean: {len(about.averaged)} tensors"
+
+
+COMMAND = Command(
+    statistics, panel="Fuse and merge", example="tangora statistics recipe.yaml adapters/sst2 --out sst2.safetensors"
+)

@@ -38,7 +38,7 @@ def build(run: str | Path) -> Path:
 
 
 def terminal(run: str | Path) -> RenderableType:
-    """The headline and one table per mode, to be printed by rich; at most 100 columns wide.
+    """The headline and one table per mode, to be printed by rich, in as many parts as the width needs.
 
     Raises:
         DataError: ``scores.csv`` is missing, or a file is there and cannot be right.

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from tangora.report.data import Score
 from tangora.report.headline import kept_text, percent, score_text
 from tangora.report.summary import Key, Mean, Summary, mean_score, method_name, mode_name
-
-if TYPE_CHECKING:
-    from rich.table import Table as RichTable
+from tangora.report.wide import Column, Wide
 
 __all__ = [
     "MOST_ROWS",
     "Table",
     "analyses",
     "by_size",
+    "coefficients_text",
     "csv_table",
     "overview",
     "terminal_analyses",
@@ -28,7 +28,6 @@ __all__ = [
 ]
 
 MOST_ROWS = 3000  # a longer table makes a phone stutter
-_ACROSS = 5  # fusions in a terminal table of 100 columns
 CHOSEN = {
     "validation": "validation",
     "oracle": "† test (oracle)",
@@ -123,18 +122,12 @@ def analyses(summary: Summary) -> Table:
     return Table("Analyses of the experts: means over pairs, or over experts", ["mode", *names], rows, text_columns=1)
 
 
-def terminal_analyses(summary: Summary) -> RichTable:
+def terminal_analyses(summary: Summary) -> Wide:
     """The same, to be printed by rich."""
-    from rich import box
-    from rich.table import Table as RichTable
-
     found = analyses(summary)
-    table = RichTable(title=found.caption, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
-    for index, name in enumerate(found.columns):
-        table.add_column(name, justify="right" if index else "left", max_width=13)
-    for row in found.rows:
-        table.add_row(*row)
-    return table
+    modes, *measures = zip(*found.rows, strict=True) if found.rows else ([] for _ in found.columns)
+    columns = [Column(name, cells, most=13) for name, cells in zip(found.columns[1:], measures, strict=True)]
+    return Wide(found.caption, Column(found.columns[0], modes, numbers=False), columns)
 
 
 def csv_table(path: Path) -> Table:
@@ -145,51 +138,70 @@ def csv_table(path: Path) -> Table:
     return Table(f"{path.name}, as it is: {len(rows)} rows", header, rows, text_columns=0, marked=oracle)
 
 
-def terminal_tables(summary: Summary) -> list[RichTable]:
-    """One `rich.table.Table` per mode: zero-shot, expert and each fusion of the largest subset; fits 100 columns.
+def terminal_tables(summary: Summary) -> list[Wide]:
+    """A table for each mode, to be printed by rich: a row for zero-shot, for the experts, and for each fusion.
 
-    Oracle rows are shown only when there is nothing else, and marked.
+    Rows are those of the largest subset. Behind each score stands the share of the expert's that it is. Oracle rows are
+    shown only when there is nothing else, and marked.
     """
-    means = summary.at_largest()
-    tables = []
-    for mode in summary.run.modes:
-        keys = [k for k in summary.shown() if k.mode == mode and k in means]
-        parts = [keys[i : i + _ACROSS] for i in range(0, len(keys), _ACROSS)] or [[]]
-        tables += [_terminal_table(summary, mode, part) for part in parts]
-    return tables
+    return [_terminal_table(summary, mode) for mode in summary.run.modes]
 
 
-def _terminal_table(summary: Summary, mode: str, keys: list[Key]) -> RichTable:
-    from rich import box
-    from rich.table import Table as RichTable
-    from rich.text import Text
-
+def _terminal_table(summary: Summary, mode: str) -> Wide:
     tasks = summary.largest.split("+") if summary.largest else summary.run.tasks
+    means = summary.at_largest()
+    keys = [key for key in summary.shown() if key.mode == mode and key in means]
+    fused = [summary.fused_scores(key, summary.largest or "") for key in keys]
     zero, experts = summary.zero_shot(tasks), summary.experts(mode, tasks)
-    fused = [summary.fused_scores(k, summary.largest or "") for k in keys]
-    title = f"{mode_name(mode)}: test score, and share of the expert's kept"
-    table = RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True)
-    table.add_column("task", overflow="ellipsis", max_width=16, no_wrap=True)
-    for name in ("zero-shot", "expert"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for key in keys:
-        table.add_column(Text(key.name), justify="right", min_width=10, max_width=10, overflow="fold")
+    score = [_or_dash(mean_score(zero)), _or_dash(mean_score(experts)), *(f"{means[key].score:.3f}" for key in keys)]
+    kept = ["", "", *(_share(means[key].kept) for key in keys)]
+    chosen = ["", "", *(coefficients_text([row.coefficients for row in rows.values()]) for rows in fused)]
+    columns = [Column("mean", score), Column("kept", kept), Column("coefficients", chosen, most=30, numbers=False)]
     for task in tasks:
         cells = [_or_dash(rows[task].score if task in rows else None) for rows in (zero, experts)]
-        cells += [_terminal_cell(rows.get(task)) for rows in fused]
-        table.add_row(Text(task), *cells, end_section=task == tasks[-1])
-    means = summary.at_largest()
-    cells = [_terminal_pair(means[k].score, means[k].kept) for k in keys]
-    table.add_row("mean", _or_dash(mean_score(zero)), _or_dash(mean_score(experts)), *cells, style="bold")
-    return table
+        columns.append(Column(task, [*cells, *(_terminal_cell(rows.get(task)) for rows in fused)], most=10))
+    names = ["zero-shot", "experts", *(key.name for key in keys)]
+    title = f"{mode_name(mode)}: test score with {len(tasks)} tasks fused, and share of the expert's"
+    return Wide(title, Column("method", names, numbers=False), columns, ruled=frozenset({2}))
+
+
+def coefficients_text(written: Sequence[str]) -> str:
+    """Coefficients as ``scores.csv`` writes them, for a person.
+
+    Args:
+        written: JSON with ``weights`` and ``parameters``, of every row of a fusion.
+
+    >>> coefficients_text(['{"weights": [0.3, 0.3], "parameters": {"density": 0.2}}'])
+    'λ 0.3, density 0.2'
+    >>> coefficients_text(['{"weights": {"up": [0.1, 0.5], "down": [0.2, 1.0]}}'])
+    'per site, 0.1 to 1'
+    """
+    if len(set(written)) != 1:
+        return "differ by subset" if written else ""
+    try:
+        raw = json.loads(written[0] or "{}")
+    except json.JSONDecodeError:
+        return written[0]
+    return ", ".join([*_weights_text(raw.get("weights")), *(f"{k} {v}" for k, v in raw.get("parameters", {}).items())])
+
+
+def _weights_text(weights: Any) -> list[str]:
+    if not weights:
+        return []
+    if isinstance(weights, dict):
+        numbers = [number for row in weights.values() for number in row]
+        return [f"per site, {min(numbers):g} to {max(numbers):g}"]
+    if len(set(weights)) == 1:
+        return [f"λ {weights[0]:g}"]
+    return [" ".join(f"{weight:.2g}" for weight in weights)]
 
 
 def _terminal_cell(row: Score | None) -> str:
-    return "–" if row is None else _terminal_pair(row.score, row.normalized)
+    return "–" if row is None else f"{row.score:.3f} {_share(row.normalized):>4}".rstrip()
 
 
-def _terminal_pair(score: float, kept: float | None) -> str:
-    return f"{score:.3f}" + ("" if kept is None else f" {100 * kept:3.0f}%")
+def _share(kept: float | None) -> str:
+    return "" if kept is None else f"{100 * kept:.0f}%"
 
 
 def _place(summary: Summary, mode: str, task: str) -> tuple[int, int]:

@@ -80,6 +80,15 @@ class Registry:
             self._members[name] = self._checked(name, *self._found(name))
         return self._members[name]
 
+    def origins(self) -> dict[str, str]:
+        """Return where every member is from by name: a module, or the entry point of a package; nothing is imported."""
+        return {name: self._origin(name) for name in self}
+
+    def _origin(self, name: str) -> str:
+        if name in self.own:
+            return self.own[name]
+        return _place(self._entries[name]) if name in self._entries else "registered in this process"
+
     def register(self, name: str, member: Any) -> None:
         """Add a member for this process; the same name again replaces it, unless it is one of our own.
 

@@ -62,7 +62,7 @@ def write_config(content: Content, template: Mapping[str, Any] | None, base: str
     if experts := experts_of(content.updates):
         config["lora_dropout"] = 0.0  # peft takes no other beside parameters
         if config.get("fan_in_fan_out"):
-            fix = "write a full checkpoint with --base BASE --full"
+            fix = "write a full checkpoint: tangora merge ... --base BASE"
             raise AdapterError("peft has no parameters beside fan_in_fan_out", got=min(experts), fix=fix)
     elif config.get("target_parameters"):
         config["target_parameters"] = None
@@ -86,10 +86,10 @@ def _most(values: Mapping[str, Any], default: Any) -> Any:
 def _refuse_biases(content: Content) -> None:
     other = sorted(s for s in content.updates if s in content.embeddings or expert_of(s) is not None)
     if other:
-        fix = "write a full checkpoint with --base BASE --full"
+        fix = "write a full checkpoint: tangora merge ... --base BASE"
         raise AdapterError("peft has no lora_bias beside an embedding or a parameter", got=other[0], fix=fix)
     if odd := sorted(content.biases.keys() - content.updates.keys()):
-        fix = "write a full checkpoint with --base BASE --full"
+        fix = "write a full checkpoint: tangora merge ... --base BASE"
         raise AdapterError("peft has no update for the bias of a layer without factors", got=odd[0], fix=fix)
 
 

@@ -1,0 +1,107 @@
+"""A command is a function of typed options: `Command` makes the typer command from the options' dataclass.
+
+A file of this package holds one command::
+
+    @dataclass(frozen=True, kw_only=True)
+    class GreetOptions(Options):
+        name: Annotated[str, typer.Argument(metavar="NAME", help="Whom to greet.")]
+        loud: Annotated[bool, typer.Option("--loud", help="In capitals.")] = False
+
+    def greet(options: GreetOptions, output: Output) -> None:
+        '''Greet somebody.'''
+        output.result({"greeting": ...}, f"hello, {options.name}")
+
+    COMMAND = Command(greet, panel="Politeness", example="tangora greet Ada --loud")
+
+The fields of the dataclass are the arguments and options, in their order; those of `Options` come last.
+"""
+
+from __future__ import annotations
+
+import inspect
+import traceback
+from collections.abc import Callable, Iterator
+from copy import copy
+from dataclasses import MISSING, Field, dataclass, fields
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from tangora.cli.exits import quiet_libraries
+from tangora.cli.options import Options
+from tangora.cli.output import Output
+from tangora.errors import TangoraError
+
+__all__ = ["Command"]
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command of the program.
+
+    Args:
+        work: ``(options, output)``; its docstring is the help. What it returns is the exit code, None for 0.
+        panel: the group of commands in which ``tangora --help`` lists it.
+        example: one line that a reader can adapt, shown below the options.
+        hidden: options that are left out of the help.
+    """
+
+    work: Callable[[Any, Output], int | None]
+    panel: str
+    example: str
+    hidden: frozenset[str] = frozenset()
+
+    @property
+    def name(self) -> str:
+        """The name on the command line."""
+        return self.work.__name__.removesuffix("_")
+
+    def register(self, app: typer.Typer) -> None:
+        """Add the command to a typer application."""
+        shown = "[bold]Example[/bold]  " + self.example
+        paragraphs = (inspect.getdoc(self.work) or "").split("\n\n")
+        text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+        app.command(self.name, help=text, epilog=shown, rich_help_panel=self.panel)(self._typed())
+
+    def _typed(self) -> Callable[..., None]:
+        """A function with the signature that typer reads: one keyword for each field of the options."""
+        kind: type[Options] = get_type_hints(self.work)["options"]
+
+        def run(**values: Any) -> None:
+            if code := self._run(kind(**values)):
+                raise typer.Exit(code)
+
+        run.__signature__ = inspect.Signature(list(self._parameters(kind)))  # type: ignore[attr-defined]
+        run.__annotations__ = {}  # those of the signature count
+        return run
+
+    def _parameters(self, kind: type[Options]) -> Iterator[inspect.Parameter]:
+        hints = get_type_hints(kind, include_extras=True)
+        shared = {field.name for field in fields(Options)}
+        for field in sorted(fields(kind), key=lambda field: field.name in shared):
+            hint = self._shown(field.name, hints[field.name])
+            yield inspect.Parameter(
+                field.name, inspect.Parameter.KEYWORD_ONLY, default=_default(field), annotation=hint
+            )
+
+    def _shown(self, name: str, hint: Any) -> Any:
+        """The annotation of a field, with what its option is called in the help: nothing for a flag."""
+        kind, (parameter,) = hint.__origin__, hint.__metadata__
+        parameter = copy(parameter)
+        parameter.hidden = name in self.hidden
+        if parameter.metavar is None:
+            parameter.metavar = "" if kind in (bool, bool | None) else name.upper()
+        return Annotated[kind, parameter]
+
+    def _run(self, options: Options) -> int | None:
+        quiet_libraries(options.verbose)
+        try:
+            return self.work(options, Output(options.json, options.quiet))
+        except TangoraError:
+            if options.verbose:
+                traceback.print_exc()
+            raise
+
+
+def _default(field: Field[Any]) -> Any:
+    return inspect.Parameter.empty if field.default is MISSING else field.default

@@ -1,0 +1,62 @@
+"""``tangora plugins``: what the program can be extended with, and where each part is from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from tangora.cli import completion
+from tangora.cli.command import Command
+from tangora.cli.options import Options
+from tangora.cli.output import Output
+from tangora.errors import ArgumentError
+from tangora.methods import methods
+from tangora.support import seams
+from tangora.support.validation import did_you_mean
+
+__all__ = ["COMMAND", "PluginsOptions", "members", "plugins"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PluginsOptions(Options):
+    """Which kinds."""
+
+    kinds: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="KIND", help="Such as methods or families; default: all.", autocompletion=completion.kinds
+        ),
+    ] = None
+
+
+def plugins(options: PluginsOptions, output: Output) -> None:
+    """List methods, families, metrics, modes, formats, spaces, searches and executors, and where each is from.
+
+    Parts of other packages are found through their entry points.
+    """
+    for kind in options.kinds or ():
+        if kind not in completion.KINDS:
+            fix = did_you_mean(kind, list(completion.KINDS))
+            raise ArgumentError("no such kind of plugin", got=kind, where="plugins", fix=fix)
+    known = {kind: members(kind) for kind in options.kinds or completion.KINDS}
+    table = Table(box=None, header_style="bold")
+    table.add_column("kind", no_wrap=True)
+    table.add_column("name", overflow="fold")
+    table.add_column("from", overflow="fold")
+    for kind, origins in known.items():
+        for index, (name, origin) in enumerate(origins.items()):
+            table.add_row("" if index else kind, name, origin)
+    output.result(known, table)
+
+
+def members(kind: str) -> dict[str, str]:
+    """Name -> where it is from, of every member of a kind; only fusion methods are imported."""
+    if kind == "methods":
+        return {name: method.function.__module__ for name, method in methods().items()}
+    return getattr(seams, kind.upper()).origins()  # type: ignore[no-any-return]
+
+
+COMMAND = Command(plugins, panel="Look up", example="tangora plugins methods searches")

@@ -1,0 +1,26 @@
+"""What commands look up in a recipe."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tangora.errors import RecipeError
+from tangora.support.validation import did_you_mean
+
+if TYPE_CHECKING:
+    from tangora.config.recipe import Recipe, TaskConfig
+
+__all__ = ["task_config"]
+
+
+def task_config(recipe: Recipe, name: str) -> TaskConfig:
+    """The task of that name.
+
+    Raises:
+        RecipeError: the recipe has none.
+    """
+    tasks = {task.name: task for task in recipe.tasks}
+    if name not in tasks:
+        fix = did_you_mean(name, list(tasks))
+        raise RecipeError("no such task in the recipe", got=name, where="--task", fix=fix)
+    return tasks[name]

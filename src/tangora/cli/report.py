@@ -1,0 +1,33 @@
+"""``tangora report``: a run's figures and page, built again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tangora.cli.command import Command
+from tangora.cli.options import Options, RunArgument
+from tangora.cli.output import Output
+from tangora.errors import FileError
+
+__all__ = ["COMMAND", "ReportOptions", "report"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions(Options):
+    """Which run."""
+
+    run: RunArgument
+
+
+def report(options: ReportOptions, output: Output) -> None:
+    """Build a run's figures and report.html again from its tables."""
+    if not (options.run / "scores.csv").is_file():
+        fix = "give the folder that tangora run wrote"
+        raise FileError("not a run: scores.csv is missing", where=options.run, fix=fix)
+    from tangora.report import build  # deferred: imports matplotlib
+
+    page = build(options.run)
+    output.result({"report": page}, f"report: {page.resolve()}")
+
+
+COMMAND = Command(report, panel="Look into a run", example="tangora report runs/quickstart")

@@ -1,0 +1,64 @@
+"""``tangora run``: a recipe, from data to report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tangora.cli.command import Command
+from tangora.cli.exits import traceback_goes_to
+from tangora.cli.options import Options, OverwriteOption, RecipeArgument, SettingsOption
+from tangora.cli.output import Output
+
+if TYPE_CHECKING:
+    from tangora.config.recipe import Recipe
+
+__all__ = ["COMMAND", "RunOptions", "run"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(Options):
+    """Which recipe, and where its results go."""
+
+    recipe: RecipeArgument
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The run's folder; default: runs/NAME.")] = None
+    settings: SettingsOption = None
+    overwrite: OverwriteOption = False
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")] = False
+
+
+def run(options: RunOptions, output: Output) -> None:
+    """Fine-tune every task in every mode, fuse every subset, score, and write a report.
+
+    A run that was killed goes on where it was when the same command is given again.
+    """
+    from tangora.config.recipe import load_recipe  # deferred: --help needs no pydantic
+
+    recipe = load_recipe(options.recipe, options.settings or [])
+    folder = options.out or Path("runs") / recipe.name
+    if options.dry_run:
+        _plan(recipe, folder, options, output)
+        return
+    traceback_goes_to(folder / "run.log")
+    from tangora.runs.runner import run as run_recipe  # deferred: imports torch
+
+    with output.progress() as progress:
+        run_recipe(recipe, folder, overwrite=options.overwrite, progress=progress)
+    from tangora.report import terminal  # deferred: only after a run
+
+    page = folder / "report.html"
+    output.result({"run": folder, "report": page}, terminal(folder), f"report: {page.resolve()}")
+
+
+def _plan(recipe: Recipe, folder: Path, options: RunOptions, output: Output) -> None:
+    from tangora.runs.preflight import preflight  # deferred: imports torch
+
+    with output.progress() as progress:
+        table, totals = preflight(recipe, folder, progress, overwrite=options.overwrite)
+    output.result({"run": folder, "dry_run": True}, table, totals)
+
+
+COMMAND = Command(run, panel="Recipes", example="tangora run quickstart --set seed=1 --out runs/first")
