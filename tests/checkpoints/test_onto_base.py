@@ -31,6 +31,10 @@ def work(tmp_path):
     return tmp_path, base, folders
 
 
+# The two sum the same products in other orders: up to ten, in float32, under 30 together. An adapter left out is 1.
+ROUNDING = {"rtol": 0.0, "atol": 2e-5}
+
+
 def applied(adapter):
     model = toys.toy()
     adapter.apply_(model)
@@ -54,7 +58,7 @@ def test_it_is_fusing_and_then_applying(work, method, options):
     found = read(root / "out")
     assert found.keys() == expected.keys()
     for name in expected:
-        torch.testing.assert_close(found[name], expected[name], atol=2e-6, rtol=1e-5)
+        torch.testing.assert_close(found[name], expected[name], **ROUNDING)
     assert torch.equal(found["embed.weight"], state()["embed.weight"])
 
 
@@ -68,7 +72,7 @@ def test_in_the_space_of_factors(work):
     expected = applied(fuse(folders, weights=0.5, space="factors"))
     plain = applied(fuse(folders, weights=0.5))
     found = read(root / "out")
-    assert all(torch.allclose(found[n], expected[n], atol=1e-5) for n in expected)
+    assert all(torch.allclose(found[n], expected[n], **ROUNDING) for n in expected)
     assert not torch.allclose(found["up.weight"], plain["up.weight"], atol=1e-2)
 
 
@@ -84,7 +88,7 @@ def test_prefixes_of_names(tmp_path, prefix, dropped):
     fuse_checkpoints(base, [tmp_path / "a"], tmp_path / "out", weights=1.0)
     expected = applied(lora)
     assert all(
-        torch.allclose(v, expected[k.removeprefix(prefix)], atol=1e-6) for k, v in read(tmp_path / "out").items()
+        torch.allclose(v, expected[k.removeprefix(prefix)], **ROUNDING) for k, v in read(tmp_path / "out").items()
     )
 
 
@@ -102,7 +106,7 @@ def test_embeddings_and_conv1d_are_transposed(tmp_path):
     for site, turned in (("wte", True), ("h.0.c_proj", True), ("lm_head", False)):
         dense = updates[site].dense()
         expected = weights[f"{site}.weight"] + (dense.T if turned else dense)
-        torch.testing.assert_close(found[f"{site}.weight"], expected)
+        torch.testing.assert_close(found[f"{site}.weight"], expected, **ROUNDING)
 
 
 def test_adapters_of_kind_full(tmp_path):
@@ -128,7 +132,7 @@ def test_a_start_that_is_not_zero_is_added_once(tmp_path):
     fuse_checkpoints(base, folders, tmp_path / "out", weights=0.5)
     expected = applied(fuse(folders, weights=0.5))
     for name, value in read(tmp_path / "out").items():
-        torch.testing.assert_close(value, expected[name], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(value, expected[name], **ROUNDING)
 
 
 def test_threads_and_shards_do_not_change_a_bit(work):

@@ -31,6 +31,8 @@ from tangora.inspection.fusable import fusable
 IDS = torch.tensor([[1, 2, 3, 4]])
 SHAPE = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2}
 CAUSAL = {"task_type": "CAUSAL_LM"}
+# A forward pass in float32 rounds some hundred times by 6e-8 of numbers up to 14; adapters move logits by 0.2 to 14.
+ROUNDING = {"rtol": 0.0, "atol": 1e-4}
 
 
 def llama():
@@ -75,8 +77,8 @@ def test_it_computes_what_peft_computes(tmp_path, settings):
     folder = zoo.write(tmp_path / "a", 1, llama(), **CAUSAL, **settings)
     merged = fuse_checkpoints(tmp_path / "base", [folder], tmp_path / "out", weights=1.0, same_base=True)
     expected = in_peft(llama(), folder)
-    torch.testing.assert_close(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "out")), expected)
-    assert (expected - logits(llama())).abs().max() > 1e-3
+    torch.testing.assert_close(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "out")), expected, **ROUNDING)
+    assert (expected - logits(llama())).abs().max() > 0.1
     assert merged.notes == [
         "adapters change them apart, so that input embedding and output head are no longer tied: "
         "0.0 MB more than the base"
@@ -113,7 +115,7 @@ def test_gpt2_without_the_prefix_of_its_names(tmp_path):
     folder = zoo.write(tmp_path / "a", 1, gpt2(), **CAUSAL, **settings)
     fuse_checkpoints(tmp_path / "base", [folder], tmp_path / "out", weights=1.0, same_base=True)
     found = logits(AutoModelForCausalLM.from_pretrained(tmp_path / "out"))
-    torch.testing.assert_close(found, in_peft(gpt2(), folder))
+    torch.testing.assert_close(found, in_peft(gpt2(), folder), **ROUNDING)
 
 
 def test_ends_that_no_adapter_changes_stay_one(tmp_path):

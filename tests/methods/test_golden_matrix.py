@@ -1,4 +1,8 @@
-"""Methods that see an update as a matrix, on matrices small enough to follow by hand."""
+"""Methods that see an update as a matrix, on matrices small enough to follow by hand.
+
+In float64, where no processor's rounding comes near the bound of `check`: decompositions of these matrices are off by
+some 1e-15, and nothing here magnifies that a thousandfold.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +15,17 @@ from torch import Tensor
 from tangora.errors import FusionError
 from tangora.methods import iso_c, iso_cts, knots, svd, ties_per_tensor, tsv_m
 
-EVEN = torch.ones(2, 1, 1)
+EVEN = torch.ones(2, 1, 1, dtype=torch.float64)
 # Their sum has singular values 3, along (1, 1), and 1, along (1, −1).
-PAIR = torch.tensor([[[2.0, 0.0], [0.0, 2.0]], [[0.0, 1.0], [1.0, 0.0]]])
+PAIR = torch.tensor([[[2.0, 0.0], [0.0, 2.0]], [[0.0, 1.0], [1.0, 0.0]]], dtype=torch.float64)
 
 
 def check(result: Tensor, *rows: list[float]) -> None:
-    torch.testing.assert_close(result, torch.tensor(rows), rtol=0, atol=1e-5)
+    torch.testing.assert_close(result, torch.tensor(rows, dtype=torch.float64), rtol=0, atol=1e-11)
 
 
 def diagonal(*values: list[float]) -> Tensor:
-    return torch.stack([torch.diag(torch.tensor(v)) for v in values])
+    return torch.stack([torch.diag(torch.tensor(v, dtype=torch.float64)) for v in values])
 
 
 def test_svd() -> None:
@@ -54,7 +58,7 @@ def test_tsv_m() -> None:
     # Left vectors at 0° and 45° turn apart by the same angle until they are orthogonal: −22.5° and 67.5°.
     # The right ones, e₁ and e₂, are orthogonal already. One triplet of each task is kept.
     r, c, s = math.sqrt(0.5), math.cos(math.pi / 8), math.sin(math.pi / 8)
-    deltas = torch.tensor([[[2.0, 0.0], [0.0, 0.0]], [[0.0, r], [0.0, r]]])
+    deltas = torch.tensor([[[2.0, 0.0], [0.0, 0.0]], [[0.0, r], [0.0, r]]], dtype=torch.float64)
     check(tsv_m(deltas, weights=EVEN), [2 * c, s], [-2 * s, c])
     check(tsv_m(deltas, weights=torch.tensor([0.5, 3.0]).reshape(2, 1, 1)), [c, 3 * s], [-s, 3 * c])
 
@@ -73,7 +77,7 @@ def test_tsv_m_of_one_direction_in_two_tasks() -> None:
 def test_iso_cts() -> None:
     # Sum diag(8, 2, 1). int(0.4·3) = 1 direction is common, 8 e₁e₁ᵀ; it leaves 2 e₂e₂ᵀ and 1 e₃e₃ᵀ. The mean is 11/3.
     found = iso_cts(diagonal([4.0, 2.0, 0.0], [4.0, 0.0, 1.0]), weights=EVEN, common=0.4)
-    check(found, *torch.diag(torch.full((3,), 11 / 3)).tolist())
+    check(found, *torch.diag(torch.full((3,), 11 / 3, dtype=torch.float64)).tolist())
 
 
 def test_iso_cts_with_a_direction_that_the_sum_lost() -> None:
@@ -98,7 +102,7 @@ def test_iso_cts_refuses_what_is_no_fraction(common: float) -> None:
 def test_knots() -> None:
     # The row (2, 0 | 4, 4) has norm 6: V₁ = (1/3, 0), V₂ = (2/3, 2/3). Entry 0: (0.5/3 + 0.25·2/3)/2 = 1/6;
     # entry 1, of the second task alone: 0.25·2/3 = 1/6. Times 6.
-    deltas = torch.tensor([[[2.0, 0.0], [0.0, 0.0]], [[4.0, 4.0], [0.0, 0.0]]])
+    deltas = torch.tensor([[[2.0, 0.0], [0.0, 0.0]], [[4.0, 4.0], [0.0, 0.0]]], dtype=torch.float64)
     weights = torch.tensor([0.5, 0.25]).reshape(2, 1, 1)
     check(knots(deltas, weights=weights, density=1.0), [1.0, 1.0], [0.0, 0.0])
 
@@ -106,7 +110,7 @@ def test_knots() -> None:
 def test_knots_elects_in_shared_directions() -> None:
     # u = (1, 1)/√2 is all that the columns of both have: rows (2, −4) of one and (1, 6) of the other in that direction
     # (times 1/√2). Second entry: −4 against 6, the sum is positive, 6 stays.
-    deltas = torch.tensor([[[2.0, -4.0], [2.0, -4.0]], [[1.0, 6.0], [1.0, 6.0]]])
+    deltas = torch.tensor([[[2.0, -4.0], [2.0, -4.0]], [[1.0, 6.0], [1.0, 6.0]]], dtype=torch.float64)
     check(knots(deltas, weights=EVEN, density=1.0), [1.5, 6.0], [1.5, 6.0])
     # and with half of the entries: −4 of the first, 6 of the second
     check(knots(deltas, weights=EVEN, density=0.5), [0.0, 6.0], [0.0, 6.0])

@@ -13,7 +13,7 @@ from transformers import AutoModel, AutoModelForSeq2SeqLM
 
 import tangora
 from tangora.config.recipe import FinetuneConfig, LoraSettings, TrainingSettings
-from tangora.errors import AdapterError, ModelError
+from tangora.errors import AdapterError, FileError, ModelError
 from tangora.modes.finetuning import finetune
 from tangora.tangent.linearization import LinearizedLora
 from tangora.tasks import TaskModel
@@ -196,5 +196,5 @@ def test_what_cannot_be_loaded_is_said_in_one_line(tiny_bert, tiny_t5, tmp_path)
     with pytest.raises(AdapterError, match="pickle"):
         tangora.load_model(folder, AutoModel.from_pretrained(tiny_bert))
     (folder / "adapter_config.json").unlink()
-    with pytest.raises(AdapterError, match=r"file not found at .*adapter_config\.json"):
+    with pytest.raises(FileError, match=r"file not found at .*adapter_config\.json"):
         tangora.load_model(folder)

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from tangora.cli import commands as cli
 from tangora.config.recipe import load_recipe
-from tangora.errors import DataError, RecipeError
+from tangora.errors import ArgumentError, FileError, RecipeError
 from tangora.report import _examples, _pack, explorer, html
 from tangora.report.data import read_run
 from tangora.report.summary import Summary
@@ -182,16 +182,16 @@ def change(folder, **values):
 
 
 def test_refused_in_one_line(small, tmp_path):
-    with pytest.raises(RecipeError, match=r"no cached logits of this mode, got 'lora' at .*There are tangent"):
+    with pytest.raises(ArgumentError, match=r"no cached logits of this mode, got 'lora' at .*There are tangent"):
         explorer.build(small, "lora")
     path = small / "cache" / "columns" / "tangent" / "a-test.safetensors"
     columns = load_columns(path)
     columns.origin[0, 0] = float("nan")
     columns.save(path)
-    with pytest.raises(DataError, match=r"a cached logit is not finite at the columns of a, test"):
+    with pytest.raises(FileError, match=r"a cached logit is not finite at the columns of a, test"):
         explorer.build(small)
     replace(columns, vectors=("a", "other")).save(path)
-    with pytest.raises(DataError, match=r"no column of a task vector, got 'b' at the columns of a, test"):
+    with pytest.raises(FileError, match=r"no column of a task vector, got 'b' at the columns of a, test"):
         explorer.build(small)
     assert not list(small.glob("explorer-*"))
     change(small, base={"family": "text-to-text", "model": "none"})

@@ -11,7 +11,7 @@ import tangora
 from tangora.adapters.adapter import Adapter
 from tangora.adapters.metadata import Metadata
 from tangora.config.recipe import BaseConfig, TaskConfig
-from tangora.errors import AdapterError, DataError, FusionError, ModelError
+from tangora.errors import DataError, FileError, FusionError, ModelError
 from tangora.tangent import TangentTaskModel, _memory, direction_of, load_columns, make_columns, site_columns
 from tangora.tangent.columns import columns_key
 from tangora.tasks import load_base, load_task
@@ -154,7 +154,7 @@ def test_a_file_gives_them_back_and_another_run_s_is_refused(setups, tmp_path):
     with pytest.raises(DataError, match=rf"columns are of fingerprint .*, not {key[:12]}.*belong to another run"):
         load_columns(tmp_path / "c.safetensors", key)
     (tmp_path / "c.safetensors").write_bytes(b"12345678")
-    with pytest.raises(AdapterError):
+    with pytest.raises(FileError):
         load_columns(tmp_path / "c.safetensors")
 
 

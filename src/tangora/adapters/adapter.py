@@ -22,7 +22,6 @@ from torch import Tensor
 
 from tangora.adapters.formats import lora as peft_files
 from tangora.adapters.formats.lora.based import open_base
-from tangora.adapters.formats.lora.filed import Filed, number_digest, tensor_digest
 from tangora.adapters.formats.lora.layers import is_bias
 from tangora.adapters.heads import read_heads, write_heads
 from tangora.adapters.metadata import FILE, BaseInfo, FusedInfo, InitialInfo, Metadata, Parent, read_metadata
@@ -30,7 +29,8 @@ from tangora.adapters.start import INITIAL, can_redraw, initial_tensors, read_in
 from tangora.errors import AdapterError
 from tangora.storage.tensors import finite
 from tangora.support.files import atomic_dir, inside, read_safetensors, write_json, write_safetensors, write_text
-from tangora.updates.task_vector import Dense, LowRank, TaskVector, Update
+from tangora.updates.task_vector import Dense, Factors, LowRank, TaskVector, Update
+from tangora.updates.text import joined, tensor_digest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -85,16 +85,9 @@ class Adapter:
         """Sha-256 (hex) of the sites and their updates, as they are factored, and of what is saved whole."""
         total = hashlib.sha256()
         for site in sorted(self.updates):
-            update = self.updates[site]
-            if isinstance(update, Dense):
-                told: list[Any] = [update.shape, tensor_digest(update.weight)]
-            else:
-                digests = update.digests() if isinstance(update, Filed) else map(tensor_digest, (update.b, update.a))
-                told = [update.shape, update.rank, *digests, number_digest(update.scaling)]
-            total.update("\x1f".join(map(str, [site, *told])).encode())
-        for name in sorted(self.whole):
-            told = ["whole", name, tuple(self.whole[name].shape), tensor_digest(self.whole[name])]
-            total.update("\x1f".join(map(str, told)).encode())
+            total.update(joined(site, self.updates[site].digest()).encode())
+        for name, value in sorted(self.whole.items()):
+            total.update(joined("whole", name, tuple(value.shape), tensor_digest(value)).encode())
         return total.hexdigest()
 
     def with_scores(self, scores: Mapping[str, float], *, split: str, **about: Any) -> Adapter:
@@ -177,7 +170,8 @@ class Adapter:
         for name, tensor in self.whole.items():
             finite(name, tensor, path)
         for site, update in self.updates.items():
-            for tensor in (update.weight,) if isinstance(update, Dense) else (update.b, update.a):
+            factors = update.factors()
+            for tensor in (update.dense(),) if factors is None else (factors.b, factors.a):
                 finite(site, tensor, path)
 
     def _save_lora(self, folder: Path) -> None:
@@ -193,7 +187,7 @@ class Adapter:
         """What the files of the adapter hold: every update as factors, biases apart."""
         biases = {site: update for site, update in self.updates.items() if is_bias(site, update)}
         return peft_files.Content(
-            updates={site: _as_low_rank(u) for site, u in self.updates.items() if site not in biases},
+            updates={site: _as_factors(u) for site, u in self.updates.items() if site not in biases},
             biases={site.removesuffix(".bias"): update.dense() for site, update in biases.items()},
             embeddings=self.embeddings,
             kernels=self.kernels,
@@ -238,8 +232,9 @@ def load(
     return replace(adapter, initial=read_initial(adapter, folder))
 
 
-def _as_low_rank(update: Update) -> LowRank:
-    if isinstance(update, Dense):
-        return update.low_rank()
+def _as_factors(update: Update) -> Factors:
+    factors = update.factors()
+    if factors is None:
+        return Dense(update.dense()).low_rank()
     # a loader may take an alpha of 0 for one that is missing
-    return update if update.scaling != 0.0 else LowRank(torch.zeros_like(update.b), update.a)
+    return factors if factors.scaling != 0.0 else LowRank(torch.zeros_like(factors.b), factors.a)

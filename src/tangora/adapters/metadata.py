@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from tangora.config.settings import Space
-from tangora.errors import AdapterError, RecipeError
+from tangora.errors import AdapterError
 from tangora.support.files import inside, read_json
 from tangora.support.validation import validate
 from tangora.support.version import package_version
@@ -110,17 +110,15 @@ def read_metadata(folder: Path) -> Metadata | None:
     """The metadata in ``folder``; None when it has no ``tangora.json``.
 
     Raises:
-        AdapterError: the file is unreadable, wrong, or of a newer format.
+        FileError: the file is unreadable.
+        AdapterError: it is wrong, or of a newer format.
     """
     path = folder / FILE
     if not path.exists():
         return None
     raw = read_json(inside(folder, FILE))
     _check_format(raw, path)
-    try:
-        return validate(Metadata, raw, str(path))
-    except RecipeError as cause:
-        raise AdapterError(str(cause)) from cause
+    return validate(Metadata, raw, str(path), AdapterError)
 
 
 def _check_format(raw: Mapping[str, Any], path: Path) -> None:

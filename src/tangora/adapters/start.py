@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tangora.adapters.formats.lora.layers import is_bias
 from tangora.adapters.metadata import FILE
-from tangora.errors import AdapterError, FusionError
+from tangora.errors import AdapterError, ArgumentError
 from tangora.storage.tensors import finite
 from tangora.support.files import inside, read_safetensors
 from tangora.updates.task_vector import LowRank
@@ -56,17 +56,18 @@ def _redraw(adapter: Adapter) -> dict[str, LowRank] | None:
     for site, update in adapter.updates.items():
         if is_bias(site, update):
             continue
-        if not isinstance(update, LowRank):
+        factors = update.factors()
+        if factors is None:
             return None
         initial[site] = draw_factors(
             told.seed,
             site,
-            update.rank,
+            factors.rank,
             (update.shape[0], update.shape[1]),
             kind=DRAWN[told.init],
             embedding=site in adapter.embeddings,
             task=adapter.metadata.task if told.a_init == "per_task" else None,
-            scaling=update.scaling,
+            scaling=factors.scaling,
         )
     return initial
 
@@ -97,5 +98,5 @@ def _read(path: Path) -> dict[str, LowRank]:
         return {s: LowRank(tensors[f"{s}.B"], tensors[f"{s}.A"], float(tensors[f"{s}.scaling"])) for s in sites}
     except KeyError as cause:
         raise AdapterError("a factor of φ₀ is missing", got=cause.args[0], where=path, fix="copy it again") from None
-    except (FusionError, RuntimeError) as cause:  # shapes that are none of factors, or more than one scaling
+    except (ArgumentError, RuntimeError) as cause:  # shapes that are none of factors, or more than one scaling
         raise AdapterError(f"φ₀ does not fit together ({cause})", where=path, fix="copy it again") from None

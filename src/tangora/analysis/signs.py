@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tangora.analysis._vectors import check, sites
-from tangora.updates.task_vector import LowRank, TaskVector, Update
+from tangora.updates.task_vector import TaskVector, Update
 
 __all__ = ["sign_conflict"]
 
@@ -38,7 +38,8 @@ def sign_conflict(task_vectors: Sequence[TaskVector], *, weighted: bool = False)
         A symmetric float64 matrix with values in [0, 1] and a zero diagonal; 0 where no entry is shared.
 
     Raises:
-        FusionError: no task vector was given, or two give one site different shapes.
+        ArgumentError: there is no task vector.
+        FusionError: two task vectors have different shapes at one site.
 
     >>> from tangora.updates.task_vector import Dense, TaskVector
     >>> a = TaskVector({"layer": Dense(torch.tensor([1.0, 2.0, -1.0, 0.0]))})
@@ -63,10 +64,4 @@ def _blocks(updates: Sequence[Update]) -> Iterator[Float[Tensor, "tasks entries"
     shape = updates[0].shape
     step = max(1, _BLOCK // math.prod(shape[1:]))
     for start in range(0, shape[0], step):
-        yield torch.stack([_rows(update, start, start + step).flatten().float() for update in updates])
-
-
-def _rows(update: Update, start: int, stop: int) -> Float[Tensor, "rows ..."]:
-    if isinstance(update, LowRank):
-        return (update.b[start:stop] @ update.a) * update.scaling
-    return update.weight[start:stop]
+        yield torch.stack([update.rows(start, start + step).flatten().float() for update in updates])

@@ -14,7 +14,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tangora.adapters.adapter import Adapter
-from tangora.adapters.formats.lora.based import Rescaled
 from tangora.adapters.formats.lora.layers import expert_of, is_bias, layer_of
 from tangora.adapters.formats.lora.settings import parameters_of
 from tangora.checkpoints.align import Target
@@ -23,7 +22,7 @@ from tangora.storage.checkpoint import Checkpoint
 from tangora.storage.header import Stored
 from tangora.storage.names import Names, is_turned
 from tangora.storage.tensors import read_rows
-from tangora.updates.task_vector import Dense, LowRank, Update
+from tangora.updates.task_vector import Dense, Update
 
 __all__ = ["Added", "Stacked", "align_adapters", "replaced"]
 
@@ -37,22 +36,9 @@ class Added:
     update: Update
     transposed: bool
 
-    @property
-    def numbers(self) -> int:
-        """How many numbers of memory it takes."""
-        update = self.update
-        return update.a.numel() + update.b.numel() if isinstance(update, LowRank) else update.weight.numel()
-
     def rows(self, start: int, stop: int) -> Float[Tensor, "rows width"]:
-        """Rows ``[start, stop)`` of the dense update; the rest of it is never formed."""
-        update, part = self.update, slice(start, stop)
-        if isinstance(update, Rescaled):
-            return update.rows(start, stop)
-        if not isinstance(update, LowRank):
-            return update.weight.T[part] if self.transposed else update.weight[part]
-        if self.transposed:
-            return (update.a.T[part] @ update.b.T) * update.scaling
-        return (update.b[part] @ update.a) * update.scaling
+        """Return rows ``[start, stop)`` of the dense update; the rest of it is never formed."""
+        return self.update.rows(start, stop, transposed=self.transposed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,10 +172,6 @@ def _added(update: Update, stored: tuple[int, ...], site: str, adapter: Adapter,
 
 
 def _float(update: Update, base: Checkpoint) -> Update:
-    """In the dtype that is computed with: noise of float32 would be rank to a method in float64."""
-    if isinstance(update, Rescaled):
-        return update
-    dtype = torch.float64 if any(stored.dtype == "F64" for stored in base.tensors.values()) else torch.float32
-    if isinstance(update, LowRank):
-        return LowRank(update.b.to(dtype).contiguous(), update.a.to(dtype).contiguous(), update.scaling)
-    return type(update)(update.weight.to(torch.promote_types(update.weight.dtype, dtype)))
+    """The update in the dtype that is computed with: noise of float32 would be rank to a method in float64."""
+    wide = any(stored.dtype == "F64" for stored in base.tensors.values())
+    return update.to(torch.float64 if wide else torch.float32)

@@ -36,7 +36,6 @@ from tangora.errors import FusionError
 from tangora.fusion.uniforms import drawn
 from tangora.storage.checkpoint import Checkpoint
 from tangora.support.threads import in_threads
-from tangora.updates.task_vector import LowRank
 
 __all__ = ["Checked", "check_written"]
 
@@ -232,8 +231,9 @@ class _Check:
 
     def _slack(self, size: Tensor) -> Tensor:
         """What float32 may lose in products of r terms and sums over adapters, of magnitude ``size``."""
-        ranks = [p.update.rank for p in self.target.parts if isinstance(p, Added) and isinstance(p.update, LowRank)]
-        return size * ((max(ranks, default=1) + len(self.target.parts) + 8) * 2.0**-23)
+        factors = [part.update.factors() for part in self.target.parts if isinstance(part, Added)]
+        rank = max((f.rank for f in factors if f is not None), default=1)
+        return size * ((rank + len(self.target.parts) + 8) * 2.0**-23)
 
     @property
     def _where(self) -> str:

@@ -20,7 +20,7 @@ from tangora.errors import DataError, FusionError
 from tangora.tasks.families.registry import FAMILIES
 from tangora.tasks.model import IGNORED, collate
 from tangora.tasks.values import evaluating
-from tangora.updates.task_vector import LowRank, Update
+from tangora.updates.task_vector import Update
 
 if TYPE_CHECKING:
     from tangora.tasks import Base, Task
@@ -175,11 +175,11 @@ class _Weights:
 
 
 def _sum(updates: Sequence[tuple[int, Update]], coefficients: Float[Tensor, "vectors"]) -> Tensor:
-    low_rank = [(t, u) for t, u in updates if isinstance(u, LowRank)]
-    terms = [coefficients[t] * u.dense().to(coefficients) for t, u in updates if not isinstance(u, LowRank)]
+    low_rank = [(t, factors) for t, u in updates if (factors := u.factors()) is not None]
+    terms = [coefficients[t] * u.dense().to(coefficients) for t, u in updates if u.factors() is None]
     if low_rank:
-        b = torch.cat([u.b.to(coefficients) * (u.scaling * coefficients[t]) for t, u in low_rank], 1)
-        terms.append(b @ torch.cat([u.a.to(coefficients) for _, u in low_rank], 0))
+        b = torch.cat([f.b.to(coefficients) * (f.scaling * coefficients[t]) for t, f in low_rank], 1)
+        terms.append(b @ torch.cat([f.a.to(coefficients) for _, f in low_rank], 0))
     total = terms[0]
     for term in terms[1:]:
         total = total + term

@@ -123,17 +123,18 @@ class Engine:
 
         A method that treats rows alike and linearly gives ``Σ sₜBₜ f(Aₜ)`` from these: exact, and never dense.
         """
-        present = {i: vector[name] for i, vector in enumerate(self.vectors) if name in vector}
-        low_rank = {i: u for i, u in present.items() if isinstance(u, LowRank)}
+        present = {i: vector[name].factors() for i, vector in enumerate(self.vectors) if name in vector}
+        low_rank = {i: factors for i, factors in present.items() if factors is not None}
         if len(low_rank) < len(present):
             return None
-        like = next(iter(low_rank.values()))
-        rows = like.a.new_zeros(len(self.vectors), sum(u.rank for u in low_rank.values()), like.shape[1])
-        at = 0
-        for i, update in low_rank.items():
-            rows[i, at : at + update.rank] = update.a
-            at += update.rank
-        return torch.cat([u.b * u.scaling for u in low_rank.values()], 1), rows
+        ranks, rows, at = sum(f.rank for f in low_rank.values()), None, 0
+        for i, factors in low_rank.items():
+            a = factors.a
+            rows = a.new_zeros(len(self.vectors), ranks, a.shape[1]) if rows is None else rows
+            rows[i, at : at + factors.rank] = a
+            at += factors.rank
+        assert rows is not None
+        return torch.cat([f.b * f.scaling for f in low_rank.values()], 1), rows
 
     def _column(self, table: Table, name: str, like: Tensor) -> Float[Tensor, "tasks"]:
         row = table[self.site_of(name)] if isinstance(table, dict) else table

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 from tangora.adapters.adapter import Adapter, load
-from tangora.adapters.formats.lora.based import Rescaled, open_base
+from tangora.adapters.formats.lora.based import open_base
 from tangora.adapters.metadata import FusedInfo, Parent
 from tangora.errors import FusionError
 from tangora.fusion.engine import Engine
@@ -229,8 +229,8 @@ class Fusion:
 
     def _own_factors(self, method: Method) -> bool:
         """Whether each site can be cut as soon as it is made: its factors are not those of a φ₀ that is known."""
-        rescaled = any(isinstance(u, Rescaled) for adapter in self.adapters for u in adapter.updates.values())
-        return not self.adapters[0].start and (not method.linear or rescaled or self.adapters[0].initial is None)
+        dense = any(u.factors() is None for adapter in self.adapters for u in adapter.updates.values())
+        return not self.adapters[0].start and (not method.linear or dense or self.adapters[0].initial is None)
 
     def _core_vectors(self) -> tuple[list[TaskVector], Bases]:
         """Cores in the bases of these adapters; a subset has bases of its own."""

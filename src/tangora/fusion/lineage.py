@@ -15,7 +15,7 @@ from tangora.adapters.formats.lora.layers import expert_of, layer_of
 from tangora.adapters.formats.lora.settings import parameters_of
 from tangora.adapters.metadata import BaseInfo, FusedInfo, Metadata
 from tangora.errors import FusionError
-from tangora.updates.task_vector import LowRank, TaskVector, Update
+from tangora.updates.task_vector import Factors, LowRank, TaskVector, Update
 
 if TYPE_CHECKING:
     from tangora.storage.checkpoint import Checkpoint
@@ -140,9 +140,11 @@ def check_factors(adapters: Sequence[Adapter], names: Sequence[str]) -> None:
             raise FusionError(what, where=odd[0], fix=_DELTA)
         for site, update in adapter.updates.items():
             start, one = initial[site], (first.initial or initial)[site]
-            _check_factored(update, start, f"{name} at {site}", adapter.metadata.linearize != "none")
-            _agree("ranks", names[0], start_rank(first.updates[site]), name, start_rank(update), site)
-            _agree("scalings", names[0], _scaling(first.updates[site]), name, _scaling(update), site)
+            linearized = adapter.metadata.linearize != "none"
+            mine = _check_factored(update, start, f"{name} at {site}", linearized)
+            ours = first.updates[site].factors() or mine
+            _agree("ranks", names[0], ours.rank, name, mine.rank, site)
+            _agree("scalings", names[0], ours.scaling, name, mine.scaling, site)
             if not _same(start, one):
                 what = f"{names[0]} and {name} started from different φ₀"
                 what += f", of fingerprints {_print(first.initial or initial)} and {_print(initial)}"
@@ -157,30 +159,28 @@ def check_low_rank(adapters: Sequence[Adapter], names: Sequence[str]) -> None:
     """
     for name, adapter in zip(names, adapters, strict=True):
         for site, update in adapter.task_vector.items():
-            if not isinstance(update, LowRank):
+            if update.factors() is None:
                 what = f"space 'core' needs low-rank updates, {name} has a dense one"
                 raise FusionError(what, where=site, fix=_DELTA)
 
 
-def _check_factored(update: Update, start: LowRank, where: str, linearized: bool) -> None:
+def _check_factored(update: Update, start: LowRank, where: str, linearized: bool) -> Factors:
     """Refuse an update that is neither ``s·BA`` of φ₀'s rank nor the linearized ``s·[B | B₀] [A₀ ; A − A₀]``."""
-    if not isinstance(update, LowRank):
+    factors = update.factors()
+    if factors is None:
         raise FusionError("space 'factors' needs a low-rank update", where=where, fix=_DELTA)
     r = start.rank
-    exported = linearized and update.rank == 2 * r
-    exported = exported and torch.equal(update.b[:, r:], start.b) and torch.equal(update.a[:r], start.a)
-    if update.rank != r and not exported:
-        what = f"the rank is {update.rank}, that of φ₀ {r}"
+    exported = linearized and factors.rank == 2 * r
+    exported = exported and torch.equal(factors.b[:, r:], start.b) and torch.equal(factors.a[:r], start.a)
+    if factors.rank != r and not exported:
+        what = f"the rank is {factors.rank}, that of φ₀ {r}"
         raise FusionError(what, where=where, fix=_DELTA)
+    return factors
 
 
-def start_rank(update: Update) -> int:
-    """The rank of a low-rank update; 0 of a dense one."""
-    return update.rank if isinstance(update, LowRank) else 0
-
-
-def _scaling(update: Update) -> float:
-    return update.scaling if isinstance(update, LowRank) else 1.0
+def _rank(update: Update) -> int | None:
+    factors = update.factors()
+    return None if factors is None else factors.rank
 
 
 def _agree(what: str, a: str, x: float, b: str, y: float, site: str) -> None:
@@ -217,7 +217,7 @@ def _initial(parents: Sequence[Adapter], updates: Mapping[str, Update]) -> Mappi
         return first.initial if shared else first.start
     if not shared or first.initial is None or not updates.keys() <= first.initial.keys():
         return None
-    return first.initial if all(start_rank(u) == first.initial[s].rank for s, u in updates.items()) else None
+    return first.initial if all(_rank(u) == first.initial[s].rank for s, u in updates.items()) else None
 
 
 def _config(parents: Sequence[Adapter]) -> dict[str, Any] | None:

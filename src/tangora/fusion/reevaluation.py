@@ -29,7 +29,7 @@ from tangora.fusion.spaces import coordinates, site_of, updates_from
 from tangora.fusion.uniforms import drawn
 from tangora.methods import Method, get
 from tangora.support.threads import in_threads
-from tangora.updates.task_vector import Dense, LowRank, TaskVector
+from tangora.updates.task_vector import Dense, TaskVector
 
 if TYPE_CHECKING:
     from tangora.adapters.adapter import Adapter
@@ -110,10 +110,7 @@ def _stack(name: str, vectors: Sequence[TaskVector], dtype: torch.dtype) -> Floa
     present = {i: vector[name] for i, vector in enumerate(vectors) if name in vector}
     stack = torch.zeros((len(vectors), *next(iter(present.values())).shape), dtype=dtype)
     for i, update in present.items():
-        if isinstance(update, LowRank):
-            stack[i] = (update.b.to(dtype) @ update.a.to(dtype)) * update.scaling
-        else:
-            stack[i] = update.weight
+        stack[i] = update.to(dtype).dense()
     return stack
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from tangora.adapters.adapter import Adapter
 from tangora.config.settings import Space
 from tangora.support.threads import in_threads
-from tangora.updates.task_vector import Dense, LowRank, TaskVector, Update
+from tangora.updates.task_vector import Dense, Factors, LowRank, TaskVector, Update
 
 __all__ = ["Bases", "Space", "coordinates", "cores", "from_cores", "site_of", "updates_from"]
 
@@ -25,10 +25,10 @@ def coordinates(adapter: Adapter, space: Space) -> TaskVector:
         return adapter.task_vector
     tensors: dict[str, Update] = {}
     for site, update in adapter.updates.items():
-        start = (adapter.initial or {})[site]
-        assert isinstance(update, LowRank)
-        b, a = update.b, update.a
-        if _exported(update, start):  # s·[B | B₀] @ [A₀ ; A − A₀]
+        start, factors = (adapter.initial or {})[site], update.factors()
+        assert factors is not None  # as was checked
+        b, a = factors.b, factors.a
+        if _exported(factors, start):  # s·[B | B₀] @ [A₀ ; A − A₀]
             b, a = b[:, : start.rank], a[start.rank :] + start.a
         tensors |= {f"{site}.lora_A": Dense(a - start.a), f"{site}.lora_B": Dense(b - start.b)}
     return TaskVector(tensors)
@@ -44,8 +44,8 @@ def cores(vectors: Sequence[TaskVector]) -> tuple[list[TaskVector], Bases]:
 
     def one(site: str) -> tuple[list[Tensor | None], tuple[Tensor, Tensor]]:
         present = [vector.get(site) for vector in vectors]
-        updates = [u for u in present if isinstance(u, LowRank)]
-        pairs = [(u.b.double() * u.scaling, u.a.double()) for u in updates]
+        factors = [f for u in present if u is not None and (f := u.factors()) is not None]
+        pairs = [(f.b.double() * f.scaling, f.a.double()) for f in factors]
         left = _basis([(b, a @ a.T) for b, a in pairs])
         right = _basis([(a.T, b.T @ b) for b, a in pairs])
         made = iter([(left.T @ b) @ (a @ right) for b, a in pairs])
@@ -63,7 +63,9 @@ def from_cores(fused: TaskVector, bases: Bases, like: TaskVector) -> TaskVector:
     """``U M Vᵀ`` as factors ``U M`` and ``Vᵀ``, in the dtype of ``like``; never the whole matrix."""
     updates: dict[str, Update] = {}
     for site, (left, right) in bases.items():
-        dtype = next(u.a.dtype for u in (like.get(site), *like.values()) if isinstance(u, LowRank))
+        own = like.get(site, next(iter(like.values()))).factors()
+        assert own is not None  # as was checked
+        dtype = own.a.dtype
         updates[site] = LowRank((left @ fused[site].dense()).to(dtype), right.T.to(dtype).contiguous())
     return TaskVector(updates)
 
@@ -90,16 +92,16 @@ def updates_from(fused: TaskVector, space: Space, like: Adapter) -> Mapping[str,
         return dict(fused + TaskVector(like.start) if like.start else fused)
     updates: dict[str, Update] = {}
     for site, update in like.updates.items():
-        start = (like.initial or {})[site]
-        assert isinstance(update, LowRank)
+        start, factors = (like.initial or {})[site], update.factors()
+        assert factors is not None  # as was checked
         delta_a, delta_b = fused[f"{site}.lora_A"].dense(), fused[f"{site}.lora_B"].dense()
-        if _exported(update, start):
+        if _exported(factors, start):
             b, a = torch.cat([start.b + delta_b, start.b], 1), torch.cat([start.a, delta_a], 0)
         else:
             b, a = start.b + delta_b, start.a + delta_a
-        updates[site] = LowRank(b, a, update.scaling)
+        updates[site] = LowRank(b, a, factors.scaling)
     return updates
 
 
-def _exported(update: LowRank, start: LowRank) -> bool:
+def _exported(update: Factors, start: LowRank) -> bool:
     return update.rank == 2 * start.rank

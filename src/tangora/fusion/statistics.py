@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from tangora.adapters.metadata import BaseInfo
-from tangora.errors import AdapterError, FusionError, RecipeError
+from tangora.errors import ArgumentError, FileError, FusionError
 from tangora.methods import Method, Statistic
 from tangora.support.files import atomic_file, digest, read_json, refuse_existing, write_json, write_safetensors
 from tangora.support.validation import validate
@@ -103,7 +103,7 @@ class Statistics:
 
         Raises:
             OutputError: a file exists and ``overwrite`` is false, or cannot be written.
-            RecipeError: the name does not end in ``.safetensors``.
+            ArgumentError: the name does not end in ``.safetensors``.
         """
         path = Path(path)
         sidecar = _sidecar(path)
@@ -120,21 +120,18 @@ def load(path: str | os.PathLike[str]) -> Statistics:
     """Read the sidecar of ``path`` and check the tensors against it; they are read later, one at a time.
 
     Raises:
-        AdapterError: a file is missing or damaged, or the two do not belong together.
+        FileError: a file is missing or damaged, or the two do not belong together.
     """
     path = Path(path)
     sidecar = _sidecar(path)
-    try:
-        about = validate(About, read_json(sidecar), str(sidecar))
-    except RecipeError as cause:
-        raise AdapterError(str(cause)) from cause
+    about = validate(About, read_json(sidecar), str(sidecar), FileError)
     try:
         found = _sha256(path)
     except OSError as cause:
-        raise AdapterError(f"cannot be read ({cause.strerror})", where=path, fix="check the path") from cause
+        raise FileError(f"cannot be read ({cause.strerror})", where=path, fix="check the path") from cause
     if found != about.sha256:
         what = f"the tensors have sha-256 {found[:12]}, {sidecar.name} says {about.sha256[:12]}"
-        raise AdapterError(what, where=path, fix="the two files do not belong together: copy or collect both again")
+        raise FileError(what, where=path, fix="the two files do not belong together: copy or collect both again")
     return Statistics(about, _File(path), str(path))
 
 
@@ -255,12 +252,12 @@ class _File(Mapping[str, Tensor]):
             return safe_open(self.path, "pt")
         except (SafetensorError, OSError) as cause:
             fix = "collect them again"
-            raise AdapterError(f"not readable as safetensors ({cause})", where=self.path, fix=fix) from cause
+            raise FileError(f"not readable as safetensors ({cause})", where=self.path, fix=fix) from cause
 
 
 def _sidecar(path: Path) -> Path:
     if path.suffix != ".safetensors":
-        raise RecipeError("statistics are a .safetensors file", got=str(path), where="statistics", fix="name it so")
+        raise ArgumentError("statistics are a .safetensors file", got=str(path), where="statistics", fix="name it so")
     return path.with_suffix(".json")
 
 

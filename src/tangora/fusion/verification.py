@@ -141,7 +141,7 @@ def _gauge(info: FusedInfo, parents: Sequence[Parent]) -> float | None:
 
 def _smallest(adapters: Sequence[Adapter]) -> str | None:
     first = adapters[0].updates if adapters else {}
-    sites = [s for s in first if all(isinstance(a.updates.get(s), LowRank) for a in adapters)]
+    sites = [s for s in first if all(s in a.updates and a.updates[s].factors() is not None for a in adapters)]
     sizes = {site: math.prod(first[site].shape) for site in sites}
     smallest = min(sizes, key=lambda s: (sizes[s], s), default=None)
     return smallest if smallest is not None and sizes[smallest] <= 2**22 else None
@@ -149,9 +149,9 @@ def _smallest(adapters: Sequence[Adapter]) -> str | None:
 
 def _only(adapter: Adapter, site: str, seed: int | None) -> Adapter:
     """The adapter with that site alone, in float64; with a seed, its factors written in another basis."""
-    update = adapter.updates[site]
-    assert isinstance(update, LowRank)
-    update = LowRank(update.b.double(), update.a.double(), update.scaling)
+    factors = adapter.updates[site].factors()
+    assert factors is not None  # so it was chosen
+    update = LowRank(factors.b.double(), factors.a.double(), factors.scaling)
     if seed is not None:
         generator = torch.Generator().manual_seed(seed_of("gauge", seed))
         q, _ = torch.linalg.qr(torch.randn(update.rank, update.rank, dtype=torch.float64, generator=generator))

@@ -19,12 +19,12 @@ from tangora.adapters.formats.lora.layers import expert_of, is_bias, kernel_of, 
 from tangora.adapters.formats.lora.names import sorted_out
 from tangora.adapters.formats.lora.settings import check_config
 from tangora.adapters.metadata import Metadata, read_metadata
-from tangora.errors import AdapterError, TangoraError
+from tangora.errors import AdapterError, FileError, TangoraError
 from tangora.storage.checkpoint import Checkpoint, is_adapter, open_checkpoint
 from tangora.storage.header import FLOATS, Stored, read_header
 from tangora.storage.tensors import finite, read_rows
 from tangora.support.files import inside, read_json
-from tangora.updates.task_vector import Dense, LowRank, Update
+from tangora.updates.task_vector import Dense, Update
 
 if TYPE_CHECKING:
     from tangora.adapters.adapter import Adapter
@@ -100,6 +100,7 @@ def inspect(path: str | os.PathLike[str]) -> Inspected:
     """What a folder holds; what is wrong with it is told in ``problem``, not raised.
 
     >>> import tempfile, torch, tangora
+    >>> from tangora.updates.task_vector import LowRank
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     tangora.Adapter({"layer": LowRank(torch.ones(3, 1), torch.ones(1, 2), 0.5)}).save(folder)
     ...     inspect(folder).sites
@@ -108,7 +109,7 @@ def inspect(path: str | os.PathLike[str]) -> Inspected:
     folder = Path(path)
     try:
         if not folder.is_dir():
-            raise AdapterError("no such folder", where=folder, fix="give the folder of an adapter or of a checkpoint")
+            raise FileError("no such folder", where=folder, fix="give the folder of an adapter or of a checkpoint")
         if not is_adapter(folder):
             return _checkpoint(folder)
         metadata = read_metadata(folder)
@@ -177,7 +178,7 @@ def _lora(folder: Path, metadata: Metadata | None) -> Inspected:
         for name, update in updates_of(site, kind, pair, config, path).items():
             norm = None if needs_base and (config.get("use_dora") or not is_bias(name, update)) else update.norm()
             sites.append(_site(name, kind, update, pair, norm))
-            shapes[name] = _shape_of(update)
+            shapes[name] = update.to("meta")
         if kernel := kernel_of(pair):
             kernels[site] = kernel
     told = metadata or Metadata(
@@ -219,16 +220,9 @@ def _site(name: str, kind: str, update: Update, pair: Mapping[str, torch.Tensor]
     shape = list(update.shape)
     if words == "linear" and (kernel := kernel_of(pair)):
         words, shape = "convolution", [shape[0], *kernel]
-    if isinstance(update, LowRank):
-        return Site(name, words, shape, update.rank, update.scaling, norm)
-    return Site(name, words, shape, None, None, norm)
-
-
-def _shape_of(update: Update) -> Update:
-    """The same without its numbers."""
-    if isinstance(update, LowRank):
-        return LowRank(update.b.to("meta"), update.a.to("meta"), update.scaling)
-    return Dense(update.weight.to("meta"))
+    factors = update.factors()
+    rank, scaling = (None, None) if factors is None else (factors.rank, factors.scaling)
+    return Site(name, words, shape, rank, scaling, norm)
 
 
 def _light(updates: dict[str, Update], metadata: Metadata, *rest: Any) -> Adapter:

@@ -15,7 +15,6 @@ from tangora.errors import TangoraError
 from tangora.fusion.lineage import check, check_low_rank
 from tangora.inspection.folders import Inspected, adapters_of, checkpoints_of
 from tangora.methods import Method, methods
-from tangora.updates.task_vector import LowRank
 
 __all__ = ["Fusable", "fusable"]
 
@@ -115,7 +114,7 @@ def _not_by_factors(adapters: Sequence[Inspected], names: Sequence[str]) -> str 
 
 
 def _factors(one: Inspected) -> dict[str, tuple[int, float]]:
-    return {s: (u.rank, u.scaling) for s, u in one.about.updates.items() if isinstance(u, LowRank)}
+    return {s: (f.rank, f.scaling) for s, u in one.about.updates.items() if (f := u.factors()) is not None}
 
 
 def _full(answer: Fusable, attempt: Any, count: int) -> None:

@@ -22,7 +22,6 @@ from tangora.tangent import TangentModel
 from tangora.tangent.linearization import linearize
 from tangora.tasks.base import pretrained, weights_fingerprint
 from tangora.tasks.load import load_base
-from tangora.updates.task_vector import LowRank
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -179,10 +178,11 @@ def _start(adapter: Adapter) -> dict[str, tuple[Tensor, Tensor]] | None:
     start = {}
     for site, update in adapter.updates.items():
         known = (adapter.initial or {}).get(site)
-        if known is None or not isinstance(update, LowRank):
+        factors = update.factors()
+        if known is None or factors is None:
             return None
-        kept_a = not bool(known.b.any()) and torch.equal(update.a, known.a)
-        kept_b = not bool(known.a.any()) and torch.equal(update.b, known.b)
+        kept_a = not bool(known.b.any()) and torch.equal(factors.a, known.a)
+        kept_b = not bool(known.a.any()) and torch.equal(factors.b, known.b)
         if not kept_a and not kept_b:
             return None
         start[site] = (known.a, known.b)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from tangora.errors import DataError, RecipeError
+from tangora.errors import ArgumentError, FileError, RecipeError
 from tangora.report import _examples, _pack, _presets
 from tangora.report._page import render
 from tangora.support.files import write_text
@@ -94,8 +94,9 @@ def build(run: str | Path, mode: str | None = None, out: str | Path | None = Non
         out: where the page goes.
 
     Raises:
-        RecipeError: the run has no cached logits of this mode, or no recipe.
-        DataError: a file is there and cannot be right.
+        RecipeError: the run has no cached logits of classes.
+        ArgumentError: the run has none of this mode.
+        FileError: a file is there and cannot be right.
         OutputError: the page cannot be written.
     """
     from tangora.config.recipe import load_recipe
@@ -115,7 +116,7 @@ def _chosen(folder: Path, recipe: Recipe, mode: str | None) -> str:
         raise RecipeError("the run has no cached logits of classes", where=folder, fix=fix)
     if mode is not None and mode not in known:
         fix = f"there are {', '.join(known)}"
-        raise RecipeError("no cached logits of this mode", got=mode, where=folder, fix=fix)
+        raise ArgumentError("no cached logits of this mode", got=mode, where=folder, fix=fix)
     return known[0] if mode is None else mode
 
 
@@ -154,7 +155,7 @@ def _shared(columns: Columns, names: Sequence[str]) -> list[str]:
     if missing := [name for name in names if name not in columns.vectors]:
         where = f"the columns of {columns.task}, {columns.split}"
         fix = "delete the run's cache/columns and run the recipe again"
-        raise DataError("no column of a task vector", got=missing[0], where=where, fix=fix)
+        raise FileError("no column of a task vector", got=missing[0], where=where, fix=fix)
     return list(names)
 
 

@@ -1,4 +1,4 @@
-"""Pydantic's complaints as one-line `RecipeError`s that name the nearest valid key."""
+"""Pydantic's complaints as errors of one line that name the nearest valid key."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, Union, get_args, get_origin
 
-from tangora.errors import RecipeError
+from tangora.errors import RecipeError, TangoraError
 
 __all__ = ["did_you_mean", "validate"]
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 _M = TypeVar("_M", bound="BaseModel")
 
 
-def validate(model: type[_M], raw: Mapping[str, Any], where: str) -> _M:
-    """Return ``raw`` as a model; raise a `RecipeError` that names the first fault and the closest key."""
+def validate(model: type[_M], raw: Mapping[str, Any], where: str, error: type[TangoraError] = RecipeError) -> _M:
+    """Return ``raw`` as a model; raise an ``error`` that names the first fault and the closest key."""
     from pydantic import ValidationError  # a tenth of a second, for those who need only `did_you_mean`
 
     try:
@@ -31,13 +31,13 @@ def validate(model: type[_M], raw: Mapping[str, Any], where: str) -> _M:
         if first["type"] == "extra_forbidden":
             bad = str(first["loc"][-1])
             keys = _keys_at(model, first["loc"][:-1])
-            raise RecipeError(f"unknown key {bad!r}", where=place, fix=did_you_mean(bad, keys)) from None
+            raise error(f"unknown key {bad!r}", where=place, fix=did_you_mean(bad, keys)) from None
         if first["type"] == "value_error":
-            raise RecipeError(str(first["msg"]).removeprefix("Value error, "), where=place) from None
+            raise error(str(first["msg"]).removeprefix("Value error, "), where=place) from None
         message = first["msg"][0].lower() + first["msg"][1:]
         if first["type"] == "missing":
-            raise RecipeError("a key is missing", where=place, fix="add it") from None
-        raise RecipeError(message, got=first["input"], where=place, fix="correct the value") from None
+            raise error("a key is missing", where=place, fix="add it") from None
+        raise error(message, got=first["input"], where=place, fix="correct the value") from None
 
 
 def _is_union_tag(part: int | str) -> bool:

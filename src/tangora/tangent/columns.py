@@ -118,7 +118,7 @@ def load_columns(path: str | os.PathLike[str], fingerprint: str | None = None) -
 
     Raises:
         DataError: not such a file, or of another base, split or task vectors.
-        AdapterError: the file is missing or corrupt.
+        FileError: the file is missing or corrupt.
     """
     from safetensors import safe_open
 

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from tangora.adapters.application import places
 from tangora.errors import ModelError
 from tangora.tangent._dual import dual, parts
-from tangora.updates.task_vector import LowRank
 
 if TYPE_CHECKING:
     from tangora.adapters.adapter import Adapter
@@ -74,8 +73,9 @@ def direction_of(adapter: Adapter, model: nn.Module) -> Direction:
     parameters: dict[str, Tensor] = {}
     for site, place in places(model, adapter).items():
         update, weight = adapter.task_vector[site], weights[place.name]
-        if isinstance(update, LowRank) and place.name == f"{site}.weight" and _multiplies(model.get_submodule(site)):
-            low_rank[site] = (update.a.to(weight.device), update.b.to(weight.device) * update.scaling)
+        factors, plain = update.factors(), place.name == f"{site}.weight"
+        if factors is not None and plain and _multiplies(model.get_submodule(site)):
+            low_rank[site] = (factors.a.to(weight.device), factors.b.to(weight.device) * factors.scaling)
             continue
         part = place.of(parameters.setdefault(place.name, torch.zeros_like(weight, dtype=torch.float32).detach()))
         part.add_(update.dense().reshape(part.shape).to(part.device))

@@ -1,6 +1,11 @@
-"""The contracts of Tangora's seams as functions that check one implementation: `check_metric` and its like.
+"""Contract suites for whoever extends Tangora, one for each seam, as functions to call in a test of one's own.
 
-Each makes its own tiny inputs, and raises an AssertionError that says which promise is broken. They need no pytest.
+    from tangora.testing import check_method
+
+    def test_contract():
+        check_method("my_method")
+
+Each raises `AssertionError` with the promise that is broken. The suites make their own tiny inputs and need no pytest.
 """
 
 from __future__ import annotations
@@ -10,10 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tangora.testing.metric import check_metric
+    from tangora.testing.updates import check_update
 
-__all__ = ["check_metric"]
+# name -> module: a suite is imported when it is first used, since some need torch and others need more
+_HOME = {
+    "check_metric": "metric",
+    "check_update": "updates",
+}
 
-_HOME = {"check_metric": "metric"}
+__all__ = ["check_metric", "check_update"]
 
 
 def __getattr__(name: str) -> Any:

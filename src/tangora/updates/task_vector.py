@@ -16,9 +16,9 @@ from torch import Tensor
 from tangora.errors import FusionError
 from tangora.support.threads import in_threads
 from tangora.updates.truncation import prepare
-from tangora.updates.update import Dense, LowRank, Update, combine
+from tangora.updates.update import Dense, Factors, LowRank, Update, combine
 
-__all__ = ["Dense", "LowRank", "TaskVector", "Update", "combine"]
+__all__ = ["Dense", "Factors", "LowRank", "TaskVector", "Update", "combine"]
 
 
 class TaskVector(Mapping[str, Update]):
@@ -28,6 +28,8 @@ class TaskVector(Mapping[str, Update]):
 
     >>> import torch
     >>> one = TaskVector({"layer": LowRank(torch.ones(2, 1), torch.ones(1, 2))})
+    >>> sum([0.5 * one, one / 2])
+    TaskVector(1 sites, norm 2)
     >>> (0.5 * one + one / 2).dense()["layer"].sum().item()
     4.0
     >>> round(one.cosine(one), 6)
@@ -77,11 +79,14 @@ class TaskVector(Mapping[str, Update]):
     def __add__(self, other: TaskVector) -> TaskVector:
         return TaskVector.combination([self, other], [1.0, 1.0])
 
+    def __radd__(self, other: object) -> TaskVector:
+        return self if isinstance(other, int) and other == 0 else NotImplemented  # `sum` begins with 0
+
     def __sub__(self, other: TaskVector) -> TaskVector:
         return TaskVector.combination([self, other], [1.0, -1.0])
 
     def __mul__(self, number: float) -> TaskVector:
-        return TaskVector({site: update * number for site, update in self.items()})
+        return TaskVector({site: update.scaled(float(number)) for site, update in self.items()})
 
     __rmul__ = __mul__
 

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["prepare", "thin_svd", "truncate_factors", "truncate_matrix", "whole_svd"]
+__all__ = ["prepare", "split", "thin_svd", "truncate_factors", "truncate_matrix", "whole_svd"]
 
 # Singular values through a Gram matrix carry an error of eps·s₁²/sᵢ; below this ratio that would show in float32.
 _GRAM_FLOOR = 1e-5
@@ -66,6 +66,14 @@ def truncate_matrix(matrix: Float[Tensor, "out in"], rank: int) -> Parts:
 def whole_svd(matrix: Float[Tensor, "out in"]) -> tuple[Tensor, Tensor, Tensor]:
     """``u, s, vh`` of a matrix in float64."""
     return thin_svd(matrix.double())
+
+
+def split(
+    u: Float[Tensor, "out rank"], s: Float[Tensor, "rank"], vh: Float[Tensor, "rank in"], dtype: torch.dtype
+) -> tuple[Float[Tensor, "out rank"], Float[Tensor, "rank in"]]:
+    """Return factors b and a of ``u s vh``; s is split evenly, so that neither overflows in half precision."""
+    root = s.sqrt()
+    return (u * root).to(dtype).contiguous(), (root[:, None] * vh).to(dtype).contiguous()
 
 
 def thin_svd(matrix: Float[Tensor, "out in"]) -> tuple[Tensor, Tensor, Tensor]:

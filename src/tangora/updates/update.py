@@ -1,29 +1,140 @@
-"""The change of one site's weight, low-rank or whole, and its algebra.
+"""The change of one site's weight: the contract `Update`, its two plain forms, and their linear combination.
 
-A low-rank update stays low-rank: sums stack factors, norms and inner products go through the small
-``r x r`` products; truncation too (`tangora.updates.truncation`).
+A low-rank update stays low-rank: sums stack factors (`tangora.updates.sharing`), norms and inner products go through
+the small ``r x r`` products, and so does truncation (`tangora.updates.truncation`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tangora.errors import FusionError
-from tangora.updates.truncation import truncate_factors, truncate_matrix, whole_svd
+from tangora.errors import ArgumentError, FusionError
+from tangora.updates.sharing import Factors, stack
+from tangora.updates.text import joined, number_digest, sizes, tensor_digest
+from tangora.updates.truncation import split, truncate_factors, truncate_matrix, whole_svd
 
-__all__ = ["Dense", "LowRank", "Update", "combine"]
+__all__ = ["Dense", "Factors", "LowRank", "Update", "combine"]
 
 
-@dataclass(frozen=True, eq=False)
-class LowRank:
-    """An update ``scaling * b @ a`` that is never formed unless `dense` is called.
+@runtime_checkable
+class Update(Protocol):
+    """What is added to one site's weight, in whatever form it is kept: factors, a whole tensor, a place in a file.
+
+    An implementation defines the five members without a body here: ``shape``, ``dense``, ``factors``, ``scaled`` and
+    ``digest``. The others follow from these; a form that can do better overrides them. Updates never change, and
+    operators return new ones::
+
+        v + w, v - w, -v, 2 * v, v / 2, sum([v, w])        of one shape; low-rank where both are
+
+    Callers ask ``factors()`` what an update can do, not ``isinstance`` what it is.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The weight's shape, ``(out, in)`` for a matrix."""
+
+    def dense(self) -> Float[Tensor, "..."]:
+        """Return the whole tensor; large for a low-rank update, so take it for one site at a time."""
+
+    def factors(self) -> Factors | None:
+        """Return the factors of a low-rank update; None for any other. Nothing is read or computed yet."""
+
+    def scaled(self, number: float) -> Update:
+        """Return ``number`` times the update, held in memory; the update itself if that changes nothing."""
+
+    def digest(self) -> str:
+        """Return a text that shape and numbers decide, as they are factored; the fingerprint of an adapter is of it."""
+
+    def rows(self, start: int, stop: int, *, transposed: bool = False) -> Float[Tensor, "rows width"]:
+        """Return the rows ``[start, stop)`` of the tensor, or of its transpose; of factors, no others are formed."""
+        factors = self.factors()
+        if factors is None:
+            whole = self.dense()
+            return (whole.T if transposed else whole)[start:stop]
+        left, right = (factors.a.T, factors.b.T) if transposed else (factors.b, factors.a)
+        return (left[start:stop] @ right) * factors.scaling
+
+    def to(self, target: torch.dtype | torch.device | str) -> Update:
+        """Return the same numbers in a dtype, or on a device; an update that computes them anew returns itself."""
+        return self
+
+    def dot(self, other: Update) -> float:
+        """Return the inner product of all entries, accumulated in float64; of factors, through small products.
+
+        Raises:
+            FusionError: the shapes differ.
+        """
+        _same_shape([self, other])
+        mine, theirs = self.factors(), other.factors()
+        if mine is None:
+            if theirs is not None:
+                return other.dot(self)
+            return float((self.dense().double() * other.dense().double()).sum())
+        b, a = mine.b.double(), mine.a.double()
+        if theirs is None:
+            return mine.scaling * float(((b.T @ other.dense().double()) * a).sum())
+        product = ((b.T @ theirs.b.double()) * (a @ theirs.a.double().T)).sum()
+        return mine.scaling * theirs.scaling * float(product)
+
+    def norm(self) -> float:
+        """Return the Euclidean (Frobenius) norm of all entries."""
+        return math.sqrt(max(self.dot(self), 0.0))
+
+    def compress(self, rank: int) -> tuple[Update, float]:
+        """Return the best approximation of at most ``rank`` (Eckart-Young), and its relative Frobenius error.
+
+        Of factors, through their ``r x r`` products in float64, never the matrix. A vector, and an update whose
+        factors are narrow enough, is returned as it is, with error 0.
+
+        Raises:
+            ArgumentError: ``rank`` is smaller than 1, or the tensor has more than two dimensions.
+        """
+        if rank < 1:
+            raise ArgumentError("rank must be at least 1", got=rank)
+        factors = self.factors()
+        if len(self.shape) == 1 or (factors is not None and factors.rank <= rank):
+            return self, 0.0
+        kept = min(rank, *self.shape)
+        if factors is None:
+            matrix = _matrix(self.dense())
+            u, s, vh, error = truncate_matrix(matrix, kept)
+            return LowRank(*split(u, s, vh, matrix.dtype)), error
+        b = factors.b
+        u, s, vh, error = truncate_factors(b, factors.a.double() * factors.scaling, kept)
+        return LowRank(*split(u, s, vh, b.dtype)), error
+
+    def __add__(self, other: Update) -> Update:
+        return combine([self, other], [1.0, 1.0])
+
+    def __radd__(self, other: object) -> Update:
+        return self if isinstance(other, int) and other == 0 else NotImplemented  # `sum` begins with 0
+
+    def __sub__(self, other: Update) -> Update:
+        return combine([self, other], [1.0, -1.0])
+
+    def __mul__(self, number: float) -> Update:
+        return self.scaled(float(number))
+
+    def __rmul__(self, number: float) -> Update:
+        return self.scaled(float(number))
+
+    def __truediv__(self, number: float) -> Update:
+        return self.scaled(1.0 / float(number))
+
+    def __neg__(self) -> Update:
+        return self.scaled(-1.0)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class LowRank(Update):
+    """An update ``scaling * b @ a`` in memory; the product is never formed unless `dense` is called.
 
     Args:
         b: ``[out, r]``.
@@ -31,12 +142,12 @@ class LowRank:
         scaling: alpha / r for LoRA, alpha / sqrt(r) for rsLoRA, times any coefficient.
 
     Raises:
-        FusionError: the factors do not fit.
+        ArgumentError: the factors do not fit.
 
     >>> import torch
     >>> update = LowRank(torch.ones(3, 1), torch.ones(1, 2), scaling=2.0)
-    >>> (update + update).shape, update.norm()
-    ((3, 2), 4.898979485566356)
+    >>> update, (update + update).norm()
+    (LowRank(3x2, rank 1, scaling 2), 9.797958971132712)
     """
 
     b: Float[Tensor, "out r"]
@@ -46,7 +157,10 @@ class LowRank:
     def __post_init__(self) -> None:
         if self.b.ndim != 2 or self.a.ndim != 2 or self.b.shape[1] != self.a.shape[0]:
             got = f"b {tuple(self.b.shape)}, a {tuple(self.a.shape)}"
-            raise FusionError("factors must be b [out, r] and a [r, in] of one rank", got=got)
+            raise ArgumentError("factors must be b [out, r] and a [r, in] of one rank", got=got)
+
+    def __repr__(self) -> str:
+        return f"LowRank({sizes(self.shape)}, rank {self.rank}, scaling {self.scaling:g})"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -58,239 +172,127 @@ class LowRank:
         """Width of the factors, an upper bound of the matrix rank."""
         return self.a.shape[0]
 
+    def factors(self) -> LowRank:
+        """Return itself."""
+        return self
+
     def dense(self) -> Float[Tensor, "out in"]:
-        """The matrix itself."""
+        """Return the matrix."""
         product = self.b @ self.a
         return product if self.scaling == 1.0 else product.mul_(self.scaling)
 
-    def __add__(self, other: Update) -> Update:
-        return combine([self, other], [1.0, 1.0])
+    def scaled(self, number: float) -> LowRank:
+        """Return the same factors with another scaling."""
+        return self if number == 1.0 else LowRank(self.b, self.a, self.scaling * number)
 
-    def __sub__(self, other: Update) -> Update:
-        return combine([self, other], [1.0, -1.0])
+    def to(self, target: torch.dtype | torch.device | str) -> LowRank:
+        """Return the same factors in a dtype, or on a device."""
+        return LowRank(self.b.to(target).contiguous(), self.a.to(target).contiguous(), self.scaling)
 
-    def __mul__(self, number: float) -> LowRank:
-        return LowRank(self.b, self.a, self.scaling * float(number))
-
-    __rmul__ = __mul__
-
-    def __truediv__(self, number: float) -> LowRank:
-        return self * (1.0 / float(number))
-
-    def __neg__(self) -> LowRank:
-        return self * -1.0
-
-    def dot(self, other: Update) -> float:
-        """Frobenius inner product, accumulated in float64 over ``r x r`` (or ``r x in``) products."""
-        _same_shape([self, other])
-        b, a = self.b.double(), self.a.double()
-        if isinstance(other, Dense):
-            product = ((b.T @ other.weight.double()) * a).sum()
-            return self.scaling * float(product)
-        product = ((b.T @ other.b.double()) * (a @ other.a.double().T)).sum()
-        return self.scaling * other.scaling * float(product)
-
-    def norm(self) -> float:
-        """Frobenius norm."""
-        return math.sqrt(max(self.dot(self), 0.0))
-
-    def compress(self, rank: int) -> tuple[LowRank, float]:
-        """The best approximation of at most ``rank`` (Eckart-Young) and its relative Frobenius error.
-
-        Through ``r x r`` products of the factors, in float64, never the matrix; an update whose rank is already
-        small enough is returned as it is, with error 0.
-        """
-        _check_rank(rank)
-        if rank >= self.rank:
-            return self, 0.0
-        u, s, vh, error = truncate_factors(self.b, self.a.double() * self.scaling, min(rank, *self.shape))
-        return _factored(u, s, vh, self.b.dtype), error
+    def digest(self) -> str:
+        """Return shape, rank, and the digests of b, a and the scaling."""
+        numbers = (tensor_digest(self.b), tensor_digest(self.a), number_digest(self.scaling))
+        return joined(self.shape, self.rank, *numbers)
 
 
-@dataclass(frozen=True, eq=False)
-class Dense:
-    """An update given by the whole tensor: full fine-tuning, or a non-linear fusion of low-rank ones."""
+@dataclass(frozen=True, eq=False, repr=False)
+class Dense(Update):
+    """An update given by the whole tensor: full fine-tuning, or a non-linear fusion of low-rank ones.
+
+    >>> import torch
+    >>> Dense(torch.ones(3, 2)) / 2
+    Dense(3x2)
+    """
 
     weight: Float[Tensor, "..."]
+
+    def __repr__(self) -> str:
+        return f"Dense({sizes(self.shape)})"
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the weight."""
         return tuple(self.weight.shape)
 
+    def factors(self) -> None:
+        """Return None: a whole tensor has no factors."""
+        return
+
     def dense(self) -> Float[Tensor, "..."]:
-        """The tensor itself."""
+        """Return the tensor."""
         return self.weight
 
-    def __add__(self, other: Update) -> Update:
-        return combine([self, other], [1.0, 1.0])
+    def scaled(self, number: float) -> Dense:
+        """Return ``number`` times the tensor."""
+        return self if number == 1.0 else Dense(self.weight * number)
 
-    def __sub__(self, other: Update) -> Update:
-        return combine([self, other], [1.0, -1.0])
+    def to(self, target: torch.dtype | torch.device | str) -> Dense:
+        """Return the tensor in a dtype, or on a device."""
+        return Dense(self.weight.to(target))
 
-    def __mul__(self, number: float) -> Dense:
-        return Dense(self.weight * float(number))
-
-    __rmul__ = __mul__
-
-    def __truediv__(self, number: float) -> Dense:
-        return self * (1.0 / float(number))
-
-    def __neg__(self) -> Dense:
-        return self * -1.0
-
-    def dot(self, other: Update) -> float:
-        """Inner product of all entries, accumulated in float64."""
-        if isinstance(other, LowRank):
-            return other.dot(self)
-        _same_shape([self, other])
-        return float((self.weight.double() * other.weight.double()).sum())
-
-    def norm(self) -> float:
-        """Euclidean norm of all entries."""
-        return math.sqrt(self.dot(self))
-
-    def compress(self, rank: int) -> tuple[Update, float]:
-        """The best approximation of at most ``rank``, and its relative Frobenius error; a vector stays as it is.
-
-        Raises:
-            FusionError: the tensor has more than two dimensions, or ``rank`` is smaller than 1.
-        """
-        _check_rank(rank)
-        if self.weight.ndim == 1:
-            return self, 0.0
-        u, s, vh, error = truncate_matrix(self._matrix(), min(rank, *self.shape))
-        return _factored(u, s, vh, self.weight.dtype), error
+    def digest(self) -> str:
+        """Return shape and digest of the tensor."""
+        return joined(self.shape, tensor_digest(self.weight))
 
     def low_rank(self, tolerance: float | None = None) -> LowRank:
-        """The same matrix as factors of its numerical rank.
+        """Return the same matrix as factors of its numerical rank.
 
-        Singular values up to ``tolerance`` times the largest are rounding noise of the dtype and are dropped;
-        the default is ``max(shape) * eps``, that of `torch.linalg.matrix_rank`.
+        Args:
+            tolerance: singular values up to this fraction of the largest are rounding noise of the dtype and are
+                dropped; the default is ``max(shape) * eps``, that of `torch.linalg.matrix_rank`.
+
+        Raises:
+            ArgumentError: it is no matrix.
         """
-        u, s, vh = whole_svd(self._matrix())
+        u, s, vh = whole_svd(_matrix(self.weight))
         if tolerance is None:
             tolerance = max(self.weight.shape) * torch.finfo(self.weight.dtype).eps
         rank = max(1, int((s > tolerance * s[0]).sum()))
-        return _factored(u[:, :rank], s[:rank], vh[:rank], self.weight.dtype)
-
-    def _matrix(self) -> Float[Tensor, "out in"]:
-        if self.weight.ndim != 2:
-            raise FusionError("only a matrix has a low-rank form", got=self.shape)
-        return self.weight
-
-
-Update: TypeAlias = LowRank | Dense
-
-_Term: TypeAlias = tuple[float, tuple[Tensor, Tensor]]  # factor, (b, a)
-_B, _A = 0, 1
+        return LowRank(*split(u[:, :rank], s[:rank], vh[:rank], self.weight.dtype))
 
 
 def combine(updates: Sequence[Update], coefficients: Sequence[float]) -> Update:
-    """The linear combination ``sum_t c_t * updates_t`` of one site, low-rank where every term is.
+    """Return the linear combination ``sum_t c_t * updates_t`` of one site, low-rank where every term is.
 
     Terms with an equal factor share it and add the other one (adapters that share A₀); other ranks add up. A term
     whose coefficient is 0 is left out.
 
     Raises:
-        FusionError: the shapes differ, or there is nothing to combine.
+        ArgumentError: there is nothing to combine, or not one coefficient per update.
+        FusionError: the shapes differ.
     """
     if not updates or len(updates) != len(coefficients):
-        raise FusionError("one coefficient per update", got=f"{len(updates)} updates, {len(coefficients)} coefficients")
+        got = f"{len(updates)} updates, {len(coefficients)} coefficients"
+        raise ArgumentError("one coefficient per update", got=got)
     _same_shape(updates)
     terms = [(u, float(c)) for u, c in zip(updates, coefficients, strict=True) if c != 0.0]
     if not terms:
-        first = updates[0]
-        return LowRank(torch.zeros_like(first.b), first.a) if isinstance(first, LowRank) else first * 0.0
-    low_rank = [(u, c) for u, c in terms if isinstance(u, LowRank)]
+        nothing = updates[0].factors()
+        return LowRank(torch.zeros_like(nothing.b), nothing.a) if nothing is not None else updates[0].scaled(0.0)
+    if len(terms) == 1:
+        return terms[0][0].scaled(terms[0][1])
+    low_rank = [(factors, c) for u, c in terms if (factors := u.factors()) is not None]
     if len(low_rank) == len(terms):
         return _combine_low_rank(low_rank)
-    if len(terms) == 1 and terms[0][1] == 1.0:
-        return terms[0][0]
     total = terms[0][0].dense() * terms[0][1]
     for update, c in terms[1:]:
         total = torch.add(total, update.dense(), alpha=c)
     return Dense(total)
 
 
-def _combine_low_rank(terms: Sequence[tuple[LowRank, float]]) -> LowRank:
-    if len(terms) == 1:
-        update, c = terms[0]
-        return update if c == 1.0 and type(update) is LowRank else update * c  # what is in a file is read
-    scalings = {u.scaling for u, _ in terms}
-    common = scalings.pop() if len(scalings) == 1 else 1.0  # factors stay as they are wherever possible
-    factors = ((c if common == u.scaling else c * u.scaling, (u.b, u.a)) for u, c in terms)
-    sums = [_sum(group) for group in _groups(factors)]
-    if len(sums) == 1:
-        return LowRank(*sums[0], common)
-    return LowRank(torch.cat([b for b, _ in sums], 1), torch.cat([a for _, a in sums], 0), common)
+def _combine_low_rank(terms: Sequence[tuple[Factors, float]]) -> LowRank:
+    # A scaling that all terms have is kept outside, so that factors stay as they are wherever possible.
+    scalings = {factors.scaling for factors, _ in terms}
+    common = scalings.pop() if len(scalings) == 1 else 1.0
+    # A generator: factors that lie in files are read one term after the other, and a shared A is kept once.
+    products = ((c if common == f.scaling else c * f.scaling, (f.b, f.a)) for f, c in terms)
+    return LowRank(*stack(products), common)
 
 
-def _groups(terms: Iterable[_Term]) -> list[list[_Term]]:
-    """Terms ``factor * b @ a`` put together that share their ``a``, or else their ``b``; what is shared is one object.
-
-    They are found by their first rows, in which different factors differ already, so that hundreds of terms take a
-    look each.
-    """
-    groups: list[list[_Term]] = []
-    shared: dict[int, int] = {}  # group -> which part its terms share, once there are two
-    known: tuple[dict[Any, list[int]], ...] = ({}, {})  # of each part: first row -> groups whose first term has it
-    for factor, pair in terms:
-        last = len(groups) - 1
-        if groups and groups[last][0][1][_A] is pair[_A] and shared.setdefault(last, _A) == _A:
-            groups[last].append((factor, pair))  # one object, as read from files: no look at its rows
-            continue
-        keys = {part: _first_row(pair[part]) for part in (_A, _B)}
-        for part, key in keys.items():
-            same = (g for g in known[part].get(key, ()) if shared.get(g, part) == part)
-            found = next((g for g in same if _equal(groups[g][0][1][part], pair[part])), None)
-            if found is not None:
-                shared[found], first = part, groups[found][0][1]
-                groups[found].append((factor, (first[_B], pair[_A]) if part == _B else (pair[_B], first[_A])))
-                break
-        else:
-            for part, key in keys.items():
-                known[part].setdefault(key, []).append(len(groups))
-            groups.append([(factor, pair)])
-    return groups
-
-
-def _sum(group: list[_Term]) -> tuple[Tensor, Tensor]:
-    b, a = group[0][1]
-    if all(pair[_A] is a for _, pair in group):
-        return _weighted([(c, pair[_B]) for c, pair in group]), a
-    return b, _weighted([(c, pair[_A]) for c, pair in group])
-
-
-def _weighted(terms: Sequence[tuple[float, Tensor]]) -> Tensor:
-    """A new tensor only where something is computed; multiplied and added in two steps, as everywhere."""
-    factor, first = terms[0]
-    total = first * factor if factor != 1.0 else first
-    if len(terms) > 1:
-        total = total + terms[1][1] * terms[1][0]
-    for factor, other in terms[2:]:
-        total += other * factor
-    return total
-
-
-def _first_row(factor: Tensor) -> tuple[Any, ...]:
-    # not `contiguous`, which leaves a column of one entry its strides
-    row = factor.detach()[:1].clone(memory_format=torch.contiguous_format)
-    return factor.shape, factor.dtype, row.view(torch.uint8).cpu().numpy().tobytes()
-
-
-def _equal(x: Tensor, y: Tensor) -> bool:
-    return x is y or torch.equal(x, y)
-
-
-def _check_rank(rank: int) -> None:
-    if rank < 1:
-        raise FusionError("rank must be at least 1", got=rank)
-
-
-def _factored(u: Tensor, s: Tensor, vh: Tensor, dtype: torch.dtype) -> LowRank:
-    root = s.sqrt()  # split evenly, so that neither factor overflows in half precision
-    return LowRank((u * root).to(dtype).contiguous(), (root[:, None] * vh).to(dtype).contiguous())
+def _matrix(tensor: Tensor) -> Float[Tensor, "out in"]:
+    if tensor.ndim != 2:
+        raise ArgumentError("only a matrix has a low-rank form", got=tuple(tensor.shape))
+    return tensor
 
 
 def _same_shape(updates: Sequence[Update]) -> None:

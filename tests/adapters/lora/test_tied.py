@@ -16,6 +16,8 @@ from tangora.errors import AdapterError
 from tangora.fusion.fusion import fuse
 
 IDS = torch.tensor([[1, 2, 3, 4]])
+# A forward pass in float32 rounds some hundred times by 6e-8 of numbers up to 10; adapters move logits by 1 or more.
+ROUNDING = 1e-4
 
 
 def llama() -> LlamaForCausalLM:
@@ -36,15 +38,15 @@ def test_both_ends_of_a_tied_weight(tmp_path, tied):
     folder = zoo.write(tmp_path / "a", 1, llama(), task_type="CAUSAL_LM", **settings)
     fuse([folder], weights=1.0).save(tmp_path / "out")
     before = logits(folder)
-    assert (logits(tmp_path / "out") - before).abs().max() < 1e-5
-    assert (llama()(IDS).logits - before).abs().max() > 1e-3
+    assert (logits(tmp_path / "out") - before).abs().max() < ROUNDING
+    assert (llama()(IDS).logits - before).abs().max() > 0.1
 
 
 def test_one_end_of_a_tied_weight(tmp_path):
     """Only the embedding is adapted: the head keeps the weight that they shared."""
     folder = zoo.write(tmp_path / "a", 1, llama(), task_type="CAUSAL_LM", target_modules=["embed_tokens"])
     fuse([folder], weights=1.0).save(tmp_path / "out")
-    assert (logits(tmp_path / "out") - logits(folder)).abs().max() < 1e-5
+    assert (logits(tmp_path / "out") - logits(folder)).abs().max() < ROUNDING
 
 
 def test_a_tie_that_the_file_does_not_keep(tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from tangora.adapters.formats.lora.layers import expert_of
 from tangora.adapters.in_peft.skeleton import load_in_peft, peft_layers, peft_state
 from tangora.adapters.initial import seed_of
 from tangora.errors import AdapterError
-from tangora.updates.task_vector import LowRank, Update
+from tangora.updates.task_vector import Update
 
 if TYPE_CHECKING:
     from tangora.adapters.adapter import Adapter
@@ -41,7 +41,8 @@ class InPeft:
         shape = expected[0][0].shape if expected else ()
         exact = math.prod(shape) <= _ENTRIES
         if exact:
-            total = sum((u.dense().double() * c for u, c in _wide(expected)), torch.zeros(shape, dtype=torch.float64))
+            wide = ((u.to(torch.float64).dense().double(), c) for u, c in expected)
+            total = sum((dense * c for dense, c in wide), torch.zeros(shape, dtype=torch.float64))
             return relative(self._dense(site).double().reshape(shape) - total, total), True
         generator = torch.Generator().manual_seed(seed_of(self.seed, site))
         x = torch.randn(shape[1], _PROBES, dtype=torch.float64, generator=generator)
@@ -96,17 +97,10 @@ def _config(adapter: Adapter, content: Content) -> dict[str, Any]:
     return write_config(content, adapter.config, None)
 
 
-def _wide(terms: Iterable[tuple[Update, float]]) -> Iterable[tuple[Update, float]]:
-    for update, c in terms:
-        if isinstance(update, LowRank):
-            yield LowRank(update.b.double(), update.a.double(), update.scaling), c
-        else:
-            yield update, c
-
-
 def _times(update: Update, x: Tensor) -> Tensor:
-    if isinstance(update, LowRank):
-        return (update.b.double() @ (update.a.double() @ x)) * update.scaling
+    factors = update.factors()
+    if factors is not None:
+        return (factors.b.double() @ (factors.a.double() @ x)) * factors.scaling
     return update.dense().double() @ x
 
 

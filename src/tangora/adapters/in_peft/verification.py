@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tangora.adapters.in_peft.comparison import InPeft
 from tangora.errors import AdapterError
 from tangora.support.files import digest
-from tangora.updates.task_vector import LowRank, Update
+from tangora.updates.task_vector import Update
 
 if TYPE_CHECKING:
     from tangora.adapters.adapter import Adapter
@@ -124,7 +124,7 @@ def check_readable(adapter: Adapter, folder: Path) -> float | None:
     Raises:
         AdapterError: they differ.
     """
-    plain = all(isinstance(u, LowRank) or u.weight.ndim == 1 for u in adapter.updates.values())
+    plain = all(u.factors() is not None or len(u.shape) == 1 for u in adapter.updates.values())
     if not plain or not _starts_at_the_base(adapter):
         return None
     read = InPeft(adapter, folder)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from tangora.config.recipe import FinetuneConfig, Recipe
-from tangora.errors import AdapterError
+from tangora.errors import FileError
 from tangora.modes.finetuning import finetune
 from tangora.runs.jobs import Job, Resources
 from tangora.support.files import digest, read_json
@@ -70,7 +70,7 @@ class ExpertJob(Job):
         """Whether the adapters of exactly this job are on disk; a folder appears whole or not at all."""
         try:
             return all(read_json(path).get("stage") == self.key for path in self.files(context))
-        except AdapterError:
+        except FileError:
             return False
 
     def digest(self, context: Context) -> str:

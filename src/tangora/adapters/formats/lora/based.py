@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,9 @@ from torch import Tensor
 from tangora.errors import AdapterError
 from tangora.storage.names import Names, is_turned
 from tangora.storage.tensors import read_rows
-from tangora.updates.task_vector import Dense, LowRank, Update, combine
+from tangora.updates.text import sizes
 from tangora.updates.truncation import whole_svd
+from tangora.updates.update import Dense, Factors, LowRank, Update, combine
 
 if TYPE_CHECKING:
     from tangora.storage.checkpoint import Checkpoint
@@ -82,44 +84,56 @@ class Weights:
         return read_rows(stored, 0, stored.shape[0]).reshape(stored.shape)
 
 
-class Rescaled(Dense):
-    """DoRA's update of a site: factors and norms; the matrix is formed from the base's weight whenever it is asked for.
+@dataclass(frozen=True, eq=False, repr=False)
+class Rescaled(Update):
+    """DoRA's update of a site: factors and norms; the matrix is formed from the base's weight whenever it is taken.
 
     Args:
-        factors: ``s·B A``.
+        product: ``s·B A``.
         norms: m, ``[out]``.
-        weights: where the base's weight is read.
-        site: its name.
+        stored: the base's weight.
+        turned: whether the base stores the transpose.
     """
 
-    factors: LowRank
-    norms: Tensor
+    product: Factors
+    norms: Float[Tensor, "out"]
     stored: Stored
-    turned: bool
+    turned: bool = False
 
-    def __init__(self, factors: LowRank, norms: Float[Tensor, "out"], weights: Weights, site: str) -> None:
-        stored, turned = weights.stored(site)
-        told = {"factors": factors, "norms": norms, "stored": stored, "turned": turned}
-        for name, value in told.items():
-            object.__setattr__(self, name, value)
+    def __repr__(self) -> str:
+        return f"Rescaled({sizes(self.shape)}, rank {self.product.rank}, scaling {self.product.scaling:g})"
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the weight."""
-        return self.factors.shape
+        return self.product.shape
 
-    @property
-    def weight(self) -> Float[Tensor, "out in"]:
-        """The matrix, formed anew."""
-        count = self.stored.shape[0]
-        whole = torch.cat([self.rows(start, stop) for start, stop in self._blocks(count)])
-        return whole.T.contiguous() if self.turned else whole
+    def factors(self) -> None:
+        """Return None: rescaled row by row, the update is of full rank."""
+        return
 
     def dense(self) -> Float[Tensor, "out in"]:
-        """The matrix, formed anew."""
-        return self.weight
+        """Return the matrix, formed anew."""
+        count = self.stored.shape[0]
+        whole = torch.cat([self._as_stored(start, stop) for start, stop in self._blocks(count)])
+        return whole.T.contiguous() if self.turned else whole
 
-    def rows(self, start: int, stop: int) -> Float[Tensor, "rows width"]:
+    def scaled(self, number: float) -> Update:
+        """Return itself, or ``number`` times the matrix."""
+        return self if number == 1.0 else Dense(self.dense() * number)
+
+    def digest(self) -> str:
+        """Return that of the matrix."""
+        return Dense(self.dense()).digest()
+
+    def rows(self, start: int, stop: int, *, transposed: bool = False) -> Float[Tensor, "rows width"]:
+        """Return rows of the matrix or its transpose: of what the base stores, only these are formed."""
+        if transposed == self.turned:
+            return self._as_stored(start, min(stop, self.stored.shape[0]))  # a file holds bytes after its rows
+        whole = self.dense()
+        return (whole.T if transposed else whole)[start:stop]
+
+    def _as_stored(self, start: int, stop: int) -> Float[Tensor, "rows width"]:
         """Rows of the matrix as the base stores it, computed in float64, in float32 (float64 where the base is)."""
         old, moved = self._moved(start, stop)
         if self.turned:
@@ -138,7 +152,7 @@ class Rescaled(Dense):
         return self._over(squares.sqrt(), self.norms)
 
     def _moved(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        b, a = self.factors.b.double(), self.factors.a.double() * self.factors.scaling
+        b, a = self.product.b.double(), self.product.a.double() * self.product.scaling
         old = read_rows(self.stored, start, stop).double()
         return old, old + (a.T[start:stop] @ b.T if self.turned else b[start:stop] @ a)
 
@@ -172,14 +186,15 @@ def convert(
     init = str(weights.config.get("init_lora_weights")).lower()
     found: dict[str, Update] = {}
     for site, update in updates.items():
-        if site in norms and isinstance(update, LowRank):
+        factors = update.factors()
+        if site in norms and factors is not None:
             norm = norms[site].flatten()
             if len(norm) != update.shape[0]:
                 got = f"{len(norm)} of {update.shape[0]} rows"
                 raise AdapterError("the norms do not fit the update", got=got, where=site, fix="copy it again")
-            found[site] = Rescaled(update, norm, weights, site)
-        elif init in _STARTS and isinstance(update, LowRank) and site not in weights.embeddings:
-            found[site] = combine([update, _STARTS[init](weights.weight(site), update)], [1.0, -1.0])
+            found[site] = Rescaled(factors, norm, *weights.stored(site))
+        elif init in _STARTS and factors is not None and site not in weights.embeddings:
+            found[site] = combine([update, _STARTS[init](weights.weight(site), factors)], [1.0, -1.0])
         else:
             found[site] = update
     rest = dict(whole)
@@ -193,13 +208,13 @@ def _in_module(name: str, config: Mapping[str, Any]) -> bool:
     return any(f".{module}." in f".{name}" for module in config.get("modules_to_save") or ())
 
 
-def _singular(weight: Tensor, update: LowRank) -> LowRank:
+def _singular(weight: Tensor, update: Factors) -> LowRank:
     u, s, vh = whole_svd(weight)
     root = s[: update.rank].sqrt()
     return LowRank((u[:, : update.rank] * root).float(), (root[:, None] * vh[: update.rank]).float())
 
 
-def _orthogonal(weight: Tensor, update: LowRank) -> LowRank:
+def _orthogonal(weight: Tensor, update: Factors) -> LowRank:
     q, r = torch.linalg.qr(weight.double())
     return LowRank(q[:, : update.rank].float(), r[: update.rank].float(), update.scaling)
 

@@ -7,11 +7,10 @@ it: bytes that equal those read just before are neither widened, checked nor dig
 
 from __future__ import annotations
 
-import hashlib
 import math
 import threading
 from collections.abc import Mapping
-from functools import lru_cache
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,9 +23,11 @@ from tangora.adapters.formats.lora.names import sorted_out
 from tangora.storage.files import Files
 from tangora.storage.floats import widen
 from tangora.storage.header import FLOATS, Stored, read_header
-from tangora.updates.task_vector import LowRank
+from tangora.storage.tensors import finite
+from tangora.updates.text import half_digest, joined, number_digest, sizes, tensor_digest
+from tangora.updates.update import LowRank, Update
 
-__all__ = ["Filed", "number_digest", "read_filed", "tensor_digest"]
+__all__ = ["Filed", "read_filed"]
 
 
 class _Read(NamedTuple):
@@ -54,73 +55,95 @@ class _Before(threading.local):
 _before = _Before()
 
 
-class Filed(LowRank):
+@dataclass(frozen=True, eq=False, repr=False)
+class Filed(Update):
     """``scaling * b @ a`` of two tensors on disk, in float32 (float64 stays).
 
+    It is its own `Factors`: b and a are read whenever they are taken, so take each once.
+
     Args:
-        b, a: where they are.
+        stored_b, stored_a: where they are.
         scaling: see `LowRank`.
     """
 
-    def __init__(self, b: Stored, a: Stored, scaling: float) -> None:
-        told = {"scaling": scaling, "stored": (b, a), "known": {}}
-        for name, value in told.items():
-            object.__setattr__(self, name, value)
+    stored_b: Stored
+    stored_a: Stored
+    scaling: float
+    _digests: dict[Stored, str] = field(default_factory=dict)
 
-    stored: tuple[Stored, Stored]
-    known: dict[Stored, str]
+    def __repr__(self) -> str:
+        name = self.stored_a.path.name
+        return f"Filed({sizes(self.shape)}, rank {self.rank}, scaling {self.scaling:g}, in {name})"
 
     @property
     def shape(self) -> tuple[int, ...]:
         """``(out, in)``."""
-        return (self.stored[0].shape[0], self.stored[1].shape[1])
+        return (self.stored_b.shape[0], self.stored_a.shape[1])
 
     @property
     def rank(self) -> int:
         """Width of the factors."""
-        return self.stored[1].shape[0]
+        return self.stored_a.shape[0]
 
     @property
     def b(self) -> Tensor:
         """``[out, r]``, read now."""
-        return self._read(self.stored[0])
+        return self._read(self.stored_b)
 
     @property
     def a(self) -> Tensor:
         """``[r, in]``, read now."""
-        return self._read(self.stored[1], shared=True)
+        return self._read(self.stored_a, shared=True)
 
-    def digests(self) -> list[str]:
-        """Those of b and a, see `tensor_digest`; read only where they have not been."""
-        for stored in self.stored:
-            if stored not in self.known:
-                self._read(stored, shared=stored is self.stored[1])
-        return [self.known[stored] for stored in self.stored]
+    def factors(self) -> Filed:
+        """Return itself; nothing is read yet."""
+        return self
+
+    def dense(self) -> Tensor:
+        """Return the matrix, of factors that are read now."""
+        return self._loaded().dense()
+
+    def scaled(self, number: float) -> LowRank:
+        """Return ``number`` times the update, read into memory: what is made of a file does not depend on it."""
+        return self._loaded().scaled(number)
+
+    def to(self, target: torch.dtype | torch.device | str) -> LowRank:
+        """Return the factors in a dtype, or on a device, read now."""
+        return self._loaded().to(target)
+
+    def digest(self) -> str:
+        """Return what `LowRank.digest` would; a factor is read only if it has not been before."""
+        for stored in (self.stored_b, self.stored_a):
+            if stored not in self._digests:
+                self._read(stored, shared=stored is self.stored_a)
+        known = (self._digests[stored] for stored in (self.stored_b, self.stored_a))
+        return joined(self.shape, self.rank, *known, number_digest(self.scaling))
+
+    def _loaded(self) -> LowRank:
+        return LowRank(self.b, self.a, self.scaling)
 
     def _read(self, stored: Stored, shared: bool = False) -> Tensor:
-        from tangora.storage.tensors import finite
-
         raw, files = np.empty(stored.size, np.uint8), Files()
         try:
             files.read(stored, 0, raw.data)
         finally:
             files.close()
         if shared and (before := _before.read) and before.is_of(stored, raw):
-            self.known[stored] = before.digest
+            self._digests[stored] = before.digest
             return before.tensor
         numbers = np.empty(stored.shape, np.float64 if stored.dtype == "F64" else np.float32)
         widen(raw, stored.dtype, numbers.reshape(-1))
         tensor = torch.from_numpy(numbers)
         if not math.isfinite(numbers.sum()):
             finite(stored.name, tensor, stored.path)
-        if stored not in self.known:
-            self.known[stored] = _half(raw) if stored.dtype == "BF16" else tensor_digest(tensor)
+        if stored not in self._digests:
+            self._digests[stored] = half_digest(raw) if stored.dtype == "BF16" else tensor_digest(tensor)
         if shared:
-            _before.read = _Read(stored.dtype, raw, tensor, self.known[stored], tensor._version)
+            _before.read = _Read(stored.dtype, raw, tensor, self._digests[stored], tensor._version)
         return tensor
 
 
-def read_filed(path: Path, config: Mapping[str, Any]) -> tuple[dict[str, LowRank], frozenset[str]] | None:
+def read_filed(path: Path, config: Mapping[str, Any]) -> tuple[dict[str, Update], frozenset[str]] | None:
     """The updates of a file and which are embeddings, from its header; None where it holds more than plain factors.
 
     Raises:
@@ -134,32 +157,11 @@ def read_filed(path: Path, config: Mapping[str, Any]) -> tuple[dict[str, LowRank
         return None
     if config.get("target_parameters") or any(s.dtype not in FLOATS for s in header.values()):
         return None
-    updates: dict[str, LowRank] = {}
+    updates: dict[str, Update] = {}
     for (site, kind), pair in sorted(pairs.items()):
         shapes = {part: torch.empty(stored.shape, device="meta") for part, stored in pair.items()}
         (update,) = updates_of(site, kind, shapes, config, path).values()
-        assert isinstance(update, LowRank)
-        updates[site] = Filed(pair["B"], pair["A"], update.scaling)
+        factors = update.factors()
+        assert factors is not None  # of plain factors, as was seen above
+        updates[site] = Filed(pair["B"], pair["A"], factors.scaling)
     return updates, frozenset(site for site, kind in pairs if kind == "lora_embedding")
-
-
-def tensor_digest(tensor: Tensor) -> str:
-    """Sha-256 (hex) of a tensor's numbers in float32, whatever the dtype they were stored in.
-
-    Where all of them are bfloat16's, of their upper halves alone: half the time, and what the file holds.
-    """
-    numbers = tensor.detach().to("cpu", torch.float32).contiguous().numpy()
-    bits = numbers.reshape(-1).view(np.uint32)
-    if not np.bitwise_and(bits, 0xFFFF).any():
-        return _half((bits >> 16).astype(np.uint16).view(np.uint8))
-    return hashlib.sha256(bits.data).hexdigest()
-
-
-@lru_cache
-def number_digest(number: float) -> str:
-    """`tensor_digest` of one number, of which adapters have the same at all of their sites."""
-    return tensor_digest(torch.tensor([number]))
-
-
-def _half(upper: np.ndarray[Any, Any]) -> str:
-    return hashlib.sha256(upper.data).hexdigest()

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tangora.adapters.formats.lora.settings import parameters_of, rank_and_scaling
 from tangora.errors import AdapterError
-from tangora.updates.task_vector import Dense, LowRank, Update
+from tangora.updates.task_vector import Dense, Factors, LowRank, Update
 
 __all__ = ["check_tied", "expert_of", "experts_of", "is_bias", "join_experts", "kernel_of", "layer_of", "updates_of"]
 
@@ -117,25 +117,26 @@ def check_tied(updates: Mapping[str, Update], embeddings: Collection[str], path:
     Raises:
         AdapterError: peft would give one of the two the factors of the other.
     """
-    inputs = [u for site in embeddings if isinstance(u := updates[site], LowRank)]
+    inputs = [factors for site in embeddings if (factors := updates[site].factors()) is not None]
     for site, update in updates.items():
-        if site in embeddings or not isinstance(update, LowRank):
+        mine = update.factors()
+        if site in embeddings or mine is None:
             continue
-        tied = [u for u in inputs if u.shape == update.shape[::-1] and u.rank == update.rank]
-        if tied and not any(u.a.equal(update.b.T) and u.b.equal(update.a.T) for u in tied):
+        tied = [f for f in inputs if f.shape == mine.shape[::-1] and f.rank == mine.rank]
+        if tied and not any(f.a.equal(mine.b.T) and f.b.equal(mine.a.T) for f in tied):
             fix = "set it to false, if the two were trained apart"
             raise AdapterError(
                 "ensure_weight_tying: its factors are not the embedding's", where=f"{site} in {path}", fix=fix
             )
 
 
-def experts_of(updates: Mapping[str, LowRank]) -> dict[str, list[LowRank]]:
+def experts_of(updates: Mapping[str, Factors]) -> dict[str, list[Factors]]:
     """Layer -> the updates of its experts in order.
 
     Raises:
         AdapterError: an expert between others is missing.
     """
-    numbered: dict[str, dict[int, LowRank]] = {}
+    numbered: dict[str, dict[int, Factors]] = {}
     for site, update in updates.items():
         if found := expert_of(site):
             numbered.setdefault(found[0], {})[found[1]] = update
@@ -145,7 +146,7 @@ def experts_of(updates: Mapping[str, LowRank]) -> dict[str, list[LowRank]]:
     return {layer: [experts[i] for i in range(len(experts))] for layer, experts in numbered.items()}
 
 
-def join_experts(experts: list[LowRank], rank: int) -> tuple[Tensor, Tensor]:
+def join_experts(experts: list[Factors], rank: int) -> tuple[Tensor, Tensor]:
     """A ``[experts·r, in]`` and B ``[out, r·experts]`` of scaling 1, with zeros up to the rank."""
     import torch
 

@@ -16,7 +16,7 @@ from tangora.adapters.formats.lora.layers import expert_of, experts_of, join_exp
 from tangora.adapters.formats.lora.names import PREFIX
 from tangora.adapters.formats.lora.settings import rank_and_scaling
 from tangora.errors import AdapterError
-from tangora.updates.task_vector import LowRank
+from tangora.updates.task_vector import Factors
 
 __all__ = ["Content", "write_config", "write_tensors"]
 
@@ -37,7 +37,7 @@ class Content:
         whole: parameter of the base -> its new value.
     """
 
-    updates: Mapping[str, LowRank]
+    updates: Mapping[str, Factors]
     biases: Mapping[str, Tensor]
     embeddings: frozenset[str]
     kernels: Mapping[str, tuple[int, ...]]
@@ -103,12 +103,12 @@ def _name_whole(config: dict[str, Any], content: Content) -> None:
     config["bias"] = config.get("bias") if named else "none"
 
 
-def _parameter_rank(experts: Mapping[str, list[LowRank]]) -> int:
+def _parameter_rank(experts: Mapping[str, list[Factors]]) -> int:
     """One rank for every parameter and expert: their factors lie in one tensor, and are filled up with zeros."""
     return max(update.rank for updates in experts.values() for update in updates)
 
 
-def _alpha(update: LowRank) -> float:
+def _alpha(update: Factors) -> float:
     """The alpha whose quotient by the rank is the scaling, to the last bit where there is one."""
     near = update.scaling * update.rank
     options = (near, math.nextafter(near, math.inf), math.nextafter(near, -math.inf))
@@ -146,7 +146,7 @@ def write_tensors(content: Content) -> dict[str, Tensor]:
     return {PREFIX + name: tensor.detach().float().cpu().clone() for name, tensor in tensors.items()}
 
 
-def _layer(site: str, update: LowRank, content: Content) -> dict[str, Tensor]:
+def _layer(site: str, update: Factors, content: Content) -> dict[str, Tensor]:
     if site in content.embeddings:
         return {f"{site}.lora_embedding_A": update.a, f"{site}.lora_embedding_B": update.b}
     a, b = update.a, update.b
