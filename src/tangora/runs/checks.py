@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from tangora.coefficients import grid
+from tangora.coefficients.requirements import refuse_unless_searchable
 from tangora.config.recipe import FusionEntry, Recipe
 from tangora.errors import FusionError
 from tangora.methods import get
 from tangora.modes.contract import mode_of
-from tangora.runs.stages.search import refuse_unless_searchable
 from tangora.support.extras import require
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """Extras: packages that only a part of Tangora imports, and the error if they are not installed.
 
 ``pip install tangora`` brings what it takes to fuse adapters and checkpoints, to verify and to inspect them. What
-trains, draws, searches, or reads text and pictures is an extra each; ``tangora[all]`` is what a recipe may need.
+trains, draws, or reads text and pictures is an extra each; ``tangora[all]`` is what a recipe may need.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ EXTRAS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "train": ("accelerate", "datasets", "pyarrow", "sklearn", "transformers"),
         "report": ("jinja2", "markupsafe", "matplotlib"),
-        "search": ("cma", "nevergrad"),
         "text": ("sentencepiece",),
         "vision": ("PIL",),
         "quickstart": ("PIL", "platformdirs", "skimage", "sklearn", "tokenizers", "transformers"),
