@@ -15,15 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tangora.testing.metric import check_metric
+    from tangora.testing.search import check_search
     from tangora.testing.updates import check_update
 
 # name -> module: a suite is imported when it is first used, since some need torch and others need more
 _HOME = {
     "check_metric": "metric",
+    "check_search": "search",
     "check_update": "updates",
 }
 
-__all__ = ["check_metric", "check_update"]
+__all__ = ["check_metric", "check_search", "check_update"]
 
 
 def __getattr__(name: str) -> Any:
