@@ -14,6 +14,7 @@ from tangora.coefficients.requirements import is_plain_sum
 from tangora.coefficients.rows import pick
 from tangora.evaluation.candidates import Scoring
 from tangora.methods import get
+from tangora.modes.contract import mode_of
 from tangora.support.seams import SEARCHES
 from tangora.support.source import source_digest
 from tangora.tangent.columns import make_columns, site_columns
@@ -101,7 +102,7 @@ def pose(
     chosen, given = get(method), dict(parameters or {})
     rows = {name: pick(bench.tasks[name].splits[split].targets, settings.row_limit, seed, name) for name in tasks}
     views = _Views(bench, fusion, tuple(tasks), chosen, given, split, settings, rows)
-    linear = all(adapter.metadata.linearize == "model" for adapter in fusion.adapters)
+    linear = all(mode_of(adapter).linear_in_coefficients for adapter in fusion.adapters)
     problem = Problem(
         tuple(tasks),
         rows,

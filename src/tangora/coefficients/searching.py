@@ -15,6 +15,7 @@ from tangora.errors import FusionError
 from tangora.evaluation.candidates import Scoring
 from tangora.evaluation.evaluator import Evaluator
 from tangora.fusion.fusion import Fusion
+from tangora.modes.contract import mode_of
 from tangora.progress import Progress
 from tangora.support.validation import validate
 
@@ -104,9 +105,9 @@ def _tasks_of(adapters: Sequence[Adapter], tasks: Sequence[Task]) -> list[str]:
 
 def _check(entry: FusionEntry, adapters: Sequence[Adapter], base: Base) -> None:
     """Refuse adapters, tasks and a method that the search is not made for."""
-    linear = {"these adapters": all(adapter.metadata.linearize == "model" for adapter in adapters)}
+    linear = {"these adapters": all(mode_of(adapter).linear_in_coefficients for adapter in adapters)}
     try:
-        check_search(entry, linear, classes=base.config.family != "text-to-text")
+        check_search(entry, linear, base.config.family)
     except ValueError as cause:
         raise FusionError(str(cause), where="tangora.search") from None
     refuse_unless_searchable(entry, [name for name, is_linear in linear.items() if is_linear])

@@ -93,12 +93,12 @@ def candidate_key(fusion: Fusion, method: str, weights: Table, parameters: Mappi
     if not chosen.linear:
         return _nonlinear_key(fusion, chosen, prints, table, parameters, seed)
     coefficients = _by_adapter(_multipliers(chosen, table, parameters))
-    terms = {p: c for p, c in zip(prints, coefficients, strict=True) if (any(c.values()) if isinstance(c, dict) else c)}
+    terms = _terms(prints, coefficients)
     if not terms:  # if B₀ is not zero, φ₀ is not the base model
         return digest(["start", prints]) if any(a.start for a in fusion.adapters) else "zero_shot"
     if list(terms.values()) == [1.0]:
         return next(iter(terms))
-    apart = fusion.space == "factors" and any(a.metadata.linearize == "none" for a in fusion.adapters)
+    apart = fusion.space == "factors" and not all(a.metadata.linear_in_factors for a in fusion.adapters)
     return digest(["linear", "factors" if apart else "delta", terms, _engine_code()])
 
 
@@ -141,6 +141,22 @@ def _multipliers(method: Method, table: Table, parameters: Mapping[str, Any]) ->
     if isinstance(table, dict):
         return {site: method.coefficients(row, parameters) for site, row in table.items()}
     return method.coefficients(table, parameters)
+
+
+def _terms(
+    prints: Sequence[str], coefficients: Sequence[float] | Sequence[dict[str, float]]
+) -> dict[str, float | dict[str, float]]:
+    """Adapter -> its coefficient, where it is not zero; those of equal adapters (of a joint mode) add up."""
+    found: dict[str, Any] = {}
+    for print_, value in zip(prints, coefficients, strict=True):
+        before = found.get(print_)
+        if before is None:
+            found[print_] = value
+        elif isinstance(value, dict):
+            found[print_] = {site: round(before[site] + c, _DIGITS) for site, c in value.items()}
+        else:
+            found[print_] = round(before + value, _DIGITS)
+    return {p: c for p, c in found.items() if (any(c.values()) if isinstance(c, dict) else c)}
 
 
 def _by_adapter(table: Table) -> list[float] | list[dict[str, float]]:

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tangora.adapters.application import applied
 from tangora.errors import DataError, ModelError
+from tangora.modes import answers
+from tangora.modes.contract import mode_of
 from tangora.support.files import digest, writing
-from tangora.support.seams import METRICS
+from tangora.support.seams import FAMILIES, METRICS
 from tangora.support.source import source_digest
 from tangora.tasks.values import only
 
@@ -158,7 +159,7 @@ class Evaluator:
         return {name: result for name, result in results.items() if result is not None}
 
     def _key(self, key: str, task: Task, split: str) -> str:
-        return digest([key, self._base.fingerprint, task.fingerprint, split, scoring_code(task.metrics)])
+        return digest([key, self._base.fingerprint, task.fingerprint, split, scoring_code(task.family, task.metrics)])
 
     def _refuse_other_weights(self, adapter: Adapter | None) -> None:
         made_for = adapter.metadata.base if adapter is not None else None
@@ -168,20 +169,16 @@ class Evaluator:
 
     @contextlib.contextmanager
     def _answering(self, adapter: Adapter | None) -> Iterator[Callable[[Task], TaskModel]]:
-        """How a task is answered by the base with an adapter: its weights changed, or expanded in its direction."""
-        from tangora.tasks import TaskModel
+        """Answer tasks by the base, with an adapter as the adapter's mode does."""
+        from tangora.tasks.model import TaskModel  # deferred: torch
 
         self._refuse_other_weights(adapter)
-        base, backbone = self._base, self._base.backbone
-        if adapter is None or adapter.metadata.linearize != "model":
-            with applied(backbone, adapter, self._saved) if adapter else contextlib.nullcontext():
-                yield lambda task: TaskModel(backbone, task, base)
+        base = self._base
+        if adapter is None:
+            yield lambda task: TaskModel(base.backbone, task, base)
             return
-        from tangora.tangent import TangentTaskModel, at_start, direction_of
-
-        with at_start(backbone, [adapter], self._saved):
-            direction = direction_of(adapter, backbone)
-            yield lambda task: TangentTaskModel(backbone, task, base, direction)
+        with mode_of(adapter).answering(base, adapter, self._saved) as model_of:
+            yield model_of
 
     def _measure(self, model_of: Callable[[Task], TaskModel], task: Task, split: str) -> Result:
         from tangora.tasks import predict, score
@@ -199,15 +196,22 @@ class Evaluator:
 
 
 @cache
-def scoring_code(metrics: tuple[str, ...]) -> str:
-    """Return a digest of the code that scores by some metrics: a score is measured again once it has changed."""
-    used = [METRICS.get(name) for name in metrics]
-    return source_digest(Evaluator, *used, without=("tangora.errors", "tangora.progress"))
+def scoring_code(family: str, metrics: tuple[str, ...]) -> str:
+    """Return a digest of the code that scores: once it has changed, every score is measured again.
+
+    It covers the family and the metrics, own and other packages', and how updates get into weights. How a mode answers
+    in another way is in `scoring_key`.
+    """
+    used = [FAMILIES.get(family), *(METRICS.get(name) for name in metrics)]
+    return source_digest(Evaluator, answers, *used, without=("tangora.errors", "tangora.progress"))
 
 
 def scoring_key(adapter: Adapter) -> str:
-    """What decides an adapter's scores: its updates, and whether they are a direction of the expansion."""
-    return digest(["tangent", adapter.fingerprint]) if adapter.metadata.linearize == "model" else adapter.fingerprint
+    """Return what decides an adapter's scores: its updates, and how its mode answers with them."""
+    mode = mode_of(adapter)
+    if mode.answers == "weights":
+        return adapter.fingerprint
+    return digest([mode.answers, adapter.fingerprint, source_digest(mode)])
 
 
 def evaluate(

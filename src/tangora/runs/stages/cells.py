@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import get_args
 
+from tangora.adapters.kinds import KINDS
 from tangora.config.fusion import FusionEntry
 from tangora.config.recipe import Recipe
 from tangora.config.settings import Space
+from tangora.modes.contract import mode_of
 from tangora.runs.subsets import choose_subsets
 
 __all__ = ["Cell", "cells"]
@@ -35,7 +37,7 @@ def cells(recipe: Recipe) -> Iterator[Cell]:
     subsets = choose_subsets([t.name for t in recipe.tasks], recipe.fusion.subsets, recipe.seed)
     for mode, settings in recipe.modes.items():
         for space in get_args(Space):
-            if space != "delta" and settings.train == "full":
+            if space != "delta" and not KINDS[mode_of(settings).kind].has_factors:
                 continue
             entries = [e for e in recipe.fusion.methods if space in e.spaces and mode in (e.modes or [mode])]
             for subset in subsets:
