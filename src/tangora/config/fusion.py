@@ -162,7 +162,7 @@ def _refuse(keys: Iterable[str], what: str, valid: Sequence[str] = ()) -> None:
         raise ValueError(f"unknown key {key!r}. {hint[0].upper()}{hint[1:]}")
 
 
-def check_search(entry: FusionEntry, modes: Mapping[str, bool], classes: bool) -> None:
+def check_search(entry: FusionEntry, modes: Mapping[str, bool], family: str) -> None:
     """Refuse a search in modes, or for tasks, that it is not made for.
 
     Args:

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tangora.errors import DataError, ModelError
+from tangora.modes import answers
 from tangora.modes.contract import mode_of
 from tangora.support.files import digest, writing
-from tangora.support.seams import METRICS
+from tangora.support.seams import FAMILIES, METRICS
 from tangora.support.source import source_digest
 from tangora.tasks.values import only
 
@@ -158,7 +159,7 @@ class Evaluator:
         return {name: result for name, result in results.items() if result is not None}
 
     def _key(self, key: str, task: Task, split: str) -> str:
-        return digest([key, self._base.fingerprint, task.fingerprint, split, scoring_code(task.metrics)])
+        return digest([key, self._base.fingerprint, task.fingerprint, split, scoring_code(task.family, task.metrics)])
 
     def _refuse_other_weights(self, adapter: Adapter | None) -> None:
         made_for = adapter.metadata.base if adapter is not None else None
@@ -195,16 +196,22 @@ class Evaluator:
 
 
 @cache
-def scoring_code(metrics: tuple[str, ...]) -> str:
-    """Return a digest of the code that scores by some metrics: a score is measured again once it has changed."""
-    used = [METRICS.get(name) for name in metrics]
-    return source_digest(Evaluator, *used, without=("tangora.errors", "tangora.progress"))
+def scoring_code(family: str, metrics: tuple[str, ...]) -> str:
+    """Return a digest of the code that scores: once it has changed, every score is measured again.
+
+    It covers the family and the metrics, own and other packages', and how updates get into weights. How a mode answers
+    in another way is in `scoring_key`.
+    """
+    used = [FAMILIES.get(family), *(METRICS.get(name) for name in metrics)]
+    return source_digest(Evaluator, answers, *used, without=("tangora.errors", "tangora.progress"))
 
 
 def scoring_key(adapter: Adapter) -> str:
     """Return what decides an adapter's scores: its updates, and how its mode answers with them."""
-    way = mode_of(adapter).answers
-    return adapter.fingerprint if way == "weights" else digest([way, adapter.fingerprint])
+    mode = mode_of(adapter)
+    if mode.answers == "weights":
+        return adapter.fingerprint
+    return digest([mode.answers, adapter.fingerprint, source_digest(mode)])
 
 
 def evaluate(
