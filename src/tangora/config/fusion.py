@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from tangora.config.settings import NAME, Frozen, Space
-from tangora.support.seams import SEARCHES
+from tangora.support.seams import FAMILIES, SEARCHES
 from tangora.support.validation import did_you_mean
 
 __all__ = ["FusionEntry", "SearchSettings", "check_search"]
@@ -168,7 +168,7 @@ def check_search(entry: FusionEntry, modes: Mapping[str, bool], family: str) -> 
     Args:
         entry: of a recipe.
         modes: every mode of the recipe -> whether its logits are linear in the coefficients.
-        classes: whether the tasks are choices among classes.
+        family: of the base.
 
     Raises:
         ValueError: says what to do.
@@ -182,5 +182,5 @@ def check_search(entry: FusionEntry, modes: Mapping[str, bool], family: str) -> 
         alike = [name for name in SEARCHES.own if SEARCHES.get(name).needs == "logits"]
         others = [name for name in alike if SEARCHES.get(name).labelled == search.labelled]
         raise ValueError(f"{what}: give modes with train: tangent, or another search, such as {', '.join(others)}")
-    if search.classes and not classes:
+    if search.classes and FAMILIES.get(family).logits_over != "classes":
         raise ValueError(f"{where} needs classes, and a generated text has none: choose another search")

@@ -163,7 +163,7 @@ class Recipe(Frozen):
                 got = f"{entry.label} is for subsets of {entry.sizes} tasks, and there are those of {list(fused)}"
                 raise ValueError(f"fusion.methods: {got}")
             linear = {name: MODES.get(of.train).linear_in_coefficients for name, of in self.modes.items()}
-            check_search(entry, linear, classes=FAMILIES.get(self.base.family).logits_over == "classes")
+            check_search(entry, linear, self.base.family)
         return self
 
     def finetune_config(self, mode: str) -> FinetuneConfig:
