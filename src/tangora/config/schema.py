@@ -24,6 +24,7 @@ from tangora.config.fusion import FusionEntry, check_search
 from tangora.config.settings import NAME, FinetuneConfig, Frozen, LoraSettings, ModeConfig, TrainingSettings
 from tangora.errors import RecipeError
 from tangora.support.seams import METRICS, MODES
+from tangora.support.shown import one_line
 from tangora.support.validation import did_you_mean, validate
 
 __all__ = [
@@ -231,6 +232,10 @@ class Recipe(Frozen):
     )
     fusion: FusionConfig = Field(default_factory=FusionConfig)
     evaluation: EvaluationConfig = Field(default=EvaluationConfig())
+
+    def __repr__(self) -> str:
+        tasks = f"{len(self.tasks)} tasks on {self.base.model}"
+        return one_line("Recipe", repr(self.name), tasks, f"modes {' '.join(self.modes)}", f"seed {self.seed}")
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:

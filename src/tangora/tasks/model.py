@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from tangora.errors import DataError
+from tangora.support.shown import one_line
 from tangora.tasks.families.registry import FAMILIES
 from tangora.tasks.families.zero_shot_text import pad
 from tangora.tasks.values import evaluating
@@ -38,6 +39,9 @@ class Predictions:
 
     values: np.ndarray | list[str]
     losses: np.ndarray
+
+    def __repr__(self) -> str:
+        return one_line("Predictions", f"{len(self.losses)} rows", f"mean loss {self.losses.mean():.4g}")
 
 
 @dataclass(frozen=True)
