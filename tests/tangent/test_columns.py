@@ -77,7 +77,7 @@ def brute(base, task, split, adapter):
         for row in range(len(task.splits[split])):
             batch = model.collator([task.splits[split].dataset()[row]])
             labels = batch.pop("labels")
-            logits = model.logits(batch, labels if model.head is None else None)
+            logits = model.logits(batch, labels)
             found.append(logits.reshape(-1, logits.shape[-1]))
     return torch.cat(found)
 

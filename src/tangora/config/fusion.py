@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from tangora.config.settings import NAME, Frozen, Space
+from tangora.support.seams import FAMILIES
 
 __all__ = ["FusionEntry", "SearchSettings", "check_search"]
 
@@ -124,5 +125,5 @@ def check_search(entry: FusionEntry, modes: Mapping[str, bool], family: str) -> 
     if entry.search == "convex" and nonlinear:
         what = f"fusion.methods: {entry.label} is not convex in {', '.join(nonlinear)}"
         raise ValueError(f"{what}: give modes with train: tangent, or search: learned")
-    if entry.search == "adamerging" and family == "text-to-text":
+    if entry.search == "adamerging" and FAMILIES.get(family).logits_over != "classes":
         raise ValueError("fusion.methods: adamerging needs classes; a generated text has no entropy of its own")

@@ -16,6 +16,7 @@ import yaml
 
 from tangora.config.schema import (
     BaseConfig,
+    BaseSettings,
     EvaluationConfig,
     FinetuneConfig,
     FusionConfig,
@@ -26,6 +27,7 @@ from tangora.config.schema import (
     Source,
     SubsetConfig,
     TaskConfig,
+    TaskSettings,
     TrainingSettings,
 )
 from tangora.errors import RecipeError
@@ -34,6 +36,7 @@ from tangora.support.yaml import parse
 
 __all__ = [
     "BaseConfig",
+    "BaseSettings",
     "EvaluationConfig",
     "FinetuneConfig",
     "FusionConfig",
@@ -44,6 +47,7 @@ __all__ = [
     "Source",
     "SubsetConfig",
     "TaskConfig",
+    "TaskSettings",
     "TrainingSettings",
     "bundled_recipes",
     "load_recipe",
