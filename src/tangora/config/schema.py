@@ -33,6 +33,7 @@ from tangora.config.tasks import (
 )
 from tangora.errors import RecipeError
 from tangora.support.seams import FAMILIES, METRICS, MODES
+from tangora.support.shown import one_line
 from tangora.support.validation import did_you_mean, validate
 from tangora.support.yaml import dump
 
@@ -126,6 +127,10 @@ class Recipe(Frozen):
     )
     fusion: FusionConfig = Field(default_factory=FusionConfig)
     evaluation: EvaluationConfig = Field(default=EvaluationConfig())
+
+    def __repr__(self) -> str:
+        tasks = f"{len(self.tasks)} tasks on {self.base.model}"
+        return one_line("Recipe", repr(self.name), tasks, f"modes {' '.join(self.modes)}", f"seed {self.seed}")
 
     @classmethod
     def settings_at(cls, raw: Mapping[str, Any], location: tuple[int | str, ...]) -> tuple[type[Frozen] | None, int]:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from tangora.support.seams import MODES
+from tangora.support.shown import one_line
 from tangora.support.validation import did_you_mean, validate
 
 __all__ = [
@@ -42,6 +43,14 @@ class Frozen(BaseModel):
     """Immutable, no unknown keys, no infinities, no number that is ``true``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+    def __repr__(self) -> str:
+        """What differs from the defaults."""
+        fields = type(self).model_fields
+        defaults = {n: f.get_default(call_default_factory=True, validated_data={}) for n, f in fields.items()}
+        values = {name: getattr(self, name) for name in fields}
+        given = {n: v for n, v in values.items() if fields[n].is_required() or v != defaults[n]}
+        return one_line(type(self).__name__, *(f"{name}={value!r}" for name, value in given.items()))
 
     @field_validator("*", mode="before")
     @classmethod
