@@ -12,7 +12,7 @@ from tangora.adapters.adapter import Adapter, load
 from tangora.adapters.application import applied
 from tangora.adapters.metadata import BaseInfo, Metadata
 from tangora.checkpoints.steps import check_method
-from tangora.errors import AdapterError, DataError, FusionError, ModelError, OutputError, RecipeError
+from tangora.errors import ArgumentError, DataError, FileError, FusionError, ModelError, OutputError
 from tangora.evaluation.collection import collect_statistics
 from tangora.fusion.fusion import Fusion, fuse
 from tangora.fusion.statistics import About, Statistics
@@ -229,7 +229,7 @@ def test_wrong_statistics_are_refused_with_fingerprints(pair):
         assert one.fingerprint[:12] in str(caught.value)
     with pytest.raises(FusionError, match=f"not fused, fingerprint {other.about.adapter[:12]}"):
         fuse(adapters, "fisher", statistics=[*known, other])
-    with pytest.raises(FusionError, match="average needs no statistics, got 2"):
+    with pytest.raises(ArgumentError, match="average needs no statistics, got 2"):
         fuse(adapters, "average", statistics=known)
     with pytest.raises(FusionError, match="needs fisher statistics, got 'gram'"):
         fuse(adapters, "fisher", statistics=[made(a, kinds=["gram"]) for a in adapters])
@@ -251,28 +251,28 @@ def test_wrong_numbers_are_refused(pair):
     with pytest.raises(FusionError, match=r"the gram of up must be \(6, 6\), got \(5, 5\)"):
         fuse(adapters, "regmean", statistics=[odd, known[1]])
     bad = Statistics(known[0].about, {**known[0].tensors, "up.gram": torch.full((6, 6), torch.nan)})
-    with pytest.raises(FusionError, match=r"not finite at up\.gram"):
+    with pytest.raises(FileError, match=r"not finite at up\.gram"):
         fuse(adapters, "regmean", statistics=[bad, known[1]])
 
 
 def test_wrong_files_are_refused(pair, tmp_path):
     path = tmp_path / "a.safetensors"
-    with pytest.raises(AdapterError, match="file not found"):
+    with pytest.raises(FileError, match="file not found"):
         load_statistics(path)
-    with pytest.raises(RecipeError, match=r"a \.safetensors file, got .*a\.pt"):
+    with pytest.raises(ArgumentError, match=r"a \.safetensors file, got .*a\.pt"):
         pair[1][0].save(tmp_path / "a.pt")
     pair[1][0].save(path)
     told = json.loads(path.with_suffix(".json").read_text())
     for change, message in (({"format": 2}, "format"), ({"rows": 0}, "rows"), ({"extra": 1}, "unknown key 'extra'")):
         path.with_suffix(".json").write_text(json.dumps(told | change))
-        with pytest.raises(AdapterError, match=message):
+        with pytest.raises(FileError, match=message):
             load_statistics(path)
     path.with_suffix(".json").write_text(json.dumps(told))
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(AdapterError, match=r"sha-256 .*do not belong together"):
+    with pytest.raises(FileError, match=r"sha-256 .*do not belong together"):
         load_statistics(path)
     path.unlink()
-    with pytest.raises(AdapterError, match="cannot be read"):
+    with pytest.raises(FileError, match="cannot be read"):
         load_statistics(path)
 
 

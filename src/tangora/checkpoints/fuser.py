@@ -11,7 +11,7 @@ from tangora.checkpoints.align import Target
 from tangora.checkpoints.lane import Lane, Numbers
 from tangora.checkpoints.plan import Place, chunks
 from tangora.fusion.uniforms import CHUNK, uniforms
-from tangora.fusion.weights import Table
+from tangora.fusion.weights import WeightTable
 from tangora.methods import Method
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Recipe:
     """
 
     method: Method
-    weights: Table
+    weights: WeightTable
     parameters: Mapping[str, Any]
     seed: int
     fingerprints: Sequence[str]

@@ -21,7 +21,7 @@ from tangora.checkpoints.scheduler import run_jobs
 from tangora.checkpoints.sidecars import write_sidecars
 from tangora.checkpoints.steps import Steps
 from tangora.errors import FusionError
-from tangora.fusion.weights import Table, Weights
+from tangora.fusion.weights import Weights, WeightTable
 from tangora.methods import get
 from tangora.progress import Progress
 from tangora.storage.checkpoint import INDEX, Checkpoint, open_checkpoint
@@ -71,7 +71,7 @@ class Merged:
     kept: int
     threads: int
     memory: Memory
-    weights: Table
+    weights: WeightTable
     notes: list[str] = field(default_factory=list)
     verified: Checked | None = None
 

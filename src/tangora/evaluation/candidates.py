@@ -10,7 +10,7 @@ from tangora.support.files import digest
 
 if TYPE_CHECKING:
     from tangora.fusion.fusion import Fusion
-    from tangora.fusion.weights import Table
+    from tangora.fusion.weights import WeightTable
     from tangora.methods import Method
 
 __all__ = ["candidate_key", "linear_coefficients"]
@@ -18,7 +18,7 @@ __all__ = ["candidate_key", "linear_coefficients"]
 _DIGITS = 9
 
 
-def candidate_key(fusion: Fusion, method: str, weights: Table, parameters: Mapping[str, Any], seed: int) -> str:
+def candidate_key(fusion: Fusion, method: str, weights: WeightTable, parameters: Mapping[str, Any], seed: int) -> str:
     """A key that equal candidates share, however they were named.
 
     A linear method is its coefficients: the average of two is task arithmetic at 1/2, all zeros is the base model,
@@ -47,7 +47,7 @@ def candidate_key(fusion: Fusion, method: str, weights: Table, parameters: Mappi
     return digest(["linear", "factors" if apart else "delta", terms])
 
 
-def linear_coefficients(method: str, weights: Table, parameters: Mapping[str, Any]) -> list[float] | None:
+def linear_coefficients(method: str, weights: WeightTable, parameters: Mapping[str, Any]) -> list[float] | None:
     """What each adapter is multiplied with; None where a method is not linear, or sites have weights of their own."""
     from tangora.methods import get
 
@@ -59,7 +59,7 @@ def linear_coefficients(method: str, weights: Table, parameters: Mapping[str, An
     return list(found)
 
 
-def _collapsed(weights: Table) -> Table:
+def _collapsed(weights: WeightTable) -> WeightTable:
     """One row where every site has the same."""
     if not isinstance(weights, dict):
         return weights
@@ -67,7 +67,7 @@ def _collapsed(weights: Table) -> Table:
     return rows[0] if rows and all(row == rows[0] for row in rows) else weights
 
 
-def _through(method: Method, table: Table, parameters: Mapping[str, Any]) -> Table:
+def _through(method: Method, table: WeightTable, parameters: Mapping[str, Any]) -> WeightTable:
     """What a linear method multiplies each adapter with."""
     import torch
 
@@ -80,7 +80,7 @@ def _through(method: Method, table: Table, parameters: Mapping[str, Any]) -> Tab
     return {site: row(w) for site, w in table.items()} if isinstance(table, dict) else row(table)
 
 
-def _by_adapter(table: Table) -> list[float] | list[dict[str, float]]:
+def _by_adapter(table: WeightTable) -> list[float] | list[dict[str, float]]:
     """A number for each adapter, or one for each of its sites."""
     if not isinstance(table, dict):
         return [round(w, _DIGITS) for w in table]

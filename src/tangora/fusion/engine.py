@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tangora.fusion.uniforms import drawn
-from tangora.fusion.weights import Table
+from tangora.fusion.weights import WeightTable
 from tangora.methods import Method
 from tangora.support.threads import in_threads
 from tangora.updates.task_vector import Dense, LowRank, TaskVector, Update, combine
@@ -39,7 +39,7 @@ class Engine:
     fingerprints: Sequence[str]
     statistics: Callable[[str, Sequence[int]], Tensor | None] = lambda name, shape: None
 
-    def linear(self, method: Method, table: Table, parameters: Mapping[str, Any]) -> TaskVector:
+    def linear(self, method: Method, table: WeightTable, parameters: Mapping[str, Any]) -> TaskVector:
         """``sum_t c_t * nu_t``, which is low-rank where they are."""
         if not isinstance(table, dict):
             return TaskVector.combination(self.vectors, method.coefficients(table, parameters))
@@ -47,7 +47,7 @@ class Engine:
         return TaskVector.combination(self.vectors, rows)
 
     def linear_cut(
-        self, method: Method, table: Table, parameters: Mapping[str, Any], rank: int
+        self, method: Method, table: WeightTable, parameters: Mapping[str, Any], rank: int
     ) -> dict[str, tuple[Update, float]]:
         """The same, every site cut to ``rank`` while it is at hand, with its error."""
 
@@ -61,7 +61,7 @@ class Engine:
         return dict(zip(names, in_threads(one, names), strict=True))
 
     def dense(
-        self, method: Method, table: Table, parameters: Mapping[str, Any], then: Callable[[Update], _T]
+        self, method: Method, table: WeightTable, parameters: Mapping[str, Any], then: Callable[[Update], _T]
     ) -> dict[str, _T]:
         """``then`` of what the method makes of stacked tensors, by name.
 
@@ -85,7 +85,7 @@ class Engine:
         names = self._names()
         return dict(zip(names, in_threads(one, names), strict=True))
 
-    def _whole(self, method: Method, table: Table, parameters: Mapping[str, Any]) -> TaskVector:
+    def _whole(self, method: Method, table: WeightTable, parameters: Mapping[str, Any]) -> TaskVector:
         names = self._names()
         shapes = [self._shape(name) for name in names]
         sizes = [math.prod(shape) for shape in shapes]
@@ -136,7 +136,7 @@ class Engine:
         assert rows is not None
         return torch.cat([f.b * f.scaling for f in low_rank.values()], 1), rows
 
-    def _column(self, table: Table, name: str, like: Tensor) -> Float[Tensor, "tasks"]:
+    def _column(self, table: WeightTable, name: str, like: Tensor) -> Float[Tensor, "tasks"]:
         row = table[self.site_of(name)] if isinstance(table, dict) else table
         return torch.tensor(row, dtype=like.dtype, device=like.device)
 

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 from tangora.adapters.adapter import Adapter, load
 from tangora.adapters.formats.lora.based import open_base
 from tangora.adapters.metadata import FusedInfo, Parent
-from tangora.errors import FusionError
+from tangora.errors import ArgumentError, FusionError, PluginError
 from tangora.fusion.engine import Engine
 from tangora.fusion.heads import Heads, check_heads, fuse_whole
 from tangora.fusion.lineage import check, check_belongs, check_factors, check_low_rank, cut_to, inherit
 from tangora.fusion.spaces import Bases, Space, coordinates, cores, from_cores, site_of, updates_from
 from tangora.fusion.statistics import Known, StatisticsLike, match, opened, refuse_superfluous
-from tangora.fusion.weights import Table, Weights, common_scale, tabulate
+from tangora.fusion.weights import Weights, WeightTable, common_scale, tabulate
 from tangora.methods import Method, get
 from tangora.support.threads import in_threads
 from tangora.support.validation import did_you_mean
@@ -79,9 +79,11 @@ def fuse(
         parameters: the method's own, such as ``density=0.2``.
 
     Raises:
-        FusionError: different bases, kinds or widths; weights of the wrong count or not finite; an unknown method or
-            parameter, or one out of range; ``factors`` without one common φ₀, rank and scaling; statistics that are
-            missing, of another adapter, or not needed; heads that differ.
+        FusionError: adapters that do not go together: different bases, kinds or widths; ``factors`` without one common
+            φ₀, rank and scaling; statistics that are missing or of another adapter; heads that differ.
+        ArgumentError: weights of the wrong count or not finite; a parameter that the method does not have, or that is
+            out of range; a rank that is none; statistics that are not needed.
+        PluginError: an unknown method or space; the nearest name is in the message.
         AdapterError: a folder does not hold an adapter that can be read.
 
     >>> import torch
@@ -108,7 +110,7 @@ class Fusion:
         statistics: see `fuse`.
 
     Raises:
-        FusionError: see `fuse`.
+        ArgumentError, FusionError, PluginError, AdapterError: see `fuse`.
     """
 
     def __init__(
@@ -124,16 +126,16 @@ class Fusion:
         heads: Heads | None = None,
     ) -> None:
         if isinstance(adapters, str | os.PathLike | Adapter):
-            raise FusionError("adapters must be a list", got=type(adapters).__name__, where="fuse.adapters")
+            raise ArgumentError("adapters must be a list", got=type(adapters).__name__, where="fuse.adapters")
         if space not in get_args(Space):
             fix = did_you_mean(str(space), list(get_args(Space)))
-            raise FusionError("no such space", got=space, where="fuse.space", fix=fix)
+            raise PluginError("no such space", got=space, where="fuse.space", fix=fix)
         check_heads(heads)
         origin = open_base(base)
         self.adapters = [a if isinstance(a, Adapter) else load(a, origin, lazily=True) for a in adapters]
         self.names = list(names) if names is not None else [_name(i, *x) for i, x in _pairs(adapters, self.adapters)]
         if len(self.names) != len(self.adapters):
-            raise FusionError("one name per adapter", got=len(self.names), where="fuse.names")
+            raise ArgumentError("one name per adapter", got=len(self.names), where="fuse.names")
         self.space: Space = space
         self.seed, self.heads = seed, heads
         self.statistics = [opened(one) for one in statistics or ()]
@@ -154,7 +156,7 @@ class Fusion:
     def subset(self, indices: Sequence[int]) -> Fusion:
         """The same with some of the adapters, in the order given; nothing is checked again."""
         if not indices:
-            raise FusionError("nothing to fuse", got=0, where="fuse.adapters", fix="give at least one adapter")
+            raise ArgumentError("nothing to fuse", got=0, where="fuse.adapters", fix="give at least one adapter")
         part = object.__new__(type(self))
         part.adapters = [self.adapters[i] for i in indices]
         part.names = [self.names[i] for i in indices]
@@ -203,7 +205,7 @@ class Fusion:
         return made if rank is None else cut_to(made, rank, errors)
 
     def whole(
-        self, method: Method, table: Table, parameters: Mapping[str, Any]
+        self, method: Method, table: WeightTable, parameters: Mapping[str, Any]
     ) -> tuple[dict[str, Tensor], dict[str, Mapping[str, Tensor]]]:
         """What becomes of what the adapters saved whole: values that replace the base's, and heads kept per task."""
         coefficients = method.coefficients(table, parameters) if method.linear and isinstance(table, list) else None
@@ -242,15 +244,15 @@ class Fusion:
         if rank is None:
             return
         if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-            raise FusionError("rank must be a whole number of at least 1", got=rank, where="fuse.rank")
+            raise ArgumentError("rank must be a whole number of at least 1", got=rank, where="fuse.rank")
         if self.adapters[0].metadata.kind == "full":
             fix = "leave the rank out: a full adapter has no factors"
-            raise FusionError("rank is for low-rank adapters", got=rank, where="fuse.rank", fix=fix)
+            raise ArgumentError("rank is for low-rank adapters", got=rank, where="fuse.rank", fix=fix)
 
     def _fused(
         self,
         method: Method,
-        table: Table,
+        table: WeightTable,
         parameters: Mapping[str, Any],
         space: Space,
         rank: int | None,

@@ -14,7 +14,7 @@ from tangora.adapters.adapter import Adapter
 from tangora.adapters.formats.lora.layers import expert_of, layer_of
 from tangora.adapters.formats.lora.settings import parameters_of
 from tangora.adapters.metadata import BaseInfo, FusedInfo, Metadata
-from tangora.errors import FusionError
+from tangora.errors import ArgumentError, FusionError
 from tangora.updates.task_vector import Factors, LowRank, TaskVector, Update
 
 if TYPE_CHECKING:
@@ -33,10 +33,11 @@ def check(adapters: Sequence[Adapter], names: Sequence[str], same_base: bool) ->
     """Refuse adapters of different kinds, bases, shapes, or starting functions.
 
     Raises:
+        ArgumentError: there are none.
         FusionError: says which two, and where.
     """
     if not adapters:
-        raise FusionError("nothing to fuse", got=0, where=_PLACE, fix="give at least one adapter")
+        raise ArgumentError("nothing to fuse", got=0, where=_PLACE, fix="give at least one adapter")
     a, x = names[0], adapters[0]
     bases: dict[BaseInfo, str] = {}
     owners: dict[str, tuple[str, Adapter]] = {}

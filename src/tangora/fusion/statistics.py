@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from tangora.adapters.metadata import BaseInfo
-from tangora.errors import AdapterError, FusionError, RecipeError
+from tangora.errors import ArgumentError, FileError, FusionError, RecipeError
 from tangora.methods import Method, Statistic
 from tangora.support.files import atomic_file, digest, read_json, refuse_existing, write_json, write_safetensors
 from tangora.support.validation import validate
@@ -86,7 +86,8 @@ class Statistics:
         """The tensor of one site; None where it has no Gram because it is not a linear layer.
 
         Raises:
-            FusionError: the site is missing, or its numbers are not finite.
+            FusionError: the site is missing.
+            FileError: its numbers are not finite.
         """
         if kind == "gram" and site in self.about.averaged:
             return None
@@ -95,7 +96,7 @@ class Statistics:
             fix = "collect them again with --also and the adapter that has the site"
             raise FusionError(f"there is no {kind} of a site", got=site, where=self.where, fix=fix)
         if not bool(torch.isfinite(tensor).all()):
-            raise FusionError("a statistic is not finite", where=f"{site}.{kind} in {self.where}", fix=_FIX)
+            raise FileError("a statistic is not finite", where=f"{site}.{kind} in {self.where}", fix=_FIX)
         return tensor
 
     def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> Statistics:
@@ -103,7 +104,7 @@ class Statistics:
 
         Raises:
             OutputError: a file exists and ``overwrite`` is false, or cannot be written.
-            RecipeError: the name does not end in ``.safetensors``.
+            ArgumentError: the name does not end in ``.safetensors``.
         """
         path = Path(path)
         sidecar = _sidecar(path)
@@ -120,21 +121,21 @@ def load(path: str | os.PathLike[str]) -> Statistics:
     """Read the sidecar of ``path`` and check the tensors against it; they are read later, one at a time.
 
     Raises:
-        AdapterError: a file is missing or damaged, or the two do not belong together.
+        FileError: a file is missing or damaged, or the two do not belong together.
     """
     path = Path(path)
     sidecar = _sidecar(path)
     try:
         about = validate(About, read_json(sidecar), str(sidecar))
     except RecipeError as cause:
-        raise AdapterError(str(cause)) from cause
+        raise FileError(str(cause)) from cause
     try:
         found = _sha256(path)
     except OSError as cause:
-        raise AdapterError(f"cannot be read ({cause.strerror})", where=path, fix="check the path") from cause
+        raise FileError(f"cannot be read ({cause.strerror})", where=path, fix="check the path") from cause
     if found != about.sha256:
         what = f"the tensors have sha-256 {found[:12]}, {sidecar.name} says {about.sha256[:12]}"
-        raise AdapterError(what, where=path, fix="the two files do not belong together: copy or collect both again")
+        raise FileError(what, where=path, fix="the two files do not belong together: copy or collect both again")
     return Statistics(about, _File(path), str(path))
 
 
@@ -209,13 +210,14 @@ def match(
 def refuse_superfluous(
     given: Sequence[Statistics], method: Method, adapters: Sequence[Adapter], names: Sequence[str]
 ) -> None:
-    """Statistics that would not be used are a misunderstanding.
+    """Refuse statistics that would not be used: they are a misunderstanding.
 
     Raises:
-        FusionError: the method needs none, or some are of an adapter that is not fused.
+        ArgumentError: the method needs none.
+        FusionError: some are of an adapter that is not fused.
     """
     if given and method.statistics is None:
-        raise FusionError(f"{method.name} needs no statistics", got=len(given), where=_PLACE, fix="leave them out")
+        raise ArgumentError(f"{method.name} needs no statistics", got=len(given), where=_PLACE, fix="leave them out")
     prints = {adapter.fingerprint for adapter in adapters} if given else set()
     for one in given:
         if one.about.adapter not in prints:
@@ -255,12 +257,12 @@ class _File(Mapping[str, Tensor]):
             return safe_open(self.path, "pt")
         except (SafetensorError, OSError) as cause:
             fix = "collect them again"
-            raise AdapterError(f"not readable as safetensors ({cause})", where=self.path, fix=fix) from cause
+            raise FileError(f"not readable as safetensors ({cause})", where=self.path, fix=fix) from cause
 
 
 def _sidecar(path: Path) -> Path:
     if path.suffix != ".safetensors":
-        raise RecipeError("statistics are a .safetensors file", got=str(path), where="statistics", fix="name it so")
+        raise ArgumentError("statistics are a .safetensors file", got=str(path), where="statistics", fix="name it so")
     return path.with_suffix(".json")
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tangora.coefficients.found import Found
     from tangora.fusion.fusion import Fusion
     from tangora.fusion.statistics import Statistics
-    from tangora.fusion.weights import Table
+    from tangora.fusion.weights import WeightTable
     from tangora.runs.stages.columns import ColumnStore
     from tangora.runs.stages.search import Searches
 
@@ -59,7 +59,7 @@ class Fused:
 
     cell: Cell
     selection: str
-    weights: Table
+    weights: WeightTable
     parameters: Mapping[str, Any]
     outcome: Outcome
     found: Found | None = None
@@ -161,8 +161,8 @@ class FusionStage:
         return self._current[1]
 
     def _pick(
-        self, cell: Cell, fusion: Fusion, split: str, grid: Sequence[tuple[Table, dict[str, Any]]]
-    ) -> tuple[Table, dict[str, Any]]:
+        self, cell: Cell, fusion: Fusion, split: str, grid: Sequence[tuple[WeightTable, dict[str, Any]]]
+    ) -> tuple[WeightTable, dict[str, Any]]:
         ranks = []
         for weights, parameters in grid:
             results = self._results(cell, fusion, split, weights, parameters)
@@ -203,7 +203,7 @@ class FusionStage:
         return [float(w) for w in found.weights]
 
     def _results(
-        self, cell: Cell, fusion: Fusion, split: str, weights: Table, parameters: dict[str, Any]
+        self, cell: Cell, fusion: Fusion, split: str, weights: WeightTable, parameters: dict[str, Any]
     ) -> dict[str, Result]:
         results = self._evaluate(cell, fusion, weights, parameters, cell.subset, split)
         for task, result in results.items():
@@ -216,7 +216,7 @@ class FusionStage:
         cell: Cell,
         fusion: Fusion,
         selection: str,
-        weights: Table,
+        weights: WeightTable,
         parameters: dict[str, Any],
         found: Found | None = None,
     ) -> Fused:
@@ -232,7 +232,7 @@ class FusionStage:
         self,
         cell: Cell,
         fusion: Fusion,
-        weights: Table,
+        weights: WeightTable,
         parameters: dict[str, Any],
         tasks: Sequence[str],
         split: str,
@@ -245,7 +245,7 @@ class FusionStage:
         return self.evaluator.evaluate(key, make, tasks, split)
 
 
-def _grid(entry: FusionEntry, tasks: int) -> list[tuple[Table, dict[str, Any]]]:
+def _grid(entry: FusionEntry, tasks: int) -> list[tuple[WeightTable, dict[str, Any]]]:
     from tangora.coefficients import grid
     from tangora.methods import get
 
