@@ -25,7 +25,7 @@ import toys
 from tangora.adapters.adapter import load
 from tangora.adapters.formats.lora import settings as peft_settings
 from tangora.checkpoints import fuse_checkpoints
-from tangora.errors import AdapterError, TangoraError
+from tangora.errors import FileError, TangoraError
 from tangora.storage.checkpoint import open_checkpoint
 from tangora.storage.header import ITEMSIZE, read_header
 
@@ -139,7 +139,7 @@ def test_no_memory_beyond_the_file(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("header") / "model.safetensors"
     path.write_bytes(data)
     tracemalloc.start()
-    with contextlib.suppress(AdapterError):
+    with contextlib.suppress(FileError):
         read_header(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -195,10 +195,10 @@ def test_an_index_that_points_elsewhere(tmp_path, outside, opened, shard):
     (folder / "config.json").write_text("{}")
     table = {"weight_map": {"w": shard.format(absolute=outside)}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(table))
-    with pytest.raises(AdapterError, match="outside the folder"):
+    with pytest.raises(FileError, match="outside the folder"):
         open_checkpoint(folder)
     assert str(outside) not in opened
-    with pytest.raises(AdapterError):
+    with pytest.raises(FileError):
         fuse_checkpoints(folder, [folder], tmp_path / "out")
     assert str(outside) not in opened
 
@@ -216,7 +216,7 @@ def links(folder, outside, kind):
 def test_a_link_out_of_an_adapter(tmp_path, outside, opened, kind):
     target = links(tmp_path / "a", outside, kind)
     opened.clear()
-    with pytest.raises(AdapterError, match="a link that leads out of the folder"):
+    with pytest.raises(FileError, match="a link that leads out of the folder"):
         load(tmp_path / "a")
     assert str(target) not in opened
 
@@ -226,7 +226,7 @@ def test_a_link_to_itself(tmp_path):
     path = tmp_path / "a/adapter_model.safetensors"
     path.unlink()
     path.symlink_to(path)
-    with pytest.raises(AdapterError, match=r"not found|leads nowhere"):
+    with pytest.raises(FileError, match=r"not found|leads nowhere"):
         load(tmp_path / "a")
 
 
@@ -245,12 +245,12 @@ def test_the_cache_of_the_hub_is_read(tmp_path):
     (snapshot / "README.md").unlink()
     (snapshot / "adapter_config.json").unlink()
     (snapshot / "adapter_config.json").symlink_to(other / "0")
-    with pytest.raises(AdapterError, match="leads out of the folder"):
+    with pytest.raises(FileError, match="leads out of the folder"):
         load(snapshot)
 
 
 def test_heads_from_elsewhere(tmp_path, outside):
     toys.lora(1).save(tmp_path / "a")
     (tmp_path / "a/heads").symlink_to(outside.parent)
-    with pytest.raises(AdapterError, match="leads out"):
+    with pytest.raises(FileError, match="leads out"):
         load(tmp_path / "a")

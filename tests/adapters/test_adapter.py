@@ -16,7 +16,7 @@ import toys
 from tangora.adapters.adapter import Adapter, load
 from tangora.adapters.formats.lora import Content, rank_and_scaling, write_config
 from tangora.adapters.metadata import BaseInfo, InitialInfo, Metadata
-from tangora.errors import AdapterError, ModelError, OutputError
+from tangora.errors import AdapterError, FileError, ModelError, OutputError
 from tangora.updates.task_vector import Dense, LowRank
 
 IDS = torch.tensor([[1, 2, 3], [4, 5, 10]])
@@ -194,7 +194,7 @@ UP_A, UP_B = "base_model.model.up.lora_A.weight", "base_model.model.up.lora_B.we
 )
 def test_refuses_weights_that_cannot_be_right(tmp_path, change, message):
     folder, _ = saved(tmp_path)
-    with pytest.raises(AdapterError, match=message):
+    with pytest.raises(FileError, match=message):
         load(edit_weights(folder, change))
 
 
@@ -213,19 +213,19 @@ def test_refuses_files_that_cannot_be_read(tmp_path):
     weights, config = folder / "adapter_model.safetensors", folder / "adapter_config.json"
     whole = weights.read_bytes()
     weights.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(AdapterError, match=r"truncated or corrupt"):
+    with pytest.raises(FileError, match=r"truncated or corrupt"):
         load(folder)
     weights.rename(folder / "adapter_model.bin")
     with pytest.raises(AdapterError, match="pickle"):
         load(folder)
     (folder / "adapter_model.bin").unlink()
-    with pytest.raises(AdapterError, match="file not found"):
+    with pytest.raises(FileError, match="file not found"):
         load(folder)
     config.write_text("{")
-    with pytest.raises(AdapterError, match="not readable as JSON"):
+    with pytest.raises(FileError, match="not readable as JSON"):
         load(folder)
     config.unlink()
-    with pytest.raises(AdapterError, match="file not found"):
+    with pytest.raises(FileError, match="file not found"):
         load(folder)
     with pytest.raises(AdapterError, match="no such folder"):
         load(tmp_path / "nowhere")
@@ -314,7 +314,7 @@ def test_saving_never_overwrites_unasked_and_leaves_nothing_behind(tmp_path):
     toys.lora(2).save(tmp_path / "x", overwrite=True)
     assert load(tmp_path / "x").metadata.task == "task2"
     broken = replace(adapter, updates={"up": LowRank(torch.full((2, 1), math.nan), torch.ones(1, 2))})
-    with pytest.raises(AdapterError, match="NaN at up"):
+    with pytest.raises(FileError, match="NaN at up"):
         broken.save(tmp_path / "y")
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
 
@@ -330,7 +330,7 @@ def test_kind_full(tmp_path):
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, before.get_parameter(name) + deltas[name].weight)
     (tmp_path / "x/delta.safetensors").write_bytes(b"1234")
-    with pytest.raises(AdapterError, match="corrupt"):
+    with pytest.raises(FileError, match="corrupt"):
         load(tmp_path / "x")
 
 

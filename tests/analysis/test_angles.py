@@ -8,7 +8,7 @@ import torch
 from random_vectors import vectors
 
 from tangora.analysis import principal_angles, subspace_overlap
-from tangora.errors import FusionError
+from tangora.errors import ArgumentError, FusionError
 from tangora.updates.task_vector import Dense, LowRank, TaskVector
 
 
@@ -97,9 +97,9 @@ def test_vectors_of_no_matrix_overlap_nowhere():
 
 def test_bad_input():
     matrix = Dense(torch.eye(3))
-    with pytest.raises(FusionError, match=r"only a matrix has subspaces, got \(3,\)"):
+    with pytest.raises(ArgumentError, match=r"only a matrix has subspaces, got \(3,\)"):
         principal_angles(Dense(torch.ones(3)), Dense(torch.ones(3)))
-    with pytest.raises(FusionError, match="rank must be at least 1, got 0"):
+    with pytest.raises(ArgumentError, match="rank must be at least 1, got 0"):
         principal_angles(matrix, matrix, rank=0)
     with pytest.raises(FusionError, match=r"shapes \(3, 3\) and \(2, 2\)"):
         principal_angles(matrix, Dense(torch.eye(2)))

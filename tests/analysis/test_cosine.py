@@ -5,7 +5,7 @@ import torch
 from random_vectors import dense, vectors
 
 from tangora.analysis import cosine_matrix, sign_conflict, subspace_overlap
-from tangora.errors import FusionError
+from tangora.errors import ArgumentError, FusionError
 from tangora.updates.task_vector import Dense, LowRank, TaskVector
 
 
@@ -46,7 +46,7 @@ def test_opposite_vectors():
 
 @pytest.mark.parametrize("measure", [cosine_matrix, sign_conflict, subspace_overlap])
 def test_bad_input(measure):
-    with pytest.raises(FusionError, match="at least one"):
+    with pytest.raises(ArgumentError, match="at least one"):
         measure([])
     with pytest.raises(FusionError, match=r"\(3,\) and \(4,\) at layer"):
         measure([TaskVector({"layer": Dense(torch.ones(3))}), TaskVector({"layer": Dense(torch.ones(4))})])

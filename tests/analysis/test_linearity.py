@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tangora.analysis import linearity_gap
-from tangora.errors import FusionError
+from tangora.errors import ArgumentError
 
 
 def test_a_quadratic_by_hand():
@@ -24,5 +24,5 @@ def test_where_nothing_moves_there_is_no_gap():
 
 
 def test_bad_input():
-    with pytest.raises(FusionError, match="one shape"):
+    with pytest.raises(ArgumentError, match="one shape"):
         linearity_gap(torch.ones(3, 2), torch.ones(3, 2), torch.ones(1, 2))

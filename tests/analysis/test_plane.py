@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from tangora.analysis import disentanglement_error, grid, joint_loss, over_unit_square, survey
-from tangora.errors import RecipeError
+from tangora.errors import ArgumentError
 from tangora.evaluation.evaluator import Result
 
 GRID = grid(3, 1.0)
@@ -113,11 +113,11 @@ def test_the_unit_square():
 
 
 def test_bad_input():
-    with pytest.raises(RecipeError, match=r"at least 2 points on \[0, 1\], got 1 at --points"):
+    with pytest.raises(ArgumentError, match=r"at least 2 points on \[0, 1\], got 1 at --points"):
         grid(1)
     for margin in (-0.1, math.nan):
-        with pytest.raises(RecipeError, match="margin must be in"):
+        with pytest.raises(ArgumentError, match="margin must be in"):
             grid(3, margin)
     plane = survey(lambda c: {t: Result(0.0, 0.0, [0]) for t in ("a", "b")}, ("a", "b"), (0.5, 1.0))
-    with pytest.raises(RecipeError, match="must have 0"):
+    with pytest.raises(ArgumentError, match="must have 0"):
         disentanglement_error(plane)

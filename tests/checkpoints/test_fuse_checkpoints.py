@@ -9,7 +9,7 @@ import torch
 
 from folders import CONFIG, SHAPES, family, read, save, tensors, tuned
 from tangora.checkpoints import fuse_checkpoints
-from tangora.errors import AdapterError, FusionError, OutputError
+from tangora.errors import ArgumentError, FileError, FusionError, OutputError
 from tangora.methods import fusion_method, get, methods
 
 
@@ -273,13 +273,13 @@ def test_models_that_cannot_be(tmp_path):
     base, folders, _, _ = family(tmp_path, 1)
     refuse(tmp_path, FusionError, "slerp fuses exactly 2, got 1", base, folders, method="slerp")
     refuse(tmp_path, FusionError, "nothing to fuse", base, [])
-    refuse(tmp_path, AdapterError, "no such folder", base, [tmp_path / "x"])
+    refuse(tmp_path, FileError, "no such folder", base, [tmp_path / "x"])
     adapter = tmp_path / "adapter"
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text("{}")
     refuse(tmp_path, FusionError, "adapters and checkpoints in one", base, [adapter, *folders])
     refuse(tmp_path, FusionError, "allow_missing is for checkpoints", base, [adapter], allow_missing=["x"])
-    refuse(tmp_path, FusionError, "an adapter where a full checkpoint", adapter, folders)
+    refuse(tmp_path, ArgumentError, "an adapter where a full checkpoint", adapter, folders)
 
 
 def test_an_output_that_exists(tmp_path):

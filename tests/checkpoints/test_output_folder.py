@@ -144,7 +144,7 @@ def test_a_full_disk(tmp_path, monkeypatch):
 
 def test_a_file_that_shrinks_meanwhile(tmp_path, monkeypatch):
     from tangora.checkpoints import merge
-    from tangora.errors import AdapterError
+    from tangora.errors import FileError
 
     base, folders, _, _ = family(tmp_path, 1)
     run = merge._run
@@ -155,7 +155,7 @@ def test_a_file_that_shrinks_meanwhile(tmp_path, monkeypatch):
         run(*arguments)
 
     monkeypatch.setattr(merge, "_run", late)
-    with pytest.raises(AdapterError, match="ends early"):
+    with pytest.raises(FileError, match="ends early"):
         fuse_checkpoints(base, folders, tmp_path / "out")
 
 

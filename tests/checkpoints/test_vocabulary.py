@@ -10,7 +10,7 @@ from test_merge import equal, naive, refuse
 
 from folders import CONFIG, family, read, save
 from tangora.checkpoints import fuse_checkpoints, fuser
-from tangora.errors import AdapterError, FusionError
+from tangora.errors import FileError, FusionError
 
 ENDS = ("model.embed_tokens.weight", "lm_head.weight")
 SIZED = {**CONFIG, "vocab_size": 40}
@@ -154,7 +154,7 @@ def test_vocabularies_that_contradict_each_other(tmp_path):
     (folders[0] / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {"t0": 1}}}))
     refuse(tmp_path, FusionError, "another id for a token", base, folders)
     (folders[0] / "tokenizer.json").write_text(json.dumps({"model": {"vocab": 3}}))
-    refuse(tmp_path, AdapterError, "no vocabulary", base, folders)
+    refuse(tmp_path, FileError, "no vocabulary", base, folders)
     (folders[0] / "tokenizer.json").unlink()
     refuse(tmp_path, FusionError, "no tokenizer to compare", base, folders)
     save(folders[0], {**larger[0], "lm_head.weight": models[0]["lm_head.weight"]}, config=SIZED)

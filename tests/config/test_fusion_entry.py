@@ -39,7 +39,7 @@ def recipe(tmp_path, entry, family="text-zero-shot"):
         ("{method: task_arithmetic, search: learned, l2: -1.0}", "l2 is not negative; got -1.0"),
         ("{method: task_arithmetic, search: learned, weights: 0.3}", "a search finds the weights"),
         ("{method: task_arithmetic, search: learned, spaces: [factors]}", r"for spaces: \[delta\]"),
-        ("{method: task_arithmetic, search: convex}", "convex is not convex in lora, full: give modes with linearize"),
+        ("{method: task_arithmetic, search: convex}", "not convex in lora, full: give modes with train: tangent"),
         ("{method: task_arithmetic, search: learnt}", "'learned'"),
     ],
 )

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from tangora.cli import commands as cli
 from tangora.config.recipe import load_recipe
-from tangora.errors import DataError, RecipeError
+from tangora.errors import ArgumentError, FileError, RecipeError
 from tangora.report import _examples, _pack, explorer, html
 from tangora.report.data import read_run
 from tangora.report.summary import Summary
@@ -154,12 +154,12 @@ def test_examples_that_have_changed_are_numbers(small):
 
 def test_pictures_are_small_and_end_with_the_budget(image_data):
     from tangora.config.recipe import TaskConfig
-    from tangora.tasks.load import read_parts
+    from tangora.tasks.load import read_rows
 
     files = {split: str(image_data / f"{split}.npz") for split in ("train", "test")}
     names = {"image": "images", "label": "labels", "labels": ["red", "green", "blue"]}
     config = TaskConfig(name="patches", source={"npz": files}, **names)
-    table = read_parts(config, "image-zero-shot", 0)[1]["test"].table
+    table = read_rows(config, "image-zero-shot", 0)[1]["test"].table
     found = _examples.shown(table, config, "image-zero-shot", [3, 1, 2], 10_000)
     assert all(url.startswith("data:image/jpeg;base64,") and len(url) < 2500 for url in found)
     assert _examples.shown(table, config, "image-zero-shot", [3, 1, 2], len(found[0]) + 10) == [found[0], None, None]
@@ -182,16 +182,16 @@ def change(folder, **values):
 
 
 def test_refused_in_one_line(small, tmp_path):
-    with pytest.raises(RecipeError, match=r"no cached logits of this mode, got 'lora' at .*There are tangent"):
+    with pytest.raises(ArgumentError, match=r"no cached logits of this mode, got 'lora' at .*There are tangent"):
         explorer.build(small, "lora")
     path = small / "cache" / "columns" / "tangent" / "a-test.safetensors"
     columns = load_columns(path)
     columns.origin[0, 0] = float("nan")
     columns.save(path)
-    with pytest.raises(DataError, match=r"a cached logit is not finite at the columns of a, test"):
+    with pytest.raises(FileError, match=r"a cached logit is not finite at the columns of a, test"):
         explorer.build(small)
     replace(columns, vectors=("a", "other")).save(path)
-    with pytest.raises(DataError, match=r"no column of a task vector, got 'b' at the columns of a, test"):
+    with pytest.raises(FileError, match=r"no column of a task vector, got 'b' at the columns of a, test"):
         explorer.build(small)
     assert not list(small.glob("explorer-*"))
     change(small, base={"family": "text-to-text", "model": "none"})

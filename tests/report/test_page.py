@@ -14,7 +14,7 @@ from chromium import visit
 from synthetic import TASKS, make_run
 
 from tangora import report
-from tangora.errors import DataError
+from tangora.errors import FileError
 from tangora.report import tables
 from tangora.report.data import read_run
 from tangora.report.figures import PLOTS
@@ -197,7 +197,7 @@ def test_a_failure_leaves_the_old_report(tmp_path):
     folder = make_run(tmp_path / "run", TASKS[:2])
     (folder / "report.html").write_text("old")
     (folder / "scores.csv").unlink()
-    with pytest.raises(DataError):
+    with pytest.raises(FileError):
         report.build(folder)
     assert (folder / "report.html").read_text() == "old"
     assert not (folder / "figures").exists()

@@ -6,7 +6,7 @@ import math
 import pytest
 from synthetic import COLUMNS, TASKS, make_run, write_csv
 
-from tangora.errors import DataError
+from tangora.errors import FileError
 from tangora.report.data import read_run, read_scores
 
 
@@ -37,20 +37,20 @@ def test_says_why_optional_files_are_missing(tmp_path):
 
 
 def test_no_scores(tmp_path):
-    with pytest.raises(DataError, match=r"the run has no scores at .*scores\.csv\. Run it to the end"):
+    with pytest.raises(FileError, match=r"the run has no scores at .*scores\.csv\. Run it to the end"):
         read_run(tmp_path)
 
 
 def test_a_missing_column(tmp_path):
     write_csv(tmp_path / "scores.csv", COLUMNS[:-2], [])
-    with pytest.raises(DataError, match="no column ci_low, ci_high"):
+    with pytest.raises(FileError, match="no column ci_low, ci_high"):
         read_run(tmp_path)
 
 
 def test_a_cell_that_is_no_number(tmp_path):
     row = dict.fromkeys(COLUMNS, "1") | {"score": "high"}
     write_csv(tmp_path / "scores.csv", COLUMNS, [row])
-    with pytest.raises(DataError, match=r"could not convert string to float: 'high'\) at .*scores\.csv: 2"):
+    with pytest.raises(FileError, match=r"could not convert string to float: 'high'\) at .*scores\.csv: 2"):
         read_run(tmp_path)
 
 
@@ -77,7 +77,7 @@ def test_a_file_that_cannot_be_right(tmp_path, name, text, match):
     write_csv(tmp_path / "scores.csv", COLUMNS, [])
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_text(text)
-    with pytest.raises(DataError, match=match):
+    with pytest.raises(FileError, match=match):
         read_run(tmp_path)
 
 

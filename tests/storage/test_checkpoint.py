@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from folders import CONFIG, SHAPES, save, tensors
-from tangora.errors import AdapterError, FusionError
+from tangora.errors import ArgumentError, FileError
 from tangora.storage.checkpoint import open_checkpoint
 
 
@@ -36,7 +36,7 @@ def test_an_index_may_only_name_files_beside_it(tmp_path, name):
     folder = save(tmp_path / "a", tensors())
     save(tmp_path, tensors())
     index(folder, dict.fromkeys(SHAPES, name))
-    with pytest.raises(AdapterError, match="outside the folder"):
+    with pytest.raises(FileError, match="outside the folder"):
         open_checkpoint(folder)
 
 
@@ -44,11 +44,11 @@ def test_links_that_lead_out(tmp_path):
     folder, other = save(tmp_path / "a", tensors()), save(tmp_path / "b", tensors())
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors").symlink_to(other / "model.safetensors")
-    with pytest.raises(AdapterError, match="leads out"):
+    with pytest.raises(FileError, match="leads out"):
         open_checkpoint(folder)
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors").symlink_to(folder / "model.safetensors")
-    with pytest.raises(AdapterError):
+    with pytest.raises(FileError):
         open_checkpoint(folder)
 
 
@@ -63,21 +63,21 @@ def test_the_hubs_cache_is_made_of_links(tmp_path):
 
 
 def test_refusals(tmp_path):
-    with pytest.raises(AdapterError, match="no such folder"):
+    with pytest.raises(FileError, match="no such folder"):
         open_checkpoint(tmp_path / "nowhere")
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
-    with pytest.raises(FusionError, match="--base"):
+    with pytest.raises(ArgumentError, match="--base"):
         open_checkpoint(tmp_path / "adapter")
     folder = save(tmp_path / "a", tensors())
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(AdapterError, match="pickle"):
+    with pytest.raises(FileError, match="pickle"):
         open_checkpoint(folder)
     (folder / "pytorch_model.bin").unlink()
-    with pytest.raises(AdapterError, match="no checkpoint here"):
+    with pytest.raises(FileError, match="no checkpoint here"):
         open_checkpoint(folder)
     (folder / "config.json").write_text("[")
-    with pytest.raises(AdapterError, match="JSON"):
+    with pytest.raises(FileError, match="JSON"):
         open_checkpoint(folder)
 
 
@@ -85,7 +85,7 @@ def test_refusals(tmp_path):
 def test_bad_indices(tmp_path, table):
     folder = save(tmp_path / "a", tensors())
     index(folder, table)
-    with pytest.raises(AdapterError, match="weight_map"):
+    with pytest.raises(FileError, match="weight_map"):
         open_checkpoint(folder)
 
 
@@ -95,10 +95,10 @@ def test_index_and_shards_must_agree(tmp_path):
     table = json.loads(path.read_text())["weight_map"]
     table["ghost"] = table["lm_head.weight"]
     index(folder, table)
-    with pytest.raises(AdapterError, match="disagree on a tensor, got 'ghost'"):
+    with pytest.raises(FileError, match="disagree on a tensor, got 'ghost'"):
         open_checkpoint(folder)
     index(folder, {"x": "model-00009-of-00009.safetensors"})
-    with pytest.raises(AdapterError, match="file not found"):
+    with pytest.raises(FileError, match="file not found"):
         open_checkpoint(folder)
 
 

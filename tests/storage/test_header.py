@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from tangora.errors import AdapterError
+from tangora.errors import FileError
 from tangora.storage.header import read_header, write_header
 
 
@@ -69,21 +69,21 @@ def test_safetensors_reads_what_it_writes(tmp_path):
     ],
 )
 def test_bad_headers(tmp_path, header, data, words):
-    with pytest.raises(AdapterError, match=words):
+    with pytest.raises(FileError, match=words):
         read_header(write(tmp_path / "x.safetensors", header, data))
 
 
 @pytest.mark.parametrize("length", [0, 2**63, 10**8 + 1, 500])
 def test_bad_lengths_allocate_nothing(tmp_path, length):
-    with pytest.raises(AdapterError, match="length is wrong"):
+    with pytest.raises(FileError, match="length is wrong"):
         read_header(write(tmp_path / "x.safetensors", {"a": entry()}, length=length))
 
 
 def test_short_and_missing_files(tmp_path):
     (tmp_path / "x").write_bytes(b"abc")
-    with pytest.raises(AdapterError, match="length is wrong"):
+    with pytest.raises(FileError, match="length is wrong"):
         read_header(tmp_path / "x")
-    with pytest.raises(AdapterError, match="cannot be read"):
+    with pytest.raises(FileError, match="cannot be read"):
         read_header(tmp_path / "y")
 
 
@@ -99,6 +99,6 @@ def test_any_damage_is_an_error_or_a_sound_header(tmp_path_factory, data):
     path.write_bytes(raw)
     try:
         found = read_header(path)
-    except AdapterError:
+    except FileError:
         return
     assert all(s.start >= 0 and s.start + s.size <= len(raw) for s in found.values())

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tangora.errors import AdapterError, OutputError, RecipeError, TangoraError
+from tangora.errors import FileError, OutputError, RecipeError, TangoraError
 from tangora.support.files import (
     atomic_dir,
     atomic_file,
@@ -146,7 +146,7 @@ def test_an_output_under_a_file_cannot_be_written(tmp_path):
 @pytest.mark.parametrize("text", ["{", "[1]", "\ufffe", ""])
 def test_unreadable_json_names_the_file(tmp_path, text):
     (tmp_path / "a.json").write_text(text)
-    with pytest.raises(AdapterError, match=r"a\.json"):
+    with pytest.raises(FileError, match=r"a\.json"):
         read_json(tmp_path / "a.json")
     with pytest.raises(RecipeError, match=r"a\.json"):
         read_json(tmp_path / "a.json", RecipeError)
@@ -154,7 +154,7 @@ def test_unreadable_json_names_the_file(tmp_path, text):
 
 def test_missing_files_are_named(tmp_path):
     for read in (read_json, read_safetensors):
-        with pytest.raises(AdapterError, match="file not found"):
+        with pytest.raises(FileError, match="file not found"):
             read(tmp_path / "absent")
 
 
@@ -163,7 +163,7 @@ def test_a_truncated_safetensors_is_named(tmp_path):
     whole = (tmp_path / "a.safetensors").read_bytes()
     for keep in (0, 4, 20, len(whole) - 1):
         (tmp_path / "cut.safetensors").write_bytes(whole[:keep])
-        with pytest.raises(AdapterError, match=r"truncated or corrupt"):
+        with pytest.raises(FileError, match=r"truncated or corrupt"):
             read_safetensors(tmp_path / "cut.safetensors")
     assert torch.equal(read_safetensors(tmp_path / "a.safetensors")["a"], torch.ones(100))
 

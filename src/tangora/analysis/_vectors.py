@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tangora.errors import FusionError
+from tangora.errors import ArgumentError, FusionError
 from tangora.updates.task_vector import TaskVector
 
 __all__ = ["check", "sites"]
@@ -14,10 +14,11 @@ def check(task_vectors: Sequence[TaskVector]) -> None:
     """Refuse what cannot be compared.
 
     Raises:
-        FusionError: no task vector was given, or two give one site different shapes.
+        ArgumentError: there is no task vector.
+        FusionError: two task vectors have different shapes at one site.
     """
     if not task_vectors:
-        raise FusionError("give at least one task vector", got=0)
+        raise ArgumentError("give at least one task vector", got=0)
     shapes: dict[str, tuple[int, ...]] = {}
     for vector in task_vectors:
         for site, update in vector.items():

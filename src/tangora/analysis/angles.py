@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tangora.analysis._vectors import check, sites
-from tangora.errors import FusionError
+from tangora.errors import ArgumentError
 from tangora.support.threads import in_threads
 from tangora.updates.task_vector import TaskVector, Update
 from tangora.updates.truncation import truncate_factors, truncate_matrix
@@ -57,7 +57,8 @@ def principal_angles(one: Update, other: Update, rank: int | None = None) -> Ang
         As many angles as the smaller of the two ranks, so none where an update is zero.
 
     Raises:
-        FusionError: an update is no matrix, the shapes differ, or the rank is below 1.
+        ArgumentError: an update is no matrix, or the rank is below 1.
+        FusionError: the shapes differ.
 
     >>> from tangora.updates.task_vector import Dense
     >>> one = Dense(torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
@@ -87,7 +88,8 @@ def subspace_overlap(task_vectors: Sequence[TaskVector], *, rank: int | None = 8
         rank: the leading directions of a site that count, ordered by singular value.
 
     Raises:
-        FusionError: no task vector was given, two give one site different shapes, or the rank is below 1.
+        ArgumentError: there is no task vector, or the rank is below 1.
+        FusionError: two task vectors have different shapes at one site.
 
     >>> from tangora.updates.task_vector import LowRank
     >>> a = torch.eye(1, 4)
@@ -125,9 +127,9 @@ def _site(
 def _bases(update: Update, rank: int | None) -> tuple[Float[Tensor, "out k"], Float[Tensor, "in k"]]:
     """Orthonormal bases of the column space and the row space, directions of rounding noise left out."""
     if len(update.shape) != 2:
-        raise FusionError("only a matrix has subspaces", got=tuple(update.shape), where="principal_angles")
+        raise ArgumentError("only a matrix has subspaces", got=tuple(update.shape), where="principal_angles")
     if rank is not None and rank < 1:
-        raise FusionError("rank must be at least 1", got=rank, where="principal_angles")
+        raise ArgumentError("rank must be at least 1", got=rank, where="principal_angles")
     most = min(*update.shape, rank or max(update.shape))
     factors = update.factors()
     if factors is not None:

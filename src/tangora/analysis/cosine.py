@@ -31,7 +31,8 @@ def cosine_matrix(task_vectors: Sequence[TaskVector]) -> Float[Tensor, "tasks ta
         A symmetric matrix with values in [-1, 1]; a zero vector has no direction and gets 0, on the diagonal too.
 
     Raises:
-        FusionError: no task vector was given, or two give one site different shapes.
+        ArgumentError: there is no task vector.
+        FusionError: two task vectors have different shapes at one site.
 
     >>> from tangora.updates.task_vector import LowRank, TaskVector
     >>> a = TaskVector({"layer": LowRank(torch.tensor([[1.0], [0.0]]), torch.ones(1, 2))})

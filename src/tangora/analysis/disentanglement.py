@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from tangora.analysis.plane import Plane
-from tangora.errors import RecipeError
+from tangora.errors import ArgumentError
 
 __all__ = ["disentanglement_error"]
 
@@ -32,7 +32,7 @@ def disentanglement_error(plane: Plane) -> Float[np.ndarray, "points points"]:
         ξ for each λ₁ (rows) and λ₂ (columns).
 
     Raises:
-        RecipeError: the grid lacks 0, so that a task vector is never alone.
+        ArgumentError: the grid lacks 0, so that a task vector is never alone.
 
     >>> from tangora.analysis import survey
     >>> from tangora.evaluation.evaluator import Result
@@ -42,7 +42,7 @@ def disentanglement_error(plane: Plane) -> Float[np.ndarray, "points points"]:
     [[0.0, 1.0], [0.0, 1.0]]
     """
     if 0 not in plane.coefficients:
-        raise RecipeError("the grid of a disentanglement error must have 0", got=plane.coefficients, where="plane")
+        raise ArgumentError("the grid of a disentanglement error must have 0", got=plane.coefficients, where="plane")
     zero = plane.coefficients.index(0)
     first, second = (plane.results[task] for task in plane.tasks)
     steps = range(len(plane.coefficients))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from tangora.errors import FusionError
+from tangora.errors import ArgumentError
 
 __all__ = ["Gap", "linearity_gap"]
 
@@ -48,7 +48,7 @@ def linearity_gap(
         origin: logits at φ₀.
 
     Raises:
-        FusionError: the shapes differ.
+        ArgumentError: the shapes differ.
 
     >>> import torch
     >>> origin, moved = torch.tensor([[0.0, 1.0]]), torch.tensor([[3.0, 1.0]])
@@ -57,7 +57,7 @@ def linearity_gap(
     """
     if not network.shape == expansion.shape == origin.shape:
         shapes = tuple(network.shape), tuple(expansion.shape), tuple(origin.shape)
-        raise FusionError("logits of one set of rows must have one shape", got=shapes, where="linearity_gap")
+        raise ArgumentError("logits of one set of rows must have one shape", got=shapes, where="linearity_gap")
     apart = float((network.double() - expansion.double()).norm())
     moved = float((network.double() - origin.double()).norm())
     distance = apart / moved if moved > 0 else (0.0 if apart == 0 else float("inf"))

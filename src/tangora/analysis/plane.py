@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
-from tangora.errors import RecipeError
+from tangora.errors import ArgumentError
 
 if TYPE_CHECKING:
     from tangora.evaluation.evaluator import Result
@@ -45,15 +45,15 @@ def grid(points: int = 6, margin: float = 0.4) -> tuple[float, ...]:
         margin: how far beyond 0 and 1.
 
     Raises:
-        RecipeError: fewer than 2 points, or a negative margin.
+        ArgumentError: fewer than 2 points, or a negative margin.
 
     >>> grid(3, 0.5)
     (-0.5, 0.0, 0.5, 1.0, 1.5)
     """
     if points < 2:
-        raise RecipeError("the grid needs at least 2 points on [0, 1]", got=points, where="--points")
+        raise ArgumentError("the grid needs at least 2 points on [0, 1]", got=points, where="--points")
     if not 0 <= margin <= 10:
-        raise RecipeError("the margin must be in [0, 10]", got=margin, where="--margin")
+        raise ArgumentError("the margin must be in [0, 10]", got=margin, where="--margin")
     steps = points - 1
     beyond = int(margin * steps + 1e-9)
     return tuple(k / steps for k in range(-beyond, steps + beyond + 1))

@@ -38,7 +38,8 @@ def sign_conflict(task_vectors: Sequence[TaskVector], *, weighted: bool = False)
         A symmetric float64 matrix with values in [0, 1] and a zero diagonal; 0 where no entry is shared.
 
     Raises:
-        FusionError: no task vector was given, or two give one site different shapes.
+        ArgumentError: there is no task vector.
+        FusionError: two task vectors have different shapes at one site.
 
     >>> from tangora.updates.task_vector import Dense, TaskVector
     >>> a = TaskVector({"layer": Dense(torch.tensor([1.0, 2.0, -1.0, 0.0]))})

@@ -131,7 +131,7 @@ def fuse_checkpoints(
 
     Raises:
         FusionError: models of different shapes, tensors or vocabularies; NaN or infinity; an unknown method; ...
-        AdapterError: a folder is not a checkpoint, or a file is damaged or outside of it.
+        FileError: a folder is not a checkpoint, or a file is damaged or outside of it.
         OutputError: the output exists or cannot be written.
     """
     chosen = get(method)

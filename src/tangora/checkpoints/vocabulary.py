@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tangora.errors import AdapterError, FusionError
+from tangora.errors import FileError, FusionError
 from tangora.storage.checkpoint import Checkpoint
 from tangora.support.files import inside, read_json
 
@@ -52,7 +52,7 @@ def compare(base: Checkpoint, models: Sequence[Checkpoint], rows: int | None) ->
     Raises:
         FusionError: there are more rows, and a tokenizer is missing, gives a token of the base another id, or
             contradicts another's, or none holds the tokens of all.
-        AdapterError: a tokenizer cannot be read.
+        FileError: a tokenizer cannot be read.
     """
     files = {folder: _files(folder) for folder in (base.folder, *(model.folder for model in models))}
     if rows is None and (not files[base.folder] or _alike([found for found in files.values() if found])):
@@ -166,11 +166,11 @@ def _tokens(folder: Path) -> dict[str, int]:
     if isinstance(vocabulary, list):  # Unigram: pairs of a token and its score
         vocabulary = {pair[0]: i for i, pair in enumerate(vocabulary) if isinstance(pair, list) and pair}
     if not isinstance(vocabulary, dict) or not all(isinstance(t, dict) for t in listed):
-        raise AdapterError("the tokenizer has no vocabulary", where=paths[0], fix="save the tokenizer again")
+        raise FileError("the tokenizer has no vocabulary", where=paths[0], fix="save the tokenizer again")
     return _numbers({**vocabulary, **{str(t.get("content")): t.get("id") for t in listed}}, paths[0])
 
 
 def _numbers(vocabulary: Mapping[str, Any], path: Path) -> dict[str, int]:
     if not all(isinstance(index, int) for index in vocabulary.values()):
-        raise AdapterError("an id that is not a number", where=path, fix="save the tokenizer again")
+        raise FileError("an id that is not a number", where=path, fix="save the tokenizer again")
     return dict(vocabulary)

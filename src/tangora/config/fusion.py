@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from tangora.config.settings import NAME, Frozen, Space
+from tangora.support.seams import FAMILIES
 
 __all__ = ["FusionEntry", "SearchSettings", "check_search"]
 
@@ -109,20 +110,20 @@ class FusionEntry(SearchSettings):
         return self.name or (self.search + ("-site" if self.per == "site" else "") if self.search else self.method)
 
 
-def check_search(entry: FusionEntry, modes: Mapping[str, str], family: str) -> None:
+def check_search(entry: FusionEntry, modes: Mapping[str, bool], family: str) -> None:
     """Refuse a search in modes, or for a family of models, where it makes no sense.
 
     Args:
         entry: of a recipe.
-        modes: every mode of the recipe -> what of it is linearized.
+        modes: every mode of the recipe -> whether its logits are linear in coefficients.
         family: of the base.
 
     Raises:
         ValueError: says what to do.
     """
-    nonlinear = [mode for mode in entry.modes or modes if modes[mode] != "model"]
+    nonlinear = [mode for mode in entry.modes or modes if not modes[mode]]
     if entry.search == "convex" and nonlinear:
         what = f"fusion.methods: {entry.label} is not convex in {', '.join(nonlinear)}"
-        raise ValueError(f"{what}: give modes with linearize: model, or search: learned")
-    if entry.search == "adamerging" and family == "text-to-text":
+        raise ValueError(f"{what}: give modes with train: tangent, or search: learned")
+    if entry.search == "adamerging" and FAMILIES.get(family).logits_over != "classes":
         raise ValueError("fusion.methods: adamerging needs classes; a generated text has no entropy of its own")

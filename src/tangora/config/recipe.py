@@ -16,6 +16,7 @@ import yaml
 
 from tangora.config.schema import (
     BaseConfig,
+    BaseSettings,
     EvaluationConfig,
     FinetuneConfig,
     FusionConfig,
@@ -26,16 +27,16 @@ from tangora.config.schema import (
     Source,
     SubsetConfig,
     TaskConfig,
+    TaskSettings,
     TrainingSettings,
 )
-from tangora.config.settings import DEFAULT_LEARNING_RATES
 from tangora.errors import RecipeError
 from tangora.support.validation import did_you_mean, validate
 from tangora.support.yaml import parse
 
 __all__ = [
-    "DEFAULT_LEARNING_RATES",
     "BaseConfig",
+    "BaseSettings",
     "EvaluationConfig",
     "FinetuneConfig",
     "FusionConfig",
@@ -46,6 +47,7 @@ __all__ = [
     "Source",
     "SubsetConfig",
     "TaskConfig",
+    "TaskSettings",
     "TrainingSettings",
     "bundled_recipes",
     "load_recipe",

@@ -38,12 +38,12 @@ def candidate_key(fusion: Fusion, method: str, weights: WeightTable, parameters:
             key.append(sorted(s.fingerprint for s in fusion.statistics if s.about.adapter in fingerprints))
         return digest(key)
     coefficients = _by_adapter(_through(chosen, table, parameters))
-    terms = {p: c for p, c in zip(prints, coefficients, strict=True) if (any(c.values()) if isinstance(c, dict) else c)}
+    terms = _terms(prints, coefficients)
     if not terms:  # where B₀ is not zero, φ₀ is not the base model
         return digest(["start", prints]) if any(a.start for a in fusion.adapters) else "zero_shot"
     if list(terms.values()) == [1.0]:
         return next(iter(terms))
-    apart = fusion.space == "factors" and any(a.metadata.linearize == "none" for a in fusion.adapters)
+    apart = fusion.space == "factors" and not all(a.metadata.linear_in_factors for a in fusion.adapters)
     return digest(["linear", "factors" if apart else "delta", terms])
 
 
@@ -78,6 +78,22 @@ def _through(method: Method, table: WeightTable, parameters: Mapping[str, Any]) 
         return values
 
     return {site: row(w) for site, w in table.items()} if isinstance(table, dict) else row(table)
+
+
+def _terms(
+    prints: Sequence[str], coefficients: Sequence[float] | Sequence[dict[str, float]]
+) -> dict[str, float | dict[str, float]]:
+    """Adapter -> its coefficient, where it is not zero; those of equal adapters (of a joint mode) add up."""
+    found: dict[str, Any] = {}
+    for print_, value in zip(prints, coefficients, strict=True):
+        before = found.get(print_)
+        if before is None:
+            found[print_] = value
+        elif isinstance(value, dict):
+            found[print_] = {site: round(before[site] + c, _DIGITS) for site, c in value.items()}
+        else:
+            found[print_] = round(before + value, _DIGITS)
+    return {p: c for p, c in found.items() if (any(c.values()) if isinstance(c, dict) else c)}
 
 
 def _by_adapter(table: WeightTable) -> list[float] | list[dict[str, float]]:

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tangora.adapters.application import applied
 from tangora.errors import DataError, ModelError
+from tangora.modes.contract import mode_of
 from tangora.support.files import digest, writing
 
 if TYPE_CHECKING:
@@ -159,20 +159,16 @@ class Evaluator:
 
     @contextlib.contextmanager
     def _answering(self, adapter: Adapter | None) -> Iterator[Callable[[Task], TaskModel]]:
-        """How a task is answered by the base with an adapter: its weights changed, or expanded in its direction."""
-        from tangora.tasks import TaskModel
+        """Answer tasks by the base, with an adapter as the adapter's mode does."""
+        from tangora.tasks.model import TaskModel  # deferred: torch
 
         self._refuse_other_weights(adapter)
-        base, backbone = self._base, self._base.backbone
-        if adapter is None or adapter.metadata.linearize != "model":
-            with applied(backbone, adapter, self._saved) if adapter else contextlib.nullcontext():
-                yield lambda task: TaskModel(backbone, task, base)
+        base = self._base
+        if adapter is None:
+            yield lambda task: TaskModel(base.backbone, task, base)
             return
-        from tangora.tangent import TangentTaskModel, at_start, direction_of
-
-        with at_start(backbone, [adapter], self._saved):
-            direction = direction_of(adapter, backbone)
-            yield lambda task: TangentTaskModel(backbone, task, base, direction)
+        with mode_of(adapter).answering(base, adapter, self._saved) as model_of:
+            yield model_of
 
     def _measure(self, model_of: Callable[[Task], TaskModel], task: Task, split: str) -> Result:
         from tangora.tasks import predict, score
@@ -190,8 +186,9 @@ class Evaluator:
 
 
 def scoring_key(adapter: Adapter) -> str:
-    """What decides an adapter's scores: its updates, and whether they are a direction of the expansion."""
-    return digest(["tangent", adapter.fingerprint]) if adapter.metadata.linearize == "model" else adapter.fingerprint
+    """Return what decides an adapter's scores: its updates, and how its mode answers with them."""
+    way = mode_of(adapter).answers
+    return adapter.fingerprint if way == "weights" else digest([way, adapter.fingerprint])
 
 
 def evaluate(

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from tangora.adapters.metadata import BaseInfo
-from tangora.errors import ArgumentError, FileError, FusionError, RecipeError
+from tangora.errors import ArgumentError, FileError, FusionError
 from tangora.methods import Method, Statistic
 from tangora.support.files import atomic_file, digest, read_json, refuse_existing, write_json, write_safetensors
 from tangora.support.validation import validate
@@ -125,10 +125,7 @@ def load(path: str | os.PathLike[str]) -> Statistics:
     """
     path = Path(path)
     sidecar = _sidecar(path)
-    try:
-        about = validate(About, read_json(sidecar), str(sidecar))
-    except RecipeError as cause:
-        raise FileError(str(cause)) from cause
+    about = validate(About, read_json(sidecar), str(sidecar), FileError)
     try:
         found = _sha256(path)
     except OSError as cause:

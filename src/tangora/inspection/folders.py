@@ -19,7 +19,7 @@ from tangora.adapters.formats.lora.layers import expert_of, is_bias, kernel_of, 
 from tangora.adapters.formats.lora.names import sorted_out
 from tangora.adapters.formats.lora.settings import check_config
 from tangora.adapters.metadata import Metadata, read_metadata
-from tangora.errors import AdapterError, TangoraError
+from tangora.errors import AdapterError, FileError, TangoraError
 from tangora.storage.checkpoint import Checkpoint, is_adapter, open_checkpoint
 from tangora.storage.header import FLOATS, Stored, read_header
 from tangora.storage.tensors import finite, read_rows
@@ -109,7 +109,7 @@ def inspect(path: str | os.PathLike[str]) -> Inspected:
     folder = Path(path)
     try:
         if not folder.is_dir():
-            raise AdapterError("no such folder", where=folder, fix="give the folder of an adapter or of a checkpoint")
+            raise FileError("no such folder", where=folder, fix="give the folder of an adapter or of a checkpoint")
         if not is_adapter(folder):
             return _checkpoint(folder)
         metadata = read_metadata(folder)

@@ -7,7 +7,7 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
-from tangora.errors import DataError
+from tangora.errors import FileError
 from tangora.quickstart.data import pretraining
 from tangora.quickstart.training import Progress, Settings, pretrain, save
 from tangora.support.files import atomic_dir, digest, read_json, write_json
@@ -70,8 +70,8 @@ def _key(settings: Settings) -> str:
 def _intact(folder: Path) -> bool:
     """Whether the entry is whole: it appeared at once, so only what happened to it since can have broken it."""
     try:
-        return bool(read_json(folder / _RECORD, DataError)["model"] == _sha256(folder / _WEIGHTS))
-    except (DataError, OSError, KeyError):
+        return bool(read_json(folder / _RECORD)["model"] == _sha256(folder / _WEIGHTS))
+    except (FileError, OSError, KeyError):
         return False
 
 

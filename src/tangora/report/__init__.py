@@ -21,7 +21,7 @@ def build(run: str | Path) -> Path:
     The same files give the same bytes. A section whose file is absent is left out, and the page says so.
 
     Raises:
-        DataError: ``scores.csv`` is missing, or a file is there and cannot be right.
+        FileError: ``scores.csv`` is missing, or a file is there and cannot be right.
         OutputError: the folder cannot be written.
     """
     from tangora.report.data import read_run
@@ -41,7 +41,7 @@ def terminal(run: str | Path) -> RenderableType:
     """The headline and one table per mode, to be printed by rich, in as many parts as the width needs.
 
     Raises:
-        DataError: ``scores.csv`` is missing, or a file is there and cannot be right.
+        FileError: ``scores.csv`` is missing, or a file is there and cannot be right.
     """
     from rich.console import Group
     from rich.text import Text

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tangora.errors import DataError
+from tangora.errors import FileError
 
 if TYPE_CHECKING:
     from jaxtyping import Float32
@@ -36,13 +36,13 @@ def stacked(columns: Columns) -> Float32[np.ndarray, "columns rows classes"]:
     """Origin and columns, each row centred on the middle of its range.
 
     Raises:
-        DataError: a logit is not finite.
+        FileError: a logit is not finite.
     """
     parts = [columns.origin[None], columns.columns]
     values: np.ndarray = np.concatenate([p.detach().cpu().float().numpy() for p in parts])
     if not np.isfinite(values).all():
         where = f"the columns of {columns.task}, {columns.split}"
-        raise DataError("a cached logit is not finite", where=where, fix="delete the file and run the recipe again")
+        raise FileError("a cached logit is not finite", where=where, fix="delete the file and run the recipe again")
     centred: np.ndarray = values - (values.max(-1, keepdims=True) + values.min(-1, keepdims=True)) / 2
     return centred
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeVar
 
-from tangora.errors import DataError
 from tangora.report.parsing import parsed
 from tangora.support.files import read_json
 
@@ -98,7 +97,7 @@ def read_analyses(run: Path) -> Analyses:
     """The files in ``RUN/analysis``; entries about experts that have been trained anew since are left out.
 
     Raises:
-        DataError: a file is there and cannot be right.
+        FileError: a file is there and cannot be right.
     """
     return Analyses(
         planes=_entries(run, "planes", _plane),
@@ -112,7 +111,7 @@ def _entries(run: Path, kind: str, parse: Callable[[Mapping[str, Any]], _T]) -> 
     path = run / "analysis" / f"{kind}.json"
     if not path.is_file():
         return []
-    entries = list(read_json(path, DataError).get("entries") or ())
+    entries = list(read_json(path).get("entries") or ())
     current = [parsed(path, f"entry {i}", lambda raw: _is_current(run, raw), raw) for i, raw in enumerate(entries)]
     return [parsed(path, f"entry {i}", parse, raw) for i, raw in enumerate(entries) if current[i]]
 
@@ -121,7 +120,7 @@ def _is_current(run: Path, raw: Mapping[str, Any]) -> bool:
     """Whether the experts are still those that were looked at, as far as the folder can tell."""
     for task, stage in zip(raw["tasks"], raw["experts"], strict=True):
         file = run / "adapters" / raw["mode"] / task / "tangora.json"
-        if file.is_file() and read_json(file, DataError).get("stage") not in (None, stage):
+        if file.is_file() and read_json(file).get("stage") not in (None, stage):
             return False
     return True
 

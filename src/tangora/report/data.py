@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from tangora.errors import DataError
+from tangora.errors import FileError
 from tangora.report.analyses import Analyses, read_analyses
 from tangora.report.parsing import parsed
 from tangora.support.files import read_json
@@ -146,7 +146,7 @@ def read_run(path: Path) -> Run:
     """Read the files of a run.
 
     Raises:
-        DataError: ``scores.csv`` is missing, or a file is there and cannot be right.
+        FileError: ``scores.csv`` is missing, or a file is there and cannot be right.
     """
     missing: dict[str, str] = {}
     recipe_text = _optional(path / "recipe.yaml", _text, "", missing)
@@ -158,7 +158,7 @@ def read_run(path: Path) -> Run:
         training=_training(path / "adapters", missing),
         recipe=_mapping(recipe_text, path / "recipe.yaml"),
         recipe_text=recipe_text,
-        info=_optional(path / "run.json", lambda p: read_json(p, DataError), {}, missing),
+        info=_optional(path / "run.json", read_json, {}, missing),
         summary=_optional(path / "summary.json", _summary, {}, {}),
         missing=missing,
         analyses=read_analyses(path),
@@ -169,10 +169,10 @@ def read_scores(path: Path) -> list[Score]:
     """Read ``scores.csv``: of a task with several metrics the rows of the first, by which a run chooses.
 
     Raises:
-        DataError: the file is missing, lacks a column, or a cell is not what its column holds.
+        FileError: the file is missing, lacks a column, or a cell is not what its column holds.
     """
     if not path.is_file():
-        raise DataError(
+        raise FileError(
             "the run has no scores", where=path, fix="run it to the end first: tangora run RECIPE --out RUN"
         )
     first: dict[tuple[str, ...], Score] = {}
@@ -201,7 +201,7 @@ def _candidate(row: Mapping[str, str]) -> Candidate:
 
 
 def _summary(path: Path) -> dict[tuple[str, str, str, str, int], dict[str, float | None]]:
-    rows = read_json(path, DataError).get("rows") or []
+    rows = read_json(path).get("rows") or []
     return dict(parsed(path, f"row {i}", _summary_entry, row) for i, row in enumerate(rows))
 
 
@@ -211,7 +211,7 @@ def _summary_entry(row: Mapping[str, Any]) -> tuple[tuple[str, str, str, str, in
 
 
 def _similarity(path: Path) -> dict[str, Similarity]:
-    raw = read_json(path, DataError)
+    raw = read_json(path)
     return {
         mode: parsed(path, mode, lambda v: Similarity(list(v["tasks"]), _matrix(v)), value)
         for mode, value in raw.items()
@@ -229,7 +229,7 @@ def _matrix(value: Mapping[str, Any]) -> list[list[float]]:
 def _training(folder: Path, missing: dict[str, str]) -> dict[tuple[str, str], Training]:
     found = {}
     for path in sorted(folder.glob("*/*/training.json")):
-        raw = read_json(path, DataError)
+        raw = read_json(path)
         found[path.parts[-3], path.parts[-2]] = parsed(path, None, _one_training, raw)
     if not found:
         missing["training.json"] = "there is no adapters/MODE/TASK/training.json in the run"
@@ -249,7 +249,7 @@ def _mapping(text: str, path: Path) -> Mapping[str, Any]:
     try:
         value = parse(text)
     except yaml.YAMLError as cause:
-        raise DataError("not readable as YAML", where=path, fix="write the file again") from cause
+        raise FileError("not readable as YAML", where=path, fix="write the file again") from cause
     return value if isinstance(value, dict) else {}
 
 
@@ -259,9 +259,9 @@ def _rows(path: Path, columns: Iterable[str]) -> list[tuple[int, dict[str, str]]
             reader = csv.DictReader(file)
             rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as cause:
-        raise DataError(f"not readable as CSV ({cause})", where=path, fix="write the file again") from cause
+        raise FileError(f"not readable as CSV ({cause})", where=path, fix="write the file again") from cause
     if absent := [c for c in columns if c not in (reader.fieldnames or ())]:
-        raise DataError(f"no column {', '.join(absent)}", where=path, fix="the file is not Tangora's, or is cut off")
+        raise FileError(f"no column {', '.join(absent)}", where=path, fix="the file is not Tangora's, or is cut off")
     return rows
 
 
@@ -276,7 +276,7 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as cause:
-        raise DataError(f"not readable ({cause})", where=path, fix="write the file again") from cause
+        raise FileError(f"not readable ({cause})", where=path, fix="write the file again") from cause
 
 
 def _number(text: str | None) -> float | None:

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from tangora.errors import DataError, RecipeError
+from tangora.errors import ArgumentError, FileError, RecipeError
 from tangora.report import _examples, _pack, _presets
 from tangora.report._page import render
 from tangora.support.files import write_text
+from tangora.support.seams import FAMILIES
 
 if TYPE_CHECKING:
-    from tangora.config.recipe import Recipe, TaskConfig
+    from tangora.config.recipe import Recipe, TaskSettings
     from tangora.tangent.columns import Columns
 
 __all__ = ["build", "build_all", "modes"]
@@ -53,7 +54,7 @@ class _Content:
 
     recipe: Recipe
     mode: str
-    tasks: list[TaskConfig]
+    tasks: list[TaskSettings]
     splits: dict[str, dict[str, _Split]] = field(default_factory=dict)
     bits: int = 24
     notes: list[str] = field(default_factory=list)
@@ -62,7 +63,7 @@ class _Content:
     def names(self) -> list[str]:
         return [task.name for task in self.tasks]
 
-    def each(self) -> Iterator[tuple[TaskConfig, str, _Split]]:
+    def each(self) -> Iterator[tuple[TaskSettings, str, _Split]]:
         for task in self.tasks:
             for split in SPLITS:
                 yield task, split, self.splits[task.name][split]
@@ -94,8 +95,9 @@ def build(run: str | Path, mode: str | None = None, out: str | Path | None = Non
         out: where the page goes.
 
     Raises:
-        RecipeError: the run has no cached logits of this mode, or no recipe.
-        DataError: a file is there and cannot be right.
+        RecipeError: the run has no cached logits of classes.
+        ArgumentError: the run has none of this mode.
+        FileError: a file is there and cannot be right.
         OutputError: the page cannot be written.
     """
     from tangora.config.recipe import load_recipe
@@ -111,11 +113,11 @@ def build(run: str | Path, mode: str | None = None, out: str | Path | None = Non
 def _chosen(folder: Path, recipe: Recipe, mode: str | None) -> str:
     known = modes(folder, recipe)
     if not known:
-        fix = "the explorer shows tangent modes of zero-shot tasks: add modes.tangent: {linearize: model} and run again"
+        fix = "the explorer shows tangent modes of classes: add modes.tangent: {linearize: model} and run again"
         raise RecipeError("the run has no cached logits of classes", where=folder, fix=fix)
     if mode is not None and mode not in known:
         fix = f"there are {', '.join(known)}"
-        raise RecipeError("no cached logits of this mode", got=mode, where=folder, fix=fix)
+        raise ArgumentError("no cached logits of this mode", got=mode, where=folder, fix=fix)
     return known[0] if mode is None else mode
 
 
@@ -123,11 +125,12 @@ def _paths(folder: Path, mode: str, task: str) -> dict[str, Path]:
     return {split: folder / "cache" / "columns" / mode / f"{task}-{split}.safetensors" for split in SPLITS}
 
 
-def _showable(folder: Path, recipe: Recipe, mode: str) -> tuple[list[TaskConfig], list[str]]:
+def _showable(folder: Path, recipe: Recipe, mode: str) -> tuple[list[TaskSettings], list[str]]:
     """Tasks that have logits and a metric of classes, and why the others are left out."""
     tasks, notes = [], []
+    classes = FAMILIES.get(recipe.base.family).logits_over == "classes"
     for task in recipe.tasks:
-        if recipe.base.family == "text-to-text" or task.metric not in _METRICS:
+        if not classes or task.metric not in _METRICS:
             notes.append(f"{task.name} is left out: its answers are not classes, or {task.metric} is not of classes.")
         elif not all(path.is_file() for path in _paths(folder, mode, task.name).values()):
             notes.append(f"{task.name} is left out: it has no cached logits.")
@@ -154,7 +157,7 @@ def _shared(columns: Columns, names: Sequence[str]) -> list[str]:
     if missing := [name for name in names if name not in columns.vectors]:
         where = f"the columns of {columns.task}, {columns.split}"
         fix = "delete the run's cache/columns and run the recipe again"
-        raise DataError("no column of a task vector", got=missing[0], where=where, fix=fix)
+        raise FileError("no column of a task vector", got=missing[0], where=where, fix=fix)
     return list(names)
 
 
@@ -265,7 +268,7 @@ def _all_presets(folder: Path, content: _Content) -> tuple[list[_presets.Preset]
 
 def _task(
     content: _Content,
-    task: TaskConfig,
+    task: TaskSettings,
     starts: Mapping[tuple[str, str], int],
     examples: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:

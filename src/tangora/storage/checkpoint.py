@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tangora.errors import AdapterError, FusionError
+from tangora.errors import ArgumentError, FileError
 from tangora.storage.header import Stored, read_header
 from tangora.support.files import inside, read_json
 
@@ -117,27 +117,27 @@ def open_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
     """The checkpoint in a folder.
 
     Raises:
-        FusionError: the folder holds an adapter.
-        AdapterError: it is no checkpoint, a pickle, damaged, or names files outside of itself.
+        ArgumentError: the folder holds an adapter.
+        FileError: it is no checkpoint, a pickle, damaged, or names files outside of itself.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise AdapterError("no such folder", where=folder, fix="give the folder that holds config.json")
+        raise FileError("no such folder", where=folder, fix="give the folder that holds config.json")
     if is_adapter(folder):
         fix = "give the base model as --base BASE, and the adapters alone before it"
-        raise FusionError("an adapter where a full checkpoint is needed", where=folder, fix=fix)
+        raise ArgumentError("an adapter where a full checkpoint is needed", where=folder, fix=fix)
     config = read_json(inside(folder, CONFIG))
     tensors: dict[str, Stored] = {}
     for shard, expected in _shards(folder):
         found = read_header(inside(folder, shard))
         if expected is not None and (odd := sorted(expected ^ found.keys())):
             what = "index and shard disagree on a tensor"
-            raise AdapterError(what, got=odd[0], where=folder / shard, fix="copy the checkpoint again")
+            raise FileError(what, got=odd[0], where=folder / shard, fix="copy the checkpoint again")
         if twice := tensors.keys() & found.keys():
-            raise AdapterError("a tensor in two shards", got=min(twice), where=folder / shard, fix="save it again")
+            raise FileError("a tensor in two shards", got=min(twice), where=folder / shard, fix="save it again")
         tensors |= found
     if not tensors:
-        raise AdapterError("the checkpoint holds no tensors", where=folder, fix="check the path")
+        raise FileError("the checkpoint holds no tensors", where=folder, fix="check the path")
     return Checkpoint(folder, config, tensors)
 
 
@@ -146,7 +146,7 @@ def _shards(folder: Path) -> list[tuple[str, set[str] | None]]:
     if (folder / INDEX).exists():
         table = read_json(inside(folder, INDEX)).get("weight_map")
         if not isinstance(table, dict) or not table or not all(isinstance(v, str) for v in table.values()):
-            raise AdapterError("no weight_map in the index", where=folder / INDEX, fix="save the checkpoint again")
+            raise FileError("no weight_map in the index", where=folder / INDEX, fix="save the checkpoint again")
         names: dict[str, set[str]] = {}
         for tensor, shard in table.items():
             names.setdefault(shard, set()).add(tensor)
@@ -156,5 +156,5 @@ def _shards(folder: Path) -> list[tuple[str, set[str] | None]]:
     if pickles := sorted(p.name for p in folder.glob("*.bin")) or sorted(p.name for p in folder.glob("*.pt*")):
         fix = "load it where you trust it, and save it again with safe_serialization=True"
         where = folder / pickles[0]
-        raise AdapterError("the weights are a pickle, which can run code, and is refused", where=where, fix=fix)
-    raise AdapterError("no checkpoint here", where=folder, fix=f"give a folder with {SINGLE} or {INDEX}")
+        raise FileError("the weights are a pickle, which can run code, and is refused", where=where, fix=fix)
+    raise FileError("no checkpoint here", where=folder, fix=f"give a folder with {SINGLE} or {INDEX}")

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from threading import Lock
 
-from tangora.errors import AdapterError
+from tangora.errors import FileError
 from tangora.storage.header import Stored
 
 __all__ = ["Files"]
@@ -23,13 +23,13 @@ class Files:
         """Fill ``into`` with the tensor's bytes from ``start``.
 
         Raises:
-            AdapterError: the file ends early: it was changed meanwhile.
+            FileError: the file ends early: it was changed meanwhile.
         """
         handle, at = self._handle(stored.path), 0
         while at < len(into):
             read = os.preadv(handle, [into[at:]], stored.start + start + at)
             if read <= 0:
-                raise AdapterError("the file ends early", where=stored.path, fix="do not change it while it is fused")
+                raise FileError("the file ends early", where=stored.path, fix="do not change it while it is fused")
             at += read
 
     def expect(self, stored: Stored, start: int, size: int) -> None:

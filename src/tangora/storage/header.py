@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tangora.errors import AdapterError
+from tangora.errors import FileError
 
 __all__ = ["FLOATS", "ITEMSIZE", "Stored", "read_header", "write_header"]
 
@@ -56,7 +56,7 @@ def read_header(path: Path) -> dict[str, Stored]:
     """The tensors of a safetensors file in the order in which they lie there.
 
     Raises:
-        AdapterError: the file is missing or not what its header says.
+        FileError: the file is missing or not what its header says.
     """
     try:
         with path.open("rb") as file:
@@ -64,21 +64,21 @@ def read_header(path: Path) -> dict[str, Stored]:
             prefix = file.read(8)
             length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else -1
             if not 2 <= length <= min(_LONGEST, total - 8):
-                raise AdapterError("not a safetensors file: the header's length is wrong", where=path, fix=_AGAIN)
+                raise FileError("not a safetensors file: the header's length is wrong", where=path, fix=_AGAIN)
             text = file.read(length)
     except OSError as cause:
-        raise AdapterError(f"cannot be read ({cause.strerror})", where=path, fix="check the path") from cause
+        raise FileError(f"cannot be read ({cause.strerror})", where=path, fix="check the path") from cause
     entries = [_entry(n, value, path, 8 + length) for n, value in _parsed(text, path).items() if n != "__metadata__"]
     entries.sort(key=lambda entry: (entry.start, entry.size))
     at = 8 + length
     for entry in entries:
         if entry.start != at:
             rule = "tensors overlap" if entry.start < at else "bytes belong to no tensor"
-            raise AdapterError(rule, where=f"{entry.name} in {path}", fix=_AGAIN)
+            raise FileError(rule, where=f"{entry.name} in {path}", fix=_AGAIN)
         at += entry.size
     if at != total:
         got = f"{total} bytes where the header tells of {at}"
-        raise AdapterError("the file's size is wrong", got=got, where=path, fix=_AGAIN)
+        raise FileError("the file's size is wrong", got=got, where=path, fix=_AGAIN)
     return {entry.name: entry for entry in entries}
 
 
@@ -99,9 +99,9 @@ def _parsed(text: bytes, path: Path) -> Mapping[str, Any]:
     try:
         header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as cause:
-        raise AdapterError(f"the header is not JSON ({str(cause)[:100]})", where=path, fix=_AGAIN) from cause
+        raise FileError(f"the header is not JSON ({str(cause)[:100]})", where=path, fix=_AGAIN) from cause
     if not isinstance(header, dict):
-        raise AdapterError("the header is not an object", got=type(header).__name__, where=path, fix=_AGAIN)
+        raise FileError("the header is not an object", got=type(header).__name__, where=path, fix=_AGAIN)
     return header
 
 
@@ -115,17 +115,17 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _entry(name: str, value: Any, path: Path, begin: int) -> Stored:
     where = f"{name[:200]} in {path}"
     if not isinstance(value, dict) or not value.keys() >= {"dtype", "shape", "data_offsets"}:
-        raise AdapterError("a tensor without dtype, shape or data_offsets", where=where, fix=_AGAIN)
+        raise FileError("a tensor without dtype, shape or data_offsets", where=where, fix=_AGAIN)
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str) or dtype not in ITEMSIZE:
         fix = "convert the checkpoint to bfloat16, float16 or float32"
-        raise AdapterError("a dtype that cannot be read", got=dtype, where=where, fix=fix)
+        raise FileError("a dtype that cannot be read", got=dtype, where=where, fix=fix)
     if not _whole(shape) or not _whole(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise AdapterError("shape or data_offsets are not whole numbers in order", where=where, fix=_AGAIN)
+        raise FileError("shape or data_offsets are not whole numbers in order", where=where, fix=_AGAIN)
     size = offsets[1] - offsets[0]
     if math.prod(shape) * ITEMSIZE[dtype] != size:
         what = f"{dtype} of shape {shape} does not fill {size} bytes"
-        raise AdapterError(what, where=where, fix=_AGAIN)
+        raise FileError(what, where=where, fix=_AGAIN)
     return Stored(name, dtype, tuple(shape), path, begin + offsets[0], size)
 
 

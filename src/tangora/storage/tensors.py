@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tangora.errors import AdapterError
+from tangora.errors import FileError
 from tangora.storage.files import Files
 from tangora.storage.header import FLOATS, ITEMSIZE, Stored
 
@@ -21,7 +21,7 @@ def read_rows(stored: Stored, start: int, stop: int) -> Float[Tensor, "rows widt
     """Rows of a tensor on disk in float32 (float64 stays), flattened behind the first dimension."""
     if stored.dtype not in FLOATS:
         fix = "give a base in bfloat16, float16 or float32"
-        raise AdapterError("weights must be floating-point", got=stored.dtype, where=stored.name, fix=fix)
+        raise FileError("weights must be floating-point", got=stored.dtype, where=stored.name, fix=fix)
     width = stored.entries // max(1, stored.shape[0])
     size = ITEMSIZE[stored.dtype] * width
     raw = torch.empty((stop - start) * size, dtype=torch.uint8)
@@ -38,10 +38,10 @@ def read_rows(stored: Stored, start: int, stop: int) -> Float[Tensor, "rows widt
 def finite(name: str, tensor: Tensor, path: Path) -> Tensor:
     """``tensor`` in float32 (float64 stays), refused when any entry is NaN or infinite."""
     if not tensor.is_floating_point():
-        raise AdapterError("weights must be floating-point", got=str(tensor.dtype), where=f"{name} in {path}")
+        raise FileError("weights must be floating-point", got=str(tensor.dtype), where=f"{name} in {path}")
     tensor = tensor if tensor.dtype == torch.float64 else tensor.float()
     if not math.isfinite(float(tensor.sum())) and not bool(torch.isfinite(tensor).all()):  # a sum may be too large
         bad = "NaN" if bool(tensor.isnan().any()) else "infinity"
         fix = "the training diverged or the file is damaged: train or copy it again"
-        raise AdapterError(f"a weight is {bad}", where=f"{name} in {path}", fix=fix)
+        raise FileError(f"a weight is {bad}", where=f"{name} in {path}", fix=fix)
     return tensor

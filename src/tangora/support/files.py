@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tangora.errors import AdapterError, OutputError, TangoraError
+from tangora.errors import FileError, OutputError, TangoraError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -117,30 +117,30 @@ def inside(folder: Path, name: str) -> Path:
     beside it.
 
     Raises:
-        AdapterError: the name is a path, or the file is missing or a link that leads out.
+        FileError: the name is a path, or the file is missing or a link that leads out.
     """
     plain = name == os.path.basename(name) and name not in ("", ".", "..") and "\\" not in name and "\0" not in name
     if not plain:
-        raise AdapterError("a file outside the folder", got=name, where=folder, fix="name only files beside it")
+        raise FileError("a file outside the folder", got=name, where=folder, fix="name only files beside it")
     path = folder / name
     try:
         name.encode()
         home, target = folder.resolve(), path.resolve()
     except UnicodeEncodeError as cause:  # half of a surrogate pair, which JSON can spell
-        raise AdapterError("a name that no file can have", got=name, where=folder, fix="correct the name") from cause
+        raise FileError("a name that no file can have", got=name, where=folder, fix="correct the name") from cause
     except (OSError, RuntimeError) as cause:  # a link to itself
-        raise AdapterError("a link that leads nowhere", where=path, fix="copy the file in its place") from cause
+        raise FileError("a link that leads nowhere", where=path, fix="copy the file in its place") from cause
     allowed = [home]
     if home.parent.name == "snapshots":  # the Hub's cache keeps its files in blobs/ and links to them
         allowed.append(home.parent.parent / "blobs")
     if target.parent not in allowed:
-        raise AdapterError("a link that leads out of the folder", where=path, fix="copy the file in its place")
+        raise FileError("a link that leads out of the folder", where=path, fix="copy the file in its place")
     if not target.is_file():
-        raise AdapterError("file not found", where=path, fix="copy the folder again, all of its files")
+        raise FileError("file not found", where=path, fix="copy the folder again, all of its files")
     return path
 
 
-def read_json(path: str | os.PathLike[str], error: type[TangoraError] = AdapterError) -> dict[str, Any]:
+def read_json(path: str | os.PathLike[str], error: type[TangoraError] = FileError) -> dict[str, Any]:
     """Read a JSON object; ``error`` is raised when the file is missing, unreadable, or not an object."""
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -157,7 +157,7 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Read every tensor of a safetensors file; never a pickle.
 
     Raises:
-        AdapterError: the file is missing, truncated or corrupt.
+        FileError: the file is missing, truncated or corrupt.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -165,9 +165,9 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except FileNotFoundError:
-        raise AdapterError("file not found", where=path, fix="check the path") from None
-    except (SafetensorError, OSError, ValueError) as cause:
-        raise AdapterError(
+        raise FileError("file not found", where=path, fix="check the path") from None
+    except (SafetensorError, OSError, ValueError, RuntimeError) as cause:  # torch: a shape beyond 64 bits
+        raise FileError(
             f"not readable as safetensors ({cause})", where=path, fix="the file is truncated or corrupt: copy it again"
         ) from cause
 

@@ -27,6 +27,7 @@ from tangora.tangent._memory import refuse_unless_fits
 from tangora.tangent.direction import Direction, direction_of, stacked_directions
 from tangora.tangent.model import TangentTaskModel, at_start
 from tangora.tangent.per_site import per_site
+from tangora.tasks.batches import IGNORED
 from tangora.tasks.values import evaluating
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def load_columns(path: str | os.PathLike[str], fingerprint: str | None = None) -
 
     Raises:
         DataError: not such a file, or of another base, split or task vectors.
-        AdapterError: the file is missing or corrupt.
+        FileError: the file is missing or corrupt.
     """
     from safetensors import safe_open
 
@@ -215,7 +216,7 @@ def _swept(
             placed = {name: value.to(device) for name, value in batch.items()}
             labels = placed.pop("labels")
             origin, columns = columns_of(model, placed, labels)
-            lines = (labels != -100).reshape(-1)
+            lines = (labels != IGNORED).reshape(-1)
             examples = torch.tensor(rows)[:, None].expand(len(rows), lines.numel() // len(rows)).reshape(-1)
             flat = origin.flatten(0, -2)[lines].cpu(), columns.flatten(-labels.ndim - 1, -2)[..., lines, :].cpu()
             found.append((examples[lines.cpu()], labels.reshape(-1)[lines].cpu(), *flat))
@@ -226,7 +227,7 @@ def _pushed(model: TangentTaskModel, inputs: Any, labels: Tensor, *, stacked: Di
     """Logits at φ₀ and their T tangents."""
 
     def one(tensors: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        return model.expansion(inputs, labels if model.head is None else None, Direction(**tensors))
+        return model.expansion(inputs, labels, Direction(**tensors))
 
     with torch.no_grad():
         shared: Any = (None, 0)

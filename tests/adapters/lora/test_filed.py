@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from tangora.adapters.adapter import load
 from tangora.adapters.formats.lora.filed import Filed
-from tangora.errors import AdapterError
+from tangora.errors import AdapterError, FileError
 from tangora.fusion.fusion import fuse
 
 SITES = {f"layers.{i}.{name}": shape for i in range(2) for name, shape in (("q", (6, 4)), ("up", (9, 4)))}
@@ -126,7 +126,7 @@ def test_what_is_not_finite_is_told_with_its_file(tmp_path):
     tensors = load_file(folder / "adapter_model.safetensors")
     tensors["base_model.model.layers.1.q.lora_B.weight"][2, 1] = float("nan")
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(AdapterError, match=r"a weight is NaN at base_model.model.layers.1.q.lora_B.weight in .*/a/"):
+    with pytest.raises(FileError, match=r"a weight is NaN at base_model.model.layers.1.q.lora_B.weight in .*/a/"):
         fuse([folder, make(tmp_path / "b", 1)])
 
 

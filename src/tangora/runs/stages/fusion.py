@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
+from tangora.adapters.kinds import KINDS
 from tangora.config.recipe import FusionEntry, Recipe
 from tangora.config.settings import Space
 from tangora.evaluation.candidates import candidate_key, linear_coefficients
 from tangora.evaluation.evaluator import Evaluator, Result
 from tangora.evaluation.results import Outcome
+from tangora.modes.contract import mode_of
 from tangora.progress import Progress
 from tangora.runs.subsets import choose_subsets
 
@@ -70,7 +72,7 @@ def cells(recipe: Recipe) -> Iterator[Cell]:
     subsets = choose_subsets([t.name for t in recipe.tasks], recipe.fusion.subsets, recipe.seed)
     for mode, settings in recipe.modes.items():
         for space in get_args(Space):
-            if space != "delta" and settings.train == "full":
+            if space != "delta" and not KINDS[mode_of(settings).kind].has_factors:
                 continue
             entries = [e for e in recipe.fusion.methods if space in e.spaces and mode in (e.modes or [mode])]
             for subset in subsets:

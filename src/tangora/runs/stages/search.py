@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tangora.coefficients.found import Found
 from tangora.errors import FusionError
+from tangora.modes.contract import mode_of
 from tangora.support.files import digest, read_json, write_json
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class Searches:
         rows = {name: self._rows(name, split, entry.labels) for name in subset}
         settings: dict[str, Any] = {"l2": entry.pull, "l1": entry.l1}
         settings |= {k: v for k in ("bound", "nonnegative") if (v := getattr(entry, k)) is not None}
-        if all(a.metadata.linearize == "model" for a in fusion.adapters):
+        if all(mode_of(adapter).linear_in_coefficients for adapter in fusion.adapters):
             found = self._on_columns(entry, self._columns(entry, mode, subset, split, rows), settings)
         else:
             found = self._by_passes(entry, self._forward(entry, subset, fusion, split, rows), settings)
