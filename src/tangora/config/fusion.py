@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from tangora.config.settings import NAME, Frozen, Space
+from tangora.config.settings import NAME, Frozen, SpaceName
 from tangora.support.seams import FAMILIES
 
 __all__ = ["FusionEntry", "SearchSettings", "check_search"]
@@ -86,7 +86,7 @@ class FusionEntry(SearchSettings):
     name: str | None = Field(
         default=None, pattern=NAME, description="how scores.csv calls it; default: the search, or the method"
     )
-    spaces: list[Space] = Field(default=["delta"], min_length=1)
+    spaces: list[SpaceName] = Field(default=["delta"], min_length=1)
     modes: list[str] | None = Field(default=None, description="only for these modes; default: every mode")
     weights: float | list[float] | None = Field(default=None, description="one lambda for all tasks; a list is a grid")
     parameters: dict[str, Any] = Field(default_factory=dict, description="the method's; a list is a grid")

@@ -22,7 +22,7 @@ def candidate_key(fusion: Fusion, method: str, weights: WeightTable, parameters:
     """A key that equal candidates share, however they were named.
 
     A linear method is its coefficients: the average of two is task arithmetic at 1/2, all zeros is the base model,
-    and a single 1 is the expert itself; for linearized adapters of one φ₀ it is also the same in both spaces.
+    and a single 1 is the expert itself; where a space is linear, it is also the same as in ``delta``.
     Coefficients that differ by less than 1e-9 count as equal, and those that are the same at every site are per task.
     """
     from tangora.methods import get
@@ -43,8 +43,7 @@ def candidate_key(fusion: Fusion, method: str, weights: WeightTable, parameters:
         return digest(["start", prints]) if any(a.start for a in fusion.adapters) else "zero_shot"
     if list(terms.values()) == [1.0]:
         return next(iter(terms))
-    apart = fusion.space == "factors" and not all(a.metadata.linear_in_factors for a in fusion.adapters)
-    return digest(["linear", "factors" if apart else "delta", terms])
+    return digest(["linear", "delta" if fusion.is_linear() else fusion.space, terms])
 
 
 def linear_coefficients(method: str, weights: WeightTable, parameters: Mapping[str, Any]) -> list[float] | None:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from tangora.adapters.metadata import BaseInfo
 from tangora.errors import ArgumentError, FileError, FusionError
+from tangora.fusion.contract import space_of
 from tangora.methods import Method, Statistic
 from tangora.support.files import atomic_file, digest, read_json, refuse_existing, write_json, write_safetensors
 from tangora.support.validation import validate
@@ -32,7 +33,7 @@ from tangora.support.version import package_version
 if TYPE_CHECKING:
     from tangora.adapters.adapter import Adapter
 
-__all__ = ["About", "Known", "Statistics", "StatisticsLike", "load", "match", "opened", "refuse_superfluous"]
+__all__ = ["About", "MethodStatistics", "Statistics", "StatisticsLike", "load", "match", "opened", "refuse_superfluous"]
 
 StatisticsLike: TypeAlias = "Statistics | str | os.PathLike[str]"
 
@@ -142,21 +143,20 @@ def opened(given: StatisticsLike) -> Statistics:
 
 
 @dataclass(frozen=True)
-class Known:
-    """What one method is told: statistics of one kind, one per adapter; nothing where it needs nothing."""
+class MethodStatistics:
+    """The statistics passed to a method: one kind, one entry per adapter. Empty if the method needs none."""
 
     kind: Statistic | None
     statistics: Sequence[Statistics] = ()
 
-    @property
-    def told(self) -> list[dict[str, Any]] | None:
-        """For the metadata of what is fused."""
+    def to_dicts(self) -> list[dict[str, Any]] | None:
+        """Return whose statistics they are, for the metadata of what is fused; None if the method needs none."""
         keys = {"task", "split", "rows", "seed"}
         each = [s.about.model_dump(include=keys) | {"fingerprint": s.fingerprint} for s in self.statistics]
         return [{"kind": self.kind, **one} for one in each] if self.kind else None
 
     def of(self, site: str, shape: Sequence[int]) -> Tensor | None:
-        """The tensors of one site, stacked; None where it has none.
+        """Return the tensors of one site, stacked; None if it has none.
 
         Raises:
             FusionError: one is missing, or of a shape that does not go with the update's.
@@ -177,17 +177,16 @@ class Known:
 
 def match(
     given: Sequence[Statistics], method: Method, space: str, adapters: Sequence[Adapter], names: Sequence[str]
-) -> Known:
-    """What ``method`` is told of each adapter; the statistics are found by fingerprint, in whatever order.
+) -> MethodStatistics:
+    """Pick the statistics that ``method`` needs of each adapter, by fingerprint, in whatever order they are given.
 
     Raises:
-        FusionError: an adapter has none, which is told with all fingerprints, or none of the kind; another space than
-            ``delta``.
+        FusionError: an adapter has none, or none of the kind; the space does not fuse changes of weights as they are.
     """
     kind = method.statistics
     if kind is None:
-        return Known(None)
-    if space != "delta":
+        return MethodStatistics(None)
+    if not space_of(space).plain:
         fix = "use space='delta'"
         raise FusionError(f"{method.name}: statistics are of whole weights", got=space, where="fuse.space", fix=fix)
     by_print = {one.about.adapter: one for one in given}
@@ -201,7 +200,7 @@ def match(
             what = f"{method.name} needs {kind} statistics"
             raise FusionError(what, got=", ".join(mine.about.kinds), where=mine.where, fix=f"{_FIX} --kind {kind}")
         found.append(mine)
-    return Known(kind, found)
+    return MethodStatistics(kind, found)
 
 
 def refuse_superfluous(

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tangora.adapters.adapter import Adapter
-    from tangora.config.settings import Space
     from tangora.evaluation.evaluator import Evaluator, ScoreStore
     from tangora.fusion.fusion import Fusion
     from tangora.fusion.statistics import Statistics
@@ -51,7 +50,7 @@ class Context:
     machine: Machine | None = None
     _base: Base | None = field(default=None, repr=False)
     _tasks: dict[str, Task] = field(default_factory=dict, repr=False)
-    _fusion: tuple[tuple[str, Space], Fusion] | None = field(default=None, repr=False)
+    _fusion: tuple[tuple[str, str], Fusion] | None = field(default=None, repr=False)
     _statistics: dict[str, dict[str, Statistics]] = field(default_factory=dict, repr=False)
     _digests: dict[str, str] = field(default_factory=dict, repr=False)
 
@@ -141,7 +140,7 @@ class Context:
             self._statistics[mode] = {name: load(folder / f"{name}.safetensors") for name in self.names}
         return self._statistics[mode]
 
-    def fusion(self, mode: str, space: Space, statistics: Mapping[str, Statistics]) -> Fusion:
+    def fusion(self, mode: str, space: str, statistics: Mapping[str, Statistics]) -> Fusion:
         """Return the fusion of all experts of a mode; the last one is kept, since stacked full models are large."""
         from tangora.fusion.fusion import Fusion  # deferred: imports torch
 

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tangora.adapters.kinds import KINDS
 from tangora.config.recipe import FusionEntry, Recipe
-from tangora.config.settings import Space
 from tangora.evaluation.candidates import candidate_key, linear_coefficients
 from tangora.evaluation.evaluator import Evaluator, Result
 from tangora.evaluation.results import Outcome
+from tangora.fusion.contract import space_of
 from tangora.modes.contract import mode_of
 from tangora.progress import Progress
 from tangora.runs.subsets import choose_subsets
@@ -45,7 +45,7 @@ class Cell:
     """One place in the comparison, before selection."""
 
     mode: str
-    space: Space
+    space: str
     subset: tuple[str, ...]
     entry: FusionEntry
 
@@ -68,11 +68,13 @@ class Fused:
 
 
 def cells(recipe: Recipe) -> Iterator[Cell]:
-    """Every (mode, space, subset, entry) of a recipe; full fine-tuning has no factors."""
+    """Every (mode, space, subset, entry) of a recipe; full fine-tuning has no factors, which some spaces need."""
     subsets = choose_subsets([t.name for t in recipe.tasks], recipe.fusion.subsets, recipe.seed)
+    mentioned = dict.fromkeys(space for entry in recipe.fusion.methods for space in entry.spaces)
+    spaces = sorted(mentioned, key=lambda space: space != "delta")
     for mode, settings in recipe.modes.items():
-        for space in get_args(Space):
-            if space != "delta" and not KINDS[mode_of(settings).kind].has_factors:
+        for space in spaces:
+            if space_of(space).needs_factors and not KINDS[mode_of(settings).kind].has_factors:
                 continue
             entries = [e for e in recipe.fusion.methods if space in e.spaces and mode in (e.modes or [mode])]
             for subset in subsets:

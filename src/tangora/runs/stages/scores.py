@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from tangora.config.recipe import FusionEntry, Recipe
-from tangora.config.settings import Space
 from tangora.evaluation.evaluator import Evaluator, Result, ScoreStore, scoring_key
 from tangora.evaluation.results import Outcome
 from tangora.methods import get
@@ -143,7 +142,7 @@ class FusionScoresJob(ScoresJob):
 
     kind: ClassVar[str] = "fusion-scores"
     mode: str
-    space: Space
+    space: str
     subsets: tuple[tuple[str, ...], ...]
 
     @property
