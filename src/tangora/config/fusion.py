@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
-from tangora.config.settings import NAME, Frozen, Space
+from tangora.config.settings import NAME, Frozen, SpaceName
 from tangora.support.seams import FAMILIES, SEARCHES
 from tangora.support.validation import did_you_mean
 
@@ -75,7 +75,7 @@ class FusionEntry(Frozen):
     name: str | None = Field(
         default=None, pattern=NAME, description="how scores.csv calls it; default: the search, or the method"
     )
-    spaces: list[Space] = Field(default=["delta"], min_length=1)
+    spaces: list[SpaceName] = Field(default=["delta"], min_length=1)
     modes: list[str] | None = Field(default=None, description="only for these modes; default: every mode")
     weights: float | list[float] | None = Field(default=None, description="one lambda for all tasks; a list is a grid")
     parameters: dict[str, Any] = Field(default_factory=dict, description="the method's; a list is a grid")
