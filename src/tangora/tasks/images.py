@@ -89,7 +89,7 @@ def rgb(value: Any, where: str) -> Image:
         DataError: it is none of these.
     """
     require("vision", purpose="an image")
-    from PIL import Image as images  # deferred: an extra
+    from PIL import Image as images  # deferred: texts need none
 
     try:
         if isinstance(value, np.ndarray):

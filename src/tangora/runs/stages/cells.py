@@ -32,7 +32,7 @@ class Cell:
 
 
 def cells(recipe: Recipe) -> Iterator[Cell]:
-    """Return every (mode, space, subset, entry) of a recipe; modes without factors are left out of spaces of factors."""
+    """Return every (mode, space, subset, entry) of a recipe; modes without factors skip spaces of factors."""
     subsets = choose_subsets([t.name for t in recipe.tasks], recipe.fusion.subsets, recipe.seed)
     mentioned = dict.fromkeys(space for entry in recipe.fusion.methods for space in entry.spaces)
     spaces = sorted(mentioned, key=lambda space: space != "delta")
