@@ -307,6 +307,23 @@ def test_finetune_then_evaluate_then_fuse(tangora, recipe, tmp_path):
     refused(tangora("finetune", recipe, "--task", "one", "--out", tmp_path / "one"), "exists")
 
 
+def test_a_run_does_not_train_again_what_finetune_has_trained(tangora, recipe, tmp_path):
+    home = tmp_path / "run" / "adapters"
+    settings = ["--set", "modes={lora: {}, l-lora: {train: l-lora}}"]
+    for mode in ("lora", "l-lora"):
+        asked = ["--mode", mode, "--task", "one", "--out", home / mode / "one", *settings]
+        assert tangora("finetune", recipe, *asked)[0] == 0
+    trained = {mode: (home / mode / "one" / "training.json").stat() for mode in ("lora", "l-lora")}
+    code, _, err = tangora("run", recipe, "--out", tmp_path / "run", *settings)
+    assert code == 0, err
+    assert "lora · two: done" in err
+    assert "lora · one: done" not in err
+    for mode, before in trained.items():
+        after = (home / mode / "one" / "training.json").stat()
+        assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    refused(tangora("finetune", recipe, "--out", tmp_path / "x"), "one task at a time", "one, two")
+
+
 def test_statistics_then_a_fusion_that_needs_them(tangora, recipe, tmp_path):
     one, two, out = tmp_path / "one", tmp_path / "two", tmp_path / "fused"
     for adapter in (one, two):

@@ -273,7 +273,7 @@ def test_methods_are_checked_before_anything_is_trained(recipe, tmp_path):
     raw["fusion"]["methods"] = [{"method": "ties", "parameters": {"density": [0.5, 20]}}]
     path = tmp_path / "bad.yaml"
     path.write_text(yaml.safe_dump(raw))
-    with pytest.raises(FusionError, match=r"density must be in \(0, 1\], got 20"):
+    with pytest.raises(ArgumentError, match=r"density must be in \(0, 1\], got 20"):
         tangora.run(load_recipe(path), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

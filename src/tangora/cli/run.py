@@ -61,9 +61,13 @@ def run(options: RunOptions, output: Output) -> None:
     with output.progress() as progress:
         run_recipe(recipe, folder, overwrite=options.overwrite, progress=progress)
     from tangora.report import terminal  # deferred: only after a run
+    from tangora.report.data import read_run
+    from tangora.report.document import document
+    from tangora.report.summary import Summary
 
     page = folder / "report.html"
-    output.result({"run": folder, "report": page}, terminal(folder), f"report: {page.resolve()}")
+    measured = document(Summary(read_run(folder)))
+    output.result({"run": folder, "report": page, **measured}, terminal(folder), f"report: {page.resolve()}")
 
 
 def _plan(recipe: Recipe, folder: Path, options: RunOptions, output: Output) -> None:

@@ -13,14 +13,18 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tangora.adapters.application import applied
 from tangora.errors import DataError, ModelError
+from tangora.modes.contract import mode_of
 from tangora.support.files import digest, writing
+from tangora.support.seams import METRICS
+from tangora.support.source import source_digest
+from tangora.tasks.values import only
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,7 +32,7 @@ if TYPE_CHECKING:
     from tangora.adapters.adapter import Adapter
     from tangora.tasks import Base, Task, TaskModel
 
-__all__ = ["Evaluator", "Result", "ScoreStore", "evaluate", "scoring_key"]
+__all__ = ["Evaluator", "Result", "ScoreStore", "evaluate", "scoring_code", "scoring_key"]
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,11 @@ class Evaluator:
         self._saved: dict[str, Tensor] = {}
         self.scored = 0
 
+    def on(self, rows: Mapping[str, Sequence[int]], split: str) -> Evaluator:
+        """Return an evaluator on some rows of a split of some tasks, which keeps its results in the same store."""
+        tasks = [only(self._tasks[name], split, chosen) for name, chosen in rows.items()]
+        return Evaluator(self._base, tasks, batch_size=self._batch_size, store=self._store)
+
     def evaluate(
         self, key: str, adapter: Callable[[], Adapter | None], tasks: Sequence[str], split: str
     ) -> dict[str, Result]:
@@ -149,7 +158,7 @@ class Evaluator:
         return {name: result for name, result in results.items() if result is not None}
 
     def _key(self, key: str, task: Task, split: str) -> str:
-        return digest([key, self._base.fingerprint, task.fingerprint, split])
+        return digest([key, self._base.fingerprint, task.fingerprint, split, scoring_code(task.metrics)])
 
     def _refuse_other_weights(self, adapter: Adapter | None) -> None:
         made_for = adapter.metadata.base if adapter is not None else None
@@ -159,20 +168,16 @@ class Evaluator:
 
     @contextlib.contextmanager
     def _answering(self, adapter: Adapter | None) -> Iterator[Callable[[Task], TaskModel]]:
-        """How a task is answered by the base with an adapter: its weights changed, or expanded in its direction."""
-        from tangora.tasks import TaskModel
+        """Answer tasks by the base, with an adapter as the adapter's mode does."""
+        from tangora.tasks.model import TaskModel  # deferred: torch
 
         self._refuse_other_weights(adapter)
-        base, backbone = self._base, self._base.backbone
-        if adapter is None or adapter.metadata.linearize != "model":
-            with applied(backbone, adapter, self._saved) if adapter else contextlib.nullcontext():
-                yield lambda task: TaskModel(backbone, task, base)
+        base = self._base
+        if adapter is None:
+            yield lambda task: TaskModel(base.backbone, task, base)
             return
-        from tangora.tangent import TangentTaskModel, at_start, direction_of
-
-        with at_start(backbone, [adapter], self._saved):
-            direction = direction_of(adapter, backbone)
-            yield lambda task: TangentTaskModel(backbone, task, base, direction)
+        with mode_of(adapter).answering(base, adapter, self._saved) as model_of:
+            yield model_of
 
     def _measure(self, model_of: Callable[[Task], TaskModel], task: Task, split: str) -> Result:
         from tangora.tasks import predict, score
@@ -189,9 +194,17 @@ class Evaluator:
         )
 
 
+@cache
+def scoring_code(metrics: tuple[str, ...]) -> str:
+    """Return a digest of the code that scores by some metrics: a score is measured again once it has changed."""
+    used = [METRICS.get(name) for name in metrics]
+    return source_digest(Evaluator, *used, without=("tangora.errors", "tangora.progress"))
+
+
 def scoring_key(adapter: Adapter) -> str:
-    """What decides an adapter's scores: its updates, and whether they are a direction of the expansion."""
-    return digest(["tangent", adapter.fingerprint]) if adapter.metadata.linearize == "model" else adapter.fingerprint
+    """Return what decides an adapter's scores: its updates, and how its mode answers with them."""
+    way = mode_of(adapter).answers
+    return adapter.fingerprint if way == "weights" else digest([way, adapter.fingerprint])
 
 
 def evaluate(

@@ -217,7 +217,7 @@ class Fusion:
         """
         if self.space == "factors" or not method.linear:
             return self.space
-        if not self.adapters[0].start or any(adapter.metadata.linearize == "none" for adapter in self.adapters):
+        if not self.adapters[0].start or not all(adapter.metadata.linear_in_factors for adapter in self.adapters):
             return "delta"
         if "factors" not in self._vectors:
             try:
@@ -243,7 +243,7 @@ class Fusion:
             return
         if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
             raise FusionError("rank must be a whole number of at least 1", got=rank, where="fuse.rank")
-        if self.adapters[0].metadata.kind == "full":
+        if not self.adapters[0].metadata.of_kind.has_factors:
             fix = "leave the rank out: a full adapter has no factors"
             raise FusionError("rank is for low-rank adapters", got=rank, where="fuse.rank", fix=fix)
 

@@ -103,7 +103,7 @@ def _check_sites(b: str, y: Adapter, owners: dict[str, tuple[str, Adapter]]) -> 
         if x.kernels.get(site) != y.kernels.get(site):
             what = f"the kernels differ: {a} has {x.kernels.get(site)}, {b} has {y.kernels.get(site)}"
             raise FusionError(what, where=site, fix=fix)
-        if expert_of(site) and x.metadata.kind == "lora":
+        if expert_of(site) and not x.metadata.of_kind.by_parameter:
             mine, theirs = (parameters_of(z.config, layer_of(site)) for z in (x, y))
             if mine != theirs:
                 what = f"other parameters of one module are adapted: {a} has {mine}, {b} has {theirs}"
@@ -140,7 +140,7 @@ def check_factors(adapters: Sequence[Adapter], names: Sequence[str]) -> None:
             raise FusionError(what, where=odd[0], fix=_DELTA)
         for site, update in adapter.updates.items():
             start, one = initial[site], (first.initial or initial)[site]
-            linearized = adapter.metadata.linearize != "none"
+            linearized = adapter.metadata.linear_in_factors
             mine = _check_factored(update, start, f"{name} at {site}", linearized)
             ours = first.updates[site].factors() or mine
             _agree("ranks", names[0], ours.rank, name, mine.rank, site)
@@ -193,6 +193,7 @@ def inherit(parents: Sequence[Adapter], updates: Mapping[str, Update], fused: Fu
     told = [parent.metadata for parent in parents]
     initial = _initial(parents, updates)
     drawn = _common(m.initial for m in told) if initial is parents[0].initial else None
+    mode = _common(m.train for m in told)
     metadata = Metadata(
         kind=told[0].kind,
         mode=_common(m.mode for m in told),
@@ -201,6 +202,7 @@ def inherit(parents: Sequence[Adapter], updates: Mapping[str, Update], fused: Fu
         linearize=_common(m.linearize for m in told) or "none",
         initial=drawn if initial is not None else None,
         fused=fused,
+        **({"train": mode} if mode is not None else {}),  # of several modes: what kind and linearize say
     )
     embeddings = frozenset().union(*(parent.embeddings for parent in parents))
     kernels = {site: kernel for parent in parents for site, kernel in parent.kernels.items()}

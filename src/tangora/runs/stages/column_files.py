@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from tangora.config.recipe import Recipe
 from tangora.errors import TangoraError
+from tangora.modes.contract import mode_of
 from tangora.runs.jobs import Job, Resources
 from tangora.support.files import digest
 from tangora.tangent.columns import columns_key, load_columns
@@ -74,7 +75,8 @@ def scored_on_columns(recipe: Recipe, sources: Sources, mode: str) -> bool:
 
     They are if logits are linear in the coefficients and every task is a choice among classes.
     """
-    return recipe.modes[mode].linearize == "model" and all(facts.classes for facts in sources.tasks.values())
+    linear = mode_of(recipe.modes[mode]).linear_in_coefficients
+    return linear and all(facts.classes for facts in sources.tasks.values())
 
 
 def column_jobs(recipe: Recipe, sources: Sources, experts: Sequence[ExpertJob]) -> list[ColumnsJob]:
