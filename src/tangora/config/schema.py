@@ -7,6 +7,7 @@
     modes     name -> how adapters are trained: train, and what differs of lora.* and training.*
     fusion    subsets, methods with their grids or search, how coefficients are selected
     evaluation  batch size, bootstrap
+    executor  where the jobs of the run are done
 
 `Recipe.finetune_config` resolves one mode. Nothing here imports torch.
 """
@@ -19,6 +20,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
 
+from tangora.config.executor import ExecutorConfig
 from tangora.config.fusion import FusionEntry, check_search
 from tangora.config.settings import NAME, FinetuneConfig, Frozen, LoraSettings, ModeConfig, TrainingSettings
 from tangora.config.tasks import (
@@ -127,6 +129,9 @@ class Recipe(Frozen):
     )
     fusion: FusionConfig = Field(default_factory=FusionConfig)
     evaluation: EvaluationConfig = Field(default=EvaluationConfig())
+    executor: ExecutorConfig = Field(
+        default_factory=ExecutorConfig, description="where jobs are done; changes no result"
+    )
 
     def __repr__(self) -> str:
         tasks = f"{len(self.tasks)} tasks on {self.base.model}"
