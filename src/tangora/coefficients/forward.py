@@ -71,6 +71,7 @@ class ForwardLogits:
         self._chosen = {t.name: _rows_of(t, split, (rows or {}).get(t.name)) for t in tasks}
         self._readouts = _readouts(tasks, base)
         self._backbone, self._collate = _Backbone(base.backbone), collate(tasks[0], base)
+        self._machine = base.machine
         self._weights = _Weights(base.backbone, list(adapters.values()))
         self.tasks, self.vectors = tuple(self._tasks), tuple(adapters)
         self.sites = self._weights.sites if per_site else ()
@@ -101,7 +102,8 @@ class ForwardLogits:
         device = next(self._backbone.parameters()).device
         batch = {name: value.to(device) for name, value in batch.items()}
         weights = {f"backbone.{n}": w for n, w in self._weights(coefficients).items()}
-        features = functional_call(self._backbone, weights, (self._readouts[names[0]], batch))
+        with self._machine.autocast():
+            features = functional_call(self._backbone, weights, (self._readouts[names[0]], batch)).float()
         found: dict[str, Answers] = {}
         for name in dict.fromkeys(names):
             which = torch.tensor([i for i, task in enumerate(names) if task == name], device=device)

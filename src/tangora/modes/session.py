@@ -129,6 +129,7 @@ class Session:
             self.seed,
             self.folder,
             self.config.learning_rate,
+            self.bench.base.machine,
             run_name=f"{self.config.mode}/{name}",
             **(every if settings.evaluate_every and validated else {"eval_strategy": "no"}),
             **(keep if self.bench.scratch is not None and settings.checkpoint_every else {"save_strategy": "no"}),

@@ -64,6 +64,7 @@ class TaskModel(nn.Module):
         self.readout: Readout = FAMILIES.get(task.family).readout(task, base) if readout is None else readout
         cast(nn.Module, self.readout).to(next(backbone.parameters()).device).train(backbone.training)
         self.answers = FAMILIES.get(task.family).answers
+        self._machine = base.machine
         self.training = backbone.training
 
     def forward(self, labels: Tensor | None = None, **inputs: Tensor) -> dict[str, Tensor]:
@@ -81,11 +82,14 @@ class TaskModel(nn.Module):
     def predict_batch(self, batch: Batch) -> tuple[list[Any], Float[Tensor, "batch"]]:
         """Return answers and losses of the rows of one batch."""
         inputs = {name: value for name, value in batch.items() if name != "labels"}
-        return self.readout.answer(self.backbone, inputs, batch["labels"], None)
+        with self._machine.autocast():
+            return self.readout.answer(self.backbone, inputs, batch["labels"], None)
 
     def logits(self, inputs: Batch, labels: Tensor | None = None) -> Float[Tensor, "batch *tokens width"]:
         """Return float32 logits of the classes, or of the tokens of the targets ``labels``."""
-        return self.readout.logits(self.readout.features(self.backbone, inputs, labels))
+        with self._machine.autocast():
+            features = self.readout.features(self.backbone, inputs, labels)
+        return self.readout.logits(features.float())  # a loss in half precision would be of little use
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
         """Recompute activations in the backward pass; frozen inputs need it non-reentrant, so that is the default."""
