@@ -31,11 +31,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("Tangora needs Python 3.10 or newer, and this is " \
 	  + sys.version.split()[0] + ": name another one, make PYTHON=python3.12 ...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e .
+	$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e '.[all]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e '.[dev,text]'
+	$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e '.[all,dev]'
 	@touch $@
 
 test: setup-dev
@@ -70,6 +70,7 @@ check: lint types coverage
 lint: setup-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/deptry src
 
 format: setup-dev
 	$(BIN)/ruff check --fix .
@@ -93,7 +94,7 @@ bench-peers: $(PEERS)/.installed
 
 $(PEERS)/.installed: pyproject.toml constraints.txt benchmarks/peers.txt
 	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
-	$(PEERS)/bin/python $(PIP_INSTALL) -c constraints.txt -r benchmarks/peers.txt -e .
+	$(PEERS)/bin/python $(PIP_INSTALL) -c constraints.txt -r benchmarks/peers.txt -e '.[all]'
 	@touch $@
 
 # Full checkpoints beside mergekit, adapters beside peft, a hundred adapters beside cat; needs about 9 GB of disk for a while.

@@ -44,7 +44,7 @@ def recipe(tmp_path, entry, family="text-zero-shot"):
         ("{method: task_arithmetic, search: learned, spaces: [factors]}", r"for spaces: \[delta\]"),
         (
             "{method: task_arithmetic, search: convex}",
-            "convex needs logits .* unlike those of lora, full: give modes with train: tangent.* as learned, minimax",
+            "convex needs logits .* of lora, full: give modes with train: tangent.* such as learned, minimax",
         ),
         ("{method: task_arithmetic, search: learnt}", "'learned'"),
     ],

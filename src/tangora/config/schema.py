@@ -17,7 +17,6 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
 
 from tangora.config.fusion import FusionEntry, check_search
@@ -35,6 +34,7 @@ from tangora.config.tasks import (
 from tangora.errors import RecipeError
 from tangora.support.seams import FAMILIES, METRICS, MODES
 from tangora.support.validation import did_you_mean, validate
+from tangora.support.yaml import dump
 
 __all__ = [
     "BaseConfig",
@@ -163,7 +163,7 @@ class Recipe(Frozen):
                 got = f"{entry.label} is for subsets of {entry.sizes} tasks, and there are those of {list(fused)}"
                 raise ValueError(f"fusion.methods: {got}")
             linear = {name: MODES.get(of.train).linear_in_coefficients for name, of in self.modes.items()}
-            check_search(entry, linear, self.base.family)
+            check_search(entry, linear, classes=FAMILIES.get(self.base.family).logits_over == "classes")
         return self
 
     def finetune_config(self, mode: str) -> FinetuneConfig:
@@ -189,4 +189,4 @@ class Recipe(Frozen):
 
     def to_yaml(self) -> str:
         """The resolved recipe, every default written out."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
+        return dump(self.model_dump(mode="json"))
