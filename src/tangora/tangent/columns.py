@@ -24,6 +24,7 @@ from torch import Tensor
 from tangora.errors import DataError, FusionError, ModelError
 from tangora.support.files import atomic_file, digest, read_safetensors, write_safetensors
 from tangora.support.seams import FAMILIES
+from tangora.support.shown import one_line
 from tangora.support.source import source_digest
 from tangora.tangent._memory import refuse_unless_fits
 from tangora.tangent.direction import Direction, direction_of, stacked_directions
@@ -64,6 +65,12 @@ class Columns:
     labels: Int[Tensor, "rows"]
     examples: Int[Tensor, "rows"]
     fingerprint: str
+
+    def __repr__(self) -> str:
+        rows, classes = self.origin.shape
+        each = f", one for each of {len(self.sites)} sites" if self.sites else ""
+        vectors = f"{len(self.vectors)} task vectors{each}"
+        return one_line("Columns", repr(self.task), self.split, f"{rows} rows", f"{classes} classes", vectors)
 
     def logits(self, coefficients: Float[Tensor, "*many vectors *sites"]) -> Float[Tensor, "*many rows classes"]:
         """Logits of the fusion with these coefficients, or of many at once; differentiable in them.

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from tangora.config.recipe import FusionEntry, Recipe
-from tangora.config.settings import Space
 from tangora.evaluation.candidates import Scoring
 from tangora.evaluation.evaluator import Evaluator, Result, ScoreStore, scoring_code, scoring_key
 from tangora.evaluation.results import Outcome
@@ -148,7 +147,7 @@ class FusionScoresJob(ScoresJob):
 
     kind: ClassVar[str] = "fusion-scores"
     mode: str
-    space: Space
+    space: str
     subsets: tuple[tuple[str, ...], ...]
 
     @property
