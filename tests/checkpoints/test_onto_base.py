@@ -9,7 +9,7 @@ import torch
 
 import toys
 from folders import CONFIG, read, save
-from tangora.adapters.adapter import Adapter, load
+from tangora.adapters.adapter import Adapter, LoraDetails, load
 from tangora.adapters.metadata import BaseInfo, Metadata
 from tangora.checkpoints import fuse_checkpoints
 from tangora.errors import FusionError
@@ -126,7 +126,7 @@ def test_a_start_that_is_not_zero_is_added_once(tmp_path):
     for seed in (1, 2):
         moved = LowRank(start["up"].b + 0.1 * seed, start["up"].a, 1.0)
         about = Metadata(base=BaseInfo(model="toy"))
-        Adapter({"up": moved}, about, None, start).save(tmp_path / f"s{seed}")
+        Adapter({"up": moved}, about, LoraDetails(initial=start)).save(tmp_path / f"s{seed}")
     folders = [tmp_path / "s1", tmp_path / "s2"]
     assert load(folders[0]).start
     fuse_checkpoints(base, folders, tmp_path / "out", weights=0.5)

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tangora.adapters.contract import holds_adapter
 from tangora.checkpoints.align import Target, align
 from tangora.checkpoints.fuser import Recipe
 from tangora.checkpoints.steps import check_method
 from tangora.errors import FusionError
 from tangora.fusion.weights import Weights, tabulate
 from tangora.methods import Method, get
-from tangora.storage.checkpoint import Checkpoint, is_adapter, open_checkpoint
+from tangora.storage.checkpoint import Checkpoint, open_checkpoint
 from tangora.support.version import package_version
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def gather(
     if isinstance(models, (str, os.PathLike)) or not models:
         raise FusionError("nothing to fuse", got=models, where="fuse.models", fix="give a list of at least one folder")
     asked.method.check_count(len(models), where="fuse.models")
-    kinds = [is_adapter(Path(model)) for model in models]
+    kinds = [holds_adapter(Path(model)) for model in models]
     if any(kinds) and not all(kinds):
         odd = models[kinds.index(False)]
         fix = "fuse adapters in one command and checkpoints in another"

@@ -14,7 +14,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 from tangora.adapters.adapter import Adapter, load
-from tangora.adapters.formats.lora.based import open_base
 from tangora.adapters.metadata import FusedInfo, Parent
 from tangora.errors import FusionError
 from tangora.fusion.engine import Engine
@@ -24,6 +23,7 @@ from tangora.fusion.spaces import Bases, Space, coordinates, cores, from_cores, 
 from tangora.fusion.statistics import Known, StatisticsLike, match, opened, refuse_superfluous
 from tangora.fusion.weights import Table, Weights, common_scale, tabulate
 from tangora.methods import Method, get
+from tangora.storage.checkpoint import open_base
 from tangora.support.threads import in_threads
 from tangora.support.validation import did_you_mean
 from tangora.updates.task_vector import TaskVector, Update

@@ -100,7 +100,8 @@ def _expected(
     else:  # a thread for each, as products in several may round otherwise
         made = in_threads(lambda name: _one(method, info, name, _stack(name, vectors, dtype)), names)
         pieces = dict(zip(names, made, strict=True))
-    first = replace(parents[0], updates=_only(parents[0].updates, sites), initial=_only(parents[0].initial, sites))
+    first = replace(parents[0], updates=_only(parents[0].updates, sites))
+    first = first.with_details(initial=_only(parents[0].initial, sites))
     whole = updates_from(TaskVector({n: Dense(p) for n, p in pieces.items()}), info.space, first)
     for site in sites:
         yield site, whole[site].dense().double()
