@@ -17,6 +17,7 @@ from tangora.runs.subsets import choose_subsets
 from tangora.tangent import Columns, TangentTaskModel, direction_of
 from tangora.tasks import Base, Task
 from tangora.tasks.values import Split, evaluating
+from tangora.tasks.zero_shot import ZeroShotTask
 from tangora.updates.task_vector import LowRank, TaskVector
 
 __all__ = ["WORKS", "Work", "accuracies", "candidates", "forward_logits", "make_base", "make_experts", "make_task"]
@@ -60,7 +61,7 @@ def make_base(work: Work, seed: int = 0) -> Base:
     torch.manual_seed(seed)
     backbone = BertModel(BertConfig(**work.sizes), add_pooling_layer=False).requires_grad_(False).eval()
     config = BaseConfig(family="text-zero-shot", model="random")
-    return Base(config, backbone, None, fingerprint=f"random {seed}", scale=20.0)
+    return Base(config, backbone, None, fingerprint=f"random {seed}")
 
 
 def make_task(work: Work, index: int, seed: int = 0) -> Task:
@@ -71,7 +72,8 @@ def make_task(work: Work, index: int, seed: int = 0) -> Task:
     targets = torch.randint(classes, (work.rows,), generator=draw).tolist()
     head = F.normalize(torch.randn(classes, work.sizes["hidden_size"], generator=draw), dim=-1)
     names, splits = [str(c) for c in range(classes)], {"test": Split({"input_ids": ids}, targets)}
-    return Task(f"task{index}", "text-zero-shot", "accuracy", names, splits, head, 20.0, f"random {index} {seed}")
+    name, fingerprint = f"task{index}", f"random {index} {seed}"
+    return ZeroShotTask(name, "text-zero-shot", "accuracy", names, splits, fingerprint, head=head, scale=20.0)
 
 
 def make_experts(work: Work, base: Base, seed: int = 0) -> dict[str, Adapter]:
@@ -110,8 +112,7 @@ def forward_logits(
     """Logits of one candidate by a forward pass of its tangent model, rows in order."""
     fused = TaskVector.combination([e.task_vector for e in experts.values()], coefficients)
     model = TangentTaskModel(base.backbone, task, base, direction_of(Adapter(dict(fused)), base.backbone))
-    assert task.head is not None
-    found = torch.empty(len(task.splits["test"]), len(task.head))
+    found = torch.empty(len(task.splits["test"]), model.readout.width)
     with evaluating(model), torch.no_grad():
         for rows, batch in task.splits["test"].batches(batch_size, model.collator):
             found[rows] = model.logits({name: value for name, value in batch.items() if name != "labels"})

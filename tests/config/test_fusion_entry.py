@@ -36,10 +36,16 @@ def recipe(tmp_path, entry, family="text-zero-shot"):
         ("{method: task_arithmetic, search: learned, budget: 5}", "budget is no setting of search learned"),
         ("{method: task_arithmetic, search: convex, steps: 5}", "steps is no setting of search convex"),
         ("{method: task_arithmetic, search: learned, l2: auto}", "l2: auto is for search convex"),
-        ("{method: task_arithmetic, search: learned, l2: -1.0}", "l2 is not negative; got -1.0"),
+        (
+            "{method: task_arithmetic, search: learned, l2: -1.0}",
+            r"greater than or equal to 0, got -1.0 at fusion\.methods\.1\.search\.l2",
+        ),
         ("{method: task_arithmetic, search: learned, weights: 0.3}", "a search finds the weights"),
         ("{method: task_arithmetic, search: learned, spaces: [factors]}", r"for spaces: \[delta\]"),
-        ("{method: task_arithmetic, search: convex}", "not convex in lora, full: give modes with train: tangent"),
+        (
+            "{method: task_arithmetic, search: convex}",
+            "convex needs logits .* of lora, full: give modes with train: tangent.* such as learned, minimax",
+        ),
         ("{method: task_arithmetic, search: learnt}", "'learned'"),
     ],
 )
@@ -65,8 +71,8 @@ def test_labels_defaults_and_a_round_trip(tmp_path):
     given = recipe(tmp_path, entry)
     check_methods(given)
     one = given.fusion.methods[1]
-    assert (one.label, one.pull) == ("adamerging-site", 0.01)
-    assert recipe(tmp_path, "{method: task_arithmetic, search: learned}").fusion.methods[1].pull == 0.0
+    assert (one.label, one.search.pull) == ("adamerging-site", 0.01)
+    assert recipe(tmp_path, "{method: task_arithmetic, search: learned}").fusion.methods[1].search.pull == 0.0
     path = tmp_path / "resolved.yaml"
     path.write_text(given.to_yaml())
     assert load_recipe(path) == given

@@ -56,26 +56,25 @@ def rows_of(base, task):
 def trained(base, task, settings, folder, monkeypatch):
     """Fine-tuned into a folder; the logits of the model that was trained, before it was put back; base without them."""
     labels, inputs = rows_of(base, task)
-    given = labels if task.head is None else None
     seen = []
     record = session._record
 
     def spy(trainer, started):
         with torch.no_grad():
-            seen.append(trainer.model.eval().logits(inputs, given))
+            seen.append(trainer.model.eval().logits(inputs, labels))
         return record(trainer, started)
 
     monkeypatch.setattr(session, "_record", spy)
     adapter = finetune(base, task, settings, out=folder)
     with torch.no_grad():
-        bare = TaskModel(base.backbone, task, base).eval().logits(inputs, given)
+        bare = TaskModel(base.backbone, task, base).eval().logits(inputs, labels)
     return adapter, seen[0], bare
 
 
 def logits(model, base, task):
     """The task's logits from a loaded model; what makes logits of features is in the expansion of a tangent one."""
     labels, inputs = rows_of(base, task)
-    if task.head is None:
+    if task.family == "text-to-text":
         return model(**inputs, labels=labels).logits
 
     class Given(torch.nn.Module):

@@ -154,12 +154,12 @@ def test_examples_that_have_changed_are_numbers(small):
 
 def test_pictures_are_small_and_end_with_the_budget(image_data):
     from tangora.config.recipe import TaskConfig
-    from tangora.tasks.load import read_parts
+    from tangora.tasks.load import read_rows
 
     files = {split: str(image_data / f"{split}.npz") for split in ("train", "test")}
     names = {"image": "images", "label": "labels", "labels": ["red", "green", "blue"]}
     config = TaskConfig(name="patches", source={"npz": files}, **names)
-    table = read_parts(config, "image-zero-shot", 0)[1]["test"].table
+    table = read_rows(config, "image-zero-shot", 0)[1]["test"].table
     found = _examples.shown(table, config, "image-zero-shot", [3, 1, 2], 10_000)
     assert all(url.startswith("data:image/jpeg;base64,") and len(url) < 2500 for url in found)
     assert _examples.shown(table, config, "image-zero-shot", [3, 1, 2], len(found[0]) + 10) == [found[0], None, None]

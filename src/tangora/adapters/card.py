@@ -7,7 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import yaml
+from tangora.support.seams import FAMILIES
+from tangora.support.yaml import dump
 
 if TYPE_CHECKING:
     from tangora.adapters.adapter import Adapter
@@ -15,11 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = ["render"]
 
-_CLASSES = {
-    "image-zero-shot": "CLIPVisionModelWithProjection",
-    "text-zero-shot": "AutoModel",
-    "text-to-text": "AutoModelForSeq2SeqLM",
-}
 _BUILTIN = "from tangora.config.recipe import BaseConfig\nfrom tangora.tasks import load_base\n"
 _LOAD = 'model = PeftModel.from_pretrained(base, "path/to/this/folder")\n'
 _LOAD_FULL = 'tangora.load("path/to/this/folder").apply_(base)  # in place\n'
@@ -67,7 +63,7 @@ def _front_matter(about: Metadata) -> str:
         *(["lora"] if about.of_kind.has_factors else []),
         *(["model-merging"] if about.fused else []),
     ]
-    return "---\n" + yaml.safe_dump(front, sort_keys=False, allow_unicode=True) + "---"
+    return "---\n" + dump(front) + "---"
 
 
 def _title(about: Metadata) -> str:
@@ -172,8 +168,8 @@ def _loading(adapter: Adapter) -> str:
     if (base.model or "").startswith("builtin:"):
         imports, made = _BUILTIN, f"load_base(BaseConfig(family={base.family!r}, model={base.model!r})).backbone"
     else:
-        siglip = base.family == "image-zero-shot" and "siglip" in (base.model or "").lower()
-        loader = "SiglipVisionModel" if siglip else _CLASSES.get(base.family or "", "AutoModel")
+        family = FAMILIES.get(base.family) if base.family is not None and base.family in FAMILIES else None
+        loader = family.auto_class(base.model or "") if family is not None else "AutoModel"
         revision = f", revision={json.dumps(base.revision)}" if base.revision else ""
         imports = f"from transformers import {loader}\n"
         made = f"{loader}.from_pretrained({json.dumps(base.model or 'the/base-model')}{revision})"

@@ -18,7 +18,8 @@ from tangora.errors import RecipeError
 from tangora.support.files import read_json, refuse_existing
 
 if TYPE_CHECKING:
-    from tangora.config.recipe import FinetuneConfig, Recipe, TaskConfig
+    from tangora.config.recipe import FinetuneConfig, Recipe
+    from tangora.config.tasks import TaskSettings
     from tangora.progress import Progress
 
 __all__ = ["COMMAND", "FinetuneOptions", "finetune"]
@@ -47,7 +48,7 @@ class FinetuneOptions(Options):
     settings: SettingsOption = None
     overwrite: OverwriteOption = False
 
-    def chosen(self, recipe: Recipe, joint: bool) -> list[TaskConfig]:
+    def chosen(self, recipe: Recipe, joint: bool) -> list[TaskSettings]:
         """The tasks that are trained on.
 
         Raises:

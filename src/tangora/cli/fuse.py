@@ -149,7 +149,8 @@ def fused_lines(fused: Adapter, out: Path, verification: Verification | None = N
     about = fused.metadata.fused
     assert about is not None
     ranks = _ranks(fused)
-    yield f"fused {len(about.parents)} adapters by {about.method} ({about.space}) over {len(fused.updates)} sites"
+    count = "1 adapter" if len(about.parents) == 1 else f"{len(about.parents)} adapters"
+    yield f"fused {count} by {about.method} ({about.space}) over {len(fused.updates)} sites"
     yield weights_line(about.weights, [parent.name for parent in about.parents], origin)
     if ranks:
         yield f"rank: {ranks[0]}" if len(ranks) == 1 else f"rank: {ranks[0]} to {ranks[-1]}"

@@ -8,12 +8,12 @@ from tangora.errors import RecipeError
 from tangora.support.validation import did_you_mean
 
 if TYPE_CHECKING:
-    from tangora.config.recipe import Recipe, TaskConfig
+    from tangora.config.recipe import Recipe, TaskSettings
 
 __all__ = ["task_config"]
 
 
-def task_config(recipe: Recipe, name: str) -> TaskConfig:
+def task_config(recipe: Recipe, name: str) -> TaskSettings:
     """The task of that name.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,20 +10,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.functional import normalize
 
 from tangora.adapters.adapter import Adapter
 from tangora.adapters.application import Place, places
-from tangora.coefficients._logits import Answers
 from tangora.coefficients.linear import shares
+from tangora.coefficients.logits import Answers
 from tangora.errors import DataError, FusionError
-from tangora.tasks.families.registry import FAMILIES
-from tangora.tasks.model import IGNORED, collate
+from tangora.support.seams import FAMILIES
+from tangora.tasks.batches import IGNORED
+from tangora.tasks.model import TaskModel, collate
 from tangora.tasks.values import evaluating
 from tangora.updates.task_vector import Update
 
 if TYPE_CHECKING:
     from tangora.tasks import Base, Task
+    from tangora.tasks.contract import Readout
     from tangora.tasks.values import Batch
 
 __all__ = ["ForwardLogits"]
@@ -33,8 +34,9 @@ class ForwardLogits:
     """The logits of LoRA, L-LoRA and full adapters fused with coefficients that gradients flow to.
 
     The weights are ``W + s B0 A0 + sum_t c_ts (dW_ts)``, formed from the factors, as an evaluation forms them.
-    Features do not depend on the task, so rows of all tasks share a forward pass, sorted by length; only the heads
-    differ. A pass with its backward costs about three forward passes, whatever the number of tasks.
+    Where readouts say that their features are the same (``features_key``), rows of these tasks share a forward pass,
+    sorted by length; only the logits are each task's own. A pass with its backward costs about three forward passes,
+    whatever the number of tasks.
 
     Args:
         base: the adapters' base; untouched.
@@ -67,7 +69,8 @@ class ForwardLogits:
         self._tasks = {task.name: task for task in tasks}
         self._split, self._batch_size = split, batch_size
         self._chosen = {t.name: _rows_of(t, split, (rows or {}).get(t.name)) for t in tasks}
-        self._model, self._collate = _Backbone(base, tasks[0]), collate(tasks[0], base)
+        self._readouts = _readouts(tasks, base)
+        self._backbone, self._collate = _Backbone(base.backbone), collate(tasks[0], base)
         self._weights = _Weights(base.backbone, list(adapters.values()))
         self.tasks, self.vectors = tuple(self._tasks), tuple(adapters)
         self.sites = self._weights.sites if per_site else ()
@@ -81,49 +84,51 @@ class ForwardLogits:
         """A forward pass a part; every part has a graph of its own, so that activations of one are held at a time."""
         data = {name: self._tasks[name].splits[self._split].dataset() for name in picks}
         counts = {name: len(picked) for name, picked in picks.items()}
-        listed = [(task, data[task][self._chosen[task][i]]) for task, picked in picks.items() for i in picked]
-        listed.sort(key=lambda line: len(line[1].get("input_ids", ())))
-        with evaluating(self._model):
-            for start in range(0, len(listed), self._batch_size):
-                part = listed[start : start + self._batch_size]
-                yield self._answers(coefficients, [t for t, _ in part], self._collate([r for _, r in part]), counts)
+        alike: dict[Hashable, list[tuple[str, Any]]] = {}
+        for task, picked in picks.items():
+            rows = [(task, data[task][self._chosen[task][i]]) for i in picked]
+            alike.setdefault(self._readouts[task].features_key, []).extend(rows)
+        with evaluating(self._backbone):
+            for listed in alike.values():
+                listed.sort(key=lambda line: len(line[1].get("input_ids", ())))
+                for start in range(0, len(listed), self._batch_size):
+                    part = listed[start : start + self._batch_size]
+                    yield self._answers(coefficients, [t for t, _ in part], self._collate([r for _, r in part]), counts)
 
     def _answers(
         self, coefficients: Tensor, names: Sequence[str], batch: Batch, counts: Mapping[str, int]
     ) -> dict[str, Answers]:
-        device = next(self._model.parameters()).device
+        device = next(self._backbone.parameters()).device
         batch = {name: value.to(device) for name, value in batch.items()}
         weights = {f"backbone.{n}": w for n, w in self._weights(coefficients).items()}
-        output = functional_call(self._model, weights, (batch,))
+        features = functional_call(self._backbone, weights, (self._readouts[names[0]], batch))
         found: dict[str, Answers] = {}
         for name in dict.fromkeys(names):
             which = torch.tensor([i for i, task in enumerate(names) if task == name], device=device)
-            logits, labels = self._of_task(self._tasks[name], output[which], batch["labels"][which])
-            found[name] = _lines(logits, labels, len(which) / counts[name])
+            logits = self._readouts[name].logits(features[which])
+            found[name] = _lines(logits, batch["labels"][which], len(which) / counts[name])
         return found
 
-    def _of_task(self, task: Task, output: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        if task.head is None:
-            return output.float(), labels
-        assert task.scale is not None
-        return task.scale * normalize(output.float(), dim=-1) @ task.head.to(output.device).T, labels
+
+def _readouts(tasks: Sequence[Task], base: Base) -> dict[str, Readout]:
+    """Task -> its readout, where the backbone is."""
+    for task in tasks:
+        if FAMILIES.get(task.family).logits_over is None:
+            fix = "choose coefficients by a grid"
+            raise FusionError("no search by gradients: logits are no distribution", got=task.family, fix=fix)
+    return {task.name: TaskModel(base.backbone, task, base).readout for task in tasks}
 
 
 class _Backbone(nn.Module):
-    """What a family computes before any task's head: features, or logits of target tokens."""
+    """What a readout computes of the backbone, as one module for `functional_call`."""
 
-    def __init__(self, base: Base, task: Task) -> None:
+    def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
-        self.backbone: Any = base.backbone
-        self._settings = base.config
-        self._features = FAMILIES[task.family].features
+        self.backbone = backbone
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, readout: Readout, batch: Batch) -> Tensor:
         inputs = {name: value for name, value in batch.items() if name != "labels"}
-        if self._features is None:
-            logits: Tensor = self.backbone(**inputs, labels=batch["labels"]).logits
-            return logits
-        return self._features(self.backbone, self._settings, inputs)
+        return readout.features(self.backbone, inputs, batch["labels"])
 
 
 @dataclass(frozen=True)

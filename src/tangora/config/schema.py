@@ -17,17 +17,28 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
 
 from tangora.config.fusion import FusionEntry, check_search
 from tangora.config.settings import NAME, FinetuneConfig, Frozen, LoraSettings, ModeConfig, TrainingSettings
+from tangora.config.tasks import (
+    BaseConfig,
+    BaseSettings,
+    Source,
+    TaskConfig,
+    TaskSettings,
+    read_base,
+    read_tasks,
+    settings_at,
+)
 from tangora.errors import RecipeError
-from tangora.support.seams import METRICS, MODES
+from tangora.support.seams import FAMILIES, METRICS, MODES
 from tangora.support.validation import did_you_mean, validate
+from tangora.support.yaml import dump
 
 __all__ = [
     "BaseConfig",
+    "BaseSettings",
     "EvaluationConfig",
     "FinetuneConfig",
     "FusionConfig",
@@ -38,125 +49,9 @@ __all__ = [
     "Source",
     "SubsetConfig",
     "TaskConfig",
+    "TaskSettings",
     "TrainingSettings",
 ]
-
-Family = Literal["image-zero-shot", "text-zero-shot", "text-to-text"]
-SplitName = Literal["train", "validation", "test"]
-
-
-class BaseConfig(Frozen):
-    """The frozen pretrained model."""
-
-    family: Family
-    model: str = Field(description="Hub id, folder, or 'builtin:quickstart' (made and cached by the run)")
-    revision: str | None = None
-    pooling: Literal["mean", "cls"] = Field(default="mean", description="text-zero-shot: token features to one vector")
-    max_length: int = Field(default=64, ge=1, description="tokens kept of an input")
-    max_new_tokens: int = Field(default=16, ge=1, description="text-to-text: tokens generated at evaluation")
-    scale: float | None = Field(
-        default=None, gt=0, description="logits = scale * cosine; the checkpoint's own by default, 20 for text"
-    )
-    trust_remote_code: bool = Field(default=False, description="run code from the model's repository")
-
-
-class Source(Frozen):
-    """Where a task's rows are: exactly one of the first six keys."""
-
-    hub: str | None = Field(default=None, description="data set id on the Hugging Face Hub")
-    parquet: dict[SplitName, str] | None = None
-    csv: dict[SplitName, str] | None = None
-    jsonl: dict[SplitName, str] | None = None
-    imagefolder: dict[SplitName, str] | None = Field(
-        default=None, description="split -> folder with one folder a class"
-    )
-    npz: dict[SplitName, str] | None = Field(default=None, description="split -> .npz with arrays of images and labels")
-    builtin: str | None = Field(default=None, description="a data set of tangora.quickstart")
-    config: str | None = Field(default=None, description="hub: configuration (subset) name")
-    revision: str | None = Field(default=None, description="hub: commit or tag")
-    splits: dict[SplitName, str] = Field(
-        default_factory=dict, description="hub: our split -> theirs, slices such as 'train[:1000]' allowed"
-    )
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> Source:
-        given = [k for k in SOURCE_KINDS if getattr(self, k) is not None]
-        if len(given) != 1:
-            raise ValueError(f"give exactly one of {', '.join(SOURCE_KINDS)}; got {', '.join(given) or 'none'}")
-        files = getattr(self, given[0])
-        if isinstance(files, dict) and not {"train", "test"} <= files.keys():
-            raise ValueError(f"{given[0]} needs a train and a test split; got {', '.join(files) or 'none'}")
-        return self
-
-    @property
-    def kind(self) -> str:
-        """Which of `SOURCE_KINDS` is given."""
-        return next(k for k in SOURCE_KINDS if getattr(self, k) is not None)
-
-
-SOURCE_KINDS = ("hub", "parquet", "csv", "jsonl", "imagefolder", "npz", "builtin")
-
-
-class TaskConfig(Frozen):
-    """One task: rows, columns, labels, metric."""
-
-    name: str = Field(pattern=NAME)
-    source: Source
-    text: str = Field(default="text", description="text column; or an 'image' column's name for image families")
-    image: str = Field(default="image", description="image column, or the array's name in an .npz")
-    label: str = Field(default="label", description="label column, or the array's name in an .npz")
-    labels: list[str] | dict[str, str] | None = Field(
-        None, description="class names in label order, or raw label value -> class name; default: the data set's own"
-    )
-    labels_from: str | None = Field(default=None, description="JSON file whose key 'labels' lists the class names")
-    templates: list[str] = Field(
-        default=["{}"], min_length=1, description="zero-shot: prompts around a class name, averaged"
-    )
-    prompt: str | None = Field(default=None, description="text-to-text: input, such as 'Premise: {premise} ...'")
-    target: str = Field(default="{label}", description="text-to-text: output, such as '{label}' or '{label:.1f}'")
-    metric: str = Field(default="accuracy", description="what the task is scored and coefficients are chosen by")
-    metrics: list[str] | None = Field(
-        default=None, min_length=1, description="several, in place of `metric`: the first is the primary one"
-    )
-    limit: dict[SplitName, int] = Field(default_factory=dict, description="most rows kept of a split (a seeded sample)")
-    validation_fraction: float = Field(
-        default=0.1, gt=0, lt=1, description="cut from train when there is no validation split"
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _primary(cls, raw: Any) -> Any:
-        """The first of ``metrics`` is ``metric``, unless both are given."""
-        if isinstance(raw, Mapping) and "metric" not in raw and isinstance(raw.get("metrics"), list) and raw["metrics"]:
-            return {**raw, "metric": raw["metrics"][0]}
-        return raw
-
-    @field_validator("metric", "metrics")
-    @classmethod
-    def _known(cls, value: str | list[str] | None) -> str | list[str] | None:
-        for name in [value] if isinstance(value, str) else value or ():
-            if name not in METRICS:
-                raise ValueError(f"no such metric, got {name!r}: {did_you_mean(name, list(METRICS))}")
-        return value
-
-    @property
-    def all_metrics(self) -> tuple[str, ...]:
-        """Every metric, the primary one first."""
-        return tuple(self.metrics or [self.metric])
-
-    @model_validator(mode="after")
-    def _consistent(self) -> TaskConfig:
-        if self.metric != self.all_metrics[0]:
-            raise ValueError(f"metrics: the first is the primary one, but metric is {self.metric}; leave metric out")
-        if len(set(self.all_metrics)) < len(self.all_metrics):
-            raise ValueError(f"metrics: each once; got {', '.join(self.all_metrics)}")
-        if self.labels is not None and self.labels_from is not None:
-            raise ValueError("give labels or labels_from, not both")
-        if any(n < 1 for n in self.limit.values()):
-            raise ValueError("limit: a split needs at least 1 row")
-        if any("{}" not in t for t in self.templates):
-            raise ValueError("templates: each needs a '{}' where the class name goes")
-        return self
 
 
 class SubsetConfig(Frozen):
@@ -222,8 +117,8 @@ class Recipe(Frozen):
     description: str = ""
     seed: int = Field(default=0, ge=0, lt=2**32)
     data: dict[str, str] = Field(default_factory=dict, description="values for ${data.KEY} in any path of the recipe")
-    base: BaseConfig
-    tasks: list[TaskConfig] = Field(min_length=1)
+    base: Annotated[SerializeAsAny[BaseSettings], BeforeValidator(read_base)]
+    tasks: Annotated[list[SerializeAsAny[TaskSettings]], BeforeValidator(read_tasks), Field(min_length=1)]
     lora: LoraSettings = Field(default=LoraSettings())
     training: TrainingSettings = Field(default=TrainingSettings())
     modes: dict[str, ModeConfig] = Field(
@@ -231,6 +126,22 @@ class Recipe(Frozen):
     )
     fusion: FusionConfig = Field(default_factory=FusionConfig)
     evaluation: EvaluationConfig = Field(default=EvaluationConfig())
+
+    @classmethod
+    def settings_at(cls, raw: Mapping[str, Any], location: tuple[int | str, ...]) -> tuple[type[Frozen] | None, int]:
+        """Return which class reads a place of a recipe where that depends on the family, for an error's hint."""
+        return settings_at(raw, location)
+
+    @model_validator(mode="after")
+    def _fits_the_family(self) -> Recipe:
+        answers = FAMILIES.get(self.base.family).answers
+        for task in self.tasks:
+            for name in task.all_metrics:
+                if answers not in METRICS.get(name).takes:
+                    takes = " or ".join(sorted(METRICS.get(name).takes))
+                    what = f"{name} compares {takes}, and {self.base.family} answers with {answers}"
+                    raise ValueError(f"tasks: {task.name}: {what}: choose another metric")
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
@@ -252,7 +163,7 @@ class Recipe(Frozen):
                 got = f"{entry.label} is for subsets of {entry.sizes} tasks, and there are those of {list(fused)}"
                 raise ValueError(f"fusion.methods: {got}")
             linear = {name: MODES.get(of.train).linear_in_coefficients for name, of in self.modes.items()}
-            check_search(entry, linear, self.base.family)
+            check_search(entry, linear, classes=FAMILIES.get(self.base.family).logits_over == "classes")
         return self
 
     def finetune_config(self, mode: str) -> FinetuneConfig:
@@ -278,4 +189,4 @@ class Recipe(Frozen):
 
     def to_yaml(self) -> str:
         """The resolved recipe, every default written out."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
+        return dump(self.model_dump(mode="json"))

@@ -34,6 +34,10 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 """What modes, tasks and methods may be called: it becomes a folder's name."""
 
 
+_YES_NO = {"yes": True, "on": True, "no": False, "off": False}
+"""Bools of YAML 1.1, in which older recipes are written; a text to YAML 1.2, and so to a field of bools and texts."""
+
+
 class Frozen(BaseModel):
     """Immutable, no unknown keys, no infinities, no number that is ``true``."""
 
@@ -45,7 +49,7 @@ class Frozen(BaseModel):
         kinds = list(_kinds(cls.model_fields[str(info.field_name)].annotation))
         if bool not in kinds and (int in kinds or float in kinds) and any(isinstance(v, bool) for v in _values(value)):
             raise ValueError("a number, not true or false")
-        return value
+        return _YES_NO.get(value.lower(), value) if bool in kinds and isinstance(value, str) else value
 
 
 def _kinds(annotation: Any) -> Iterator[Any]:

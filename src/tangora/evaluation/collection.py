@@ -23,6 +23,7 @@ from tangora.errors import DataError, FusionError, ModelError
 from tangora.fusion.statistics import About, Statistics
 from tangora.methods import Statistic
 from tangora.progress import Progress
+from tangora.support.seams import FAMILIES
 from tangora.support.validation import did_you_mean
 from tangora.tasks import TaskModel
 from tangora.tasks.splits import sample
@@ -101,7 +102,7 @@ def collect_statistics(
                 progress.begin(f"{kind} · {task.name}", len(batches))
                 tensors |= {f"{site}.{kind}": tensor for site, tensor in jobs[kind](batches).items()}
                 progress.end()
-    classes = 0 if task.head is None else len(task.head)
+    classes = model.readout.width if FAMILIES.get(task.family).logits_over == "classes" else 0
     about = About(
         kinds=list(kinds),
         adapter=adapter.fingerprint,

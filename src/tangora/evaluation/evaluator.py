@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,9 @@ import numpy as np
 from tangora.errors import DataError, ModelError
 from tangora.modes.contract import mode_of
 from tangora.support.files import digest, writing
+from tangora.support.seams import METRICS
+from tangora.support.source import source_digest
+from tangora.tasks.values import only
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,7 +32,7 @@ if TYPE_CHECKING:
     from tangora.adapters.adapter import Adapter
     from tangora.tasks import Base, Task, TaskModel
 
-__all__ = ["Evaluator", "Result", "ScoreStore", "evaluate", "scoring_key"]
+__all__ = ["Evaluator", "Result", "ScoreStore", "evaluate", "scoring_code", "scoring_key"]
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,11 @@ class Evaluator:
         self._saved: dict[str, Tensor] = {}
         self.scored = 0
 
+    def on(self, rows: Mapping[str, Sequence[int]], split: str) -> Evaluator:
+        """Return an evaluator on some rows of a split of some tasks, which keeps its results in the same store."""
+        tasks = [only(self._tasks[name], split, chosen) for name, chosen in rows.items()]
+        return Evaluator(self._base, tasks, batch_size=self._batch_size, store=self._store)
+
     def evaluate(
         self, key: str, adapter: Callable[[], Adapter | None], tasks: Sequence[str], split: str
     ) -> dict[str, Result]:
@@ -149,7 +158,7 @@ class Evaluator:
         return {name: result for name, result in results.items() if result is not None}
 
     def _key(self, key: str, task: Task, split: str) -> str:
-        return digest([key, self._base.fingerprint, task.fingerprint, split])
+        return digest([key, self._base.fingerprint, task.fingerprint, split, scoring_code(task.metrics)])
 
     def _refuse_other_weights(self, adapter: Adapter | None) -> None:
         made_for = adapter.metadata.base if adapter is not None else None
@@ -183,6 +192,13 @@ class Evaluator:
             loss=float(np.mean(predictions.losses, dtype=np.float64)),
             values=values,
         )
+
+
+@cache
+def scoring_code(metrics: tuple[str, ...]) -> str:
+    """Return a digest of the code that scores by some metrics: a score is measured again once it has changed."""
+    used = [METRICS.get(name) for name in metrics]
+    return source_digest(Evaluator, *used, without=("tangora.errors", "tangora.progress"))
 
 
 def scoring_key(adapter: Adapter) -> str:

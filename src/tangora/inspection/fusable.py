@@ -104,7 +104,7 @@ def _not_by_factors(adapters: Sequence[Inspected], names: Sequence[str]) -> str 
     first = adapters[0]
     for name, one in zip(names, adapters, strict=True):
         if one.initial is None:
-            return f"{name} does not tell φ₀"
+            return f"φ₀ of {name} is not known"
         if one.initial != first.initial:
             return f"φ₀ differs: {names[0]} has {str(first.initial)[:12]}, {name} has {one.initial[:12]}"
         mine, theirs = _factors(first), _factors(one)

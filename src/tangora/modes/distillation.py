@@ -5,9 +5,9 @@ path from the base to itself, the features that the teacher has there (arXiv:260
 
     min over φ of E over x, a ~ U(½, 1) of  1 − cos( v(x; θ₀ + a·ΔW(φ)),  v(x; θ₀) + a·J(x) τ )
 
-with v the normalized features of which every task's logits are a linear function, and τ the teacher: a fused adapter,
+with v the normalized features that every task's logits are a linear function of, and τ the teacher: a fused adapter,
 or of each task's rows the expert of that task. Rows of all tasks are mixed; the teachers' features are computed once,
-as `Columns` of a task whose head is the identity.
+as `Columns` of a task whose logits are the features.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -28,6 +29,7 @@ from tangora.errors import ModelError
 from tangora.modes.contract import Bench, OnStep, mode_of
 from tangora.modes.finetuning import train_to
 from tangora.support.files import digest, refuse_existing
+from tangora.support.seams import FAMILIES
 from tangora.tangent import make_columns
 from tangora.tasks.model import TaskModel
 from tangora.tasks.values import Split, Task
@@ -74,7 +76,7 @@ def distill(
 
     Raises:
         ModelError: a teacher is not a tangent adapter, several are not one of each task, the student is a tangent
-            adapter, or the model answers in words.
+            adapter, or a task has no features to follow.
         OutputError: as `tangora.finetune`.
     """
     lessons = _lessons(tasks, teacher)
@@ -115,18 +117,11 @@ class StudentModel(TaskModel):
         self.register_buffer("origin", origin.to(device), persistent=False)
         self.register_buffer("moved", moved.to(device), persistent=False)
 
-    def forward(
-        self,
-        input_ids: Int[Tensor, "batch tokens"] | None = None,
-        attention_mask: Int[Tensor, "batch tokens"] | None = None,
-        pixel_values: Float[Tensor, "batch 3 height width"] | None = None,
-        labels: Int[Tensor, "batch"] | None = None,
-    ) -> dict[str, Tensor]:
-        """``logits`` are features; the mean ``loss`` is one minus their cosine to the teacher's."""
-        given = {"input_ids": input_ids, "attention_mask": attention_mask, "pixel_values": pixel_values}
+    def forward(self, labels: Int[Tensor, "batch"] | None = None, **inputs: Tensor) -> dict[str, Tensor]:
+        """Return features as ``logits``; the mean ``loss`` is one minus their cosine to the teacher's."""
         share = float(torch.empty(()).uniform_(SHORTEST, 1.0)) if self.training else 1.0
         with _scaled(self.backbone, share):
-            features = self.logits({name: value for name, value in given.items() if value is not None})
+            features = self.logits(inputs)
         if labels is None:
             return {"logits": features}
         target = normalize(self.origin[labels] + share * self.moved[labels], dim=-1)
@@ -178,23 +173,24 @@ def _check(tasks: Sequence[Task], teachers: Sequence[Adapter], config: FinetuneC
     if not mode_of(config).can_be_student:
         fix = "choose a mode with train: lora or l-lora"
         raise ModelError("a student is a LoRA or L-LoRA adapter", got=config.mode, where="--mode", fix=fix)
-    if worded := [task.name for task in tasks if task.head is None]:
-        fix = "distillation follows features, which zero-shot families have"
-        raise ModelError("this task is answered in words", got=worded[0], where="tasks", fix=fix)
+    if without := [task.name for task in tasks if FAMILIES.get(task.family).followed(task) is None]:
+        fix = "distillation follows features, of which logits are a linear function: choose another family"
+        raise ModelError("this task has no features to follow", got=without[0], where="tasks", fix=fix)
 
 
 def _mixed(tasks: Sequence[Task], teachers: Sequence[Adapter], rows: int, seed: int) -> Task:
-    """Train rows of all tasks as one task, whose head is the identity and whose label is the row."""
+    """Train rows of all tasks as one task, whose logits are the features and whose label is the row."""
     inputs: dict[str, list[Any]] = {}
     for task in tasks:
         split = task.splits["train"]
         chosen = random.Random(f"{seed}:{task.name}").sample(range(len(split)), min(rows, len(split)))
         for name, values in split.inputs.items():
             inputs.setdefault(name, []).extend(values[i] for i in chosen)
-    stacked = {name: torch.stack(v) if name == "pixel_values" else v for name, v in inputs.items()}
+    first = tasks[0].splits["train"].inputs
+    stacked = {name: torch.stack(v) if isinstance(first[name], Tensor) else v for name, v in inputs.items()}
     count = len(next(iter(inputs.values())))
     train = Split(stacked, list(range(count)))
-    assert tasks[0].head is not None
-    head = torch.eye(tasks[0].head.shape[1])
     decides = digest(["distill-2", train.fingerprint, [teacher.fingerprint for teacher in teachers]])
-    return Task("distilled", tasks[0].family, "accuracy", [], {"train": train}, head, 1.0, decides)
+    followed: Task = FAMILIES.get(tasks[0].family).followed(tasks[0])
+    about: dict[str, Any] = {"name": "distilled", "metric": "accuracy", "more_metrics": (), "labels": [], "record": {}}
+    return replace(followed, **about, splits={"train": train}, fingerprint=decides)

@@ -12,12 +12,13 @@ from torch import nn
 
 from tangora.adapters.formats.lora.reading import CONFIG
 from tangora.adapters.metadata import BaseInfo, Metadata, read_metadata
-from tangora.config.recipe import BaseConfig
+from tangora.config.recipe import BaseSettings
+from tangora.config.tasks import base_settings
 from tangora.errors import AdapterError, ModelError
 from tangora.modes.contract import mode_of
 from tangora.support.files import inside, read_json
-from tangora.support.validation import validate
-from tangora.tasks.base import pretrained, weights_fingerprint
+from tangora.support.seams import FAMILIES
+from tangora.tasks.base import pretrained, take_out, weights_fingerprint
 from tangora.tasks.load import load_base
 
 __all__ = ["load_model"]
@@ -79,8 +80,7 @@ def load_model(
     model = base if isinstance(base, nn.Module) else _loaded(about, config, base, trust_remote_code)
     if not same_base:
         _refuse_another(model, about, place)
-    if about.base.family == "text-zero-shot" and getattr(model, "pooler", None) is not None:
-        model.pooler = None  # type: ignore[assignment]  # it was trained without, and targets may match a layer there
+    take_out(model, _unused(about.base.family))  # it was trained without, and targets may match a layer there
     return mode_of(about).load_model(place, model)
 
 
@@ -107,9 +107,9 @@ def _loaded(about: Metadata, config: Mapping[str, Any], base: str | os.PathLike[
         "trust_remote_code": trust,
     }
     if about.base.family is not None:
-        return load_base(validate(BaseConfig, {"family": about.base.family, **told}, "load_model.base")).backbone
+        return load_base(base_settings({"family": about.base.family, **told}, "load_model.base")).backbone
     told["family"] = "that its configuration names"  # in no message but that of a checkpoint that does not fit
-    return pretrained(_Loader(config), BaseConfig.model_construct(None, **told))
+    return pretrained(_Loader(config), BaseSettings.model_construct(None, **told))
 
 
 @dataclass(frozen=True)
@@ -130,10 +130,15 @@ class _Loader:
         return getattr(transformers, named, transformers.AutoModel).from_pretrained(name, **place, **options)
 
 
+def _unused(family: str | None) -> tuple[str, ...]:
+    """Children of the base that a family leaves out."""
+    return FAMILIES.get(family).unused if family is not None and family in FAMILIES else ()
+
+
 def _refuse_another(model: nn.Module, about: Metadata, place: Path) -> None:
-    """Other weights than those whose fingerprint was written down, which is of a text encoder without its pooler."""
+    """Other weights than those whose fingerprint was written down, which does not cover what the family leaves out."""
     told = about.base.fingerprint
-    if told is None or told in (weights_fingerprint(model), weights_fingerprint(model, without="pooler.")):
+    if told is None or told in (weights_fingerprint(model), weights_fingerprint(model, _unused(about.base.family))):
         return
     got = f"{type(model).__name__} of weights {weights_fingerprint(model)[:12]}"
     what = f"the adapter was made for {about.base.model or 'a base'} of weights {told[:12]}"

@@ -6,12 +6,15 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tangora.errors import DataError
+from tangora.support.seams import FAMILIES
 
 if TYPE_CHECKING:
-    from tangora.config.recipe import Recipe, TaskConfig
+    from PIL.Image import Image
+
+    from tangora.config.recipe import Recipe, TaskSettings
     from tangora.tasks.sources import Table
 
 __all__ = ["Examples", "shown", "source"]
@@ -35,14 +38,14 @@ class Examples:
     note: str | None = None
 
 
-def source(recipe: Recipe, task: TaskConfig, labels: Mapping[str, Mapping[int, int]], count: int) -> Examples:
+def source(recipe: Recipe, task: TaskSettings, labels: Mapping[str, Mapping[int, int]], count: int) -> Examples:
     """The rows of ``task`` read again, if they are still those whose ``labels`` (split, row -> label) are known."""
-    from tangora.tasks.load import read_parts
+    from tangora.tasks.load import read_rows
 
     named = task.labels if isinstance(task.labels, list) else []
     classes = [named[i] if i < len(named) else f"class {i}" for i in range(count)]
     try:
-        found, parts = read_parts(task, recipe.base.family, recipe.seed)
+        found, parts = read_rows(task, recipe.base.family, recipe.seed)
     except DataError as cause:
         return Examples(classes, note=f"{task.name}: its rows are not at hand now ({cause.what}); numbers stand in.")
     for split, known in labels.items():
@@ -52,14 +55,11 @@ def source(recipe: Recipe, task: TaskConfig, labels: Mapping[str, Mapping[int, i
     return Examples(found, {split: parts[split].table for split in labels})
 
 
-def shown(table: Table, task: TaskConfig, family: str, rows: Sequence[int], budget: int) -> list[str | None]:
+def shown(table: Table, task: TaskSettings, family: str, rows: Sequence[int], budget: int) -> list[str | None]:
     """A text, or a picture as a data URL, for each of ``rows``; None once ``budget`` characters are spent."""
-    picked = table.select(rows)
-    if family != "image-zero-shot":
-        length = min(max(budget // max(len(rows), 1), _TEXT[0]), _TEXT[1])
-        made = (_shortened(text, length) for text in picked.column(task.text))
-    else:
-        made = (_thumbnail(row[task.image], picked.place(i)) for i, row in enumerate(picked.rows([task.image])))
+    length = min(max(budget // max(len(rows), 1), _TEXT[0]), _TEXT[1])
+    examples = FAMILIES.get(family).examples(table.select(rows), task)
+    made = (_shortened(row, length) if isinstance(row, str) else _thumbnail(row) for row in examples)
     kept: list[str | None] = []
     for value in made:
         budget -= len(value.encode()) + 4
@@ -72,10 +72,7 @@ def _shortened(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1].rstrip() + "…"
 
 
-def _thumbnail(value: Any, where: str) -> str:
-    from tangora.tasks.families.zero_shot_image import rgb
-
-    picture = rgb(value, where)
+def _thumbnail(picture: Image) -> str:
     picture.thumbnail((_SIDE, _SIDE))
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=70, optimize=True)

@@ -11,15 +11,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from markupsafe import Markup
-
+from tangora.config.recipe import Recipe, load_recipe
 from tangora.errors import ArgumentError, FileError, RecipeError
 from tangora.report import _examples, _pack, _presets
 from tangora.report._page import render
+from tangora.support.extras import require
 from tangora.support.files import write_text
+from tangora.support.seams import FAMILIES
 
 if TYPE_CHECKING:
-    from tangora.config.recipe import Recipe, TaskConfig
+    from tangora.config.recipe import TaskSettings
     from tangora.tangent.columns import Columns
 
 __all__ = ["build", "build_all", "modes"]
@@ -53,7 +54,7 @@ class _Content:
 
     recipe: Recipe
     mode: str
-    tasks: list[TaskConfig]
+    tasks: list[TaskSettings]
     splits: dict[str, dict[str, _Split]] = field(default_factory=dict)
     bits: int = 24
     notes: list[str] = field(default_factory=list)
@@ -62,7 +63,7 @@ class _Content:
     def names(self) -> list[str]:
         return [task.name for task in self.tasks]
 
-    def each(self) -> Iterator[tuple[TaskConfig, str, _Split]]:
+    def each(self) -> Iterator[tuple[TaskSettings, str, _Split]]:
         for task in self.tasks:
             for split in SPLITS:
                 yield task, split, self.splits[task.name][split]
@@ -98,9 +99,9 @@ def build(run: str | Path, mode: str | None = None, out: str | Path | None = Non
         ArgumentError: the run has none of this mode.
         FileError: a file is there and cannot be right.
         OutputError: the page cannot be written.
+        MissingExtraError: the extra ``report`` is not installed.
     """
-    from tangora.config.recipe import load_recipe
-
+    require("report", purpose="the explorer")
     folder = Path(run)
     recipe = load_recipe(folder / "recipe.yaml")
     chosen = _chosen(folder, recipe, mode)
@@ -112,7 +113,7 @@ def build(run: str | Path, mode: str | None = None, out: str | Path | None = Non
 def _chosen(folder: Path, recipe: Recipe, mode: str | None) -> str:
     known = modes(folder, recipe)
     if not known:
-        fix = "the explorer shows tangent modes of zero-shot tasks: add modes.tangent: {linearize: model} and run again"
+        fix = "the explorer shows tangent modes of classes: add modes.tangent: {linearize: model} and run again"
         raise RecipeError("the run has no cached logits of classes", where=folder, fix=fix)
     if mode is not None and mode not in known:
         fix = f"there are {', '.join(known)}"
@@ -124,11 +125,12 @@ def _paths(folder: Path, mode: str, task: str) -> dict[str, Path]:
     return {split: folder / "cache" / "columns" / mode / f"{task}-{split}.safetensors" for split in SPLITS}
 
 
-def _showable(folder: Path, recipe: Recipe, mode: str) -> tuple[list[TaskConfig], list[str]]:
+def _showable(folder: Path, recipe: Recipe, mode: str) -> tuple[list[TaskSettings], list[str]]:
     """Tasks that have logits and a metric of classes, and why the others are left out."""
     tasks, notes = [], []
+    classes = FAMILIES.get(recipe.base.family).logits_over == "classes"
     for task in recipe.tasks:
-        if recipe.base.family == "text-to-text" or task.metric not in _METRICS:
+        if not classes or task.metric not in _METRICS:
             notes.append(f"{task.name} is left out: its answers are not classes, or {task.metric} is not of classes.")
         elif not all(path.is_file() for path in _paths(folder, mode, task.name).values()):
             notes.append(f"{task.name} is left out: it has no cached logits.")
@@ -210,8 +212,8 @@ def _page(folder: Path, content: _Content) -> str:
         subsets=_subsets(content, presets),
         notes=content.notes,
         exact=content.bits == 24 and all(len(s.columns.labels) == s.of for _, _, s in content.each()),
-        data=Markup(json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")),
-        logits=Markup(logits),
+        data=json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"),
+        logits=logits,
     )
 
 
@@ -266,7 +268,7 @@ def _all_presets(folder: Path, content: _Content) -> tuple[list[_presets.Preset]
 
 def _task(
     content: _Content,
-    task: TaskConfig,
+    task: TaskSettings,
     starts: Mapping[tuple[str, str], int],
     examples: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:

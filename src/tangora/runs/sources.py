@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tangora.errors import DataError, TangoraError
 from tangora.support.files import digest, read_json, write_json
+from tangora.support.seams import FAMILIES
 
 if TYPE_CHECKING:
     from tangora.config.recipe import Recipe
@@ -31,7 +32,7 @@ class TaskFacts:
     Attributes:
         fingerprint: of its rows, labels and preprocessing.
         rows: split -> how many.
-        classes: whether its answers are classes.
+        classes: whether its logits are over classes.
     """
 
     fingerprint: str
@@ -60,7 +61,7 @@ class Sources:
                 task.name: TaskFacts(
                     task.fingerprint,
                     {name: len(split) for name, split in task.splits.items()},
-                    task.head is not None,
+                    FAMILIES.get(task.family).logits_over == "classes",
                 )
                 for task in tasks
             },

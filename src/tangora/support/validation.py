@@ -10,12 +10,20 @@ from typing import TYPE_CHECKING, Any, TypeVar, Union, get_args, get_origin
 
 from tangora.errors import RecipeError, TangoraError
 
-__all__ = ["did_you_mean", "validate"]
+__all__ = ["UnknownNameError", "did_you_mean", "validate"]
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
 _M = TypeVar("_M", bound="BaseModel")
+
+
+class UnknownNameError(ValueError):
+    """A name that is none of the known ones: for a validator to raise, so that `validate` names the closest one."""
+
+    def __init__(self, kind: str, got: str, known: Sequence[str]) -> None:
+        super().__init__(f"no such {kind}")
+        self.got, self.fix = got, did_you_mean(got, known)
 
 
 def validate(model: type[_M], raw: Mapping[str, Any], where: str, error: type[TangoraError] = RecipeError) -> _M:
@@ -30,8 +38,10 @@ def validate(model: type[_M], raw: Mapping[str, Any], where: str, error: type[Ta
         place = f"{path} ({where})" if path else where
         if first["type"] == "extra_forbidden":
             bad = str(first["loc"][-1])
-            keys = _keys_at(model, first["loc"][:-1])
+            keys = _keys_at(model, first["loc"][:-1], raw)
             raise error(f"unknown key {bad!r}", where=place, fix=did_you_mean(bad, keys)) from None
+        if isinstance(unknown := first.get("ctx", {}).get("error"), UnknownNameError):
+            raise error(str(unknown), got=unknown.got, where=place, fix=unknown.fix) from None
         if first["type"] == "value_error":
             raise error(str(first["msg"]).removeprefix("Value error, "), where=place) from None
         message = first["msg"][0].lower() + first["msg"][1:]
@@ -44,10 +54,16 @@ def _is_union_tag(part: int | str) -> bool:
     return isinstance(part, str) and bool(re.search(r"[\[\(]", part) or part in {"str", "int", "float", "bool"})
 
 
-def _keys_at(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:
-    """The valid keys of the mapping at ``location``, following fields, lists, dicts and optionals."""
-    current: Any = model
-    for part in location:
+def _keys_at(model: type[BaseModel], location: Sequence[int | str], raw: Mapping[str, Any]) -> list[str]:
+    """The valid keys of the mapping at ``location``, following fields, lists, dicts and optionals.
+
+    A model whose other keys decide which class reads a place has a class method ``settings_at(raw, location)`` that
+    returns this class (or None), and how many parts of the location lead to it.
+    """
+    chooses = getattr(model, "settings_at", None)
+    chosen, depth = chooses(raw, tuple(location)) if chooses is not None else (None, 0)
+    current: Any = chosen or model
+    for part in location[depth:]:
         if get_origin(current) in (list, dict):
             current = get_args(current)[-1]
         elif _is_model(current):

@@ -32,7 +32,7 @@ from torch.overrides import TorchFunctionMode
 
 from tangora.errors import ModelError
 
-__all__ = ["dual", "dual_numbers", "expand", "expand_mapped", "has_tangent", "in_dual_numbers", "parts"]
+__all__ = ["dual", "dual_numbers", "expand", "expand_last", "expand_mapped", "has_tangent", "in_dual_numbers", "parts"]
 
 
 def parts(value: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -87,6 +87,20 @@ def expand(function: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
     with dual_numbers():
         primal, tangent = parts(function())
         return primal, torch.zeros_like(primal) if tangent is None else tangent
+
+
+def expand_last(function: Callable[[Tensor], Tensor], x: Tensor, dx: Tensor) -> tuple[Tensor, Tensor]:
+    """Primal and tangent of ``function`` at ``x`` in the direction ``dx``, both with the graph of its own parameters.
+
+    `expand` cuts the tangent's graph off, since a model that is linear in φ has the gradient of its primal. The last
+    part of a network may have parameters that the model is not linear in, a head that is trained beside φ: its gradient
+    has a term for what the tangent moves. The tangent is taken at ``x`` without its graph, so that φ gets no such term.
+    """
+    with _named(), forward_ad.dual_level():
+        moved = function(forward_ad.make_dual(x.detach(), dx.detach()))
+        tangent = forward_ad.unpack_dual(moved).tangent
+    primal = function(x)
+    return primal, torch.zeros_like(primal) if tangent is None else tangent
 
 
 def expand_mapped(function: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import psutil
 
 from tangora.errors import DataError
+from tangora.support.seams import FAMILIES
 
 if TYPE_CHECKING:
     from tangora.tasks import Base, Task
@@ -20,25 +21,18 @@ SHARE = 0.5  # of the memory that is free; assembling the batches doubles it for
 def column_bytes(base: Base, task: Task, split: Split, columns: int, rows: int | None = None) -> int:
     """Bytes of float32 logits for ``columns`` columns (the origin is one): lines · classes · columns · 4.
 
-    A line is a row, or text-to-text a token of a target.
+    A line is a row, or a token of a target where logits are over tokens.
     """
     share = 1.0 if rows is None else rows / max(1, len(split))
-    if task.head is not None:
-        lines, classes = len(split), task.head.shape[0]
-    else:
-        backbone: Any = base.backbone
-        lines, classes = sum(len(ids) for ids in split.inputs["labels"]), int(backbone.config.vocab_size)
-    return round(4 * lines * share * classes * columns)
+    labels = split.inputs.get("labels")
+    lines = len(split) if labels is None else sum(len(ids) for ids in labels)
+    width: int = FAMILIES.get(task.family).readout(task, base).width
+    return round(4 * lines * share * width * columns)
 
 
 def available_memory() -> int:
-    """Bytes that can be had without swapping; Linux says so, elsewhere half of what is built in."""
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    """Return how many bytes can be had without swapping."""
+    return int(psutil.virtual_memory().available)
 
 
 def refuse_unless_fits(

@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +23,12 @@ from torch import Tensor
 
 from tangora.errors import DataError, FusionError, ModelError
 from tangora.support.files import atomic_file, digest, read_safetensors, write_safetensors
+from tangora.support.source import source_digest
 from tangora.tangent._memory import refuse_unless_fits
 from tangora.tangent.direction import Direction, direction_of, stacked_directions
 from tangora.tangent.model import TangentTaskModel, at_start
 from tangora.tangent.per_site import per_site
+from tangora.tasks.batches import IGNORED
 from tangora.tasks.values import evaluating
 
 if TYPE_CHECKING:
@@ -136,9 +138,14 @@ def load_columns(path: str | os.PathLike[str], fingerprint: str | None = None) -
 
 
 def columns_key(base: Base, task: Task, split: str, adapters: Mapping[str, Adapter], sites: bool = False) -> str:
-    """The fingerprint that columns of these would have."""
+    """Return the fingerprint that columns of these would have; it changes with the code that makes them."""
     prints = [[name, adapter.fingerprint] for name, adapter in adapters.items()]
-    return digest(["columns-1", base.fingerprint, task.name, task.fingerprint, split, prints, sites])
+    return digest([_code(), base.fingerprint, task.name, task.fingerprint, split, prints, sites])
+
+
+@cache
+def _code() -> str:
+    return source_digest(columns_key, without=("tangora.errors", "tangora.progress"))
 
 
 def make_columns(
@@ -215,7 +222,7 @@ def _swept(
             placed = {name: value.to(device) for name, value in batch.items()}
             labels = placed.pop("labels")
             origin, columns = columns_of(model, placed, labels)
-            lines = (labels != -100).reshape(-1)
+            lines = (labels != IGNORED).reshape(-1)
             examples = torch.tensor(rows)[:, None].expand(len(rows), lines.numel() // len(rows)).reshape(-1)
             flat = origin.flatten(0, -2)[lines].cpu(), columns.flatten(-labels.ndim - 1, -2)[..., lines, :].cpu()
             found.append((examples[lines.cpu()], labels.reshape(-1)[lines].cpu(), *flat))
@@ -226,7 +233,7 @@ def _pushed(model: TangentTaskModel, inputs: Any, labels: Tensor, *, stacked: Di
     """Logits at φ₀ and their T tangents."""
 
     def one(tensors: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        return model.expansion(inputs, labels if model.head is None else None, Direction(**tensors))
+        return model.expansion(inputs, labels, Direction(**tensors))
 
     with torch.no_grad():
         shared: Any = (None, 0)

@@ -13,15 +13,16 @@ from torch import Tensor, nn
 from tangora.adapters.adapter import Adapter
 from tangora.adapters.application import applied
 from tangora.errors import ModelError
-from tangora.tangent._dual import dual_numbers, expand, expand_mapped, parts
+from tangora.tangent._dual import dual_numbers, expand, expand_last, expand_mapped, parts
 from tangora.tangent.direction import Direction, direction_of
 from tangora.tangent.lora import TangentLora
-from tangora.tasks.model import TaskModel, losses
+from tangora.tasks.model import TaskModel
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
     from tangora.tasks import Base, Task
+    from tangora.tasks.contract import Readout
     from tangora.tasks.values import Batch
 
 __all__ = ["Offsets", "TangentModel", "TangentTaskModel", "at_start", "has_expansion"]
@@ -120,55 +121,64 @@ class Offsets(nn.Module):
 class TangentTaskModel(TaskModel):
     """A task model whose logits are linear in φ; normalization and pooling are inside of the expansion.
 
+    Parameters of the readout are no part of φ: the expansion is that of the whole network, with them as they are.
+
     Args:
         backbone: the base's own, or a `PeftModel` around it that `expand_lora` prepared.
-        task: gives head and scale.
-        base: gives pooling and padding.
+        task: gives the family, and what its readout needs.
+        base: gives preprocessing and settings.
         direction: tangents of the backbone's weights, or the offsets that are trained; None where the LoRA layers
             bring their own.
+        readout: as for `TaskModel`.
     """
 
     def __init__(
-        self, backbone: nn.Module, task: Task, base: Base, direction: Direction | Offsets | None = None
+        self,
+        backbone: nn.Module,
+        task: Task,
+        base: Base,
+        direction: Direction | Offsets | None = None,
+        readout: Readout | None = None,
     ) -> None:
-        super().__init__(backbone, task, base)
+        super().__init__(backbone, task, base, readout)
         self.offsets = direction if isinstance(direction, Offsets) else None
         self._direction = direction if isinstance(direction, Direction) else Direction()
 
-    def logits(self, inputs: Batch, labels: Tensor | None = None) -> Float[Tensor, "batch *tokens classes"]:
-        """Expanded logits, float32."""
+    def logits(self, inputs: Batch, labels: Tensor | None = None) -> Float[Tensor, "batch *tokens width"]:
+        """Return expanded logits, float32."""
         primal, tangent = self.expansion(inputs, labels)
         return primal + tangent
 
     def expansion(
         self, inputs: Batch, labels: Tensor | None = None, mapped: Direction | None = None
     ) -> tuple[Tensor, Tensor]:
-        """``f(x; φ₀)`` and ``J(x) (φ − φ₀)`` of the logits, apart; or inside of `torch.vmap`, in a mapped direction."""
+        """Return ``f(x; φ₀)`` and ``J(x) (φ − φ₀)`` of the logits, apart; inside of `torch.vmap` in a mapped direction.
 
-        def bare() -> Tensor:
+        If the readout's parameters are being trained, the tangent has their graph.
+        """
+
+        def features() -> Tensor:
+            with (mapped or self._installed()).installed(self.backbone):
+                return self.readout.features(self.backbone, inputs, labels)
+
+        def logits() -> Tensor:
             with (mapped or self._installed()).installed(self.backbone):
                 return TaskModel.logits(self, inputs, labels)
 
-        return expand_mapped(bare) if mapped is not None else expand(bare)
+        if mapped is not None:
+            return expand_mapped(logits)
+        if torch.is_grad_enabled() and any(p.requires_grad for p in self.readout.parameters()):
+            return expand_last(self.readout.logits, *expand(features))
+        return expand(logits)
+
+    def predict_batch(self, batch: Batch) -> tuple[list[Any], Float[Tensor, "batch"]]:
+        """Return answers by expanded logits, and losses of the rows of one batch."""
+        inputs = {name: value for name, value in batch.items() if name != "labels"}
+        with dual_numbers(), self._installed().installed(self.backbone):
+            return self.readout.answer(self.backbone, inputs, batch["labels"], _summed)
 
     def _installed(self) -> Direction:
         return self.offsets.direction() if self.offsets is not None else self._direction
-
-    def _answer(self, inputs: Batch, labels: Tensor) -> tuple[list[str], Tensor]:
-        """Greedy answers, token by token from expanded logits, and teacher-forced losses."""
-        model, mask = self._any_backbone, inputs["attention_mask"]
-        with dual_numbers(), self._installed().installed(self.backbone):
-            encoded = model.get_encoder()(**inputs)
-
-            def step(**decoder: Tensor) -> Tensor:
-                found: Tensor = model(encoder_outputs=encoded, attention_mask=mask, **decoder).logits
-                logits: Tensor = _summed(found).float()
-                return logits
-
-            row_losses = losses(step(labels=labels), labels)
-            ids = _greedy(step, model, len(mask), self._settings.max_new_tokens)
-        assert self._tokenizer is not None
-        return self._tokenizer.batch_decode(ids, skip_special_tokens=True), row_losses
 
 
 def has_expansion(model: nn.Module) -> bool:
@@ -192,24 +202,6 @@ def at_start(model: nn.Module, adapters: Sequence[Adapter], saved: dict[str, Ten
         raise ModelError("the adapters start at different φ₀", got=got, where="linearize: model", fix=fix)
     with applied(model, starts[0], saved) if starts[0].updates else nullcontext():
         yield
-
-
-def _greedy(step: Callable[..., Tensor], model: Any, rows: int, most: int) -> Tensor:
-    """Token ids ``[rows, tokens]``; a row that has ended is filled up with padding."""
-    settings = model.generation_config
-    end, padding = settings.eos_token_id, settings.pad_token_id
-    ends = torch.tensor(end if isinstance(end, list) else [end])
-    first = getattr(settings, "decoder_start_token_id", None)
-    first = model.config.decoder_start_token_id if first is None else first
-    ids = torch.full((rows, 1), first, device=next(model.parameters()).device)
-    going = torch.ones(rows, dtype=torch.bool, device=ids.device)
-    for _ in range(most):
-        chosen = step(decoder_input_ids=ids)[:, -1].argmax(-1)
-        ids = torch.cat([ids, torch.where(going, chosen, padding or 0)[:, None]], 1)
-        going &= ~torch.isin(chosen, ends.to(ids.device))
-        if not bool(going.any()):
-            break
-    return ids
 
 
 def _summed(value: Any) -> Any:

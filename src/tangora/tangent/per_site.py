@@ -29,7 +29,7 @@ def per_site(model: TangentTaskModel, inputs: Any, labels: Tensor, *, stacked: D
     from tangora.tasks.model import TaskModel
 
     with torch.enable_grad(), _recorded(model.backbone, list(stacked.low_rank)) as calls:
-        logits = TaskModel.logits(model, inputs, labels if model.head is None else None)
+        logits = TaskModel.logits(model, inputs, labels)
         flat = logits.reshape(len(logits), -1)
         gradients = [
             torch.autograd.grad(flat[:, i].sum(), [c.output for c in calls], retain_graph=True, allow_unused=True)

@@ -3,69 +3,57 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tangora.errors import ModelError
 from tangora.support.files import digest
 from tangora.tasks.values import fingerprint_of
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from tangora.config.tasks import BaseSettings
 
-    from tangora.config.recipe import BaseConfig
-
-__all__ = ["Base", "TextEncoder", "pretrained", "processor", "weights_fingerprint"]
+__all__ = ["Base", "pretrained", "processor", "take_out", "weights_fingerprint"]
 
 BUILTIN = "builtin:quickstart"
 
 
-@dataclass(frozen=True)
-class TextEncoder:
-    """Turns class names in prompts into features, for zero-shot heads.
-
-    Attributes:
-        embed: texts to features of shape [texts, dim], not normalized, without gradients.
-        fingerprint: sha-256 of what decides the features.
-    """
-
-    embed: Callable[[Sequence[str]], Float[Tensor, "texts dim"]]
-    fingerprint: str
-
-
 @dataclass
 class Base:
-    """A pretrained model, frozen, in float32 and in evaluation mode.
+    """A pretrained model, frozen, in float32 and in evaluation mode. A family may add to it, in a derived class.
 
     Attributes:
         config: what the recipe says.
         backbone: the part that is adapted: a vision tower, a sentence encoder, a sequence-to-sequence model.
         processor: image processor or tokenizer.
         fingerprint: sha-256 over the names, shapes and bytes of the backbone's weights.
-        text: embeds class names for zero-shot heads; None for text-to-text.
-        scale: zero-shot: logits = scale * cosine; None for text-to-text.
     """
 
-    config: BaseConfig
+    config: BaseSettings
     backbone: nn.Module
     processor: Any
-    fingerprint: str
-    text: TextEncoder | None = None
-    scale: float | None = None
+    fingerprint: str = ""
 
 
-def weights_fingerprint(model: nn.Module, without: str | None = None) -> str:
-    """Sha-256 (hex) over the names, shapes and bytes of a model's parameters, but for those with a prefix."""
-    named = model.named_parameters()
-    return digest({n: fingerprint_of(p) for n, p in named if without is None or not n.startswith(without)})
+def weights_fingerprint(model: nn.Module, without: Sequence[str] = ()) -> str:
+    """Sha-256 (hex) over the names, shapes and bytes of a model's parameters, without those of some children."""
+    prefixes = tuple(f"{name}." for name in without)
+    return digest({n: fingerprint_of(p) for n, p in model.named_parameters() if not n.startswith(prefixes or "\0")})
 
 
-def location(config: BaseConfig) -> str:
+def take_out(model: nn.Module, children: Sequence[str]) -> None:
+    """Replace children of a model that its family does not use by None, where there are any."""
+    for name in children:
+        if getattr(model, name, None) is not None:
+            setattr(model, name, None)
+
+
+def location(config: BaseSettings) -> str:
     """The folder or Hub id that transformers understands; makes the built-in model when it is asked for."""
     if config.model != BUILTIN:
         return config.model
@@ -74,13 +62,13 @@ def location(config: BaseConfig) -> str:
     return str(quickstart.encoder())
 
 
-def pretrained(loader: Any, config: BaseConfig, *, optional: str | None = None) -> nn.Module:
+def pretrained(loader: Any, config: BaseSettings, *, unused: Sequence[str] = ()) -> nn.Module:
     """A model in float32 through ``loader.from_pretrained``, every weight of it from the checkpoint.
 
     Args:
         loader: an ``AutoModel`` class or a model class.
         config: where from.
-        optional: prefix of weights that may be missing, because nothing here uses them.
+        unused: children whose weights may be missing, because nothing here uses them.
     """
     place = location(config)
     with _loading(config, place):
@@ -92,7 +80,7 @@ def pretrained(loader: Any, config: BaseConfig, *, optional: str | None = None) 
             dtype=torch.float32,
             output_loading_info=True,
         )
-    missing = sorted(k for k in info["missing_keys"] if not (optional and k.startswith(optional)))
+    missing = sorted(k for k in info["missing_keys"] if k.split(".")[0] not in unused)
     if missing:
         raise ModelError(
             f"the checkpoint lacks {len(missing)} weights of {type(model).__name__}, such as {missing[0]}",
@@ -102,7 +90,7 @@ def pretrained(loader: Any, config: BaseConfig, *, optional: str | None = None) 
     return model.float()  # type: ignore[no-any-return]
 
 
-def processor(loader: Any, config: BaseConfig, **options: Any) -> Any:
+def processor(loader: Any, config: BaseSettings, **options: Any) -> Any:
     """A tokenizer or image processor through ``loader.from_pretrained``."""
     place = location(config)
     with _loading(config, place):
@@ -112,7 +100,7 @@ def processor(loader: Any, config: BaseConfig, **options: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _loading(config: BaseConfig, place: str) -> Iterator[None]:
+def _loading(config: BaseSettings, place: str) -> Iterator[None]:
     """Quietly, and with every failure of transformers to find or read a file as a `ModelError`."""
     folder = Path(place)
     if (folder.is_absolute() or place.startswith((".", "~"))) and not folder.is_dir():

@@ -8,12 +8,23 @@ from typing import TYPE_CHECKING, Any
 
 from tangora.errors import DataError
 from tangora.support.files import read_json
+from tangora.tasks.contract import Targets
 
 if TYPE_CHECKING:
-    from tangora.config.recipe import TaskConfig
+    from tangora.config.tasks import TaskSettings
     from tangora.tasks.sources import Table
 
-__all__ = ["class_numbers", "given_names", "raw_labels"]
+__all__ = ["class_numbers", "class_targets", "given_names", "raw_labels"]
+
+
+def class_targets(tables: Mapping[str, Table], config: TaskSettings) -> Targets:
+    """Return class numbers as targets, of names that the recipe or the data set gives.
+
+    Raises:
+        DataError: as `given_names` and `class_numbers`.
+    """
+    classes, numbers = class_numbers(tables, config, given_names(tables, config))
+    return Targets(classes, {split: list(values) for split, values in numbers.items()}, stratify=True)
 
 
 def raw_labels(table: Table, column: str) -> list[Any]:
@@ -35,7 +46,7 @@ def raw_labels(table: Table, column: str) -> list[Any]:
     return values
 
 
-def given_names(tables: Mapping[str, Table], config: TaskConfig) -> list[str] | dict[str, str] | None:
+def given_names(tables: Mapping[str, Table], config: TaskSettings) -> list[str] | dict[str, str] | None:
     """Class names as the recipe or the data set gives them; None when neither does.
 
     Raises:
@@ -52,7 +63,7 @@ def given_names(tables: Mapping[str, Table], config: TaskConfig) -> list[str] | 
 
 
 def class_numbers(
-    tables: Mapping[str, Table], config: TaskConfig, names: list[str] | dict[str, str] | None
+    tables: Mapping[str, Table], config: TaskSettings, names: list[str] | dict[str, str] | None
 ) -> tuple[list[str], dict[str, list[int]]]:
     """Names of the classes, and the number of each row's class per split.
 
@@ -90,7 +101,7 @@ def _number(value: Any, names: list[str] | dict[str, str], classes: list[str], w
     raise DataError("a label is out of range", got=value, where=where, fix=fix)
 
 
-def _check_classes(classes: list[str], train: list[int], config: TaskConfig) -> None:
+def _check_classes(classes: list[str], train: list[int], config: TaskSettings) -> None:
     if len(classes) < 2:
         raise DataError("a task needs at least 2 classes", got=classes, where=f"task {config.name}")
     empty = [name for number, name in enumerate(classes) if number not in set(train)]

@@ -1,26 +1,27 @@
-"""What a task is once its data has been read: inputs, targets, head. Plain values, no files and no models."""
+"""What a task is once its data has been read: inputs and targets. Plain values, no files and no models."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-if TYPE_CHECKING:
-    from jaxtyping import Float
+from tangora.support.files import digest
 
-__all__ = ["Batch", "Rows", "Split", "Task", "evaluating", "fingerprint_of"]
+__all__ = ["Batch", "Collate", "Split", "SplitRows", "Task", "evaluating", "fingerprint_of", "only"]
 
-Batch = dict[str, Tensor]
+Batch: TypeAlias = dict[str, Tensor]
+Collate: TypeAlias = Callable[[Sequence[Mapping[str, Any]]], Batch]
+"""From entries of a split to a padded batch with ``labels``."""
 
 
-class Rows(Dataset[dict[str, Any]]):
+class SplitRows(Dataset[dict[str, Any]]):
     """A split as a torch data set: one dictionary of unpadded inputs and ``labels`` per row."""
 
     def __init__(self, split: Split) -> None:
@@ -43,14 +44,14 @@ class Split:
     """Rows ready for a model.
 
     Attributes:
-        inputs: one entry per row: ``input_ids`` (and ``labels``, text-to-text) as unpadded 1-D int64 tensors, or
-            ``pixel_values`` of shape [n, 3, height, width].
-        targets: what the metric compares with: labels in [0, classes), or target texts.
+        inputs: one entry per row, by the names that the backbone takes: ``input_ids`` as unpadded 1-D int64 tensors, or
+            ``pixel_values`` of shape [n, 3, height, width]; and ``labels``, if they are not the targets.
+        targets: what metrics compare with: class numbers, texts or numbers.
         fingerprint: sha-256 of inputs and targets.
     """
 
     inputs: Mapping[str, list[Tensor] | Tensor]
-    targets: list[int] | list[str]
+    targets: list[int] | list[str] | list[float]
     fingerprint: str = ""
     _batches: dict[int, list[tuple[list[int], Batch]]] = field(default_factory=dict, repr=False, compare=False)
 
@@ -63,14 +64,14 @@ class Split:
         """Number of rows."""
         return len(self.targets)
 
-    def dataset(self) -> Rows:
+    def dataset(self) -> SplitRows:
         """The rows as a torch data set, for a `DataLoader` or a `Trainer`."""
-        return Rows(self)
+        return SplitRows(self)
 
     def batches(
         self,
         size: int,
-        collator: Callable[[Sequence[Mapping[str, Any]]], Batch],
+        collator: Collate,
         only: Collection[int] | None = None,
     ) -> list[tuple[list[int], Batch]]:
         """Padded batches and the rows they hold, rows of similar length together; made once per ``size``.
@@ -84,9 +85,7 @@ class Split:
             self._batches[size] = self._padded(range(len(self)), size, collator)
         return self._batches[size]
 
-    def _padded(
-        self, chosen: Iterable[int], size: int, collator: Callable[[Sequence[Mapping[str, Any]]], Batch]
-    ) -> list[tuple[list[int], Batch]]:
+    def _padded(self, chosen: Iterable[int], size: int, collator: Collate) -> list[tuple[list[int], Batch]]:
         rows = self.dataset()
         order = sorted(chosen, key=self._length)
         picks = [order[i : i + size] for i in range(0, len(order), size)]
@@ -98,7 +97,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Task:
-    """One task, read and preprocessed.
+    """One task, read and preprocessed. A family may add what its readout needs, in a class derived from this one.
 
     Attributes:
         name: unique in a recipe.
@@ -106,10 +105,9 @@ class Task:
         metric: the primary one of `tangora.tasks.METRICS`: coefficients and checkpoints are chosen by it.
         labels: class names in label order; empty for regression and free text.
         splits: ``train``, ``validation`` and ``test``: three disjoint sets of rows.
-        head: zero-shot: a unit vector per class, shape [classes, dim]; None for text-to-text.
-        scale: zero-shot: logits = scale * cosine.
-        fingerprint: sha-256 of everything above and of how it was preprocessed.
+        fingerprint: sha-256 of everything above and of how rows are preprocessed and answered.
         more_metrics: others that predictions are scored by; they decide nothing.
+        record: what prediction needs besides the base, as JSON: see `tangora.adapters.heads.HeadRecord`.
     """
 
     name: str
@@ -117,10 +115,9 @@ class Task:
     metric: str
     labels: list[str]
     splits: Mapping[str, Split]
-    head: Float[Tensor, "classes dim"] | None
-    scale: float | None
-    fingerprint: str
+    fingerprint: str = ""
     more_metrics: tuple[str, ...] = ()
+    record: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -142,6 +139,15 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+def only(task: Task, split: str, rows: Sequence[int]) -> Task:
+    """Return the task with some rows of one split, and no other split."""
+    whole = task.splits[split]
+    inputs = {name: [values[i] for i in rows] if isinstance(values, list) else values[list(rows)]
+              for name, values in whole.inputs.items()}  # fmt: skip
+    part = Split(inputs, [whole.targets[i] for i in rows])  # type: ignore[arg-type]  # all labels, or all texts
+    return replace(task, splits={split: part}, fingerprint=digest([task.fingerprint, split, part.fingerprint]))
 
 
 def fingerprint_of(value: Any) -> str:

@@ -14,6 +14,7 @@ from tangora.config.recipe import Recipe, load_recipe
 from tangora.errors import DataError, RecipeError
 from tangora.modes.contract import mode_of
 from tangora.support.files import digest, read_json
+from tangora.support.seams import FAMILIES
 from tangora.support.validation import did_you_mean
 
 __all__ = ["KINDS", "Piece", "Plan", "Settings"]
@@ -163,7 +164,7 @@ class Plan:
     def linear(self, mode: str) -> bool:
         """Whether the planes of a mode come from columns: expanded as a whole, and every answer a choice of class."""
         linear = mode_of(self.recipe.modes[mode]).linear_in_coefficients
-        return linear and self.recipe.base.family != "text-to-text"
+        return linear and FAMILIES.get(self.recipe.base.family).logits_over == "classes"
 
     def _batches(self, rows: int) -> int:
         return -(-rows // self.recipe.evaluation.batch_size)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tangora.errors import DataError
-from tangora.support.files import digest
+from tangora.support.seams import FAMILIES
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -117,7 +116,7 @@ def network_logits(base: Base, task: Task, split: str, batch_size: int) -> Float
     import torch
 
     from tangora.tasks import TaskModel
-    from tangora.tasks.model import IGNORED
+    from tangora.tasks.batches import IGNORED
     from tangora.tasks.values import evaluating
 
     model = TaskModel(base.backbone, task, base)
@@ -127,7 +126,7 @@ def network_logits(base: Base, task: Task, split: str, batch_size: int) -> Float
         for rows, batch in task.splits[split].batches(batch_size, model.collator):
             placed = {name: value.to(device) for name, value in batch.items()}
             labels = placed.pop("labels")
-            logits = model.logits(placed, labels if model.head is None else None)
+            logits = model.logits(placed, labels)
             for row, of_row, answers in zip(rows, logits, labels, strict=True):
                 found[row] = of_row[answers != IGNORED].cpu() if answers.ndim else of_row[None].cpu()
     return torch.cat([found[row] for row in sorted(found)])
@@ -144,7 +143,8 @@ def picked(task: Task, split: str, rows: int, seed: int) -> list[int]:
     if split not in task.splits:
         raise DataError("the split is missing", got=split, where=f"task {task.name}")
     whole = task.splits[split]
-    return sample(len(whole), rows, seed, whole.targets if task.head is not None else None)
+    by_class = FAMILIES.get(task.family).answers == "classes"
+    return sample(len(whole), rows, seed, whole.targets if by_class else None)
 
 
 def limited(task: Task, split: str, rows: int, seed: int) -> Task:
@@ -153,11 +153,6 @@ def limited(task: Task, split: str, rows: int, seed: int) -> Task:
     Raises:
         DataError: the task has no such split.
     """
-    from tangora.tasks.values import Split
+    from tangora.tasks.values import only
 
-    picks, whole = picked(task, split, rows, seed), task.splits[split]
-    inputs = {name: [values[i] for i in picks] if isinstance(values, list) else values[picks]
-              for name, values in whole.inputs.items()}  # fmt: skip
-    part = Split(inputs, [whole.targets[i] for i in picks])  # type: ignore[arg-type]  # all labels, or all texts
-    print_of = digest([task.fingerprint, split, part.fingerprint])
-    return replace(task, splits={split: part}, fingerprint=print_of)
+    return only(task, split, picked(task, split, rows, seed))

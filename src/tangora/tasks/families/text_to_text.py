@@ -2,94 +2,92 @@
 
 from __future__ import annotations
 
-import string
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
-from tangora.errors import DataError
-from tangora.support.validation import did_you_mean
-from tangora.tasks.base import Base, pretrained, processor
-from tangora.tasks.families.zero_shot_text import tokenize
+from tangora.config.tasks import BaseConfig, TaskConfig
+from tangora.tasks.templates import prompts, text_targets
 
 if TYPE_CHECKING:
-    from tangora.config.recipe import BaseConfig, TaskConfig
+    from torch import Tensor
+
+    from tangora.tasks.base import Base
+    from tangora.tasks.batches import Collator
+    from tangora.tasks.contract import Answers, LogitsOver, Targets
+    from tangora.tasks.generation import GenerationReadout
     from tangora.tasks.sources import Table
+    from tangora.tasks.values import Task
 
-__all__ = ["answers", "encode", "fields", "load", "targets"]
-
-
-def load(config: BaseConfig) -> Base:
-    """The whole model."""
-    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
-
-    backbone = pretrained(AutoModelForSeq2SeqLM, config)
-    return Base(config, backbone, processor(AutoTokenizer, config), "")
+__all__ = ["FAMILY", "TextToText"]
 
 
-def encode(table: Table, config: TaskConfig, base: Base) -> dict[str, list[Tensor] | Tensor]:
-    """Token ids of the prompt, formatted with the row's columns."""
-    prompt = config.prompt if config.prompt is not None else "{" + config.text + "}"
-    texts = _formatted(table, prompt, "prompt", {})
-    return {"input_ids": tokenize(base.processor, texts, base.config.max_length, table.place)}
+class TextToText:
+    """Trained by the cross-entropy of target tokens, scored by greedy answers."""
+
+    name = "text-to-text"
+    base_settings = BaseConfig
+    task_settings = TaskConfig
+    answers: Answers = "text"
+    logits_over: LogitsOver = "tokens"
+    unused: tuple[str, ...] = ()
+
+    def load(self, config: BaseConfig, /) -> Base:
+        """Return the whole model."""
+        from tangora.tasks import generation  # deferred: torch
+
+        return generation.load(config)
+
+    def targets(self, tables: Mapping[str, Table], config: TaskConfig, /) -> Targets:
+        """Return the texts to answer with."""
+        return text_targets(tables, config)
+
+    def encode(
+        self, table: Table, targets: Sequence[Any], config: TaskConfig, base: Base, /
+    ) -> dict[str, list[Tensor] | Tensor]:
+        """Return token ids of the prompts and of the texts to answer with."""
+        from tangora.tasks import generation  # deferred: torch
+
+        return generation.encode(table, targets, config, base, _settings(base).max_new_tokens)
+
+    def decides(self, config: TaskConfig, base: Base, /) -> Mapping[str, Any]:
+        """Return how many tokens are generated."""
+        return {"scale": None, "head": None, "generation": _settings(base).max_new_tokens}
+
+    def finish(self, task: Task, config: TaskConfig, base: Base, /) -> Task:
+        """Return the task as it is: the model has its own output layer."""
+        return task
+
+    def describe(self, task: Task, base: Base, /) -> Mapping[str, Any]:
+        """Return nothing: settings say it all."""
+        return {}
+
+    def collate(self, base: Base, /) -> Collator:
+        """Return what pads ids and labels on the right."""
+        from tangora.tasks.batches import collator  # deferred: torch
+
+        return collator(base)
+
+    def readout(self, task: Task, base: Base, /) -> GenerationReadout:
+        """Return the model's own logits of target tokens, and greedy answers."""
+        from tangora.tasks.generation import GenerationReadout  # deferred: torch
+
+        return GenerationReadout(base, _settings(base).max_new_tokens)
+
+    def followed(self, task: Task, /) -> None:
+        """Return None: logits of a token are no linear function of unit features of its row."""
+
+    def examples(self, table: Table, config: TaskConfig, /) -> Iterator[str]:
+        """Iterate over the prompts."""
+        return iter(prompts(table, config))
+
+    def auto_class(self, model: str, /) -> str:
+        """Return the class that loads an encoder and decoder."""
+        return "AutoModelForSeq2SeqLM"
 
 
-def targets(table: Table, config: TaskConfig, labels: list[Any]) -> list[str]:
-    """The texts to answer with; ``{label}`` is what ``labels`` holds for the row, other fields are columns."""
-    return _formatted(table, config.target, "target", {"label": labels})
+def _settings(base: Base) -> BaseConfig:
+    assert isinstance(base.config, BaseConfig)
+    return base.config
 
 
-def answers(texts: list[str], table: Table, base: Base) -> list[Tensor]:
-    """Token ids of the target texts.
-
-    Raises:
-        DataError: a text has more tokens than evaluation generates, so that no answer could match it.
-    """
-    most = base.config.max_new_tokens
-    ids = tokenize(base.processor, texts, most + 1, table.place)
-    for row, tokens in enumerate(ids):
-        if len(tokens) > most:
-            raise DataError(
-                f"a target has more than {most} tokens",
-                got=texts[row],
-                where=table.place(row),
-                fix="raise base.max_new_tokens",
-            )
-    return ids
-
-
-def fields(template: str, key: str) -> list[str]:
-    """Names between braces, each once.
-
-    Raises:
-        DataError: braces that do not match, or an empty pair.
-    """
-    try:
-        found = [field for _, field, _, _ in string.Formatter().parse(template) if field is not None]
-    except ValueError as cause:
-        raise DataError(f"not a format string ({cause})", got=template, where=key) from None
-    names = [field.split(".")[0].split("[")[0] for field in found]
-    if "" in names:
-        raise DataError("a field needs a column's name", got=template, where=key, fix="write {column}, not {}")
-    return list(dict.fromkeys(names))
-
-
-def _formatted(table: Table, template: str, key: str, extra: dict[str, list[Any]]) -> list[str]:
-    names = fields(template, key)
-    columns = [name for name in names if name not in extra]
-    for name in columns:
-        if name not in table.columns:
-            raise DataError(
-                f"unknown column in {key}", got=name, where=table.where, fix=did_you_mean(name, table.columns)
-            )
-    values = {name: extra[name] if name in extra else table.column(name) for name in names}
-    return [_fill(template, {k: v[i] for k, v in values.items()}, table.place(i)) for i in range(len(table))]
-
-
-def _fill(template: str, row: dict[str, Any], where: str) -> str:
-    if None in row.values():
-        raise DataError("a value is missing", got=row, where=where, fix="drop the row")
-    try:
-        return template.format(**row)
-    except (ValueError, TypeError, AttributeError, IndexError, KeyError) as cause:
-        raise DataError(f"a row does not fit the template {template!r} ({cause})", got=row, where=where) from cause
+FAMILY = TextToText()

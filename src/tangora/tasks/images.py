@@ -1,7 +1,8 @@
-"""Images by a two-tower model (CLIP, SigLIP): the class whose name lies nearest to the image."""
+"""Images and the two-tower models (CLIP, SigLIP) that embed them beside texts."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -11,13 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from tangora.errors import DataError, ModelError
-from tangora.tasks.base import Base, TextEncoder, pretrained, processor, weights_fingerprint
+from tangora.support.extras import require
+from tangora.tasks.base import pretrained, processor, weights_fingerprint
+from tangora.tasks.zero_shot import TextEncoder, ZeroShotBase
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from PIL.Image import Image
 
-    from tangora.config.recipe import BaseConfig, TaskConfig
+    from tangora.config.tasks import BaseConfig, TaskConfig
+    from tangora.tasks.base import Base
     from tangora.tasks.sources import Table
     from tangora.tasks.values import Batch
 
@@ -28,31 +32,32 @@ _TOWERS = {"clip": "CLIPVisionModelWithProjection", "siglip": "SiglipVisionModel
 _CHUNK = 128
 
 
-def load(config: BaseConfig) -> Base:
-    """The vision tower as backbone, by the class that loads it alone, so that its adapters load there too."""
-    import transformers
+def load(config: BaseConfig) -> ZeroShotBase:
+    """Return the vision tower as backbone, by the class that loads it alone, so that its adapters load there too."""
+    require("vision", purpose="a model of images")
+    import transformers  # deferred: it takes a second to import
 
     whole: Any = pretrained(transformers.AutoModel, config)
     kind = str(whole.config.model_type)
     if kind not in _TOWERS:
-        fix = f"image-zero-shot knows {', '.join(_TOWERS)}"
+        fix = f"use a checkpoint of {' or '.join(_TOWERS)}"
         raise ModelError("no image tower for this kind of model", got=kind, where=config.model, fix=fix)
     images = processor(transformers.AutoImageProcessor, config, backend="pil")
     tokenizer = processor(transformers.AutoTokenizer, config)
     backbone = pretrained(getattr(transformers, _TOWERS[kind]), config)
     scale = config.scale or float(whole.logit_scale.detach().exp())
-    return Base(config, backbone, images, "", _text_tower(whole, tokenizer), scale)
+    return ZeroShotBase(config, backbone, images, text=_text_tower(whole, tokenizer), scale=scale)
 
 
-def features(backbone: nn.Module, config: BaseConfig, batch: Batch) -> Float[Tensor, "batch dim"]:
-    """What the vision tower says of each image, in the space it shares with the text tower."""
+def features(backbone: nn.Module, batch: Batch) -> Float[Tensor, "batch dim"]:
+    """Return the vision tower's embedding of each image, in the space it shares with the text tower."""
     output = backbone(pixel_values=batch["pixel_values"])
     found = getattr(output, "image_embeds", None)
     return found if found is not None else output.pooler_output  # type: ignore[no-any-return]
 
 
 def encode(table: Table, config: TaskConfig, base: Base) -> dict[str, list[Tensor] | Tensor]:
-    """Pixels of the image column, resized, cropped and normalized by the checkpoint's own processor."""
+    """Return pixels of the image column, resized, cropped and normalized by the checkpoint's own processor."""
     table.need(config.image, "image")
     if isinstance(table.data, dict) and isinstance(column := table.data[config.image], np.ndarray):
         _check_array(column, f"{table.where}, {config.image}")
@@ -78,10 +83,13 @@ def _check_array(images: np.ndarray, where: str) -> None:
 
 
 def rgb(value: Any, where: str) -> Image:
-    """An array, a file name, encoded bytes or an image of any mode as an RGB image."""
-    import io
+    """Return an array, a file name, encoded bytes or an image of any mode as an RGB image.
 
-    from PIL import Image as images
+    Raises:
+        DataError: it is none of these.
+    """
+    require("vision", purpose="an image")
+    from PIL import Image as images  # deferred: texts need none
 
     try:
         if isinstance(value, np.ndarray):
@@ -106,8 +114,9 @@ def _text_tower(whole: Any, tokenizer: Any) -> TextEncoder:
 
     def embed(texts: Sequence[str]) -> Float[Tensor, "texts dim"]:
         batch = tokenizer(list(texts), padding=padding, truncation=True, max_length=longest, return_tensors="pt")
+        device = next(parts.parameters()).device
         with torch.no_grad():
-            found: Tensor = projection(tower(**{name: batch[name] for name in wanted}).pooler_output)
-        return found
+            found: Tensor = projection(tower(**{name: batch[name].to(device) for name in wanted}).pooler_output)
+        return found.float().cpu()
 
     return TextEncoder(embed, weights_fingerprint(parts))

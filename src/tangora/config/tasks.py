@@ -1,0 +1,225 @@
+"""The settings of a base model and of its tasks; a family may have keys of its own.
+
+    BaseSettings ── what every family has ──> BaseConfig ── with the keys of Tangora's own families
+    TaskSettings ── what every family has ──> TaskConfig ── with the keys of Tangora's own families
+
+A family of another package derives its settings from `BaseSettings` and `TaskSettings`; `base.family` in a recipe says
+which classes read the keys. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationInfo, field_validator, model_validator
+
+from tangora.config.settings import NAME, Frozen
+from tangora.support.seams import FAMILIES, METRICS
+from tangora.support.validation import UnknownNameError, validate
+
+__all__ = [
+    "SOURCE_KINDS",
+    "BaseConfig",
+    "BaseSettings",
+    "Source",
+    "SplitName",
+    "TaskConfig",
+    "TaskSettings",
+    "base_settings",
+    "read_base",
+    "read_tasks",
+]
+
+SplitName = Literal["train", "validation", "test"]
+
+
+class BaseSettings(Frozen):
+    """The frozen pretrained model: the keys that every family has."""
+
+    family: str
+    model: str = Field(description="Hub id, folder, or 'builtin:quickstart' (made and cached by the run)")
+    revision: str | None = None
+    trust_remote_code: bool = Field(default=False, description="run code from the model's repository")
+
+    @field_validator("family")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in FAMILIES:
+            raise UnknownNameError("family", name, list(FAMILIES))
+        return name
+
+    @model_validator(mode="after")
+    def _own_class(self) -> BaseSettings:
+        wanted: type[BaseSettings] = FAMILIES.get(self.family).base_settings
+        if not isinstance(self, wanted):
+            raise ValueError(f"the settings of family {self.family} are {wanted.__name__}, not {type(self).__name__}")
+        return self
+
+
+class BaseConfig(BaseSettings):
+    """The base model of a family of Tangora's own."""
+
+    pooling: Literal["mean", "cls"] = Field(default="mean", description="text-zero-shot: token features to one vector")
+    max_length: int = Field(default=64, ge=1, description="tokens kept of an input")
+    max_new_tokens: int = Field(default=16, ge=1, description="text-to-text: tokens generated at evaluation")
+    scale: float | None = Field(
+        default=None, gt=0, description="logits = scale * cosine; the checkpoint's own by default, 20 for text"
+    )
+
+
+class Source(Frozen):
+    """Where a task's rows are: exactly one of the first six keys."""
+
+    hub: str | None = Field(default=None, description="data set id on the Hugging Face Hub")
+    parquet: dict[SplitName, str] | None = None
+    csv: dict[SplitName, str] | None = None
+    jsonl: dict[SplitName, str] | None = None
+    imagefolder: dict[SplitName, str] | None = Field(
+        default=None, description="split -> folder with one folder a class"
+    )
+    npz: dict[SplitName, str] | None = Field(default=None, description="split -> .npz with arrays of images and labels")
+    builtin: str | None = Field(default=None, description="a data set of tangora.quickstart")
+    config: str | None = Field(default=None, description="hub: configuration (subset) name")
+    revision: str | None = Field(default=None, description="hub: commit or tag")
+    splits: dict[SplitName, str] = Field(
+        default_factory=dict, description="hub: our split -> theirs, slices such as 'train[:1000]' allowed"
+    )
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Source:
+        given = [k for k in SOURCE_KINDS if getattr(self, k) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of {', '.join(SOURCE_KINDS)}; got {', '.join(given) or 'none'}")
+        files = getattr(self, given[0])
+        if isinstance(files, dict) and not {"train", "test"} <= files.keys():
+            raise ValueError(f"{given[0]} needs a train and a test split; got {', '.join(files) or 'none'}")
+        return self
+
+    @property
+    def kind(self) -> str:
+        """Which of `SOURCE_KINDS` is given."""
+        return next(k for k in SOURCE_KINDS if getattr(self, k) is not None)
+
+
+SOURCE_KINDS = ("hub", "parquet", "csv", "jsonl", "imagefolder", "npz", "builtin")
+
+
+class TaskSettings(Frozen):
+    """One task: rows, labels and metrics, the keys that every family has."""
+
+    name: str = Field(pattern=NAME)
+    source: Source
+    label: str = Field(default="label", description="label column, or the array's name in an .npz")
+    labels: list[str] | dict[str, str] | None = Field(
+        None, description="class names in label order, or raw label value -> class name; default: the data set's own"
+    )
+    labels_from: str | None = Field(default=None, description="JSON file whose key 'labels' lists the class names")
+    metric: str = Field(default="accuracy", description="what the task is scored and coefficients are chosen by")
+    metrics: list[str] | None = Field(
+        default=None, min_length=1, description="several, in place of `metric`: the first is the primary one"
+    )
+    limit: dict[SplitName, int] = Field(default_factory=dict, description="most rows kept of a split (a seeded sample)")
+    validation_fraction: float = Field(
+        default=0.1, gt=0, lt=1, description="cut from train when there is no validation split"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _primary(cls, raw: Any) -> Any:
+        """The first of ``metrics`` is ``metric``, unless both are given."""
+        if isinstance(raw, Mapping) and "metric" not in raw and isinstance(raw.get("metrics"), list) and raw["metrics"]:
+            return {**raw, "metric": raw["metrics"][0]}
+        return raw
+
+    @field_validator("metric", "metrics")
+    @classmethod
+    def _known(cls, value: str | list[str] | None) -> str | list[str] | None:
+        for name in [value] if isinstance(value, str) else value or ():
+            if name not in METRICS:
+                raise UnknownNameError("metric", name, list(METRICS))
+        return value
+
+    @property
+    def all_metrics(self) -> tuple[str, ...]:
+        """Every metric, the primary one first."""
+        return tuple(self.metrics or [self.metric])
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TaskSettings:
+        if self.metric != self.all_metrics[0]:
+            raise ValueError(f"metrics: the first is the primary one, but metric is {self.metric}; leave metric out")
+        if len(set(self.all_metrics)) < len(self.all_metrics):
+            raise ValueError(f"metrics: each once; got {', '.join(self.all_metrics)}")
+        if self.labels is not None and self.labels_from is not None:
+            raise ValueError("give labels or labels_from, not both")
+        if any(n < 1 for n in self.limit.values()):
+            raise ValueError("limit: a split needs at least 1 row")
+        return self
+
+
+class TaskConfig(TaskSettings):
+    """One task of a family of Tangora's own."""
+
+    text: str = Field(default="text", description="text column; or an 'image' column's name for image families")
+    image: str = Field(default="image", description="image column, or the array's name in an .npz")
+    templates: list[str] = Field(
+        default=["{}"], min_length=1, description="zero-shot: prompts around a class name, averaged"
+    )
+    prompt: str | None = Field(default=None, description="text-to-text: input, such as 'Premise: {premise} ...'")
+    target: str = Field(default="{label}", description="text-to-text: output, such as '{label}' or '{label:.1f}'")
+
+    @model_validator(mode="after")
+    def _templates_have_a_place(self) -> TaskConfig:
+        if any("{}" not in t for t in self.templates):
+            raise ValueError("templates: each needs a '{}' where the class name goes")
+        return self
+
+
+def base_settings(raw: Mapping[str, Any], where: str) -> BaseSettings:
+    """Return the settings of a base model, of the class that its family reads.
+
+    Args:
+        raw: the keys, ``family`` among them.
+        where: what an error names as the place.
+
+    Raises:
+        RecipeError: no such family, or a key or value is invalid.
+
+    >>> base_settings({"family": "text-zero-shot", "model": "folder"}, "base").pooling
+    'mean'
+    """
+    chosen: type[BaseSettings] = _class_of(raw, "base_settings")
+    return validate(chosen, raw, where)
+
+
+def read_base(raw: Any) -> Any:
+    """Read ``base`` of a recipe by the class of its family; anything else is left for pydantic to refuse."""
+    return _class_of(raw, "base_settings").model_validate(raw) if isinstance(raw, Mapping) else raw
+
+
+def read_tasks(raw: Any, info: ValidationInfo) -> Any:
+    """Read ``tasks`` of a recipe by the class of its base's family."""
+    base = info.data.get("base")
+    if base is None:  # it is refused already
+        return []
+    chosen: Any = FAMILIES.get(base.family).task_settings
+    return TypeAdapter(list[chosen]).validate_python(raw)
+
+
+def settings_at(raw: Mapping[str, Any], location: tuple[int | str, ...]) -> tuple[type[Frozen] | None, int]:
+    """Return which class reads a place of a recipe, and how many parts of the location lead there."""
+    if location[:1] == ("base",):
+        return _class_of(raw.get("base"), "base_settings"), 1
+    if location[:1] == ("tasks",) and len(location) > 1:
+        return _class_of(raw.get("base"), "task_settings"), 2
+    return None, 0
+
+
+def _class_of(raw: Any, which: Literal["base_settings", "task_settings"]) -> type[Any]:
+    """The settings class of the family that ``raw`` names; that of Tangora's own where it names none."""
+    family = raw.get("family") if isinstance(raw, Mapping) else getattr(raw, "family", None)
+    if isinstance(family, str) and family in FAMILIES:
+        chosen: type[Any] = getattr(FAMILIES.get(family), which)
+        return chosen
+    return BaseConfig if which == "base_settings" else TaskConfig

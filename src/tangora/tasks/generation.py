@@ -1,0 +1,123 @@
+"""Answers in words by a sequence-to-sequence model such as T5."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from tangora.errors import DataError
+from tangora.tasks.base import Base, pretrained, processor
+from tangora.tasks.readouts import token_losses
+from tangora.tasks.templates import prompts
+from tangora.tasks.texts import tokenize
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+    from tangora.config.tasks import BaseConfig, TaskConfig
+    from tangora.tasks.sources import Table
+    from tangora.tasks.values import Batch
+
+__all__ = ["GenerationReadout", "encode", "load"]
+
+
+def load(config: BaseConfig) -> Base:
+    """Return the whole model."""
+    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer  # deferred: it takes a second to import
+
+    return Base(config, pretrained(AutoModelForSeq2SeqLM, config), processor(AutoTokenizer, config))
+
+
+def encode(table: Table, targets: Sequence[str], config: TaskConfig, base: Base, most: int) -> dict[str, Any]:
+    """Return token ids of the prompts, and as labels those of the texts to answer with.
+
+    Raises:
+        DataError: a text to answer with has more than ``most`` tokens, so that no answer could match it.
+    """
+    settings: Any = base.config
+    ids = tokenize(base.processor, prompts(table, config), settings.max_length, table.place)
+    labels = tokenize(base.processor, targets, most + 1, table.place)
+    for row, tokens in enumerate(labels):
+        if len(tokens) > most:
+            raise DataError(
+                f"a target has more than {most} tokens",
+                got=targets[row],
+                where=table.place(row),
+                fix="raise base.max_new_tokens",
+            )
+    return {"input_ids": ids, "labels": labels}
+
+
+class GenerationReadout(nn.Module):
+    """Logits of target tokens, teacher-forced; answers by greedy generation.
+
+    The loss of a row is the mean cross-entropy over its target tokens.
+
+    Args:
+        base: gives vocabulary and tokenizer.
+        most: tokens generated at most.
+    """
+
+    def __init__(self, base: Base, most: int) -> None:
+        super().__init__()
+        backbone: Any = base.backbone
+        self.width = int(backbone.config.vocab_size)
+        self.features_key: Hashable = "logits"
+        self._most = most
+        self._tokenizer = base.processor
+
+    def features(self, backbone: nn.Module, inputs: Batch, labels: Tensor | None, /) -> Tensor:
+        """Return the logits of the target tokens, all of the model's own."""
+        found: Tensor = backbone(**inputs, labels=labels).logits
+        return found
+
+    def logits(self, features: Tensor, /) -> Float[Tensor, "batch tokens vocabulary"]:
+        """Return the logits in float32."""
+        return features.float()
+
+    def losses(
+        self, logits: Float[Tensor, "batch tokens vocabulary"], labels: Int[Tensor, "batch tokens"], /
+    ) -> Float[Tensor, "batch"]:
+        """Return the mean cross-entropy over each row's target tokens."""
+        return token_losses(logits, labels)
+
+    def answer(
+        self, backbone: nn.Module, inputs: Batch, labels: Tensor, settle: Callable[[Tensor], Tensor] | None, /
+    ) -> tuple[list[str], Float[Tensor, "batch"]]:
+        """Return a text and a loss per row, from one pass of the encoder."""
+        model: Any = backbone
+        mask = inputs["attention_mask"]
+        encoded = model.get_encoder()(**inputs)
+
+        def step(**decoder: Tensor) -> Tensor:
+            found: Tensor = model(encoder_outputs=encoded, attention_mask=mask, **decoder).logits
+            return found.float() if settle is None else settle(found).float()
+
+        losses = self.losses(step(labels=labels), labels)
+        if settle is not None:  # generate() would compare dual numbers by their primals alone
+            ids = _greedy(step, model, len(mask), self._most)
+        else:
+            settings: dict[str, Any] = {"max_new_tokens": self._most, "do_sample": False, "num_beams": 1}
+            ids = model.generate(encoder_outputs=encoded, attention_mask=mask, **settings)
+        return self._tokenizer.batch_decode(ids, skip_special_tokens=True), losses
+
+
+def _greedy(step: Callable[..., Tensor], model: Any, rows: int, most: int) -> Tensor:
+    """Token ids ``[rows, tokens]``; a row that has ended is filled up with padding."""
+    settings = model.generation_config
+    end, padding = settings.eos_token_id, settings.pad_token_id
+    ends = torch.tensor(end if isinstance(end, list) else [end])
+    first = getattr(settings, "decoder_start_token_id", None)
+    first = model.config.decoder_start_token_id if first is None else first
+    ids = torch.full((rows, 1), first, device=next(model.parameters()).device)
+    going = torch.ones(rows, dtype=torch.bool, device=ids.device)
+    for _ in range(most):
+        chosen = step(decoder_input_ids=ids)[:, -1].argmax(-1)
+        ids = torch.cat([ids, torch.where(going, chosen, padding or 0)[:, None]], 1)
+        going &= ~torch.isin(chosen, ends.to(ids.device))
+        if not bool(going.any()):
+            break
+    return ids

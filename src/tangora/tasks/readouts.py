@@ -1,0 +1,63 @@
+"""Readouts that families share: of classes, and of the classes whose names are embedded."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from tangora.tasks.batches import IGNORED
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+    from tangora.tasks.values import Batch
+
+__all__ = ["ClassReadout", "token_losses"]
+
+
+class ClassReadout(nn.Module, ABC):
+    """A readout whose logits are of classes: the loss is their cross-entropy, the answer the largest one.
+
+    Derive from it, and implement `features` and `logits` as `tangora.tasks.contract.Readout` describes them. Parameters
+    of the derived class are trained with an adapter.
+
+    Args:
+        width: number of classes.
+        features_key: readouts of one base with equal keys compute the same features.
+    """
+
+    def __init__(self, width: int, features_key: Hashable) -> None:
+        super().__init__()
+        self.width, self.features_key = width, features_key
+
+    @abstractmethod
+    def features(self, backbone: nn.Module, inputs: Batch, labels: Tensor | None, /) -> Tensor:
+        """Return what is computed before anything of the task, one entry per row."""
+
+    @abstractmethod
+    def logits(self, features: Tensor, /) -> Float[Tensor, "batch classes"]:
+        """Return float32 logits of the rows whose features are given."""
+
+    def losses(self, logits: Float[Tensor, "batch classes"], labels: Int[Tensor, "batch"], /) -> Float[Tensor, "batch"]:
+        """Return the cross-entropy of each row."""
+        return cross_entropy(logits, labels, reduction="none")
+
+    def answer(
+        self, backbone: nn.Module, inputs: Batch, labels: Tensor, settle: Callable[[Tensor], Tensor] | None, /
+    ) -> tuple[list[Any], Float[Tensor, "batch"]]:
+        """Return the class of the largest logit, and the loss of each row."""
+        logits = self.logits(self.features(backbone, inputs, labels))
+        logits = logits if settle is None else settle(logits)
+        return logits.argmax(-1).tolist(), self.losses(logits, labels)
+
+
+def token_losses(
+    logits: Float[Tensor, "batch tokens vocabulary"], labels: Int[Tensor, "batch tokens"]
+) -> Float[Tensor, "batch"]:
+    """Return the cross-entropy of each row: the mean over its target tokens; ignored ones do not count."""
+    tokens = cross_entropy(logits.transpose(1, 2), labels, reduction="none", ignore_index=IGNORED)
+    return tokens.sum(1) / (labels != IGNORED).sum(1)

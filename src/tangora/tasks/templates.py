@@ -1,0 +1,96 @@
+"""Texts made of the columns of a row: prompts, and the texts to answer with."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from tangora.errors import DataError
+from tangora.support.validation import did_you_mean
+from tangora.tasks import labels as naming
+from tangora.tasks.contract import Targets
+
+if TYPE_CHECKING:
+    from tangora.config.tasks import TaskConfig
+    from tangora.tasks.sources import Table
+
+__all__ = ["fields", "prompts", "text_targets"]
+
+
+def prompts(table: Table, config: TaskConfig) -> list[str]:
+    """Return the input of every row: ``prompt`` formatted with its columns, or the text column.
+
+    Raises:
+        DataError: an unknown column, or a row that does not fit the template.
+    """
+    prompt = config.prompt if config.prompt is not None else "{" + config.text + "}"
+    return _formatted(table, prompt, "prompt", {})
+
+
+def text_targets(tables: Mapping[str, Table], config: TaskConfig) -> Targets:
+    """Return the texts to answer with: ``target``, in which ``{label}`` is the class name, or the value as it is.
+
+    The rows fall into classes if the target names a label, and labels are neither fractions nor formatted as numbers.
+
+    Raises:
+        DataError: an unknown column, a label without a class, or a row that does not fit the template.
+    """
+    classes, labels = _labels(tables, config)
+    texts = {
+        split: _formatted(table, config.target, "target", {"label": labels.get(split, [])})
+        for split, table in tables.items()
+    }
+    return Targets(classes, texts, stratify=bool(classes))
+
+
+def _labels(tables: Mapping[str, Table], config: TaskConfig) -> tuple[list[str], dict[str, list[Any]]]:
+    """Class names, and what ``{label}`` stands for in every row."""
+    names = naming.given_names(tables, config)
+    if "label" not in fields(config.target, "target"):
+        return [], {}
+    if names is None:
+        raw = {split: naming.raw_labels(table, config.label) for split, table in tables.items()}
+        if any(isinstance(value, float) for values in raw.values() for value in values):
+            return [], raw
+        if "{label}" not in config.target:  # a number format: a grade, not a class
+            return [], raw
+    classes, numbers = naming.class_numbers(tables, config, names)
+    return classes, {split: [classes[i] for i in values] for split, values in numbers.items()}
+
+
+def fields(template: str, key: str) -> list[str]:
+    """Names between braces, each once.
+
+    Raises:
+        DataError: braces that do not match, or an empty pair.
+    """
+    try:
+        found = [field for _, field, _, _ in string.Formatter().parse(template) if field is not None]
+    except ValueError as cause:
+        raise DataError(f"not a format string ({cause})", got=template, where=key) from None
+    names = [field.split(".")[0].split("[")[0] for field in found]
+    if "" in names:
+        raise DataError("a field needs a column's name", got=template, where=key, fix="write {column}, not {}")
+    return list(dict.fromkeys(names))
+
+
+def _formatted(table: Table, template: str, key: str, extra: dict[str, list[Any]]) -> list[str]:
+    names = fields(template, key)
+    columns = [name for name in names if name not in extra]
+    for name in columns:
+        if name not in table.columns:
+            raise DataError(
+                f"unknown column in {key}", got=name, where=table.where, fix=did_you_mean(name, table.columns)
+            )
+    values = {name: extra[name] if name in extra else table.column(name) for name in names}
+    return [_fill(template, {k: v[i] for k, v in values.items()}, table.place(i)) for i in range(len(table))]
+
+
+def _fill(template: str, row: dict[str, Any], where: str) -> str:
+    if None in row.values():
+        raise DataError("a value is missing", got=row, where=where, fix="drop the row")
+    try:
+        return template.format(**row)
+    except (ValueError, TypeError, AttributeError, IndexError, KeyError) as cause:
+        raise DataError(f"a row does not fit the template {template!r} ({cause})", got=row, where=where) from cause

@@ -1,0 +1,104 @@
+"""Texts and their encoders: columns of texts, token ids, features pooled to one vector."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from tangora.errors import DataError, ModelError
+from tangora.tasks.base import pretrained, processor, take_out, weights_fingerprint
+from tangora.tasks.batches import Collator
+from tangora.tasks.values import evaluating, fingerprint_of
+from tangora.tasks.zero_shot import TextEncoder, ZeroShotBase
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    from tangora.config.tasks import BaseConfig, BaseSettings
+    from tangora.tasks.sources import Table
+    from tangora.tasks.values import Batch
+
+__all__ = ["encoder", "load", "pooled", "texts_of", "tokenize"]
+
+SCALE = 20.0  # of sentence-transformers' contrastive losses
+
+
+def encoder(config: BaseSettings, unused: Sequence[str] = ()) -> tuple[nn.Module, Any]:
+    """Return an encoder and its tokenizer, which cuts texts to what the encoder takes.
+
+    Args:
+        config: which checkpoint.
+        unused: children of the encoder that are taken out; the checkpoint may lack their weights.
+
+    Raises:
+        ModelError: the checkpoint cannot be loaded, or is of another kind of model.
+    """
+    from transformers import AutoModel, AutoTokenizer  # deferred: it takes a second to import
+
+    backbone: Any = pretrained(AutoModel, config, unused=unused)
+    if backbone.config.is_encoder_decoder:
+        raise ModelError(f"{config.family} needs an encoder", got=type(backbone).__name__, where=config.model)
+    take_out(backbone, unused)
+    tokenizer = processor(AutoTokenizer, config)
+    if (positions := getattr(backbone.config, "max_position_embeddings", None)) is not None:
+        tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
+    return backbone.eval(), tokenizer
+
+
+def load(config: BaseConfig, unused: Sequence[str]) -> ZeroShotBase:
+    """Return a sentence encoder that embeds class names as it embeds texts."""
+    backbone, tokenizer = encoder(config, unused)
+    padding = Collator(tokenizer.pad_token_id or 0)
+
+    def embed(texts: Sequence[str]) -> Float[Tensor, "texts dim"]:
+        ids = tokenize(tokenizer, texts, config.max_length, "class name {}".format)
+        batch = padding([{"input_ids": row, "labels": 0} for row in ids])
+        del batch["labels"]
+        device = next(backbone.parameters()).device
+        with evaluating(backbone), torch.no_grad():
+            return pooled(backbone, {k: v.to(device) for k, v in batch.items()}, config.pooling).float().cpu()
+
+    text = TextEncoder(embed, fingerprint_of([weights_fingerprint(backbone), config.pooling, config.max_length]))
+    return ZeroShotBase(config, backbone, tokenizer, text=text, scale=config.scale or SCALE)
+
+
+def pooled(backbone: nn.Module, batch: Batch, pooling: str) -> Float[Tensor, "batch dim"]:
+    """Return token features as one vector: their mean over the text, or that of the first token (``cls``)."""
+    hidden: Tensor = backbone(**batch).last_hidden_state
+    if pooling == "cls":
+        return hidden[:, 0]
+    mask = batch["attention_mask"].unsqueeze(-1).to(hidden.dtype)
+    return (hidden * mask).sum(1) / mask.sum(1)
+
+
+def texts_of(table: Table, column: str, key: str) -> list[str]:
+    """A column of texts, complete.
+
+    Raises:
+        DataError: no such column, or a row without a text.
+    """
+    table.need(column, key)
+    texts = table.column(column)
+    for row, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise DataError("a text is missing or not a text", got=text, where=table.place(row, column))
+    return texts
+
+
+def tokenize(
+    tokenizer: Any, texts: Sequence[str], max_length: int, place: Callable[[int], str] = "text {}".format
+) -> list[Tensor]:
+    """Token ids per text, cut to ``max_length`` or what the model takes, not padded; ``place`` names a row in an error.
+
+    Raises:
+        DataError: a text has no tokens.
+    """
+    longest = min(max_length, tokenizer.model_max_length)
+    rows = tokenizer(list(texts), truncation=True, max_length=longest)["input_ids"] if texts else []
+    for row, ids in enumerate(rows):
+        if not ids:
+            raise DataError("a text has no tokens", got=texts[row], where=place(row), fix="drop the row")
+    return [torch.tensor(ids, dtype=torch.int64) for ids in rows]
