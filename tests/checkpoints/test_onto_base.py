@@ -191,7 +191,9 @@ def test_tied_weights_are_refused(tmp_path):
     weights = {"model.embed_tokens.weight": torch.zeros(5, 4), "model.x.weight": torch.zeros(4, 4)}
     base = save(tmp_path / "base", weights, config={**CONFIG, "tie_word_embeddings": True})
     update = LowRank(torch.ones(4, 1), torch.ones(1, 5))
-    adapter = Adapter({"model.embed_tokens": update}, Metadata(), LoraDetails(embeddings=frozenset({"model.embed_tokens"})))
+    adapter = Adapter(
+        {"model.embed_tokens": update}, Metadata(), LoraDetails(embeddings=frozenset({"model.embed_tokens"}))
+    )
     adapter.save(tmp_path / "a")
     with pytest.raises(FusionError, match="shared by the input embedding and the output head"):
         fuse_checkpoints(base, [tmp_path / "a"], tmp_path / "out")
