@@ -7,6 +7,7 @@
     modes     name -> how adapters are trained: train, and what differs of lora.* and training.*
     fusion    subsets, methods with their grids or search, how coefficients are selected
     evaluation  batch size, bootstrap
+    executor  where the jobs of the run are done
 
 `Recipe.finetune_config` resolves one mode. Nothing here imports torch.
 """
@@ -19,6 +20,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
 
+from tangora.config.executor import ExecutorConfig
 from tangora.config.fusion import FusionEntry, check_search
 from tangora.config.settings import NAME, FinetuneConfig, Frozen, LoraSettings, ModeConfig, TrainingSettings
 from tangora.config.tasks import (
@@ -33,6 +35,7 @@ from tangora.config.tasks import (
 )
 from tangora.errors import RecipeError
 from tangora.support.seams import FAMILIES, METRICS, MODES
+from tangora.support.shown import one_line
 from tangora.support.validation import did_you_mean, validate
 from tangora.support.yaml import dump
 
@@ -126,6 +129,13 @@ class Recipe(Frozen):
     )
     fusion: FusionConfig = Field(default_factory=FusionConfig)
     evaluation: EvaluationConfig = Field(default=EvaluationConfig())
+    executor: ExecutorConfig = Field(
+        default_factory=ExecutorConfig, description="where jobs are done; changes no result"
+    )
+
+    def __repr__(self) -> str:
+        tasks = f"{len(self.tasks)} tasks on {self.base.model}"
+        return one_line("Recipe", repr(self.name), tasks, f"modes {' '.join(self.modes)}", f"seed {self.seed}")
 
     @classmethod
     def settings_at(cls, raw: Mapping[str, Any], location: tuple[int | str, ...]) -> tuple[type[Frozen] | None, int]:
@@ -163,7 +173,7 @@ class Recipe(Frozen):
                 got = f"{entry.label} is for subsets of {entry.sizes} tasks, and there are those of {list(fused)}"
                 raise ValueError(f"fusion.methods: {got}")
             linear = {name: MODES.get(of.train).linear_in_coefficients for name, of in self.modes.items()}
-            check_search(entry, linear, classes=FAMILIES.get(self.base.family).logits_over == "classes")
+            check_search(entry, linear, self.base.family)
         return self
 
     def finetune_config(self, mode: str) -> FinetuneConfig:

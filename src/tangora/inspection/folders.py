@@ -19,6 +19,7 @@ from tangora.adapters.metadata import Metadata, read_metadata
 from tangora.errors import FileError, TangoraError
 from tangora.storage.checkpoint import Checkpoint, open_checkpoint
 from tangora.storage.header import Stored
+from tangora.support.shown import one_line
 
 __all__ = ["Inspected", "Site", "inspect"]
 
@@ -65,6 +66,10 @@ class Inspected:
     needs_base: str | None = None
     problem: str | None = None
     about: Any = field(default=None, repr=False)
+
+    def __repr__(self) -> str:
+        held = f"{len(self.sites)} sites" if self.sites else f"{self.tensors} tensors"
+        return one_line("Inspected", repr(self.path), self.kind, self.problem or held)
 
     def told(self) -> dict[str, Any]:
         """For a machine: everything but the objects behind it."""
