@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -23,7 +24,7 @@ from torch import Tensor
 from tangora.adapters.formats import lora as peft_files
 from tangora.adapters.formats.lora.based import open_base
 from tangora.adapters.formats.lora.layers import is_bias
-from tangora.adapters.heads import read_heads, write_heads
+from tangora.adapters.heads import HeadRecord, read_heads, read_records, write_heads, write_records
 from tangora.adapters.metadata import FILE, BaseInfo, FusedInfo, InitialInfo, Metadata, Parent, read_metadata
 from tangora.adapters.start import INITIAL, can_redraw, initial_tensors, read_initial
 from tangora.errors import AdapterError
@@ -56,7 +57,9 @@ class Adapter:
         embeddings: the sites that are `Embedding` layers (their update is ``[dim, vocabulary]``).
         kernels: site -> ``(in, k₁, k₂, …)`` of a convolution (its update is ``[out, in·k₁·k₂…]``).
         whole: parameter of the base -> the value that replaces it: ``modules_to_save``, biases that were saved whole.
-        heads: task -> such values of which an application chooses one task's; none of them acts by itself.
+        heads: task -> parameters of its own: a trained head, or such values of the base. None of them acts by itself;
+            whoever answers a task puts its head in.
+        records: task -> what prediction needs besides base and head: class names in order, templates, scale, ...
     """
 
     updates: Mapping[str, Update]
@@ -67,6 +70,7 @@ class Adapter:
     kernels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     whole: Mapping[str, Tensor] = field(default_factory=dict)
     heads: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    records: Mapping[str, HeadRecord] = field(default_factory=dict)
 
     @cached_property
     def start(self) -> Mapping[str, LowRank]:
@@ -146,6 +150,8 @@ class Adapter:
                 write_safetensors(folder / DELTA, deltas)
             else:
                 self._save_lora(folder)
+            write_heads(folder, self.heads)
+            write_records(folder, self.records)
             verified = check(self, folder) if check is not None else None
             told = replace(self, metadata=self.metadata.model_copy(update={"verified": verified}))
             write_json(folder / FILE, told.metadata.model_dump(mode="json"))
@@ -167,7 +173,7 @@ class Adapter:
             return verify(self, Path(scratch))
 
     def _refuse_infinity(self, path: Path) -> None:
-        for name, tensor in self.whole.items():
+        for name, tensor in itertools.chain(self.whole.items(), *(named.items() for named in self.heads.values())):
             finite(name, tensor, path)
         for site, update in self.updates.items():
             factors = update.factors()
@@ -181,7 +187,6 @@ class Adapter:
         write_safetensors(folder / peft_files.WEIGHTS, peft_files.write_tensors(content))
         if self.initial is not None and not can_redraw(self):
             write_safetensors(folder / INITIAL, initial_tensors(self.initial))
-        write_heads(folder, self.heads)
 
     def content(self) -> peft_files.Content:
         """What the files of the adapter hold: every update as factors, biases apart."""
@@ -222,13 +227,14 @@ def load(
     if metadata is not None and metadata.kind == "full":
         deltas = read_safetensors(inside(folder, DELTA))
         updates = {name: Dense(finite(name, t, folder / DELTA)) for name, t in sorted(deltas.items())}
-        return Adapter(updates, metadata)
+        return Adapter(updates, metadata, heads=read_heads(folder), records=read_records(folder))
     read = peft_files.read_peft(folder, open_base(base), lazily=lazily)
     if metadata is None:
         told = BaseInfo(model=read.config.get("base_model_name_or_path") or None, revision=read.config.get("revision"))
         metadata = Metadata(base=told)
     heads = read_heads(folder)
     adapter = Adapter(read.updates, metadata, read.config, None, read.embeddings, read.kernels, read.whole, heads)
+    adapter = replace(adapter, records=read_records(folder))
     return replace(adapter, initial=read_initial(adapter, folder))
 
 

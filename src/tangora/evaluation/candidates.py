@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tangora.adapters.heads import heads_digest
 from tangora.evaluation.evaluator import scoring_key
 from tangora.support.files import digest
 
@@ -25,6 +26,14 @@ def candidate_key(fusion: Fusion, method: str, weights: Table, parameters: Mappi
     and a single 1 is the expert itself; for linearized adapters of one φ₀ it is also the same in both spaces.
     Coefficients that differ by less than 1e-9 count as equal, and those that are the same at every site are per task.
     """
+    if any(a.heads for a in fusion.adapters):  # a fusion carries all of them, also those of adapters at zero
+        heads = sorted(heads_digest(a.heads) for a in fusion.adapters)
+        return digest(["heads", heads, _updates_key(fusion, method, weights, parameters, seed)])
+    return _updates_key(fusion, method, weights, parameters, seed)
+
+
+def _updates_key(fusion: Fusion, method: str, weights: Table, parameters: Mapping[str, Any], seed: int) -> str:
+    """What decides the fused updates."""
     from tangora.methods import get
 
     chosen = get(method)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tangora.adapters.application import applied
+from tangora.adapters.heads import heads_digest
 from tangora.errors import DataError, ModelError
 from tangora.support.files import digest, writing
 
@@ -160,19 +161,19 @@ class Evaluator:
     @contextlib.contextmanager
     def _answering(self, adapter: Adapter | None) -> Iterator[Callable[[Task], TaskModel]]:
         """How a task is answered by the base with an adapter: its weights changed, or expanded in its direction."""
-        from tangora.tasks import TaskModel
+        from tangora.tasks import TaskModel, make_readout
 
         self._refuse_other_weights(adapter)
-        base, backbone = self._base, self._base.backbone
+        base, backbone, own = self._base, self._base.backbone, [] if adapter is None else [adapter]
         if adapter is None or adapter.metadata.linearize != "model":
             with applied(backbone, adapter, self._saved) if adapter else contextlib.nullcontext():
-                yield lambda task: TaskModel(backbone, task, base)
+                yield lambda task: TaskModel(backbone, task, base, make_readout(task, base, *own))
             return
         from tangora.tangent import TangentTaskModel, at_start, direction_of
 
         with at_start(backbone, [adapter], self._saved):
             direction = direction_of(adapter, backbone)
-            yield lambda task: TangentTaskModel(backbone, task, base, direction)
+            yield lambda task: TangentTaskModel(backbone, task, base, direction, make_readout(task, base, adapter))
 
     def _measure(self, model_of: Callable[[Task], TaskModel], task: Task, split: str) -> Result:
         from tangora.tasks import predict, score
@@ -190,8 +191,9 @@ class Evaluator:
 
 
 def scoring_key(adapter: Adapter) -> str:
-    """What decides an adapter's scores: its updates, and whether they are a direction of the expansion."""
-    return digest(["tangent", adapter.fingerprint]) if adapter.metadata.linearize == "model" else adapter.fingerprint
+    """What decides an adapter's scores: its updates, whether they are a direction of the expansion, and its heads."""
+    key = digest(["tangent", adapter.fingerprint]) if adapter.metadata.linearize == "model" else adapter.fingerprint
+    return digest([key, heads_digest(adapter.heads)]) if adapter.heads else key
 
 
 def evaluate(

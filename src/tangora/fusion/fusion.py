@@ -18,7 +18,7 @@ from tangora.adapters.formats.lora.based import open_base
 from tangora.adapters.metadata import FusedInfo, Parent
 from tangora.errors import FusionError
 from tangora.fusion.engine import Engine
-from tangora.fusion.heads import Heads, check_heads, fuse_whole
+from tangora.fusion.heads import Heads, carried_records, check_heads, fuse_whole
 from tangora.fusion.lineage import check, check_belongs, check_factors, check_low_rank, cut_to, inherit
 from tangora.fusion.spaces import Bases, Space, coordinates, cores, from_cores, site_of, updates_from
 from tangora.fusion.statistics import Known, StatisticsLike, match, opened, refuse_superfluous
@@ -199,7 +199,7 @@ class Fusion:
         if space == "core":
             fused = from_cores(fused, self._core_vectors()[1], self.adapters[0].task_vector)
         made = inherit(self.adapters, updates_from(fused, space, self.adapters[0]), info)
-        made = replace(made, whole=whole, heads=kept)
+        made = replace(made, whole=whole, heads=kept, records=carried_records(self.adapters))
         return made if rank is None else cut_to(made, rank, errors)
 
     def whole(

@@ -13,7 +13,7 @@ as `Columns` of a task whose logits are the features.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
     from tangora.adapters.adapter import Adapter
+    from tangora.adapters.heads import HeadRecord
     from tangora.config.recipe import FinetuneConfig
     from tangora.modes.finetuning import OnStep
     from tangora.tasks import Base
@@ -91,17 +92,24 @@ def distill(
         split="train",
         rows=len(mixed.splits["train"]),
     )
-    lesson = Teacher(*_features(base, lessons, rows, config.seed), about)
+    heads = {task: named for _, adapter in lessons for task, named in adapter.heads.items()}
+    records = {task: record for _, adapter in lessons for task, record in adapter.records.items()}
+    lesson = Teacher(*_features(base, lessons, rows, config.seed), about, heads, records)
     return finetune(base, mixed, config, teacher=lesson, out=out, scratch=scratch, on_step=on_step, overwrite=overwrite)
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """What a student is trained on: features at φ₀ and how the teacher moves them, row by row."""
+    """What a student is trained on: features at φ₀ and how the teacher moves them, row by row.
+
+    Heads answer of features, so the student takes the teacher's.
+    """
 
     origin: Float[Tensor, "rows features"]
     moved: Float[Tensor, "rows features"]
     about: DistilledInfo
+    heads: Mapping[str, Mapping[str, Tensor]]
+    records: Mapping[str, HeadRecord]
 
     def student(self, base: Base, task: Task) -> Callable[[], TaskModel]:
         """Makes the model that is trained."""

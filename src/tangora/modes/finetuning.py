@@ -13,25 +13,28 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tangora.adapters import initial
 from tangora.adapters.adapter import Adapter, BaseInfo, InitialInfo, Metadata
+from tangora.adapters.heads import HeadRecord
 from tangora.config.recipe import FinetuneConfig
 from tangora.errors import ModelError
 from tangora.modes.preparation import Start, adapt, as_before, refuse_running_statistics, switch_on
 from tangora.support.files import atomic_dir, digest, refuse_existing, write_json, writing
 from tangora.support.seams import METRICS
 from tangora.tangent.linearization import linear_factors
+from tangora.tasks.model import make_readout
 from tangora.updates.task_vector import Dense, Update
 
 if TYPE_CHECKING:
     from tangora.modes.distillation import Teacher
     from tangora.modes.trainer import QuietTrainer
     from tangora.tasks import Base, Task, TaskModel
+    from tangora.tasks.contract import Readout
 
 __all__ = ["finetune"]
 
@@ -90,7 +93,8 @@ def finetune(
         ):
             start = None if config.train == "full" else adapt(base.backbone, task.name, config)
             switch_on(base.backbone, config)
-            make = teacher.student(base, task) if teacher else _task_model(base, task, config)
+            readout = make_readout(task, base)
+            make = teacher.student(base, task) if teacher else _task_model(base, task, config, readout)
             trainer = _trainer(make, base, task, config, seed, folder, scratch is not None, on_step)
             for tracker in watching:
                 trainer.add_callback(tracker)
@@ -98,8 +102,11 @@ def finetune(
             updates = _updates(make(), pristine) if start is None else linear_factors(start.model)
             record = _record(trainer, started)
         adapter = _adapter(base, task, config, updates, start, stage)
-        if teacher is not None:
-            adapter = replace(adapter, metadata=adapter.metadata.model_copy(update={"distilled": teacher.about}))
+        if teacher is None:
+            adapter = replace(adapter, heads=_heads(task, readout), records=_records(task))
+        else:
+            about = adapter.metadata.model_copy(update={"distilled": teacher.about})
+            adapter = replace(adapter, metadata=about, heads=teacher.heads, records=teacher.records)
         if out is not None and trainer.is_world_process_zero():
             with atomic_dir(out, overwrite=overwrite) as staging:
                 adapter.save(staging)
@@ -108,16 +115,26 @@ def finetune(
     return adapter
 
 
-def _task_model(base: Base, task: Task, config: FinetuneConfig) -> Callable[[], TaskModel]:
+def _heads(task: Task, readout: Readout) -> dict[str, dict[str, Tensor]]:
+    """The task's trained head, if its readout has parameters."""
+    state = cast(nn.Module, readout).state_dict()
+    return {task.name: {name: value.detach().float().cpu().clone() for name, value in state.items()}} if state else {}
+
+
+def _records(task: Task) -> dict[str, HeadRecord]:
+    return {task.name: HeadRecord(**task.record)} if task.record else {}
+
+
+def _task_model(base: Base, task: Task, config: FinetuneConfig, readout: Readout) -> Callable[[], TaskModel]:
     """Makes the model that is trained; another one of the same weights with every call."""
     from tangora.tasks import TaskModel
 
     if config.linearize != "model":
-        return lambda: TaskModel(base.backbone, task, base)
+        return lambda: TaskModel(base.backbone, task, base, readout)
     from tangora.tangent import Offsets, TangentTaskModel
 
     offsets = Offsets(base.backbone) if config.train == "full" else None
-    return lambda: TangentTaskModel(base.backbone, task, base, offsets)
+    return lambda: TangentTaskModel(base.backbone, task, base, offsets, readout)
 
 
 def _trainer(

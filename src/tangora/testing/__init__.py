@@ -14,16 +14,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tangora.testing.family import check_family
     from tangora.testing.metric import check_metric
     from tangora.testing.updates import check_update
 
 # name -> module: a suite is imported when it is first used, since some need torch and others need more
 _HOME = {
+    "check_family": "family",
     "check_metric": "metric",
     "check_update": "updates",
 }
 
-__all__ = ["check_metric", "check_update"]
+__all__ = ["check_family", "check_metric", "check_update"]
 
 
 def __getattr__(name: str) -> Any:
