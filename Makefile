@@ -2,6 +2,7 @@
 #
 #   make quickstart    set up, then the embedded example: pretrain, fine-tune, fuse, score, report
 #   make test          set up, then the whole test suite
+#   make test-kernels  the tests that calculate, once for each kind of processor that this one can stand for
 #   make check         what CI wants: lint, types, tests with coverage
 #   make peers         mergekit, peft and fusion-bench beside Tangora on the same inputs, in an environment of their own
 #
@@ -15,7 +16,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL = -m pip install --disable-pip-version-check $(PIP_FLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart setup setup-dev test check lint types coverage format peers bench-peers bench-fuse bench-sweep bench-explorer clean
+.PHONY: help quickstart setup setup-dev test test-kernels check lint types coverage format peers bench-peers bench-fuse bench-sweep bench-explorer clean
 
 help:
 	@sed -n 's/^#  *make/make/p' Makefile
@@ -30,21 +31,47 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("Tangora needs Python 3.10 or newer, and this is " \
 	  + sys.version.split()[0] + ": name another one, make PYTHON=python3.12 ...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e .
+	$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e '.[all]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e '.[dev,text]'
+	$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e '.[all,dev]'
 	@touch $@
 
 test: setup-dev
 	$(BIN)/python -m pytest -n auto $(ARGS)
+
+# Rounding differs between processors, and so may what a bound allows. PyTorch's own kernels, MKL, oneDNN and the OpenBLAS
+# of NumPy and SciPy choose by the processor that they find, and can be told to be an older one. Before the colon: what
+# the processor must have (a flag of /proc/cpuinfo; a kernel that it lacks would kill the process).
+KERNELS := \
+  sse4_2:ATEN_CPU_CAPABILITY=default,MKL_ENABLE_INSTRUCTIONS=SSE4_2,ONEDNN_MAX_CPU_ISA=SSE41,OPENBLAS_CORETYPE=Nehalem,OMP_NUM_THREADS=1 \
+  avx:ATEN_CPU_CAPABILITY=default,MKL_ENABLE_INSTRUCTIONS=SSE4_2,ONEDNN_MAX_CPU_ISA=AVX,OPENBLAS_CORETYPE=Sandybridge,OMP_NUM_THREADS=2 \
+  avx2:ATEN_CPU_CAPABILITY=avx2,MKL_ENABLE_INSTRUCTIONS=AVX2,ONEDNN_MAX_CPU_ISA=AVX2,OPENBLAS_CORETYPE=Haswell,OMP_NUM_THREADS=1 \
+  avx2:ATEN_CPU_CAPABILITY=avx2,MKL_ENABLE_INSTRUCTIONS=AVX2,ONEDNN_MAX_CPU_ISA=AVX2,OPENBLAS_CORETYPE=Haswell,OMP_NUM_THREADS=2 \
+  avx512vl:ATEN_CPU_CAPABILITY=avx512,MKL_ENABLE_INSTRUCTIONS=AVX512,ONEDNN_MAX_CPU_ISA=AVX512_CORE,OPENBLAS_CORETYPE=SkylakeX,OMP_NUM_THREADS=1 \
+  avx512vl:ATEN_CPU_CAPABILITY=avx512,MKL_ENABLE_INSTRUCTIONS=AVX512,ONEDNN_MAX_CPU_ISA=AVX512_CORE,OPENBLAS_CORETYPE=SkylakeX,OMP_NUM_THREADS=2 \
+  avx512vl:ATEN_CPU_CAPABILITY=default,MKL_ENABLE_INSTRUCTIONS=AVX512,ONEDNN_MAX_CPU_ISA=AVX2,OPENBLAS_CORETYPE=Prescott,OMP_NUM_THREADS=1
+# What has nothing to round: words, files, pages, whole commands and runs.
+NOT_NUMERIC := report/* peers/* test_cli.py test_readme.py test_packaging.py test_recipe.py test_hub_recipes.py test_io.py \
+  test_fuzz.py test_run.py test_example.py test_fuse_benchmark.py test_explorer_benchmark.py test_registry.py test_grid.py \
+  test_header.py test_output.py test_reader.py test_scheduler.py test_plan.py test_sources.py test_splits.py test_real_data.py
+NUMERIC = $(NOT_NUMERIC:%=--ignore-glob='*/%') -m 'not slow' -k 'not end_to_end'
+
+test-kernels: setup-dev
+	@code=0; for kernels in $(KERNELS); do \
+	  echo "== $$kernels"; \
+	  if grep -qsw "$${kernels%%:*}" /proc/cpuinfo; then \
+	    env $$(echo "$${kernels#*:}" | tr , ' ') $(BIN)/python -m pytest -n auto $(NUMERIC) $(ARGS) || code=1; \
+	  else echo "this processor does not have them"; fi; \
+	done; exit $$code
 
 check: lint types coverage
 
 lint: setup-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/deptry src
 
 format: setup-dev
 	$(BIN)/ruff check --fix .
@@ -68,7 +95,7 @@ bench-peers: $(PEERS)/.installed
 
 $(PEERS)/.installed: pyproject.toml constraints.txt benchmarks/peers.txt
 	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
-	$(PEERS)/bin/python $(PIP_INSTALL) -c constraints.txt -r benchmarks/peers.txt -e .
+	$(PEERS)/bin/python $(PIP_INSTALL) -c constraints.txt -r benchmarks/peers.txt -e '.[all]'
 	@touch $@
 
 # Full checkpoints beside mergekit, adapters beside peft, a hundred adapters beside cat; needs about 9 GB of disk for a while.

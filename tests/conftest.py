@@ -20,10 +20,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
-    """Tiny models are fastest on one thread, and much faster where the cores are shared."""
+    """Tiny models are fastest on one thread, and much faster where the cores are shared; OMP_NUM_THREADS overrides."""
     import torch
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 
 @pytest.fixture(scope="session")
@@ -64,6 +64,14 @@ def image_data(tmp_path_factory) -> Path:
     import tiny
 
     return tiny.images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="session")
+def workshop(tmp_path_factory) -> Path:
+    """Folder like a user's, with a base, data, adapters, checkpoints and a finished run: leave it as it is."""
+    from workshop import furnish
+
+    return furnish(tmp_path_factory.mktemp("workshop"))
 
 
 @pytest.fixture(scope="session")

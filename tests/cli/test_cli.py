@@ -267,7 +267,7 @@ def test_run_ends_in_a_table_and_the_report(tangora, recipe, tmp_path):
     assert code == 0, err
     assert "zero-shot" in out
     assert out.strip().endswith(str(tmp_path / "run" / "report.html"))
-    for stage in ("load base and data", "lora · one", "lora · two", "score · lora · one", "tables"):
+    for stage in ("load base and data", "lora · one", "lora · two", "score · lora · one", "fuse · lora", "report"):
         assert stage in err
     (tmp_path / "run" / "report.html").unlink()
     assert tangora("report", tmp_path / "run")[0] == 0
@@ -305,6 +305,23 @@ def test_finetune_then_evaluate_then_fuse(tangora, recipe, tmp_path):
     assert "zero-shot" in out
     assert "mean" in out
     refused(tangora("finetune", recipe, "--task", "one", "--out", tmp_path / "one"), "exists")
+
+
+def test_a_run_does_not_train_again_what_finetune_has_trained(tangora, recipe, tmp_path):
+    home = tmp_path / "run" / "adapters"
+    settings = ["--set", "modes={lora: {}, l-lora: {train: l-lora}}"]
+    for mode in ("lora", "l-lora"):
+        asked = ["--mode", mode, "--task", "one", "--out", home / mode / "one", *settings]
+        assert tangora("finetune", recipe, *asked)[0] == 0
+    trained = {mode: (home / mode / "one" / "training.json").stat() for mode in ("lora", "l-lora")}
+    code, _, err = tangora("run", recipe, "--out", tmp_path / "run", *settings)
+    assert code == 0, err
+    assert "lora · two: done" in err
+    assert "lora · one: done" not in err
+    for mode, before in trained.items():
+        after = (home / mode / "one" / "training.json").stat()
+        assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    refused(tangora("finetune", recipe, "--out", tmp_path / "x"), "one task at a time", "one, two")
 
 
 def test_statistics_then_a_fusion_that_needs_them(tangora, recipe, tmp_path):
@@ -413,7 +430,7 @@ def test_unknown_task_and_mode_of_finetune(tangora, recipe, tmp_path):
 def test_an_unexpected_error_leaves_its_traceback_in_the_log(tangora, recipe, tmp_path, monkeypatch):
     import importlib
 
-    module = importlib.import_module("tangora.tasks")
+    module = importlib.import_module("tangora.runs.context")
 
     def broken(*_, **__):
         raise ZeroDivisionError("a bug")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from tangora.config.recipe import DEFAULT_LEARNING_RATES, Recipe, bundled_recipes, load_recipe
-from tangora.errors import RecipeError
+from tangora.config.recipe import Recipe, bundled_recipes, load_recipe
+from tangora.errors import FileError, RecipeError
+from tangora.support.seams import MODES
 
 MINIMAL = """
 name: tiny
@@ -60,14 +61,14 @@ def test_settings_reach_mappings_list_items_and_named_items(path):
 def test_a_mode_lays_its_changes_over_the_defaults(path):
     recipe = load_recipe(path, ["lora.r=4", "modes.m={linearize: module, lora: {alpha: 3}, training: {steps: 9}}"])
     config = recipe.finetune_config("m")
-    assert (config.linearize, config.lora.r, config.lora.alpha, config.training.steps) == ("module", 4, 3, 9)
+    assert (config.train, config.lora.r, config.lora.alpha, config.training.steps) == ("l-lora", 4, 3, 9)
     assert config.training.batch_size == recipe.training.batch_size
 
 
 def test_the_default_rate_of_what_is_trained_is_written_out(path):
     recipe = load_recipe(path, ["modes={a: {}, b: {linearize: module}, c: {train: full}}"])
     rates = [recipe.finetune_config(mode).training.learning_rate for mode in recipe.modes]
-    assert rates == [DEFAULT_LEARNING_RATES[kind] for kind in ("lora", "l-lora", "full")]
+    assert rates == [MODES.get(name).default_rate for name in ("lora", "l-lora", "full")] == [1e-3, 5e-3, 5e-5]
     given = load_recipe(path, ["modes={b: {linearize: module}}", "training.learning_rate=0.5"])
     assert given.finetune_config("b").learning_rate == 0.5
 
@@ -93,7 +94,8 @@ def test_the_default_rate_of_what_is_trained_is_written_out(path):
         ("training.learning_rate=.nan", r"finite number.*at training\.learning_rate"),
         ("base.family=text", r"no such family, got 'text' at base\.family.*Did you mean 'text-to-text'"),
         ("lora.r=true", r"a number, not true or false.*at lora\.r"),
-        ("training.learning_rate=yes", r"a number, not true or false.*at training\.learning_rate"),
+        ("training.learning_rate=true", r"a number, not true or false.*at training\.learning_rate"),
+        ("training.learning_rate=yes", r"unable to parse string as a number, got .yes. at training\.learning_rate"),
         ("lora.alpha_pattern.query=true", r"a number, not true or false.*at lora\.alpha_pattern"),
         ("fusion.subsets.sizes=[true, 2]", r"a number, not true or false.*at fusion\.subsets\.sizes"),
         (
@@ -107,6 +109,11 @@ def test_the_default_rate_of_what_is_trained_is_written_out(path):
         ("tasks.b.source={}", r"exactly one of hub"),
         ("tasks.b.source={csv: {train: x}}", r"needs a train and a test split"),
         ("modes.m={train: full, linearize: module}", r"train: full has no adapter"),
+        ("modes.m={train: full, lora: {r: 3}}", r"train: full has no adapter, so no lora at modes\.m"),
+        ("modes.m={train: l-lorra}", r"no such mode: 'l-lorra'; did you mean 'l-lora'"),
+        ("modes.m={train: tangent, linearize: model}", r"train: tangent says what is linearized"),
+        ("modes.m={linearize: layer}", r"none, module or model; got 'layer'"),
+        ("modes.m={train: full, share: 3}", r"train: full has no key 'share'; valid: lora, train, training"),
         ("training.early_stopping=3", r"early_stopping needs evaluate_every"),
         ("fusion.methods=[{method: ties, modes: [nope]}]", r"unknown modes nope"),
         ("fusion.methods=[{method: ties}, {method: ties}]", r"two entries are called 'ties'"),
@@ -149,7 +156,7 @@ def test_files_that_are_no_recipe(path, text):
 def test_unknown_names_and_missing_files(tmp_path):
     with pytest.raises(RecipeError, match=r"Did you mean 'quickstart'"):
         load_recipe("quikstart")
-    with pytest.raises(RecipeError, match=r"cannot be read"):
+    with pytest.raises(FileError, match=r"cannot be read"):
         load_recipe(tmp_path / "absent.yaml")
 
 

@@ -68,6 +68,11 @@ def one_by_one(base, task, adapter, split):
     return grams, {site: total / len(task.splits[split]) for site, total in fisher.items()}
 
 
+def near(found, expected):
+    """Up to float32's rounding of inputs and gradients, some 1e-6 of the largest, in sums of a hundred squares."""
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
+
+
 @pytest.mark.parametrize("family", ["text", "image"])
 def test_they_are_what_single_rows_give(family, request):
     base, task = (request.getfixturevalue(f"{family}_{what}") for what in ("base", "task"))
@@ -77,8 +82,8 @@ def test_they_are_what_single_rows_give(family, request):
     for size in (1, 16):
         found = collect_statistics(base, task, adapter, split="validation", batch_size=size)
         for site in sites:
-            torch.testing.assert_close(found.get(site, "gram"), grams[site], rtol=1e-4, atol=1e-6)
-            torch.testing.assert_close(found.get(site, "fisher"), fisher[site], rtol=1e-3, atol=1e-9)
+            near(found.get(site, "gram"), grams[site])
+            near(found.get(site, "fisher"), fisher[site])
     assert found.about.model_dump(include={"split", "rows", "labels", "averaged"}) == {
         "split": "validation", "rows": len(task.splits["validation"]), "labels": "every", "averaged": [],
     }  # fmt: skip
@@ -92,7 +97,7 @@ def test_rows_one_by_one_and_layers_give_the_same(text_base, text_task):
     other = adapter_for(text_base, words, embeddings=frozenset({words}))
     by_layer = collect_statistics(text_base, text_task, plain, kinds=["fisher"], rows=10)
     by_row = collect_statistics(text_base, text_task, plain, rows=10, also=[other])
-    torch.testing.assert_close(by_row.get(QUERY, "fisher"), by_layer.get(QUERY, "fisher"), rtol=1e-3, atol=1e-10)
+    near(by_row.get(QUERY, "fisher"), by_layer.get(QUERY, "fisher"))
     assert by_row.about.averaged == [words]
     assert by_row.get(words, "gram") is None
     known = by_row.get(words, "fisher")
@@ -213,9 +218,9 @@ def test_a_site_that_one_adapter_lacks(pair):
         fuse([full, lacking], "regmean", statistics=known)
     covered = Statistics(known[1].about, {**known[1].tensors, "down.gram": torch.eye(10)})
     fused = fuse([full, lacking], "regmean", statistics=[known[0], covered], off_diagonal=1.0, ridge=0.0)
-    gram = known[0].get("down", "gram")
-    expected = full.updates["down"].dense() @ gram @ torch.linalg.inv(gram + torch.eye(10))
-    torch.testing.assert_close(fused.updates["down"].dense(), expected, rtol=1e-4, atol=1e-4)
+    gram = known[0].get("down", "gram").double()
+    expected = full.updates["down"].dense().double() @ gram @ torch.linalg.inv(gram + torch.eye(10))
+    torch.testing.assert_close(fused.updates["down"].dense().double(), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_wrong_statistics_are_refused_with_fingerprints(pair):
@@ -229,7 +234,7 @@ def test_wrong_statistics_are_refused_with_fingerprints(pair):
         assert one.fingerprint[:12] in str(caught.value)
     with pytest.raises(FusionError, match=f"not fused, fingerprint {other.about.adapter[:12]}"):
         fuse(adapters, "fisher", statistics=[*known, other])
-    with pytest.raises(FusionError, match="average needs no statistics, got 2"):
+    with pytest.raises(ArgumentError, match="average needs no statistics, got 2"):
         fuse(adapters, "average", statistics=known)
     with pytest.raises(FusionError, match="needs fisher statistics, got 'gram'"):
         fuse(adapters, "fisher", statistics=[made(a, kinds=["gram"]) for a in adapters])
@@ -251,7 +256,7 @@ def test_wrong_numbers_are_refused(pair):
     with pytest.raises(FusionError, match=r"the gram of up must be \(6, 6\), got \(5, 5\)"):
         fuse(adapters, "regmean", statistics=[odd, known[1]])
     bad = Statistics(known[0].about, {**known[0].tensors, "up.gram": torch.full((6, 6), torch.nan)})
-    with pytest.raises(FusionError, match=r"not finite at up\.gram"):
+    with pytest.raises(FileError, match=r"not finite at up\.gram"):
         fuse(adapters, "regmean", statistics=[bad, known[1]])
 
 

@@ -83,7 +83,7 @@ def test_what_is_said_of_factors_is_what_fusing_says(tmp_path):
     first = drawn(tmp_path / "a", 1)
     others = {"φ₀ differs": drawn(tmp_path / "b", 2, phi=4), "ranks or scalings": drawn(tmp_path / "c", 2, rank=3)}
     toys.lora(3, initial=False).save(tmp_path / "d")
-    others["does not tell φ₀"] = tmp_path / "d"
+    others["is not known"] = tmp_path / "d"
     for words, other in others.items():
         answer = fusable([inspect(first), inspect(other)])
         assert words in answer.reasons["factors"] or words == "ranks or scalings"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tangora.errors import FusionError
+from tangora.errors import ArgumentError, FusionError
 from tangora.methods import (
     average,
     breadcrumbs,
@@ -127,14 +127,14 @@ def test_dare_is_task_arithmetic_on_average() -> None:
 
 @pytest.mark.parametrize("weights", [(1.0, -1.0), (0.0, 0.0), (0.1 + 0.2, -0.3)])
 def test_average_refuses_weights_that_cancel(weights: tuple[float, float]) -> None:
-    with pytest.raises(FusionError, match=r"weights must not sum to zero.*task_arithmetic"):
+    with pytest.raises(ArgumentError, match=r"weights must not sum to zero.*task_arithmetic"):
         average(DELTAS, weights=torch.tensor(weights).reshape(2, 1))
 
 
 def test_average_refuses_weights_that_cancel_at_one_entry() -> None:
     weights = torch.ones(2, 5)
     weights[1, 3] = -1
-    with pytest.raises(FusionError, match=r"weights must not sum to zero"):
+    with pytest.raises(ArgumentError, match=r"weights must not sum to zero"):
         average(DELTAS, weights=weights)
 
 
@@ -156,12 +156,12 @@ def test_breadcrumbs_keeps_what_is_equal() -> None:
 
 @pytest.mark.parametrize(("bottom", "top"), [(1.0, 0.0), (-0.1, 0.0), (0.0, 1.0), (0.0, 85)])
 def test_breadcrumbs_refuses_what_is_no_fraction(bottom: float, top: float) -> None:
-    with pytest.raises(FusionError, match=r"breadcrumbs: (bottom|top) must be in \[0, 1\)"):
+    with pytest.raises(ArgumentError, match=r"breadcrumbs: (bottom|top) must be in \[0, 1\)"):
         breadcrumbs(DELTAS, weights=WEIGHTS, bottom=bottom, top=top)
 
 
 def test_breadcrumbs_refuses_to_leave_nothing() -> None:
-    with pytest.raises(FusionError, match=r"bottom \+ top must be under 1, got 'bottom 0.6, top 0.4'"):
+    with pytest.raises(ArgumentError, match=r"bottom \+ top must be under 1, got 'bottom 0.6, top 0.4'"):
         breadcrumbs(DELTAS, weights=WEIGHTS, bottom=0.6, top=0.4)
 
 
@@ -187,7 +187,7 @@ def test_della_ranks_in_rows() -> None:
 
 @pytest.mark.parametrize(("density", "window"), [(0.9, 0.3), (0.1, 0.3), (1.0, 0.1)])
 def test_della_refuses_probabilities_outside_of_0_and_1(density: float, window: float) -> None:
-    with pytest.raises(FusionError, match=r"density ± window/2 must stay in \[0, 1\].*at fuse.window.*may be 0"):
+    with pytest.raises(ArgumentError, match=r"density ± window/2 must stay in \[0, 1\].*at fuse.window.*may be 0"):
         della(DELTAS, weights=WEIGHTS, uniforms=UNIFORMS, density=density, window=window)
 
 
@@ -244,7 +244,7 @@ def test_consensus_drops_what_nobody_wants() -> None:
 
 
 def test_consensus_refuses_more_agreement_than_tasks() -> None:
-    with pytest.raises(FusionError, match=r"at most the number of tasks, 2, got 3 at fuse.agreement. Agreement=2"):
+    with pytest.raises(ArgumentError, match=r"at most the number of tasks, 2, got 3 at fuse.agreement. Agreement=2"):
         consensus(DELTAS, weights=WEIGHTS, agreement=3)
 
 
@@ -252,5 +252,5 @@ def test_consensus_refuses_more_agreement_than_tasks() -> None:
     "parameters", [{"agreement": -1}, {"share": -0.5}, {"share": float("nan")}, {"agreement": 1.5}]
 )
 def test_consensus_refuses_nonsense(parameters: dict[str, float]) -> None:
-    with pytest.raises(FusionError, match=r"consensus: (agreement|share) must be"):
+    with pytest.raises(ArgumentError, match=r"consensus: (agreement|share) must be"):
         consensus(DELTAS, weights=WEIGHTS, **parameters)

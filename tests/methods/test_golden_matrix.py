@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tangora.errors import FusionError
+from tangora.errors import ArgumentError
 from tangora.methods import iso_c, iso_cts, knots, svd, ties_per_tensor, tsv_m
 
 EVEN = torch.ones(2, 1, 1, dtype=torch.float64)
@@ -41,7 +41,7 @@ def test_svd_weights_first() -> None:
 
 @pytest.mark.parametrize("components", [0, -1, 1.5, True])
 def test_svd_refuses_no_rank(components: int) -> None:
-    with pytest.raises(FusionError, match="svd: components must be"):
+    with pytest.raises(ArgumentError, match="svd: components must be"):
         svd(PAIR, weights=EVEN, components=components)
 
 
@@ -95,7 +95,7 @@ def test_iso_cts_of_only_common_directions_is_iso_c() -> None:
 
 @pytest.mark.parametrize("common", [-0.1, 1.1, 80, float("nan")])
 def test_iso_cts_refuses_what_is_no_fraction(common: float) -> None:
-    with pytest.raises(FusionError, match=r"iso_cts: common must be in \[0, 1\]"):
+    with pytest.raises(ArgumentError, match=r"iso_cts: common must be in \[0, 1\]"):
         iso_cts(PAIR, weights=EVEN, common=common)
 
 

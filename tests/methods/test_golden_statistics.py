@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tangora.errors import FusionError
+from tangora.errors import ArgumentError
 from tangora.methods import fisher, regmean
 
 EVEN = torch.ones(2, 1, 1)
@@ -50,7 +50,7 @@ def test_regmean_where_no_task_has_inputs() -> None:
     grams = torch.tensor([[[3.0, 0.0], [0.0, 0.0]], [[1.0, 0.0], [0.0, 0.0]]])
     # the second input is zero in both tasks: the mean of 6 and 2 there, (3·4 + 0)/4 = 3 in the first
     check(regmean(deltas, weights=EVEN, statistics=grams), [3.0, 4.0])
-    with pytest.raises(FusionError, match=r"second moments is singular, got 0\.0 at fuse\.ridge"):
+    with pytest.raises(ArgumentError, match=r"second moments is singular, got 0\.0 at fuse\.ridge"):
         regmean(deltas, weights=EVEN, statistics=grams, ridge=0.0)
 
 
@@ -71,5 +71,5 @@ def test_on_updates_they_are_what_they_are_on_whole_weights() -> None:
 
 @pytest.mark.parametrize("options", [{"off_diagonal": 1.1}, {"off_diagonal": -0.1}, {"ridge": -1e-6}])
 def test_regmean_refuses(options: dict[str, float]) -> None:
-    with pytest.raises(FusionError, match=f"regmean: {next(iter(options))} must be in"):
+    with pytest.raises(ArgumentError, match=f"regmean: {next(iter(options))} must be in"):
         regmean(torch.ones(2, 1, 2), weights=EVEN, statistics=torch.eye(2).expand(2, 2, 2), **options)

@@ -16,7 +16,6 @@ from torch import nn
 from tangora.adapters import initial
 from tangora.adapters.adapter import load
 from tangora.config.recipe import (
-    DEFAULT_LEARNING_RATES,
     BaseConfig,
     FinetuneConfig,
     LoraSettings,
@@ -24,7 +23,8 @@ from tangora.config.recipe import (
     TaskConfig,
     TrainingSettings,
 )
-from tangora.errors import ModelError, OutputError, RecipeError
+from tangora.errors import MissingExtraError, ModelError, OutputError
+from tangora.modes import session
 from tangora.modes.finetuning import finetune
 from tangora.support.files import read_json
 from tangora.tasks import TaskModel, load_base, load_task
@@ -236,7 +236,7 @@ def test_early_stopping_keeps_the_best_weights_also_over_a_kill(base, task, tmp_
             if step == kill:
                 raise Killed
 
-        monkeypatch.setattr(sys.modules[finetune.__module__], "_validation", lambda *_: lambda: (scores[seen[-1]], 1.0))
+        monkeypatch.setattr(session, "_validation", lambda *_: lambda: (scores[seen[-1]], 1.0))
         early = {"evaluate_every": 1, "early_stopping": 2, "checkpoint_every": 1}
         settings = config(training={**steady, **early})
         return finetune(base, task, settings, out=out, scratch=scratch, on_step=on_step), seen
@@ -359,7 +359,7 @@ def test_tensorboard_is_written_where_asked_and_a_missing_tracker_is_named(base,
     assert [e.step for e in seen.Scalars("train/loss")] == [1, 2]
     assert [e.step for e in seen.Scalars("eval/score")] == [2], "the validation after the last step too"
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(RecipeError, match=r"wandb is not installed.*pip install 'tangora\[wandb\]'"):
+    with pytest.raises(MissingExtraError, match=r"not installed, got 'wandb'.*pip install 'tangora\[wandb\]'"):
         finetune(base, task, config(training={"report_to": ["wandb"]}))
 
 
@@ -417,7 +417,7 @@ def test_a_scratch_folder_that_cannot_be_made(base, task, tmp_path):
 
 def test_the_rate_that_was_used_is_recorded(base, task):
     adapter = finetune(base, task, config(training={"steps": 1}))
-    assert adapter.metadata.recipe["training"]["learning_rate"] == DEFAULT_LEARNING_RATES["lora"]
+    assert adapter.metadata.recipe["training"]["learning_rate"] == 1e-3
 
 
 def test_images_and_text_to_text(tiny_clip, tiny_t5, image_data, text_data, tmp_path):

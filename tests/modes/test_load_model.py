@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import peft
 import pytest
@@ -14,6 +13,7 @@ from transformers import AutoModel, AutoModelForSeq2SeqLM
 import tangora
 from tangora.config.recipe import FinetuneConfig, LoraSettings, TrainingSettings
 from tangora.errors import AdapterError, FileError, ModelError
+from tangora.modes import session
 from tangora.modes.finetuning import finetune
 from tangora.tangent.linearization import LinearizedLora
 from tangora.tasks import TaskModel
@@ -57,15 +57,14 @@ def trained(base, task, settings, folder, monkeypatch):
     """Fine-tuned into a folder; the logits of the model that was trained, before it was put back; base without them."""
     labels, inputs = rows_of(base, task)
     seen = []
-    home = sys.modules["tangora.modes.finetuning"]
-    record = home._record
+    record = session._record
 
     def spy(trainer, started):
         with torch.no_grad():
             seen.append(trainer.model.eval().logits(inputs, labels))
         return record(trainer, started)
 
-    monkeypatch.setattr(home, "_record", spy)
+    monkeypatch.setattr(session, "_record", spy)
     adapter = finetune(base, task, settings, out=folder)
     with torch.no_grad():
         bare = TaskModel(base.backbone, task, base).eval().logits(inputs, labels)

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from tangora.evaluation.candidates import candidate_key
 from tangora.fusion.fusion import Fusion
-from tangora.runs.stages.fusion import candidate_key
 from tangora.updates.task_vector import LowRank
 from toys import lora
 

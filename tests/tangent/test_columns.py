@@ -82,6 +82,15 @@ def brute(base, task, split, adapter):
     return torch.cat(found)
 
 
+def near(found, expected):
+    """Up to what float32 makes of it: about a hundred roundings of 6e-8 of the largest number that is added up.
+
+    The bound is ten times that; a site or a weight too many is a hundredth at least.
+    """
+    assert found.shape == expected.shape
+    assert float((found - expected).abs().max() / expected.abs().max()) < 1e-4
+
+
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_every_fusion_equals_its_own_forward_pass(kind, setups):
     base, task, targets = setups(kind)
@@ -99,7 +108,7 @@ def test_every_fusion_equals_its_own_forward_pass(kind, setups):
     many = columns.logits(torch.rand(4, 3))
     assert many.shape == (4, *columns.origin.shape)
     part = columns.subset(["task2", "task0"])
-    torch.testing.assert_close(part.logits(torch.tensor([0.2, 0.4])), columns.logits(torch.tensor([0.4, 0.0, 0.2])))
+    near(part.logits(torch.tensor([0.2, 0.4])), columns.logits(torch.tensor([0.4, 0.0, 0.2])))
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
@@ -108,11 +117,11 @@ def test_columns_per_site_are_those_of_single_sites(kind, setups):
     experts = adapters(base, targets)
     whole = make_columns(base, task, "validation", experts)
     sites = site_columns(base, task, "validation", experts, batch_size=3)
-    torch.testing.assert_close(sites.columns.sum(1), whole.columns, rtol=1e-4, atol=1e-5)
+    near(sites.columns.sum(1), whole.columns)
     index = sites.sites.index(next(reversed(experts["task2"].updates)))
     one = {"task1": Adapter({sites.sites[index]: experts["task1"].updates[sites.sites[index]]})}
     alone = make_columns(base, task, "validation", one)
-    torch.testing.assert_close(sites.columns[1, index], alone.columns[0], rtol=1e-4, atol=1e-5)
+    near(sites.columns[1, index], alone.columns[0])
     absent = next(s for s in experts["task0"].updates if s not in experts["task2"].updates)
     assert not sites.columns[2, sites.sites.index(absent)].any()
     picked = site_columns(base, task, "validation", experts, rows=[0, 2])
@@ -138,7 +147,7 @@ def test_columns_per_site_of_a_layer_that_is_called_twice(setups, monkeypatch):
     whole = make_columns(base, task, "validation", experts)
     assert whole.columns.abs().max() > 0
     sites = site_columns(base, task, "validation", experts, batch_size=3)
-    torch.testing.assert_close(sites.columns.sum(1), whole.columns, rtol=1e-4, atol=1e-5)
+    near(sites.columns.sum(1), whole.columns)
 
 
 def test_a_file_gives_them_back_and_another_run_s_is_refused(setups, tmp_path):

@@ -8,7 +8,6 @@ import torch
 
 import tangora
 from tangora.config.recipe import (
-    DEFAULT_LEARNING_RATES,
     BaseConfig,
     FinetuneConfig,
     LoraSettings,
@@ -149,8 +148,8 @@ def test_text_to_text_and_images(tiny_t5, tiny_clip, text_data, image_data):
 
 
 def test_default_rates_and_what_is_refused(base, task):
-    for train, kind in (("adapter", "tangent"), ("full", "full-tangent")):
+    for train, name, rate in (("adapter", "tangent", 5e-3), ("full", "full-tangent", 1e-4)):
         chosen = FinetuneConfig(train=train, linearize="model")
-        assert chosen.learning_rate == DEFAULT_LEARNING_RATES[kind]
+        assert (chosen.train, chosen.learning_rate) == (name, rate)
     with pytest.raises(ModelError, match=r"tangents cannot be recomputed.*gradient_checkpointing"):
         finetune(base, task, config(steps=1, gradient_checkpointing=True))

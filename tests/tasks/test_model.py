@@ -13,6 +13,8 @@ from tangora.errors import DataError
 from tangora.tasks import TaskModel, collate, predict
 
 FAMILIES = ["text", "image", "answer"]
+# Logits are under 25, of which a forward pass in float32 is off by 1e-6, in other batches by another 1e-6.
+ROUNDING = 1e-4
 
 
 @pytest.fixture(params=FAMILIES)
@@ -29,7 +31,7 @@ def test_predictions_equal_unbatched_forward_passes(family):
     for row, item in enumerate(test.dataset()[i] for i in range(len(test))):
         with torch.no_grad():
             output = model(**make([item]))
-        assert output["loss"].item() == pytest.approx(found.losses[row], abs=2e-5)
+        assert output["loss"].item() == pytest.approx(found.losses[row], abs=ROUNDING)
         if model.answers == "classes":
             assert output["logits"].argmax().item() == found.values[row]
     assert found.losses.dtype == np.float32
@@ -46,9 +48,9 @@ def test_zero_shot_logits_by_hand(text_base, text_task):
             text_base.backbone(input_ids=ids[None]).last_hidden_state[0].mean(0) for ids in test.inputs["input_ids"][:3]
         ]
     expected = 20 * normalize(torch.stack(hidden), dim=-1) @ text_task.head.T
-    torch.testing.assert_close(output["logits"], expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(output["logits"], expected, atol=ROUNDING, rtol=0)
     torch.testing.assert_close(
-        output["loss"], cross_entropy(expected, torch.tensor(test.targets[:3])), atol=1e-4, rtol=0
+        output["loss"], cross_entropy(expected, torch.tensor(test.targets[:3])), atol=ROUNDING, rtol=0
     )
 
 
@@ -65,7 +67,7 @@ def test_answer_loss_is_the_mean_over_the_targets_tokens(answer_base, answer_tas
     with torch.no_grad():
         expected = answer_base.backbone(input_ids=item["input_ids"][None], labels=item["labels"][None]).loss
     losses = predict(TaskModel(answer_base.backbone, answer_task, answer_base), answer_task.splits["test"], 24).losses
-    assert losses[0] == pytest.approx(expected.item(), abs=2e-5)
+    assert losses[0] == pytest.approx(expected.item(), abs=ROUNDING)
 
 
 def test_batches_are_prepared_once(family, monkeypatch):

@@ -90,7 +90,7 @@ def places(model: nn.Module, adapter: Adapter) -> dict[str, Place]:
             raise ModelError(what, where=name, fix=_FIX)
     found: dict[str, Place] = {}
     for site, update in adapter.updates.items():
-        full = adapter.metadata.kind == "full"
+        full = adapter.metadata.of_kind.by_parameter
         found[site] = Place(site) if full or is_bias(site, update) else _place(model, site, adapter)
         name = found[site].name
         _present(name, parameters)

@@ -7,9 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from tangora.support.seams import FAMILIES
+from tangora.support.yaml import dump
 
 if TYPE_CHECKING:
     from tangora.adapters.adapter import Adapter
@@ -56,15 +55,15 @@ def _front_matter(about: Metadata) -> str:
     front: dict[str, Any] = {}
     if about.base.model and re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", about.base.model):  # a Hub id: the Hub links it
         front["base_model"] = about.base.model
-        front["base_model_relation"] = "adapter" if about.kind == "lora" else "finetune"
-    if about.kind == "lora":
+        front["base_model_relation"] = "adapter" if about.of_kind.in_peft else "finetune"
+    if about.of_kind.in_peft:
         front["library_name"] = "peft"
     front["tags"] = [
         "tangora",
-        *(["lora"] if about.kind == "lora" else []),
+        *(["lora"] if about.of_kind.has_factors else []),
         *(["model-merging"] if about.fused else []),
     ]
-    return "---\n" + yaml.safe_dump(front, sort_keys=False, allow_unicode=True) + "---"
+    return "---\n" + dump(front) + "---"
 
 
 def _title(about: Metadata) -> str:
@@ -73,11 +72,10 @@ def _title(about: Metadata) -> str:
         title = f"{len(tasks)} tasks in one: {', '.join(tasks)}"
     else:
         title = about.task or "An adapter"
-    kind = "A LoRA adapter" if about.kind == "lora" else "The change of all weights by full fine-tuning"
     base = f" of {_code(about.base.model)}" if about.base.model else ""
     revision = f", revision {_code(about.base.revision)}" if about.base.revision else ""
     made = "fused" if about.fused else "made"
-    return f"# {_text(title)}\n\n{kind}{base}{revision}, {made} with Tangora {about.tangora}."
+    return f"# {_text(title)}\n\n{about.of_kind.title}{base}{revision}, {made} with Tangora {about.tangora}."
 
 
 def _fused(fused: FusedInfo) -> str:
@@ -117,7 +115,7 @@ def _trained(adapter: Adapter) -> str:
         whose = f"the tangent adapter{'s' * (len(prints) > 1)} {', '.join(print_[:16] for print_ in prints)}"
         of_whom = f"{whose}, on {told.rows} unlabelled {told.split} rows"
         rows.append(("follows the features of", f"{of_whom} of {', '.join(told.tasks)}"))
-    if about.kind == "lora":
+    if about.of_kind.has_factors:
         linearized = _LINEARIZED[about.linearize]
         rows += [("linearized", linearized), ("rank", lora.get("r")), ("alpha", lora.get("alpha"))]
         rows.append(("target modules", lora.get("target_modules")))
@@ -161,11 +159,11 @@ def _verified(found: Mapping[str, Any] | None) -> str:
 
 def _loading(adapter: Adapter) -> str:
     base = adapter.metadata.base
-    if adapter.metadata.kind == "lora":
+    if adapter.metadata.of_kind.in_peft:
         words, head, tail = "Stock peft loads it.", "from peft import PeftModel\n", _LOAD
     else:
         words, head, tail = "Tangora adds the differences to the base model's weights.", "import tangora\n", _LOAD_FULL
-    if adapter.metadata.linearize == "model":
+    if adapter.metadata.expanded:
         words += _TANGENT
     if (base.model or "").startswith("builtin:"):
         imports, made = _BUILTIN, f"load_base(BaseConfig(family={base.family!r}, model={base.model!r})).backbone"

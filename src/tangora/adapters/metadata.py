@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from tangora.config.settings import Space
+from tangora.adapters.kinds import KINDS, Kind
 from tangora.errors import AdapterError
 from tangora.support.files import inside, read_json
 from tangora.support.validation import validate
@@ -60,7 +60,7 @@ class FusedInfo(_Frozen):
     """
 
     method: str
-    space: Space
+    space: str
     parents: list[Parent]
     weights: list[float] | dict[str, list[float]]
     parameters: dict[str, Any] = Field(default_factory=dict)
@@ -85,6 +85,9 @@ class DistilledInfo(_Frozen):
 class Metadata(_Frozen):
     """An adapter's provenance, format 1; every field but the first three may be unknown.
 
+    ``train`` is the registered mode that trained it (`tangora.modes.contract.Mode`). Files of earlier versions do not
+    have it: there it follows from ``kind`` and ``linearize``.
+
     >>> Metadata(task="digits", base=BaseInfo(model="vit")).base.model
     'vit'
     """
@@ -92,8 +95,10 @@ class Metadata(_Frozen):
     format: int = FORMAT
     tangora: str = Field(default_factory=package_version, description="the version that wrote it")
     kind: Literal["lora", "full"] = "lora"
-    mode: str | None = None
+    mode: str | None = Field(default=None, description="the recipe's name for how it was trained")
+    train: str = Field(default="lora", description="the registered mode that trained it")
     task: str | None = None
+    joint: list[str] | None = Field(default=None, description="the tasks that it was trained on together")
     base: BaseInfo = BaseInfo()
     linearize: Literal["none", "module", "model"] = "none"
     initial: InitialInfo | None = None
@@ -104,6 +109,31 @@ class Metadata(_Frozen):
     distilled: DistilledInfo | None = None
     scores: dict[str, Any] | None = None
     verified: dict[str, Any] | None = Field(default=None, description="what stock peft computes from the files")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _mode_of_earlier_versions(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping) or "train" in given:
+            return given
+        linearize = given.get("linearize", "none")
+        if given.get("kind") == "full":
+            return {**given, "train": "full-tangent" if linearize == "model" else "full"}
+        return {**given, "train": {"module": "l-lora", "model": "tangent"}.get(str(linearize), "lora")}
+
+    @property
+    def of_kind(self) -> Kind:
+        """The kind as a value."""
+        return KINDS[self.kind]
+
+    @property
+    def linear_in_factors(self) -> bool:
+        """Whether the adapter was trained where the network, or each layer, is linear in φ: factors then add up."""
+        return self.linearize != "none"
+
+    @property
+    def expanded(self) -> bool:
+        """Whether it was trained, and answers, as the whole network's expansion: not as what stock peft computes."""
+        return self.linearize == "model"
 
 
 def read_metadata(folder: Path) -> Metadata | None:

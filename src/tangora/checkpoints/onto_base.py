@@ -71,7 +71,7 @@ def align_adapters(
     Raises:
         FusionError: a site has no weight in the base, one of another shape, or one that is tied to another layer.
     """
-    full = adapters[0].metadata.kind == "full"
+    full = adapters[0].metadata.of_kind.by_parameter
     sites = sorted({site for vector in vectors for site in vector} | set(adapters[0].start))
     plain = [site for site in sites if full or expert_of(site) is None]
     layers = sorted({found[0] for site in sites if not full and (found := expert_of(site))})
@@ -122,7 +122,7 @@ def replaced(targets: Sequence[Target], whole: Mapping[str, Tensor], base: Check
 def _target(
     site: str, name: str, base: Checkpoint, vectors: Sequence[Mapping[str, Update]], adapters: Sequence[Adapter]
 ) -> Target:
-    full = adapters[0].metadata.kind == "full"
+    full = adapters[0].metadata.of_kind.by_parameter
     if not full and (name in base.tied or name in base.tied.values()):
         fix = "untie the base, or load the adapter with peft"
         raise FusionError("the weight is shared by the input embedding and the output head", where=name, fix=fix)
@@ -165,7 +165,7 @@ def _stack(
 
 def _added(update: Update, stored: tuple[int, ...], site: str, adapter: Adapter, base: Checkpoint) -> Added:
     shape = tuple(update.shape)
-    if adapter.metadata.kind == "full" and shape == stored:
+    if adapter.metadata.of_kind.by_parameter and shape == stored:
         return Added(_float(update, base), False)
     turned = is_turned(shape, stored, site, site in adapter.embeddings, adapter.config, base)
     return Added(_float(update, base), turned)

@@ -1,16 +1,23 @@
 """What the shell offers at TAB: names that are known without importing anything heavy.
 
-Each function takes what was typed so far, and returns names, or pairs of a name and its help.
+Each function takes the word that was typed so far, and returns names.
 """
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterable
+from contextlib import suppress
+from importlib import metadata, resources
+from typing import TYPE_CHECKING
 
-import typer
-
+from tangora.errors import TangoraError
 from tangora.support import seams
 from tangora.support.registry import Registry
+
+if TYPE_CHECKING:
+    from tangora.config.recipe import Recipe
 
 __all__ = ["KINDS", "kinds", "methods", "modes", "recipes", "settings", "spaces", "splits", "statistics", "tasks"]
 
@@ -26,33 +33,43 @@ def recipes(incomplete: str) -> list[str]:
     return _starting(bundled_recipes(), incomplete)
 
 
-def methods(incomplete: str) -> list[tuple[str, str]]:
-    """Fusion methods and what they do."""
-    from tangora.methods import methods as registered  # deferred: reads every method, only at TAB
+def methods(incomplete: str) -> list[str]:
+    """Fusion methods.
 
-    return [(name, method.summary) for name, method in registered().items() if name.startswith(incomplete)]
-
-
-def modes(context: typer.Context, incomplete: str) -> list[str]:
-    """Modes of the recipe that was typed before; all known ones where it cannot be read."""
-    from tangora.config.recipe import load_recipe  # deferred: pydantic, only at TAB
-    from tangora.errors import TangoraError
-
-    try:
-        return _starting(load_recipe(context.params["recipe"]).modes, incomplete)
-    except (TangoraError, KeyError, TypeError):
-        return _starting(seams.MODES, incomplete)
+    Their modules import torch, which takes longer than anybody waits at TAB: the names of ours are read from the text.
+    """
+    package = resources.files("tangora") / "methods"
+    texts = (file.read_text(encoding="utf-8") for file in package.iterdir() if file.name.endswith(".py"))
+    ours = [name for text in texts for name in re.findall(r'^@fusion_method\(\s*"(\w+)"', text, re.MULTILINE)]
+    others = [entry.name for entry in metadata.entry_points(group="tangora.methods")]
+    return _starting(sorted({*ours, *others}), incomplete)
 
 
-def tasks(context: typer.Context, incomplete: str) -> list[str]:
+def modes(incomplete: str) -> list[str]:
+    """Modes of the recipe that was typed before; all known ones if it cannot be read."""
+    recipe = _recipe()
+    return _starting(seams.MODES if recipe is None else recipe.modes, incomplete)
+
+
+def tasks(incomplete: str) -> list[str]:
     """Tasks of the recipe that was typed before."""
-    from tangora.config.recipe import load_recipe  # deferred: pydantic, only at TAB
-    from tangora.errors import TangoraError
+    recipe = _recipe()
+    return [] if recipe is None else _starting((task.name for task in recipe.tasks), incomplete)
 
-    try:
-        return _starting((task.name for task in load_recipe(context.params["recipe"]).tasks), incomplete)
-    except (TangoraError, KeyError, TypeError):
-        return []
+
+def _recipe() -> Recipe | None:
+    """The first word on the line that is a recipe.
+
+    The line is not whole yet, so that typer has not parsed it; the scripts of the shells pass it in the environment.
+    """
+    from tangora.config.recipe import load_recipe  # deferred: pydantic, only at TAB
+
+    line = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS") or ""
+    for word in line.split()[2:]:
+        if not word.startswith("-"):
+            with suppress(TangoraError):
+                return load_recipe(word.strip("'\""))
+    return None
 
 
 def spaces(incomplete: str) -> list[str]:
@@ -82,7 +99,7 @@ def settings(incomplete: str) -> list[str]:
     last = key.rpartition(".")[2]
     if not equals:
         return []
-    known = [name for name, _ in methods("")] if last == "method" else named.get(last, ())
+    known = methods("") if last == "method" else named.get(last, ())
     return [f"{key}={name}" for name in _starting(known, value)]
 
 

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 import typer
 
+from tangora.cli.terminal import say
 from tangora.errors import TangoraError
 
 __all__ = ["end", "quiet_libraries", "traceback_goes_to"]
@@ -30,14 +31,14 @@ def end(command: Callable[[], Any]) -> NoReturn:
     except (typer.Abort, KeyboardInterrupt):
         code = INTERRUPTED
     except TangoraError as error:
-        _say(f"error: {' '.join(str(error).split())}")
+        say(f"error: {' '.join(str(error).split())}")
         sys.exit(2)
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # click's own usage errors
             _usage(error)
         _bug(error)
     if code == INTERRUPTED:
-        _say("interrupted: nothing is left half-written; the same command goes on where this one stopped")
+        say("interrupted: nothing is left half-written; the same command goes on where this one stopped")
     sys.exit(code or 0)
 
 
@@ -74,8 +75,8 @@ def _print_any_name() -> None:
 
 def _usage(error: Any) -> NoReturn:
     if getattr(error, "ctx", None) is not None:
-        _say(error.ctx.get_usage())
-    _say(f"error: {error.format_message()}")
+        say(error.ctx.get_usage())
+    say(f"error: {error.format_message()}")
     sys.exit(2)
 
 
@@ -84,9 +85,5 @@ def _bug(error: Exception) -> NoReturn:
     if log is None:
         traceback.print_exception(error)
     else:
-        _say(f"error: {type(error).__name__}: {' '.join(str(error).split())[:300]} (the traceback is in {log})")
+        say(f"error: {type(error).__name__}: {' '.join(str(error).split())[:300]} (the traceback is in {log})")
     sys.exit(1)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)

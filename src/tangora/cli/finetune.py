@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,7 +14,13 @@ from tangora.cli.command import Command
 from tangora.cli.options import Options, OverwriteOption, RecipeArgument, SettingsOption
 from tangora.cli.output import Output
 from tangora.cli.recipes import task_config
+from tangora.errors import RecipeError
 from tangora.support.files import read_json, refuse_existing
+
+if TYPE_CHECKING:
+    from tangora.config.recipe import FinetuneConfig, Recipe
+    from tangora.config.tasks import TaskSettings
+    from tangora.progress import Progress
 
 __all__ = ["COMMAND", "FinetuneOptions", "finetune"]
 
@@ -23,43 +30,92 @@ class FinetuneOptions(Options):
     """Which adapter of a recipe, and where it goes."""
 
     recipe: RecipeArgument
-    task: Annotated[str, typer.Option("--task", help="One of the recipe's tasks.", autocompletion=completion.tasks)]
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where the adapter goes.")]
+    task: Annotated[
+        str | None,
+        typer.Option(
+            "--task",
+            help="One of the recipe's tasks. A joint mode trains all of them.",
+            autocompletion=completion.tasks,
+        ),
+    ] = None
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", metavar="FOLDER", help="Where the adapter goes; several: one folder each."),
+    ]
     mode: Annotated[str, typer.Option("--mode", help="One of the recipe's modes.", autocompletion=completion.modes)] = (
         "lora"
     )
     settings: SettingsOption = None
     overwrite: OverwriteOption = False
 
+    def chosen(self, recipe: Recipe, joint: bool) -> list[TaskSettings]:
+        """The tasks that are trained on.
+
+        Raises:
+            RecipeError: no such task, none for a mode that trains one, or one for a joint mode.
+        """
+        if joint:
+            if self.task is not None:
+                fix = "leave --task out"
+                raise RecipeError(f"mode {self.mode} trains all tasks together", got=self.task, where="--task", fix=fix)
+            return list(recipe.tasks)
+        if self.task is None:
+            fix = f"give one of {', '.join(task.name for task in recipe.tasks)}"
+            raise RecipeError(f"mode {self.mode} trains one task at a time", where="--task", fix=fix)
+        return [task_config(recipe, self.task)]
+
 
 def finetune(options: FinetuneOptions, output: Output) -> None:
-    """Fine-tune one adapter. On several processes: [bold]accelerate launch -m tangora finetune ...[/bold]"""
+    """Fine-tune one adapter. On several processes: [bold]accelerate launch -m tangora finetune ...[/bold]
+
+    With --out RUN/adapters/MODE/TASK, [bold]tangora run[/bold] finds it there and does not train it again.
+    """
     from tangora.config.recipe import load_recipe  # deferred: --help needs no pydantic
+    from tangora.modes.contract import mode_of
 
     recipe = load_recipe(options.recipe, options.settings or [])
-    refuse_existing(options.out, options.overwrite)
     config = recipe.finetune_config(options.mode)
-    chosen = task_config(recipe, options.task)
-    from tangora.modes.finetuning import finetune as finetune_task  # deferred: imports torch
+    chosen = options.chosen(recipe, mode_of(config).joint)
+    folders = {task.name: options.out / task.name if options.task is None else options.out for task in chosen}
+    for folder in folders.values():
+        refuse_existing(folder, options.overwrite)
+    with output.progress() as progress:
+        _train(options, recipe, config, chosen, folders, progress)
+    adapters = [
+        {"adapter": folder, "task": task, "mode": options.mode, "training": _record(folder)}
+        for task, folder in folders.items()
+    ]
+    document = adapters[0] if options.task is not None else {"adapters": adapters}
+    output.result(document, *(f"adapter: {folder.resolve()}" for folder in folders.values()))
+
+
+def _record(folder: Path) -> dict[str, Any] | None:
+    path = folder / "training.json"
+    return read_json(path) if path.is_file() else None
+
+
+def _train(
+    options: FinetuneOptions,
+    recipe: Recipe,
+    config: FinetuneConfig,
+    chosen: Sequence[TaskConfig],
+    folders: Mapping[str, Path],
+    progress: Progress,
+) -> None:
+    from tangora.modes.contract import Bench  # deferred: imports torch
+    from tangora.modes.finetuning import train_to
+    from tangora.modes.stage import stage_key
     from tangora.tasks import load_base, load_task
 
     base = load_base(recipe.base)
-    task = load_task(chosen, base, recipe.seed)
-    with output.progress() as progress:
-        progress.begin(f"{options.mode} · {options.task}", config.training.steps)
-        finetune_task(
-            base,
-            task,
-            config,
-            out=options.out,
-            scratch=options.out.parent / f".{options.out.name}.training",
-            overwrite=options.overwrite,
-            on_step=lambda step, total, loss: progress.update(step, f"loss {loss:.3f}"),
-        )
-        progress.end()
-    record = read_json(options.out / "training.json")
-    document = {"adapter": options.out, "task": options.task, "mode": options.mode, "training": record}
-    output.result(document, f"adapter: {options.out.resolve()}")
+    tasks = [load_task(task, base, recipe.seed) for task in chosen]
+    progress.begin(f"{options.mode} · {'+'.join(folders)}", config.training.steps)
+    scratch = options.out.parent / f".{options.out.name}.training"
+    bench = Bench(base, scratch, on_step=lambda step, total, loss: progress.update(step, f"loss {loss:.3f}"))
+    prints = {task.name: task.fingerprint for task in tasks}
+    key = stage_key(config, base.fingerprint, prints, [task.metric for task in chosen])
+    train_to(bench, tasks, config, folders, overwrite=options.overwrite, about={"stage": key})
+    progress.end()
 
 
 COMMAND = Command(finetune, panel="Recipes", example="tangora finetune quickstart --task digits --out adapters/digits")

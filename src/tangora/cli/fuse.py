@@ -84,12 +84,12 @@ class FuseOptions(FusionOptions):
 
         return Fusion(
             self.adapters,
-            self.space,  # type: ignore[arg-type]  # another value is refused
+            self.space,
             seed=self.seed,
             same_base=self.same_base,
             statistics=self.statistics,
             base=self.base,
-            heads=self.heads,  # type: ignore[arg-type]
+            heads=self.heads,  # type: ignore[arg-type]  # another value is refused
         )
 
 
@@ -133,13 +133,14 @@ def _saved(fused: Adapter, fusion: Fusion, options: FuseOptions) -> Verification
     verifications: list[Verification] = []
 
     def check(adapter: Adapter, folder: Path) -> Mapping[str, Any]:
-        from tangora.fusion.verification import Parent, verify  # deferred: imports peft
+        from tangora.fusion.sources import Source  # deferred: imports torch
+        from tangora.fusion.verification import verify  # deferred: imports peft
 
         pairs = zip(fusion.adapters, options.adapters, strict=True)
-        verifications.append(verify(adapter, folder, [Parent(a, f) for a, f in pairs]))
+        verifications.append(verify(adapter, folder, [Source(a, f) for a, f in pairs]))
         return verifications[0].told()
 
-    checked = options.verify and fused.metadata.kind == "lora"
+    checked = options.verify and fused.metadata.of_kind.in_peft
     fused.save(options.out, overwrite=options.overwrite, check=check if checked else None)
     return verifications[0] if verifications else None
 
@@ -149,7 +150,8 @@ def fused_lines(fused: Adapter, out: Path, verification: Verification | None = N
     about = fused.metadata.fused
     assert about is not None
     ranks = _ranks(fused)
-    yield f"fused {len(about.parents)} adapters by {about.method} ({about.space}) over {len(fused.updates)} sites"
+    count = "1 adapter" if len(about.parents) == 1 else f"{len(about.parents)} adapters"
+    yield f"fused {count} by {about.method} ({about.space}) over {len(fused.updates)} sites"
     yield weights_line(about.weights, [parent.name for parent in about.parents], origin)
     if ranks:
         yield f"rank: {ranks[0]}" if len(ranks) == 1 else f"rank: {ranks[0]} to {ranks[-1]}"

@@ -182,7 +182,8 @@ def _is_adapter(folder: Path) -> bool:
 def merged_lines(merged: Merged, dry_run: bool = False, origin: str = "") -> Iterator[str]:
     """What a merge did, or would do, line by line."""
     verb = "would fuse" if dry_run else "fused"
-    yield f"{verb} {len(merged.parents)} models by {merged.method} over {merged.tensors} tensors"
+    count = "1 model" if len(merged.parents) == 1 else f"{len(merged.parents)} models"
+    yield f"{verb} {count} by {merged.method} over {merged.tensors} tensors"
     yield weights_line(merged.weights, merged.parents, origin)
     yield from merged.notes
     files = f"{merged.shards} file{'s' if merged.shards > 1 else ''}"

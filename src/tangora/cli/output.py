@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass
@@ -13,7 +12,7 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from tangora.cli.terminal import printing, show
+from tangora.cli.terminal import printing, say, show
 from tangora.progress import Progress
 
 __all__ = ["Output"]
@@ -47,7 +46,7 @@ class Output:
         """Print something worth knowing, beside the result, on stderr."""
         if not self.quiet:
             for line in lines:
-                print(line, file=sys.stderr)
+                say(line)
 
     @contextmanager
     def progress(self) -> Iterator[Progress]:

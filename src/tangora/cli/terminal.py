@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -13,7 +14,7 @@ from rich.text import Text
 
 from tangora.errors import OutputError
 
-__all__ = ["WIDTH", "console", "printing", "show"]
+__all__ = ["WIDTH", "console", "printing", "say", "show"]
 
 WIDTH = 80
 """Columns where the output is no terminal: a pipe, a file, the log of a job. ``COLUMNS`` in the environment wins."""
@@ -70,8 +71,27 @@ def _drop_stdout() -> None:
 
 
 def show(*renderables: RenderableType) -> None:
-    """Print on stdout. A string is one line however long it is; tables fit the width."""
+    """Print on stdout. A string is one line, which a terminal shows broken between words; tables fit the width."""
     printer = console()
     with printing():
         for renderable in renderables:
-            printer.print(renderable, soft_wrap=isinstance(renderable, str))
+            _print(printer, renderable)
+
+
+def say(line: str) -> None:
+    """Print a line on stderr."""
+    with suppress(OSError):  # nobody is left to be told
+        _print(console(stderr=True), line)
+
+
+def _print(printer: Console, renderable: RenderableType) -> None:
+    if not isinstance(renderable, str):
+        printer.print(renderable)
+        return
+    lines = [renderable]
+    if printer.is_terminal:  # a long path stays in one piece, to be copied
+        indent = " " * (len(renderable) - len(renderable.lstrip()) + 2)
+        options = {"break_long_words": False, "break_on_hyphens": False, "subsequent_indent": indent}
+        lines = textwrap.wrap(renderable, printer.width, **options) or lines  # type: ignore[arg-type]
+    for line in lines:
+        printer.print(line, soft_wrap=True)

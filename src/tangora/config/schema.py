@@ -4,9 +4,10 @@
     tasks     the data sets: where, which columns, which labels, which metric
     lora      the adapter: rank, alpha, targets, initial values   (defaults for every mode)
     training  rate, steps, schedule                               (defaults for every mode)
-    modes     name -> what differs: linearize, full, lora.*, training.*
+    modes     name -> how adapters are trained: train, and what differs of lora.* and training.*
     fusion    subsets, methods with their grids or search, how coefficients are selected
     evaluation  batch size, bootstrap
+    executor  where the jobs of the run are done
 
 `Recipe.finetune_config` resolves one mode. Nothing here imports torch.
 """
@@ -17,9 +18,9 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
 
+from tangora.config.executor import ExecutorConfig
 from tangora.config.fusion import FusionEntry, check_search
 from tangora.config.settings import NAME, FinetuneConfig, Frozen, LoraSettings, ModeConfig, TrainingSettings
 from tangora.config.tasks import (
@@ -33,8 +34,10 @@ from tangora.config.tasks import (
     settings_at,
 )
 from tangora.errors import RecipeError
-from tangora.support.seams import FAMILIES, METRICS
+from tangora.support.seams import FAMILIES, METRICS, MODES
+from tangora.support.shown import one_line
 from tangora.support.validation import did_you_mean, validate
+from tangora.support.yaml import dump
 
 __all__ = [
     "BaseConfig",
@@ -122,10 +125,17 @@ class Recipe(Frozen):
     lora: LoraSettings = Field(default=LoraSettings())
     training: TrainingSettings = Field(default=TrainingSettings())
     modes: dict[str, ModeConfig] = Field(
-        default_factory=lambda: {"lora": ModeConfig(), "l-lora": ModeConfig(linearize="module")}, min_length=1
+        default_factory=lambda: {"lora": ModeConfig(), "l-lora": ModeConfig(train="l-lora")}, min_length=1
     )
     fusion: FusionConfig = Field(default_factory=FusionConfig)
     evaluation: EvaluationConfig = Field(default=EvaluationConfig())
+    executor: ExecutorConfig = Field(
+        default_factory=ExecutorConfig, description="where jobs are done; changes no result"
+    )
+
+    def __repr__(self) -> str:
+        tasks = f"{len(self.tasks)} tasks on {self.base.model}"
+        return one_line("Recipe", repr(self.name), tasks, f"modes {' '.join(self.modes)}", f"seed {self.seed}")
 
     @classmethod
     def settings_at(cls, raw: Mapping[str, Any], location: tuple[int | str, ...]) -> tuple[type[Frozen] | None, int]:
@@ -162,8 +172,8 @@ class Recipe(Frozen):
             if entry.sizes is not None and not set(entry.sizes) & set(fused):
                 got = f"{entry.label} is for subsets of {entry.sizes} tasks, and there are those of {list(fused)}"
                 raise ValueError(f"fusion.methods: {got}")
-            modes = {name: settings.linearize for name, settings in self.modes.items()}
-            check_search(entry, modes, self.base.family)
+            linear = {name: MODES.get(of.train).linear_in_coefficients for name, of in self.modes.items()}
+            check_search(entry, linear, self.base.family)
         return self
 
     def finetune_config(self, mode: str) -> FinetuneConfig:
@@ -175,17 +185,18 @@ class Recipe(Frozen):
         if mode not in self.modes:
             raise RecipeError("no such mode", got=mode, where="modes", fix=did_you_mean(mode, list(self.modes)))
         chosen = self.modes[mode]
+        where = f"modes.{mode}"
         lora = {**self.lora.model_dump(), **chosen.lora}
         training = {**self.training.model_dump(), **chosen.training}
-        return FinetuneConfig(
-            mode=mode,
-            train=chosen.train,
-            linearize=chosen.linearize,
-            lora=validate(LoraSettings, lora, f"modes.{mode}.lora"),
-            training=validate(TrainingSettings, training, f"modes.{mode}.training"),
-            seed=self.seed,
-        ).resolved()
+        common = {
+            "mode": mode,
+            "train": chosen.train,
+            "lora": validate(LoraSettings, lora, f"{where}.lora"),
+            "training": validate(TrainingSettings, training, f"{where}.training"),
+            "seed": self.seed,
+        }
+        return validate(FinetuneConfig, {**(chosen.model_extra or {}), **common}, where).resolved()
 
     def to_yaml(self) -> str:
         """The resolved recipe, every default written out."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
+        return dump(self.model_dump(mode="json"))

@@ -1,4 +1,7 @@
-"""How one adapter is made: the models of ``lora``, ``training`` and ``modes`` in a recipe."""
+"""How an adapter is made: the models of ``lora``, ``training`` and ``modes`` in a recipe.
+
+Which keys a mode takes, and its default learning rate, the mode itself says (`tangora.modes.contract.Mode`).
+"""
 
 from __future__ import annotations
 
@@ -6,27 +9,41 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+from tangora.support.seams import MODES, SPACES
+from tangora.support.shown import one_line
+from tangora.support.validation import did_you_mean, validate
 
 __all__ = [
-    "DEFAULT_LEARNING_RATES",
     "NAME",
+    "AdapterSettings",
     "FinetuneConfig",
     "Frozen",
     "LoraSettings",
     "ModeConfig",
-    "Space",
+    "SpaceName",
     "TrainingSettings",
+    "WeightSettings",
+    "mode_name",
 ]
 
-Space = Literal["delta", "factors", "core"]
-"""Where task vectors are fused: changes of weights, changes of factors, or changes in bases common to all."""
 
-DEFAULT_LEARNING_RATES = {"full": 5e-5, "lora": 1e-3, "l-lora": 5e-3, "tangent": 5e-3, "full-tangent": 1e-4}
-"""By what is trained; L-LoRA moves only B, whose gradient passes through a small random A₀, and wants more."""
+def _is_space(name: str) -> str:
+    if name not in SPACES:
+        raise ValueError(f"no such space. {did_you_mean(name, list(SPACES))}")
+    return name
+
+
+SpaceName = Annotated[str, AfterValidator(_is_space)]
+"""The space that task vectors are fused in: ``delta``, ``factors``, ``core``, or one of another package."""
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 """What modes, tasks and methods may be called: it becomes a folder's name."""
+
+
+_YES_NO = {"yes": True, "on": True, "no": False, "off": False}
+"""Bools of YAML 1.1, in which older recipes are written; a text to YAML 1.2, and so to a field of bools and texts."""
 
 
 class Frozen(BaseModel):
@@ -34,13 +51,21 @@ class Frozen(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
+    def __repr__(self) -> str:
+        """What differs from the defaults."""
+        fields = type(self).model_fields
+        defaults = {n: f.get_default(call_default_factory=True, validated_data={}) for n, f in fields.items()}
+        values = {name: getattr(self, name) for name in fields}
+        given = {n: v for n, v in values.items() if fields[n].is_required() or v != defaults[n]}
+        return one_line(type(self).__name__, *(f"{name}={value!r}" for name, value in given.items()))
+
     @field_validator("*", mode="before")
     @classmethod
     def _yes_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
         kinds = list(_kinds(cls.model_fields[str(info.field_name)].annotation))
         if bool not in kinds and (int in kinds or float in kinds) and any(isinstance(v, bool) for v in _values(value)):
             raise ValueError("a number, not true or false")
-        return value
+        return _YES_NO.get(value.lower(), value) if bool in kinds and isinstance(value, str) else value
 
 
 def _kinds(annotation: Any) -> Iterator[Any]:
@@ -78,7 +103,7 @@ class TrainingSettings(Frozen):
     batch_size: int = Field(default=32, ge=1, description="rows per device and forward pass")
     gradient_accumulation: int = Field(default=1, ge=1)
     learning_rate: float | None = Field(
-        default=None, gt=0, description="default by what is trained: see DEFAULT_LEARNING_RATES"
+        default=None, gt=0, description="default: that of the mode, such as 1e-3 for lora"
     )
     weight_decay: float = Field(default=0.0, ge=0)
     warmup: float = Field(default=0.1, ge=0, lt=1, description="fraction of the steps")
@@ -101,24 +126,105 @@ class TrainingSettings(Frozen):
         return self
 
 
-class FinetuneConfig(Frozen):
-    """Everything that decides one fine-tuning run, apart from the base and the task."""
+class WeightSettings(Frozen):
+    """The keys of a mode that trains weights of the model itself."""
 
-    mode: str = Field(default="lora", pattern=NAME)
-    train: Literal["adapter", "full"] = "adapter"
-    linearize: Literal["none", "module", "model"] = "none"
+    training: TrainingSettings = Field(default=TrainingSettings())
+
+
+class AdapterSettings(WeightSettings):
+    """The keys of a mode that trains a LoRA adapter."""
+
+    lora: LoraSettings = Field(default=LoraSettings())
+
+
+def mode_name(train: str | None, linearize: str | None) -> str:
+    """Return the registered name of a mode, also for the pair of keys by which older recipes and adapters name it.
+
+    ``train: adapter`` with ``linearize: none``, ``module`` or ``model`` is ``lora``, ``l-lora`` or ``tangent``;
+    ``train: full`` with ``none`` or ``model`` is ``full`` or ``full-tangent``.
+
+    Raises:
+        ValueError: the two contradict each other.
+
+    >>> mode_name("adapter", "module"), mode_name("tangent", None)
+    ('l-lora', 'tangent')
+    """
+    pair = (train or "adapter", linearize or "none")
+    if linearize is None and train not in (None, "adapter"):
+        return str(train)
+    if pair in _OLD_NAMES:
+        return _OLD_NAMES[pair]
+    if pair == ("full", "module"):
+        raise ValueError("train: full has no adapter, so no linearize: module")
+    if pair[0] in ("adapter", "full"):
+        raise ValueError(f"linearize is none, module or model; got {linearize!r}")
+    raise ValueError(f"train: {train} says what is linearized: leave linearize out")
+
+
+_OLD_NAMES = {
+    ("adapter", "none"): "lora",
+    ("adapter", "module"): "l-lora",
+    ("adapter", "model"): "tangent",
+    ("full", "none"): "full",
+    ("full", "model"): "full-tangent",
+}
+
+
+class _OfMode(Frozen):
+    """Names a registered mode, and may have keys that this mode alone takes."""
+
+    model_config = ConfigDict(extra="allow")
+
+    train: str = Field(default="lora", description="a registered mode: lora, l-lora, tangent, full, full-tangent, ...")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_one_name(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        rest = {key: value for key, value in given.items() if key not in ("train", "linearize")}
+        return {**rest, "train": mode_name(given.get("train"), given.get("linearize"))}
+
+    @model_validator(mode="after")
+    def _keys_of_the_mode(self) -> Any:
+        if self.train not in MODES:
+            raise ValueError(f"no such mode: {self.train!r}; {did_you_mean(self.train, list(MODES))}")
+        fields, own = type(self).model_fields, MODES.get(self.train).settings.model_fields
+        if odd := [key for key in self.model_extra or {} if key not in own]:
+            known = sorted({*own, *fields})
+            raise ValueError(f"train: {self.train} has no key {odd[0]!r}; {did_you_mean(odd[0], known)}")
+        return self
+
+
+class FinetuneConfig(_OfMode):
+    """Everything that decides one training, apart from the base and the tasks.
+
+    Keys beyond these are the mode's own; `settings` has all of them in the mode's own class.
+    """
+
+    mode: str = Field(default="lora", pattern=NAME, description="what the recipe calls it: folders and tables do too")
     lora: LoraSettings = Field(default=LoraSettings())
     training: TrainingSettings = Field(default=TrainingSettings())
     seed: int = Field(default=0, ge=0, lt=2**32)
 
+    @model_validator(mode="after")
+    def _valid_for_the_mode(self) -> FinetuneConfig:
+        _ = self.settings
+        return self
+
+    @property
+    def settings(self) -> Any:
+        """What the mode takes of all this, as an instance of its ``settings`` class."""
+        chosen = MODES.get(self.train).settings
+        values = {**vars(self), **(self.model_extra or {})}
+        return validate(chosen, {key: values[key] for key in chosen.model_fields if key in values}, f"mode {self.mode}")
+
     @property
     def learning_rate(self) -> float:
-        """The configured rate, or the default of what is trained."""
-        if self.training.learning_rate is not None:
-            return self.training.learning_rate
-        if self.train == "full":
-            return DEFAULT_LEARNING_RATES["full-tangent" if self.linearize == "model" else "full"]
-        return DEFAULT_LEARNING_RATES[{"none": "lora", "module": "l-lora", "model": "tangent"}[self.linearize]]
+        """The configured rate, or the mode's default."""
+        rate: float | None = self.training.learning_rate
+        return rate if rate is not None else float(MODES.get(self.train).default_rate)
 
     def resolved(self) -> FinetuneConfig:
         """With the rate written out: what is recorded, since the default of one version is not that of the next."""
@@ -126,16 +232,14 @@ class FinetuneConfig(Frozen):
         return self.model_copy(update={"training": training})
 
 
-class ModeConfig(Frozen):
-    """What a mode changes: partial ``lora`` and ``training`` over the recipe's."""
+class ModeConfig(_OfMode):
+    """What a mode changes: partial ``lora`` and ``training`` over the recipe's, and the mode's own keys."""
 
-    train: Literal["adapter", "full"] = "adapter"
-    linearize: Literal["none", "module", "model"] = "none"
     lora: dict[str, Any] = Field(default_factory=dict)
     training: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _consistent(self) -> ModeConfig:
-        if self.train == "full" and (self.linearize == "module" or self.lora):
-            raise ValueError("train: full has no adapter, so no linearize: module and no lora")
+    def _has_what_it_changes(self) -> ModeConfig:
+        if self.lora and "lora" not in MODES.get(self.train).settings.model_fields:
+            raise ValueError(f"train: {self.train} has no adapter, so no lora")
         return self

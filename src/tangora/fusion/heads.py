@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from tangora.adapters.heads import HeadRecord, heads_digest
-from tangora.errors import FusionError
-from tangora.fusion.weights import Table
+from tangora.errors import ArgumentError, FusionError
+from tangora.fusion.weights import WeightTable
 from tangora.support.validation import did_you_mean
 
 if TYPE_CHECKING:
@@ -31,20 +31,20 @@ _BASE = "give the base's folder, with --base or base=, from which the biases dif
 
 
 def check_heads(heads: object) -> None:
-    """Refuse a word that is none.
+    """Refuse a treatment of heads that does not exist.
 
     Raises:
-        FusionError: it is neither ``keep`` nor ``fuse``.
+        ArgumentError: it is neither ``keep`` nor ``fuse``.
     """
     if heads is not None and heads not in get_args(Heads):
         fix = did_you_mean(str(heads), list(get_args(Heads)))
-        raise FusionError("heads are kept or fused", got=heads, where="fuse.heads", fix=fix)
+        raise ArgumentError("heads are kept or fused", got=heads, where="fuse.heads", fix=fix)
 
 
 def fuse_whole(
     adapters: Sequence[Adapter],
     names: Sequence[str],
-    weights: Table,
+    weights: WeightTable,
     coefficients: Sequence[float] | None,
     heads: Heads | None,
 ) -> tuple[dict[str, Tensor], dict[str, Named]]:
@@ -79,14 +79,12 @@ def fuse_whole(
 
 def carried_records(adapters: Sequence[Adapter]) -> dict[str, HeadRecord]:
     """Return task -> what prediction needs, of every task that the adapters agree on."""
-    records: dict[str, set[str]] = {}
-    by_text = {}
+    records: dict[str, list[HeadRecord]] = {}
     for adapter in adapters:
         for task, record in adapter.records.items():
-            text = record.model_dump_json()
-            records.setdefault(task, set()).add(text)
-            by_text[text] = record
-    return {task: by_text[next(iter(texts))] for task, texts in records.items() if len(texts) == 1}
+            if record not in records.setdefault(task, []):
+                records[task].append(record)
+    return {task: found[0] for task, found in records.items() if len(found) == 1}
 
 
 def _carried(adapters: Sequence[Adapter]) -> dict[str, Named]:
@@ -120,7 +118,7 @@ def _biases(biases: Sequence[Named], coefficients: Sequence[float] | None) -> di
     return {name: _sum([named[name] for named in biases], coefficients, name) for name in biases[0]}
 
 
-def _mean(modules: Sequence[Named], names: Sequence[str], weights: Table) -> dict[str, Tensor]:
+def _mean(modules: Sequence[Named], names: Sequence[str], weights: WeightTable) -> dict[str, Tensor]:
     place = "fuse.heads"
     for name, named in zip(names, modules, strict=True):
         if odd := sorted(named.keys() ^ modules[0].keys()):

@@ -9,7 +9,7 @@ The contract, for a method of this package as for anybody's::
 - ``deltas`` are never changed, and the result has their dtype (sums are kept in float32 or better).
 - ``weights`` has one row per task, each broadcasting to ``*param``; methods only multiply by it.
 - ``granularity`` is a promise: ``element`` (any chunking gives the same), ``tensor`` (a site's whole tensor),
-  ``model`` (every site at once, as one vector per task).
+  ``model`` (every site at once, as one vector per task). `Promises` has all that a method may promise.
 - A random method takes ``uniforms`` in [0, 1), shaped like ``deltas``, and draws nothing itself.
 - A method that looks beyond an entry only for the magnitude of the smallest entry it keeps names the parameter
   that decides it, ``cutoff="density"``, and takes ``cutoffs``, one per task: with them it is entry by entry, so that
@@ -18,6 +18,7 @@ The contract, for a method of this package as for anybody's::
   before (`tangora.fusion.statistics`): it names the kind, ``statistics="gram"`` or ``"fisher"``, and takes
   ``statistics``, stacked, or None for a tensor that has none.
 - No models, no files, no data; a docstring with a paragraph "Choose it ..." for the table of methods.
+- `tangora.testing.check_method` tries the promises; call it in a test.
 
 Other packages add methods through the entry-point group ``tangora.methods``: the entry point's name is the
 method's, its value the module or function that carries the decorator. Copy any file here to begin.
@@ -35,68 +36,40 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from tangora.errors import PluginError
 from tangora.methods._limits import Limit
-from tangora.methods._registry import ENTRY_POINT_GROUP, Granularity, Method, Statistic, fusion_method, get, methods
+from tangora.methods._promises import Granularity, Promises, Statistic
+from tangora.methods._registry import ENTRY_POINT_GROUP, Method, fusion_method, get, methods
 from tangora.methods._table import table
-
-if TYPE_CHECKING:
-    from tangora.methods.average import average
-    from tangora.methods.breadcrumbs import breadcrumbs
-    from tangora.methods.consensus import consensus
-    from tangora.methods.dare import dare, dare_ties
-    from tangora.methods.della import della
-    from tangora.methods.fisher import fisher
-    from tangora.methods.iso_c import iso_c
-    from tangora.methods.iso_cts import iso_cts
-    from tangora.methods.knots import knots
-    from tangora.methods.magnitude_prune import magnitude_prune
-    from tangora.methods.model_stock import model_stock
-    from tangora.methods.regmean import regmean
-    from tangora.methods.slerp import slerp
-    from tangora.methods.svd import svd
-    from tangora.methods.task_arithmetic import task_arithmetic
-    from tangora.methods.ties import ties, ties_per_tensor, ties_sum
-    from tangora.methods.tsv_m import tsv_m
 
 __all__ = [
     "ENTRY_POINT_GROUP",
     "Granularity",
     "Limit",
     "Method",
+    "Promises",
     "Statistic",
-    "average",
-    "breadcrumbs",
-    "consensus",
-    "dare",
-    "dare_ties",
-    "della",
-    "fisher",
     "fusion_method",
     "get",
-    "iso_c",
-    "iso_cts",
-    "knots",
-    "magnitude_prune",
     "methods",
-    "model_stock",
-    "regmean",
-    "slerp",
-    "svd",
     "table",
-    "task_arithmetic",
-    "ties",
-    "ties_per_tensor",
-    "ties_sum",
-    "tsv_m",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'tangora.methods' has no attribute {name!r}")
-    return get(name).function
+    """Return the function of a method, so that ``tangora.methods.ties`` is one; no list of them is kept."""
+    if not name.startswith("_"):
+        try:
+            return get(name).function
+        except PluginError as cause:
+            raise AttributeError(f"module 'tangora.methods' has no attribute {name!r}: {cause}") from cause
+    raise AttributeError(f"module 'tangora.methods' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *methods()})
 
 
 class _CallableModule(ModuleType):
@@ -111,7 +84,7 @@ class _CallableModule(ModuleType):
         return methods()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if not (isinstance(value, ModuleType) and name in __all__):
+        if name.startswith("_") or not isinstance(value, ModuleType):
             super().__setattr__(name, value)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
-from tangora.errors import FusionError
+from tangora.errors import ArgumentError
 
 __all__ = ["DENSITY", "Limit", "check_density", "check_type", "check_value"]
 
@@ -36,9 +36,9 @@ class Limit:
         return f"{'(' if self.open_low else '['}{self.low:g}, {self.high:g}{')' if self.open_high else ']'}"
 
     def check(self, method: str, name: str, value: float, where: str = "fuse") -> None:
-        """Raise `FusionError` when ``value`` is outside."""
+        """Raise `ArgumentError` when ``value`` is outside."""
         if value not in self:
-            raise FusionError(f"{method}: {name} must be in {self}", got=value, where=f"{where}.{name}", fix=self.fix)
+            raise ArgumentError(f"{method}: {name} must be in {self}", got=value, where=f"{where}.{name}", fix=self.fix)
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,14 @@ class _Density(Limit):
     """(0, 1], with a word for those who think in percent."""
 
     def check(self, method: str, name: str, value: float, where: str = "fuse") -> None:
-        """Raise `FusionError` when ``value`` is outside; 20 is answered with 0.20."""
+        """Raise `ArgumentError` when ``value`` is outside; 20 is answered with 0.20."""
         if value in self:
             return
         fix = self.fix
         if 1 < value <= 100:
             meant = f"{value / 100:.2f}" if value == int(value) else f"{value / 100:g}"
             fix = f"densities are fractions: did you mean {meant}?"
-        raise FusionError(f"{method}: {name} must be in {self}", got=value, where=f"{where}.{name}", fix=fix)
+        raise ArgumentError(f"{method}: {name} must be in {self}", got=value, where=f"{where}.{name}", fix=fix)
 
 
 DENSITY = _Density(low=0, high=1, open_low=True, fix="give the fraction of entries to keep, such as 0.2")
@@ -72,7 +72,7 @@ def check_value(method: str, name: str, value: Any, default: Any, limit: Limit) 
 
 
 def check_type(method: str, name: str, value: Any, default: Any, where: str) -> None:
-    """Raise `FusionError` unless ``value`` is of the default's type; a whole number is a number, a bool is neither."""
+    """Raise `ArgumentError` unless ``value`` is of the default's type; a whole number is a number, true is none."""
     kind = type(default)
     if kind not in _KINDS:
         return
@@ -81,7 +81,7 @@ def check_type(method: str, name: str, value: Any, default: Any, where: str) -> 
     else:
         right = isinstance(value, kind)
     if not right:
-        raise FusionError(
+        raise ArgumentError(
             f"{method}: {name} must be {_KINDS[kind]}",
             got=value,
             where=f"{where}.{name}",

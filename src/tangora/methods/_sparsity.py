@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tangora.errors import FusionError
+from tangora.errors import ArgumentError
 from tangora.methods._sums import widened
 
 __all__ = ["cutoffs_of", "kept", "rescaled_samples", "threshold", "trim"]
@@ -56,7 +56,7 @@ def cutoffs_of(
     if given is None:
         return [threshold(delta, density) for delta in deltas]
     if len(given) != len(deltas):
-        raise FusionError("one cutoff per task", got=len(given), where="cutoffs")
+        raise ArgumentError("one cutoff per task", got=len(given), where="cutoffs")
     return [float(cutoff) for cutoff in given]
 
 

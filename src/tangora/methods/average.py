@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tangora.errors import FusionError
+from tangora.errors import ArgumentError
 from tangora.methods._registry import fusion_method
 from tangora.methods._sums import weighted_sum, widened
 
@@ -25,9 +25,9 @@ def _shares(weights: Sequence[float]) -> list[float]:
     return [weight / total for weight in weights]
 
 
-def _cancelling(total: float) -> FusionError:
+def _cancelling(total: float) -> ArgumentError:
     fix = "use task_arithmetic for weights that cancel"
-    return FusionError("average: the weights must not sum to zero", got=total, where="fuse.weights", fix=fix)
+    return ArgumentError("average: the weights must not sum to zero", got=total, where="fuse.weights", fix=fix)
 
 
 @fusion_method(
@@ -58,7 +58,7 @@ def average(
         weights: one row per task, broadcasting to the update; not summing to zero.
 
     Raises:
-        FusionError: the weights sum to zero (to within rounding) somewhere.
+        ArgumentError: the weights sum to zero (to within rounding) somewhere.
 
     >>> import torch
     >>> average(torch.tensor([[4.0, 0.0], [0.0, 8.0]]), weights=torch.tensor([[3.0], [1.0]]))

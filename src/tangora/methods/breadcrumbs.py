@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tangora.errors import FusionError
+from tangora.errors import ArgumentError
 from tangora.methods._limits import Limit, check_value
 from tangora.methods._registry import fusion_method
 from tangora.methods._sums import in_blocks, weighted_sum, widened
@@ -22,6 +22,7 @@ TAIL = Limit(low=0, high=1, open_high=True, fix="give a fraction of the entries,
 @fusion_method(
     "breadcrumbs",
     granularity="tensor",
+    neutral={"bottom": 0.0, "top": 0.0},
     reference="arXiv:2312.06795",
     default_weight=0.3,
     limits={"bottom": TAIL, "top": TAIL},
@@ -53,7 +54,7 @@ def breadcrumbs(
         top: the fraction of largest entries that is masked, in [0, 1).
 
     Raises:
-        FusionError: a fraction is not in [0, 1), or together they leave nothing.
+        ArgumentError: a fraction is not in [0, 1), or together they leave nothing.
 
     >>> deltas = torch.tensor([[0.1, 1.0, -2.0, 9.0]])
     >>> breadcrumbs(deltas, weights=torch.ones(1, 1), bottom=0.25, top=0.25)
@@ -63,7 +64,7 @@ def breadcrumbs(
         check_value("breadcrumbs", name, value, 0.5, TAIL)
     if bottom + top >= 1:
         got, fix = f"bottom {bottom:g}, top {top:g}", "keep some entries between them"
-        raise FusionError("breadcrumbs: bottom + top must be under 1", got=got, where="fuse", fix=fix)
+        raise ArgumentError("breadcrumbs: bottom + top must be under 1", got=got, where="fuse", fix=fix)
     bounds = [_bounds(delta, bottom, top) for delta in deltas]
     return in_blocks(lambda d, w: weighted_sum(map(_between, d, bounds), w), deltas, weights)
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tangora.errors import FusionError
+from tangora.errors import ArgumentError
 from tangora.methods._limits import Limit, check_value
 from tangora.methods._registry import fusion_method
 from tangora.methods._sums import in_blocks, weighted_sum, widened
@@ -20,6 +20,7 @@ AGREEMENT = Limit(low=0, fix="2 drops what fewer than two tasks want, 1 what non
 @fusion_method(
     "consensus",
     granularity="element",
+    neutral={"agreement": 1},
     reference="arXiv:2405.07813",
     default_weight=0.3,
     limits={"share": SHARE, "agreement": AGREEMENT},
@@ -49,7 +50,7 @@ def consensus(
         share: s, how large a task's entry must be beside the sum of the others'.
 
     Raises:
-        FusionError: agreement or share is negative, or agreement is more than the number of tasks.
+        ArgumentError: agreement or share is negative, or agreement is more than the number of tasks.
 
     >>> deltas = torch.tensor([[4.0, 1.0, 1.0], [3.0, 0.0, -1.0]])
     >>> consensus(deltas, weights=torch.ones(2, 1), agreement=2)
@@ -59,7 +60,7 @@ def consensus(
     check_value("consensus", "share", share, 0.4, SHARE)
     if agreement > len(deltas):
         what = f"consensus: agreement must be at most the number of tasks, {len(deltas)}"
-        raise FusionError(what, got=agreement, where="fuse.agreement", fix=f"agreement={len(deltas)}")
+        raise ArgumentError(what, got=agreement, where="fuse.agreement", fix=f"agreement={len(deltas)}")
     return in_blocks(lambda d, w: _agreed(d, agreement, share) * weighted_sum(d, w), deltas, weights)
 
 

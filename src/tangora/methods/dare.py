@@ -16,6 +16,7 @@ __all__ = ["dare", "dare_ties"]
 @fusion_method(
     "dare",
     granularity="element",
+    neutral={"density": 1.0},
     reference="arXiv:2311.03099",
     default_weight=0.3,
     random=True,
@@ -46,7 +47,7 @@ def dare(
         density: the fraction of entries kept, in (0, 1].
 
     Raises:
-        FusionError: the density is not in (0, 1].
+        ArgumentError: the density is not in (0, 1].
 
     >>> import torch
     >>> uniforms = torch.tensor([[0.1, 0.9], [0.2, 0.3]])
@@ -60,6 +61,7 @@ def dare(
 @fusion_method(
     "dare_ties",
     granularity="element",
+    neutral={"density": 1.0},
     reference="arXiv:2311.03099",
     default_weight=1.0,
     random=True,
@@ -89,7 +91,7 @@ def dare_ties(
         density: the fraction of entries kept, in (0, 1].
 
     Raises:
-        FusionError: the density is not in (0, 1].
+        ArgumentError: the density is not in (0, 1].
 
     >>> import torch
     >>> uniforms = torch.tensor([[0.1, 0.1], [0.2, 0.3]])

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tangora.errors import FusionError
+from tangora.errors import ArgumentError
 from tangora.methods._limits import DENSITY, Limit, check_density, check_value
 from tangora.methods._registry import fusion_method
 from tangora.methods._sums import elected_mean, widened
@@ -19,6 +19,8 @@ WINDOW = Limit(low=0, high=1, fix="give the width of the window of probabilities
 @fusion_method(
     "della",
     granularity="tensor",
+    symmetric=False,  # it ranks in rows
+    neutral={"density": 1.0, "window": 0.0},
     reference="arXiv:2406.11617",
     default_weight=1.0,
     random=True,
@@ -53,7 +55,7 @@ def della(
         window: ε, how far the probabilities of the largest and the smallest entries of a row are apart.
 
     Raises:
-        FusionError: the density is not in (0, 1], or ``density ± window/2`` leaves [0, 1].
+        ArgumentError: the density is not in (0, 1], or ``density ± window/2`` leaves [0, 1].
 
     >>> uniforms = torch.tensor([[0.55, 0.45, 0.65, 0.1]])
     >>> della(torch.tensor([[4.0, 1.0, -2.0, 0.1]]), weights=torch.ones(1, 1), uniforms=uniforms, window=0.8)
@@ -64,7 +66,7 @@ def della(
     if window > 2 * min(density, 1 - density):
         got = f"density {density:g}, window {window:g}"
         fix = f"at this density the window may be {2 * min(density, 1 - density):g}"
-        raise FusionError("della: density ± window/2 must stay in [0, 1]", got=got, where="fuse.window", fix=fix)
+        raise ArgumentError("della: density ± window/2 must stay in [0, 1]", got=got, where="fuse.window", fix=fix)
     pairs = zip(map(widened, deltas), uniforms, strict=True)
     return elected_mean([_sampled(d, u, density, window) for d, u in pairs], weights).to(deltas.dtype)
 

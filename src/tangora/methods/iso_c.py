@@ -12,7 +12,15 @@ from tangora.methods._sums import weighted_sum
 __all__ = ["iso_c"]
 
 
-@fusion_method("iso_c", granularity="tensor", reference="arXiv:2502.04959", default_weight=1.0, additive=False)
+@fusion_method(
+    "iso_c",
+    granularity="tensor",
+    reference="arXiv:2502.04959",
+    default_weight=1.0,
+    additive=False,
+    exact=False,
+    identity=False,  # singular values become equal
+)
 def iso_c(deltas: Float[Tensor, "tasks *param"], *, weights: Float[Tensor, "tasks *#param"]) -> Float[Tensor, "*param"]:
     """The weighted sum of the updates with every singular value replaced by their mean.
 

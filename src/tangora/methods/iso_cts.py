@@ -19,6 +19,9 @@ COMMON = Limit(low=0, high=1, fix="give the fraction of directions that are comm
 @fusion_method(
     "iso_cts",
     granularity="tensor",
+    exact=False,
+    symmetric=False,  # it begins with the output directions
+    identity=False,  # singular values become equal
     reference="arXiv:2502.04959",
     default_weight=1.0,
     copies=(6, 10),
@@ -48,7 +51,7 @@ def iso_cts(
         common: the fraction of directions taken from the sum, in [0, 1]; 1 is `iso_c`.
 
     Raises:
-        FusionError: the fraction is not in [0, 1].
+        ArgumentError: the fraction is not in [0, 1].
 
     >>> deltas = torch.stack([torch.diag(torch.tensor(d)) for d in ([4.0, 2.0, 0.0], [4.0, 0.0, 1.0])])
     >>> iso_cts(deltas, weights=torch.ones(2, 1, 1), common=0.4).diag().round(decimals=4)

@@ -20,6 +20,9 @@ _EQUAL = 1 - 1e-5  # the Vₜ have entries of one magnitude by their nature: rou
 @fusion_method(
     "knots",
     granularity="tensor",
+    exact=False,
+    symmetric=False,  # the outputs' directions are common, the inputs' each task's own
+    neutral={"density": 1.0},
     reference="arXiv:2410.19735",
     default_weight=1.0,
     limits={"density": DENSITY},
@@ -47,7 +50,7 @@ def knots(
         density: the fraction of the entries of each Vₜ that is kept, in (0, 1].
 
     Raises:
-        FusionError: the density is not in (0, 1].
+        ArgumentError: the density is not in (0, 1].
 
     >>> deltas = torch.tensor([[[2.0, 0.0], [0.0, 0.0]], [[4.0, 4.0], [0.0, 0.0]]])
     >>> knots(deltas, weights=torch.ones(2, 1, 1), density=1.0).round(decimals=4)

@@ -18,6 +18,7 @@ __all__ = ["magnitude_prune"]
 @fusion_method(
     "magnitude_prune",
     granularity="tensor",
+    neutral={"density": 1.0},
     reference="arXiv:1506.02626",
     default_weight=0.3,
     limits={"density": DENSITY},
@@ -46,7 +47,7 @@ def magnitude_prune(
         cutoffs: the magnitude of each task's smallest entry that is kept, where it is known; else it is found here.
 
     Raises:
-        FusionError: the density is not in (0, 1].
+        ArgumentError: the density is not in (0, 1].
 
     >>> import torch
     >>> magnitude_prune(torch.tensor([[4.0, 1.0], [1.0, -8.0]]), weights=torch.tensor([[1.0], [0.5]]), density=0.5)

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tangora.errors import FusionError
+from tangora.errors import ArgumentError
 from tangora.methods._limits import Limit, check_value
 from tangora.methods._registry import fusion_method
 from tangora.methods._spectral import mean_of
@@ -21,6 +21,8 @@ RIDGE = Limit(low=0, fix="1e-6 is about the rounding of the statistics")
 @fusion_method(
     "regmean",
     granularity="tensor",
+    exact=False,
+    symmetric=False,  # statistics are of inputs
     reference="arXiv:2212.09849",
     default_weight=1.0,
     limits={"off_diagonal": OFF_DIAGONAL, "ridge": RIDGE},
@@ -59,7 +61,7 @@ def regmean(
         ridge: what is added to the diagonal of every Gₜ, as a fraction of its mean; 0 for nothing.
 
     Raises:
-        FusionError: α or the ridge is out of range, or ``Σ Gₜ`` is singular and the ridge is 0.
+        ArgumentError: α or the ridge is out of range, or the ridge is 0 and ``Σ Gₜ`` is singular.
 
     >>> deltas = torch.tensor([[[4.0, 4.0]], [[0.0, 0.0]]])
     >>> grams = torch.stack([torch.diag(torch.tensor([3.0, 1.0])), torch.eye(2)])
@@ -84,5 +86,5 @@ def regmean(
     factor, failed = torch.linalg.cholesky_ex(total)
     if int(failed):
         what = "regmean: the sum of the inputs' second moments is singular"
-        raise FusionError(what, got=ridge, where="fuse.ridge", fix="give a ridge, such as 1e-6, or more rows")
+        raise ArgumentError(what, got=ridge, where="fuse.ridge", fix="give a ridge, such as 1e-6, or more rows")
     return torch.cholesky_solve(products.T, factor).T.to(widened(deltas[:0]).dtype).to(deltas.dtype)

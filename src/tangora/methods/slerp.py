@@ -49,7 +49,8 @@ def slerp(
         position: where on the arc, in [0, 1].
 
     Raises:
-        FusionError: there are not two tasks, or the position is not in [0, 1].
+        ArgumentError: the position is not in [0, 1].
+        FusionError: there are not two tasks.
 
     >>> slerp(torch.tensor([[2.0, 0.0], [0.0, 2.0]]), weights=torch.ones(2, 1)).round(decimals=4)
     tensor([1.4142, 1.4142])

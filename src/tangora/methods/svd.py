@@ -18,6 +18,8 @@ COMPONENTS = Limit(low=1, fix="keep at least one singular value")
 @fusion_method(
     "svd",
     granularity="tensor",
+    exact=False,
+    neutral={"components": 2**31},
     reference="doi:10.1007/BF02288367",
     default_weight=0.3,
     limits={"components": COMPONENTS},
@@ -44,7 +46,7 @@ def svd(
         components: how many singular values are kept, the rank R of the result.
 
     Raises:
-        FusionError: components is smaller than 1.
+        ArgumentError: components is smaller than 1.
 
     >>> import torch
     >>> deltas = torch.tensor([[[3.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, 1.0]]])

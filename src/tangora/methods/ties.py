@@ -18,6 +18,7 @@ __all__ = ["ties", "ties_per_tensor", "ties_sum"]
 @fusion_method(
     "ties",
     granularity="model",
+    neutral={"density": 1.0},
     reference="arXiv:2306.01708",
     default_weight=1.0,
     limits={"density": DENSITY},
@@ -53,7 +54,7 @@ def ties(
         cutoffs: the magnitude of each task's smallest entry that is kept, where it is known; else it is found here.
 
     Raises:
-        FusionError: the density is not in (0, 1].
+        ArgumentError: the density is not in (0, 1].
 
     >>> import torch
     >>> deltas = torch.tensor([[4.0, 1.0, 2.0, 0.0], [-1.0, 3.0, 6.0, 0.5]])
@@ -67,6 +68,7 @@ def ties(
 @fusion_method(
     "ties_per_tensor",
     granularity="tensor",
+    neutral={"density": 1.0},
     reference="arXiv:2306.01708",
     default_weight=1.0,
     limits={"density": DENSITY},
@@ -94,7 +96,7 @@ def ties_per_tensor(
         cutoffs: the magnitude of each task's smallest entry that is kept, where it is known; else it is found here.
 
     Raises:
-        FusionError: the density is not in (0, 1].
+        ArgumentError: the density is not in (0, 1].
 
     >>> import torch
     >>> ties_per_tensor(torch.tensor([[4.0, 1.0], [2.0, 3.0]]), weights=torch.ones(2, 1), density=0.5)
@@ -107,6 +109,7 @@ def ties_per_tensor(
 @fusion_method(
     "ties_sum",
     granularity="model",
+    neutral={"density": 1.0},
     reference="arXiv:2310.02575",
     default_weight=0.3,
     limits={"density": DENSITY},
@@ -133,7 +136,7 @@ def ties_sum(
         cutoffs: the magnitude of each task's smallest entry that is kept, where it is known; else it is found here.
 
     Raises:
-        FusionError: the density is not in (0, 1].
+        ArgumentError: the density is not in (0, 1].
 
     >>> import torch
     >>> ties_sum(torch.tensor([[4.0, 1.0], [2.0, -3.0]]), weights=torch.ones(2, 1), density=1.0)

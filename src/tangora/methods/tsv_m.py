@@ -13,7 +13,9 @@ from tangora.methods._sums import weighted_sum
 __all__ = ["tsv_m"]
 
 
-@fusion_method("tsv_m", granularity="tensor", reference="arXiv:2412.00081", default_weight=1.0, copies=(6, 10))
+@fusion_method(
+    "tsv_m", granularity="tensor", reference="arXiv:2412.00081", default_weight=1.0, exact=False, copies=(6, 10)
+)
 def tsv_m(deltas: Float[Tensor, "tasks *param"], *, weights: Float[Tensor, "tasks *#param"]) -> Float[Tensor, "*param"]:
     """The sum of the updates' leading parts after their singular vectors were made orthogonal between tasks.
 

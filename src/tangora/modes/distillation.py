@@ -13,9 +13,10 @@ as `Columns` of a task whose logits are the features.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -25,8 +26,11 @@ from torch.nn.functional import normalize
 
 from tangora.adapters.metadata import DistilledInfo
 from tangora.errors import ModelError
-from tangora.support.files import digest
+from tangora.modes.contract import Bench, OnStep, mode_of
+from tangora.modes.finetuning import train_to
+from tangora.support.files import digest, refuse_existing
 from tangora.support.seams import FAMILIES
+from tangora.tangent import make_columns
 from tangora.tasks.model import TaskModel
 from tangora.tasks.values import Split, Task
 
@@ -34,12 +38,10 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
     from tangora.adapters.adapter import Adapter
-    from tangora.adapters.heads import HeadRecord
     from tangora.config.recipe import FinetuneConfig
-    from tangora.modes.finetuning import OnStep
     from tangora.tasks import Base
 
-__all__ = ["StudentModel", "Teacher", "distill"]
+__all__ = ["StudentModel", "distill"]
 
 _Lesson: TypeAlias = "tuple[Sequence[Task], Adapter]"
 
@@ -68,7 +70,7 @@ def distill(
         base: the model of the teacher; as before afterwards.
         tasks: whose train rows are looked at, mixed.
         teacher: an adapter with ``linearize: model``, fused or not; or several, of every task its own expert.
-        config: how the student is made: ``linearize: none`` or ``module``.
+        config: how the student is made: a mode such as ``lora`` or ``l-lora``, an ordinary network with LoRA layers.
         rows: most rows of a task.
         out, scratch, on_step, overwrite: as for `tangora.finetune`.
 
@@ -77,9 +79,6 @@ def distill(
             adapter, or a task has no features to follow.
         OutputError: as `tangora.finetune`.
     """
-    from tangora.modes.finetuning import finetune
-    from tangora.support.files import refuse_existing
-
     lessons = _lessons(tasks, teacher)
     _check(tasks, [adapter for _, adapter in lessons], config)
     if out is not None:
@@ -92,28 +91,14 @@ def distill(
         split="train",
         rows=len(mixed.splits["train"]),
     )
-    heads = {task: named for _, adapter in lessons for task, named in adapter.heads.items()}
-    records = {task: record for _, adapter in lessons for task, record in adapter.records.items()}
-    lesson = Teacher(*_features(base, lessons, rows, config.seed), about, heads, records)
-    return finetune(base, mixed, config, teacher=lesson, out=out, scratch=scratch, on_step=on_step, overwrite=overwrite)
-
-
-@dataclass(frozen=True)
-class Teacher:
-    """What a student is trained on: features at φ₀ and how the teacher moves them, row by row.
-
-    Heads answer of features, so the student takes the teacher's.
-    """
-
-    origin: Float[Tensor, "rows features"]
-    moved: Float[Tensor, "rows features"]
-    about: DistilledInfo
-    heads: Mapping[str, Mapping[str, Tensor]]
-    records: Mapping[str, HeadRecord]
-
-    def student(self, base: Base, task: Task) -> Callable[[], TaskModel]:
-        """Makes the model that is trained."""
-        return lambda: StudentModel(base.backbone, task, base, self.origin, self.moved)
+    origin, moved = _features(base, lessons, rows, config.seed)
+    student = partial(StudentModel, base.backbone, base=base, origin=origin, moved=moved)
+    bench, folders = Bench(base, scratch, None, on_step, student), {mixed.name: out} if out is not None else {}
+    for _, adapter in lessons:  # heads answer by features, and the student has the teacher's
+        bench.heads.update({name: dict(head) for name, head in adapter.heads.items()})
+        bench.head_records.update(adapter.records)
+    made = train_to(bench, [mixed], config, folders, overwrite=overwrite, about={"distilled": about})
+    return made[mixed.name]
 
 
 class StudentModel(TaskModel):
@@ -122,7 +107,14 @@ class StudentModel(TaskModel):
     origin: Tensor
     moved: Tensor
 
-    def __init__(self, backbone: nn.Module, task: Task, base: Base, origin: Tensor, moved: Tensor) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        task: Task,
+        base: Base,
+        origin: Float[Tensor, "rows features"],
+        moved: Float[Tensor, "rows features"],
+    ) -> None:
         super().__init__(backbone, task, base)
         device = next(backbone.parameters()).device
         self.register_buffer("origin", origin.to(device), persistent=False)
@@ -169,8 +161,6 @@ def _lessons(tasks: Sequence[Task], given: Adapter | Sequence[Adapter]) -> list[
 
 def _features(base: Base, lessons: Sequence[_Lesson], rows: int, seed: int) -> tuple[Tensor, Tensor]:
     """Of the rows of all tasks, in their order: at φ₀, and what the teacher adds."""
-    from tangora.tangent import make_columns
-
     parts = []
     for tasks, teacher in lessons:
         mixed = _mixed(tasks, [teacher], rows, seed)
@@ -180,11 +170,11 @@ def _features(base: Base, lessons: Sequence[_Lesson], rows: int, seed: int) -> t
 
 def _check(tasks: Sequence[Task], teachers: Sequence[Adapter], config: FinetuneConfig) -> None:
     for teacher in teachers:
-        if teacher.metadata.linearize != "model":
-            fix = "give an adapter with linearize: model; others are served at the cost of LoRA already"
-            raise ModelError("the teacher is not a tangent adapter", got=teacher.metadata.linearize, fix=fix)
-    if config.train == "full" or config.linearize == "model":
-        fix = "choose a mode with linearize: none or module"
+        if not mode_of(teacher).linear_in_coefficients:
+            fix = "give an adapter of mode tangent or full-tangent; others are served at the cost of LoRA already"
+            raise ModelError("the teacher is not a tangent adapter", got=teacher.metadata.train, fix=fix)
+    if not mode_of(config).can_be_student:
+        fix = "choose a mode with train: lora or l-lora"
         raise ModelError("a student is a LoRA or L-LoRA adapter", got=config.mode, where="--mode", fix=fix)
     if without := [task.name for task in tasks if FAMILIES.get(task.family).followed(task) is None]:
         fix = "distillation follows features, of which logits are a linear function: choose another family"

@@ -6,30 +6,22 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from tangora.adapters.adapter import Adapter, load
-from tangora.adapters.formats.lora import CONFIG, weights_path
+from tangora.adapters.formats.lora import CONFIG
 from tangora.adapters.metadata import BaseInfo, Metadata, read_metadata
 from tangora.config.recipe import BaseSettings
 from tangora.config.tasks import base_settings
 from tangora.errors import AdapterError, ModelError
-from tangora.support.files import inside, read_json, read_safetensors
+from tangora.modes.contract import mode_of
+from tangora.support.files import inside, read_json
 from tangora.support.seams import FAMILIES
-from tangora.tangent import TangentModel
-from tangora.tangent.linearization import linearize
 from tangora.tasks.base import pretrained, take_out, weights_fingerprint
 from tangora.tasks.load import load_base
 
-if TYPE_CHECKING:
-    from peft import PeftModel
-
 __all__ = ["load_model"]
-
-_FIX = "give the base model that the adapter was made for"
 
 _AUTO = {
     "CAUSAL_LM": "AutoModelForCausalLM",
@@ -51,8 +43,8 @@ def load_model(
 ) -> nn.Module:
     """The model that an adapter was trained and scored as, in evaluation mode.
 
-    With ``linearize: none`` stock peft's `PeftModel`, and of kind ``full`` the base with its weights changed; with
-    ``linearize: module`` the `PeftModel` linearized at φ₀ (`tangora.linearize`); with ``linearize: model`` a
+    Its mode decides: ``lora`` gives stock peft's `PeftModel`, ``full`` the base with its weights changed, ``l-lora``
+    the `PeftModel` linearized at φ₀ (`tangora.linearize`), and ``tangent`` and ``full-tangent`` a
     `tangora.TangentModel` around the base, ``f(x; φ₀) + J(x) (φ − φ₀)`` (arXiv:2310.04742, eq. 4).
 
     Choose it to use an adapter of any mode; `tangora.load` reads one as a value, to look at or to fuse, without a base
@@ -89,15 +81,7 @@ def load_model(
     if not same_base:
         _refuse_another(model, about, place)
     take_out(model, _unused(about.base.family))  # it was trained without, and targets may match a layer there
-    if about.linearize == "model":
-        return TangentModel(model, load(place)).eval()
-    if about.kind == "full":
-        load(place).apply_(model)
-        return model.eval()
-    wrapped = _wrapped(model, place)
-    if about.linearize == "module" and (initial := _start(load(place))) is not None:
-        linearize(wrapped, initial=initial)
-    return wrapped.eval()
+    return mode_of(about).load_model(place, model)
 
 
 def _told(place: Path) -> tuple[Metadata, Mapping[str, Any]]:
@@ -160,35 +144,3 @@ def _refuse_another(model: nn.Module, about: Metadata, place: Path) -> None:
     what = f"the adapter was made for {about.base.model or 'a base'} of weights {told[:12]}"
     fix = "give that model, in float32 and not wrapped by peft; if it is the same in another form, say same_base=True"
     raise ModelError(what, got=got, where=place, fix=fix)
-
-
-def _wrapped(model: nn.Module, place: Path) -> PeftModel:
-    """Stock peft's model, refused where it leaves out a weight of the file."""
-    from peft import PeftModel, get_peft_model_state_dict
-
-    weights = read_safetensors(weights_path(place))
-    try:
-        wrapped = PeftModel.from_pretrained(model, str(place))
-    except (ValueError, RuntimeError, KeyError) as cause:
-        what = f"peft cannot put the adapter into the base ({' '.join(str(cause).split())[:200]})"
-        raise ModelError(what, where=place, fix=_FIX) from cause
-    found = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
-    if odd := sorted(name for name in found.keys() ^ weights.keys() if "lora_" in name):
-        raise ModelError("base and file do not have the same sites", got=odd[0], where=place, fix=_FIX)
-    return wrapped
-
-
-def _start(adapter: Adapter) -> dict[str, tuple[Tensor, Tensor]] | None:
-    """Site -> (A₀, B₀) where one factor is as φ₀ has it; None where the file holds the expansion in other factors."""
-    start = {}
-    for site, update in adapter.updates.items():
-        known = (adapter.initial or {}).get(site)
-        factors = update.factors()
-        if known is None or factors is None:
-            return None
-        kept_a = not bool(known.b.any()) and torch.equal(factors.a, known.a)
-        kept_b = not bool(known.a.any()) and torch.equal(factors.b, known.b)
-        if not kept_a and not kept_b:
-            return None
-        start[site] = (known.a, known.b)
-    return start

@@ -1,9 +1,9 @@
-"""Getting a base model ready to train, and back to what it was: LoRA layers in, φ₀, gradients on; all of it undone."""
+"""Prepare a base model for training, and put it back: LoRA layers in, φ₀, gradients on; all of it undone."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,16 +13,27 @@ from torch import Tensor, nn
 from tangora.adapters import initial
 from tangora.adapters.peft_layers import lora_layers
 from tangora.errors import ModelError
+from tangora.modes.contract import Footprint
 from tangora.modes.targets import check_patterns, check_syntax, check_targets
-from tangora.tangent.linearization import linearize
 from tangora.updates.task_vector import LowRank
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
 
     from tangora.config.recipe import FinetuneConfig, LoraSettings
+    from tangora.tasks import Base
 
-__all__ = ["Start", "adapt", "as_before", "refuse_running_statistics", "switch_on"]
+__all__ = [
+    "Start",
+    "adapt",
+    "as_before",
+    "check_lora",
+    "checkpoint_gradients",
+    "lora_footprint",
+    "refuse_checkpointing",
+    "refuse_running_statistics",
+    "weights_footprint",
+]
 
 
 @dataclass(frozen=True)
@@ -35,13 +46,33 @@ class Start:
     config: dict[str, Any]
 
 
-def adapt(backbone: nn.Module, task: str, config: FinetuneConfig) -> Start:
-    """Put LoRA layers at φ₀ into the backbone, linearized if asked for."""
-    from peft import get_peft_model
+def check_lora(base: Base, config: FinetuneConfig) -> None:
+    """Refuse targets, patterns and starts with which no LoRA can be trained, before peft sees the model.
 
+    Raises:
+        ModelError: a target matches nothing, a pattern is not a regular expression, or the start changes the base.
+    """
     check_syntax(config.lora)
-    check_targets(backbone, config.lora.target_modules)
+    check_targets(base.backbone, config.lora.target_modules)
     initial.kind_of(config.lora.init)
+
+
+def adapt(backbone: nn.Module, task: str | None, config: FinetuneConfig) -> Start:
+    """Put LoRA layers at φ₀ into the backbone.
+
+    Args:
+        backbone: the model, changed in place.
+        task: decides A₀ with ``a_init: per_task``; None: the adapter is of several tasks.
+        config: its ``lora`` section and seed.
+
+    Raises:
+        ModelError: as `check_lora`; a pattern matches no adapted layer; or ``a_init: per_task`` without a task.
+    """
+    from peft import get_peft_model  # deferred: takes seconds to import
+
+    if task is None and config.lora.a_init == "per_task":
+        fix = "set a_init: shared"
+        raise ModelError("an adapter of several tasks has no A₀ of its own task", where="lora.a_init", fix=fix)
     name = task if config.lora.a_init == "per_task" else None
     with torch.random.fork_rng(devices=()):  # peft draws before we do; where its values are kept, they follow the seed
         torch.manual_seed(initial.seed_of("peft", config.seed, name))
@@ -49,14 +80,36 @@ def adapt(backbone: nn.Module, task: str, config: FinetuneConfig) -> Start:
     layers = lora_layers(model)
     check_patterns(layers, config.lora)
     start = initial.set_initial_(model, config.seed, task=name)
-    if config.linearize == "module":
-        linearize(model)
-    elif config.linearize == "model":
-        from tangora.tangent import expand_lora
-
-        expand_lora(model)
     embeddings = frozenset(site for site, layer in layers.items() if "default" in layer.lora_embedding_A)
     return Start(model, start, embeddings, _plain(model.peft_config["default"].to_dict()))
+
+
+def lora_footprint(
+    base: Base, config: FinetuneConfig, expand: Callable[[PeftModel], object] | None = None
+) -> Footprint:
+    """Count the factors of a LoRA by making it and taking it off again.
+
+    Args:
+        base: as before afterwards.
+        config: its ``lora`` section.
+        expand: linearizes the model, which may freeze one factor of each site.
+
+    Raises:
+        ModelError: as `adapt`.
+    """
+    with as_before(base.backbone, values=False):
+        model = adapt(base.backbone, "footprint", config).model
+        if expand is not None:
+            expand(model)
+        factors = [p for name, p in model.named_parameters() if "lora_" in name]
+        trainable = sum(p.numel() for p in factors if p.requires_grad)
+        return Footprint(len(factors) // 2, trainable, 4 * sum(p.numel() for p in factors))
+
+
+def weights_footprint(base: Base) -> Footprint:
+    """Count the parameters of the whole model, whose changes are kept in float32."""
+    sizes = [p.numel() for p in base.backbone.parameters()]
+    return Footprint(len(sizes), sum(sizes), 4 * sum(sizes))
 
 
 def _lora_config(lora: LoraSettings) -> LoraConfig:
@@ -81,19 +134,23 @@ def _plain(config: dict[str, Any]) -> dict[str, Any]:
     return values | {"inference_mode": True}
 
 
-def switch_on(backbone: nn.Module, config: FinetuneConfig) -> None:
-    """Make trainable what the mode trains, and switch gradient checkpointing on if the settings ask for it."""
-    if config.train == "full" and config.linearize == "none":
-        for parameter in backbone.parameters():
-            parameter.requires_grad_(parameter.is_floating_point())
+def refuse_checkpointing(config: FinetuneConfig) -> None:
+    """Raise `ModelError` if gradients shall be checkpointed, in a mode that trains by tangents."""
     if config.training.gradient_checkpointing:
-        if config.linearize == "model":
-            fix = "switch it off: tangents are not kept for the backward pass anyway"
-            raise ModelError("tangents cannot be recomputed", where="training.gradient_checkpointing", fix=fix)
-        if not hasattr(backbone, "gradient_checkpointing_enable"):
-            where = "training.gradient_checkpointing"
-            raise ModelError("this model cannot checkpoint gradients", got=type(backbone).__name__, where=where)
-        cast(Any, backbone).gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        fix = "switch it off: tangents are not kept for the backward pass anyway"
+        raise ModelError("tangents cannot be recomputed", where="training.gradient_checkpointing", fix=fix)
+
+
+def checkpoint_gradients(backbone: nn.Module) -> None:
+    """Recompute activations in the backward pass.
+
+    Raises:
+        ModelError: the model cannot.
+    """
+    if not hasattr(backbone, "gradient_checkpointing_enable"):
+        where = "training.gradient_checkpointing"
+        raise ModelError("this model cannot checkpoint gradients", got=type(backbone).__name__, where=where)
+    cast(Any, backbone).gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""`transformers.Trainer`, told to keep only what is trained, to be silent, and to end the same after a kill.
+"""`transformers.Trainer`, restricted: it keeps only what is trained, is silent, and ends the same after a kill.
 
 The order of the rows is fixed beforehand (seed and task decide it), so that the trainer sees one epoch of full
 batches, and a resumed run only has to skip to its place. Checkpoints hold the trained weights, the optimizer, the
@@ -15,7 +15,7 @@ import math
 import os
 import random
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -79,7 +79,12 @@ class QuietTrainer(Trainer):
     """Trains the parameters that require gradients, and nothing else is ever saved or loaded."""
 
     def __init__(
-        self, model: nn.Module, arguments: TrainingArguments, rows: Rows, collate: Callable[[Any], Any], watch: Watch
+        self,
+        model: nn.Module,
+        arguments: TrainingArguments,
+        rows: Dataset[Any],
+        collate: Callable[[Any], Any],
+        watch: Watch,
     ) -> None:
         super().__init__(model, arguments, data_collator=collate, train_dataset=rows, eval_dataset=rows)
         self.remove_callback(PrinterCallback)
@@ -151,7 +156,7 @@ class QuietTrainer(Trainer):
         return shared[0], shared[1]
 
     def _get_train_sampler(self, *_: Any, **__: Any) -> SequentialSampler:
-        return SequentialSampler(cast(Rows, self.train_dataset))
+        return SequentialSampler(cast(Sized, self.train_dataset))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         if not self.control.should_training_stop:  # after the last step the adapter itself is written
@@ -201,7 +206,7 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 def training_arguments(config: Any, seed: int, folder: Path, learning_rate: float, **more: Any) -> TrainingArguments:
-    """`TrainingSettings` in the trainer's words; ``more`` overrides."""
+    """Translate `TrainingSettings` to the trainer's arguments; ``more`` overrides."""
     cuda, launched = torch.cuda.is_available(), int(os.environ.get("WORLD_SIZE", "1")) > 1
     arguments = TrainingArguments(
         output_dir=str(folder),

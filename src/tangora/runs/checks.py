@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from tangora.adapters import initial
 from tangora.coefficients import grid
+from tangora.coefficients.requirements import refuse_unless_searchable
 from tangora.config.recipe import FusionEntry, Recipe
 from tangora.errors import FusionError
 from tangora.methods import get
-from tangora.modes.targets import check_syntax, check_targets
-from tangora.runs.stages.search import refuse_unless_searchable
+from tangora.modes.contract import mode_of
+from tangora.support.extras import require
 
 if TYPE_CHECKING:
     from tangora.tasks import Base
@@ -26,10 +26,7 @@ def check_modes(recipe: Recipe, base: Base) -> None:
         ModelError: a target that matches nothing, a pattern that is none, or a start that changes the base weights.
     """
     for config in (recipe.finetune_config(mode) for mode in recipe.modes):
-        if config.train == "adapter":
-            check_syntax(config.lora)
-            check_targets(base.backbone, config.lora.target_modules)
-            initial.kind_of(config.lora.init)
+        mode_of(config).check(base, config)
 
 
 def check_methods(recipe: Recipe) -> None:
@@ -38,10 +35,12 @@ def check_methods(recipe: Recipe) -> None:
     Raises:
         FusionError: a method or one of its parameters is unknown or out of range, a subset has another number of
             tasks than the method can fuse, or a method that needs statistics is to be used in another space than delta.
+        MissingExtraError: what draws the report at the end is not installed.
     """
+    require("train", "report", purpose="a run")
     for entry in recipe.fusion.methods:
         method = get(entry.method)
-        linearized = [m for m in entry.modes or recipe.modes if recipe.modes[m].linearize == "model"]
+        linearized = [m for m in entry.modes or recipe.modes if mode_of(recipe.modes[m]).linear_in_coefficients]
         refuse_unless_searchable(entry, linearized)
         for candidate in grid.candidates(1.0, entry.parameters):
             method.check(candidate.parameters)

@@ -22,9 +22,9 @@ __all__ = ["Clock", "claim", "locked", "logged", "provenance"]
 
 log = logging.getLogger("tangora")
 
-_OURS_BEFORE_A_RECIPE = {".lock", "run.log", "cache"}
+_OURS_BEFORE_A_RECIPE = {".lock", "run.log", "cache", "adapters"}
 _HOW: Mapping[str, Any] = {"executor": True, "machine": {"device", "threads"}}  # a run can go on with others
-_PACKAGES = ("tangora", "torch", "transformers", "peft", "accelerate", "numpy", "nevergrad", "scikit-learn")
+_PACKAGES = ("tangora", "torch", "transformers", "peft", "accelerate", "numpy", "scipy", "scikit-learn")
 
 
 def claim(out: Path, recipe: Recipe, overwrite: bool) -> None:
@@ -39,7 +39,7 @@ def claim(out: Path, recipe: Recipe, overwrite: bool) -> None:
         return
     if not (out / "recipe.yaml").is_file():
         if {p.name for p in out.iterdir()} <= _OURS_BEFORE_A_RECIPE:
-            return  # killed before its recipe was written
+            return  # killed before its recipe was written, or adapters were trained one by one
         raise OutputError("the output exists and is not a run", where=out, fix="choose another --out, or --overwrite")
     if not _is_of(out / "recipe.yaml", recipe):
         raise OutputError(

@@ -4,57 +4,22 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tangora.config.recipe import FinetuneConfig, Recipe
+from tangora.config.recipe import Recipe
+from tangora.modes.contract import mode_of
 from tangora.progress import Progress
 from tangora.runs.checks import check_methods
 from tangora.runs.context import Context
 from tangora.runs.folder import claim
+from tangora.runs.stages.cells import cells
 from tangora.runs.stages.experts import ExpertJob
-from tangora.runs.stages.fusion import cells
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from tangora.tasks import Base
-
-__all__ = ["Footprint", "footprint", "preflight"]
-
-
-@dataclass(frozen=True)
-class Footprint:
-    """What one adapter of a mode adds.
-
-    Attributes:
-        sites: adapted layers (full fine-tuning: parameters).
-        trainable: numbers that are trained.
-        size: bytes on disk of the artefact.
-    """
-
-    sites: int
-    trainable: int
-    size: int
-
-
-def footprint(base: Base, config: FinetuneConfig) -> Footprint:
-    """Count by making the adapter for real and taking it off again.
-
-    Raises:
-        ModelError: a target module matches nothing, or cannot be adapted.
-    """
-    if config.train == "full":
-        sizes = [p.numel() for p in base.backbone.parameters()]
-        return Footprint(len(sizes), sum(sizes), 4 * sum(sizes))
-    from tangora.modes.preparation import adapt, as_before
-
-    with as_before(base.backbone, values=False):
-        model = adapt(base.backbone, "preflight", config).model
-        factors = [p for name, p in model.named_parameters() if "lora_" in name]
-        trainable = sum(p.numel() for p in factors if p.requires_grad)
-        return Footprint(len(factors) // 2, trainable, 4 * sum(p.numel() for p in factors))
+__all__ = ["preflight"]
 
 
 def preflight(recipe: Recipe, out: Path, progress: Progress, *, overwrite: bool = False) -> tuple[Table, str]:
@@ -77,17 +42,18 @@ def preflight(recipe: Recipe, out: Path, progress: Progress, *, overwrite: bool 
     for mode in recipe.modes:
         config = recipe.finetune_config(mode)
         of_mode = [job for job in experts if job.mode == mode]
-        weight = footprint(context.base, config)
-        total += weight.size * len(of_mode)
+        weight = mode_of(config).footprint(context.base, config)
+        size = weight.size * sum(len(job.tasks) for job in of_mode)
+        total += size
         table.add_row(
             mode,
-            str(len(of_mode)),
-            str(sum(job.done(context) for job in of_mode)),
+            str(sum(len(job.tasks) for job in of_mode)),
+            str(sum(len(job.tasks) for job in of_mode if job.done(context))),
             str(config.training.steps),
             f"{config.learning_rate:g}",
             str(weight.sites),
             f"{weight.trainable:,}",
-            _bytes(weight.size * len(of_mode)),
+            _bytes(size),
         )
     return table, _totals(recipe, context.names, total, out)
 

@@ -23,7 +23,7 @@ from typing import Any
 from tangora.errors import PluginError
 from tangora.support.validation import did_you_mean
 
-__all__ = ["Registry"]
+__all__ = ["Registry", "load_entry", "place_of"]
 
 
 @dataclass(eq=False)
@@ -115,15 +115,11 @@ class Registry:
         if name in self.own:
             if entry is not None:
                 fix = f"rename it, or uninstall {_package(entry)}"
-                raise PluginError(f"two of kind {self.kind} have one name", got=name, where=_place(entry), fix=fix)
+                raise PluginError(f"two of kind {self.kind} have one name", got=name, where=place_of(entry), fix=fix)
             return getattr(import_module(self.own[name]), self.attribute), self.own[name]
         if entry is None:
             raise PluginError(f"no such {self.kind}", got=name, fix=did_you_mean(str(name), list(self)))
-        try:
-            return entry.load(), _place(entry)
-        except Exception as cause:  # whatever a stranger's import raises
-            what = f"the {self.kind} {name!r} cannot be loaded ({type(cause).__name__}: {cause})"
-            raise PluginError(what, where=_place(entry), fix=f"update or uninstall {_package(entry)}") from cause
+        return load_entry(entry, self.kind), place_of(entry)
 
     def _checked(self, name: str, member: Any, where: str) -> Any:
         module, _, attribute = self.contract.partition(":")
@@ -133,6 +129,24 @@ class Registry:
             fix = f"see {module}.{attribute}, and check it with tangora.testing"
             raise PluginError(f"the {self.kind} {name!r} lacks {', '.join(lacks)}", where=where, fix=fix)
         return member
+
+
+def load_entry(entry: metadata.EntryPoint, kind: str) -> Any:
+    """Return the object that an entry point names.
+
+    Raises:
+        PluginError: its package cannot be imported, or does not have it.
+    """
+    try:
+        return entry.load()
+    except Exception as cause:  # whatever a stranger's import raises
+        what = f"the {kind} {entry.name!r} cannot be loaded ({type(cause).__name__}: {cause})"
+        raise PluginError(what, where=place_of(entry), fix=f"update or uninstall {_package(entry)}") from cause
+
+
+def place_of(entry: metadata.EntryPoint) -> str:
+    """Return where a member of a third party is from, for messages."""
+    return f"entry point {_package(entry)}: {entry.name} = {entry.value}"
 
 
 def _names_of(contract: type) -> set[str]:
@@ -145,7 +159,3 @@ def _names_of(contract: type) -> set[str]:
 
 def _package(entry: metadata.EntryPoint) -> str:
     return entry.dist.name if entry.dist is not None else "unknown"
-
-
-def _place(entry: metadata.EntryPoint) -> str:
-    return f"entry point {_package(entry)}: {entry.name} = {entry.value}"

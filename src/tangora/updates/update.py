@@ -281,9 +281,8 @@ def combine(updates: Sequence[Update], coefficients: Sequence[float]) -> Update:
 
 
 def _combine_low_rank(terms: Sequence[tuple[Factors, float]]) -> LowRank:
-    # A scaling that all terms have is kept outside, so that factors stay as they are wherever possible.
     scalings = {factors.scaling for factors, _ in terms}
-    common = scalings.pop() if len(scalings) == 1 else 1.0
+    common = scalings.pop() if len(scalings) == 1 else 1.0  # outside, so that factors stay as they are if they can
     # A generator: factors that lie in files are read one term after the other, and a shared A is kept once.
     products = ((c if common == f.scaling else c * f.scaling, (f.b, f.a)) for f, c in terms)
     return LowRank(*stack(products), common)

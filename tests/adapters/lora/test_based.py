@@ -8,9 +8,9 @@ from safetensors.torch import load_file
 
 import zoo
 from tangora.adapters.adapter import load
+from tangora.adapters.application import applied
 from tangora.checkpoints import fuse_checkpoints
 from tangora.errors import AdapterError, FileError, FusionError
-from tangora.evaluation import evaluator as evaluate
 from tangora.fusion.fusion import fuse
 
 TURNED = {"target_modules": ["turned", "square"], "fan_in_fan_out": True}
@@ -138,7 +138,7 @@ def test_what_was_applied_is_taken_back(tmp_path):
     names = ("lora_bias", "experts", "head", "convolutions")
     for i, name in enumerate(names):
         adapter, model = load(zoo.write(tmp_path / str(i), i, **ONTO[name])), zoo.zoo()
-        with evaluate.applied(model, adapter):
+        with applied(model, adapter):
             wanted = zoo.parameters(tmp_path / str(i))
             for site, parameter in model.named_parameters():
                 torch.testing.assert_close(parameter.detach().double(), wanted[site], rtol=1e-5, atol=1e-6)

@@ -12,6 +12,7 @@ from typing import Any
 from tangora.analysis.plane import grid
 from tangora.config.recipe import Recipe, load_recipe
 from tangora.errors import DataError, RecipeError
+from tangora.modes.contract import mode_of
 from tangora.support.files import digest, read_json
 from tangora.support.seams import FAMILIES
 from tangora.support.validation import did_you_mean
@@ -162,8 +163,8 @@ class Plan:
 
     def linear(self, mode: str) -> bool:
         """Whether the planes of a mode come from columns: expanded as a whole, and every answer a choice of class."""
-        over = FAMILIES.get(self.recipe.base.family).logits_over
-        return self.recipe.modes[mode].linearize == "model" and over == "classes"
+        linear = mode_of(self.recipe.modes[mode]).linear_in_coefficients
+        return linear and FAMILIES.get(self.recipe.base.family).logits_over == "classes"
 
     def _batches(self, rows: int) -> int:
         return -(-rows // self.recipe.evaluation.batch_size)

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 from tangora.config.recipe import Recipe
 from tangora.errors import TangoraError
+from tangora.modes.contract import mode_of
 from tangora.runs.jobs import Job, Resources
 from tangora.support.files import digest
+from tangora.tangent.columns import columns_key, load_columns
 
 if TYPE_CHECKING:
     from tangora.runs.context import Context
@@ -60,8 +62,6 @@ class ColumnsJob(Job):
 
     def done(self, context: Context) -> bool:
         """Whether the file is there, whole, and of these experts and rows."""
-        from tangora.tangent.columns import columns_key, load_columns  # deferred: imports torch
-
         experts, (name,) = dict(context.experts[self.mode]), self.tasks
         try:
             load_columns(self.files(context)[0], columns_key(context.base, context.task(name), self.split, experts))
@@ -75,7 +75,8 @@ def scored_on_columns(recipe: Recipe, sources: Sources, mode: str) -> bool:
 
     They are if logits are linear in the coefficients and every task is a choice among classes.
     """
-    return recipe.modes[mode].linearize == "model" and all(facts.classes for facts in sources.tasks.values())
+    linear = mode_of(recipe.modes[mode]).linear_in_coefficients
+    return linear and all(facts.classes for facts in sources.tasks.values())
 
 
 def column_jobs(recipe: Recipe, sources: Sources, experts: Sequence[ExpertJob]) -> list[ColumnsJob]:

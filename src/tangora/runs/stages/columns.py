@@ -17,6 +17,7 @@ import torch
 
 from tangora.errors import TangoraError
 from tangora.evaluation.evaluator import Result
+from tangora.modes.contract import mode_of
 from tangora.support.files import digest
 from tangora.support.seams import FAMILIES
 
@@ -51,7 +52,7 @@ class ColumnStore:
 
     def scores(self, mode: str) -> bool:
         """Whether fusions of this mode are scored on columns: expanded as a whole, and every task a choice of class."""
-        linear = all(a.metadata.linearize == "model" for a in self.experts[mode].values())
+        linear = all(mode_of(adapter).linear_in_coefficients for adapter in self.experts[mode].values())
         return linear and all(FAMILIES.get(t.family).logits_over == "classes" for t in self.tasks.values())
 
     def get(

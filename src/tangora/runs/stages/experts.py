@@ -1,17 +1,18 @@
-"""Adapters of one task: made once for a given configuration, base and data.
+"""Adapters of one task, or of several that are trained together: made once for a configuration, base and data.
 
 RUN/adapters/<mode>/<task>/
 """
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from tangora.config.recipe import FinetuneConfig, Recipe
+from tangora.config.recipe import Recipe
 from tangora.errors import FileError
+from tangora.modes.contract import Bench, mode_of
+from tangora.modes.stage import stage_key
 from tangora.runs.jobs import Job, Resources
 from tangora.support.files import digest, read_json
 
@@ -21,12 +22,10 @@ if TYPE_CHECKING:
 
 __all__ = ["ExpertJob", "expert_jobs", "experts_of"]
 
-CODE = "finetune-1"  # raise it when the same configuration would train another adapter
-
 
 @dataclass(frozen=True)
 class ExpertJob(Job):
-    """Train the adapter of one task in one mode, or go on with a training that was stopped.
+    """Train in one mode the adapter of a task, or those of all tasks at once; go on with a training that was stopped.
 
     Attributes:
         mode: of the recipe.
@@ -42,25 +41,22 @@ class ExpertJob(Job):
         return f"{self.mode} · {'+'.join(self.tasks)}"
 
     def run(self, context: Context) -> None:
-        """Train, resume from the last checkpoint if there is one, and write the adapter's folder."""
-        from tangora.modes.finetuning import finetune  # deferred: imports torch
+        """Train, resume from the last checkpoint if there is one, and write the adapters' folders."""
+        from tangora.modes.finetuning import train_to  # deferred: imports torch
 
-        config, (name,) = context.recipe.finetune_config(self.mode), self.tasks
-        scratch = context.run / "cache" / "training" / self.key
+        config = context.recipe.finetune_config(self.mode)
         context.progress.begin(self.label, config.training.steps)
-        finetune(
+        bench = Bench(
             context.base,
-            context.task(name),
-            config,
-            out=_folder(context, self.mode, name),
-            scratch=scratch,
-            logs=context.run / "logs" / self.mode / name,
-            stage=self.key,
-            overwrite=True,
+            scratch=context.run / "cache" / "training" / self.key,
+            logs=context.run / "logs" / self.mode / "+".join(self.tasks),
             on_step=lambda step, total, loss: context.progress.update(step, f"loss {loss:.3f}"),
         )
-        shutil.rmtree(scratch, ignore_errors=True)
-        context.experts.forget(self.mode, name)
+        folders = {task: _folder(context, self.mode, task) for task in self.tasks}
+        tasks = [context.task(name) for name in self.tasks]
+        train_to(bench, tasks, config, folders, overwrite=True, about={"stage": self.key})
+        for name in self.tasks:
+            context.experts.forget(self.mode, name)
         context.progress.end()
 
     def files(self, context: Context) -> list[Path]:
@@ -84,21 +80,18 @@ def _folder(context: Context, mode: str, task: str) -> Path:
 
 
 def expert_jobs(recipe: Recipe, sources: Sources) -> list[ExpertJob]:
-    """Return a job for every mode and task, modes outermost."""
-    jobs = []
+    """Return a job for every mode and task, modes outermost; a joint mode has one for all tasks."""
+    jobs, metrics = [], {task.name: task.metric for task in recipe.tasks}
     for mode in recipe.modes:
         config = recipe.finetune_config(mode)
-        decides = config.model_dump(mode="json", exclude={"training": {"report_to", "workers", "checkpoint_every"}})
-        for task, facts in sources.tasks.items():
-            key = digest([CODE, decides, sources.base, task, facts.fingerprint])
-            jobs.append(ExpertJob(key, (task,), (), Resources(_work(config)), mode))
+        of_mode, names = mode_of(config), tuple(sources.tasks)
+        training = config.training
+        rows = training.steps * training.batch_size * training.gradient_accumulation
+        for group in [names] if of_mode.joint else [(name,) for name in names]:
+            prints = {name: sources.tasks[name].fingerprint for name in group}
+            key = stage_key(config, sources.base, prints, [metrics[name] for name in group])
+            jobs.append(ExpertJob(key, group, (), Resources(float(rows * of_mode.passes)), mode))
     return jobs
-
-
-def _work(config: FinetuneConfig) -> float:
-    training = config.training
-    passes = {"none": 3, "module": 3, "model": 6}[config.linearize]
-    return training.steps * training.batch_size * training.gradient_accumulation * passes
 
 
 def experts_of(jobs: list[ExpertJob], mode: str) -> list[ExpertJob]:

@@ -1,0 +1,84 @@
+"""What a fusion method promises the engine: the one place where a promise is declared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from tangora.errors import PluginError
+
+__all__ = ["Granularity", "Promises", "Statistic"]
+
+Granularity = Literal["element", "tensor", "model"]
+Statistic = Literal["gram", "fisher"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Promises:
+    """What the engine relies on; `tangora.testing.check_method` tries every one of them.
+
+    A method keeps the default promises too. So declare those that do not hold, such as ``symmetric=False``, as well as
+    those that save the engine work, such as ``linear=True``.
+
+    Attributes:
+        granularity: ``element`` (any chunking gives the same), ``tensor`` (a site's whole tensor at a time), ``model``
+            (every site at once, as one vector per task).
+        linear: the result is ``Σ cₜ νₜ`` with coefficients that depend on the weights only.
+        rule: of a linear method: the cₜ from one weight per task, in closed form.
+        homogeneous: ``f(c·weights) = c·f(weights)``, so that a grid over λ costs one call.
+        additive: ``f(v + w) = f(v) + f(w)`` in the weights: a sum over the tasks, each times its weight, so that
+            coefficients can be found by gradients of a model that is linear in them.
+        random: the function takes ``uniforms`` in [0, 1), shaped like ``deltas``.
+        tasks: the only number of tasks that it can fuse; None for any.
+        cutoff: the parameter that says which fraction of a task's entries is large enough, for a method that looks
+            beyond an entry only to find that. The function then takes ``cutoffs``, one magnitude per task (of the
+            smallest entry that is kept, of the tensor or of the model as ``granularity`` says), with which it is
+            entry by entry; without them it finds them itself.
+        statistics: what the method must know of the experts' data, one tensor per task and tensor of the model:
+            ``gram`` (second moments of a linear layer's inputs, ``[in, in]``) or ``fisher`` (diagonal Fisher
+            information, shaped like the update). The function then takes ``statistics``, stacked, or None for a tensor
+            that has none.
+        by_rows: every row of the result is a linear function of that row of the updates, the same for all rows, so that
+            low-rank updates stay low-rank: the method is applied to their factors A.
+        exact: the same numbers in another memory layout give the same bits. False for a method that decomposes
+            matrices, which is the same up to rounding, and takes a kernel ``[out, in, k, …]`` as ``[out, in·k·…]``.
+        symmetric: ``f(νᵀ) = f(ν)ᵀ``, so that it does not matter which way round a layer stores its weight.
+        identity: one task of weight 1 gives that task's update, with the ``neutral`` parameters.
+        neutral: parameters with which nothing is dropped, such as ``{"density": 1.0}``.
+        copies: ``(p, q)``: of T tensors of n entries, a call holds at most ``(p·T + q)·n`` numbers at once.
+    """
+
+    granularity: Granularity
+    linear: bool = False
+    rule: Callable[..., Sequence[float]] | None = None
+    homogeneous: bool = True
+    additive: bool = True
+    random: bool = False
+    tasks: int | None = None
+    cutoff: str | None = None
+    statistics: Statistic | None = None
+    by_rows: bool = False
+    exact: bool = True
+    symmetric: bool = True
+    identity: bool = True
+    neutral: Mapping[str, Any] = field(default_factory=dict)
+    copies: tuple[int, int] = (3, 6)
+
+    @property
+    def needs_whole(self) -> bool:
+        """Whether a call must see a whole tensor: it looks beyond an entry, and not only for its cutoff."""
+        return self.granularity != "element" and self.cutoff is None
+
+    def __post_init__(self) -> None:
+        if self.granularity not in get_args(Granularity):
+            raise PluginError("no such granularity", got=self.granularity, fix=_valid(Granularity))
+        if self.statistics not in (None, *get_args(Statistic)):
+            raise PluginError("no such statistics", got=self.statistics, fix=_valid(Statistic))
+        if self.statistics and self.granularity == "model":
+            fix = "declare granularity='tensor'"
+            raise PluginError("statistics are given tensor by tensor", got=self.granularity, fix=fix)
+
+
+def _valid(names: Any) -> str:
+    return f"valid: {', '.join(get_args(names))}"

@@ -1,0 +1,58 @@
+"""An adapter from what a mode has trained, with its provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from tangora.adapters import initial
+from tangora.adapters.adapter import Adapter
+from tangora.adapters.metadata import BaseInfo, InitialInfo, Metadata
+from tangora.modes.contract import mode_of
+
+if TYPE_CHECKING:
+    from tangora.config.settings import FinetuneConfig
+    from tangora.modes.preparation import Start
+    from tangora.tasks import Base, Task
+    from tangora.updates.task_vector import Update
+
+__all__ = ["adapter_of"]
+
+
+def adapter_of(
+    base: Base,
+    tasks: Sequence[Task],
+    config: FinetuneConfig,
+    updates: Mapping[str, Update],
+    start: Start | None = None,
+) -> Adapter:
+    """Return the adapter that a training has ended with.
+
+    Args:
+        base: the model that it belongs to.
+        tasks: what it was trained on.
+        config: how.
+        updates: site, or for kind ``full`` parameter, -> what is added to the base's weight.
+        start: of kind ``lora``: φ₀ and peft's configuration.
+    """
+    mode, where = mode_of(config), base.config
+    metadata = Metadata(
+        kind=mode.kind,
+        mode=config.mode,
+        train=config.train,
+        task=tasks[0].name if len(tasks) == 1 else None,
+        base=BaseInfo(model=where.model, revision=where.revision, fingerprint=base.fingerprint, family=where.family),
+        linearize=mode.linearize,
+        initial=_initial(config, start) if start is not None else None,
+        seed=config.seed,
+        recipe=config.resolved().model_dump(mode="json"),
+    )
+    if start is None:
+        return Adapter(updates, metadata)
+    named = start.config | {"base_model_name_or_path": where.model, "revision": where.revision}
+    return Adapter(updates, metadata, config=named, initial=start.initial, embeddings=start.embeddings)
+
+
+def _initial(config: FinetuneConfig, start: Start) -> InitialInfo:
+    lora, print_ = config.lora, initial.fingerprint(start.initial)
+    return InitialInfo(seed=config.seed, a_init=lora.a_init, init=lora.init, fingerprint=print_)

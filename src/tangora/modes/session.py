@@ -1,0 +1,246 @@
+"""One training from its seed to its last weights: what every mode that trains by gradients shares.
+
+`training` opens a session: libraries quiet, random states seeded, a folder to resume from, the base put back at the
+end, bit for bit. Inside, a mode prepares the base and calls `Session.fit`, which trains by `transformers.Trainer`,
+resumes, validates, keeps the best weights, and records the curves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import TrainerCallback
+
+from tangora.adapters.heads import HeadRecord
+from tangora.adapters.initial import seed_of
+from tangora.errors import ModelError
+from tangora.modes.mixture import one_or_mixed
+from tangora.modes.preparation import as_before, checkpoint_gradients, refuse_running_statistics
+from tangora.modes.stage import stage_key
+from tangora.modes.trackers import trackers
+from tangora.modes.trainer import QuietTrainer, Watch, last_checkpoint, quiet, training_arguments, training_seed
+from tangora.support.files import digest, writing
+from tangora.support.seams import METRICS
+from tangora.tasks.metrics import score
+from tangora.tasks.model import TaskModel, predict
+from tangora.tasks.values import Task
+
+if TYPE_CHECKING:
+    from tangora.config.settings import FinetuneConfig
+    from tangora.modes.contract import Bench
+    from tangora.tasks.contract import Readout
+
+__all__ = ["Session", "training"]
+
+ModelOf = Callable[[Task], TaskModel]
+
+
+@contextlib.contextmanager
+def training(
+    bench: Bench, tasks: Sequence[Task], config: FinetuneConfig, *, copy_weights: bool = False
+) -> Iterator[Session]:
+    """Open a training of one task, or of several at once; the base is as before afterwards, also on an error.
+
+    Args:
+        bench: base, folders and callbacks.
+        tasks: their ``train`` splits are trained on, their ``validation`` splits are scored.
+        config: a resolved mode of a recipe.
+        copy_weights: keep a copy of the base's weights, for a mode that changes them; `Session.pristine` has it.
+
+    Raises:
+        ModelError: the base keeps running statistics, which no adapter contains.
+    """
+    backbone, name = bench.base.backbone, _name(tasks)
+    refuse_running_statistics(backbone)
+    started, seed = time.monotonic(), training_seed(config.seed, name)
+    logs = bench.logs or Path("logs") / config.mode / name
+    with (
+        quiet(seed),
+        _checkpoints(bench, tasks, config) as folder,
+        trackers(config.training.report_to, logs) as watching,
+        as_before(backbone, values=copy_weights) as pristine,
+    ):
+        yield Session(bench, tuple(tasks), config, pristine, folder, seed, tuple(watching), started)
+
+
+@dataclass(frozen=True)
+class Session:
+    """An open training.
+
+    Attributes:
+        bench, tasks, config: see `training`.
+        pristine: parameter -> its value before, on the CPU; empty without ``copy_weights``.
+        folder: of checkpoints.
+        seed: of everything random.
+        watching: callbacks of TensorBoard and the like.
+        started: when it began, by the monotonic clock.
+    """
+
+    bench: Bench
+    tasks: tuple[Task, ...]
+    config: FinetuneConfig
+    pristine: Mapping[str, Tensor]
+    folder: Path
+    seed: int
+    watching: tuple[TrainerCallback, ...]
+    started: float
+
+    def fit(self, model_of: ModelOf) -> None:
+        """Train whatever requires gradients, and leave the weights that are kept in place.
+
+        Args:
+            model_of: task -> the model that is trained; another one of the same weights with every call. Models of
+                several tasks share a backbone; each batch is of one task, and the tasks take turns.
+
+        Raises:
+            ModelError: a loss or a weight is not finite.
+        """
+        model_of, readouts = _one_readout_a_task(self.bench.model_of or model_of)
+        if self.config.training.gradient_checkpointing:
+            checkpoint_gradients(self.bench.base.backbone)
+        trainer = self._trainer(model_of)
+        for tracker in self.watching:
+            trainer.add_callback(tracker)
+        _train(trainer, self.folder, self.config)
+        record = _record(trainer, self.started)
+        self.bench.records.update({task.name: record for task in self.tasks})
+        for task in self.tasks:
+            state = cast(nn.Module, readouts[task.name]).state_dict()
+            if state:
+                self.bench.heads[task.name] = {n: value.detach().float().cpu().clone() for n, value in state.items()}
+            if task.record:
+                self.bench.head_records[task.name] = HeadRecord(**task.record)
+
+    def changes(self) -> dict[str, Tensor]:
+        """Return parameter -> what training added to it, in float32; tied parameters once, unchanged ones not."""
+        named = self.bench.base.backbone.named_parameters()
+        found = {name: (p.detach().cpu() - self.pristine[name]).float() for name, p in named}
+        return {name: change for name, change in found.items() if bool(change.any())}
+
+    def _trainer(self, model_of: ModelOf) -> QuietTrainer:
+        settings, name = self.config.training, _name(self.tasks)
+        validated = all("validation" in task.splits for task in self.tasks)
+        every = {"eval_strategy": "steps", "eval_steps": settings.evaluate_every}
+        keep = {"save_strategy": "steps", "save_steps": settings.checkpoint_every}
+        arguments = training_arguments(
+            settings,
+            self.seed,
+            self.folder,
+            self.config.learning_rate,
+            run_name=f"{self.config.mode}/{name}",
+            **(every if settings.evaluate_every and validated else {"eval_strategy": "no"}),
+            **(keep if self.bench.scratch is not None and settings.checkpoint_every else {"save_strategy": "no"}),
+        )
+        drawn = settings.steps * settings.batch_size * settings.gradient_accumulation * arguments.world_size
+        seeds = [seed_of("order", self.config.seed, task.name) for task in self.tasks]
+        rows, collate, combine = one_or_mixed(self.bench.base, self.tasks, drawn, settings.batch_size, seeds)
+        watch = Watch(
+            f"task {name}, mode {self.config.mode}",
+            _validation(model_of, self.tasks) if validated else None,
+            _directions(self.tasks)[0] == 1,
+            settings.early_stopping,
+            self.bench.on_step,
+        )
+        return QuietTrainer(combine([model_of(task) for task in self.tasks]), arguments, rows, collate, watch)
+
+
+def _one_readout_a_task(model_of: ModelOf) -> tuple[ModelOf, dict[str, Readout]]:
+    """Models of a task that share one readout, since it may have parameters, and task -> readout."""
+    readouts: dict[str, Readout] = {}
+
+    def made(task: Task) -> TaskModel:
+        model = model_of(task)
+        model.readout = readouts.setdefault(task.name, model.readout)
+        return model
+
+    return made, readouts
+
+
+def _name(tasks: Sequence[Task]) -> str:
+    return "+".join(task.name for task in tasks)
+
+
+def _validation(model_of: ModelOf, tasks: Sequence[Task]) -> Callable[[], tuple[float, float]]:
+    """Score and mean loss on the validation splits, in float32, with task models that no trainer has wrapped."""
+    models = [model_of(task) for task in tasks]
+    signs = _directions(tasks)[1]
+
+    def validate() -> tuple[float, float]:
+        measured = []
+        for task, model in zip(tasks, models, strict=True):
+            device = next(model.backbone.parameters()).device
+            split = task.splits["validation"]
+            predictions = predict(model.to(device), split, batch_size=64)
+            loss = float(torch.as_tensor(predictions.losses).mean())
+            measured.append((score(task.metric, predictions.values, split.targets), loss))
+        scores, losses = zip(*measured, strict=True)
+        total = sum(sign * one for sign, one in zip(signs, scores, strict=True))
+        return total / len(scores), sum(losses) / len(losses)
+
+    return validate
+
+
+def _directions(tasks: Sequence[Task]) -> tuple[int, list[int]]:
+    """Whether the mean of the tasks' scores is to rise (1) or fall (-1), and the sign of each in that mean."""
+    senses = [1 if METRICS.get(task.metric).higher_is_better else -1 for task in tasks]
+    if len(set(senses)) == 1:
+        return senses[0], [1] * len(senses)
+    return 1, senses
+
+
+def _train(trainer: QuietTrainer, folder: Path, config: FinetuneConfig) -> None:
+    """Train, from the last checkpoint in ``folder`` if there is one, and settle which weights are kept."""
+    checkpoint = last_checkpoint(folder)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    done = trainer.validations()
+    if trainer.watch.validate is not None and (not done or done[-1]["step"] != trainer.state.global_step):
+        trainer.evaluate()
+    if trainer.watch.best:
+        trainer.load_best()
+    if bad := [name for name, p in trainer.trained().items() if not bool(torch.isfinite(p).all())]:
+        fix = f"lower training.learning_rate (now {config.learning_rate:g})"
+        raise ModelError("a trained weight is not finite", got=bad[0], where=trainer.watch.name, fix=fix)
+
+
+def _record(trainer: QuietTrainer, started: float) -> dict[str, Any]:
+    """The content of ``training.json``."""
+    losses = [entry for entry in trainer.state.log_history if "loss" in entry]
+    parameters = list(trainer.parameters())
+    return {
+        "steps": [entry["step"] for entry in losses],
+        "loss": [entry["loss"] for entry in losses],
+        "validation": trainer.validations(),
+        "seconds": round(time.monotonic() - started, 3),
+        "trainable": sum(p.numel() for p in parameters if p.requires_grad),
+        "total": sum(p.numel() for p in parameters),
+    }
+
+
+@contextlib.contextmanager
+def _checkpoints(bench: Bench, tasks: Sequence[Task], config: FinetuneConfig) -> Iterator[Path]:
+    """The folder of this training's checkpoints, named by all that decides it: those of another one are not resumed.
+
+    Whoever gave ``bench.scratch`` removes it, once the adapter is on disk.
+    """
+    if bench.scratch is None:
+        with tempfile.TemporaryDirectory(prefix="tangora-") as temporary:
+            yield Path(temporary)
+        return
+    versions = [version(name) for name in ("torch", "transformers", "peft", "accelerate")]
+    prints, metrics = {task.name: task.fingerprint for task in tasks}, [task.metric for task in tasks]
+    key = stage_key(config, bench.base.fingerprint, prints, metrics)
+    identity = digest([key, versions, os.environ.get("WORLD_SIZE")])
+    folder = bench.scratch / identity[:16]
+    with writing(bench.scratch):
+        folder.mkdir(parents=True, exist_ok=True)
+    yield folder

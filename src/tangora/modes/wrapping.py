@@ -1,0 +1,57 @@
+"""An adapter's folder in stock peft, around a base model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from tangora.adapters.formats.lora import weights_path
+from tangora.errors import ModelError
+from tangora.support.files import read_safetensors
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+    from tangora.adapters.adapter import Adapter
+
+__all__ = ["expansion_point", "in_peft"]
+
+_FIX = "give the base model that the adapter was made for"
+
+
+def in_peft(folder: Path, model: nn.Module) -> PeftModel:
+    """Return stock peft's model of an adapter's folder.
+
+    Raises:
+        ModelError: peft refuses it, or leaves out a weight of the file.
+    """
+    from peft import PeftModel, get_peft_model_state_dict  # deferred: takes seconds to import
+
+    weights = read_safetensors(weights_path(folder))
+    try:
+        wrapped = PeftModel.from_pretrained(model, str(folder))
+    except (ValueError, RuntimeError, KeyError) as cause:
+        what = f"peft cannot put the adapter into the base ({' '.join(str(cause).split())[:200]})"
+        raise ModelError(what, where=folder, fix=_FIX) from cause
+    found = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
+    if odd := sorted(name for name in found.keys() ^ weights.keys() if "lora_" in name):
+        raise ModelError("base and file do not have the same sites", got=odd[0], where=folder, fix=_FIX)
+    return wrapped
+
+
+def expansion_point(adapter: Adapter) -> dict[str, tuple[Tensor, Tensor]] | None:
+    """Return site -> (A₀, B₀) if one factor of each site is φ₀'s; None if the file holds the expansion otherwise."""
+    start = {}
+    for site, update in adapter.updates.items():
+        known, factors = (adapter.initial or {}).get(site), update.factors()
+        if known is None or factors is None:
+            return None
+        kept_a = not bool(known.b.any()) and torch.equal(factors.a, known.a)
+        kept_b = not bool(known.a.any()) and torch.equal(factors.b, known.b)
+        if not kept_a and not kept_b:
+            return None
+        start[site] = (known.a, known.b)
+    return start

@@ -1,0 +1,53 @@
+"""What a run measured, as plain values: the document of ``tangora run --json``."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tangora.report.headline import headline
+from tangora.report.summary import Key, Mean, Summary, mean_score
+
+__all__ = ["document"]
+
+
+def document(summary: Summary) -> dict[str, Any]:
+    """Return the test scores of the largest subset: zero-shot, experts, and every fusion with its coefficients."""
+    tasks = summary.largest.split("+") if summary.largest else summary.run.tasks
+    zero = summary.zero_shot(tasks)
+    experts = {mode: summary.experts(mode, tasks) for mode in summary.run.modes}
+    return {
+        "headline": headline(summary).sentences,
+        "tasks": tasks,
+        "zero_shot": {"mean": mean_score(zero), "tasks": {name: row.score for name, row in zero.items()}},
+        "experts": {
+            mode: {"mean": mean_score(rows), "tasks": {name: row.score for name, row in rows.items()}}
+            for mode, rows in experts.items()
+        },
+        "fusions": [_fusion(summary, key, mean) for key, mean in summary.at_largest().items()],
+    }
+
+
+def _fusion(summary: Summary, key: Key, mean: Mean) -> dict[str, Any]:
+    rows = summary.fused_scores(key, summary.largest or "")
+    written = {row.coefficients for row in rows.values()}
+    return {
+        "mode": key.mode,
+        "method": key.method,
+        "space": key.space,
+        "selection": key.selection,
+        "coefficients": _parsed(written.pop()) if len(written) == 1 else None,
+        "subsets": mean.subsets,
+        "mean": mean.score,
+        "interval": [mean.low, mean.high],
+        "kept": mean.kept,
+        "kept_interval": [mean.kept_low, mean.kept_high],
+        "tasks": {name: {"score": row.score, "kept": row.normalized} for name, row in rows.items()},
+    }
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text or "{}")
+    except json.JSONDecodeError:
+        return text

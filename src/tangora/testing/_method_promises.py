@@ -1,0 +1,182 @@
+"""What a fusion method promises, and is held to in both directions where that can be told."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from tangora.methods import Method
+from tangora.testing._method_inputs import (
+    SHAPE,
+    TASKS,
+    WEIGHTS,
+    call,
+    chunks,
+    draws,
+    dtype_of,
+    is_equal,
+    one_update,
+    per_task,
+    refusal,
+    require_close,
+    require_equal,
+    stack,
+    statistics_of,
+    weights_of,
+)
+
+__all__ = [
+    "check_granularity",
+    "check_homogeneity",
+    "check_additivity",
+    "check_linearity",
+    "check_symmetry",
+    "check_identity",
+    "check_matrices",
+    "check_cutoffs",
+    "check_statistics",
+    "check_rows",
+]
+
+
+def check_granularity(method: Method) -> None:
+    """Any chunking gives the same bits exactly if ``element``; a coarser promise costs memory."""
+    deltas, uniforms = stack(), torch.full((TASKS, *SHAPE), 0.45)
+    deltas[:, :, SHAPE[1] // 2 :] *= 100
+    weights, known = weights_of(deltas), statistics_of(method, deltas) if method.statistics == "fisher" else None
+    whole = call(method, deltas, weights, uniforms, known)
+    same = True
+    for dim, length in ((1, SHAPE[0]), (2, SHAPE[1])):
+        pieces = chunks([length // 2, 1, length - length // 2 - 1], dim, deltas, uniforms, known)
+        fused = [call(method, d, weights, u, k) for d, u, k in pieces if d is not None]
+        same = same and torch.equal(torch.cat(fused, dim - 1), whole)
+    if method.granularity == "element":
+        assert same, "granularity='element', but chunks differ from the whole"
+    else:
+        assert not same, f"granularity={method.granularity!r}, but chunks equal the whole: declare 'element'"
+
+
+def check_symmetry(method: Method) -> None:
+    """Rows and columns are treated alike if ``symmetric``."""
+    if method.symmetric:
+        deltas, uniforms = stack(dtype=dtype_of(method)), draws()
+        turned = call(method, deltas.mT, weights_of(deltas), uniforms=uniforms.mT)
+        what = "symmetric=True, but the transposed updates"
+        require_equal(method, turned.mT, call(method, deltas, weights_of(deltas), uniforms=uniforms), what)
+
+
+def check_identity(method: Method) -> None:
+    """One task of weight 1, nothing dropped: the update itself, if ``identity``."""
+    if method.identity:
+        deltas, weights = one_update(method)
+        found = call(method, deltas, weights, None, None, **method.neutral)
+        require_equal(method, found, deltas[0], "identity=True, but one update")
+
+
+def check_homogeneity(method: Method) -> None:
+    """``f(c·weights) = c·f(weights)`` exactly if ``homogeneous``."""
+    deltas = stack(dtype=dtype_of(method))
+    weights = weights_of(deltas)
+    plain = call(method, deltas, weights)
+    for factor in (2.0, 0.5, -4.0):
+        same = is_equal(method, call(method, deltas, weights * factor), factor * plain)
+        assert same == method.homogeneous, f"homogeneous={method.homogeneous}, but weights times {factor} say otherwise"
+    if method.homogeneous:
+        assert not bool(call(method, deltas, weights * 0).any()), "homogeneous=True, but weights of 0 leave something"
+
+
+def check_linearity(method: Method) -> None:
+    """The result is ``Σ cₜ νₜ``, with the c of the identity, if ``linear``; the rule says the same."""
+    count = method.tasks or TASKS
+    deltas, weights = stack()[:count], torch.tensor(WEIGHTS[:count])
+    mixed = call(method, torch.eye(count), weights[:, None])
+    mixture = torch.einsum("t,t...->...", mixed, deltas)
+    away = float((mixture - call(method, deltas, weights_of(deltas))).abs().max())
+    what = f"linear={method.linear}, but with the coefficients of the identity the result is {away:.1e} away"
+    assert (away < 1e-5) == method.linear, what
+    assert method.linear or method.rule is None, "a rule is for a linear method"
+    if method.linear:
+        found = method.coefficients(list(WEIGHTS[:count]), {})
+        by_identity = replace(method, rule=None).coefficients(list(WEIGHTS[:count]), {})
+        right = all(abs(a - b) <= 1e-12 * max(1.0, abs(b)) for a, b in zip(found, by_identity, strict=True))
+        assert right, f"the rule gives {found}, the identity {by_identity}"
+
+
+def check_additivity(method: Method) -> None:
+    """``f(v + w) = f(v) + f(w)`` in the weights exactly if ``additive``."""
+    deltas = stack(dtype=torch.float64)
+    one, other = weights_of(deltas), per_task(0.25, -0.5, 1.5).double()
+    apart = call(method, deltas, one) + call(method, deltas, other)
+    away = float((apart - call(method, deltas, one + other)).abs().max())
+    assert (away < 1e-6) == method.additive, f"additive={method.additive}, but two calls and one differ by {away:.1e}"
+
+
+def check_matrices(method: Method) -> None:
+    """A method that decomposes: kernels are matrices of their outputs, and rounding noise does not grow."""
+    if method.exact or method.statistics:
+        return
+    count = method.tasks or TASKS
+    kernels = stack(shape=(6, 2, 1, 3))[:count]
+    weights = per_task(*WEIGHTS[:count])
+    flat = call(method, kernels.reshape(count, 6, 6), weights)
+    found = call(method, kernels, weights[..., None, None]).reshape(6, 6)
+    assert torch.equal(found, flat), "a kernel is not taken as the matrix of its outputs"
+    generator = torch.Generator().manual_seed(3)
+    b, a = (torch.randn(count, *s, generator=generator, dtype=torch.float64) for s in ((20, 2), (2, 16)))
+    exact = call(method, b @ a, weights.double())
+    away = (call(method, b.float() @ a.float(), weights).double() - exact).abs().max()
+    assert bool(away <= 1e-3 * exact.abs().max()), "low-rank updates in float32 and float64 differ: noise became part"
+    for repeat in (1, 2, 6) if method.tasks is None else (1,):
+        equal = stack(shape=(4, 3), dtype=torch.float64)[:count].repeat(repeat, 1, 1)
+        ones = torch.ones(len(equal), 1, 1, dtype=torch.float64)
+        found = call(method, equal, ones)
+        assert bool(found.isfinite().all()), f"{len(equal)} updates, some of them equal, are not finite"
+        require_close(call(method, equal.flip(0), ones), found, f"{len(equal)} updates in reverse", 1e-6)
+
+
+def check_cutoffs(method: Method) -> None:
+    """With its cutoffs, the method works entry by entry: blocks fused one by one have the bits of the whole."""
+    if method.cutoff is None:
+        return
+    for dtype in (torch.float32, torch.bfloat16):
+        deltas = stack(dtype=dtype)
+        weights, entries = weights_of(deltas), SHAPE[0] * SHAPE[1]
+        whole = call(method, deltas, weights, None, None, **{method.cutoff: 0.3})
+        sizes = deltas.float().abs().reshape(len(deltas), -1).sort(descending=True).values
+        cutoffs = sizes[:, entries * 3 // 10 - 1].tolist()
+        blocks = [
+            call(method, d, weights, None, None, cutoffs=cutoffs, **{method.cutoff: 0.3})
+            for d in deltas.split(7, dim=1)
+        ]
+        assert torch.equal(torch.cat(blocks), whole), f"with cutoffs, blocks of {dtype} differ from the whole"
+        assert bool((whole == 0).any()), f"{method.cutoff}=0.3 drops nothing"
+        refused = refusal(lambda: call(method, deltas, weights, cutoffs=cutoffs[:-1]))  # noqa: B023
+        assert refused, "fewer cutoffs than tasks are not refused"
+
+
+def check_statistics(method: Method) -> None:
+    """Statistics are used, and None is taken for a tensor that has none."""
+    if method.statistics is None:
+        return
+    deltas = stack()
+    weights, known = weights_of(deltas), statistics_of(method, deltas)
+    assert known is not None
+    found = call(method, deltas, weights, statistics=known)
+    flipped = call(method, deltas, weights, statistics=known.flip(0))
+    assert not torch.allclose(found, flipped, rtol=1e-2), "the statistics change nothing"
+    without = method.function(deltas, weights=weights, statistics=None)
+    assert bool(without.isfinite().all()), "a tensor without statistics is not finite"
+
+
+def check_rows(method: Method) -> None:
+    """Every row is the same linear function of that row of the updates, if ``by_rows``."""
+    if not method.by_rows:
+        return
+    deltas = stack(dtype=torch.float64)
+    known = statistics_of(method, deltas)
+    mix = torch.randn(9, SHAPE[0], generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    rows = call(method, deltas, weights_of(deltas), statistics=known)
+    mixed = call(method, mix @ deltas, weights_of(deltas), statistics=known)
+    away = (mixed - mix @ rows).abs().max()
+    assert bool(away <= 1e-6 * mixed.abs().max()), "by_rows=True, but mixed rows are not mixtures of the rows"

@@ -1,0 +1,131 @@
+"""The help, its examples, and what the shell completes."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from tangora.cli import app
+from tangora.cli.commands import COMMANDS
+
+PROGRAM = get_command(app)
+
+
+def help_of(*arguments, width=80):
+    done = CliRunner().invoke(app, [*arguments], env={"COLUMNS": str(width), "TERMINAL_WIDTH": str(width)})
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+@pytest.mark.parametrize("name", sorted(PROGRAM.commands))
+def test_every_command_has_short_help_an_example_and_the_common_options(name):
+    text = help_of(name, "-h")
+    assert text == help_of(name, "--help")
+    assert all(len(line) <= 80 for line in text.splitlines())
+    assert "…" not in text
+    for option in ("--json", "--quiet", "-q", "--verbose", "-v", "-h"):
+        assert re.search(rf"(?<![\w-]){option}(?![\w-])", text), option
+    assert f"Example  tangora {name}" in text
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_examples_are_commands(command):
+    program, name, *arguments = shlex.split(command.example)
+    assert (program, name) == ("tangora", command.name)
+    values = PROGRAM.commands[name].make_context(name, arguments).params
+    assert values
+
+
+def test_the_options_of_full_are_hidden_and_work():
+    text = help_of("fuse", "-h")
+    assert "--full" not in text
+    assert "--shard-size" not in text
+    assert "--shard-size" in help_of("merge", "-h")
+
+
+def test_commands_are_listed_in_groups():
+    text = help_of("-h")
+    positions = [text.index(panel) for panel in ("Fuse and merge", "Recipes", "Look into a run", "Look up")]
+    assert positions == sorted(positions)
+    assert all(f" {name} " in text for name in PROGRAM.commands)
+
+
+def completed(shell, *words):
+    """What the program offers a shell for the last word."""
+    line = shlex.join(["tangora", *words])
+    line = line.removesuffix("''")
+    environment = {"_TANGORA_COMPLETE": f"complete_{shell}", "_TYPER_COMPLETE_ARGS": line}
+    environment |= {"COMP_WORDS": line, "COMP_CWORD": str(len(words)), "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    code = "import sys; sys.argv = ['tangora']; from tangora.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}
+    )
+    assert done.stderr == ""
+    return done.stdout
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_methods_are_completed(shell):
+    text = completed(shell, "fuse", "--method", "ti")
+    assert "ties_per_tensor" in text
+    assert "average" not in text
+
+
+def test_names_are_completed():
+    assert completed("bash", "run", "quick").split() == ["quickstart"]
+    assert {"fuse", "finetune"} <= set(completed("bash", "f").split())
+    assert completed("bash", "finetune", "quickstart", "--mode", "l").split() == ["lora", "l-lora"]
+    assert completed("bash", "finetune", "quickstart", "--task", "d").split() == ["digits"]
+    assert completed("bash", "finetune", "nothing", "--task", "d").split() == []
+    assert completed("bash", "evaluate", "quickstart", "--split", "v").split() == ["validation"]
+    assert completed("bash", "plugins", "met").split() == ["methods", "metrics"]
+    assert completed("bash", "statistics", "--kind", "").split() == ["gram", "fisher"]
+    assert completed("bash", "fuse", "--space", "d").split() == ["delta"]
+
+
+def test_every_method_is_completed():
+    from tangora.cli import completion
+    from tangora.methods import methods
+
+    assert completion.methods("") == sorted(methods())
+
+
+def test_values_of_keys_are_completed():
+    from tangora.cli import completion
+
+    assert completion.settings("fusion.methods.0.method=tie") == [
+        f"fusion.methods.0.method={name}" for name in ("ties", "ties_per_tensor", "ties_sum")
+    ]
+    assert completion.settings("tasks.0.metric=acc") == ["tasks.0.metric=accuracy"]
+    assert completion.settings("seed") == []
+    assert completion.settings("seed=") == []
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_script_for_a_shell_is_printed(shell):
+    code = "import sys; sys.argv = ['tangora']; from tangora.cli import main; main()"
+    environment = {**os.environ, "_TANGORA_COMPLETE": f"source_{shell}"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert f"complete_{shell}" in done.stdout
+
+
+def test_completing_imports_nothing_heavy():
+    code = """
+import os, sys
+os.environ |= {"_TANGORA_COMPLETE": "complete_bash", "COMP_WORDS": "tangora fuse --method ti", "COMP_CWORD": "3"}
+sys.argv = ["tangora"]
+from tangora.cli import main
+try: main()
+except SystemExit: pass
+assert not {"torch", "transformers", "peft", "numpy"} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
