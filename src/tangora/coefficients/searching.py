@@ -62,6 +62,15 @@ def search(
         RecipeError: there is no such search, or a setting is unknown or out of range.
         FusionError: the adapters, the method or their modes do not fit each other or the search.
         DataError: a task has no such split.
+
+    >>> from tangora.config.recipe import load_recipe
+    >>> from tangora.tasks import load_base, load_task
+    >>> recipe = load_recipe("recipe.yaml")
+    >>> base = load_base(recipe.base)
+    >>> tasks = [load_task(config, base, recipe.seed) for config in recipe.tasks]
+    >>> found = search(["adapters/one", "adapters/two"], base, tasks, "lorahub", budget=3)
+    >>> len(found.weights), found.steps, found.settings["split"]
+    (2, 3, 'validation')
     """
     loaded = [a if isinstance(a, Adapter) else load(a) for a in adapters]
     names = _tasks_of(loaded, tasks)

@@ -151,12 +151,12 @@ def columns_key(base: Base, task: Task, split: str, adapters: Mapping[str, Adapt
     """Return the fingerprint that columns of these would have; it changes with the code that makes them."""
     prints = [[name, adapter.fingerprint] for name, adapter in adapters.items()]
     heads = sorted({heads_digest({task.name: a.heads[task.name]}) for a in adapters.values() if task.name in a.heads})
-    return digest([_code(), base.fingerprint, task.name, task.fingerprint, split, prints, sites, *heads])
+    return digest([_code(task.family), base.fingerprint, task.name, task.fingerprint, split, prints, sites, *heads])
 
 
 @cache
-def _code() -> str:
-    return source_digest(columns_key, without=("tangora.errors", "tangora.progress"))
+def _code(family: str) -> str:
+    return source_digest(columns_key, FAMILIES.get(family), without=("tangora.errors", "tangora.progress"))
 
 
 def make_columns(
