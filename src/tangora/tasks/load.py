@@ -105,7 +105,7 @@ def _record(family: Family[Any, Any], task: Task, config: TaskSettings, base: Ba
         "labels": list(task.labels),
         "base": base.config.model_dump(mode="json", exclude={"family", "model", "revision", "trust_remote_code"}),
         "task": config.model_dump(mode="json", exclude=_DATA),
-        **family.describe(task, base),
+        "readout": dict(family.describe(task, base)),
     }
 
 
