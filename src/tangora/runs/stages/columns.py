@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from filelock import FileLock
 
 from tangora.errors import TangoraError
 from tangora.evaluation.evaluator import Result
@@ -96,12 +97,16 @@ class ColumnStore:
         key = columns_key(self.base, self.tasks[task], split, experts, per_site)
         kept = f"{key}-{rows}"
         if kept not in self._kept:
-            path = self.folder / mode / f"{task}-{split}{self._suffix(rows)}.safetensors"
-            try:
-                self._kept[kept] = load_columns(path, key)
-            except TangoraError:  # not there, cut short, or of experts that were trained again since
-                self._kept[kept] = self._made(mode, task, split, rows)
-                self._kept[kept].save(path)
+            name = f"{task}-{split}{self._suffix(rows)}"
+            path = self.folder / mode / f"{name}.safetensors"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Two jobs in two processes may want the same columns: the second waits, and then reads them.
+            with FileLock(path.with_name(f".{name}.lock")):
+                try:
+                    self._kept[kept] = load_columns(path, key)
+                except TangoraError:  # not there, cut short, or of experts that were trained again since
+                    self._kept[kept] = self._made(mode, task, split, rows)
+                    self._kept[kept].save(path)
         return self._kept[kept]
 
     def _made(self, mode: str, task: str, split: str, rows: tuple[int, ...] | None) -> Columns:
