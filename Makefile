@@ -53,15 +53,16 @@ KERNELS := \
   avx512vl:ATEN_CPU_CAPABILITY=avx512,MKL_ENABLE_INSTRUCTIONS=AVX512,ONEDNN_MAX_CPU_ISA=AVX512_CORE,OPENBLAS_CORETYPE=SkylakeX,OMP_NUM_THREADS=2 \
   avx512vl:ATEN_CPU_CAPABILITY=default,MKL_ENABLE_INSTRUCTIONS=AVX512,ONEDNN_MAX_CPU_ISA=AVX2,OPENBLAS_CORETYPE=Prescott,OMP_NUM_THREADS=1
 # What has nothing to round: words, files, pages, whole commands and runs.
-NOT_NUMERIC := report/* peers/* test_*benchmark* test_cli.py test_readme.py test_packaging.py test_recipe.py test_hub_recipes.py \
-  test_io.py test_fuzz.py test_run*.py test_example.py test_registry.py test_grid.py test_header.py test_output.py \
-  test_reader.py test_scheduler.py test_plan.py test_sources.py test_splits.py test_real_data.py
+NOT_NUMERIC := report/* peers/* test_cli.py test_readme.py test_packaging.py test_recipe.py test_hub_recipes.py test_io.py \
+  test_fuzz.py test_run.py test_example.py test_fuse_benchmark.py test_explorer_benchmark.py test_registry.py test_grid.py \
+  test_header.py test_output.py test_reader.py test_scheduler.py test_plan.py test_sources.py test_splits.py test_real_data.py
+NUMERIC = $(NOT_NUMERIC:%=--ignore-glob='*/%') -m 'not slow' -k 'not end_to_end'
 
 test-kernels: setup-dev
 	@code=0; for kernels in $(KERNELS); do \
 	  echo "== $$kernels"; \
 	  if grep -qsw "$${kernels%%:*}" /proc/cpuinfo; then \
-	    env $$(echo "$${kernels#*:}" | tr , ' ') $(BIN)/python -m pytest -n auto $(NOT_NUMERIC:%=--ignore-glob='*/%') $(ARGS) || code=1; \
+	    env $$(echo "$${kernels#*:}" | tr , ' ') $(BIN)/python -m pytest -n auto $(NUMERIC) $(ARGS) || code=1; \
 	  else echo "this processor does not have them"; fi; \
 	done; exit $$code
 

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 
 import tangora
 import toys
+from tangora.support.extras import EXTRAS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -45,8 +46,30 @@ def closure(lines: list[str]) -> dict[str, metadata.Distribution]:
     return found
 
 
-def dependencies() -> list[str]:
-    return tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]["dependencies"]
+def dependencies(*extras: str) -> list[str]:
+    project = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]
+    return [*project["dependencies"], *(line for name in extras for line in project["optional-dependencies"][name])]
+
+
+def licence(distribution: metadata.Distribution) -> str:
+    """What a distribution says of its licence, in the first place where it says anything."""
+    about = distribution.metadata
+    classifiers = [line for line in about.get_all("Classifier") or () if line.startswith("License :: ")]
+    return about.get("License-Expression") or "; ".join(classifiers) or about.get("License") or ""
+
+
+# MPL-2.0 (tqdm, through transformers) asks only for changes of its own files. NVIDIA's libraries come with torch.
+PERMISSIVE = re.compile(r"MIT|BSD|Apache|ISC|PSF|Python Software Foundation|HPND|Zlib|Unlicense|CNRI|MPL-2.0", re.I)
+COPYLEFT = re.compile(r"\bA?GPL|LGPL|General Public|EUPL|SSPL|Commons Clause|non-?commercial", re.I)
+
+
+def test_what_a_user_installs_has_permissive_licences():
+    extras = [name for name in EXTRAS if name not in ("tensorboard", "wandb")]
+    found = {name: licence(one) for name, one in closure(dependencies(*extras)).items()}
+    said = {name: text for name, text in found.items() if not name.startswith(("nvidia-", "cuda-"))}
+    # Of an expression with OR one side is enough; the text of a whole licence is long and names others.
+    wrong = {n: t[:200] for n, t in said.items() if not PERMISSIVE.search(t[:200]) or COPYLEFT.search(t[:200])}
+    assert not wrong
 
 
 @pytest.fixture(scope="module")

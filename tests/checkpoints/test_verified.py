@@ -12,9 +12,9 @@ from tangora.adapters.adapter import Adapter, load
 from tangora.adapters.metadata import BaseInfo, Metadata
 from tangora.checkpoints import fuse_checkpoints, onto_base, verified
 from tangora.checkpoints.output import Output
-from tangora.checkpoints.sources import Source
 from tangora.cli.merge import merged_lines
 from tangora.errors import FusionError
+from tangora.fusion.sources import Source
 from tangora.methods import get, methods
 from tangora.updates.task_vector import LowRank
 

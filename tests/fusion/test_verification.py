@@ -21,7 +21,8 @@ from tangora.errors import AdapterError
 from tangora.fusion import reevaluation, verification
 from tangora.fusion.engine import Engine
 from tangora.fusion.fusion import fuse
-from tangora.fusion.verification import Parent, verify
+from tangora.fusion.sources import Source
+from tangora.fusion.verification import verify
 from tangora.methods import get, methods
 from tangora.updates import update as updates
 from tangora.updates.task_vector import Dense, LowRank
@@ -163,7 +164,7 @@ ALL = [name for name in methods() if get(name).statistics is None]
 def test_every_method_is_evaluated_again(tmp_path, pair, method, rank):
     fused = fuse(pair, method, rank=rank)
     fused.save(tmp_path / "out")
-    found = verify(fused, tmp_path / "out", [Parent(load(folder)) for folder in pair])
+    found = verify(fused, tmp_path / "out", [Source(load(folder)) for folder in pair])
     assert found.again == (0 if found.reference == "parents" else 3)
     assert found.again == 0 or found.again_error < 1e-4
     assert found.reference == "result" or (get(method).linear and rank is None)
@@ -175,7 +176,7 @@ def test_factors_and_weights_of_sites_are_evaluated_again(tmp_path, method):
     weights = {site: [0.5, 0.2 + i] for i, site in enumerate(parents[0].updates)}
     fused = fuse(parents, method, weights, space="factors")
     fused.save(tmp_path / "out")
-    found = verify(fused, tmp_path / "out", [Parent(adapter) for adapter in parents])
+    found = verify(fused, tmp_path / "out", [Source(adapter) for adapter in parents])
     assert found.again == len(fused.updates)
     assert found.again_error < 1e-4
 
@@ -199,7 +200,7 @@ def test_an_entry_that_a_rounding_moves_across_a_threshold_is_no_error(tmp_path)
     fused = fuse(parents, "ties", density=1.0)
     assert abs(fused.updates["up"].dense()[0, 0]) < 1e-6
     fused.save(tmp_path / "out")
-    found = verify(fused, tmp_path / "out", [Parent(adapter) for adapter in parents])
+    found = verify(fused, tmp_path / "out", [Source(adapter) for adapter in parents])
     assert 0.01 < found.again_error < 0.25
 
 
@@ -216,7 +217,7 @@ def test_factors_written_otherwise_move_no_entry_across_a_threshold():
     update = one.updates["up"]
     parents = [one, Adapter({"up": LowRank(-update.b * (1 - 2.0**-22), update.a, update.scaling)}, one.metadata)]
     info = fuse(parents, "ties", density=1.0).metadata.fused
-    assert verification._gauge(info, [Parent(adapter) for adapter in parents]) < 1e-6
+    assert verification._gauge(info, parents) < 1e-6
 
 
 def test_a_cut_that_is_not_the_best_is_found(tmp_path, pair, monkeypatch):
@@ -234,7 +235,7 @@ def test_large_models_are_evaluated_in_part(tmp_path, pair, monkeypatch):
     for method, sites in (("ties_per_tensor", 1), ("ties", 0)):
         fused = fuse(pair, method)
         fused.save(tmp_path / method)
-        found = verify(fused, tmp_path / method, [Parent(load(folder)) for folder in pair])
+        found = verify(fused, tmp_path / method, [Source(load(folder)) for folder in pair])
         assert found.again == sites
         assert (found.again_error is None) == (sites == 0)
 
@@ -242,9 +243,9 @@ def test_large_models_are_evaluated_in_part(tmp_path, pair, monkeypatch):
 def test_inputs_that_peft_reads_otherwise_are_found(tmp_path, pair):
     adapter = fuse(pair, weights=1.0)
     adapter.save(tmp_path / "out")
-    parents = [Parent(load(folder), folder) for folder in pair]
+    parents = [Source(load(folder), folder) for folder in pair]
     assert verify(adapter, tmp_path / "out", parents).identity < 1e-6
-    swapped = [Parent(parents[0].adapter, pair[0]), Parent(parents[1].adapter, pair[0])]
+    swapped = [Source(parents[0].adapter, pair[0]), Source(parents[1].adapter, pair[0])]
     with pytest.raises(AdapterError):
         verify(adapter, tmp_path / "out", swapped)
 
@@ -252,7 +253,7 @@ def test_inputs_that_peft_reads_otherwise_are_found(tmp_path, pair):
 def test_a_method_that_sees_the_factors_is_found(pair, monkeypatch, tmp_path):
     """Dense entries that depend on the gauge, as merging A and B apart would make them."""
     monkeypatch.setattr(LowRank, "dense", lambda self: (self.b @ self.a.abs()) * self.scaling)
-    parents = [Parent(load(folder)) for folder in pair]
+    parents = [Source(load(folder)) for folder in pair]
     info = fuse([p.adapter for p in parents], "ties_per_tensor").metadata.fused
     with pytest.raises(AdapterError, match="depends on how the factors are written"):
         verification._gauge(info, parents)

@@ -9,7 +9,6 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tangora.adapters.kinds import KINDS, Kind
-from tangora.config.settings import Space
 from tangora.errors import AdapterError
 from tangora.support.files import inside, read_json
 from tangora.support.validation import validate
@@ -61,7 +60,7 @@ class FusedInfo(_Frozen):
     """
 
     method: str
-    space: Space
+    space: str
     parents: list[Parent]
     weights: list[float] | dict[str, list[float]]
     parameters: dict[str, Any] = Field(default_factory=dict)

@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from tangora.checkpoints.vocabulary import Vocabulary, compare, owners, resized
-from tangora.errors import FusionError
+from tangora.errors import ArgumentError, FusionError
 from tangora.storage.checkpoint import Checkpoint
 from tangora.storage.header import FLOATS, ITEMSIZE, Stored
 
@@ -112,7 +112,8 @@ def align(base: Checkpoint, models: Sequence[Checkpoint], allow_missing: Sequenc
     """Pair the tensors of fine-tuned checkpoints with their base's.
 
     Raises:
-        FusionError: other architectures, shapes or names; other integers; vocabularies that do not begin alike.
+        FusionError: other architectures, shapes or names; vocabularies that do not begin alike.
+        ArgumentError: a pattern of ``allow_missing`` matches no tensor.
     """
     notes: list[str] = []
     for model in models:
@@ -121,7 +122,7 @@ def align(base: Checkpoint, models: Sequence[Checkpoint], allow_missing: Sequenc
     targets = [_target(stored, base, models, allow_missing, notes) for stored in base.tensors.values()]
     used = [name for name in allow_missing if not any(fnmatchcase(t, name) for m in (base, *models) for t in m.tensors)]
     if used:
-        raise FusionError("matches no tensor", got=used[0], where="fuse.allow_missing", fix="correct the name")
+        raise ArgumentError("matches no tensor", got=used[0], where="fuse.allow_missing", fix="correct the name")
     rows = _rows(targets)
     vocabulary = compare(base, models, rows)
     if rows is not None:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tangora.checkpoints.align import Target
 from tangora.checkpoints.lane import Lane, Numbers
 from tangora.checkpoints.plan import Place, chunks
+from tangora.fusion.computation import Computation
 from tangora.fusion.uniforms import CHUNK, uniforms
-from tangora.fusion.weights import Table
-from tangora.methods import Method
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Fuser", "Recipe", "Sink", "blocks", "step"]
+__all__ = ["Fuser", "Sink", "blocks", "coefficients_of", "step"]
 
 
 class Sink(Protocol):
@@ -30,68 +28,37 @@ class Sink(Protocol):
         """These entries are written; the digest is of their bytes."""
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """What is computed; nothing about the machine.
-
-    Args:
-        method: the record of the fusion method.
-        weights: per model, or per tensor and model.
-        parameters: the method's own, all of them.
-        seed, fingerprints: what decides the uniform numbers, with the tensor's name.
-    """
-
-    method: Method
-    weights: Table
-    parameters: Mapping[str, Any]
-    seed: int
-    fingerprints: Sequence[str]
-
-    @property
-    def whole(self) -> bool:
-        """Whether the method must see a whole tensor."""
-        return self.method.granularity != "element" and self.method.cutoff is None
-
-    def row(self, target: Target) -> list[float]:
-        """The weights of one tensor."""
-        return self.weights[target.key] if isinstance(self.weights, dict) else self.weights
-
-    def coefficients(self, target: Target) -> list[float]:
-        """Those of a linear method; of a mean, whose first is the base."""
-        if target.mean:
-            return [1 / (1 + len(target.parts))] * len(target.parts)
-        return self.method.coefficients(self.row(target), self.parameters)
-
-
 class Fuser:
     """Does the chunks of a plan, on any lane.
 
     Args:
-        recipe: what is computed.
+        computation: what is computed.
         sink: where it goes.
         block: numbers worked on at a time.
     """
 
-    def __init__(self, recipe: Recipe, sink: Sink, block: int) -> None:
-        self.recipe, self.sink, self.block = recipe, sink, block
+    def __init__(self, computation: Computation, sink: Sink, block: int) -> None:
+        self.computation, self.sink, self.block = computation, sink, block
         self._coefficients: dict[str, list[float]] = {}
 
     def spans(self, target: Target) -> list[tuple[int, int]]:
         """The chunks that a target is done in, each by one job."""
-        whole = self.recipe.whole and target.by_method
+        whole = self.computation.method.needs_whole and target.by_method
         return chunks(target.entries, max(1, target.entries) if whole else step(target)) or [(0, 0)]
 
     def run(self, place: Place, start: int, stop: int, cutoffs: Sequence[float] | None, lane: Lane) -> None:
         """One chunk.
 
         Raises:
-            FusionError: an input is NaN or infinite, or integers differ.
+            FileError: an input is NaN or infinite.
+            ArgumentError: the result is too large for its dtype.
+            FusionError: integers differ.
         """
         target = place.target
         lane.expect(target, start, stop)
         if not target.fused:
             self._copy(place, start, stop, lane)
-        elif self.recipe.whole and target.by_method:
+        elif self.computation.method.needs_whole and target.by_method:
             self._whole(place, lane)
         else:
             self._fuse(place, start, stop, cutoffs, lane)
@@ -116,20 +83,20 @@ class Fuser:
     def _update(
         self, target: Target, start: int, stop: int, base: Numbers, cutoffs: Sequence[float] | None, lane: Lane
     ) -> Numbers:
-        if self.recipe.method.linear or target.mean:
+        if self.computation.method.linear or target.mean:
             return self._weighted(target, start, stop, base, lane)
         rows = lane.deltas(target, start, stop, base)
         given: dict[str, Any] = {} if cutoffs is None else {"cutoffs": cutoffs}
-        if self.recipe.method.random:
+        if self.computation.method.random:
             given["uniforms"] = self._uniforms(target, start, stop, lane)
         return self._call(target, rows, given, lane)
 
     def _weighted(self, target: Target, start: int, stop: int, base: Numbers, lane: Lane) -> Numbers:
         """``sum_t c_t (theta_t - theta_0)``: two buffers, a pass for every product and every sum."""
         total, row = lane.spare(stop - start), lane.row(stop - start)
-        coefficients = self.recipe.coefficients(target) if target.mean else self._coefficients.get(target.name)
+        coefficients = coefficients_of(self.computation, target) if target.mean else self._coefficients.get(target.name)
         if coefficients is None:
-            coefficients = self._coefficients[target.name] = self.recipe.coefficients(target)
+            coefficients = self._coefficients[target.name] = coefficients_of(self.computation, target)
         for task, coefficient in enumerate(coefficients):
             # multiplied and added in two steps: fused, a vector's end might be rounded otherwise than its middle
             update = lane.delta(target, task, start, stop, base, row if task else total)
@@ -140,8 +107,10 @@ class Fuser:
 
     def _call(self, target: Target, rows: Numbers, given: Mapping[str, Any], lane: Lane) -> Numbers:
         deltas = lane.tensor(rows)
-        weights = deltas.new_tensor(self.recipe.row(target)).reshape(-1, *(1,) * (rows.ndim - 1))
-        return lane.numbers(self.recipe.method.function(deltas, weights=weights, **given, **self.recipe.parameters))
+        weights = deltas.new_tensor(self.computation.row(target.key)).reshape(-1, *(1,) * (rows.ndim - 1))
+        return lane.numbers(
+            self.computation.method.function(deltas, weights=weights, **given, **self.computation.parameters)
+        )
 
     def _uniforms(self, target: Target, start: int, stop: int, lane: Lane) -> Tensor:
         import torch
@@ -158,7 +127,7 @@ class Fuser:
         if key not in lane.drawn:
             lane.drawn = {k: v for k, v in lane.drawn.items() if k[1] == part - 1}
             count = min(CHUNK, target.entries - part * CHUNK)
-            seed, prints = self.recipe.seed, self.recipe.fingerprints
+            seed, prints = self.computation.seed, self.computation.fingerprints
             lane.drawn[key] = torch.stack([uniforms(seed, target.key, p, part, count) for p in prints])
         return lane.drawn[key]
 
@@ -169,7 +138,7 @@ class Fuser:
         for a, b in blocks(target, 0, target.entries, self.block):
             rows[:, a:b] = lane.deltas(target, a, b, lane.base(target, a, b))
         given: dict[str, Any] = {}
-        if self.recipe.method.random:
+        if self.computation.method.random:
             given["uniforms"] = self._uniforms(target, 0, target.entries, lane).reshape(-1, *shape)
         fused = self._call(target, rows.reshape(-1, *shape), given, lane).reshape(-1)
         del rows, given
@@ -192,6 +161,13 @@ class Fuser:
             raise lane.not_finite(target, start, stop)
         self.sink.write(place, start, data)
         return data
+
+
+def coefficients_of(computation: Computation, target: Target) -> list[float]:
+    """Return what a linear method multiplies each model's difference with; for a mean, whose first is the base."""
+    if target.mean:
+        return [1 / (1 + len(target.parts))] * len(target.parts)
+    return computation.coefficients(target.key)
 
 
 def step(target: Target) -> int:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tangora.checkpoints.lane import Lane
-from tangora.errors import FusionError
+from tangora.errors import ArgumentError
 from tangora.storage.files import Files
 from tangora.storage.floats import Array
 from tangora.storage.header import FLOATS, ITEMSIZE
@@ -71,13 +71,13 @@ def check_device(name: str) -> None:
     """Refuse what is no device, or is not there.
 
     Raises:
-        FusionError: it is not.
+        ArgumentError: it is not.
     """
     try:
         kind = torch.device(name).type
     except RuntimeError:
         kind = ""
     if kind != "cuda":
-        raise FusionError("no such device", got=name, where="fuse.device", fix="cpu or cuda")
+        raise ArgumentError("no such device", got=name, where="fuse.device", fix="cpu or cuda")
     if not torch.cuda.is_available():
-        raise FusionError("there is no CUDA device here", got=name, where="fuse.device", fix="leave it out")
+        raise ArgumentError("there is no CUDA device here", got=name, where="fuse.device", fix="leave it out")

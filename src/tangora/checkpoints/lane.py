@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from tangora.checkpoints.align import Target
-from tangora.errors import FusionError
+from tangora.errors import ArgumentError, FileError, FusionError, TangoraError
 from tangora.storage.files import Files
 from tangora.storage.floats import LARGEST, Array, narrowed, widen
 from tangora.storage.header import ITEMSIZE, Stored
@@ -105,7 +105,7 @@ class Lane:
         """Every model's ``[tasks, entries]``, and finite.
 
         Raises:
-            FusionError: a model or the base has NaN or infinity here.
+            FileError: a model or the base has NaN or infinity here.
         """
         rows = self.differences(target, start, stop, base)
         if not math.isfinite(float(rows.sum())) and not all(map(math.isfinite, self._extremes(rows))):
@@ -182,17 +182,17 @@ class Lane:
                 size = ITEMSIZE[part.dtype]
                 self.files.expect(part, start * size, (stop - start) * size)
 
-    def not_finite(self, target: Target, start: int, stop: int) -> FusionError:
-        """The error that says which input is NaN or infinite; else that the result is too large."""
+    def not_finite(self, target: Target, start: int, stop: int) -> TangoraError:
+        """Return the error that says which input is NaN or infinite; else that the result is too large."""
         for part in (target.base, *target.parts):
             if isinstance(part, Stored):
                 low, high = self._extremes(self._read(part, start, stop, self.make(stop - start), 0))
                 if not (math.isfinite(low) and math.isfinite(high)):
                     bad = "NaN" if math.isnan(low) or math.isnan(high) else "infinity"
                     fix = "the training diverged or the file is damaged: train or copy it again"
-                    return FusionError(f"a weight is {bad}", where=f"{target.name} in {part.path}", fix=fix)
+                    return FileError(f"a weight is {bad}", where=f"{target.name} in {part.path}", fix=fix)
         fix = "use smaller weights, or a wider --dtype"
-        return FusionError("the result is too large for its dtype", where=target.name, fix=fix)
+        return ArgumentError("the result is too large for its dtype", where=target.name, fix=fix)
 
     def _gathered(self, stored: Stored, spans: Sequence[tuple[int, int]], into: Numbers, source: int) -> Numbers:
         size, at, source = ITEMSIZE[stored.dtype], 0, source % self._sources

@@ -12,22 +12,24 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from tangora.checkpoints.align import Target
-from tangora.checkpoints.fuser import Recipe
-from tangora.checkpoints.gather import Models, Request, gather
+from tangora.checkpoints.gather import gather
 from tangora.checkpoints.lane import Lane
+from tangora.checkpoints.models import Models, Request
 from tangora.checkpoints.output import Output, opened
 from tangora.checkpoints.plan import BLOCK, Memory, Place, Plan, make_plan
 from tangora.checkpoints.scheduler import run_jobs
 from tangora.checkpoints.sidecars import write_sidecars
 from tangora.checkpoints.steps import Steps
-from tangora.errors import FusionError
-from tangora.fusion.weights import Table, Weights
+from tangora.errors import ArgumentError
+from tangora.fusion.computation import Computation
+from tangora.fusion.weights import Weights, WeightTable
 from tangora.methods import get
 from tangora.progress import Progress
 from tangora.storage.checkpoint import INDEX, Checkpoint, open_checkpoint
 from tangora.storage.files import Files
 from tangora.storage.header import ITEMSIZE, Stored
 from tangora.support.files import digest, refuse_existing, write_text
+from tangora.support.shown import one_line
 from tangora.support.validation import did_you_mean
 
 if TYPE_CHECKING:
@@ -71,9 +73,13 @@ class Merged:
     kept: int
     threads: int
     memory: Memory
-    weights: Table
+    weights: WeightTable
     notes: list[str] = field(default_factory=list)
     verified: Checked | None = None
+
+    def __repr__(self) -> str:
+        models = f"{len(self.parents)} models by {self.method}"
+        return one_line("Merged", repr(str(self.out)), models, f"{self.tensors} tensors", f"{self.size:,} bytes")
 
 
 def fuse_checkpoints(
@@ -130,8 +136,10 @@ def fuse_checkpoints(
         parameters: the method's own, such as ``density=0.2``.
 
     Raises:
-        FusionError: models of different shapes, tensors or vocabularies; NaN or infinity; an unknown method; ...
-        FileError: a folder is not a checkpoint, or a file is damaged or outside of it.
+        FusionError: models of different shapes, tensors or vocabularies; a method that needs all tensors at once; ...
+        ArgumentError: a weight, parameter, dtype, size or device that cannot be.
+        PluginError: an unknown method or space.
+        FileError: a folder is not a checkpoint; a file is damaged, outside of it, or holds NaN or infinity.
         OutputError: the output exists or cannot be written.
     """
     chosen = get(method)
@@ -146,7 +154,7 @@ def fuse_checkpoints(
     origin = open_checkpoint(base)
     models_ = gather(origin, models, allow_missing, Request(chosen, weights, parameters, seed, space, same_base, heads))
     plan = make_plan(models_.targets, dtype=kind, shard_size=size, block=block)
-    if not models_.recipe.method.linear or "F16" in plan.dtypes or (plan.wide and "BF16" in plan.dtypes):
+    if not models_.computation.method.linear or "F16" in plan.dtypes or (plan.wide and "BF16" in plan.dtypes):
         import torch  # noqa: F401  # before the memory is measured that it takes
     about = {**models_.about, "dtype": kind, "notes": models_.notes}
     kept, checked = 0, None
@@ -154,7 +162,7 @@ def fuse_checkpoints(
         key = digest([about, plan.fingerprint, models_.stamps, device.partition(":")[0]])
         with opened(out, plan, key, overwrite=overwrite) as output:
             kept = len(output.kept)
-            _run(plan, models_.recipe, output, workers, device, progress or Progress())
+            _run(plan, models_.computation, output, workers, device, progress or Progress())
             _write_beside(output.folder, origin, about, models_, plan.index)
             checked = _checked(output, origin, models_) if verify and models_.sources else None
     return Merged(
@@ -167,7 +175,7 @@ def fuse_checkpoints(
         shards=len(plan.names),
         kept=kept,
         threads=workers,
-        memory=plan.memory(models_.recipe.method, workers),
+        memory=plan.memory(models_.computation.method, workers),
         weights=models_.about["weights"],
         notes=models_.notes,
         verified=checked,
@@ -177,7 +185,7 @@ def fuse_checkpoints(
 def _checked(output: Output, base: Checkpoint, models: Models) -> Checked:
     from tangora.checkpoints.verified import check_written
 
-    return check_written(output.folder, base, models.targets, models.recipe, models.sources, output.cutoffs)
+    return check_written(output.folder, base, models.targets, models.computation, models.sources, output.cutoffs)
 
 
 def _write_beside(folder: Path, base: Checkpoint, about: Mapping[str, Any], models: Models, index: str | None) -> None:
@@ -191,7 +199,7 @@ def _write_beside(folder: Path, base: Checkpoint, about: Mapping[str, Any], mode
         write_text(folder / INDEX, index)
 
 
-def _run(plan: Plan, recipe: Recipe, output: Output, threads: int, device: str, progress: Progress) -> None:
+def _run(plan: Plan, computation: Computation, output: Output, threads: int, device: str, progress: Progress) -> None:
     files, torch = Files(), sys.modules.get("torch")
     tasks = max((len(place.target.parts) for place in plan.places), default=0)
 
@@ -205,9 +213,9 @@ def _run(plan: Plan, recipe: Recipe, output: Output, threads: int, device: str, 
         return GpuLane(files, tasks, plan.widest, plan.itemsize, plan.wide, device)
 
     sink = _Told(output, progress)
-    steps = Steps(plan, recipe, sink, skip=output.kept, found=output.cutoffs, on_cutoffs=output.found)
+    steps = Steps(plan, computation, sink, skip=output.kept, found=output.cutoffs, on_cutoffs=output.found)
     before = torch.get_num_threads() if torch is not None else 1
-    progress.begin(f"fuse by {recipe.method.name}, MB", sink.total(plan))
+    progress.begin(f"fuse by {computation.method.name}, MB", sink.total(plan))
     try:
         run_jobs(steps.jobs(), lane, threads)
     finally:
@@ -243,7 +251,7 @@ class _Told:
 def _dtype(name: str | None) -> str | None:
     if name is None or name in _DTYPES:
         return None if name is None else _DTYPES[name]
-    raise FusionError("no such dtype", got=name, where="fuse.dtype", fix=did_you_mean(str(name), list(_DTYPES)))
+    raise ArgumentError("no such dtype", got=name, where="fuse.dtype", fix=did_you_mean(str(name), list(_DTYPES)))
 
 
 def _bytes(size: int | str) -> int:
@@ -251,7 +259,7 @@ def _bytes(size: int | str) -> int:
         return size
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]I?B)?\s*", size.upper())
     if found is None:
-        raise FusionError("not a size", got=size, where="fuse.shard_size", fix="such as 5GB or 500MB")
+        raise ArgumentError("not a size", got=size, where="fuse.shard_size", fix="such as 5GB or 500MB")
     return int(float(found[1]) * _UNITS[found[2] or ""])
 
 
@@ -260,7 +268,7 @@ def _threads(count: int | None) -> int:
         available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return min(_THREADS, available)
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise FusionError("threads must be a whole number of at least 1", got=count, where="fuse.threads")
+        raise ArgumentError("threads must be a whole number of at least 1", got=count, where="fuse.threads")
     return count
 
 

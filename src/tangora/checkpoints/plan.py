@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tangora.checkpoints.align import Target
-from tangora.errors import FusionError
+from tangora.errors import ArgumentError
 from tangora.fusion.uniforms import CHUNK
 from tangora.methods import Method
 from tangora.storage.checkpoint import INDEX, SINGLE
@@ -142,7 +142,7 @@ class Plan:
         stored, wide = self.itemsize, 8 if self.wide else 4
         largest = max((p.target.entries for p in self.places if p.target.fused), default=0)
         rows = 6 if method.linear else tasks + 6
-        whole, (per_task, once) = method.granularity != "element" and method.cutoff is None, method.copies
+        whole, (per_task, once) = method.needs_whole, method.copies
         return Memory(
             before=_resident(),
             libraries=(64 if "torch" in sys.modules else 8) * _MIB,
@@ -178,11 +178,11 @@ def make_plan(targets: Sequence[Target], *, dtype: str | None, shard_size: int, 
         block: numbers worked on at a time.
 
     Raises:
-        FusionError: a size is not positive.
+        ArgumentError: a size is not positive.
     """
     for name, value in (("shard_size", shard_size), ("block", block)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise FusionError(f"{name} must be a whole number of at least 1", got=value, where=f"fuse.{name}")
+            raise ArgumentError(f"{name} must be a whole number of at least 1", got=value, where=f"fuse.{name}")
     groups: list[list[tuple[Target, str]]] = [[]]
     room = shard_size
     for target in targets:

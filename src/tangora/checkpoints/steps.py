@@ -17,12 +17,13 @@ from threading import Lock
 import numpy as np
 
 from tangora.checkpoints.align import Target
-from tangora.checkpoints.fuser import Fuser, Recipe, Sink, blocks, step
+from tangora.checkpoints.fuser import Fuser, Sink, blocks, step
 from tangora.checkpoints.lane import Lane
 from tangora.checkpoints.plan import Place, Plan, chunks
 from tangora.checkpoints.scheduler import Job
 from tangora.checkpoints.select import Selection
 from tangora.errors import FusionError
+from tangora.fusion.computation import Computation
 from tangora.methods import Method
 from tangora.storage.floats import Array
 
@@ -42,7 +43,7 @@ def check_method(method: Method) -> None:
     if method.statistics is not None:
         fix = "fuse the adapters first, and then merge the result into its base"
         raise FusionError(f"{method.name} needs statistics, which are of adapters", where="fuse.method", fix=fix)
-    if method.granularity == "model" and method.cutoff is None:
+    if method.granularity == "model" and method.needs_whole:
         fix = "use a method of granularity element or tensor, or fuse adapters into an adapter"
         raise FusionError(f"{method.name} needs all tensors at once, which checkpoints are too large for", fix=fix)
 
@@ -76,7 +77,7 @@ class Steps:
 
     Args:
         plan: the output.
-        recipe: what is computed.
+        computation: what is computed.
         sink: where it goes.
         skip: shards that are done already.
         found: the whole model's cutoffs, where an earlier sitting found them.
@@ -86,16 +87,16 @@ class Steps:
     def __init__(
         self,
         plan: Plan,
-        recipe: Recipe,
+        computation: Computation,
         sink: Sink,
         *,
         skip: Iterable[int] = (),
         found: Sequence[float] | None = None,
         on_cutoffs: Callable[[list[float]], None] = lambda cutoffs: None,
     ) -> None:
-        self.plan, self.method, self.parameters = plan, recipe.method, recipe.parameters
+        self.plan, self.method, self.parameters = plan, computation.method, computation.parameters
         self.skip, self.found, self.on_cutoffs = frozenset(skip), found, on_cutoffs
-        self.fuser = Fuser(recipe, sink, plan.block)
+        self.fuser = Fuser(computation, sink, plan.block)
 
     def jobs(self) -> list[Job[Lane]]:
         """The jobs to begin with."""
@@ -113,7 +114,7 @@ class Steps:
         return jobs
 
     def _sampling(self, number: int, places: list[Place]) -> list[Job[Lane]]:
-        from tangora.methods._sparsity import kept
+        from tangora.methods._sparsity import kept  # deferred: imports torch, which linear methods do without
 
         density = self.parameters[self.method.cutoff or ""]
         total, tasks = sum(place.target.entries for place in places), len(places[0].target.parts)

@@ -29,10 +29,10 @@ from safetensors import safe_open
 from torch import Tensor
 
 from tangora.checkpoints.align import Target
-from tangora.checkpoints.fuser import Recipe
 from tangora.checkpoints.onto_base import Added
-from tangora.checkpoints.sources import Source
-from tangora.errors import FusionError
+from tangora.errors import FileError
+from tangora.fusion.computation import Computation
+from tangora.fusion.sources import Source
 from tangora.fusion.uniforms import drawn
 from tangora.storage.checkpoint import Checkpoint
 from tangora.support.threads import in_threads
@@ -91,7 +91,7 @@ def check_written(
     folder: Path,
     base: Checkpoint,
     targets: Sequence[Target],
-    recipe: Recipe,
+    computation: Computation,
     sources: Sequence[Source],
     cutoffs: Sequence[float] | None,
 ) -> Checked:
@@ -100,37 +100,37 @@ def check_written(
     Args:
         folder: what was written.
         base: the model that the adapters are for.
-        targets, recipe: what was to be done.
+        targets, computation: what was to be done.
         sources: the adapters.
         cutoffs: those of the whole model, of a method that has them.
 
     Raises:
-        FusionError: a tensor is missing or another than it should be.
+        FileError: a tensor is missing or another than it should be.
     """
     begun = time.perf_counter()
     written = _written(folder)
     if odd := sorted(written.keys() ^ {target.name for target in targets}):
-        raise FusionError("the files do not hold the tensors that they should", got=odd[0], where=folder, fix=_FIX)
+        raise FileError("the files do not hold the tensors that they should", got=odd[0], where=folder, fix=_FIX)
     smallest = min((t for t in targets if t.adapted), key=lambda t: (t.entries, t.name), default=None)
     equal = compared = sampled = read = unknown = 0
     for target in targets:
         origin = base.find(target.name)
         assert origin is not None
-        check = _Check(target, (written[target.name], target.name), (origin.path, origin.name), recipe, sources)
+        check = _Check(target, (written[target.name], target.name), (origin.path, origin.name), computation, sources)
         if not target.adapted:
             check.same()
             equal += 1
-        elif (spans := _spans(target, recipe, cutoffs, target is smallest)) is None:
+        elif (spans := _spans(target, computation, cutoffs, target is smallest)) is None:
             unknown += 1
         else:
             read += check.computed(spans, cutoffs)
             compared += 1
             sampled += sum(b - a for a, b in spans) < target.base.shape[0]
-    update = f"{recipe.method.name} of the adapters"
+    update = f"{computation.method.name} of the adapters"
     if sources[0].folder is None:
         update = "the adapter fused in memory"
     seconds = time.perf_counter() - begun
-    return Checked(equal, compared, sampled, read, unknown, update, recipe.method.linear, seconds)
+    return Checked(equal, compared, sampled, read, unknown, update, computation.method.linear, seconds)
 
 
 def _written(folder: Path) -> dict[str, Path]:
@@ -141,9 +141,9 @@ def _written(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _spans(target: Target, recipe: Recipe, cutoffs: Sequence[float] | None, smallest: bool) -> Spans | None:
+def _spans(target: Target, computation: Computation, cutoffs: Sequence[float] | None, smallest: bool) -> Spans | None:
     """The rows that are computed anew; None where the method cannot be."""
-    rows, method = target.base.shape[0], recipe.method
+    rows, method = target.base.shape[0], computation.method
     if target.entries <= _ENTRIES and (method.granularity != "model" or cutoffs is not None or not target.by_method):
         return [(0, rows)]
     if method.linear or not target.by_method or (cutoffs is not None and not method.random):
@@ -162,7 +162,7 @@ class _Check:
     target: Target
     written: tuple[Path, str]
     origin: tuple[Path, str]
-    recipe: Recipe
+    computation: Computation
     sources: Sequence[Source]
 
     def same(self) -> None:
@@ -172,23 +172,23 @@ class _Check:
             ours, theirs = (_rows(*where, start, start + step) for where in (self.written, self.origin))
             wide = theirs if theirs.dtype == ours.dtype else theirs.to(torch.promote_types(ours.dtype, torch.float32))
             if ours.shape != theirs.shape or not torch.equal(_bits(ours), _bits(wide.to(ours.dtype))):
-                raise FusionError("no adapter touches it, and it is not the base's", where=self._where, fix=_FIX)
+                raise FileError("no adapter touches it, and it is not the base's", where=self._where, fix=_FIX)
 
     def computed(self, spans: Spans, cutoffs: Sequence[float] | None) -> bool:
         """What float64 makes of these rows; whether an update was not read from factors in a file.
 
         Raises:
-            FusionError: it is something else.
+            FileError: it is something else.
         """
         out, base = (torch.cat([_rows(*w, a, b).reshape(-1) for a, b in spans]) for w in (self.written, self.origin))
-        sharp = self.recipe.method.linear or not self.target.by_method
+        sharp = self.computation.method.linear or not self.target.by_method
         away, far, plain = self._away(out, base, spans, cutoffs)
         right = away <= (0.0 if sharp else _TOLERANCE)
         if not right and not sharp and away <= _COARSE:
             right = self._away(out, base, spans, cutoffs, narrow=True)[0] <= _TOLERANCE
         if not right:
             got = f"{far:.1e} of its norm away"
-            raise FusionError("it is not the base and its adapters", got=got, where=self._where, fix=_FIX)
+            raise FileError("it is not the base and its adapters", got=got, where=self._where, fix=_FIX)
         return not plain
 
     def _away(
@@ -207,15 +207,15 @@ class _Check:
         self, spans: Spans, cutoffs: Sequence[float] | None, narrow: bool
     ) -> tuple[Tensor, Tensor, Tensor, bool]:
         """What is added to the base, its terms' magnitudes, what is left aside, and whether files hold all of it."""
-        target, recipe, aside = self.target, self.recipe, torch.zeros((), dtype=torch.bool)
+        target, computation, aside = self.target, self.computation, torch.zeros((), dtype=torch.bool)
         plain = target.start is None
         total = _nothing(target, spans) if target.start is None else _read(target.start, spans)
         size = total.abs()
         if not target.by_method:
             return total, size, aside, plain
         found = self._updates(spans)
-        if recipe.method.linear:
-            for c, (delta, bound, filed) in zip(recipe.coefficients(target), found, strict=True):
+        if computation.method.linear:
+            for c, (delta, bound, filed) in zip(computation.coefficients(target.key), found, strict=True):
                 total, size, plain = total + c * delta, size + abs(c) * bound, plain and filed
             return total, size, aside, plain
         rows, magnitudes, filed_all = zip(*found, strict=True)
@@ -263,15 +263,15 @@ class _Check:
         return torch.stack(in_threads(rows, target.parts)).float()
 
     def _method(self, deltas: Tensor, cutoffs: Sequence[float] | None) -> Tensor:
-        recipe, target = self.recipe, self.target
+        computation, target = self.computation, self.target
         given: dict[str, Any] = {} if cutoffs is None else {"cutoffs": list(cutoffs)}
         shape = (len(deltas), -1) if cutoffs is not None else (len(deltas), *target.base.shape)
-        if recipe.method.random:
-            uniforms = drawn(recipe.seed, target.key, recipe.fingerprints, target.base.shape)
+        if computation.method.random:
+            uniforms = drawn(computation.seed, target.key, computation.fingerprints, target.base.shape)
             given["uniforms"] = uniforms.reshape(shape)
         stacked = deltas.reshape(shape)
-        weights = stacked.new_tensor(recipe.row(target)).reshape(-1, *(1,) * (stacked.ndim - 1))
-        fused: Tensor = recipe.method.function(stacked, weights=weights, **given, **recipe.parameters)
+        weights = stacked.new_tensor(computation.row(target.key)).reshape(-1, *(1,) * (stacked.ndim - 1))
+        fused: Tensor = computation.method.function(stacked, weights=weights, **given, **computation.parameters)
         return fused.reshape(-1)
 
 

@@ -84,12 +84,12 @@ class FuseOptions(FusionOptions):
 
         return Fusion(
             self.adapters,
-            self.space,  # type: ignore[arg-type]  # another value is refused
+            self.space,
             seed=self.seed,
             same_base=self.same_base,
             statistics=self.statistics,
             base=self.base,
-            heads=self.heads,  # type: ignore[arg-type]
+            heads=self.heads,  # type: ignore[arg-type]  # another value is refused
         )
 
 
@@ -133,10 +133,11 @@ def _saved(fused: Adapter, fusion: Fusion, options: FuseOptions) -> Verification
     verifications: list[Verification] = []
 
     def check(adapter: Adapter, folder: Path) -> Mapping[str, Any]:
-        from tangora.fusion.verification import Parent, verify  # deferred: imports peft
+        from tangora.fusion.sources import Source  # deferred: imports torch
+        from tangora.fusion.verification import verify  # deferred: imports peft
 
         pairs = zip(fusion.adapters, options.adapters, strict=True)
-        verifications.append(verify(adapter, folder, [Parent(a, f) for a, f in pairs]))
+        verifications.append(verify(adapter, folder, [Source(a, f) for a, f in pairs]))
         return verifications[0].told()
 
     checked = options.verify and fused.metadata.of_kind.in_peft

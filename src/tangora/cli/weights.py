@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from tangora.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from tangora.fusion.weights import Table
+    from tangora.fusion.weights import WeightTable
 
 __all__ = ["parse_parameters", "parse_weights", "weights_line"]
 
 _NAMED = 8  # adapters whose weights are listed by name
 
 
-def parse_weights(text: str | None) -> Table | float | None:
+def parse_weights(text: str | None) -> WeightTable | float | None:
     """``0.3`` as one number, ``0.3,0.5`` as one per adapter, ``FILE.json`` as what is written there.
 
     A file holds site -> list, or ``weights`` that are a list or such a mapping, as ``coefficients`` in ``scores.csv``
@@ -37,7 +37,7 @@ def parse_weights(text: str | None) -> Table | float | None:
     return numbers[0] if len(numbers) == 1 else numbers
 
 
-def _weights_of(path: Path) -> Table:
+def _weights_of(path: Path) -> WeightTable:
     from tangora.support.files import read_json  # deferred: most weights are numbers
 
     value: Any = read_json(path, ArgumentError)
@@ -47,7 +47,7 @@ def _weights_of(path: Path) -> Table:
     if not rows or not all(isinstance(row, list) for row in rows):
         fix = "give lists of numbers by site, or the tangora.json of a fused adapter"
         raise ArgumentError("no weights in the file", where=path, fix=fix)
-    table: Table = value
+    table: WeightTable = value
     return table
 
 
@@ -73,7 +73,7 @@ def parse_parameters(settings: Sequence[str] | None) -> dict[str, Any]:
     return chosen
 
 
-def weights_line(table: Table, names: Sequence[str], origin: str = "") -> str:
+def weights_line(table: WeightTable, names: Sequence[str], origin: str = "") -> str:
     """The weights that a fusion used, in one line.
 
     Args:

@@ -17,7 +17,6 @@ from tangora.evaluation.evaluator import Evaluator
 from tangora.fusion.fusion import Fusion
 from tangora.modes.contract import mode_of
 from tangora.progress import Progress
-from tangora.support.seams import FAMILIES
 from tangora.support.validation import validate
 
 if TYPE_CHECKING:
@@ -108,7 +107,7 @@ def _check(entry: FusionEntry, adapters: Sequence[Adapter], base: Base) -> None:
     """Refuse adapters, tasks and a method that the search is not made for."""
     linear = {"these adapters": all(mode_of(adapter).linear_in_coefficients for adapter in adapters)}
     try:
-        check_search(entry, linear, classes=FAMILIES.get(base.config.family).logits_over == "classes")
+        check_search(entry, linear, base.config.family)
     except ValueError as cause:
         raise FusionError(str(cause), where="tangora.search") from None
     refuse_unless_searchable(entry, [name for name, is_linear in linear.items() if is_linear])

@@ -13,8 +13,8 @@ from typing import Any
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
-from tangora.config.settings import NAME, Frozen, Space
-from tangora.support.seams import SEARCHES
+from tangora.config.settings import NAME, Frozen, SpaceName
+from tangora.support.seams import FAMILIES, SEARCHES
 from tangora.support.validation import did_you_mean
 
 __all__ = ["FusionEntry", "SearchSettings", "check_search"]
@@ -75,7 +75,7 @@ class FusionEntry(Frozen):
     name: str | None = Field(
         default=None, pattern=NAME, description="how scores.csv calls it; default: the search, or the method"
     )
-    spaces: list[Space] = Field(default=["delta"], min_length=1)
+    spaces: list[SpaceName] = Field(default=["delta"], min_length=1)
     modes: list[str] | None = Field(default=None, description="only for these modes; default: every mode")
     weights: float | list[float] | None = Field(default=None, description="one lambda for all tasks; a list is a grid")
     parameters: dict[str, Any] = Field(default_factory=dict, description="the method's; a list is a grid")
@@ -162,13 +162,13 @@ def _refuse(keys: Iterable[str], what: str, valid: Sequence[str] = ()) -> None:
         raise ValueError(f"unknown key {key!r}. {hint[0].upper()}{hint[1:]}")
 
 
-def check_search(entry: FusionEntry, modes: Mapping[str, bool], classes: bool) -> None:
+def check_search(entry: FusionEntry, modes: Mapping[str, bool], family: str) -> None:
     """Refuse a search in modes, or for tasks, that it is not made for.
 
     Args:
         entry: of a recipe.
         modes: every mode of the recipe -> whether its logits are linear in the coefficients.
-        classes: whether the tasks are choices among classes.
+        family: of the base.
 
     Raises:
         ValueError: says what to do.
@@ -182,5 +182,5 @@ def check_search(entry: FusionEntry, modes: Mapping[str, bool], classes: bool) -
         alike = [name for name in SEARCHES.own if SEARCHES.get(name).needs == "logits"]
         others = [name for name in alike if SEARCHES.get(name).labelled == search.labelled]
         raise ValueError(f"{what}: give modes with train: tangent, or another search, such as {', '.join(others)}")
-    if search.classes and not classes:
+    if search.classes and FAMILIES.get(family).logits_over != "classes":
         raise ValueError(f"{where} needs classes, and a generated text has none: choose another search")

@@ -35,6 +35,7 @@ from tangora.config.tasks import (
 )
 from tangora.errors import RecipeError
 from tangora.support.seams import FAMILIES, METRICS, MODES
+from tangora.support.shown import one_line
 from tangora.support.validation import did_you_mean, validate
 from tangora.support.yaml import dump
 
@@ -132,6 +133,10 @@ class Recipe(Frozen):
         default_factory=ExecutorConfig, description="where jobs are done; changes no result"
     )
 
+    def __repr__(self) -> str:
+        tasks = f"{len(self.tasks)} tasks on {self.base.model}"
+        return one_line("Recipe", repr(self.name), tasks, f"modes {' '.join(self.modes)}", f"seed {self.seed}")
+
     @classmethod
     def settings_at(cls, raw: Mapping[str, Any], location: tuple[int | str, ...]) -> tuple[type[Frozen] | None, int]:
         """Return which class reads a place of a recipe where that depends on the family, for an error's hint."""
@@ -168,7 +173,7 @@ class Recipe(Frozen):
                 got = f"{entry.label} is for subsets of {entry.sizes} tasks, and there are those of {list(fused)}"
                 raise ValueError(f"fusion.methods: {got}")
             linear = {name: MODES.get(of.train).linear_in_coefficients for name, of in self.modes.items()}
-            check_search(entry, linear, classes=FAMILIES.get(self.base.family).logits_over == "classes")
+            check_search(entry, linear, self.base.family)
         return self
 
     def finetune_config(self, mode: str) -> FinetuneConfig:

@@ -9,9 +9,10 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from tangora.support.seams import MODES
+from tangora.support.seams import MODES, SPACES
+from tangora.support.shown import one_line
 from tangora.support.validation import did_you_mean, validate
 
 __all__ = [
@@ -21,14 +22,21 @@ __all__ = [
     "Frozen",
     "LoraSettings",
     "ModeConfig",
-    "Space",
+    "SpaceName",
     "TrainingSettings",
     "WeightSettings",
     "mode_name",
 ]
 
-Space = Literal["delta", "factors", "core"]
-"""Where task vectors are fused: changes of weights, changes of factors, or changes in bases common to all."""
+
+def _is_space(name: str) -> str:
+    if name not in SPACES:
+        raise ValueError(f"no such space. {did_you_mean(name, list(SPACES))}")
+    return name
+
+
+SpaceName = Annotated[str, AfterValidator(_is_space)]
+"""The space that task vectors are fused in: ``delta``, ``factors``, ``core``, or one of another package."""
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 """What modes, tasks and methods may be called: it becomes a folder's name."""
@@ -42,6 +50,14 @@ class Frozen(BaseModel):
     """Immutable, no unknown keys, no infinities, no number that is ``true``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+    def __repr__(self) -> str:
+        """What differs from the defaults."""
+        fields = type(self).model_fields
+        defaults = {n: f.get_default(call_default_factory=True, validated_data={}) for n, f in fields.items()}
+        values = {name: getattr(self, name) for name in fields}
+        given = {n: v for n, v in values.items() if fields[n].is_required() or v != defaults[n]}
+        return one_line(type(self).__name__, *(f"{name}={value!r}" for name, value in given.items()))
 
     @field_validator("*", mode="before")
     @classmethod

@@ -14,7 +14,7 @@ from tangora.support.files import digest
 from tangora.support.source import source_digest
 
 if TYPE_CHECKING:
-    from tangora.fusion.weights import Table
+    from tangora.fusion.weights import WeightTable
     from tangora.methods import Method
 
 __all__ = ["ColumnScores", "Scoring", "candidate_key", "linear_coefficients"]
@@ -60,7 +60,7 @@ class Scoring:
         self,
         fusion: Fusion,
         method: str,
-        weights: Table,
+        weights: WeightTable,
         parameters: Mapping[str, Any],
         tasks: Sequence[str],
         split: str,
@@ -80,11 +80,11 @@ class Scoring:
         return self.evaluator.evaluate(key, lambda: fusion.merge(method, weights, parameters), tasks, split)
 
 
-def candidate_key(fusion: Fusion, method: str, weights: Table, parameters: Mapping[str, Any], seed: int) -> str:
+def candidate_key(fusion: Fusion, method: str, weights: WeightTable, parameters: Mapping[str, Any], seed: int) -> str:
     """Return a key that equal candidates share, however they are named, and that changes with the code of the method.
 
     A linear method is its coefficients: the average of two is task arithmetic at 1/2, all zeros is the base model,
-    and a single 1 is the expert itself; for linearized adapters of one φ₀ it is also the same in both spaces.
+    and a single 1 is the expert itself; where a space is linear, it is also the same as in ``delta``.
     Coefficients that differ by less than 1e-9 count as equal, and those that are the same at every site are per task.
     """
     chosen = get(method)
@@ -98,12 +98,11 @@ def candidate_key(fusion: Fusion, method: str, weights: Table, parameters: Mappi
         return digest(["start", prints]) if any(a.start for a in fusion.adapters) else "zero_shot"
     if list(terms.values()) == [1.0]:
         return next(iter(terms))
-    apart = fusion.space == "factors" and not all(a.metadata.linear_in_factors for a in fusion.adapters)
-    return digest(["linear", "factors" if apart else "delta", terms, _engine_code()])
+    return digest(["linear", "delta" if fusion.is_linear() else fusion.space, terms, _engine_code()])
 
 
 def _nonlinear_key(
-    fusion: Fusion, method: Method, prints: Sequence[str], table: Table, parameters: Mapping[str, Any], seed: int
+    fusion: Fusion, method: Method, prints: Sequence[str], table: WeightTable, parameters: Mapping[str, Any], seed: int
 ) -> str:
     members = sorted(zip(prints, _by_adapter(table), strict=True), key=lambda m: (m[0], repr(m[1])))
     code = [_engine_code(), source_digest(method.function)]
@@ -120,7 +119,7 @@ def _engine_code() -> str:
     return source_digest(Fusion, without=("tangora.errors", "tangora.progress"))
 
 
-def linear_coefficients(method: str, weights: Table, parameters: Mapping[str, Any]) -> list[float] | None:
+def linear_coefficients(method: str, weights: WeightTable, parameters: Mapping[str, Any]) -> list[float] | None:
     """Return what each adapter is multiplied with; None if the method is not linear, or weights differ by site."""
     chosen, table = get(method), _collapsed(weights)
     if not chosen.linear or isinstance(table, dict):
@@ -128,7 +127,7 @@ def linear_coefficients(method: str, weights: Table, parameters: Mapping[str, An
     return chosen.coefficients(table, parameters)
 
 
-def _collapsed(weights: Table) -> Table:
+def _collapsed(weights: WeightTable) -> WeightTable:
     """One row if every site has the same."""
     if not isinstance(weights, dict):
         return weights
@@ -136,7 +135,7 @@ def _collapsed(weights: Table) -> Table:
     return rows[0] if rows and all(row == rows[0] for row in rows) else weights
 
 
-def _multipliers(method: Method, table: Table, parameters: Mapping[str, Any]) -> Table:
+def _multipliers(method: Method, table: WeightTable, parameters: Mapping[str, Any]) -> WeightTable:
     """What a linear method multiplies each adapter with."""
     if isinstance(table, dict):
         return {site: method.coefficients(row, parameters) for site, row in table.items()}
@@ -159,7 +158,7 @@ def _terms(
     return {p: c for p, c in found.items() if (any(c.values()) if isinstance(c, dict) else c)}
 
 
-def _by_adapter(table: Table) -> list[float] | list[dict[str, float]]:
+def _by_adapter(table: WeightTable) -> list[float] | list[dict[str, float]]:
     """A number for each adapter, or one for each of its sites."""
     if not isinstance(table, dict):
         return [round(w, _DIGITS) for w in table]

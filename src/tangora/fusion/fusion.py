@@ -9,23 +9,23 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tangora.adapters.adapter import Adapter, load
 from tangora.adapters.formats.lora.based import open_base
 from tangora.adapters.metadata import FusedInfo, Parent
-from tangora.errors import FusionError
+from tangora.errors import ArgumentError, FusionError
+from tangora.fusion.computation import Computation
+from tangora.fusion.contract import Coordinates, space_of
 from tangora.fusion.engine import Engine
 from tangora.fusion.heads import Heads, check_heads, fuse_whole
-from tangora.fusion.lineage import check, check_belongs, check_factors, check_low_rank, cut_to, inherit
-from tangora.fusion.spaces import Bases, Space, coordinates, cores, from_cores, site_of, updates_from
-from tangora.fusion.statistics import Known, StatisticsLike, match, opened, refuse_superfluous
-from tangora.fusion.weights import Table, Weights, common_scale, tabulate
+from tangora.fusion.lineage import check, check_belongs, cut_to, inherit
+from tangora.fusion.statistics import MethodStatistics, StatisticsLike, match, opened, refuse_superfluous
+from tangora.fusion.weights import Weights, WeightTable, common_scale, tabulate
 from tangora.methods import Method, get
 from tangora.support.threads import in_threads
-from tangora.support.validation import did_you_mean
 from tangora.updates.task_vector import TaskVector, Update
 from tangora.updates.truncation import prepare
 
@@ -44,7 +44,7 @@ def fuse(
     method: str = "task_arithmetic",
     weights: Weights | None = None,
     *,
-    space: Space = "delta",
+    space: str = "delta",
     rank: int | None = None,
     seed: int = 0,
     same_base: bool = False,
@@ -66,7 +66,8 @@ def fuse(
         weights: one λ for all, one per adapter, or site -> one per adapter; the method's default where not given.
         space: ``delta`` fuses the changes of the weights, independent of how they are factored; ``factors`` fuses A
             and B by themselves, as the paper does for LoRA, with the cross terms that this brings; ``core`` fuses
-            the changes in bases that all adapters share (arXiv:2509.17786), small matrices whatever the width.
+            the changes in bases that all adapters share (arXiv:2509.17786), small matrices whatever the width; or the
+            name of a space that another package brings.
         rank: the largest rank of the result at a site.
         seed: of random methods; with the adapters' contents it decides every draw.
         same_base: the bases are the same weights although their names or fingerprints differ.
@@ -79,9 +80,11 @@ def fuse(
         parameters: the method's own, such as ``density=0.2``.
 
     Raises:
-        FusionError: different bases, kinds or widths; weights of the wrong count or not finite; an unknown method or
-            parameter, or one out of range; ``factors`` without one common φ₀, rank and scaling; statistics that are
-            missing, of another adapter, or not needed; heads that differ.
+        FusionError: adapters that do not go together: different bases, kinds or widths; ``factors`` without one common
+            φ₀, rank and scaling; statistics that are missing or of another adapter; heads that differ.
+        ArgumentError: weights of the wrong count or not finite; a parameter that the method does not have, or that is
+            out of range; a rank that is none; statistics that are not needed.
+        PluginError: an unknown method or space; the nearest name is in the message.
         AdapterError: a folder does not hold an adapter that can be read.
 
     >>> import torch
@@ -101,20 +104,20 @@ class Fusion:
 
     Args:
         adapters: adapters, or their folders.
-        space: ``delta``, ``factors`` or ``core``.
+        space: see `fuse`.
         seed: of random methods.
         same_base, base, heads: see `fuse`.
         names: for errors and for ``metadata.fused.parents``; the task's or the folder's name where not given.
         statistics: see `fuse`.
 
     Raises:
-        FusionError: see `fuse`.
+        ArgumentError, FusionError, PluginError, AdapterError: see `fuse`.
     """
 
     def __init__(
         self,
         adapters: Sequence[AdapterLike],
-        space: Space = "delta",
+        space: str = "delta",
         *,
         seed: int = 0,
         same_base: bool = False,
@@ -124,43 +127,39 @@ class Fusion:
         heads: Heads | None = None,
     ) -> None:
         if isinstance(adapters, str | os.PathLike | Adapter):
-            raise FusionError("adapters must be a list", got=type(adapters).__name__, where="fuse.adapters")
-        if space not in get_args(Space):
-            fix = did_you_mean(str(space), list(get_args(Space)))
-            raise FusionError("no such space", got=space, where="fuse.space", fix=fix)
+            raise ArgumentError("adapters must be a list", got=type(adapters).__name__, where="fuse.adapters")
+        chosen = space_of(space)
         check_heads(heads)
         origin = open_base(base)
         self.adapters = [a if isinstance(a, Adapter) else load(a, origin, lazily=True) for a in adapters]
         self.names = list(names) if names is not None else [_name(i, *x) for i, x in _pairs(adapters, self.adapters)]
         if len(self.names) != len(self.adapters):
-            raise FusionError("one name per adapter", got=len(self.names), where="fuse.names")
-        self.space: Space = space
-        self.seed, self.heads = seed, heads
+            raise ArgumentError("one name per adapter", got=len(self.names), where="fuse.names")
+        self.space, self.seed, self.heads = space, seed, heads
         self.statistics = [opened(one) for one in statistics or ()]
         check(self.adapters, self.names, same_base)
         if origin is not None and not same_base:
             check_belongs(self.adapters, self.names, origin)
-        if space == "factors":
-            check_factors(self.adapters, self.names)
-        if space == "core":
-            check_low_rank(self.adapters, self.names)
-        vectors = [coordinates(adapter, space) for adapter in self.adapters]
-        self._vectors: dict[Space, list[TaskVector]] = (
-            {space: vectors} if space != "core" else {"core": vectors, "delta": vectors}
-        )
-        self._unit: tuple[str, TaskVector] | None = None
-        self._cores: tuple[list[TaskVector], Bases] | None = None
+        chosen.check(self.adapters, self.names)
+        self._coordinates: dict[str, Coordinates] = {}  # by space; made when a method first needs them
+        self._unit: tuple[str, TaskVector] | None = None  # the last method and parameters, and its result for λ = 1
+
+    def __repr__(self) -> str:
+        return f"Fusion({', '.join(self.names)}; space {self.space})"
 
     def subset(self, indices: Sequence[int]) -> Fusion:
-        """The same with some of the adapters, in the order given; nothing is checked again."""
+        """Return the same with some of the adapters, in the order given; nothing is checked again.
+
+        Raises:
+            ArgumentError: there are none.
+        """
         if not indices:
-            raise FusionError("nothing to fuse", got=0, where="fuse.adapters", fix="give at least one adapter")
-        part = object.__new__(type(self))
+            raise ArgumentError("nothing to fuse", got=0, where="fuse.adapters", fix="give at least one adapter")
+        part = copy(self)
         part.adapters = [self.adapters[i] for i in indices]
         part.names = [self.names[i] for i in indices]
-        part.space, part.seed, part.heads, part._unit, part._cores = self.space, self.seed, self.heads, None, None
-        part.statistics = self.statistics
-        part._vectors = {space: [vectors[i] for i in indices] for space, vectors in self._vectors.items()}
+        part._coordinates = {name: c.subset(indices) for name, c in self._coordinates.items() if c.separate}
+        part._unit = None
         return part
 
     def merge(
@@ -170,7 +169,7 @@ class Fusion:
         parameters: Mapping[str, Any] | None = None,
         rank: int | None = None,
     ) -> Adapter:
-        """One fused adapter; arguments and errors as of `fuse`."""
+        """Return one fused adapter; arguments and errors as of `fuse`."""
         self._check_rank(rank)
         chosen = get(method)
         given = {key: _plain(value) for key, value in (parameters or {}).items()}
@@ -180,105 +179,123 @@ class Fusion:
         table = tabulate(chosen.default_weight if weights is None else weights, len(self.adapters), sites)
         whole, kept = self.whole(chosen, table, given)
         space = self._space_for(chosen)
-        known = match(self.statistics, chosen, space, self.adapters, self.names)
-        cut = rank if space == "delta" and self._own_factors(chosen) else None
-        fused, errors = self._fused(chosen, table, given, space, cut, known)
-        info = FusedInfo(
-            method=chosen.name,
-            space=self.space,
-            parents=[
-                Parent(name=name, task=adapter.metadata.task, fingerprint=adapter.fingerprint)
-                for name, adapter in zip(self.names, self.adapters, strict=True)
-            ],
-            weights=table,
-            parameters={**chosen.parameters, **given},
-            seed=self.seed,
-            statistics=known.told,
-            heads=self.heads if kept or any(adapter.whole for adapter in self.adapters) else None,
-        )
-        if space == "core":
-            fused = from_cores(fused, self._core_vectors()[1], self.adapters[0].task_vector)
-        made = inherit(self.adapters, updates_from(fused, space, self.adapters[0]), info)
-        made = replace(made, whole=whole, heads=kept)
+        statistics = match(self.statistics, chosen, space, self.adapters, self.names)
+        prints = in_threads(lambda adapter: adapter.fingerprint, self.adapters) if chosen.random else []
+        computation = Computation(chosen, table, given, self.seed, prints)
+        cut = rank if space_of(space).plain and self._own_factors(chosen) else None
+        coordinates = self._in(space)
+        fused, errors = self._fused(coordinates, computation, statistics, cut)
+        info = self._info(computation, statistics, bool(kept))
+        made = replace(inherit(self.adapters, coordinates.back(fused), info), whole=whole, heads=kept)
         return made if rank is None else cut_to(made, rank, errors)
 
     def whole(
-        self, method: Method, table: Table, parameters: Mapping[str, Any]
+        self, method: Method, table: WeightTable, parameters: Mapping[str, Any]
     ) -> tuple[dict[str, Tensor], dict[str, Mapping[str, Tensor]]]:
-        """What becomes of what the adapters saved whole: values that replace the base's, and heads kept per task."""
+        """Return what becomes of what the adapters saved whole: values that replace the base's, and heads kept."""
         coefficients = method.coefficients(table, parameters) if method.linear and isinstance(table, list) else None
         return fuse_whole(self.adapters, self.names, table, coefficients, self.heads)
 
-    def _space_for(self, method: Method) -> Space:
-        """Where a linear method does the same in another space for less.
+    def is_linear(self) -> bool:
+        """Whether a linear method gives, in this space, the weighted sum of the adapters' changes of weights."""
+        return space_of(self.space).is_linear(self.adapters)
 
-        Cores lose nothing, so ``core`` is ``delta``; linearized adapters of one φ₀ are linear in their factors, and
-        stay at rank 2r there.
+    def _space_for(self, method: Method) -> str:
+        """The space in which the method gives the same for less; only a linear one ever has a choice.
+
+        A sum needs no cores: it is formed on factors in ``delta``. Where φ₀ is not zero, each change of a weight
+        carries −s·B₀A₀ as further columns, and the ranks add up; the factors of linearized adapters of one φ₀ sum up
+        to the same at twice its rank.
         """
-        if self.space == "factors" or not method.linear:
+        here = space_of(self.space)
+        if not method.linear or not here.intrinsic or not here.is_linear(self.adapters):
             return self.space
-        if not self.adapters[0].start or not all(adapter.metadata.linear_in_factors for adapter in self.adapters):
+        factors = space_of("factors")
+        if not self.adapters[0].start or not factors.is_linear(self.adapters):
             return "delta"
-        if "factors" not in self._vectors:
+        if "factors" not in self._coordinates:
             try:
-                check_factors(self.adapters, self.names)
+                factors.check(self.adapters, self.names)
             except FusionError:
                 return "delta"
-            self._vectors["factors"] = [coordinates(adapter, "factors") for adapter in self.adapters]
         return "factors"
+
+    def _in(self, space: str) -> Coordinates:
+        if space not in self._coordinates:
+            self._coordinates[space] = space_of(space).coordinates(self.adapters)
+        return self._coordinates[space]
 
     def _own_factors(self, method: Method) -> bool:
         """Whether each site can be cut as soon as it is made: its factors are not those of a φ₀ that is known."""
         dense = any(u.factors() is None for adapter in self.adapters for u in adapter.updates.values())
         return not self.adapters[0].start and (not method.linear or dense or self.adapters[0].initial is None)
 
-    def _core_vectors(self) -> tuple[list[TaskVector], Bases]:
-        """Cores in the bases of these adapters; a subset has bases of its own."""
-        if self._cores is None:
-            self._cores = cores(self._vectors["core"])
-        return self._cores
-
     def _check_rank(self, rank: int | None) -> None:
         if rank is None:
             return
         if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-            raise FusionError("rank must be a whole number of at least 1", got=rank, where="fuse.rank")
+            raise ArgumentError("rank must be a whole number of at least 1", got=rank, where="fuse.rank")
         if not self.adapters[0].metadata.of_kind.has_factors:
             fix = "leave the rank out: a full adapter has no factors"
-            raise FusionError("rank is for low-rank adapters", got=rank, where="fuse.rank", fix=fix)
+            raise ArgumentError("rank is for low-rank adapters", got=rank, where="fuse.rank", fix=fix)
 
     def _fused(
-        self,
-        method: Method,
-        table: Table,
-        parameters: Mapping[str, Any],
-        space: Space,
-        rank: int | None,
-        known: Known,
+        self, coordinates: Coordinates, computation: Computation, statistics: MethodStatistics, rank: int | None
     ) -> tuple[TaskVector, dict[str, float]]:
-        """What the method makes of the coordinates; with a rank, cut to it while a site is at hand, and the errors."""
-        prints = in_threads(lambda adapter: adapter.fingerprint, self.adapters) if method.random else []
-        vectors = self._core_vectors()[0] if space == "core" else self._vectors[space]
-        engine = Engine(vectors, partial(site_of, space=space), self.seed, prints, known.of)
-        if method.linear and rank is None:
-            return engine.linear(method, table, parameters), {}
+        """What the method makes of the coordinates; with a rank, cut to it while a site is at hand, and the errors.
+
+        There are five ways to the same numbers. Each is tried where it applies, before those that need more memory::
+
+            cut, linear        Σ cₜ Bₜ Aₜ of one site, cut at once      a site's factors in memory
+            cut, other         f(ΔWₜ) of one site, cut at once          a site's dense tensors
+            linear             Σ cₜ Bₜ Aₜ                               all factors
+            one λ > 0          λ · f(ΔWₜ; 1), from the last call        all sites dense
+            any other          f(ΔWₜ; λₜ)                               all sites dense
+
+        A cut comes first, because uncut results of all sites are what it saves; it is asked for only where nothing
+        else needs them. Linear comes before the scale, which would hold dense what a linear method keeps in factors.
+        The scale comes last: it saves no memory, but a grid over λ costs one call.
+        """
+        engine, method = Engine(coordinates, statistics.of), computation.method
         if rank is not None:
             prepare()
             cut: dict[str, tuple[Update, float]] = (
-                engine.linear_cut(method, table, parameters, rank)
+                engine.linear_cut(computation, rank)
                 if method.linear
-                else engine.dense(method, table, parameters, lambda update: update.compress(rank))
+                else engine.dense(computation, lambda update: update.compress(rank))
             )
             return TaskVector({n: u for n, (u, _) in cut.items()}), {n: error for n, (_, error) in cut.items()}
-        scale = common_scale(table) if method.homogeneous else None
+        if method.linear:
+            return engine.linear(computation), {}
+        scale = common_scale(computation.weights) if method.homogeneous else None
         if scale is None:
-            return TaskVector(engine.dense(method, table, parameters, _itself)), {}
-        key = json.dumps([method.name, parameters], sort_keys=True, default=repr)
+            return TaskVector(engine.dense(computation, _itself)), {}
+        return self._unit_of(engine, computation) * scale, {}
+
+    def _unit_of(self, engine: Engine, computation: Computation) -> TaskVector:
+        """The result for weights of one, kept until another method or other parameters come."""
+        key = json.dumps([computation.method.name, computation.parameters], sort_keys=True, default=repr)
         if self._unit is None or self._unit[0] != key:
             self._unit = None  # frees the last one before the next is made
-            unit = engine.dense(method, [1.0] * len(self.adapters), parameters, _itself)
-            self._unit = (key, TaskVector(unit))
-        return self._unit[1] * scale if scale != 1.0 else self._unit[1], {}
+            ones = replace(computation, weights=[1.0] * len(self.adapters))
+            self._unit = (key, TaskVector(engine.dense(ones, _itself)))
+        return self._unit[1]
+
+    def _info(self, computation: Computation, statistics: MethodStatistics, kept: bool) -> FusedInfo:
+        """How the fused adapter was made, for its metadata."""
+        return FusedInfo(
+            method=computation.method.name,
+            space=self.space,
+            parents=[
+                Parent(name=name, task=adapter.metadata.task, fingerprint=adapter.fingerprint)
+                for name, adapter in zip(self.names, self.adapters, strict=True)
+            ],
+            weights=computation.weights,
+            parameters={**computation.method.parameters, **computation.parameters},
+            seed=self.seed,
+            statistics=statistics.to_dicts(),
+            heads=self.heads if kept or any(adapter.whole for adapter in self.adapters) else None,
+        )
 
 
 def _plain(value: Any) -> Any:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from tangora.errors import FusionError
-from tangora.fusion.weights import Table
+from tangora.errors import ArgumentError, FusionError
+from tangora.fusion.weights import WeightTable
 from tangora.support.validation import did_you_mean
 
 if TYPE_CHECKING:
@@ -30,20 +30,20 @@ _BASE = "give the base's folder, with --base or base=, from which the biases dif
 
 
 def check_heads(heads: object) -> None:
-    """Refuse a word that is none.
+    """Refuse a treatment of heads that does not exist.
 
     Raises:
-        FusionError: it is neither ``keep`` nor ``fuse``.
+        ArgumentError: it is neither ``keep`` nor ``fuse``.
     """
     if heads is not None and heads not in get_args(Heads):
         fix = did_you_mean(str(heads), list(get_args(Heads)))
-        raise FusionError("heads are kept or fused", got=heads, where="fuse.heads", fix=fix)
+        raise ArgumentError("heads are kept or fused", got=heads, where="fuse.heads", fix=fix)
 
 
 def fuse_whole(
     adapters: Sequence[Adapter],
     names: Sequence[str],
-    weights: Table,
+    weights: WeightTable,
     coefficients: Sequence[float] | None,
     heads: Heads | None,
 ) -> tuple[dict[str, Tensor], dict[str, Named]]:
@@ -95,7 +95,7 @@ def _biases(biases: Sequence[Named], coefficients: Sequence[float] | None) -> di
     return {name: _sum([named[name] for named in biases], coefficients, name) for name in biases[0]}
 
 
-def _mean(modules: Sequence[Named], names: Sequence[str], weights: Table) -> dict[str, Tensor]:
+def _mean(modules: Sequence[Named], names: Sequence[str], weights: WeightTable) -> dict[str, Tensor]:
     place = "fuse.heads"
     for name, named in zip(names, modules, strict=True):
         if odd := sorted(named.keys() ^ modules[0].keys()):

@@ -13,17 +13,17 @@ import torch
 from tangora.adapters.adapter import Adapter
 from tangora.adapters.formats.lora.layers import expert_of, layer_of
 from tangora.adapters.formats.lora.settings import parameters_of
+from tangora.adapters.initial import fingerprint
 from tangora.adapters.metadata import BaseInfo, FusedInfo, Metadata
-from tangora.errors import FusionError
-from tangora.updates.task_vector import Factors, LowRank, TaskVector, Update
+from tangora.errors import ArgumentError, FusionError
+from tangora.updates.task_vector import LowRank, TaskVector, Update
 
 if TYPE_CHECKING:
     from tangora.storage.checkpoint import Checkpoint
 
-__all__ = ["check", "check_belongs", "check_factors", "check_low_rank", "cut_to", "inherit"]
+__all__ = ["check", "check_belongs", "cut_to", "fingerprint_of", "inherit", "is_same"]
 
 _PLACE = "fuse.adapters"
-_DELTA = "use space='delta', which does not need it"
 _SELECTION = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
 _LISTS = ("modules_to_save", "target_parameters")
 _T = TypeVar("_T")
@@ -33,10 +33,11 @@ def check(adapters: Sequence[Adapter], names: Sequence[str], same_base: bool) ->
     """Refuse adapters of different kinds, bases, shapes, or starting functions.
 
     Raises:
+        ArgumentError: there are none.
         FusionError: says which two, and where.
     """
     if not adapters:
-        raise FusionError("nothing to fuse", got=0, where=_PLACE, fix="give at least one adapter")
+        raise ArgumentError("nothing to fuse", got=0, where=_PLACE, fix="give at least one adapter")
     a, x = names[0], adapters[0]
     bases: dict[BaseInfo, str] = {}
     owners: dict[str, tuple[str, Adapter]] = {}
@@ -48,7 +49,7 @@ def check(adapters: Sequence[Adapter], names: Sequence[str], same_base: bool) ->
         _check_sites(b, y, owners)
         if not _same_factors(x.start, y.start):
             what = f"{a} and {b} started from different functions: B₀A₀ is not zero and differs"
-            what += f", φ₀ has fingerprints {_print(x.start)} and {_print(y.start)}"
+            what += f", φ₀ has fingerprints {fingerprint_of(x.start)} and {fingerprint_of(y.start)}"
             raise FusionError(what, where=_PLACE, fix="train them with a_init: shared, or with B₀ = 0")
     for (one, first), (other, second) in combinations(bases.items(), 2) if not same_base else ():
         _check_base(first, one, second, other)
@@ -111,81 +112,22 @@ def _check_sites(b: str, y: Adapter, owners: dict[str, tuple[str, Adapter]]) -> 
 
 
 def _same_factors(x: Mapping[str, LowRank], y: Mapping[str, LowRank]) -> bool:
-    return x.keys() == y.keys() and all(x[s].scaling == y[s].scaling and _same(x[s], y[s]) for s in x)
+    return x.keys() == y.keys() and all(x[s].scaling == y[s].scaling and is_same(x[s], y[s]) for s in x)
 
 
-def _print(initial: Mapping[str, LowRank]) -> str:
-    from tangora.adapters.initial import fingerprint
-
+def fingerprint_of(initial: Mapping[str, LowRank]) -> str:
+    """Return the first digits of φ₀'s fingerprint, for a message."""
     return fingerprint(initial)[:12]
 
 
-def _same(x: LowRank, y: LowRank) -> bool:
+def is_same(x: LowRank, y: LowRank) -> bool:
+    """Whether two factorizations are equal, scaling aside."""
     return x is y or (torch.equal(x.a, y.a) and torch.equal(x.b, y.b))
-
-
-def check_factors(adapters: Sequence[Adapter], names: Sequence[str]) -> None:
-    """Refuse what cannot be fused factor by factor: other sites, ranks, scalings, or not one known φ₀.
-
-    Raises:
-        FusionError: says which adapter, and where.
-    """
-    first = adapters[0]
-    for name, adapter in zip(names, adapters, strict=True):
-        initial = adapter.initial
-        if initial is None or not adapter.updates.keys() <= initial.keys():
-            raise FusionError(f"space 'factors' needs φ₀, which {name} does not tell", where="fuse.space", fix=_DELTA)
-        if odd := sorted(adapter.updates.keys() ^ first.updates.keys()):
-            what = f"space 'factors' needs equal sites; {names[0]} and {name} differ"
-            raise FusionError(what, where=odd[0], fix=_DELTA)
-        for site, update in adapter.updates.items():
-            start, one = initial[site], (first.initial or initial)[site]
-            linearized = adapter.metadata.linear_in_factors
-            mine = _check_factored(update, start, f"{name} at {site}", linearized)
-            ours = first.updates[site].factors() or mine
-            _agree("ranks", names[0], ours.rank, name, mine.rank, site)
-            _agree("scalings", names[0], ours.scaling, name, mine.scaling, site)
-            if not _same(start, one):
-                what = f"{names[0]} and {name} started from different φ₀"
-                what += f", of fingerprints {_print(first.initial or initial)} and {_print(initial)}"
-                raise FusionError(what, where=site, fix=_DELTA)
-
-
-def check_low_rank(adapters: Sequence[Adapter], names: Sequence[str]) -> None:
-    """Refuse updates that are not low-rank where their factors are needed.
-
-    Raises:
-        FusionError: says which adapter, and where.
-    """
-    for name, adapter in zip(names, adapters, strict=True):
-        for site, update in adapter.task_vector.items():
-            if update.factors() is None:
-                what = f"space 'core' needs low-rank updates, {name} has a dense one"
-                raise FusionError(what, where=site, fix=_DELTA)
-
-
-def _check_factored(update: Update, start: LowRank, where: str, linearized: bool) -> Factors:
-    """Refuse an update that is neither ``s·BA`` of φ₀'s rank nor the linearized ``s·[B | B₀] [A₀ ; A − A₀]``."""
-    factors = update.factors()
-    if factors is None:
-        raise FusionError("space 'factors' needs a low-rank update", where=where, fix=_DELTA)
-    r = start.rank
-    exported = linearized and factors.rank == 2 * r
-    exported = exported and torch.equal(factors.b[:, r:], start.b) and torch.equal(factors.a[:r], start.a)
-    if factors.rank != r and not exported:
-        what = f"the rank is {factors.rank}, that of φ₀ {r}"
-        raise FusionError(what, where=where, fix=_DELTA)
-    return factors
 
 
 def _rank(update: Update) -> int | None:
     factors = update.factors()
     return None if factors is None else factors.rank
-
-
-def _agree(what: str, a: str, x: float, b: str, y: float, site: str) -> None:
-    if x != y:
-        raise FusionError(f"the {what} differ: {a} has {x:g}, {b} has {y:g}", where=site, fix=_DELTA)
 
 
 def inherit(parents: Sequence[Adapter], updates: Mapping[str, Update], fused: FusedInfo) -> Adapter:

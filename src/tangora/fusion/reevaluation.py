@@ -13,7 +13,7 @@ A rounding may move an entry across a threshold, which matters where few are kep
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,8 @@ from tangora.adapters.in_peft.comparison import InPeft, relative
 from tangora.adapters.initial import seed_of
 from tangora.adapters.metadata import FusedInfo
 from tangora.errors import AdapterError
-from tangora.fusion.spaces import coordinates, site_of, updates_from
+from tangora.fusion.computation import Computation
+from tangora.fusion.contract import Coordinates, space_of
 from tangora.fusion.uniforms import drawn
 from tangora.methods import Method, get
 from tangora.support.threads import in_threads
@@ -47,33 +48,35 @@ def evaluate_again(info: FusedInfo, parents: Sequence[Adapter], read: InPeft) ->
     Raises:
         AdapterError: the files hold something else than the method gives.
     """
-    method = get(info.method)
-    if method.statistics or info.space == "core":
+    method, space = get(info.method), space_of(info.space)
+    if method.statistics or (space.needs_start and any(parent.initial is None for parent in parents)):
         return 0, None
-    try:
-        vectors = [coordinates(parent, info.space) for parent in parents]
-    except KeyError:  # no φ₀
+    computation = Computation(
+        method, info.weights, info.parameters, info.seed, [parent.fingerprint for parent in info.parents]
+    )
+    coordinates = space.coordinates(parents)
+    if not coordinates.separate or not (sites := _chosen(method, coordinates)):
         return 0, None
-    if not (sites := _chosen(method, info, vectors)):
-        return 0, None
+    part = space.coordinates([_only(parent, sites) for parent in parents])
     worst, narrow = 0.0, dict[str, Tensor]()
-    for site, expected in _expected(method, info, parents, vectors, sites, torch.float64):
+    for site, expected in _expected(computation, part, sites, torch.float64):
         found = read.dense(site).reshape(expected.shape)
         try:
             difference = _difference(site, found, expected, info)
         except AdapterError:
             difference = _difference(site, found, expected, info, COARSE)
-            narrow = narrow or dict(_expected(method, info, parents, vectors, sites, torch.float32))
+            narrow = narrow or dict(_expected(computation, part, sites, torch.float32))
             _difference(site, found, narrow[site], info)
         worst = max(worst, difference)
     return len(sites), worst
 
 
-def _chosen(method: Method, info: FusedInfo, vectors: Sequence[TaskVector]) -> list[str]:
+def _chosen(method: Method, coordinates: Coordinates) -> list[str]:
     sizes: dict[str, int] = {}
-    for name, shape in {name: update.shape for vector in vectors for name, update in vector.items()}.items():
-        site = site_of(name, info.space)
-        sizes[site] = sizes.get(site, 0) + math.prod(shape) * len(vectors)
+    shapes = {name: update.shape for vector in coordinates.vectors for name, update in vector.items()}
+    for name, shape in shapes.items():
+        site = coordinates.site_of(name)
+        sizes[site] = sizes.get(site, 0) + math.prod(shape) * len(coordinates.vectors)
     if method.granularity == "model":
         return sorted(sizes) if sum(sizes.values()) <= _NUMBERS else []
     chosen: list[str] = []
@@ -86,22 +89,18 @@ def _chosen(method: Method, info: FusedInfo, vectors: Sequence[TaskVector]) -> l
 
 
 def _expected(
-    method: Method,
-    info: FusedInfo,
-    parents: Sequence[Adapter],
-    vectors: Sequence[TaskVector],
-    sites: Sequence[str],
-    dtype: torch.dtype,
+    computation: Computation, coordinates: Coordinates, sites: Sequence[str], dtype: torch.dtype
 ) -> Iterator[tuple[str, Float[Tensor, "out in"]]]:
     """Site -> the whole update, as the method makes it in ``dtype``."""
-    names = sorted(n for n in {n for vector in vectors for n in vector} if site_of(n, info.space) in sites)
-    if method.granularity == "model":
-        pieces = _together(method, info, {name: _stack(name, vectors, dtype) for name in names})
+    vectors = coordinates.vectors
+    names = sorted({name for vector in vectors for name in vector if coordinates.site_of(name) in sites})
+    rows = {name: computation.row(coordinates.site_of(name)) for name in names}
+    if computation.method.granularity == "model":
+        pieces = _together(computation, rows, {name: _stack(name, vectors, dtype) for name in names})
     else:  # a thread for each, as products in several may round otherwise
-        made = in_threads(lambda name: _one(method, info, name, _stack(name, vectors, dtype)), names)
+        made = in_threads(lambda name: _one(computation, rows[name], name, _stack(name, vectors, dtype)), names)
         pieces = dict(zip(names, made, strict=True))
-    first = replace(parents[0], updates=_only(parents[0].updates, sites), initial=_only(parents[0].initial, sites))
-    whole = updates_from(TaskVector({n: Dense(p) for n, p in pieces.items()}), info.space, first)
+    whole = coordinates.back(TaskVector({n: Dense(p) for n, p in pieces.items()}))
     for site in sites:
         yield site, whole[site].dense().double()
 
@@ -114,37 +113,45 @@ def _stack(name: str, vectors: Sequence[TaskVector], dtype: torch.dtype) -> Floa
     return stack
 
 
-def _one(method: Method, info: FusedInfo, name: str, stack: Float[Tensor, "tasks *param"]) -> Float[Tensor, "*param"]:
-    weights = stack.new_tensor(_row(info, name)).reshape(-1, *(1,) * (stack.ndim - 1))
-    made: Tensor = method.function(stack, weights=weights, **_draws(method, info, name, stack), **info.parameters)
+def _one(
+    computation: Computation, row: Sequence[float], name: str, stack: Float[Tensor, "tasks *param"]
+) -> Float[Tensor, "*param"]:
+    weights = stack.new_tensor(row).reshape(-1, *(1,) * (stack.ndim - 1))
+    given = _draws(computation, name, stack) | dict(computation.parameters)
+    made: Tensor = computation.method.function(stack, weights=weights, **given)
     return made
 
 
-def _together(method: Method, info: FusedInfo, stacks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _together(
+    computation: Computation, rows: Mapping[str, Sequence[float]], stacks: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     """Every site as one vector per task, for a method that must see the whole model."""
     flat = {name: stack.flatten(1) for name, stack in stacks.items()}
     sizes = [stack.shape[1] for stack in flat.values()]
-    rows = [stack.new_tensor(_row(info, n))[:, None].expand_as(stack) for n, stack in flat.items()]
-    draws = [_draws(method, info, name, stack) for name, stack in stacks.items()]
-    given = {"uniforms": torch.cat([d["uniforms"].flatten(1) for d in draws], 1)} if method.random else {}
-    whole = method.function(torch.cat([*flat.values()], 1), weights=torch.cat(rows, 1), **given, **info.parameters)
+    weights = torch.cat([stack.new_tensor(rows[n])[:, None].expand_as(stack) for n, stack in flat.items()], 1)
+    given: dict[str, Any] = dict(computation.parameters)
+    if computation.method.random:
+        draws = [_draws(computation, name, stack)["uniforms"].flatten(1) for name, stack in stacks.items()]
+        given["uniforms"] = torch.cat(draws, 1)
+    whole = computation.method.function(torch.cat([*flat.values()], 1), weights=weights, **given)
     pieces = zip(stacks.items(), whole.split(sizes), strict=True)
     return {name: piece.reshape(stack.shape[1:]) for (name, stack), piece in pieces}
 
 
-def _row(info: FusedInfo, name: str) -> list[float]:
-    return info.weights[site_of(name, info.space)] if isinstance(info.weights, dict) else info.weights
-
-
-def _draws(method: Method, info: FusedInfo, name: str, stack: Tensor) -> dict[str, Any]:
-    if not method.random:
+def _draws(computation: Computation, name: str, stack: Tensor) -> dict[str, Any]:
+    if not computation.method.random:
         return {}
-    prints = [parent.fingerprint for parent in info.parents]
-    return {"uniforms": drawn(info.seed, name, prints, stack.shape[1:])}
+    return {"uniforms": drawn(computation.seed, name, computation.fingerprints, stack.shape[1:])}
 
 
-def _only(updates: Mapping[str, Any] | None, sites: Collection[str]) -> Any:
-    return None if updates is None else {site: updates[site] for site in sites if site in updates}
+def _only(adapter: Adapter, sites: Sequence[str]) -> Adapter:
+    """The adapter at these sites alone."""
+    initial = adapter.initial
+    return replace(
+        adapter,
+        updates={site: adapter.updates[site] for site in sites if site in adapter.updates},
+        initial=None if initial is None else {site: initial[site] for site in sites if site in initial},
+    )
 
 
 def _difference(site: str, found: Tensor, expected: Tensor, info: FusedInfo, tolerance: float = TOLERANCE) -> float:

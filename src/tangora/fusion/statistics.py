@@ -24,15 +24,17 @@ from torch import Tensor
 
 from tangora.adapters.metadata import BaseInfo
 from tangora.errors import ArgumentError, FileError, FusionError
+from tangora.fusion.contract import space_of
 from tangora.methods import Method, Statistic
 from tangora.support.files import atomic_file, digest, read_json, refuse_existing, write_json, write_safetensors
+from tangora.support.shown import one_line
 from tangora.support.validation import validate
 from tangora.support.version import package_version
 
 if TYPE_CHECKING:
     from tangora.adapters.adapter import Adapter
 
-__all__ = ["About", "Known", "Statistics", "StatisticsLike", "load", "match", "opened", "refuse_superfluous"]
+__all__ = ["About", "MethodStatistics", "Statistics", "StatisticsLike", "load", "match", "opened", "refuse_superfluous"]
 
 StatisticsLike: TypeAlias = "Statistics | str | os.PathLike[str]"
 
@@ -77,6 +79,11 @@ class Statistics:
     tensors: Mapping[str, Tensor]
     where: str = "statistics in memory"
 
+    def __repr__(self) -> str:
+        about = self.about
+        rows = f"{about.rows} {about.split} rows of {about.task!r}"
+        return one_line("Statistics", " and ".join(about.kinds), rows, f"{len(self.tensors)} tensors")
+
     @cached_property
     def fingerprint(self) -> str:
         """Sha-256 (hex) of everything that decides their numbers."""
@@ -86,7 +93,8 @@ class Statistics:
         """The tensor of one site; None where it has no Gram because it is not a linear layer.
 
         Raises:
-            FusionError: the site is missing, or its numbers are not finite.
+            FusionError: the site is missing.
+            FileError: its numbers are not finite.
         """
         if kind == "gram" and site in self.about.averaged:
             return None
@@ -95,7 +103,7 @@ class Statistics:
             fix = "collect them again with --also and the adapter that has the site"
             raise FusionError(f"there is no {kind} of a site", got=site, where=self.where, fix=fix)
         if not bool(torch.isfinite(tensor).all()):
-            raise FusionError("a statistic is not finite", where=f"{site}.{kind} in {self.where}", fix=_FIX)
+            raise FileError("a statistic is not finite", where=f"{site}.{kind} in {self.where}", fix=_FIX)
         return tensor
 
     def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> Statistics:
@@ -141,21 +149,20 @@ def opened(given: StatisticsLike) -> Statistics:
 
 
 @dataclass(frozen=True)
-class Known:
-    """What one method is told: statistics of one kind, one per adapter; nothing where it needs nothing."""
+class MethodStatistics:
+    """The statistics passed to a method: one kind, one entry per adapter. Empty if the method needs none."""
 
     kind: Statistic | None
     statistics: Sequence[Statistics] = ()
 
-    @property
-    def told(self) -> list[dict[str, Any]] | None:
-        """For the metadata of what is fused."""
+    def to_dicts(self) -> list[dict[str, Any]] | None:
+        """Return whose statistics they are, for the metadata of what is fused; None if the method needs none."""
         keys = {"task", "split", "rows", "seed"}
         each = [s.about.model_dump(include=keys) | {"fingerprint": s.fingerprint} for s in self.statistics]
         return [{"kind": self.kind, **one} for one in each] if self.kind else None
 
     def of(self, site: str, shape: Sequence[int]) -> Tensor | None:
-        """The tensors of one site, stacked; None where it has none.
+        """Return the tensors of one site, stacked; None if it has none.
 
         Raises:
             FusionError: one is missing, or of a shape that does not go with the update's.
@@ -176,17 +183,16 @@ class Known:
 
 def match(
     given: Sequence[Statistics], method: Method, space: str, adapters: Sequence[Adapter], names: Sequence[str]
-) -> Known:
-    """What ``method`` is told of each adapter; the statistics are found by fingerprint, in whatever order.
+) -> MethodStatistics:
+    """Pick the statistics that ``method`` needs of each adapter, by fingerprint, in whatever order they are given.
 
     Raises:
-        FusionError: an adapter has none, which is told with all fingerprints, or none of the kind; another space than
-            ``delta``.
+        FusionError: an adapter has none, or none of the kind; the space does not fuse changes of weights as they are.
     """
     kind = method.statistics
     if kind is None:
-        return Known(None)
-    if space != "delta":
+        return MethodStatistics(None)
+    if not space_of(space).plain:
         fix = "use space='delta'"
         raise FusionError(f"{method.name}: statistics are of whole weights", got=space, where="fuse.space", fix=fix)
     by_print = {one.about.adapter: one for one in given}
@@ -200,19 +206,20 @@ def match(
             what = f"{method.name} needs {kind} statistics"
             raise FusionError(what, got=", ".join(mine.about.kinds), where=mine.where, fix=f"{_FIX} --kind {kind}")
         found.append(mine)
-    return Known(kind, found)
+    return MethodStatistics(kind, found)
 
 
 def refuse_superfluous(
     given: Sequence[Statistics], method: Method, adapters: Sequence[Adapter], names: Sequence[str]
 ) -> None:
-    """Statistics that would not be used are a misunderstanding.
+    """Refuse statistics that would not be used: they are a misunderstanding.
 
     Raises:
-        FusionError: the method needs none, or some are of an adapter that is not fused.
+        ArgumentError: the method needs none.
+        FusionError: some are of an adapter that is not fused.
     """
     if given and method.statistics is None:
-        raise FusionError(f"{method.name} needs no statistics", got=len(given), where=_PLACE, fix="leave them out")
+        raise ArgumentError(f"{method.name} needs no statistics", got=len(given), where=_PLACE, fix="leave them out")
     prints = {adapter.fingerprint for adapter in adapters} if given else set()
     for one in given:
         if one.about.adapter not in prints:

@@ -26,8 +26,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,92 +39,79 @@ from tangora.adapters.in_peft.verification import TOLERANCE, Verification, check
 from tangora.adapters.initial import seed_of
 from tangora.adapters.metadata import FusedInfo
 from tangora.errors import AdapterError
+from tangora.fusion.computation import Computation
+from tangora.fusion.contract import space_of
+from tangora.fusion.fusion import Fusion
 from tangora.fusion.reevaluation import evaluate_again
+from tangora.fusion.sources import Source
+from tangora.methods import get
 from tangora.updates.task_vector import LowRank, Update
 
 if TYPE_CHECKING:
     from tangora.adapters.adapter import Adapter
 
-__all__ = ["Parent", "Verification", "verify"]
+__all__ = ["Verification", "verify"]
 
 GAUGE_TOLERANCE = 1e-2  # of methods with thresholds, where a rounding may move an entry across
 
 
-@dataclass(frozen=True)
-class Parent:
-    """An adapter that was fused, and its folder, where it came from one."""
-
-    adapter: Adapter
-    folder: Path | None = None
-
-
-def verify(adapter: Adapter, folder: Path, parents: Sequence[Parent] = ()) -> Verification:
+def verify(adapter: Adapter, folder: Path, sources: Sequence[Source] = ()) -> Verification:
     """Read an adapter's folder through stock peft and compare it; see the module.
 
     Args:
         adapter: what the folder should say.
         folder: its files.
-        parents: what it was fused from, where that is known.
+        sources: what it was fused from, if that is known.
 
     Raises:
         AdapterError: peft loads something else.
     """
     begun = time.perf_counter()
-    info = adapter.metadata.fused
-    coefficients = _coefficients(info, [p.adapter for p in parents]) if info is not None and parents else None
+    info, parents = adapter.metadata.fused, [source.adapter for source in sources]
+    computation = _linear(info, parents) if info is not None and parents else None
     read = InPeft(adapter, folder)
-    expected = None if coefficients is None else partial(_terms, parents=parents, coefficients=coefficients)
+    expected = None if computation is None else partial(_terms, parents=parents, computation=computation)
     found = compare(adapter, read, expected)
     again, again_error = 0, None
-    if info is not None and parents and coefficients is None:
-        again, again_error = evaluate_again(info, [p.adapter for p in parents], read)
+    if info is not None and parents and computation is None:
+        again, again_error = evaluate_again(info, parents, read)
     return replace(
         found,
-        reference="result" if coefficients is None else "parents",
+        reference="result" if computation is None else "parents",
         again=again,
         again_error=again_error,
-        identity=_identity(parents),
+        identity=_identity(sources),
         gauge=_gauge(info, parents) if info is not None else None,
         seconds=time.perf_counter() - begun,
     )
 
 
-def _coefficients(info: FusedInfo, parents: Sequence[Adapter]) -> Mapping[str, list[float]] | list[float] | None:
-    """Those of a linear method whose result was neither cut nor fused factor by factor; else None."""
-    from tangora.methods import get
-
+def _linear(info: FusedInfo, parents: Sequence[Adapter]) -> Computation | None:
+    """What a linear method computed, if its result is the sum of the parents' updates: neither cut nor by factors."""
     method = get(info.method)
-    if not method.linear or info.rank is not None or info.space == "factors" or any(p.start for p in parents):
+    summed = method.linear and info.rank is None and space_of(info.space).intrinsic
+    if not summed or any(parent.start for parent in parents):
         return None
-    if isinstance(info.weights, dict):
-        return {site: method.coefficients(row, info.parameters) for site, row in info.weights.items()}
-    return method.coefficients(info.weights, info.parameters)
+    return Computation(method, info.weights, info.parameters)
 
 
-def _terms(
-    site: str, parents: Sequence[Parent], coefficients: Mapping[str, list[float]] | list[float]
-) -> list[tuple[Update, float]]:
-    row = coefficients[site] if isinstance(coefficients, Mapping) else coefficients
-    pairs = zip(parents, row, strict=True)
-    return [(parent.adapter.updates[site], c) for parent, c in pairs if site in parent.adapter.updates]
+def _terms(site: str, parents: Sequence[Adapter], computation: Computation) -> list[tuple[Update, float]]:
+    pairs = zip(parents, computation.coefficients(site), strict=True)
+    return [(parent.updates[site], c) for parent, c in pairs if site in parent.updates]
 
 
-def _identity(parents: Sequence[Parent]) -> float | None:
+def _identity(sources: Sequence[Source]) -> float | None:
     """The largest difference between what peft reads from the parents' own files, and what Tangora did."""
-    alike = {read_alike(p.adapter): p for p in reversed(parents) if p.folder is not None}
-    errors = [check_readable(p.adapter, p.folder) for p in alike.values() if p.folder is not None]
+    alike = {read_alike(s.adapter): s for s in reversed(sources) if s.folder is not None}
+    errors = [check_readable(s.adapter, s.folder) for s in alike.values() if s.folder is not None]
     return max((error for error in errors if error is not None), default=None)
 
 
-def _gauge(info: FusedInfo, parents: Sequence[Parent]) -> float | None:
+def _gauge(info: FusedInfo, adapters: Sequence[Adapter]) -> float | None:
     """How far the smallest site's fusion moves when the parents' factors are written otherwise."""
-    from tangora.fusion.fusion import Fusion
-    from tangora.methods import get
-
-    method = get(info.method)
-    adapters = [parent.adapter for parent in parents]
-    site = _smallest(adapters)
-    if site is None or info.space == "factors" or method.random or method.statistics or any(a.start for a in adapters):
+    method, site = get(info.method), _smallest(adapters)
+    depends = not space_of(info.space).intrinsic or any(a.start for a in adapters)
+    if site is None or depends or method.random or method.statistics:
         return None
     weights: Any = {site: info.weights[site]} if isinstance(info.weights, dict) else info.weights
     found = []

@@ -6,33 +6,33 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from tangora.errors import FusionError
+from tangora.errors import ArgumentError
 from tangora.support.validation import did_you_mean
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Table", "Weights", "common_scale", "tabulate"]
+__all__ = ["WeightTable", "Weights", "common_scale", "tabulate"]
 
 Weights: TypeAlias = "float | Sequence[float] | Tensor | Mapping[str, float | Sequence[float]]"
-Table: TypeAlias = "list[float] | dict[str, list[float]]"
+WeightTable: TypeAlias = "list[float] | dict[str, list[float]]"
 
 
-def tabulate(weights: Weights, count: int, sites: Iterable[str]) -> Table:
+def tabulate(weights: Weights, count: int, sites: Iterable[str]) -> WeightTable:
     """One finite number for each of ``count`` task vectors, or that for every site.
 
     Raises:
-        FusionError: the count is wrong, a weight is not a finite number, a site is unknown or left out.
+        ArgumentError: the count is wrong, a weight is not a finite number, a site is unknown or left out.
     """
     if not isinstance(weights, Mapping):
         return _row(weights, count, "fuse.weights")
     known = sorted(sites)
     for site in weights:
         if site not in known:
-            raise FusionError("no such site", got=site, where="fuse.weights", fix=did_you_mean(site, known[:20]))
+            raise ArgumentError("no such site", got=site, where="fuse.weights", fix=did_you_mean(site, known[:20]))
     if missing := [site for site in known if site not in weights]:
         fix = "give every site its own"
-        raise FusionError("a site has no weights", got=missing[0], where="fuse.weights", fix=fix)
+        raise ArgumentError("a site has no weights", got=missing[0], where="fuse.weights", fix=fix)
     return {site: _row(weights[site], count, f"fuse.weights.{site}") for site in known}
 
 
@@ -42,16 +42,16 @@ def _row(weights: Any, count: int, where: str) -> list[float]:
     try:
         row = [float(w) for w in weights] if hasattr(weights, "__len__") else [float(weights)] * count
     except (TypeError, ValueError):
-        raise FusionError("weights must be numbers", got=weights, where=where) from None
+        raise ArgumentError("weights must be numbers", got=weights, where=where) from None
     if len(row) != count:
         what = f"{count} adapters need {count} weights"
-        raise FusionError(what, got=len(row), where=where, fix="give one number for all, or one for each")
+        raise ArgumentError(what, got=len(row), where=where, fix="give one number for all, or one for each")
     if not all(math.isfinite(w) for w in row):
-        raise FusionError("weights must be finite", got=row, where=where, fix="correct the weights")
+        raise ArgumentError("weights must be finite", got=row, where=where, fix="correct the weights")
     return row
 
 
-def common_scale(table: Table) -> float | None:
+def common_scale(table: WeightTable) -> float | None:
     """λ where it is one positive number for all tasks and sites."""
     rows = list(table.values()) if isinstance(table, dict) else [table]
     first = rows[0][0]

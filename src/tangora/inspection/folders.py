@@ -24,6 +24,7 @@ from tangora.storage.checkpoint import Checkpoint, is_adapter, open_checkpoint
 from tangora.storage.header import FLOATS, Stored, read_header
 from tangora.storage.tensors import finite, read_rows
 from tangora.support.files import inside, read_json
+from tangora.support.shown import one_line
 from tangora.updates.task_vector import Dense, Update
 
 if TYPE_CHECKING:
@@ -89,6 +90,10 @@ class Inspected:
     needs_base: str | None = None
     problem: str | None = None
     about: Any = field(default=None, repr=False)
+
+    def __repr__(self) -> str:
+        held = f"{len(self.sites)} sites" if self.sites else f"{self.tensors} tensors"
+        return one_line("Inspected", repr(self.path), self.kind, self.problem or held)
 
     def told(self) -> dict[str, Any]:
         """For a machine: everything but the objects behind it."""

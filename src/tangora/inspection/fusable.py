@@ -12,9 +12,12 @@ from tangora.checkpoints.onto_base import align_adapters
 from tangora.checkpoints.steps import check_method
 from tangora.checkpoints.tied import apart
 from tangora.errors import TangoraError
-from tangora.fusion.lineage import check, check_low_rank
+from tangora.fusion.contract import space_of
+from tangora.fusion.lineage import check
 from tangora.inspection.folders import Inspected, adapters_of, checkpoints_of
 from tangora.methods import Method, methods
+from tangora.support.seams import SPACES
+from tangora.support.shown import one_line
 
 __all__ = ["Fusable", "fusable"]
 
@@ -32,6 +35,10 @@ class Fusable:
     spaces: dict[str, list[str]] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        spaces = (f"{len(methods)} methods in {space}" for space, methods in self.spaces.items())
+        return one_line("Fusable", *spaces, self.reasons.get("all"))
 
     def told(self) -> dict[str, Any]:
         """For a machine."""
@@ -72,17 +79,19 @@ def _adapters(adapters: Sequence[Inspected], answer: Fusable) -> None:
     except TangoraError as reason:
         answer.reasons["all"] = str(reason)
         return
-    count = len(adapters)
-    answer.spaces["delta"] = [m.name for m in methods().values() if _takes(m, count)]
-    try:
-        check_low_rank(lights, names)
-        answer.spaces["core"] = answer.spaces["delta"]
-    except TangoraError as reason:
-        answer.reasons["core"] = str(reason)
-    if reason_not := _not_by_factors(adapters, names):
-        answer.reasons["factors"] = reason_not
-    else:
-        answer.spaces["factors"] = [m.name for m in methods().values() if _takes(m, count) and not m.statistics]
+    for name in sorted(SPACES, key=lambda name: name != "delta"):
+        try:
+            space = space_of(name)
+            if not space.needs_start:
+                space.check(lights, names)
+            elif reason_not := _other_starts(adapters, names):
+                answer.reasons[name] = reason_not
+                continue
+        except TangoraError as reason:
+            answer.reasons[name] = str(reason)
+            continue
+        taken = (m for m in methods().values() if _takes(m, len(adapters)))
+        answer.spaces[name] = [m.name for m in taken if space.plain or not m.statistics]
     _notes(adapters, answer)
 
 
@@ -99,8 +108,8 @@ def _takes(method: Method, count: int) -> bool:
     return method.tasks is None or method.tasks == count
 
 
-def _not_by_factors(adapters: Sequence[Inspected], names: Sequence[str]) -> str | None:
-    """Why A and B cannot be fused by themselves; from what is told of φ₀, not from φ₀."""
+def _other_starts(adapters: Sequence[Inspected], names: Sequence[str]) -> str | None:
+    """Why a space that needs φ₀ cannot take them; from its fingerprint in ``tangora.json``, as φ₀ is not loaded."""
     first = adapters[0]
     for name, one in zip(names, adapters, strict=True):
         if one.initial is None:

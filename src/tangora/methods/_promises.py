@@ -65,6 +65,11 @@ class Promises:
     neutral: Mapping[str, Any] = field(default_factory=dict)
     copies: tuple[int, int] = (3, 6)
 
+    @property
+    def needs_whole(self) -> bool:
+        """Whether a call must see a whole tensor: it looks beyond an entry, and not only for its cutoff."""
+        return self.granularity != "element" and self.cutoff is None
+
     def __post_init__(self) -> None:
         if self.granularity not in get_args(Granularity):
             raise PluginError("no such granularity", got=self.granularity, fix=_valid(Granularity))

@@ -15,7 +15,6 @@ from pathlib import Path
 from tangora import quickstart
 from tangora.adapters.adapter import Adapter, load
 from tangora.config.recipe import Recipe, load_recipe
-from tangora.config.settings import Space
 from tangora.errors import DataError, ModelError
 from tangora.evaluation.evaluator import Evaluator, ScoreStore
 from tangora.fusion.fusion import Fusion
@@ -49,7 +48,7 @@ class Context:
     machine: Machine | None = None
     _base: Base | None = field(default=None, repr=False)
     _tasks: dict[str, Task] = field(default_factory=dict, repr=False)
-    _fusion: tuple[tuple[str, Space], Fusion] | None = field(default=None, repr=False)
+    _fusion: tuple[tuple[str, str], Fusion] | None = field(default=None, repr=False)
     _statistics: dict[str, dict[str, Statistics]] = field(default_factory=dict, repr=False)
     _digests: dict[str, str] = field(default_factory=dict, repr=False)
 
@@ -133,7 +132,7 @@ class Context:
             self._statistics[mode] = {name: load_statistics(folder / f"{name}.safetensors") for name in self.names}
         return self._statistics[mode]
 
-    def fusion(self, mode: str, space: Space, statistics: Mapping[str, Statistics]) -> Fusion:
+    def fusion(self, mode: str, space: str, statistics: Mapping[str, Statistics]) -> Fusion:
         """Return the fusion of all experts of a mode; the last one is kept, since stacked full models are large."""
         if self._fusion is None or self._fusion[0] != (mode, space):
             self._fusion = None  # frees the last one before the next is made

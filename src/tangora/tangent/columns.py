@@ -23,6 +23,8 @@ from torch import Tensor
 
 from tangora.errors import DataError, FusionError, ModelError
 from tangora.support.files import atomic_file, digest, read_safetensors, write_safetensors
+from tangora.support.seams import FAMILIES
+from tangora.support.shown import one_line
 from tangora.support.source import source_digest
 from tangora.tangent._memory import refuse_unless_fits
 from tangora.tangent.direction import Direction, direction_of, stacked_directions
@@ -63,6 +65,12 @@ class Columns:
     labels: Int[Tensor, "rows"]
     examples: Int[Tensor, "rows"]
     fingerprint: str
+
+    def __repr__(self) -> str:
+        rows, classes = self.origin.shape
+        each = f", one for each of {len(self.sites)} sites" if self.sites else ""
+        vectors = f"{len(self.vectors)} task vectors{each}"
+        return one_line("Columns", repr(self.task), self.split, f"{rows} rows", f"{classes} classes", vectors)
 
     def logits(self, coefficients: Float[Tensor, "*many vectors *sites"]) -> Float[Tensor, "*many rows classes"]:
         """Logits of the fusion with these coefficients, or of many at once; differentiable in them.
@@ -140,12 +148,12 @@ def load_columns(path: str | os.PathLike[str], fingerprint: str | None = None) -
 def columns_key(base: Base, task: Task, split: str, adapters: Mapping[str, Adapter], sites: bool = False) -> str:
     """Return the fingerprint that columns of these would have; it changes with the code that makes them."""
     prints = [[name, adapter.fingerprint] for name, adapter in adapters.items()]
-    return digest([_code(), base.fingerprint, task.name, task.fingerprint, split, prints, sites])
+    return digest([_code(task.family), base.fingerprint, task.name, task.fingerprint, split, prints, sites])
 
 
 @cache
-def _code() -> str:
-    return source_digest(columns_key, without=("tangora.errors", "tangora.progress"))
+def _code(family: str) -> str:
+    return source_digest(columns_key, FAMILIES.get(family), without=("tangora.errors", "tangora.progress"))
 
 
 def make_columns(

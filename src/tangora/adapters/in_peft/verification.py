@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tangora.adapters.in_peft.comparison import InPeft
 from tangora.errors import AdapterError
 from tangora.support.files import digest
+from tangora.support.shown import one_line
 from tangora.updates.task_vector import Update
 
 if TYPE_CHECKING:
@@ -50,6 +51,9 @@ class Verification:
     identity: float | None
     gauge: float | None
     seconds: float
+
+    def __repr__(self) -> str:
+        return one_line("Verification", f"{self.sites} sites", f"largest relative difference {self.error:.1e}")
 
     def told(self) -> dict[str, Any]:
         """What ``tangora.json`` keeps: everything that is the same in a second run."""

@@ -19,8 +19,8 @@ _ROW = 1.5  # height of a row, in text sizes
 
 
 def dashes(space: str) -> str:
-    """How a line of a space is drawn; ``delta`` is the rule."""
-    return {"factors": "--", "core": "-."}.get(space, "-")
+    """How a line of a space is drawn; ``delta`` is the rule, and spaces of other packages are dotted."""
+    return {"delta": "-", "": "-", "factors": "--", "core": "-."}.get(space, ":")
 
 
 def mode_line(modes: Sequence[str], mode: str, space: str = "delta") -> Line2D:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import get_args
 
 from tangora.adapters.kinds import KINDS
 from tangora.config.fusion import FusionEntry
 from tangora.config.recipe import Recipe
-from tangora.config.settings import Space
+from tangora.fusion.contract import space_of
 from tangora.modes.contract import mode_of
 from tangora.runs.subsets import choose_subsets
 
@@ -21,7 +20,7 @@ class Cell:
     """One place in the comparison, before selection."""
 
     mode: str
-    space: Space
+    space: str
     subset: tuple[str, ...]
     entry: FusionEntry
 
@@ -33,11 +32,13 @@ class Cell:
 
 
 def cells(recipe: Recipe) -> Iterator[Cell]:
-    """Return every (mode, space, subset, entry) of a recipe; full fine-tuning has no factors."""
+    """Return every (mode, space, subset, entry) of a recipe; modes without factors skip spaces of factors."""
     subsets = choose_subsets([t.name for t in recipe.tasks], recipe.fusion.subsets, recipe.seed)
+    mentioned = dict.fromkeys(space for entry in recipe.fusion.methods for space in entry.spaces)
+    spaces = sorted(mentioned, key=lambda space: space != "delta")
     for mode, settings in recipe.modes.items():
-        for space in get_args(Space):
-            if space != "delta" and not KINDS[mode_of(settings).kind].has_factors:
+        for space in spaces:
+            if space_of(space).needs_factors and not KINDS[mode_of(settings).kind].has_factors:
                 continue
             entries = [e for e in recipe.fusion.methods if space in e.spaces and mode in (e.modes or [mode])]
             for subset in subsets:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tangora.config.recipe import FusionEntry, Recipe
-from tangora.config.settings import Space
 from tangora.evaluation.results import Outcome
 from tangora.runs.jobs import Job, Resources
 from tangora.runs.stages.experts import ExpertJob
@@ -39,7 +38,7 @@ class FusedJob(Job):
     kind: ClassVar[str] = "fused"
     stage: ClassVar[str] = "fused adapters"
     mode: str
-    space: Space
+    space: str
 
     @property
     def label(self) -> str:

@@ -30,7 +30,7 @@ from tangora.runs.stages.search import Searches
 if TYPE_CHECKING:
     from tangora.coefficients.found import Found
     from tangora.fusion.fusion import Fusion
-    from tangora.fusion.weights import Table
+    from tangora.fusion.weights import WeightTable
 
 __all__ = [
     "CANDIDATE_COLUMNS",
@@ -60,7 +60,7 @@ class Candidate:
     """
 
     cell: Cell
-    weights: Table
+    weights: WeightTable
     parameters: Mapping[str, Any]
 
 

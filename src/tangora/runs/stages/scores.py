@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from tangora.config.recipe import FusionEntry, Recipe
-from tangora.config.settings import Space
 from tangora.evaluation.candidates import Scoring
 from tangora.evaluation.evaluator import Evaluator, Result, ScoreStore, scoring_code, scoring_key
 from tangora.evaluation.results import Outcome
 from tangora.methods import get
+from tangora.modes.contract import mode_of
 from tangora.runs.jobs import Job, Resources
 from tangora.runs.stages.cells import Cell, cells
 from tangora.runs.stages.column_files import ColumnsJob, scored_on_columns
@@ -147,7 +147,7 @@ class FusionScoresJob(ScoresJob):
 
     kind: ClassVar[str] = "fusion-scores"
     mode: str
-    space: Space
+    space: str
     subsets: tuple[tuple[str, ...], ...]
 
     @property
@@ -266,8 +266,10 @@ def _decides(recipe: Recipe, listed: Sequence[Cell]) -> list[object]:
 
 
 def _code(recipe: Recipe) -> str:
-    """The code that scores by the metrics of the recipe."""
-    return scoring_code(tuple(sorted({metric for task in recipe.tasks for metric in task.all_metrics})))
+    """The code that scores answers of the recipe's family by its metrics, in its modes."""
+    metrics = sorted({metric for task in recipe.tasks for metric in task.all_metrics})
+    modes = [mode_of(settings) for settings in recipe.modes.values()]
+    return digest([scoring_code(recipe.base.family, tuple(metrics)), source_digest(*modes)])
 
 
 def _rows(sources: Sources, tasks: Iterable[str], *splits: str) -> float:

@@ -1,4 +1,4 @@
-"""An adapter's update as its own file has it, for a check that trusts no reader of ours: peft's names and scaling."""
+"""An adapter that was fused, and its update as its own file has it: for checks that trust no reader of ours."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["Source"]
 
 @dataclass(frozen=True)
 class Source:
-    """An adapter that was fused, and the folder it was read from; None where it was made in memory."""
+    """An adapter that was fused, and the folder it was read from; None if it was made in memory."""
 
     adapter: Adapter
     folder: Path | None = None

@@ -1,0 +1,43 @@
+"""What is computed by a fusion, and nothing of where: a method with everything that decides its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tangora.fusion.weights import WeightTable
+from tangora.methods import Method
+
+__all__ = ["Computation"]
+
+
+@dataclass(frozen=True)
+class Computation:
+    """A method, its weights and parameters.
+
+    Attributes:
+        method: the record of the fusion method.
+        weights: one per adapter or model, or for each site (of checkpoints: tensor) one per adapter.
+        parameters: the method's own.
+        seed, fingerprints: what decides the uniform numbers of a random method, with the tensor's name.
+    """
+
+    method: Method
+    weights: WeightTable
+    parameters: Mapping[str, Any]
+    seed: int = 0
+    fingerprints: Sequence[str] = ()
+
+    @property
+    def by_site(self) -> bool:
+        """Whether sites have weights of their own."""
+        return isinstance(self.weights, dict)
+
+    def row(self, site: str) -> list[float]:
+        """Return the weights at one site."""
+        return self.weights[site] if isinstance(self.weights, dict) else self.weights
+
+    def coefficients(self, site: str) -> list[float]:
+        """Return what a linear method multiplies each update with at one site."""
+        return self.method.coefficients(self.row(site), self.parameters)

@@ -1,0 +1,1 @@
+"""Our spaces, a file each; see `tangora.fusion.contract`."""
