@@ -64,8 +64,7 @@ def test_a_whole_run_in_bfloat16(everything, tmp_path):
 def test_results_of_another_dtype_are_not_reused(text_base, text_data, tiny_bert):
     files = {split: str(text_data / f"{split}.parquet") for split in ("train", "test")}
     raw = {"name": "colors", "source": {"parquet": files}, "labels": ["red", "green", "blue"]}
-    recipe = recipe_for(tiny_bert, text_data)
-    recipe["tasks"] = [raw]
+    recipe = {**recipe_for(tiny_bert, text_data), "tasks": [raw], "fusion": {}}
     config = load_recipe_of(recipe)
     prints = [
         load_task(config.tasks[0], load_base(config.base, Machine(dtype=dtype)), seed=0).fingerprint
@@ -114,6 +113,7 @@ def elsewhere(monkeypatch) -> Machine:
         )
 
     monkeypatch.setattr(torch.Tensor, "to", moved)
+    monkeypatch.setattr(torch.fx.experimental._config, "meta_nonzero_assume_all_nonzero", True)
     return Machine("meta")
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from filelock import FileLock
 
 from tangora.errors import TangoraError
 from tangora.evaluation.evaluator import Result
@@ -126,14 +127,17 @@ class ColumnStore:
         key = columns_key(self.base, self.tasks[task], split, experts, per_site)
         kept = f"{key}-{rows}"
         if kept not in self._kept:
-            suffix = self._suffix(rows) if trained else "-start"
-            path = self.folder / mode / f"{task}-{split}{suffix}.safetensors"
-            try:
-                self._kept[kept] = load_columns(path, key)
-            except TangoraError:  # not there, cut short, or of experts that were trained again since
-                log.info("columns of %s: %s, %s", mode, task, split)
-                self._kept[kept] = self._made(experts, task, split, rows)
-                self._kept[kept].save(path)
+            name = f"{task}-{split}{self._suffix(rows) if trained else '-start'}"
+            path = self.folder / mode / f"{name}.safetensors"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Two jobs in two processes may want the same columns: the second waits, and then reads them.
+            with FileLock(path.with_name(f".{name}.lock")):
+                try:
+                    self._kept[kept] = load_columns(path, key)
+                except TangoraError:  # not there, cut short, or of experts that were trained again since
+                    log.info("columns of %s: %s, %s", mode, task, split)
+                    self._kept[kept] = self._made(experts, task, split, rows)
+                    self._kept[kept].save(path)
         return self._kept[kept]
 
     def _made(self, experts: Mapping[str, Adapter], task: str, split: str, rows: tuple[int, ...] | None) -> Columns:
