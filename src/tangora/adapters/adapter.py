@@ -57,6 +57,10 @@ class Adapter:
         kernels: site -> ``(in, k₁, k₂, …)`` of a convolution (its update is ``[out, in·k₁·k₂…]``).
         whole: parameter of the base -> the value that replaces it: ``modules_to_save``, biases that were saved whole.
         heads: task -> such values of which an application chooses one task's; none of them acts by itself.
+
+    >>> adapter = Adapter({"layer": LowRank(torch.ones(3, 1), torch.ones(1, 2), 0.5)})
+    >>> adapter.task_vector
+    TaskVector(1 sites, norm 1.225)
     """
 
     updates: Mapping[str, Update]
@@ -214,6 +218,9 @@ def load(
     Raises:
         AdapterError: a file is missing, corrupt, not finite, of a newer format or a pickle; the adapter is no change of
             the base's weights; φ₀ does not have the fingerprint that was written down.
+
+    >>> load("adapters/one").metadata.task
+    'one'
     """
     folder = Path(path)
     if not folder.is_dir():

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from tangora.config.recipe import BaseConfig, TaskConfig
+from tangora.config.tasks import BaseSettings, TaskSettings, base_settings
 from tangora.errors import ArgumentError
+from tangora.support.seams import FAMILIES
 from tangora.support.validation import validate
 from tangora.tasks.base import Base
 from tangora.tasks.load import load_base as load_base_of
@@ -22,7 +23,7 @@ Files: TypeAlias = "Mapping[str, str | os.PathLike[str]]"
 _KINDS = {".parquet": "parquet", ".csv": "csv", ".jsonl": "jsonl", ".json": "jsonl", ".npz": "npz", "": "imagefolder"}
 
 
-def load_base(model: str | os.PathLike[str] | BaseConfig, *, family: str | None = None, **settings: Any) -> Base:
+def load_base(model: str | os.PathLike[str] | BaseSettings, *, family: str | None = None, **settings: Any) -> Base:
     """Load a pretrained model, with what its family needs to preprocess inputs and to name classes.
 
     Weights are read from safetensors only.
@@ -37,20 +38,20 @@ def load_base(model: str | os.PathLike[str] | BaseConfig, *, family: str | None 
         ModelError: the model is not found, has only pickled weights, lacks weights, or does not fit the family.
 
     >>> import tangora
-    >>> tangora.load_base("encoder", family="text-zero-shot", max_length=16).config.max_length
-    16
+    >>> tangora.load_base("encoder", family="text-zero-shot", max_length=16)
+    Base('encoder', text-zero-shot, BertModel)
     """
-    if isinstance(model, BaseConfig):
+    if isinstance(model, BaseSettings):
         return load_base_of(model)
     if family is None:
-        fix = "for example family='text-zero-shot'; see: tangora plugins families"
+        fix = f"give one of {', '.join(FAMILIES)}"
         raise ArgumentError("a base needs a family", where="load_base.family", fix=fix)
     raw = {"family": family, "model": os.fspath(model), **settings}
-    return load_base_of(validate(BaseConfig, raw, "load_base"))
+    return load_base_of(base_settings(raw, "load_base"))
 
 
 def load_task(
-    task: str | TaskConfig,
+    task: str | TaskSettings,
     base: Base,
     source: Files | Mapping[str, Any] | None = None,
     *,
@@ -81,13 +82,14 @@ def load_task(
     >>> task.labels
     ['red', 'green', 'blue']
     """
-    if isinstance(task, TaskConfig):
+    if isinstance(task, TaskSettings):
         return load_task_of(task, base, seed)
     if source is None:
         fix = "give the files, such as {'train': 'train.csv', 'test': 'test.csv'}"
         raise ArgumentError("a task needs a source", where="load_task.source", fix=fix)
     raw = {"name": task, "source": _source(source), **settings}
-    return load_task_of(validate(TaskConfig, raw, "load_task"), base, seed)
+    chosen: type[TaskSettings] = FAMILIES.get(base.config.family).task_settings
+    return load_task_of(validate(chosen, raw, "load_task"), base, seed)
 
 
 def _source(given: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -138,6 +138,10 @@ def fuse_checkpoints(
         FusionError: models of different shapes, tensors or vocabularies; NaN or infinity; an unknown method; ...
         FileError: a folder is not a checkpoint, or a file is damaged or outside of it.
         OutputError: the output exists or cannot be written.
+
+    >>> import tangora
+    >>> tangora.fuse_checkpoints("models/base", ["models/m0", "models/m1"], "merged", weights=0.5, dry_run=True)
+    Merged('merged', 2 models by task_arithmetic, 7 tensors, 3,674 bytes)
     """
     chosen = get(method)
     chosen.check(parameters)

@@ -13,6 +13,7 @@ from torch import nn
 
 from tangora.errors import ModelError
 from tangora.support.files import digest
+from tangora.support.shown import html_table, one_line
 from tangora.tasks.values import fingerprint_of
 
 if TYPE_CHECKING:
@@ -32,12 +33,25 @@ class Base:
         backbone: the part that is adapted: a vision tower, a sentence encoder, a sequence-to-sequence model.
         processor: image processor or tokenizer.
         fingerprint: sha-256 over the names, shapes and bytes of the backbone's weights.
+
+    >>> import tangora
+    >>> tangora.load_base("encoder", family="text-zero-shot")
+    Base('encoder', text-zero-shot, BertModel)
     """
 
     config: BaseSettings
     backbone: nn.Module
     processor: Any
     fingerprint: str = ""
+
+    def __repr__(self) -> str:
+        return one_line("Base", repr(self.config.model), self.config.family, type(self.backbone).__name__)
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks."""
+        count = sum(parameter.numel() for parameter in self.backbone.parameters())
+        facts = {"family": self.config.family, "class": type(self.backbone).__name__, "parameters": f"{count:,}"}
+        return html_table(f"Base {self.config.model}", ["", ""], facts.items())
 
 
 def weights_fingerprint(model: nn.Module, without: Sequence[str] = ()) -> str:

@@ -52,7 +52,7 @@ class TextEncoder:
     fingerprint: str
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class ZeroShotBase(Base):
     """A base that can embed class names.
 
@@ -65,7 +65,7 @@ class ZeroShotBase(Base):
     scale: float
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class ZeroShotTask(Task):
     """A task of which every class is a vector.
 
