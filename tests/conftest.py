@@ -70,9 +70,16 @@ def image_data(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def workshop(tmp_path_factory) -> Path:
     """Folder like a user's, with a base, data, adapters, checkpoints and a finished run: leave it as it is."""
+    from filelock import FileLock
+
     from workshop import furnish
 
-    return furnish(tmp_path_factory.mktemp("workshop"))
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared  # one for all processes
+    with FileLock(shared / "workshop.lock"):
+        if not (shared / "workshop" / "adapters" / "two").is_dir():
+            furnish(shared / "workshop")
+    return shared / "workshop"
 
 
 @pytest.fixture(scope="session")

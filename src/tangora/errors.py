@@ -53,6 +53,9 @@ class TangoraError(Exception):
         fix: what to do about it, one sentence.
 
     All four are attributes of the exception too; ``got`` is None if there is none.
+
+    >>> print(TangoraError("no such split", got="dev", where="task sst2", fix="valid: train, validation, test"))
+    no such split, got 'dev' at task sst2. Valid: train, validation, test
     """
 
     def __init__(self, what: str, *, got: object = _ABSENT, where: object = None, fix: str | None = None) -> None:

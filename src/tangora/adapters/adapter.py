@@ -67,6 +67,10 @@ class Adapter:
         heads: task -> parameters of its own: a trained head, or such values of the base. None of them acts by itself;
             whoever answers a task puts its head in.
         records: task -> what prediction needs besides base and head: class names in order, templates, scale, ...
+
+    >>> adapter = Adapter({"layer": LowRank(torch.ones(3, 1), torch.ones(1, 2), 0.5)})
+    >>> adapter.task_vector
+    TaskVector(1 sites, norm 1.225)
     """
 
     updates: Mapping[str, Update]
@@ -219,6 +223,9 @@ def load(
         FileError: a file is missing, truncated, or of a newer format.
         AdapterError: no format recognizes it, or several do; a tensor is not finite, or a pickle; the adapter is no
             change of the base's weights; φ₀ does not have the fingerprint that was written down.
+
+    >>> load("adapters/one").metadata.task
+    'one'
     """
     place = Path(path)
     if not place.exists():

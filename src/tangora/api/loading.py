@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from tangora.config.recipe import BaseConfig, TaskConfig
+from tangora.config.tasks import BaseSettings, TaskSettings, base_settings
 from tangora.errors import ArgumentError
 from tangora.support.machine import Machine
+from tangora.support.seams import FAMILIES
 from tangora.support.validation import validate
 from tangora.tasks.base import Base
 from tangora.tasks.load import load_base as load_base_of
@@ -24,7 +25,7 @@ _KINDS = {".parquet": "parquet", ".csv": "csv", ".jsonl": "jsonl", ".json": "jso
 
 
 def load_base(
-    model: str | os.PathLike[str] | BaseConfig,
+    model: str | os.PathLike[str] | BaseSettings,
     *,
     family: str | None = None,
     device: str = "auto",
@@ -47,21 +48,21 @@ def load_base(
         ModelError: the model is not found, has only pickled weights, lacks weights, or does not fit the family.
 
     >>> import tangora
-    >>> tangora.load_base("encoder", family="text-zero-shot", max_length=16).config.max_length
-    16
+    >>> tangora.load_base("encoder", family="text-zero-shot", max_length=16)
+    Base('encoder', text-zero-shot, BertModel)
     """
     machine = Machine.resolve(device, dtype, threads=None)
-    if isinstance(model, BaseConfig):
+    if isinstance(model, BaseSettings):
         return load_base_of(model, machine)
     if family is None:
-        fix = "for example family='text-zero-shot'; see: tangora plugins families"
+        fix = f"give one of {', '.join(FAMILIES)}"
         raise ArgumentError("a base needs a family", where="load_base.family", fix=fix)
     raw = {"family": family, "model": os.fspath(model), **settings}
-    return load_base_of(validate(BaseConfig, raw, "load_base"), machine)
+    return load_base_of(base_settings(raw, "load_base"), machine)
 
 
 def load_task(
-    task: str | TaskConfig,
+    task: str | TaskSettings,
     base: Base,
     source: Files | Mapping[str, Any] | None = None,
     *,
@@ -92,13 +93,14 @@ def load_task(
     >>> task.labels
     ['red', 'green', 'blue']
     """
-    if isinstance(task, TaskConfig):
+    if isinstance(task, TaskSettings):
         return load_task_of(task, base, seed)
     if source is None:
         fix = "give the files, such as {'train': 'train.csv', 'test': 'test.csv'}"
         raise ArgumentError("a task needs a source", where="load_task.source", fix=fix)
     raw = {"name": task, "source": _source(source), **settings}
-    return load_task_of(validate(TaskConfig, raw, "load_task"), base, seed)
+    chosen: type[TaskSettings] = FAMILIES.get(base.config.family).task_settings
+    return load_task_of(validate(chosen, raw, "load_task"), base, seed)
 
 
 def _source(given: Mapping[str, Any]) -> Mapping[str, Any]:

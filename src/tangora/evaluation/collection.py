@@ -83,6 +83,14 @@ def collect_statistics(
         FusionError: an unknown kind.
         ModelError: the adapter is for another base, or a layer does not see one row of inputs per row of data.
         DataError: no such split, or ``rows`` or ``batch_size`` is smaller than 1.
+
+    >>> import tangora
+    >>> base = tangora.load_base("encoder", family="text-zero-shot")
+    >>> files = {"train": "colors/train.parquet", "test": "colors/test.parquet"}
+    >>> task = tangora.load_task("one", base, files, labels=["red", "green", "blue"])
+    >>> expert = tangora.finetune(base, task, tangora.FinetuneConfig(training={"steps": 2}))
+    >>> tangora.collect_statistics(base, task, expert, kinds=["gram"], rows=8)
+    Statistics(gram, 8 train rows of 'one', 4 tensors)
     """
     _check(base, task, adapter, kinds, split, {"rows": rows, "batch_size": batch_size})
     layers = _layers(base.backbone, [adapter, *also])

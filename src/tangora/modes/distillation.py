@@ -78,6 +78,15 @@ def distill(
         ModelError: a teacher is not a tangent adapter, several are not one of each task, the student is a tangent
             adapter, or a task has no features to follow.
         OutputError: as `tangora.finetune`.
+
+    >>> import tangora
+    >>> recipe = tangora.load_recipe("recipe.yaml")
+    >>> base = tangora.load_base(recipe.base)
+    >>> tasks = [tangora.load_task(config, base) for config in recipe.tasks]
+    >>> teacher = tangora.load("run/fused/tangent/average")
+    >>> student = tangora.distill(base, tasks, teacher, recipe.finetune_config("lora"), rows=8)
+    >>> student.metadata.distilled.rows
+    16
     """
     lessons = _lessons(tasks, teacher)
     _check(tasks, [adapter for _, adapter in lessons], config)

@@ -5,6 +5,10 @@
 
 A **family** says how a model answers: ``image-zero-shot`` (CLIP, SigLIP), ``text-zero-shot`` (sentence encoders) and
 ``text-to-text`` (T5). Everything is preprocessed once; `predict` then costs nothing but forward passes.
+
+>>> import tangora
+>>> tangora.tasks.score("accuracy", [0, 1, 1], [0, 1, 0])
+0.6666666666666666
 """
 
 from __future__ import annotations

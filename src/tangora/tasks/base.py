@@ -14,6 +14,7 @@ from torch import nn
 from tangora.errors import ModelError
 from tangora.support.files import digest
 from tangora.support.machine import Machine
+from tangora.support.shown import html_table, one_line
 from tangora.tasks.values import fingerprint_of
 
 if TYPE_CHECKING:
@@ -34,6 +35,10 @@ class Base:
         processor: image processor or tokenizer.
         fingerprint: sha-256 over the names, shapes and bytes of the backbone's weights.
         machine: where the backbone is, and the dtype of forward passes; everything that computes with it asks here.
+
+    >>> import tangora
+    >>> tangora.load_base("encoder", family="text-zero-shot")
+    Base('encoder', text-zero-shot, BertModel)
     """
 
     config: BaseSettings
@@ -46,6 +51,15 @@ class Base:
         """Move the model to a machine's device. A family that adds modules moves them too."""
         self.machine = machine
         self.backbone.to(machine.torch_device)
+
+    def __repr__(self) -> str:
+        return one_line("Base", repr(self.config.model), self.config.family, type(self.backbone).__name__)
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks."""
+        count = sum(parameter.numel() for parameter in self.backbone.parameters())
+        facts = {"family": self.config.family, "class": type(self.backbone).__name__, "parameters": f"{count:,}"}
+        return html_table(f"Base {self.config.model}", ["", ""], facts.items())
 
 
 def weights_fingerprint(model: nn.Module, without: Sequence[str] = ()) -> str:

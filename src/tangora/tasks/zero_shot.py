@@ -55,7 +55,7 @@ class TextEncoder:
     tower: nn.Module | None = None
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class ZeroShotBase(Base):
     """A base that can embed class names.
 
@@ -74,7 +74,7 @@ class ZeroShotBase(Base):
             self.text.tower.to(machine.torch_device)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class ZeroShotTask(Task):
     """A task of which every class is a vector.
 

@@ -1,4 +1,4 @@
-"""Contract suites for whoever extends Tangora, one for each seam, as functions to call in a test of one's own.
+"""Contract suites for whoever extends Tangora, one for each seam, as functions to call in a test of one's own::
 
     from tangora.testing import check_method
 
