@@ -9,7 +9,7 @@ from pathlib import Path
 from tangora.checkpoints.align import align
 from tangora.checkpoints.models import Models, Request, about, computation_of, stamps_of
 from tangora.checkpoints.steps import check_method
-from tangora.errors import FusionError
+from tangora.errors import ArgumentError, FusionError
 from tangora.storage.checkpoint import Checkpoint, is_adapter, open_checkpoint
 
 __all__ = ["gather"]
