@@ -31,11 +31,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("Tangora needs Python 3.10 or newer, and this is " \
 	  + sys.version.split()[0] + ": name another one, make PYTHON=python3.12 ...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e .
+	$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e '.[all]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e '.[dev,text]'
+	$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e '.[all,dev]'
 	@touch $@
 
 test: setup-dev
@@ -53,15 +53,16 @@ KERNELS := \
   avx512vl:ATEN_CPU_CAPABILITY=avx512,MKL_ENABLE_INSTRUCTIONS=AVX512,ONEDNN_MAX_CPU_ISA=AVX512_CORE,OPENBLAS_CORETYPE=SkylakeX,OMP_NUM_THREADS=2 \
   avx512vl:ATEN_CPU_CAPABILITY=default,MKL_ENABLE_INSTRUCTIONS=AVX512,ONEDNN_MAX_CPU_ISA=AVX2,OPENBLAS_CORETYPE=Prescott,OMP_NUM_THREADS=1
 # What has nothing to round: words, files, pages, whole commands and runs.
-NOT_NUMERIC := report/* peers/* test_*benchmark* test_cli.py test_readme.py test_packaging.py test_recipe.py test_hub_recipes.py \
-  test_io.py test_fuzz.py test_run*.py test_example.py test_registry.py test_grid.py test_header.py test_output.py \
-  test_reader.py test_scheduler.py test_plan.py test_sources.py test_splits.py test_real_data.py
+NOT_NUMERIC := report/* peers/* test_cli.py test_readme.py test_packaging.py test_recipe.py test_hub_recipes.py test_io.py \
+  test_fuzz.py test_run.py test_example.py test_fuse_benchmark.py test_explorer_benchmark.py test_registry.py test_grid.py \
+  test_header.py test_output.py test_reader.py test_scheduler.py test_plan.py test_sources.py test_splits.py test_real_data.py
+NUMERIC = $(NOT_NUMERIC:%=--ignore-glob='*/%') -m 'not slow' -k 'not end_to_end'
 
 test-kernels: setup-dev
 	@code=0; for kernels in $(KERNELS); do \
 	  echo "== $$kernels"; \
 	  if grep -qsw "$${kernels%%:*}" /proc/cpuinfo; then \
-	    env $$(echo "$${kernels#*:}" | tr , ' ') $(BIN)/python -m pytest -n auto $(NOT_NUMERIC:%=--ignore-glob='*/%') $(ARGS) || code=1; \
+	    env $$(echo "$${kernels#*:}" | tr , ' ') $(BIN)/python -m pytest -n auto $(NUMERIC) $(ARGS) || code=1; \
 	  else echo "this processor does not have them"; fi; \
 	done; exit $$code
 
@@ -70,6 +71,7 @@ check: lint types coverage
 lint: setup-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/deptry src
 
 format: setup-dev
 	$(BIN)/ruff check --fix .
@@ -93,7 +95,7 @@ bench-peers: $(PEERS)/.installed
 
 $(PEERS)/.installed: pyproject.toml constraints.txt benchmarks/peers.txt
 	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
-	$(PEERS)/bin/python $(PIP_INSTALL) -c constraints.txt -r benchmarks/peers.txt -e .
+	$(PEERS)/bin/python $(PIP_INSTALL) -c constraints.txt -r benchmarks/peers.txt -e '.[all]'
 	@touch $@
 
 # Full checkpoints beside mergekit, adapters beside peft, a hundred adapters beside cat; needs about 9 GB of disk for a while.

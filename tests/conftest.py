@@ -67,6 +67,14 @@ def image_data(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def workshop(tmp_path_factory) -> Path:
+    """Folder like a user's, with a base, data, adapters, checkpoints and a finished run: leave it as it is."""
+    from workshop import furnish
+
+    return furnish(tmp_path_factory.mktemp("workshop"))
+
+
+@pytest.fixture(scope="session")
 def real_data() -> Path:
     """Folder of the real data sets; the test is skipped where there is none."""
     folder = os.environ.get("TANGORA_DATA")

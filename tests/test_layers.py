@@ -15,6 +15,7 @@ ROOT = Path(tangora.__file__).parent
 # Top first; packages on one line know nothing of each other.
 LAYERS = (
     ("testing",),
+    ("api",),
     ("cli",),
     ("runs",),
     ("report",),

@@ -8,11 +8,14 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from tangora.support.extras import EXTRAS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -28,9 +31,11 @@ def project() -> dict:
     return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
-def required() -> list[Requirement]:
-    extras = project()["optional-dependencies"]
-    return [Requirement(line) for line in (*project()["dependencies"], *extras["dev"], *extras["text"])]
+def required(python: str) -> list[Requirement]:
+    """What `make` installs, and the trackers; wandb is on request alone."""
+    extras = {name: lines for name, lines in project()["optional-dependencies"].items() if name not in ("all", "wandb")}
+    found = map(Requirement, [*project()["dependencies"], *(line for lines in extras.values() for line in lines)])
+    return [r for r in found if r.marker is None or r.marker.evaluate({"python_version": python})]
 
 
 def pins(python: str) -> dict[str, str]:
@@ -52,10 +57,27 @@ def pins(python: str) -> dict[str, str]:
 @pytest.mark.parametrize("python", PYTHONS)
 def test_every_dependency_is_pinned_to_a_version_that_it_allows(python):
     pinned = pins(python)
-    for requirement in required():
+    for requirement in required(python):
         name = canonicalize_name(requirement.name)
         assert name in pinned, f"{name} has no pin for Python {python}"
         assert requirement.specifier.contains(pinned[name]), f"{requirement} does not allow {pinned[name]}"
+
+
+def test_all_is_every_extra_that_a_recipe_may_need():
+    extras = project()["optional-dependencies"]
+    (everything,) = map(Requirement, extras["all"])
+    assert everything.name == "tangora"
+    assert everything.extras == extras.keys() - {"all", "dev", "tensorboard", "wandb"}
+
+
+def test_the_error_of_a_missing_extra_asks_for_what_the_extra_brings():
+    brings = metadata.packages_distributions()
+    assert EXTRAS.keys() == project()["optional-dependencies"].keys() - {"all", "dev"}
+    for extra, modules in EXTRAS.items():
+        declared = {canonicalize_name(Requirement(line).name) for line in project()["optional-dependencies"][extra]}
+        found = {m: {canonicalize_name(name) for name in brings.get(m, [m])} for m in modules}
+        assert all(names & declared for names in found.values()), extra
+        assert declared <= set().union(*found.values()), extra
 
 
 def test_torch_is_pinned_without_a_local_build():
@@ -100,6 +122,7 @@ def test_the_wheel_brings_every_file_of_the_package(tmp_path):
         ("quickstart", "tangora run quickstart"),
         ("test", "-m pytest"),
         ("check", "ruff format --check"),
+        ("lint", "deptry src"),
         ("check", "mypy"),
         ("check", "--cov"),
         ("bench-peers", "benchmarks/peers.txt"),

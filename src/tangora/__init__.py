@@ -12,65 +12,97 @@ Names are imported when they are first used, so that ``import tangora`` costs no
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tangora import analysis, coefficients, methods, tasks, testing
     from tangora.adapters.adapter import Adapter, load
+    from tangora.api.analyzing import analyze
+    from tangora.api.evaluating import evaluate
+    from tangora.api.finetuning import finetune
+    from tangora.api.loading import load_base, load_task
     from tangora.checkpoints import fuse_checkpoints
     from tangora.config.recipe import load_recipe
+    from tangora.config.settings import FinetuneConfig
     from tangora.errors import TangoraError
     from tangora.evaluation.collection import collect_statistics
     from tangora.fusion.fusion import fuse
-    from tangora.methods import methods
+    from tangora.methods import fusion_method
     from tangora.modes.distillation import distill
-    from tangora.modes.finetuning import finetune
     from tangora.modes.loading import load_model
     from tangora.runs.runner import run
     from tangora.tangent import TangentModel
     from tangora.tangent.linearization import linearize
-    from tangora.updates.task_vector import TaskVector
+    from tangora.tasks.base import Base
+    from tangora.tasks.values import Task
+    from tangora.updates.task_vector import Dense, LowRank, TaskVector
 
 __all__ = [
     "Adapter",
+    "Base",
+    "Dense",
+    "FinetuneConfig",
+    "LowRank",
     "TangentModel",
     "TangoraError",
+    "Task",
     "TaskVector",
+    "analysis",
+    "analyze",
+    "coefficients",
     "collect_statistics",
     "distill",
+    "evaluate",
     "finetune",
     "fuse",
     "fuse_checkpoints",
+    "fusion_method",
     "linearize",
     "load",
+    "load_base",
     "load_model",
     "load_recipe",
+    "load_task",
     "methods",
     "run",
+    "tasks",
+    "testing",
 ]
+
+_PACKAGES = ("analysis", "coefficients", "methods", "tasks", "testing")
 
 _HOME = {
     "Adapter": "adapters.adapter",
+    "Base": "tasks.base",
+    "Dense": "updates.task_vector",
+    "FinetuneConfig": "config.settings",
+    "LowRank": "updates.task_vector",
     "TangentModel": "tangent",
     "TangoraError": "errors",
+    "Task": "tasks.values",
     "TaskVector": "updates.task_vector",
+    "analyze": "api.analyzing",
     "collect_statistics": "evaluation.collection",
     "distill": "modes.distillation",
-    "finetune": "modes.finetuning",
+    "evaluate": "api.evaluating",
+    "finetune": "api.finetuning",
     "fuse": "fusion.fusion",
     "fuse_checkpoints": "checkpoints",
+    "fusion_method": "methods",
     "linearize": "tangent.linearization",
     "load": "adapters.adapter",
+    "load_base": "api.loading",
     "load_model": "modes.loading",
     "load_recipe": "config.recipe",
+    "load_task": "api.loading",
     "run": "runs.runner",
 }
 
 
 def __getattr__(name: str) -> Any:
-    from importlib import import_module
-
-    if name == "methods":
-        return import_module("tangora.methods")
+    if name in _PACKAGES:
+        return import_module(f"tangora.{name}")
     if name in _HOME:
         return getattr(import_module(f"tangora.{_HOME[name]}"), name)
     raise AttributeError(f"module 'tangora' has no attribute {name!r}")

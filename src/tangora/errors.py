@@ -4,6 +4,7 @@
     ├── ArgumentError      an argument or option is invalid: pass another value
     │   └── RecipeError    a recipe is invalid: correct the key that the message names
     ├── PluginError        a method, family, mode, ... is unknown or broken: correct its name, or update its package
+    ├── MissingExtraError  packages that this needs are not installed: run the pip command in the message
     ├── FileError          a file or folder is missing, unreadable, truncated or leads outside: copy it again
     │   ├── AdapterError   an adapter is not one that can be read or written exactly: give another, or its base
     │   └── DataError      a data set is not as the recipe describes it: correct the data or the recipe
@@ -31,6 +32,7 @@ __all__ = [
     "DataError",
     "FileError",
     "FusionError",
+    "MissingExtraError",
     "ModelError",
     "OutputError",
     "PluginError",
@@ -76,6 +78,10 @@ class RecipeError(ArgumentError):
 
 class PluginError(TangoraError):
     """A method, family, mode, search, ... is unknown, or the package that brings it is broken."""
+
+
+class MissingExtraError(TangoraError):
+    """Packages of an extra, such as ``tangora[report]``, are not installed. Run the pip command in the message."""
 
 
 class FileError(TangoraError):

@@ -1,27 +1,202 @@
-"""How long work reports itself: a quiet listener that the command line replaces by bars."""
+"""How work reports how far it is: `Progress` ignores it, and its subclasses show it to a person.
+
+Work that has one part reports it by `Progress.begin`, `advance` or `update`, and `end`. A run of many jobs also reports
+`Progress.overall` after every step, so that one bar can show all of it. Functions for Python take
+``progress: Progress | bool | None``, which `shown` resolves: by default a bar in a terminal or a notebook, and nothing
+elsewhere.
+"""
 
 from __future__ import annotations
 
-__all__ = ["Progress"]
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TextIO
+
+__all__ = ["Line", "Logged", "Overall", "Progress", "duration", "shown"]
+
+
+@dataclass(frozen=True)
+class Overall:
+    """How far a run is, over all of its stages.
+
+    Attributes:
+        fraction: of the work, in [0, 1]; it never falls.
+        remaining: seconds that the rest takes, an estimate; None while nothing tells.
+        done: jobs that are done.
+        jobs: how many there are.
+        stage: what the run is at, such as ``fine-tune``.
+    """
+
+    fraction: float
+    remaining: float | None
+    done: int
+    jobs: int
+    stage: str
 
 
 class Progress:
-    """Receives what a run is doing; this one ignores it.
+    """Receives what work reports; this one ignores it.
 
-    A stage begins with a label and a total of steps, advances, and ends. Stages do not nest.
+    A part of the work begins with a label and a total of steps, advances, and ends. Parts do not nest.
     """
 
     def begin(self, label: str, total: int) -> None:
-        """A stage of ``total`` steps starts."""
+        """Take note that a part of ``total`` steps begins; 0 if nobody knows how many."""
 
     def advance(self, steps: int = 1, detail: str = "") -> None:
-        """``steps`` more are done; ``detail`` says what is being worked on."""
+        """Take note that ``steps`` more are done; ``detail`` says what is being worked on."""
 
     def update(self, done: int, detail: str = "") -> None:
-        """``done`` steps are done in all, also those of an earlier sitting."""
+        """Take note that ``done`` steps are done in all, also those of an earlier sitting."""
 
     def end(self) -> None:
-        """The stage is over."""
+        """Take note that the part is over."""
 
     def note(self, text: str) -> None:
-        """Something worth a line of its own."""
+        """Take note of something worth a line of its own."""
+
+    def overall(self, state: Overall) -> None:
+        """Take note of how far the whole run is."""
+
+
+class Line(Progress):
+    """Shows progress as one line that is written over, for a notebook or a plain terminal.
+
+    Args:
+        stream: where the line is written; stderr by default.
+        width: characters of the bar.
+    """
+
+    def __init__(self, stream: TextIO | None = None, width: int = 24) -> None:
+        self._stream, self._width = stream or sys.stderr, width
+        self._label, self._total, self._done, self._detail = "", 0, 0, ""
+        self._overall: Overall | None = None
+        self._written, self._last = 0, 0.0
+
+    def begin(self, label: str, total: int) -> None:
+        """Show the label."""
+        self._label, self._total, self._done, self._detail = label, total, 0, ""
+        self._show(at_once=True)
+
+    def advance(self, steps: int = 1, detail: str = "") -> None:
+        """Move the bar."""
+        self.update(self._done + steps, detail)
+
+    def update(self, done: int, detail: str = "") -> None:
+        """Move the bar."""
+        self._done, self._detail = done, detail
+        self._show(at_once=done >= self._total)
+
+    def end(self) -> None:
+        """Leave the line, unless it belongs to a whole run."""
+        self._detail = ""
+        if self._overall is None:
+            self._show(at_once=True)
+            self.close()
+
+    def note(self, text: str) -> None:
+        """Write a line of its own."""
+        self.close()
+        print(text, file=self._stream, flush=True)
+
+    def overall(self, state: Overall) -> None:
+        """Show the whole run from now on."""
+        self._overall = state
+        self._show()
+
+    def close(self) -> None:
+        """End the line."""
+        if self._written:
+            print(file=self._stream, flush=True)
+            self._written = 0
+
+    def _show(self, at_once: bool = False) -> None:
+        now = time.monotonic()
+        if now - self._last < 0.2 and not at_once:
+            return
+        self._last, text = now, " ".join(self._parts())
+        print("\r" + text.ljust(self._written), end="", file=self._stream, flush=True)
+        self._written = len(text)
+
+    def _parts(self) -> Iterator[str]:
+        steps = f"{self._done}/{self._total}" if self._total else ""
+        if self._overall is None:
+            fraction = self._done / self._total if self._total else 0.0
+            yield from (self._label, self._bar(fraction), steps)
+        else:
+            left = self._overall.remaining
+            yield self._bar(self._overall.fraction)
+            yield f"{self._overall.fraction:.0%}, {'about ' + duration(left) + ' left' if left is not None else '...'}:"
+            yield from (self._label, steps)
+        yield self._detail[:30]
+
+    def _bar(self, fraction: float) -> str:
+        full = round(self._width * min(1.0, max(0.0, fraction)))
+        return "[" + "#" * full + "." * (self._width - full) + "]"
+
+
+class Logged(Progress):
+    """Writes a line to the log ``tangora`` for each part, with its time."""
+
+    def __init__(self) -> None:
+        self._label, self._began = "", 0.0
+
+    def begin(self, label: str, total: int) -> None:
+        """Remember the label."""
+        self._label, self._began = label, time.perf_counter()
+
+    def end(self) -> None:
+        """Log how long the part took."""
+        seconds = time.perf_counter() - self._began
+        logging.getLogger("tangora").info("%s: %s", self._label, duration(seconds))
+
+    def note(self, text: str) -> None:
+        """Log it."""
+        logging.getLogger("tangora").info("%s", text)
+
+
+@contextmanager
+def shown(progress: Progress | bool | None = None) -> Iterator[Progress]:
+    """Give what progress is reported to, for the length of the block.
+
+    Args:
+        progress: one that is given is taken; True shows a line on stderr; False shows nothing; None shows a line if
+            somebody is there to see it, in a terminal or a notebook.
+
+    >>> with shown(False) as progress:
+    ...     progress.begin("train", 10)
+    """
+    if isinstance(progress, Progress):
+        yield progress
+        return
+    if not (progress if progress is not None else _watched()):
+        yield Progress()
+        return
+    line = Line()
+    try:
+        yield line
+    finally:
+        line.close()
+
+
+def _watched() -> bool:
+    """Whether stderr is a terminal, or the output of a notebook's cell."""
+    return sys.stderr.isatty() or "ipykernel" in sys.modules
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people say it.
+
+    >>> [duration(s) for s in (0.4, 59, 61, 3600, 100_000)]
+    ['0.4 s', '59 s', '1 min', '1 h 00 min', '27 h 47 min']
+    """
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"

@@ -267,7 +267,7 @@ def test_run_ends_in_a_table_and_the_report(tangora, recipe, tmp_path):
     assert code == 0, err
     assert "zero-shot" in out
     assert out.strip().endswith(str(tmp_path / "run" / "report.html"))
-    for stage in ("load base and data", "lora · one", "lora · two", "score · lora · one", "tables"):
+    for stage in ("load base and data", "lora · one", "lora · two", "score · lora · one", "fuse · lora", "report"):
         assert stage in err
     (tmp_path / "run" / "report.html").unlink()
     assert tangora("report", tmp_path / "run")[0] == 0
@@ -430,7 +430,7 @@ def test_unknown_task_and_mode_of_finetune(tangora, recipe, tmp_path):
 def test_an_unexpected_error_leaves_its_traceback_in_the_log(tangora, recipe, tmp_path, monkeypatch):
     import importlib
 
-    module = importlib.import_module("tangora.tasks")
+    module = importlib.import_module("tangora.runs.context")
 
     def broken(*_, **__):
         raise ZeroDivisionError("a bug")

@@ -6,17 +6,17 @@ from typing import Any
 
 import pytest
 
-from tangora.coefficients.grid import Candidate, candidates, select
+from tangora.coefficients.grid import GridPoint, candidates, select
 from tangora.errors import FusionError, RecipeError
 
 
-def points(grid: list[Candidate]) -> list[tuple[Any, ...]]:
+def points(grid: list[GridPoint]) -> list[tuple[Any, ...]]:
     return [(c.index, c.weight, *c.parameters.values()) for c in grid]
 
 
 def test_one_of_everything() -> None:
     (only,) = candidates(0.3, {"density": 0.2})
-    assert only == Candidate(0, 0.3, {"density": 0.2})
+    assert only == GridPoint(0, 0.3, {"density": 0.2})
 
 
 def test_no_parameters() -> None:
@@ -86,7 +86,7 @@ def test_select_never_takes_nan() -> None:
     grid = candidates([0.0, 0.5, 1.0])
     assert select(grid, [nan, -1.0, nan]).index == 1
     assert select(grid, [(1.0, nan), (0.0, 0.0), (0.5, 0.0)]).index == 2
-    with pytest.raises(FusionError, match="no candidate has a score that is a number"):
+    with pytest.raises(FusionError, match="no candidate has a score and a loss that are numbers"):
         select(grid, [nan] * 3)
 
 

@@ -11,8 +11,8 @@ import torch
 from columns import columns_of, flat, tasks_of
 from scipy.optimize import minimize as scipy_minimize
 
-from tangora.coefficients._newton import Box, Expansion, minimize
 from tangora.coefficients.linear import LinearLogits
+from tangora.coefficients.newton import Box, Expansion, minimize
 from tangora.coefficients.solve import PULLS, _dealt, choose_l2, convex, minimax
 from tangora.errors import DataError, FusionError
 from tangora.tangent import Columns
@@ -182,10 +182,10 @@ def test_columns_that_cannot_be_used():
         convex([a.rows(torch.tensor([], dtype=torch.int64)), b])
 
 
-def test_what_is_told_of_a_solution():
-    told = convex(tasks_of(2)).told()
-    assert {"search", "l2", "l1", "bounds", "loss", "objective", "gradient", "gap", "steps", "rows"} == told.keys()
-    assert told["rows"] == {"t0": 20, "t1": 20}
+def test_the_record_of_a_solution():
+    record = convex(tasks_of(2)).to_dict()
+    assert {"search", "l2", "l1", "bounds", "loss", "objective", "gradient", "gap", "steps", "rows"} == record.keys()
+    assert record["rows"] == {"t0": 20, "t1": 20}
 
 
 def test_folds_hold_rows_of_every_class_and_whole_examples():

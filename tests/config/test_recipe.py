@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from tangora.config.recipe import Recipe, bundled_recipes, load_recipe
-from tangora.errors import RecipeError
+from tangora.errors import FileError, RecipeError
 from tangora.support.seams import MODES
 
 MINIMAL = """
@@ -94,7 +94,8 @@ def test_the_default_rate_of_what_is_trained_is_written_out(path):
         ("training.learning_rate=.nan", r"finite number.*at training\.learning_rate"),
         ("base.family=text", r"no such family, got 'text' at base\.family.*Did you mean 'text-to-text'"),
         ("lora.r=true", r"a number, not true or false.*at lora\.r"),
-        ("training.learning_rate=yes", r"a number, not true or false.*at training\.learning_rate"),
+        ("training.learning_rate=true", r"a number, not true or false.*at training\.learning_rate"),
+        ("training.learning_rate=yes", r"unable to parse string as a number, got .yes. at training\.learning_rate"),
         ("lora.alpha_pattern.query=true", r"a number, not true or false.*at lora\.alpha_pattern"),
         ("fusion.subsets.sizes=[true, 2]", r"a number, not true or false.*at fusion\.subsets\.sizes"),
         (
@@ -155,7 +156,7 @@ def test_files_that_are_no_recipe(path, text):
 def test_unknown_names_and_missing_files(tmp_path):
     with pytest.raises(RecipeError, match=r"Did you mean 'quickstart'"):
         load_recipe("quikstart")
-    with pytest.raises(RecipeError, match=r"cannot be read"):
+    with pytest.raises(FileError, match=r"cannot be read"):
         load_recipe(tmp_path / "absent.yaml")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -66,7 +67,13 @@ def test_an_adapter_of_other_weights_is_refused(text_base, text_task, adapter):
         evaluate(other, text_base, [text_task])
     unknown = about.model_copy(update={"fingerprint": None})
     stock = dataclasses.replace(adapter, metadata=adapter.metadata.model_copy(update={"base": unknown}))
-    assert evaluate(stock, text_base, [text_task]) == evaluate(adapter, text_base, [text_task])
+    with pytest.raises(ModelError, match=r"made for org/other, got .* at base\.model\. Set base\.model .* --same-base"):
+        evaluate(stock, text_base, [text_task])
+    known = evaluate(adapter, text_base, [text_task])
+    assert Evaluator(text_base, [text_task], same_base=True).evaluate("k", lambda: stock, ["colors"], "test") == known
+    for name in (None, f"elsewhere/{Path(text_base.config.model).name}"):
+        moved = adapter.metadata.model_copy(update={"base": unknown.model_copy(update={"model": name})})
+        assert evaluate(dataclasses.replace(adapter, metadata=moved), text_base, [text_task]) == known
 
 
 def test_a_split_that_is_not_there(text_base, text_task):

@@ -23,7 +23,7 @@ from tangora.config.recipe import (
     TaskConfig,
     TrainingSettings,
 )
-from tangora.errors import ModelError, OutputError, RecipeError
+from tangora.errors import MissingExtraError, ModelError, OutputError
 from tangora.modes import session
 from tangora.modes.finetuning import finetune
 from tangora.support.files import read_json
@@ -359,7 +359,7 @@ def test_tensorboard_is_written_where_asked_and_a_missing_tracker_is_named(base,
     assert [e.step for e in seen.Scalars("train/loss")] == [1, 2]
     assert [e.step for e in seen.Scalars("eval/score")] == [2], "the validation after the last step too"
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(RecipeError, match=r"wandb is not installed.*pip install 'tangora\[wandb\]'"):
+    with pytest.raises(MissingExtraError, match=r"not installed, got 'wandb'.*pip install 'tangora\[wandb\]'"):
         finetune(base, task, config(training={"report_to": ["wandb"]}))
 
 

@@ -9,8 +9,9 @@ from synthetic import TASKS, make_run
 
 from tangora.report.data import Run, read_run
 from tangora.report.figures import PLOTS, coefficient, legend, planes
+from tangora.report.palette import COLORS
 from tangora.report.summary import Summary
-from tangora.report.theme import COLORS, LAYOUTS, NARROW, WIDE, inline_svg, save, settle, style
+from tangora.report.theme import LAYOUTS, NARROW, WIDE, inline_svg, save, settle, style
 
 BY_NAME = {plot.name: plot for plot in PLOTS}
 

@@ -136,7 +136,7 @@ def test_a_second_call_computes_nothing_and_changes_nothing(run, monkeypatch):
     settings = Settings(modes=["lora"], pairs="plain+good", **FEW)
     analyze(Plan(run, settings))
     before = {p: p.read_bytes() for p in (run / "analysis").iterdir()}
-    monkeypatch.setattr("tangora.runs.stages.analysis._Bench.measure", None)
+    monkeypatch.setattr("tangora.runs.stages.analysis._measure", None)
     again = Plan(run, settings)
     assert again.missing == []
     assert "6 of 6 are there already" in next(again.lines())

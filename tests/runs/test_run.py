@@ -6,6 +6,7 @@ import csv
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -216,15 +217,32 @@ def test_killed_outright_it_ends_with_the_same_files(finished, recipe, tmp_path)
 
 
 def test_a_torn_line_of_scores_is_measured_again(finished, recipe, tmp_path):
-    import shutil
-
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     store = run / "cache" / "scores.jsonl"
-    store.write_bytes(store.read_bytes()[:-7])
+    whole = store.read_bytes()
+    store.write_bytes(whole[:-7])
+    shutil.rmtree(run / "cache" / "outcomes")
     tangora.run(recipe, run)
     assert contents(run) == contents(finished)
-    assert all(json.loads(line) for line in store.read_text().splitlines())
+    assert sorted(store.read_bytes().splitlines()) == sorted(whole.splitlines())
+
+
+def test_a_run_of_an_older_version_goes_on(finished, recipe, tmp_path, monkeypatch):
+    """It has no records of jobs, no outcomes, and its recipe lacks the keys that came later."""
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    for name in ("jobs", "locks", "outcomes"):
+        shutil.rmtree(run / "cache" / name)
+    (run / "cache" / "sources.json").unlink()
+    raw = yaml.safe_load((run / "recipe.yaml").read_text())
+    for key in ("title", "evaluation", "description"):
+        assert raw.pop(key) == {"evaluation": {"batch_size": 64, "bootstrap": 100}}.get(key, "")
+    (run / "recipe.yaml").write_text(yaml.safe_dump({**raw, "evaluation": {"bootstrap": 100}}))
+    monkeypatch.setattr("tangora.evaluation.evaluator.Evaluator._measure", None)
+    monkeypatch.setattr("tangora.runs.stages.experts.finetune", None)
+    tangora.run(recipe, run)
+    assert contents(run) == contents(finished)
 
 
 def test_another_recipe_does_not_take_over_a_run(finished, recipe, tmp_path):

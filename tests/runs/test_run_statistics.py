@@ -11,11 +11,11 @@ import yaml
 import tangora
 from tangora.config.recipe import load_recipe
 from tangora.errors import FusionError
-from tangora.evaluation import collection as collect
 from tangora.fusion.statistics import load as load_statistics
-from tangora.progress import Progress
-from tangora.runs.runner import check_methods, prepare
-from tangora.runs.stages.statistics import make_statistics
+from tangora.runs.checks import check_methods
+from tangora.runs.context import Context
+from tangora.runs.execution import perform
+from tangora.runs.stages import statistics as stage
 
 
 @pytest.fixture(scope="module")
@@ -82,28 +82,34 @@ def test_a_fused_adapter_can_be_made_again_without_data(finished):
 
 def test_nothing_is_collected_twice_and_damage_is_mended(path, finished, monkeypatch):
     calls = []
-    original = collect.collect_statistics
+    original = stage.collect_statistics
 
     def counted(base, task, adapter, **options):
         calls.append((task.name, options["kinds"]))
         return original(base, task, adapter, **options)
 
-    monkeypatch.setattr(collect, "collect_statistics", counted)
+    monkeypatch.setattr(stage, "collect_statistics", counted)
+
+    def collect(recipe):
+        """Do the jobs that are missing; return all of them."""
+        context = Context(finished, recipe)
+        jobs = [job for job in context.plan if isinstance(job, stage.StatisticsJob)]
+        for job in jobs:
+            perform(job, context, lambda event: None)
+        return context.statistics("lora") | context.statistics("l-lora")
+
     recipe = load_recipe(path)
-    base, tasks = prepare(recipe)
-    experts = {m: {t.name: tangora.load(finished / "adapters" / m / t.name) for t in tasks} for m in recipe.modes}
-    make_statistics(recipe, finished, base, tasks, experts, Progress())
+    collect(recipe)
     assert calls == []
     damaged = finished / "statistics" / "lora" / "plain.safetensors"
     whole = damaged.read_bytes()
     damaged.write_bytes(whole[:-4])
-    make_statistics(recipe, finished, base, tasks, experts, Progress())
+    collect(recipe)
     assert calls == [("plain", ["gram", "fisher"])]
     assert damaged.read_bytes() == whole
-    fewer = load_recipe(path, ["fusion.statistics.rows=10"])
-    made = make_statistics(fewer, finished, base, tasks, experts, Progress())
+    made = collect(load_recipe(path, ["fusion.statistics.rows=10"]))
     assert len(calls) == 5
-    assert {one.about.rows for of_mode in made.values() for one in of_mode.values()} == {10}
+    assert {one.about.rows for one in made.values()} == {10}
 
 
 def test_a_space_that_has_no_statistics_is_refused_before_anything_is_trained(path):

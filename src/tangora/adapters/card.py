@@ -7,9 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from tangora.support.seams import FAMILIES
+from tangora.support.yaml import dump
 
 if TYPE_CHECKING:
     from tangora.adapters.adapter import Adapter
@@ -64,7 +63,7 @@ def _front_matter(about: Metadata) -> str:
         *(["lora"] if about.of_kind.has_factors else []),
         *(["model-merging"] if about.fused else []),
     ]
-    return "---\n" + yaml.safe_dump(front, sort_keys=False, allow_unicode=True) + "---"
+    return "---\n" + dump(front) + "---"
 
 
 def _title(about: Metadata) -> str:

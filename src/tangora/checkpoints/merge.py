@@ -29,6 +29,7 @@ from tangora.storage.checkpoint import INDEX, Checkpoint, open_checkpoint
 from tangora.storage.files import Files
 from tangora.storage.header import ITEMSIZE, Stored
 from tangora.support.files import digest, refuse_existing, write_text
+from tangora.support.shown import one_line
 from tangora.support.validation import did_you_mean
 
 if TYPE_CHECKING:
@@ -75,6 +76,10 @@ class Merged:
     weights: WeightTable
     notes: list[str] = field(default_factory=list)
     verified: Checked | None = None
+
+    def __repr__(self) -> str:
+        models = f"{len(self.parents)} models by {self.method}"
+        return one_line("Merged", repr(str(self.out)), models, f"{self.tensors} tensors", f"{self.size:,} bytes")
 
 
 def fuse_checkpoints(

@@ -1,4 +1,4 @@
-"""Progress as one rich bar per stage; plain lines where the output is no terminal."""
+"""Progress as rich's bars: one for the whole run and one for the job at hand; lines where the output is no terminal."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 
-from tangora.progress import Progress
+from tangora.progress import Overall, Progress, duration
 
 __all__ = ["Bars"]
 
 
 class Bars(Progress):
-    """Draws the current stage on stderr and keeps a finished line for each stage before it."""
+    """Draws on stderr: work of one part as a bar with its time, a run of many jobs as one bar above the job at hand."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True)
@@ -24,14 +24,14 @@ class Bars(Progress):
         self._rich = RichProgress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
-            MofNCompleteColumn(),
+            TaskProgressColumn("{task.percentage:>3.0f}%"),
             TimeElapsedColumn(),
-            TimeRemainingColumn(),
             TextColumn("{task.fields[detail]}", style="dim", markup=False),
             console=self._console,
             disable=not self._live,
         )
-        self._stage: TaskID | None = None
+        self._whole: TaskID | None = None
+        self._part: TaskID | None = None
         self._label, self._total, self._done, self._started = "", 0, 0, 0.0
 
     def __enter__(self) -> Bars:
@@ -46,9 +46,9 @@ class Bars(Progress):
         self._rich.stop()
 
     def begin(self, label: str, total: int) -> None:
-        """A new bar."""
+        """Draw a new bar."""
         self._label, self._total, self._done, self._started = label, total, 0, time.perf_counter()
-        self._stage = self._rich.add_task(f"{label:<26}", total=total, detail="")
+        self._part = self._rich.add_task(f"{label[:40]:<26}", total=total or None, detail="")
 
     def advance(self, steps: int = 1, detail: str = "") -> None:
         """Move the bar."""
@@ -57,18 +57,31 @@ class Bars(Progress):
     def update(self, done: int, detail: str = "") -> None:
         """Set the bar to ``done`` steps."""
         self._done = done
-        if self._stage is not None:
-            self._rich.update(self._stage, completed=done, detail=detail[:40])
+        if self._part is not None:
+            steps = f"{done}/{self._total}" if self._total else ""
+            self._rich.update(self._part, completed=done, detail=f"{steps} {detail[:40]}".strip())
 
     def end(self) -> None:
-        """Keep the finished bar, without its last detail."""
-        if self._stage is not None:
-            self._rich.update(self._stage, completed=self._total, detail="")
-            self._stage = None
+        """Keep the finished bar, unless it is that of one job among others."""
+        if self._part is not None and self._whole is not None:
+            self._rich.remove_task(self._part)
+        elif self._part is not None:
+            self._rich.update(self._part, completed=self._total, detail="")
+        self._part = None
         if not self._live:
             seconds = time.perf_counter() - self._started
             print(f"{self._label}: done in {seconds:.1f} s", file=sys.stderr, flush=True)
 
     def note(self, text: str) -> None:
-        """A line above the bar."""
+        """Print a line above the bars."""
         self._console.print(text, style="dim", markup=False)
+
+    def overall(self, state: Overall) -> None:
+        """Move the bar of the whole run."""
+        if self._whole is None:
+            self._whole = self._rich.add_task(f"{'run':<26}", total=1.0, detail="")
+        left = f"about {duration(state.remaining)} left" if state.remaining is not None else "estimating"
+        if state.done == state.jobs:
+            left = ""
+        detail = " · ".join(part for part in (state.stage, f"job {state.done}/{state.jobs}", left) if part)
+        self._rich.update(self._whole, completed=state.fraction, detail=detail)

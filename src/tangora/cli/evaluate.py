@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tangora.cli.command import Command
-from tangora.cli.options import Options, RecipeArgument, SettingsOption, SplitOption
+from tangora.cli.options import Options, RecipeArgument, SameBaseOption, SettingsOption, SplitOption
 from tangora.cli.output import Output
 from tangora.cli.tables import score_table
 from tangora.errors import ArgumentError
@@ -33,6 +33,7 @@ class EvaluateOptions(Options):
         None
     )
     split: SplitOption = "test"
+    same_base: SameBaseOption = False
     settings: SettingsOption = None
 
 
@@ -51,7 +52,8 @@ def evaluate(options: EvaluateOptions, output: Output) -> None:
     adapters = {str(path): load(path) for path in options.adapters or []}
     with output.progress() as progress:
         base, tasks = prepare(recipe, progress)
-        evaluator = Evaluator(base, tasks, batch_size=recipe.evaluation.batch_size)
+        size = recipe.evaluation.batch_size
+        evaluator = Evaluator(base, tasks, batch_size=size, same_base=options.same_base)
         names = [task.name for task in tasks]
         progress.begin(f"score on {options.split}", 1 + len(adapters))
         scores = {"zero-shot": evaluator.evaluate("zero_shot", lambda: None, names, options.split)}

@@ -10,7 +10,15 @@ import typer
 
 from tangora.cli import completion
 
-__all__ = ["Options", "OverwriteOption", "RecipeArgument", "RunArgument", "SettingsOption", "SplitOption"]
+__all__ = [
+    "Options",
+    "OverwriteOption",
+    "RecipeArgument",
+    "RunArgument",
+    "SameBaseOption",
+    "SettingsOption",
+    "SplitOption",
+]
 
 SettingsOption = Annotated[
     list[str] | None,
@@ -24,6 +32,9 @@ RecipeArgument = Annotated[
     typer.Argument(
         metavar="RECIPE", help="A YAML file, or the name of a bundled recipe.", autocompletion=completion.recipes
     ),
+]
+SameBaseOption = Annotated[
+    bool, typer.Option("--same-base", help="The base is the right one although an adapter names another.")
 ]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")]
 SplitOption = Annotated[

@@ -27,7 +27,20 @@ class RunOptions(Options):
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The run's folder; default: runs/NAME.")] = None
     settings: SettingsOption = None
     overwrite: OverwriteOption = False
+    executor: Annotated[
+        str | None, typer.Option("--executor", help="Where jobs are done: serial, processes, or another package's.")
+    ] = None
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Processes of the executor.")] = None
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")] = False
+
+    @property
+    def all_settings(self) -> list[str]:
+        """The settings, those that have options of their own included."""
+        chosen = list(self.settings or [])
+        if self.executor is not None:
+            workers = f", workers: {self.workers}" if self.workers is not None else ""
+            return [*chosen, f"executor={{name: {self.executor}{workers}}}"]
+        return chosen if self.workers is None else [*chosen, f"executor.workers={self.workers}"]
 
 
 def run(options: RunOptions, output: Output) -> None:
@@ -37,7 +50,7 @@ def run(options: RunOptions, output: Output) -> None:
     """
     from tangora.config.recipe import load_recipe  # deferred: --help needs no pydantic
 
-    recipe = load_recipe(options.recipe, options.settings or [])
+    recipe = load_recipe(options.recipe, options.all_settings)
     folder = options.out or Path("runs") / recipe.name
     if options.dry_run:
         _plan(recipe, folder, options, output)

@@ -66,7 +66,10 @@ def parse_parameters(settings: Sequence[str] | None) -> dict[str, Any]:
         key, equals, text = setting.partition("=")
         if not equals or not key.isidentifier():
             raise ArgumentError("a parameter is name=value", got=setting, where="--set", fix="for example density=0.2")
-        chosen[key] = parse(text)
+        try:
+            chosen[key] = parse(text)
+        except ValueError as cause:
+            raise ArgumentError(f"the value must be YAML ({cause})", got=text, where=f"--set {key}") from cause
     return chosen
 
 

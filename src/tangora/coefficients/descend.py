@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from tangora.adapters.initial import seed_of
-from tangora.coefficients._logits import Answers, Logits, own_coefficients
-from tangora.coefficients._newton import Box
 from tangora.coefficients.found import Found, as_weights
+from tangora.coefficients.logits import Answers, Logits, own_coefficients
+from tangora.coefficients.newton import Box
+from tangora.coefficients.problem import silent
 from tangora.coefficients.solve import START, box
 from tangora.errors import FusionError
 
@@ -24,6 +25,7 @@ _TEMPERATURE = 0.1  # nats: how much worse a task must be to count e times as mu
 _MEMORY = 0.9  # of the running losses of tasks
 
 Loss = Callable[[Answers], Float[Tensor, "lines"]]
+OnStep = Callable[[int, int, str], None]
 
 
 def adamerging(
@@ -37,29 +39,31 @@ def adamerging(
     l2: float = 0.0,
     l1: float = 0.0,
     seed: int = 0,
+    on_step: OnStep = silent,
 ) -> Found:
-    """The coefficients under which the fused model is least unsure of unlabelled rows: AdaMerging.
+    """Find the coefficients under which the fused model is least unsure of unlabelled rows: AdaMerging.
 
     ``min_c sum_t mean_i H(softmax f(x_ti; c))``: the entropy of each row's prediction, then its mean (arXiv:2310.02575,
     eq. 4), by Adam from 0.3 with rate 1e-3, 16 rows a task and step, 500 steps, coefficients kept in [0, 1]. With one
     coefficient a task vector it is the paper's task-wise variant, with one a site its layer-wise one (which has one for
     every tensor); with task vectors that were trimmed and whose signs were elected, its "++".
 
-    Choose it where there are no labels. It has no guarantee: entropy is not convex, it is least where every row falls
-    into one class with certainty, and larger coefficients alone lower it, so that the few small steps from 0.3 and the
-    bound are part of the method. Compare it with labels where there are some.
+    Choose it if there are no labels. It has no guarantee: entropy is not convex, it is least if every row falls into
+    one class with certainty, and larger coefficients alone lower it. The few small steps from 0.3 and the bound are
+    therefore part of the method. If there are some labels, compare it with a search that uses them.
 
-    Departures: rows are those of the validation split, where the paper takes test rows. On columns every step sees
-    every row, so that without that noise 50 steps of rate 1e-2 go where 500 of 1e-3 would.
+    Departures: rows are those of the validation split; the paper takes test rows. On columns every step sees every
+    row, so that without that noise 50 steps of rate 1e-2 go where 500 of 1e-3 would.
 
     Args:
         logits: on the rows to use.
-        steps, learning_rate, rows: of Adam (betas 0.9, 0.999), and how many rows of each task a step takes; those of
-            the paper, or on columns as said, where not given.
+        steps, learning_rate, rows: of Adam (betas 0.9, 0.999), and how many rows of each task a step takes; by default
+            those of the paper, on columns as above.
         nonnegative, bound: coefficients stay in ``[0 or -bound, bound]``.
         l2: pulls a task's coefficients towards their mean over the sites, or all towards one.
         l1: price of a magnitude; it shrinks, and sets none exactly to zero.
         seed: of the rows' order.
+        on_step: called after each step, see `tangora.coefficients.problem.Problem`.
 
     Raises:
         FusionError: a setting is out of range, or the loss is not finite.
@@ -76,7 +80,7 @@ def adamerging(
     steps = steps or (50 if logits.whole else 500)
     rate = learning_rate or (1e-2 if logits.whole else 1e-3)
     descent = _Descent(logits, _entropy, box(bound, nonnegative, l1), l2, rows, seed)
-    return descent.run(steps, rate, "adamerging")
+    return descent.run(steps, rate, "adamerging", on_step)
 
 
 def learned(
@@ -91,11 +95,12 @@ def learned(
     l1: float = 0.0,
     worst_task: bool = False,
     seed: int = 0,
+    on_step: OnStep = silent,
 ) -> Found:
-    """Coefficients of low cross-entropy on labelled rows, by Adam: for models that are not linear in them.
+    """Find coefficients of low cross-entropy on labelled rows, by Adam: for models that are not linear in them.
 
-    The objective is that of `tangora.coefficients.solve.convex`. Of LoRA, L-LoRA and full fine-tuning it is not convex,
-    so that nothing says how far from the best this ends; the norm of the last gradient over all rows is reported. With
+    The objective is that of `tangora.coefficients.solve.convex`. For LoRA, L-LoRA and full fine-tuning it is not
+    convex, and nothing bounds the distance from the best; the norm of the last gradient over all rows is reported. With
     ``worst_task`` the tasks are weighted by the softmax of their running excess over their own experts' loss, so that
     the objective is that of `minimax` with a temperature of 0.1 nats (compare arXiv:1911.08731).
 
@@ -103,7 +108,7 @@ def learned(
 
     Args:
         logits: on the rows to use.
-        steps, learning_rate, rows, nonnegative, bound, l2, l1, seed: see `adamerging`.
+        steps, learning_rate, rows, nonnegative, bound, l2, l1, seed, on_step: see `adamerging`.
         worst_task: look at the worst task; each task's own vector must be among the vectors.
 
     Raises:
@@ -118,7 +123,7 @@ def learned(
     0.69
     """
     descent = _Descent(logits, _cross_entropy, box(bound, nonnegative, l1), l2, rows, seed, worst_task)
-    return descent.run(steps, learning_rate, "minimax" if worst_task else "learned", average=True)
+    return descent.run(steps, learning_rate, "minimax" if worst_task else "learned", on_step, average=True)
 
 
 def _entropy(answers: Answers) -> Tensor:
@@ -144,36 +149,39 @@ class _Descent:
         self._own = {task: self._own_loss(task) for task in logits.tasks} if worst else None
         self._running = self._losses(self.x, logits.tasks) if worst else {}
 
-    def run(self, steps: int, learning_rate: float, search: str, average: bool = False) -> Found:
-        """Step, and measure the end on all rows; with ``average`` that is the mean of the last half of the steps."""
+    def run(self, steps: int, learning_rate: float, search: str, on_step: OnStep, average: bool = False) -> Found:
+        """Step, and measure the end on all rows; with ``average`` the end is the mean of the last half of the steps."""
         began, total, counted = time.perf_counter(), torch.zeros_like(self.x), 0
         adam = _Adam(self.x, learning_rate)
         for step in range(steps):
-            self._pull({task: next(picks) for task, picks in self._picks.items()})
+            seen = self._differentiate({task: next(picks) for task, picks in self._picks.items()})
+            on_step(step + 1, steps, f"loss {sum(seen.values()) / len(seen):.4g}")
             with torch.no_grad():
                 adam.step()
                 self.x.clamp_(self._limits.lower, self._limits.upper)
+                # Steps on a few rows circle around the optimum; their mean is nearer to it than the last of them.
                 if step >= steps // 2 or not average:
                     total, counted = (total + self.x, counted + 1) if average else (self.x.clone(), 1)
         with torch.no_grad():
             self.x.copy_(total / counted)
-        losses = self._pull(self._everything)
+        losses = self._differentiate(self._everything)
         if self._own is None:
             loss = sum(losses.values()) / len(losses)
         else:
             loss = max(losses[task] - own for task, own in self._own.items())
-        told: dict[str, Any] = {"search": search, "learning_rate": learning_rate, "l2": self._l2}
+        settings: dict[str, Any] = {"search": search, "learning_rate": learning_rate, "l2": self._l2}
         if not self._logits.whole:
-            told["rows_per_step"] = self._rows
-        told |= {"l1": self._limits.l1, "bounds": [self._limits.lower, self._limits.upper]}
+            settings["rows_per_step"] = self._rows
+        settings |= {"l1": self._limits.l1, "bounds": [self._limits.lower, self._limits.upper]}
         weights, objective = as_weights(self.x.detach(), self._logits.sites), loss + float(self._penalty().detach())
         seconds = time.perf_counter() - began
-        return Found(weights, loss, objective, self._norm(), None, steps, seconds, self._logits.rows, told)
+        return Found(weights, loss, objective, self._norm(), None, steps, seconds, self._logits.rows, settings)
 
-    def _pull(self, picks: Mapping[str, Sequence[int]]) -> dict[str, float]:
-        """Losses of the tasks on the picked rows; the gradient of their weighted mean and the penalty is left in x."""
+    def _differentiate(self, picks: Mapping[str, Sequence[int]]) -> dict[str, float]:
+        """Return the tasks' losses on the picked rows; leave the gradient of their mean and the penalty in x."""
         self.x.grad = None
         self._penalty().backward()
+        # Each part has a graph of its own and gradients add up, so that the activations of one part are held at a time.
         losses, weights = dict.fromkeys(picks, 0.0), self._weights()
         for part in self._logits(self.x, picks):
             each = {task: a.shares.to(a.logits) @ self._loss(a) for task, a in part.items()}
@@ -189,6 +197,10 @@ class _Descent:
         return losses
 
     def _weights(self) -> dict[str, float]:
+        """What each task's loss counts: all alike, or by how far it is behind its own expert.
+
+        The softmax is the gradient of the smooth maximum, at the running excess: that of a few rows is too noisy.
+        """
         if self._own is None:
             return dict.fromkeys(self._logits.tasks, 1.0 / len(self._logits.tasks))
         excess = torch.tensor([self._running[task] - own for task, own in self._own.items()])
@@ -210,7 +222,7 @@ class _Descent:
         return self._losses(own_coefficients(self._logits, task), [task])[task]
 
     def _norm(self) -> float:
-        """Of the gradient, without what presses against a bound."""
+        """Return the norm of the gradient, without the entries that press against a bound."""
         assert self.x.grad is not None
         x, gradient = self.x.detach(), self.x.grad
         held = ((x <= self._limits.lower) & (gradient > 0)) | ((x >= self._limits.upper) & (gradient < 0))
@@ -220,7 +232,7 @@ class _Descent:
 class _Adam:
     """``x -= rate * m / (sqrt(v) + eps)`` with bias correction (arXiv:1412.6980), on one small tensor.
 
-    Importing torch.optim takes seconds, which is longer than most searches.
+    It is here because importing torch.optim takes seconds, which is longer than most searches.
     """
 
     def __init__(self, x: Tensor, rate: float) -> None:
@@ -228,7 +240,7 @@ class _Adam:
         self._mean, self._square = torch.zeros_like(x), torch.zeros_like(x)
 
     def step(self) -> None:
-        """One, by the gradient in x; outside of any graph."""
+        """Take one step, by the gradient in x and outside of any graph."""
         assert self.x.grad is not None
         self._step += 1
         self._mean.lerp_(self.x.grad, 0.1)
@@ -238,7 +250,7 @@ class _Adam:
 
 
 def _shuffled(count: int, rows: int, seed: int, task: str) -> Iterator[list[int]]:
-    """``rows`` of ``count`` at a time, every row once before any comes again; all of them where that is no more."""
+    """Yield ``rows`` of ``count`` at a time, all of them if there are no more; each row once before any comes again."""
     generator = torch.Generator().manual_seed(seed_of("order of rows", seed, task))
     order: list[int] = []
     while True:

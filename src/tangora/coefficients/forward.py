@@ -13,8 +13,8 @@ from torch.func import functional_call
 
 from tangora.adapters.adapter import Adapter
 from tangora.adapters.application import Place, places
-from tangora.coefficients._logits import Answers
 from tangora.coefficients.linear import shares
+from tangora.coefficients.logits import Answers
 from tangora.errors import DataError, FusionError
 from tangora.support.seams import FAMILIES
 from tangora.tasks.batches import IGNORED

@@ -1,18 +1,19 @@
-"""What a search comes to: coefficients as `tangora.fuse` takes them, and how good they are known to be."""
+"""The result of a search: coefficients as `tangora.fuse` takes them, and how good they are known to be. No torch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jaxtyping import Float
-from torch import Tensor
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
 
 __all__ = ["DIGITS", "Found", "as_weights"]
 
 DIGITS = 6
-"""Decimals of a found coefficient: what is scored, listed and saved is one number."""
+"""Decimals of a coefficient: what is scored, listed and saved is one number."""
 
 
 @dataclass(frozen=True)
@@ -22,13 +23,14 @@ class Found:
     Attributes:
         weights: one per task vector, or site -> one per task vector.
         loss: what was minimized, without penalties: cross-entropy, entropy, or the worst task's excess, in nats.
-        objective: with penalties.
-        gradient: norm of the smallest subgradient of objective and bounds; None where it was not computed.
-        gap: no coefficients within the bounds have an objective lower by more; None where nothing proves it.
-        steps: Newton or Adam.
-        seconds: of the search, without what came before it.
+        objective: the loss with penalties.
+        gradient: norm of the smallest subgradient of objective and bounds; None if it was not computed.
+        gap: no coefficients within the bounds have an objective lower by more; None if nothing proves it.
+        steps: how many: of Newton's method or Adam, or evaluations of the loss.
+        seconds: duration of the search, without the preparation of columns or weights.
         rows: task -> how many were used.
-        settings: what decided it.
+        settings: everything that decided it.
+        tried: weights whose loss was evaluated, in order; empty if none was. A run fills it in.
     """
 
     weights: list[float] | dict[str, list[float]]
@@ -40,9 +42,10 @@ class Found:
     seconds: float
     rows: Mapping[str, int]
     settings: Mapping[str, Any]
+    tried: Sequence[list[float] | dict[str, list[float]]] = ()
 
-    def told(self) -> dict[str, Any]:
-        """For ``metadata.fused.selection``: everything but the weights and the seconds."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return what ``fused.selection`` of ``tangora.json`` holds: the settings, the certificate and the rows."""
         certificate = {"loss": self.loss, "objective": self.objective, "gradient": self.gradient, "gap": self.gap}
         kept = {name: value for name, value in certificate.items() if value is not None}
         return {**self.settings, **kept, "steps": self.steps, "rows": dict(self.rows)}
@@ -51,7 +54,7 @@ class Found:
 def as_weights(
     coefficients: Float[Tensor, "vectors *sites"], sites: Sequence[str]
 ) -> list[float] | dict[str, list[float]]:
-    """Coefficients as `tangora.fuse` takes them, rounded to `DIGITS`.
+    """Return coefficients as `tangora.fuse` takes them, rounded to `DIGITS`.
 
     >>> import torch
     >>> as_weights(torch.tensor([[0.5, 1.0], [0.25, 0.0]]), ["up", "down"])

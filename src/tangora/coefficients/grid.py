@@ -11,24 +11,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from tangora.errors import FusionError, RecipeError
 
-__all__ = ["Candidate", "candidates", "select"]
+__all__ = ["GridPoint", "candidates", "select"]
+
+_Chosen = TypeVar("_Chosen")
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """One point of a grid: its place, one λ for every task, and the method's parameters."""
+class GridPoint:
+    """One point of a grid: its index, one λ for every task, and the method's parameters."""
 
     index: int
     weight: float
     parameters: Mapping[str, Any]
 
 
-def candidates(weights: float | Sequence[float], parameters: Mapping[str, Any] | None = None) -> list[Candidate]:
-    """Every combination of the listed weights and parameters; a single value counts as a list of one.
+def candidates(weights: float | Sequence[float], parameters: Mapping[str, Any] | None = None) -> list[GridPoint]:
+    """Return every combination of the listed weights and parameters; a single value counts as a list of one.
 
     The last parameter varies faster than the first, and the weight fastest of all: the candidates that differ only
     in λ stand together, which is the order in which a homogeneous method is fused once for all of them.
@@ -48,18 +50,24 @@ def candidates(weights: float | Sequence[float], parameters: Mapping[str, Any] |
     lambdas = [_weight(w) for w in _axis("weights", weights)]
     points = itertools.product(*axes, lambdas)
     return [
-        Candidate(i, point[-1], MappingProxyType(dict(zip(parameters, point[:-1], strict=True))))
+        GridPoint(i, point[-1], MappingProxyType(dict(zip(parameters, point[:-1], strict=True))))
         for i, point in enumerate(points)
     ]
 
 
-def select(candidates: Sequence[Candidate], scores: Sequence[float] | Sequence[tuple[float, ...]]) -> Candidate:
-    """The candidate with the best score, the first of them where several are equal.
+def select(
+    candidates: Sequence[_Chosen],
+    scores: Sequence[float] | Sequence[tuple[float, ...]],
+    *,
+    where: str | None = None,
+) -> _Chosen:
+    """Return the candidate with the best score, the first of equal ones.
 
     Args:
-        candidates: a grid.
-        scores: one for each, higher is better; or a tuple for each, its later entries breaking ties. A score that
+        candidates: what to choose from, such as a grid.
+        scores: one for each, higher is better; or a tuple for each, whose later entries break ties. A score that
             holds a NaN never wins.
+        where: what the error names.
 
     Raises:
         FusionError: the numbers of candidates and scores differ, there are none, or every score is NaN.
@@ -68,13 +76,13 @@ def select(candidates: Sequence[Candidate], scores: Sequence[float] | Sequence[t
     0.5
     """
     if len(candidates) != len(scores):
-        raise FusionError("every candidate needs one score", got=f"{len(candidates)} candidates, {len(scores)} scores")
+        got = f"{len(candidates)} candidates, {len(scores)} scores"
+        raise FusionError("every candidate needs one score", got=got, where=where)
     ranks = [score if isinstance(score, tuple) else (score,) for score in scores]
     usable = [i for i, rank in enumerate(ranks) if not any(map(math.isnan, rank))]
     if not usable:
-        raise FusionError(
-            "no candidate has a score that is a number", got=list(scores), fix="check the experts' scores"
-        )
+        what, fix = "no candidate has a score and a loss that are numbers", "check the experts' scores and losses"
+        raise FusionError(what, got=list(scores), where=where, fix=fix)
     return candidates[max(usable, key=ranks.__getitem__)]
 
 

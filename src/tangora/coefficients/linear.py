@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from tangora.coefficients._logits import Answers
-from tangora.coefficients._newton import Expansion
+from tangora.coefficients.logits import Answers
+from tangora.coefficients.newton import Expansion
 from tangora.errors import DataError, FusionError
 
 if TYPE_CHECKING:
@@ -79,11 +79,11 @@ class LinearLogits:
         yield {t: Answers(b.logits(x), b.labels, b.shares) for t, b in zip(self.tasks, self._blocks, strict=True)}
 
     def losses(self, x: Float[Tensor, "k"]) -> list[float]:
-        """Mean cross-entropy of each task."""
+        """Return the mean cross-entropy of each task."""
         return [block.loss(x) for block in self._blocks]
 
     def expansions(self, x: Float[Tensor, "k"]) -> list[Expansion]:
-        """Mean cross-entropy of each task with gradient and Hessian, ``X^T (p - y)`` and ``X^T (diag p - p p^T) X``."""
+        """Return each task's mean cross-entropy, its gradient ``Xᵀ(p - y)`` and Hessian ``Xᵀ(diag p - p pᵀ)X``."""
         return [_expand(block, x) for block in self._blocks]
 
 
@@ -104,7 +104,7 @@ def _block(columns: Columns) -> _Block:
 
 
 def shares(examples: Int[Tensor, "lines"]) -> Float[Tensor, "lines"]:
-    """What each line counts in a mean over examples of the mean over an example's lines.
+    """Return the weight of each line in the mean over examples of the mean over an example's lines.
 
     >>> shares(torch.tensor([3, 3, 5])).tolist()
     [0.25, 0.25, 0.5]
@@ -119,6 +119,7 @@ def _expand(block: _Block, x: Tensor) -> Expansion:
     residual = p.clone()
     residual[torch.arange(len(p)), block.labels] -= 1.0
     gradient = block.slopes.T @ (residual * block.shares[:, None]).reshape(-1)
+    # Of thousands of token classes a few have all the probability; the others would be most of the work.
     seen = (p.reshape(-1) > _NEGLIGIBLE).nonzero()[:, 0]
     row = seen // p.shape[1]
     # The Hessian steers and the gradient decides, so that single precision does for the larger of the two.

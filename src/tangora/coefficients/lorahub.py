@@ -3,106 +3,111 @@
 from __future__ import annotations
 
 import math
-from contextlib import closing
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
+from typing import Any
 
-from tangora.coefficients import Objective
+from tangora.coefficients.found import DIGITS, Found
+from tangora.coefficients.problem import silent
 from tangora.errors import FusionError
 
-__all__ = ["BOUND", "Evaluation", "Result", "search"]
+__all__ = ["BOUND", "lorahub"]
 
 BOUND = 1.5
 """The largest magnitude of a weight, unless another is given."""
 
+_FIRST_STEP = 1 / 3  # of the bound: from zero, COBYLA first looks this far along each axis
+
 
 @dataclass(frozen=True)
-class Evaluation:
-    """One call of the objective.
-
-    Attributes:
-        weights: what was tried.
-        loss: what the objective returned; it may be infinite or NaN.
-        value: what is minimized, ``loss + penalty · mean |w|``.
-    """
+class _Evaluation:
+    """One call of the loss, which may be infinite or NaN, and the value that is minimized: loss and penalty."""
 
     weights: tuple[float, ...]
     loss: float
     value: float
 
 
-@dataclass(frozen=True)
-class Result:
-    """The best of the evaluated weights, its loss without the penalty, and every evaluation in order."""
-
-    weights: tuple[float, ...]
-    loss: float
-    history: tuple[Evaluation, ...]
-
-
-def search(
-    objective: Objective,
+def lorahub(
+    loss: Callable[[list[float]], float],
     tasks: int,
     *,
     budget: int = 40,
     bound: float = BOUND,
     penalty: float = 0.05,
-    seed: int = 42,
-) -> Result:
-    """Minimize ``objective(w) + penalty · mean |wₜ|`` over ``w ∈ [-bound, bound]^tasks``, from zero, with NGOpt.
+    rows: Mapping[str, int] | None = None,
+    on_step: Callable[[int, int, str], None] = silent,
+) -> Found:
+    """Minimize ``loss(w) + penalty · mean |wₜ|`` over ``w ∈ [-bound, bound]^tasks``, from zero, without gradients.
 
-    This is LoraHub (arXiv:2307.13269, section 3.3) with the defaults that arXiv:2310.04742 uses: Nevergrad's NGOpt,
-    40 evaluations, bounds of 1.5, a penalty of 0.05 on the mean absolute weight.
+    This is LoraHub (arXiv:2307.13269, section 3.3) with the defaults of arXiv:2310.04742: 40 evaluations, bounds of
+    1.5, a penalty of 0.05 on the mean absolute weight. The optimizer is COBYLA (Powell 1994; SciPy's), which fits a
+    linear model to the best points and moves within a region that it trusts. It is what Nevergrad's NGOpt, LoraHub's
+    optimizer, chooses at this budget, and it draws nothing at random.
 
-    Choose it when tasks should weigh differently and there are too many for a grid. With few tasks, or a loss that
-    one λ already serves, a grid is as good and cheaper.
+    Choose it when tasks should weigh differently and there are too many for a grid, or when the method or the space
+    admits no gradient. With few tasks, or a loss that one λ already serves, a grid is as good and cheaper.
 
-    Departures: the answer is the best of the evaluated points (the first, where several are equal), so that the
-    loss stated is the loss measured; Nevergrad's recommendation, which the reference takes, may be a point that
-    was never evaluated. A loss that is not finite counts as worse than every finite one so far, and does not end
-    the search. The objective has to be deterministic for the search to be.
+    Departures: the result is the best of the evaluated points (the first of equal ones), so that the loss stated is
+    the loss measured, where the reference takes Nevergrad's recommendation. A loss that is not finite counts as worse
+    than every finite one so far, and does not end the search. With larger budgets NGOpt would choose other optimizers.
 
     Args:
-        objective: weights, one per task, to a loss.
+        loss: weights, one per task, to a loss; deterministic.
         tasks: how many weights.
-        budget: how often the objective is called, exactly.
+        budget: how often the loss is called at most; less often once the steps are down to 1e-4.
         bound: the largest magnitude of a weight.
         penalty: times the mean magnitude, added to the loss.
-        seed: the same seed and objective give the same result; global random states are left as they were.
+        rows: task -> how many rows the loss looks at, for the record.
+        on_step: called after each evaluation, see `Problem`.
 
     Raises:
         FusionError: an argument is out of range, or no evaluation had a finite loss.
 
-    >>> found = search(lambda w: (w[0] - 0.5) ** 2 + (w[1] + 0.25) ** 2, 2, penalty=0.0)
-    >>> [round(w, 1) for w in found.weights], len(found.history)
-    ([0.5, -0.2], 40)
+    >>> found = lorahub(lambda w: (w[0] - 0.5) ** 2 + (w[1] + 0.25) ** 2, 2, penalty=0.0)
+    >>> [round(w, 2) for w in found.weights], found.steps <= 40
+    ([0.5, -0.25], True)
     """
     _check(tasks, budget, bound, penalty)
-    from tangora.coefficients._nevergrad import points
+    began, history = time.perf_counter(), list[_Evaluation]()
 
-    history: list[Evaluation] = []
-    with closing(points(tasks, budget=budget, bound=bound, seed=seed)) as search_points:
-        weights = next(search_points)
-        while True:
-            loss = float(objective(weights))
-            history.append(Evaluation(weights, loss, loss + penalty * sum(map(abs, weights)) / tasks))
-            try:
-                weights = search_points.send(_told(history))
-            except StopIteration:
-                break
+    def value(point: Sequence[float]) -> float:
+        if len(history) == budget:  # SciPy wants size + 2 values at least; those beyond the budget cost nothing
+            return _finite(history)
+        # COBYLA may leave the box on its way, and what is evaluated is what is saved.
+        weights = [round(min(max(float(w), -bound), bound), DIGITS) + 0.0 for w in point]
+        reached = float(loss(weights))
+        history.append(_Evaluation(tuple(weights), reached, reached + penalty * sum(map(abs, weights)) / tasks))
+        on_step(len(history), budget, f"loss {reached:.4g}")
+        return _finite(history)
+
+    _minimize(value, tasks, budget, bound)
     finite = [e for e in history if math.isfinite(e.value)]
     if not finite:
-        raise FusionError(
-            f"no evaluation had a finite loss, in {budget}",
-            got=history[0].loss,
-            where="lorahub",
-            fix="check the adapters and the validation data",
-        )
+        what, fix = f"no evaluation had a finite loss, in {len(history)}", "check the adapters and the validation data"
+        raise FusionError(what, got=history[0].loss, where="lorahub", fix=fix)
     best = min(finite, key=lambda e: e.value)
-    return Result(best.weights, best.loss, tuple(history))
+    settings = {"search": "lorahub", "budget": budget, "penalty": penalty, "bounds": [-bound, bound]}
+    seconds, counts = time.perf_counter() - began, dict(rows or {})
+    return Found(list(best.weights), best.loss, best.value, None, None, len(history), seconds, counts, settings)
 
 
-def _told(history: list[Evaluation]) -> float:
+def _minimize(value: Callable[[Any], float], size: int, budget: int, bound: float) -> None:
+    """Call ``value`` where COBYLA wants it, until the budget is spent or its steps are small."""
+    from scipy.optimize import minimize  # deferred: half a second
+
+    minimize(
+        value,
+        [0.0] * size,
+        method="COBYLA",
+        bounds=[(-bound, bound)] * size,
+        options={"rhobeg": _FIRST_STEP * bound, "maxiter": max(budget, size + 2)},
+    )
+
+
+def _finite(history: Sequence[_Evaluation]) -> float:
     """The last value, or a finite one beyond every other: an infinite one would break a model of the loss."""
     if math.isfinite(history[-1].value):
         return history[-1].value

@@ -12,15 +12,15 @@ __all__ = ["pick"]
 
 
 def pick(targets: Sequence[object], count: int | None, seed: int, task: str) -> list[int]:
-    """``count`` rows in which every class has about its share, the classes of single rows drawn by lot.
+    """Return ``count`` rows in which every class has about its share.
 
-    Fewer rows are the first of more, so that 8 are contained in 32. Row j of a class of n, in an order drawn by lot, is
-    put at ``(j + u) / n`` with one u in [0, 1) a class; the first ``count`` of all rows are taken.
+    Fewer rows are the first of more, so that 8 are contained in 32. Row j of a class of n, in a random order, is put at
+    ``(j + u) / n`` with one random u in [0, 1) a class; the first ``count`` of all rows are taken.
 
     Args:
         targets: labels or target texts, one a row.
         count: how many; None, or more than there are, for all.
-        seed: with the task's name decides the lot.
+        seed: decides the order and u, together with the task's name.
         task: the name.
 
     >>> sorted([0, 0, 0, 0, 0, 0, 1, 1][i] for i in pick([0, 0, 0, 0, 0, 0, 1, 1], 4, 0, "task"))

@@ -1,7 +1,7 @@
-"""Coefficients of tangent models, solved: the cross-entropy of labelled rows (`convex`), the worst task (`minimax`).
+"""Solve for coefficients of tangent models: least mean cross-entropy (`convex`), least of the worst task (`minimax`).
 
-Their logits are linear in the coefficients, so that both are convex problems. A solution carries its proof: the norm
-of the projected gradient, and by how much any other coefficients within the bounds could be better.
+Their logits are linear in the coefficients, so that both problems are convex. A solution comes with a certificate: the
+norm of the projected gradient, and a bound on how much better any other coefficients within the bounds could be.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tangora.coefficients._logits import own_coefficients
-from tangora.coefficients._newton import Box, Expansion, Minimum, minimize
 from tangora.coefficients.found import Found, as_weights
 from tangora.coefficients.linear import LinearLogits
+from tangora.coefficients.logits import own_coefficients
+from tangora.coefficients.newton import Box, Expansion, Minimum, minimize
 from tangora.errors import FusionError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["BOUND", "PULLS", "START", "box", "choose_l2", "convex", "minimax"]
 
 BOUND = 3.0
-"""The largest magnitude of a solved coefficient: rows that can be separated would send them to infinity."""
+"""The largest magnitude of a solved coefficient: if rows can be separated, they would go to infinity."""
 
 START = 0.3
 """Where a search begins: a usual single coefficient of task arithmetic, and AdaMerging's start."""
@@ -49,7 +49,7 @@ def convex(
     nonnegative: bool = False,
     bound: float = BOUND,
 ) -> Found:
-    """The coefficients of least cross-entropy on labelled rows: a convex problem, solved by Newton's method.
+    """Find the coefficients of least cross-entropy on labelled rows: a convex problem, solved by Newton's method.
 
     ``min_c (1/T) sum_t mean_i CE(f(x_ti; phi_0) + sum_k c_k J(x_ti) nu_k, y_ti) + l2/2 |c - mean c|^2 + l1 |c|_1``,
     every task counting alike. The L2 term pulls each coefficient towards the mean of its kind: per task and site those
@@ -95,13 +95,13 @@ def minimax(
     nonnegative: bool = False,
     bound: float = BOUND,
 ) -> Found:
-    """The coefficients whose worst task is best, by the excess of its cross-entropy over that of its own expert.
+    """Find the coefficients whose worst task is best, by its cross-entropy's excess over that of its own expert.
 
-    ``min_c max_t [CE_t(c) - CE_t(e_t)]``, with the pull and the price of `convex`. Of the likelihood that its expert
-    gives the right answers (the geometric mean over rows), a fusion with excess e keeps a share ``exp(-e)``: a
-    normalized score with likelihood in place of accuracy, which makes it convex. Solved for
-    ``tau log sum_t exp(e_t / tau)``, which is above the maximum by ``tau log T`` at most, with tau from 1 to 0.001;
-    the gap that is reported counts that.
+    ``min_c max_t [CE_t(c) - CE_t(e_t)]``, with the pull and the price of `convex`. A fusion with excess e keeps a share
+    ``exp(-e)`` of the likelihood that the expert gives the right answers (the geometric mean over rows): a normalized
+    score with likelihood in place of accuracy, which makes it convex. What is minimized is
+    ``tau log sum_t exp(e_t / tau)``, which exceeds the maximum by ``tau log T`` at most, with tau from 1 to 0.001; the
+    reported gap includes that.
 
     Choose it when no task may suffer; on average `convex` is better.
 
@@ -125,6 +125,7 @@ def minimax(
     experts = [own_coefficients(logits, task).double().reshape(-1) for task in logits.tasks]
     own = [logits.losses(expert)[i] for i, expert in enumerate(experts)]
     x, steps, pull = _start(logits), 0, _checked_l2(l2)
+    # From smooth to sharp, each from the last solution: at the lowest temperature alone, Newton's steps are tiny.
     for temperature in _TEMPERATURES:
         smooth = _smooth_maximum(logits, own, temperature)
         tolerance = 1e-9 if temperature == _TEMPERATURES[-1] else 1e-4
@@ -145,7 +146,7 @@ def choose_l2(
     nonnegative: bool = False,
     bound: float = BOUND,
 ) -> float:
-    """The pull of `PULLS` with the least cross-entropy on rows left out, the strongest of equals.
+    """Return the pull of `PULLS` with the least cross-entropy on rows left out, the strongest of equals.
 
     The rows of a task are dealt to the folds class by class; all lines of one example go to the same. A task of too few
     rows has as many folds as rows, and one of a single row is never left out.
@@ -160,6 +161,7 @@ def choose_l2(
         kept = LinearLogits([c.rows((~o).nonzero()[:, 0]) if not bool(o.all()) else c for c, o in pairs])
         tested = LinearLogits([c.rows(o.nonzero()[:, 0]) for c, o in pairs if bool(o.any()) and not bool(o.all())])
         x = _start(kept)
+        # From strong to weak, each from the last solution: neighbours are near each other.
         for pull in PULLS[::-1]:
             solved = minimize(_with_pull(partial(_mean, kept), kept.shape, pull), x, limits)
             x = solved.x
@@ -168,7 +170,7 @@ def choose_l2(
 
 
 def _dealt(columns: Columns, folds: int) -> Int[Tensor, "lines"]:
-    """The fold of each line."""
+    """The fold of each line; labelled rows are dealt class by class, so that every fold has its share of each."""
     examples, which = columns.examples.unique(return_inverse=True)
     place: Tensor = which
     if len(examples) == len(which):  # else tokens of answers, which have no class
@@ -178,7 +180,7 @@ def _dealt(columns: Columns, folds: int) -> Int[Tensor, "lines"]:
 
 
 def box(bound: float, nonnegative: bool, l1: float = 0.0) -> Box:
-    """Where coefficients may be.
+    """Return the bounds and the penalty of coefficients.
 
     Raises:
         FusionError: the bound is not positive and finite, or l1 is negative or not finite.

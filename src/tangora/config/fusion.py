@@ -1,85 +1,74 @@
-"""An entry of ``fusion.methods``: what is fused how, and where its coefficients come from. No torch."""
+"""An entry of ``fusion.methods``: what is fused how, and where its coefficients come from. No torch.
+
+A search is named by a recipe, found in the registry of searches, and validated by its own settings::
+
+    {method: task_arithmetic, search: {name: convex, labels: 32}}
+    {method: task_arithmetic, search: convex, labels: 32}           # the same, in short
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from tangora.config.settings import NAME, Frozen, SpaceName
-from tangora.support.seams import FAMILIES
+from tangora.support.seams import FAMILIES, SEARCHES
+from tangora.support.validation import did_you_mean
 
 __all__ = ["FusionEntry", "SearchSettings", "check_search"]
 
-SearchName = Literal["lorahub", "convex", "learned", "adamerging", "minimax"]
-_LORAHUB = ("budget", "penalty")
-_GRADIENT = ("per", "labels", "l2", "l1", "nonnegative", "steps", "learning_rate", "rows_per_step")
-_DESCENT = ("steps", "learning_rate", "rows_per_step")
+_WRITTEN_OUT: Mapping[str, Any] = {
+    "per": "task",
+    "labels": None,
+    "l2": None,
+    "l1": 0.0,
+    "nonnegative": None,
+    "bound": None,
+    "steps": None,
+    "learning_rate": None,
+    "rows_per_step": 16,
+    "budget": 40,
+    "penalty": 0.05,
+}
+"""What the ``recipe.yaml`` of an older run gives to every entry, whatever its search: nobody's choice, so ignored."""
 
 
 class SearchSettings(Frozen):
-    """Where coefficients come from, if not from a grid.
+    """The settings of a search: the base of the class that each search has for its own.
 
-    ``lorahub``: without gradients, by the loss of whole fused models. ``convex``: least cross-entropy of labelled
-    rows, solved, for modes that are linearized as a whole. ``learned``: the same for any mode, solved where it is
-    convex, else by Adam. ``minimax``: the worst task in place of the mean. ``adamerging``: least entropy of rows
-    without labels.
+    A subclass gives ``name`` one value, which is also its default::
+
+        class RandomSettings(SearchSettings):
+            name: Literal["random"] = "random"
+            trials: int = Field(default=20, ge=1)
     """
 
-    search: SearchName | None = None
-    per: Literal["task", "site"] = Field(default="task", description="search: a coefficient per task, or task and site")
-    labels: int | None = Field(
-        default=None,
-        ge=1,
-        description="search: rows a task, picked by class; default all; adamerging ignores their labels",
-    )
-    l2: float | Literal["auto"] | None = Field(
-        default=None,
-        description="search: pull of a task's coefficients towards their mean; default 0 per task, 0.01 per site; "
-        "auto: by cross-validation on the same rows",
-    )
-    l1: float = Field(default=0.0, ge=0, description="search: times the sum of magnitudes, added to the loss")
-    nonnegative: bool | None = Field(default=None, description="search: no coefficient below 0; default for adamerging")
-    bound: float | None = Field(
-        default=None, gt=0, description="search: largest magnitude; default lorahub 1.5, adamerging 1, others 3"
-    )
-    steps: int | None = Field(default=None, ge=1, description="search by Adam: steps; default adamerging 500, else 60")
-    learning_rate: float | None = Field(
-        default=None, gt=0, description="search by Adam: rate; default adamerging 0.001, else 0.05"
-    )
-    rows_per_step: int = Field(default=16, ge=1, description="search by Adam: rows of each task in a step")
-    budget: int = Field(default=40, ge=1, description="lorahub: evaluations")
-    penalty: float = Field(default=0.05, ge=0, description="lorahub: times the mean absolute weight, added to the loss")
-
-    @model_validator(mode="after")
-    def _keys_of_the_search(self) -> SearchSettings:
-        foreign: tuple[str, ...] = _GRADIENT if self.search in (None, "lorahub") else _LORAHUB
-        if self.search == "convex":
-            foreign += _DESCENT
-        fields = type(self).model_fields
-        if odd := [key for key in foreign if getattr(self, key) != fields[key].default]:
-            what = f"search {self.search}" if self.search else "a grid"
-            raise ValueError(f"{odd[0]} is no setting of {what}: leave it out")
-        if isinstance(self.l2, float) and self.l2 < 0:
-            raise ValueError(f"l2 is not negative; got {self.l2}")
-        if self.l2 == "auto" and self.search != "convex":
-            raise ValueError("l2: auto is for search convex, which is fast enough; give a number")
-        return self
+    name: str = Field(pattern=NAME)
 
     @property
-    def pull(self) -> float | Literal["auto"]:
-        """``l2``, with its default."""
-        if self.l2 is not None:
-            return self.l2
-        return 0.01 if self.per == "site" else 0.0
+    def label(self) -> str:
+        """How ``scores.csv`` calls an entry with these settings, unless the entry has a name."""
+        return self.name
+
+    @property
+    def row_limit(self) -> int | None:
+        """How many rows of each task the search may look at; None for all of them."""
+        return None
+
+    @property
+    def per_site(self) -> bool:
+        """Whether there is a coefficient for each task and site, rather than for each task."""
+        return False
 
 
-class FusionEntry(SearchSettings):
+class FusionEntry(Frozen):
     """One row of the comparison: a method, its space, and where its coefficients come from.
 
     ``weights`` and ``parameters`` may be lists: then every combination is a candidate and one is selected on
-    validation. ``search`` finds them in other ways, for one setting of parameters: see `SearchSettings`.
+    validation. A ``search`` finds the weights in another way, for one setting of the parameters. Its settings are a
+    mapping, or in short its name, with its other keys beside it.
     """
 
     method: str
@@ -91,39 +80,107 @@ class FusionEntry(SearchSettings):
     weights: float | list[float] | None = Field(default=None, description="one lambda for all tasks; a list is a grid")
     parameters: dict[str, Any] = Field(default_factory=dict, description="the method's; a list is a grid")
     sizes: list[int] | None = Field(default=None, description="only for subsets of these sizes; default: every size")
+    search: SerializeAsAny[SearchSettings] | None = Field(
+        default=None, description="where coefficients come from, if not from a grid: its name, or its settings"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _settings_in_one_place(cls, raw: Any) -> Any:
+        return _gathered(raw) if isinstance(raw, Mapping) else raw
+
+    @field_validator("search", mode="before")
+    @classmethod
+    def _settings_of_the_search(cls, raw: Any) -> Any:
+        return SEARCHES.get(raw["name"]).settings.model_validate(raw) if isinstance(raw, Mapping) else raw
 
     @model_validator(mode="after")
     def _consistent(self) -> FusionEntry:
         if self.weights == [] or [] in self.parameters.values():
             raise ValueError("a grid of weights or parameters needs at least one value")
-        if self.search and self.weights is not None:
+        if self.search is None:
+            return self
+        if self.weights is not None:
             raise ValueError("a search finds the weights: leave out weights, or search")
-        if self.search and any(isinstance(value, list) for value in self.parameters.values()):
+        if any(isinstance(value, list) for value in self.parameters.values()):
             raise ValueError("a search takes one value a parameter: give an entry, with a name, for each")
-        if self.search not in (None, "lorahub") and self.spaces != ["delta"]:
-            raise ValueError(f"search {self.search} is for spaces: [delta], in which fused weights are linear")
+        if SEARCHES.get(self.search.name).needs != "loss" and self.spaces != ["delta"]:
+            raise ValueError(f"search {self.search.name} is for spaces: [delta], in which fused weights are linear")
         return self
 
     @property
     def label(self) -> str:
         """The name in ``scores.csv``."""
-        return self.name or (self.search + ("-site" if self.per == "site" else "") if self.search else self.method)
+        return self.name or (self.search.label if self.search else self.method)
+
+
+def _gathered(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The entry with every key of its search under ``search``.
+
+    Raises:
+        ValueError: there is no such search, or a key belongs neither to the entry nor to its search.
+    """
+    entry = {key: value for key, value in raw.items() if key in FusionEntry.model_fields}
+    beside = {key: value for key, value in raw.items() if key not in entry}
+    search = entry.get("search")
+    if isinstance(search, str):
+        search = {"name": search}
+    if not isinstance(search, Mapping):  # a grid, or settings that were validated before
+        name = f"search {search.name}" if isinstance(search, SearchSettings) else "a grid"
+        foreign = _chosen(beside)
+        _refuse(foreign.keys() & _WRITTEN_OUT.keys(), name)
+        return {**entry, **foreign}
+    fields = _fields(search.get("name"))
+    own = {key: beside.pop(key) for key in list(beside) if key in fields}
+    # An older version wrote null for a default that differs between searches.
+    own = {key: value for key, value in own.items() if value is not None or key not in _WRITTEN_OUT}
+    _refuse(_chosen(beside), f"search {search['name']}", [*FusionEntry.model_fields, *fields])
+    _refuse([key for key in search if key not in ("name", *fields)], f"search {search['name']}", fields)
+    return {**entry, "search": {**search, **own}}
+
+
+def _fields(name: Any) -> list[str]:
+    """The keys of a search's settings."""
+    if not isinstance(name, str):
+        raise ValueError("a search needs its name, such as {name: convex}")
+    if name not in SEARCHES:
+        raise ValueError(f"no such search, got {name!r}: {did_you_mean(name, list(SEARCHES))}")
+    return [key for key in SEARCHES.get(name).settings.model_fields if key != "name"]
+
+
+def _chosen(beside: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys that somebody chose: those without the value that an older version wrote out for everybody."""
+    absent = object()
+    return {key: value for key, value in beside.items() if value != _WRITTEN_OUT.get(key, absent)}
+
+
+def _refuse(keys: Iterable[str], what: str, valid: Sequence[str] = ()) -> None:
+    for key in keys:
+        if key in _WRITTEN_OUT:
+            raise ValueError(f"{key} is no setting of {what}: leave it out")
+        hint = did_you_mean(str(key), valid)
+        raise ValueError(f"unknown key {key!r}. {hint[0].upper()}{hint[1:]}")
 
 
 def check_search(entry: FusionEntry, modes: Mapping[str, bool], family: str) -> None:
-    """Refuse a search in modes, or for a family of models, where it makes no sense.
+    """Refuse a search in modes, or for tasks, that it is not made for.
 
     Args:
         entry: of a recipe.
-        modes: every mode of the recipe -> whether its logits are linear in coefficients.
+        modes: every mode of the recipe -> whether its logits are linear in the coefficients.
         family: of the base.
 
     Raises:
         ValueError: says what to do.
     """
+    if entry.search is None:
+        return
+    search, where = SEARCHES.get(entry.search.name), f"fusion.methods: {entry.label}"
     nonlinear = [mode for mode in entry.modes or modes if not modes[mode]]
-    if entry.search == "convex" and nonlinear:
-        what = f"fusion.methods: {entry.label} is not convex in {', '.join(nonlinear)}"
-        raise ValueError(f"{what}: give modes with train: tangent, or search: learned")
-    if entry.search == "adamerging" and FAMILIES.get(family).logits_over != "classes":
-        raise ValueError("fusion.methods: adamerging needs classes; a generated text has no entropy of its own")
+    if search.needs == "columns" and nonlinear:
+        what = f"{where} needs logits that are linear in the coefficients, unlike those of {', '.join(nonlinear)}"
+        alike = [name for name in SEARCHES.own if SEARCHES.get(name).needs == "logits"]
+        others = [name for name in alike if SEARCHES.get(name).labelled == search.labelled]
+        raise ValueError(f"{what}: give modes with train: tangent, or another search, such as {', '.join(others)}")
+    if search.classes and FAMILIES.get(family).logits_over != "classes":
+        raise ValueError(f"{where} needs classes, and a generated text has none: choose another search")

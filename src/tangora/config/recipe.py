@@ -12,8 +12,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tangora.config.schema import (
     BaseConfig,
     BaseSettings,
@@ -30,7 +28,7 @@ from tangora.config.schema import (
     TaskSettings,
     TrainingSettings,
 )
-from tangora.errors import RecipeError
+from tangora.errors import FileError, RecipeError
 from tangora.support.validation import did_you_mean, validate
 from tangora.support.yaml import parse
 
@@ -68,8 +66,9 @@ def load_recipe(source: str | Path, settings: Sequence[str] = ()) -> Recipe:
         settings: ``key.path=value``, the value in YAML; list items by index, named items (tasks) by name too.
 
     Raises:
-        RecipeError: the file is missing or not YAML, a key is unknown (the nearest valid one is named), a value
-            has the wrong type, or ``${data.KEY}`` has no value.
+        FileError: the file is missing or unreadable.
+        RecipeError: it is not YAML, a key is unknown (the nearest valid one is named) or given twice, a value has the
+            wrong type, or ``${data.KEY}`` has no value.
 
     >>> load_recipe("quickstart", ["seed=7"]).seed
     7
@@ -77,10 +76,8 @@ def load_recipe(source: str | Path, settings: Sequence[str] = ()) -> Recipe:
     text, where = _read(source)
     try:
         raw = parse(text)
-    except yaml.YAMLError as cause:
-        raise RecipeError(
-            f"not readable as YAML ({' '.join(str(cause).split())})", where=where, fix="mend the file"
-        ) from cause
+    except ValueError as cause:
+        raise RecipeError(f"not readable as YAML ({cause})", where=where, fix="mend the file") from cause
     if not isinstance(raw, dict):
         raise RecipeError("a recipe is a mapping", got=type(raw).__name__, where=where, fix="see the bundled recipes")
     for setting in settings:
@@ -97,7 +94,7 @@ def _read(source: str | Path) -> tuple[str, str | Path]:
         try:
             return path.read_text(encoding="utf-8"), path
         except (OSError, UnicodeDecodeError) as cause:
-            raise RecipeError(f"the recipe cannot be read ({cause})", where=path, fix="check the path") from cause
+            raise FileError(f"the recipe cannot be read ({cause})", where=path, fix="check the path") from cause
     known = bundled_recipes()
     if str(source) not in known:
         raise RecipeError(
@@ -112,10 +109,8 @@ def _apply(raw: dict[str, Any], setting: str) -> None:
         raise RecipeError("a setting is key.path=value", got=setting, where="--set")
     try:
         value = parse(text)
-    except yaml.YAMLError as cause:
+    except ValueError as cause:
         raise RecipeError("the value of a setting must be YAML", got=text, where=f"--set {key}") from cause
-    if isinstance(value, str):
-        value = _as_number(value)
     node: Any = raw
     *parents, last = key.split(".")
     for part in parents:
@@ -126,11 +121,6 @@ def _apply(raw: dict[str, Any], setting: str) -> None:
         node[last] = value
     else:
         raise RecipeError("a setting must lead into a mapping or a list", got=setting, where="--set")
-
-
-def _as_number(text: str) -> str | float:
-    """YAML 1.1 reads ``1e-3`` as text; people mean a number."""
-    return float(text) if re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", text) else text
 
 
 def _child(node: Any, part: str, setting: str) -> Any:
@@ -166,5 +156,4 @@ def _interpolate(value: Any, data: Mapping[str, Any], where: str) -> Any:
             raise RecipeError(f"data.{key} is not set", where=where, fix=f"give it with --set data.{key}=FOLDER")
         return str(data[key])
 
-    replaced = re.sub(r"\$\{data\.([A-Za-z0-9_]+)\}", replace, value)
-    return _as_number(replaced)
+    return re.sub(r"\$\{data\.([A-Za-z0-9_]+)\}", replace, value)

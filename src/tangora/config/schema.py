@@ -7,6 +7,7 @@
     modes     name -> how adapters are trained: train, and what differs of lora.* and training.*
     fusion    subsets, methods with their grids or search, how coefficients are selected
     evaluation  batch size, bootstrap
+    executor  where the jobs of the run are done
 
 `Recipe.finetune_config` resolves one mode. Nothing here imports torch.
 """
@@ -17,9 +18,9 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
 
+from tangora.config.executor import ExecutorConfig
 from tangora.config.fusion import FusionEntry, check_search
 from tangora.config.settings import NAME, FinetuneConfig, Frozen, LoraSettings, ModeConfig, TrainingSettings
 from tangora.config.tasks import (
@@ -34,7 +35,9 @@ from tangora.config.tasks import (
 )
 from tangora.errors import RecipeError
 from tangora.support.seams import FAMILIES, METRICS, MODES
+from tangora.support.shown import one_line
 from tangora.support.validation import did_you_mean, validate
+from tangora.support.yaml import dump
 
 __all__ = [
     "BaseConfig",
@@ -126,6 +129,13 @@ class Recipe(Frozen):
     )
     fusion: FusionConfig = Field(default_factory=FusionConfig)
     evaluation: EvaluationConfig = Field(default=EvaluationConfig())
+    executor: ExecutorConfig = Field(
+        default_factory=ExecutorConfig, description="where jobs are done; changes no result"
+    )
+
+    def __repr__(self) -> str:
+        tasks = f"{len(self.tasks)} tasks on {self.base.model}"
+        return one_line("Recipe", repr(self.name), tasks, f"modes {' '.join(self.modes)}", f"seed {self.seed}")
 
     @classmethod
     def settings_at(cls, raw: Mapping[str, Any], location: tuple[int | str, ...]) -> tuple[type[Frozen] | None, int]:
@@ -189,4 +199,4 @@ class Recipe(Frozen):
 
     def to_yaml(self) -> str:
         """The resolved recipe, every default written out."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
+        return dump(self.model_dump(mode="json"))

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from tangora.support.seams import MODES, SPACES
+from tangora.support.shown import one_line
 from tangora.support.validation import did_you_mean, validate
 
 __all__ = [
@@ -41,10 +42,22 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 """What modes, tasks and methods may be called: it becomes a folder's name."""
 
 
+_YES_NO = {"yes": True, "on": True, "no": False, "off": False}
+"""Bools of YAML 1.1, in which older recipes are written; a text to YAML 1.2, and so to a field of bools and texts."""
+
+
 class Frozen(BaseModel):
     """Immutable, no unknown keys, no infinities, no number that is ``true``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+    def __repr__(self) -> str:
+        """What differs from the defaults."""
+        fields = type(self).model_fields
+        defaults = {n: f.get_default(call_default_factory=True, validated_data={}) for n, f in fields.items()}
+        values = {name: getattr(self, name) for name in fields}
+        given = {n: v for n, v in values.items() if fields[n].is_required() or v != defaults[n]}
+        return one_line(type(self).__name__, *(f"{name}={value!r}" for name, value in given.items()))
 
     @field_validator("*", mode="before")
     @classmethod
@@ -52,7 +65,7 @@ class Frozen(BaseModel):
         kinds = list(_kinds(cls.model_fields[str(info.field_name)].annotation))
         if bool not in kinds and (int in kinds or float in kinds) and any(isinstance(v, bool) for v in _values(value)):
             raise ValueError("a number, not true or false")
-        return value
+        return _YES_NO.get(value.lower(), value) if bool in kinds and isinstance(value, str) else value
 
 
 def _kinds(annotation: Any) -> Iterator[Any]:

@@ -1,82 +1,145 @@
-"""When two candidates of a comparison are one, so that it is scored once."""
+"""Score fused candidates: equal ones once, linear ones on columns where there are some."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import TYPE_CHECKING, Any, Protocol
 
-from tangora.evaluation.evaluator import scoring_key
+from tangora.evaluation.evaluator import Evaluator, Result, scoring_key
+from tangora.fusion.fusion import Fusion
+from tangora.methods import get
 from tangora.support.files import digest
+from tangora.support.source import source_digest
 
 if TYPE_CHECKING:
-    from tangora.fusion.fusion import Fusion
     from tangora.fusion.weights import WeightTable
     from tangora.methods import Method
 
-__all__ = ["candidate_key", "linear_coefficients"]
+__all__ = ["ColumnScores", "Scoring", "candidate_key", "linear_coefficients"]
 
 _DIGITS = 9
 
 
+class ColumnScores(Protocol):
+    """Scores linear fusions of some adapters on the columns of their logits, without a forward pass."""
+
+    def __call__(
+        self,
+        tasks: Sequence[str],
+        split: str,
+        weights: Mapping[str, float],
+        rows: Mapping[str, Sequence[int]] | None = None,
+    ) -> dict[str, Result]:
+        """Return results on ``tasks`` of the fusion with ``weights``, by the names of the adapters."""
+        ...
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How fused candidates are scored: by forward passes, or on columns if their logits are linear.
+
+    Attributes:
+        evaluator: passes rows through the model, and remembers results by the candidate's key.
+        seed: of random methods.
+        columns: of the adapters' mode, if its logits are linear in the coefficients.
+        rows: task -> the only rows to score on; else every row.
+    """
+
+    evaluator: Evaluator
+    seed: int = 0
+    columns: ColumnScores | None = None
+    rows: Mapping[str, Sequence[int]] | None = None
+
+    def on(self, rows: Mapping[str, Sequence[int]], split: str) -> Scoring:
+        """Return the same on some rows of a split."""
+        return replace(self, evaluator=self.evaluator.on(rows, split), rows=rows)
+
+    def results(
+        self,
+        fusion: Fusion,
+        method: str,
+        weights: WeightTable,
+        parameters: Mapping[str, Any],
+        tasks: Sequence[str],
+        split: str,
+    ) -> dict[str, Result]:
+        """Return the results of one candidate on ``split`` of ``tasks``, measured now or before.
+
+        Args:
+            fusion: of the adapters, whose names are those of their columns.
+            method, weights, parameters: the candidate, as `Fusion.merge` takes it.
+            tasks: names.
+            split: which rows of the tasks.
+        """
+        linear = linear_coefficients(method, weights, parameters)
+        if linear is not None and self.columns is not None:
+            return self.columns(tasks, split, dict(zip(fusion.names, linear, strict=True)), self.rows)
+        key = candidate_key(fusion, method, weights, parameters, self.seed)
+        return self.evaluator.evaluate(key, lambda: fusion.merge(method, weights, parameters), tasks, split)
+
+
 def candidate_key(fusion: Fusion, method: str, weights: WeightTable, parameters: Mapping[str, Any], seed: int) -> str:
-    """A key that equal candidates share, however they were named.
+    """Return a key that equal candidates share, however they are named, and that changes with the code of the method.
 
     A linear method is its coefficients: the average of two is task arithmetic at 1/2, all zeros is the base model,
     and a single 1 is the expert itself; where a space is linear, it is also the same as in ``delta``.
     Coefficients that differ by less than 1e-9 count as equal, and those that are the same at every site are per task.
     """
-    from tangora.methods import get
-
     chosen = get(method)
     prints = [scoring_key(a) for a in fusion.adapters]
-    fingerprints = {a.fingerprint for a in fusion.adapters}
     table = _collapsed(weights)
     if not chosen.linear:
-        members = sorted(zip(prints, _by_adapter(table), strict=True), key=lambda m: (m[0], repr(m[1])))
-        key = ["fused", method, fusion.space, dict(parameters), members, seed if chosen.random else 0]
-        if chosen.statistics:
-            key.append(sorted(s.fingerprint for s in fusion.statistics if s.about.adapter in fingerprints))
-        return digest(key)
-    coefficients = _by_adapter(_through(chosen, table, parameters))
+        return _nonlinear_key(fusion, chosen, prints, table, parameters, seed)
+    coefficients = _by_adapter(_multipliers(chosen, table, parameters))
     terms = _terms(prints, coefficients)
-    if not terms:  # where B₀ is not zero, φ₀ is not the base model
+    if not terms:  # if B₀ is not zero, φ₀ is not the base model
         return digest(["start", prints]) if any(a.start for a in fusion.adapters) else "zero_shot"
     if list(terms.values()) == [1.0]:
         return next(iter(terms))
-    return digest(["linear", "delta" if fusion.is_linear() else fusion.space, terms])
+    return digest(["linear", "delta" if fusion.is_linear() else fusion.space, terms, _engine_code()])
+
+
+def _nonlinear_key(
+    fusion: Fusion, method: Method, prints: Sequence[str], table: WeightTable, parameters: Mapping[str, Any], seed: int
+) -> str:
+    members = sorted(zip(prints, _by_adapter(table), strict=True), key=lambda m: (m[0], repr(m[1])))
+    code = [_engine_code(), source_digest(method.function)]
+    key = ["fused", method.name, fusion.space, dict(parameters), members, seed if method.random else 0, code]
+    if method.statistics:
+        fingerprints = {a.fingerprint for a in fusion.adapters}
+        key.append(sorted(s.fingerprint for s in fusion.statistics if s.about.adapter in fingerprints))
+    return digest(key)
+
+
+@cache
+def _engine_code() -> str:
+    """The code that fuses, without that of any one method."""
+    return source_digest(Fusion, without=("tangora.errors", "tangora.progress"))
 
 
 def linear_coefficients(method: str, weights: WeightTable, parameters: Mapping[str, Any]) -> list[float] | None:
-    """What each adapter is multiplied with; None where a method is not linear, or sites have weights of their own."""
-    from tangora.methods import get
-
+    """Return what each adapter is multiplied with; None if the method is not linear, or weights differ by site."""
     chosen, table = get(method), _collapsed(weights)
     if not chosen.linear or isinstance(table, dict):
         return None
-    found = _through(chosen, table, parameters)
-    assert not isinstance(found, dict)
-    return list(found)
+    return chosen.coefficients(table, parameters)
 
 
 def _collapsed(weights: WeightTable) -> WeightTable:
-    """One row where every site has the same."""
+    """One row if every site has the same."""
     if not isinstance(weights, dict):
         return weights
     rows = list(weights.values())
     return rows[0] if rows and all(row == rows[0] for row in rows) else weights
 
 
-def _through(method: Method, table: WeightTable, parameters: Mapping[str, Any]) -> WeightTable:
+def _multipliers(method: Method, table: WeightTable, parameters: Mapping[str, Any]) -> WeightTable:
     """What a linear method multiplies each adapter with."""
-    import torch
-
-    def row(weights: Sequence[float]) -> list[float]:
-        identity = torch.eye(len(weights), dtype=torch.float64)
-        column = torch.tensor(list(weights), dtype=torch.float64)[:, None]
-        values: list[float] = method(identity, weights=column, **parameters).tolist()
-        return values
-
-    return {site: row(w) for site, w in table.items()} if isinstance(table, dict) else row(table)
+    if isinstance(table, dict):
+        return {site: method.coefficients(row, parameters) for site, row in table.items()}
+    return method.coefficients(table, parameters)
 
 
 def _terms(

@@ -13,14 +13,20 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cache
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tangora.errors import DataError, ModelError
+from tangora.modes import answers
 from tangora.modes.contract import mode_of
 from tangora.support.files import digest, writing
+from tangora.support.seams import FAMILIES, METRICS
+from tangora.support.shown import one_line
+from tangora.support.source import source_digest
+from tangora.tasks.values import only
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,7 +34,15 @@ if TYPE_CHECKING:
     from tangora.adapters.adapter import Adapter
     from tangora.tasks import Base, Task, TaskModel
 
-__all__ = ["Evaluator", "Result", "ScoreStore", "evaluate", "scoring_key"]
+__all__ = [
+    "Evaluator",
+    "Result",
+    "ScoreStore",
+    "evaluate",
+    "refuse_another_base",
+    "scoring_code",
+    "scoring_key",
+]
 
 
 @dataclass(frozen=True)
@@ -44,6 +58,9 @@ class Result:
     score: float
     loss: float
     values: list[Any]
+
+    def __repr__(self) -> str:
+        return one_line("Result", f"score {self.score:.4g}", f"loss {self.loss:.4g}", f"{len(self.values)} rows")
 
 
 class ScoreStore:
@@ -113,17 +130,29 @@ class Evaluator:
         tasks: everything a candidate may be scored on.
         batch_size: rows per forward pass.
         store: where results are kept; in memory by default.
+        same_base: the base is the right one although an adapter names another.
     """
 
     def __init__(
-        self, base: Base, tasks: Sequence[Task], *, batch_size: int = 64, store: ScoreStore | None = None
+        self,
+        base: Base,
+        tasks: Sequence[Task],
+        *,
+        batch_size: int = 64,
+        store: ScoreStore | None = None,
+        same_base: bool = False,
     ) -> None:
-        self._base = base
+        self._base, self._same_base = base, same_base
         self._tasks = {task.name: task for task in tasks}
         self._batch_size = batch_size
         self._store = store if store is not None else ScoreStore()
         self._saved: dict[str, Tensor] = {}
         self.scored = 0
+
+    def on(self, rows: Mapping[str, Sequence[int]], split: str) -> Evaluator:
+        """Return an evaluator on some rows of a split of some tasks, which keeps its results in the same store."""
+        tasks = [only(self._tasks[name], split, chosen) for name, chosen in rows.items()]
+        return Evaluator(self._base, tasks, batch_size=self._batch_size, store=self._store)
 
     def evaluate(
         self, key: str, adapter: Callable[[], Adapter | None], tasks: Sequence[str], split: str
@@ -149,21 +178,15 @@ class Evaluator:
         return {name: result for name, result in results.items() if result is not None}
 
     def _key(self, key: str, task: Task, split: str) -> str:
-        return digest([key, self._base.fingerprint, task.fingerprint, split])
-
-    def _refuse_other_weights(self, adapter: Adapter | None) -> None:
-        made_for = adapter.metadata.base if adapter is not None else None
-        if made_for is not None and made_for.fingerprint and made_for.fingerprint != self._base.fingerprint:
-            got, fix = self._base.config.model, f"set base.model to {made_for.model or 'the base of the adapter'}"
-            raise ModelError("the adapter was made for other base weights", got=got, where="base.model", fix=fix)
+        return digest([key, self._base.fingerprint, task.fingerprint, split, scoring_code(task.family, task.metrics)])
 
     @contextlib.contextmanager
     def _answering(self, adapter: Adapter | None) -> Iterator[Callable[[Task], TaskModel]]:
         """Answer tasks by the base, with an adapter as the adapter's mode does."""
         from tangora.tasks.model import TaskModel  # deferred: torch
 
-        self._refuse_other_weights(adapter)
         base = self._base
+        refuse_another_base(adapter, base, same_base=self._same_base)
         if adapter is None:
             yield lambda task: TaskModel(base.backbone, task, base)
             return
@@ -185,10 +208,45 @@ class Evaluator:
         )
 
 
+@cache
+def scoring_code(family: str, metrics: tuple[str, ...]) -> str:
+    """Return a digest of the code that scores: once it has changed, every score is measured again.
+
+    It covers the family and the metrics, own and other packages', and how updates get into weights. How a mode answers
+    in another way is in `scoring_key`.
+    """
+    used = [FAMILIES.get(family), *(METRICS.get(name) for name in metrics)]
+    return source_digest(Evaluator, answers, *used, without=("tangora.errors", "tangora.progress"))
+
+
+def refuse_another_base(adapter: Adapter | None, base: Base, *, same_base: bool = False) -> None:
+    """Refuse an adapter that was made for another base model.
+
+    Fingerprints decide if the adapter has one. If not, names do, as far as both are known; since folders are moved, the
+    last part of a name is enough.
+
+    Raises:
+        ModelError: says for which base it was made.
+    """
+    made_for = adapter.metadata.base if adapter is not None and not same_base else None
+    if made_for is None:
+        return
+    name, own = (PurePath(one or "").name.lower() for one in (made_for.model, base.config.model))
+    if made_for.fingerprint:
+        what, different = "the adapter was made for other base weights", made_for.fingerprint != base.fingerprint
+    else:
+        what, different = f"the adapter was made for {made_for.model}", bool(name) and name != own
+    if different:
+        fix = f"set base.model to {made_for.model or 'the base of the adapter'}; if the two are the same weights, pass "
+        raise ModelError(what, got=base.config.model, where="base.model", fix=fix + "same_base=True, or --same-base")
+
+
 def scoring_key(adapter: Adapter) -> str:
     """Return what decides an adapter's scores: its updates, and how its mode answers with them."""
-    way = mode_of(adapter).answers
-    return adapter.fingerprint if way == "weights" else digest([way, adapter.fingerprint])
+    mode = mode_of(adapter)
+    if mode.answers == "weights":
+        return adapter.fingerprint
+    return digest([mode.answers, adapter.fingerprint, source_digest(mode)])
 
 
 def evaluate(

@@ -14,7 +14,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tangora.adapters.adapter import Adapter, load
-from tangora.adapters.formats.lora.based import open_base
 from tangora.adapters.metadata import FusedInfo, Parent
 from tangora.errors import ArgumentError, FusionError
 from tangora.fusion.computation import Computation
@@ -25,6 +24,7 @@ from tangora.fusion.lineage import check, check_belongs, cut_to, inherit
 from tangora.fusion.statistics import MethodStatistics, StatisticsLike, match, opened, refuse_superfluous
 from tangora.fusion.weights import Weights, WeightTable, common_scale, tabulate
 from tangora.methods import Method, get
+from tangora.storage.checkpoint import open_base
 from tangora.support.threads import in_threads
 from tangora.updates.task_vector import TaskVector, Update
 from tangora.updates.truncation import prepare

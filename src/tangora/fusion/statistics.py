@@ -27,6 +27,7 @@ from tangora.errors import ArgumentError, FileError, FusionError
 from tangora.fusion.contract import space_of
 from tangora.methods import Method, Statistic
 from tangora.support.files import atomic_file, digest, read_json, refuse_existing, write_json, write_safetensors
+from tangora.support.shown import one_line
 from tangora.support.validation import validate
 from tangora.support.version import package_version
 
@@ -77,6 +78,11 @@ class Statistics:
     about: About
     tensors: Mapping[str, Tensor]
     where: str = "statistics in memory"
+
+    def __repr__(self) -> str:
+        about = self.about
+        rows = f"{about.rows} {about.split} rows of {about.task!r}"
+        return one_line("Statistics", " and ".join(about.kinds), rows, f"{len(self.tensors)} tensors")
 
     @cached_property
     def fingerprint(self) -> str:

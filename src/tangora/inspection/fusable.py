@@ -17,6 +17,7 @@ from tangora.fusion.lineage import check
 from tangora.inspection.folders import Inspected, adapters_of, checkpoints_of
 from tangora.methods import Method, methods
 from tangora.support.seams import SPACES
+from tangora.support.shown import one_line
 
 __all__ = ["Fusable", "fusable"]
 
@@ -34,6 +35,10 @@ class Fusable:
     spaces: dict[str, list[str]] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        spaces = (f"{len(methods)} methods in {space}" for space, methods in self.spaces.items())
+        return one_line("Fusable", *spaces, self.reasons.get("all"))
 
     def told(self) -> dict[str, Any]:
         """For a machine."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, overload
 from tangora.errors import ArgumentError
 from tangora.modes.contract import Bench, OnStep, mode_of
 from tangora.modes.preparation import refuse_running_statistics
+from tangora.support.extras import require
 from tangora.support.files import atomic_dir, refuse_existing, write_json
 from tangora.tasks.values import Task
 
@@ -91,6 +92,7 @@ def finetune(
         ModelError: a target or a pattern matches nothing, initial values that cannot be used, or a loss that is not
             finite; nothing is written then.
         OutputError: ``out`` exists and ``overwrite`` is false, or cannot be written.
+        MissingExtraError: the extra ``train`` is not installed.
     """
     one = isinstance(task, Task)
     tasks = [task] if isinstance(task, Task) else list(task)
@@ -120,8 +122,9 @@ def train_to(
         about: metadata that the adapters get, such as ``stage``.
 
     Raises:
-        ArgumentError, ModelError, OutputError: as `finetune`.
+        ArgumentError, ModelError, OutputError, MissingExtraError: as `finetune`.
     """
+    require("train", purpose="training")
     mode = mode_of(config)
     if len(tasks) != 1 and not (mode.joint and tasks):
         fix = "give one task, or choose a joint mode"

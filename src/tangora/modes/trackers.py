@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from transformers import TrainerCallback
 from transformers.integrations.integration_utils import TensorBoardCallback, WandbCallback
 
-from tangora.errors import RecipeError
+from tangora.support.extras import require
 
 __all__ = ["trackers"]
 
@@ -25,12 +24,9 @@ def trackers(names: Sequence[str], logs: Path) -> Iterator[list[TrainerCallback]
         logs: folder for TensorBoard.
 
     Raises:
-        RecipeError: one of them is not installed.
+        MissingExtraError: one of them is not installed.
     """
-    for name in names:
-        if importlib.util.find_spec(name) is None:
-            fix = f"install it with: pip install 'tangora[{name}]'"
-            raise RecipeError(f"{name} is not installed", where="training.report_to", fix=fix)
+    require(*names, purpose="training.report_to")
     found = [_TensorBoard(logs) if name == "tensorboard" else _Wandb() for name in names]
     try:
         yield list(found)

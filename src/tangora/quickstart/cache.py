@@ -10,6 +10,7 @@ from pathlib import Path
 from tangora.errors import FileError
 from tangora.quickstart.data import pretraining
 from tangora.quickstart.training import Progress, Settings, pretrain, save
+from tangora.support.extras import require
 from tangora.support.files import atomic_dir, digest, read_json, write_json
 
 __all__ = ["cache_folder", "encoder"]
@@ -22,10 +23,13 @@ _WEIGHTS = "model.safetensors"
 
 def cache_folder() -> Path:
     """``$TANGORA_CACHE``, or the place for caches of this user and system."""
-    from platformdirs import user_cache_path
-
     chosen = os.environ.get("TANGORA_CACHE")
-    return Path(chosen).expanduser() if chosen else user_cache_path("tangora")
+    if chosen:
+        return Path(chosen).expanduser()
+    require("quickstart", purpose="the quickstart")
+    from platformdirs import user_cache_path  # deferred: an extra
+
+    return user_cache_path("tangora")
 
 
 def encoder(progress: Progress | None = None, settings: Settings | None = None) -> Path:

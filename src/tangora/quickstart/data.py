@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from tangora.errors import DataError
 from tangora.quickstart import pictures
+from tangora.support.extras import require
 
 if TYPE_CHECKING:
     from jaxtyping import Int, UInt8
@@ -154,6 +155,7 @@ def pretraining() -> tuple[UInt8[ndarray, "n 32 32 3"], list[str]]:
 
 @lru_cache(maxsize=4)
 def _sets(name: str) -> tuple[list[_Row], list[_Row], list[_Row], list[_Row]]:
+    require("quickstart", purpose="the quickstart")
     if name in ("digits", "faces"):
         by_class, counts = _items(name), _ROWS[name]
     else:

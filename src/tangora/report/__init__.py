@@ -9,6 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tangora.report.data import read_run
+from tangora.report.headline import headline
+from tangora.report.summary import Summary
+from tangora.report.tables import terminal_tables
+from tangora.support.extras import require
+from tangora.support.files import atomic_dir, write_text
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -23,11 +30,10 @@ def build(run: str | Path) -> Path:
     Raises:
         FileError: ``scores.csv`` is missing, or a file is there and cannot be right.
         OutputError: the folder cannot be written.
+        MissingExtraError: the extra ``report`` is not installed.
     """
-    from tangora.report.data import read_run
-    from tangora.report.html import draw_all, page
-    from tangora.report.summary import Summary
-    from tangora.support.files import atomic_dir, write_text
+    require("report", purpose="a report")
+    from tangora.report.html import draw_all, page  # deferred: an extra, and matplotlib takes a second
 
     folder = Path(run)
     summary = Summary(read_run(folder))
@@ -43,13 +49,8 @@ def terminal(run: str | Path) -> RenderableType:
     Raises:
         FileError: ``scores.csv`` is missing, or a file is there and cannot be right.
     """
-    from rich.console import Group
+    from rich.console import Group  # deferred: a tenth of a second, for those who print
     from rich.text import Text
-
-    from tangora.report.data import read_run
-    from tangora.report.headline import headline
-    from tangora.report.summary import Summary
-    from tangora.report.tables import terminal_tables
 
     summary = Summary(read_run(Path(run)))
     return Group(*terminal_tables(summary), Text(" ".join(headline(summary).sentences)))

@@ -8,16 +8,18 @@ from collections.abc import Sequence
 from importlib import metadata, resources
 from typing import Any
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined
-from markupsafe import Markup
-
-from tangora.report.theme import COLORS
+from tangora.report.palette import COLORS
+from tangora.support.extras import require
 
 __all__ = ["render"]
 
 
 def render(template: str, *, styles: Sequence[str], scripts: Sequence[str], **values: Any) -> str:
     """One HTML file that needs nothing else; styles and scripts are names of files beside this one."""
+    require("report", purpose="a page")
+    from jinja2 import Environment, FunctionLoader, StrictUndefined  # deferred: an extra
+    from markupsafe import Markup  # deferred: an extra
+
     environment = Environment(
         autoescape=True,
         undefined=StrictUndefined,

@@ -121,7 +121,7 @@ def _rounded(weights: Iterable[float]) -> tuple[float, ...]:
 def _label(entry: FusionEntry, selection: str) -> str | None:
     """None for what the page works out by itself."""
     if entry.search is not None:
-        return entry.name or _NAMES.get(entry.search, entry.search)
+        return entry.name or _NAMES.get(entry.search.name, entry.search.name)
     if entry.method == "average":
         return None
     chosen = entry.method == "task_arithmetic" and entry.name is None and selection == "validation"

@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from tangora.errors import FileError
 from tangora.report.analyses import Analyses, read_analyses
 from tangora.report.parsing import parsed
@@ -248,7 +246,7 @@ def _one_training(raw: Mapping[str, Any]) -> Training:
 def _mapping(text: str, path: Path) -> Mapping[str, Any]:
     try:
         value = parse(text)
-    except yaml.YAMLError as cause:
+    except ValueError as cause:
         raise FileError("not readable as YAML", where=path, fix="write the file again") from cause
     return value if isinstance(value, dict) else {}
 

@@ -11,16 +11,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from markupsafe import Markup
-
+from tangora.config.recipe import Recipe, load_recipe
 from tangora.errors import ArgumentError, FileError, RecipeError
 from tangora.report import _examples, _pack, _presets
 from tangora.report._page import render
+from tangora.support.extras import require
 from tangora.support.files import write_text
 from tangora.support.seams import FAMILIES
 
 if TYPE_CHECKING:
-    from tangora.config.recipe import Recipe, TaskSettings
+    from tangora.config.recipe import TaskSettings
     from tangora.tangent.columns import Columns
 
 __all__ = ["build", "build_all", "modes"]
@@ -99,9 +99,9 @@ def build(run: str | Path, mode: str | None = None, out: str | Path | None = Non
         ArgumentError: the run has none of this mode.
         FileError: a file is there and cannot be right.
         OutputError: the page cannot be written.
+        MissingExtraError: the extra ``report`` is not installed.
     """
-    from tangora.config.recipe import load_recipe
-
+    require("report", purpose="the explorer")
     folder = Path(run)
     recipe = load_recipe(folder / "recipe.yaml")
     chosen = _chosen(folder, recipe, mode)
@@ -212,8 +212,8 @@ def _page(folder: Path, content: _Content) -> str:
         subsets=_subsets(content, presets),
         notes=content.notes,
         exact=content.bits == 24 and all(len(s.columns.labels) == s.of for _, _, s in content.each()),
-        data=Markup(json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")),
-        logits=Markup(logits),
+        data=json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"),
+        logits=logits,
     )
 
 

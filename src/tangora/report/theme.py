@@ -19,21 +19,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-__all__ = ["COLORS", "LAYOUTS", "Layout", "color", "inline_svg", "marker", "panels", "save", "settle", "style"]
+from tangora.report.palette import COLORS
 
-# role -> (light, dark). Series colours are Okabe and Ito's, darkened or lightened to 3:1 against their ground.
-COLORS: dict[str, tuple[str, str]] = {
-    "bg": ("#ffffff", "#14171c"),
-    "fg": ("#1b1e23", "#e8eaed"),
-    "muted": ("#565c66", "#a9b0bb"),
-    "grid": ("#dde1e6", "#30353d"),
-    "s0": ("#0072b2", "#56b4e9"),
-    "s1": ("#d55e00", "#f5a524"),
-    "s2": ("#00805d", "#2fc79b"),
-    "s3": ("#a6457f", "#e39ac6"),
-    "s4": ("#7a6a00", "#e6dc4c"),
-    "s5": ("#53565a", "#c3c7cc"),
-}
+__all__ = ["LAYOUTS", "Layout", "color", "inline_svg", "marker", "panels", "save", "settle", "style"]
+
 _SERIES = [role for role in COLORS if re.fullmatch(r"s\d", role)]
 _MARKERS = "os^DvPX*<>pH"  # twice as many as colours: twelve modes differ
 

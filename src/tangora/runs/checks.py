@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from tangora.coefficients import grid
+from tangora.coefficients.requirements import refuse_unless_searchable
 from tangora.config.recipe import FusionEntry, Recipe
 from tangora.errors import FusionError
 from tangora.methods import get
 from tangora.modes.contract import mode_of
-from tangora.runs.stages.search import refuse_unless_searchable
+from tangora.support.extras import require
 
 if TYPE_CHECKING:
     from tangora.tasks import Base
@@ -34,7 +35,9 @@ def check_methods(recipe: Recipe) -> None:
     Raises:
         FusionError: a method or one of its parameters is unknown or out of range, a subset has another number of
             tasks than the method can fuse, or a method that needs statistics is to be used in another space than delta.
+        MissingExtraError: what draws the report at the end is not installed.
     """
+    require("train", "report", purpose="a run")
     for entry in recipe.fusion.methods:
         method = get(entry.method)
         linearized = [m for m in entry.modes or recipe.modes if mode_of(recipe.modes[m]).linear_in_coefficients]

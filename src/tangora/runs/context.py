@@ -7,28 +7,26 @@ A context belongs to one process. It owns whatever is costly to load, so that th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from tangora import quickstart
+from tangora.adapters.adapter import Adapter, load
 from tangora.config.recipe import Recipe, load_recipe
 from tangora.errors import DataError, ModelError
+from tangora.evaluation.evaluator import Evaluator, ScoreStore
+from tangora.fusion.fusion import Fusion
+from tangora.fusion.statistics import Statistics
+from tangora.fusion.statistics import load as load_statistics
 from tangora.progress import Progress
 from tangora.runs.plan import Plan, plan
 from tangora.runs.sources import Sources
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from tangora.adapters.adapter import Adapter
-    from tangora.evaluation.evaluator import Evaluator, ScoreStore
-    from tangora.fusion.fusion import Fusion
-    from tangora.fusion.statistics import Statistics
-    from tangora.runs.stages.columns import ColumnStore
-    from tangora.support.machine import Machine
-    from tangora.tasks import Base, Task
+from tangora.runs.stages.columns import ColumnStore
+from tangora.support.machine import Machine
+from tangora.tasks import Base, Task, load_base, load_task
+from tangora.tasks.base import BUILTIN
 
 __all__ = ["Context", "Experts", "prepare"]
 
@@ -89,8 +87,6 @@ class Context:
         Raises:
             ModelError: its weights are not those that the run was planned for.
         """
-        from tangora.tasks import load_base  # deferred: imports torch
-
         expected = self.sources.base
         if self._base is None:
             self._base = load_base(self.recipe.base)
@@ -105,8 +101,6 @@ class Context:
         Raises:
             DataError: its rows are not those that the run was planned for.
         """
-        from tangora.tasks import load_task  # deferred: imports torch
-
         expected = self.sources.tasks[name].fingerprint
         if name not in self._tasks:
             config = next(task for task in self.recipe.tasks if task.name == name)
@@ -133,17 +127,13 @@ class Context:
 
     def statistics(self, mode: str) -> dict[str, Statistics]:
         """Return the statistics of a mode's experts, by task; their tensors are read when they are needed."""
-        from tangora.fusion.statistics import load  # deferred: imports torch
-
         if mode not in self._statistics:
             folder = self.run / "statistics" / mode
-            self._statistics[mode] = {name: load(folder / f"{name}.safetensors") for name in self.names}
+            self._statistics[mode] = {name: load_statistics(folder / f"{name}.safetensors") for name in self.names}
         return self._statistics[mode]
 
     def fusion(self, mode: str, space: str, statistics: Mapping[str, Statistics]) -> Fusion:
         """Return the fusion of all experts of a mode; the last one is kept, since stacked full models are large."""
-        from tangora.fusion.fusion import Fusion  # deferred: imports torch
-
         if self._fusion is None or self._fusion[0] != (mode, space):
             self._fusion = None  # frees the last one before the next is made
             adapters, known = list(self.experts[mode].values()), list(statistics.values())
@@ -154,22 +144,16 @@ class Context:
     @cached_property
     def columns(self) -> ColumnStore:
         """Columns of the modes whose logits are linear in the coefficients."""
-        from tangora.runs.stages.columns import ColumnStore  # deferred: imports torch
-
         folder = self.run / "cache" / "columns"
         return ColumnStore(self.base, self.tasks, self.experts, folder, self.recipe.evaluation.batch_size)
 
     @cached_property
     def archive(self) -> ScoreStore:
         """Scores that were measured by earlier plans and versions; nothing is added to it."""
-        from tangora.evaluation.evaluator import ScoreStore  # deferred: imports torch
-
         return ScoreStore.read(self.run / "cache" / "scores.jsonl")
 
     def evaluator(self, store: ScoreStore, tasks: Sequence[Task] | None = None) -> Evaluator:
         """Return an evaluator on all tasks, or on those given, that keeps its scores in ``store``."""
-        from tangora.evaluation.evaluator import Evaluator  # deferred: imports torch
-
         chosen = list(self.tasks.values()) if tasks is None else tasks
         return Evaluator(self.base, chosen, batch_size=self.recipe.evaluation.batch_size, store=store)
 
@@ -236,8 +220,6 @@ class OfMode(Mapping[str, "Adapter"]):
     _read: dict[str, Adapter] = field(default_factory=dict, repr=False)
 
     def __getitem__(self, task: str) -> Adapter:
-        from tangora.adapters.adapter import load  # deferred: imports torch
-
         if task not in self.tasks:
             raise KeyError(task)
         if task not in self._read:
@@ -257,9 +239,6 @@ class OfMode(Mapping[str, "Adapter"]):
 
 def prepare(recipe: Recipe, progress: Progress | None = None) -> tuple[Base, list[Task]]:
     """Load the base model and every task of a recipe."""
-    from tangora.tasks import load_base, load_task  # deferred: imports torch
-    from tangora.tasks.base import BUILTIN  # deferred: imports torch
-
     progress = progress or Progress()
     if recipe.base.model == BUILTIN:
         _pretrain(progress)
@@ -276,7 +255,6 @@ def prepare(recipe: Recipe, progress: Progress | None = None) -> tuple[Base, lis
 
 def _pretrain(progress: Progress) -> None:
     """Make the built-in model if it is not there yet, and report it: it takes a minute."""
-    from tangora import quickstart  # deferred: imports torch
 
     def on_step(done: int, steps: int, loss: float) -> None:
         if done == 1:

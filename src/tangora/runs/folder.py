@@ -24,7 +24,7 @@ log = logging.getLogger("tangora")
 
 _OURS_BEFORE_A_RECIPE = {".lock", "run.log", "cache", "adapters"}
 _HOW: Mapping[str, Any] = {"executor": True, "machine": {"device", "threads"}}  # a run can go on with others
-_PACKAGES = ("tangora", "torch", "transformers", "peft", "accelerate", "numpy", "nevergrad", "scikit-learn")
+_PACKAGES = ("tangora", "torch", "transformers", "peft", "accelerate", "numpy", "scipy", "scikit-learn")
 
 
 def claim(out: Path, recipe: Recipe, overwrite: bool) -> None:

@@ -2,41 +2,64 @@
 
 from __future__ import annotations
 
+import time
+
 from tangora.progress import Progress
+from tangora.runs.estimate import Estimate
 from tangora.runs.events import Event
 from tangora.runs.folder import Clock
 from tangora.runs.plan import Plan
 
 __all__ = ["Listener"]
 
+_PAUSE = 0.2  # seconds between two estimates: training reports every step
+
 
 class Listener:
     """Receives the events of a run.
+
+    Of several jobs that are being done at once a person sees one, until it ends, and the whole run.
 
     Args:
         plan: the run's.
         progress: what a person sees.
         clock: sums up the seconds of each stage.
+        estimate: of the jobs that are to be done.
     """
 
-    def __init__(self, plan: Plan, progress: Progress, clock: Clock) -> None:
-        self._plan, self._progress, self._clock = plan, progress, clock
+    def __init__(self, plan: Plan, progress: Progress, clock: Clock, estimate: Estimate) -> None:
+        self._plan, self._progress, self._clock, self._estimate = plan, progress, clock, estimate
         self._shown: tuple[str, str, int] | None = None
+        self._told = 0.0
 
     def __call__(self, event: Event) -> None:
         """Pass an event on."""
-        if event.what in ("done", "failed"):
+        self._estimate.take(event)
+        if event.what == "progressed":
+            self._part(event)
+        elif event.what in ("done", "failed"):
             if event.seconds:
                 self._clock.add(self._plan[event.key].stage, event.seconds)
-            self._end()
-        elif event.what == "progressed":
-            part = (event.key, event.label, event.steps)
-            if part != self._shown:
+            if self._shown is not None and self._shown[0] == event.key:
                 self._end()
-                self._progress.begin(event.label, event.steps)
-                self._shown = part
-            else:
-                self._progress.update(event.step, event.detail)
+        self._whole(at_once=event.what == "done")
+
+    def _part(self, event: Event) -> None:
+        part = (event.key, event.label, event.steps)
+        if self._shown is not None and self._shown[0] != event.key:
+            return
+        if part != self._shown:
+            self._end()
+            self._shown = part
+            self._progress.begin(event.label, event.steps)
+        else:
+            self._progress.update(event.step, event.detail)
+
+    def _whole(self, at_once: bool) -> None:
+        now = time.monotonic()
+        if at_once or now - self._told >= _PAUSE:
+            self._told = now
+            self._progress.overall(self._estimate.state())
 
     def _end(self) -> None:
         if self._shown is not None:

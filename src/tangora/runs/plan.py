@@ -10,7 +10,7 @@ Nothing is loaded for it, and no file is read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -64,13 +64,13 @@ class Plan:
         what = f"{len(matching)} jobs have keys that begin like this" if matching else "no job has this key"
         raise ArgumentError(what, got=start, where="KEY", fix="list the keys with tangora jobs RUN")
 
-    def after(self, jobs: Sequence[Job]) -> set[str]:
-        """Return the keys of all jobs that read the files of these, directly or not."""
-        keys = {job.key for job in jobs}
-        for job in self.jobs:
-            if keys & set(job.inputs):
-                keys.add(job.key)
-        return keys - {job.key for job in jobs}
+    def before(self, job: Job) -> list[Job]:
+        """Return the jobs whose files a job reads, directly or not, in order."""
+        keys = set(job.inputs)
+        for other in reversed(self.jobs):
+            if other.key in keys:
+                keys |= set(other.inputs)
+        return [other for other in self.jobs if other.key in keys]
 
 
 def plan(recipe: Recipe, sources: Sources) -> Plan:

@@ -13,8 +13,8 @@ from tangora.progress import Progress
 from tangora.runs.checks import check_methods
 from tangora.runs.context import Context
 from tangora.runs.folder import claim
+from tangora.runs.stages.cells import cells
 from tangora.runs.stages.experts import ExpertJob
-from tangora.runs.stages.fusion import cells
 
 if TYPE_CHECKING:
     from rich.table import Table

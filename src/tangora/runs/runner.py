@@ -18,6 +18,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ from tangora.config.recipe import Recipe
 from tangora.progress import Progress
 from tangora.runs.checks import check_methods, check_modes
 from tangora.runs.context import Context, prepare
+from tangora.runs.estimate import Estimate, measured_rates
 from tangora.runs.execution import perform
 from tangora.runs.folder import Clock, claim, locked, logged, provenance
 from tangora.runs.jobs import Job
@@ -89,19 +91,27 @@ def _drive(context: Context, clock: Clock) -> None:
     """Do the jobs that are missing; the report comes last and here, since it shows what the others took."""
     left, report = missing(context), context.plan.jobs[-1]
     fold(context.run, keep=[job.key for job in left])
-    listener = Listener(context.plan, context.progress, clock)
-    serial: Executor = EXECUTORS.get("serial")
-    serial.run([job for job in left if job is not report], context, serial.settings(), listener)
+    todo = left if report in left else [*left, report]
+    listener = Listener(context.plan, context.progress, clock, Estimate(todo, measured_rates(context.run)))
+    chosen = context.recipe.executor
+    executor: Executor = EXECUTORS.get(chosen.name)
+    if others := [job for job in left if job is not report]:
+        executor.run(others, context, chosen.settings, listener)
     fold(context.run)
     used = used_rows(context)
     clock.save(provenance(context.recipe, context.sources) | ({"statistics": used} if used else {}))
     perform(report, context, listener)
 
 
-def missing(context: Context) -> list[Job]:
-    """Return the jobs of the plan whose files are not there, or were made from other inputs than are there now."""
+def missing(context: Context, jobs: Iterable[Job] | None = None) -> list[Job]:
+    """Return the jobs whose files are not there, or were made from other inputs than are there now.
+
+    Args:
+        context: of the run.
+        jobs: to look at, every one behind its inputs; by default the whole plan.
+    """
     left: dict[str, Job] = {}
-    for job in context.plan:
+    for job in context.plan if jobs is None else jobs:
         if any(key in left for key in job.inputs) or not job.done(context):
             left[job.key] = job
     return list(left.values())

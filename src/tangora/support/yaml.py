@@ -1,31 +1,83 @@
-"""YAML as people write it: ``1e-4`` is a number (in YAML 1.1, and so to PyYAML, it is a text)."""
+"""YAML 1.2, read safely and written so that readers of YAML 1.1 see the same values.
+
+In 1.2 ``no`` is a text and ``1e-4`` a number; in 1.1, which most other readers follow, it is the other way round. A
+document that begins with ``%YAML 1.1`` is read by the rules of 1.1.
+"""
 
 from __future__ import annotations
 
-import re
+import io
+from collections.abc import Mapping
 from typing import Any
 
-import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.representer import SafeRepresenter
 
-__all__ = ["parse"]
+__all__ = ["dump", "parse"]
 
-
-class _Loader(yaml.SafeLoader):
-    """The safe loader, with the floats of YAML 1.2."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
+_LARGEST = 1_000_000  # characters of a document
+_MOST = 100_000  # values in it, those of an alias counted at each place where it stands
+_TRUTHS = frozenset({"y", "yes", "n", "no", "on", "off"})  # what YAML 1.1 takes for a bool, and 1.2 for a text
 
 
 def parse(text: str) -> Any:
-    """The value of a YAML text.
+    """Return the value of a YAML document.
 
     Raises:
-        yaml.YAMLError: it is not YAML.
+        ValueError: it is not YAML, a key stands there twice, or it is too large, too deep, or made so by its aliases.
 
-    >>> parse("[1e-4, 5.e3, e4, 2e]")
-    [0.0001, 5000.0, 'e4', '2e']
+    >>> parse("[no, 1e-4, 5.e3, e4, 2e]")
+    ['no', 0.0001, 5000.0, 'e4', '2e']
     """
-    return yaml.load(text, Loader=_Loader)
+    if len(text) > _LARGEST:
+        raise ValueError(f"a document of more than {_LARGEST:,} characters")
+    try:
+        value = YAML(typ="safe", pure=True).load(text)
+    except YAMLError as cause:
+        raise ValueError(" ".join(str(cause).split())) from cause
+    except RecursionError as cause:
+        raise ValueError("lists or mappings too deep in each other") from cause
+    _count(value)
+    return value
+
+
+def dump(value: Any) -> str:
+    """Return a YAML document in block style, keys in their own order.
+
+    >>> dump({"labels": ["no", "1e3"], "rate": 1e-5})
+    "labels:\\n- 'no'\\n- '1e3'\\nrate: 1e-05\\n"
+    """
+    writer: Any = YAML(typ="safe", pure=True)
+    writer.Representer = _Representer
+    writer.default_flow_style, writer.allow_unicode, writer.width = False, True, 110
+    writer.sort_base_mapping_type_on_output = False
+    buffer = io.StringIO()
+    writer.dump(value, buffer)
+    return buffer.getvalue()
+
+
+def _count(value: Any) -> None:
+    """Refuse a document whose aliases stand for more than it seems to hold, or for itself."""
+    waiting, seen = [value], 0
+    while waiting:
+        one = waiting.pop()
+        seen += 1
+        if seen > _MOST:
+            raise ValueError(f"more than {_MOST:,} values, those of aliases included")
+        if isinstance(one, Mapping):
+            waiting += one.values()
+        elif isinstance(one, list):
+            waiting += one
+
+
+class _Representer(SafeRepresenter):
+    """Quotes what YAML 1.1 would take for a bool."""
+
+
+def _text(representer: SafeRepresenter, text: str) -> Any:
+    style = "'" if text.lower() in _TRUTHS else None
+    return representer.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Representer.add_representer(str, _text)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+import psutil
 
 from tangora.errors import DataError
 from tangora.support.seams import FAMILIES
@@ -31,13 +31,8 @@ def column_bytes(base: Base, task: Task, split: Split, columns: int, rows: int |
 
 
 def available_memory() -> int:
-    """Bytes that can be had without swapping; Linux says so, elsewhere half of what is built in."""
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    """Return how many bytes can be had without swapping."""
+    return int(psutil.virtual_memory().available)
 
 
 def refuse_unless_fits(

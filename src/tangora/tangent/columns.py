@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,9 @@ from torch import Tensor
 
 from tangora.errors import DataError, FusionError, ModelError
 from tangora.support.files import atomic_file, digest, read_safetensors, write_safetensors
+from tangora.support.seams import FAMILIES
+from tangora.support.shown import one_line
+from tangora.support.source import source_digest
 from tangora.tangent._memory import refuse_unless_fits
 from tangora.tangent.direction import Direction, direction_of, stacked_directions
 from tangora.tangent.model import TangentTaskModel, at_start
@@ -62,6 +65,12 @@ class Columns:
     labels: Int[Tensor, "rows"]
     examples: Int[Tensor, "rows"]
     fingerprint: str
+
+    def __repr__(self) -> str:
+        rows, classes = self.origin.shape
+        each = f", one for each of {len(self.sites)} sites" if self.sites else ""
+        vectors = f"{len(self.vectors)} task vectors{each}"
+        return one_line("Columns", repr(self.task), self.split, f"{rows} rows", f"{classes} classes", vectors)
 
     def logits(self, coefficients: Float[Tensor, "*many vectors *sites"]) -> Float[Tensor, "*many rows classes"]:
         """Logits of the fusion with these coefficients, or of many at once; differentiable in them.
@@ -137,9 +146,14 @@ def load_columns(path: str | os.PathLike[str], fingerprint: str | None = None) -
 
 
 def columns_key(base: Base, task: Task, split: str, adapters: Mapping[str, Adapter], sites: bool = False) -> str:
-    """The fingerprint that columns of these would have."""
+    """Return the fingerprint that columns of these would have; it changes with the code that makes them."""
     prints = [[name, adapter.fingerprint] for name, adapter in adapters.items()]
-    return digest(["columns-1", base.fingerprint, task.name, task.fingerprint, split, prints, sites])
+    return digest([_code(task.family), base.fingerprint, task.name, task.fingerprint, split, prints, sites])
+
+
+@cache
+def _code(family: str) -> str:
+    return source_digest(columns_key, FAMILIES.get(family), without=("tangora.errors", "tangora.progress"))
 
 
 def make_columns(

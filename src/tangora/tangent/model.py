@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tangora.adapters.adapter import Adapter
 from tangora.adapters.application import applied
 from tangora.errors import ModelError
+from tangora.support.shown import one_line
 from tangora.tangent._dual import dual_numbers, expand, expand_last, expand_mapped, parts
 from tangora.tangent.direction import Direction, direction_of
 from tangora.tangent.lora import TangentLora
@@ -53,6 +54,9 @@ class TangentModel(nn.Module):
     >>> tuple(TangentModel(peft_model)(torch.ones(3, 4)).shape)
     (3, 2)
     """
+
+    def __repr__(self) -> str:
+        return one_line("TangentModel", f"{type(self.model).__name__} expanded in an adapter's parameters")
 
     def __init__(self, model: nn.Module, adapter: Adapter | None = None) -> None:
         super().__init__()

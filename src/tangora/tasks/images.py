@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tangora.errors import DataError, ModelError
+from tangora.support.extras import require
 from tangora.tasks.base import pretrained, processor, weights_fingerprint
 from tangora.tasks.zero_shot import TextEncoder, ZeroShotBase
 
@@ -33,6 +34,7 @@ _CHUNK = 128
 
 def load(config: BaseConfig) -> ZeroShotBase:
     """Return the vision tower as backbone, by the class that loads it alone, so that its adapters load there too."""
+    require("vision", purpose="a model of images")
     import transformers  # deferred: it takes a second to import
 
     whole: Any = pretrained(transformers.AutoModel, config)
@@ -86,6 +88,7 @@ def rgb(value: Any, where: str) -> Image:
     Raises:
         DataError: it is none of these.
     """
+    require("vision", purpose="an image")
     from PIL import Image as images  # deferred: texts need none
 
     try:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tangora.errors import DataError
 from tangora.support.seams import FAMILIES
+from tangora.support.shown import one_line
 from tangora.tasks.values import evaluating
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ class Predictions:
 
     values: np.ndarray | list[str]
     losses: np.ndarray
+
+    def __repr__(self) -> str:
+        return one_line("Predictions", f"{len(self.losses)} rows", f"mean loss {self.losses.mean():.4g}")
 
 
 def collate(task: Task, base: Base) -> Collate:

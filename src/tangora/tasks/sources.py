@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tangora.errors import DataError
+from tangora.support.extras import require
 from tangora.support.validation import did_you_mean
 
 if TYPE_CHECKING:
@@ -83,7 +84,9 @@ def read(source: Source, task: str) -> dict[str, Table]:
 
     Raises:
         DataError: a file is missing or unreadable, a split is missing or empty, or two splits are the same rows.
+        MissingExtraError: the extra ``train`` is not installed.
     """
+    require("train", purpose="reading data")
     tables = _hub(source, task) if source.kind == "hub" else _local(source, task)
     for split in ("train", "test"):
         if split not in tables:

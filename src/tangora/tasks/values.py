@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-__all__ = ["Batch", "Collate", "Split", "SplitRows", "Task", "evaluating", "fingerprint_of"]
+from tangora.support.files import digest
+
+__all__ = ["Batch", "Collate", "Split", "SplitRows", "Task", "evaluating", "fingerprint_of", "only"]
 
 Batch: TypeAlias = dict[str, Tensor]
 Collate: TypeAlias = Callable[[Sequence[Mapping[str, Any]]], Batch]
@@ -137,6 +139,15 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+def only(task: Task, split: str, rows: Sequence[int]) -> Task:
+    """Return the task with some rows of one split, and no other split."""
+    whole = task.splits[split]
+    inputs = {name: [values[i] for i in rows] if isinstance(values, list) else values[list(rows)]
+              for name, values in whole.inputs.items()}  # fmt: skip
+    part = Split(inputs, [whole.targets[i] for i in rows])  # type: ignore[arg-type]  # all labels, or all texts
+    return replace(task, splits={split: part}, fingerprint=digest([task.fingerprint, split, part.fingerprint]))
 
 
 def fingerprint_of(value: Any) -> str:

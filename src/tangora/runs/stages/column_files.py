@@ -17,6 +17,7 @@ from tangora.errors import TangoraError
 from tangora.modes.contract import mode_of
 from tangora.runs.jobs import Job, Resources
 from tangora.support.files import digest
+from tangora.tangent.columns import columns_key, load_columns
 
 if TYPE_CHECKING:
     from tangora.runs.context import Context
@@ -61,8 +62,6 @@ class ColumnsJob(Job):
 
     def done(self, context: Context) -> bool:
         """Whether the file is there, whole, and of these experts and rows."""
-        from tangora.tangent.columns import columns_key, load_columns  # deferred: imports torch
-
         experts, (name,) = dict(context.experts[self.mode]), self.tasks
         try:
             load_columns(self.files(context)[0], columns_key(context.base, context.task(name), self.split, experts))

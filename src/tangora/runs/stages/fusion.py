@@ -1,39 +1,49 @@
 """Stage two: every subset, space and method; coefficients selected on validation, scored on test.
 
-For one (mode, space, subset, entry) the candidates are the entry's grid, or the points that its search visits.
-Selection looks at the mean over the subset's tasks of score / expert of the same mode, on the validation split
-(``validation``), or on test itself (``oracle``); the lower mean loss breaks ties. Where nothing is chosen, the
-entry has one candidate and its selection is called ``given``.
+For one cell, a (mode, space, subset, entry), the candidates are the entry's grid, or the weights that its search
+tries. Selection looks at the mean over the subset's tasks of score / expert of the same mode, on the validation split
+(``validation``), or on test itself (``oracle``); the lower mean loss breaks ties. If nothing is chosen, the entry has
+one candidate and its selection is called ``given``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tangora.adapters.kinds import KINDS
-from tangora.config.recipe import FusionEntry, Recipe
-from tangora.evaluation.candidates import candidate_key, linear_coefficients
-from tangora.evaluation.evaluator import Evaluator, Result
-from tangora.evaluation.results import Outcome
-from tangora.fusion.contract import space_of
-from tangora.modes.contract import mode_of
+from tangora.coefficients import grid
+from tangora.config.fusion import SearchSettings
+from tangora.config.recipe import Recipe
+from tangora.evaluation.candidates import Scoring
+from tangora.evaluation.evaluator import Result
+from tangora.evaluation.results import Outcome, rank_kept
+from tangora.methods import get
 from tangora.progress import Progress
-from tangora.runs.subsets import choose_subsets
+from tangora.runs.stages.cells import Cell
+from tangora.runs.stages.search import Searches
 
 if TYPE_CHECKING:
-    from tangora.adapters.adapter import Adapter
     from tangora.coefficients.found import Found
     from tangora.fusion.fusion import Fusion
-    from tangora.fusion.statistics import Statistics
     from tangora.fusion.weights import WeightTable
-    from tangora.runs.stages.columns import ColumnStore
-    from tangora.runs.stages.search import Searches
 
-__all__ = ["CANDIDATE_COLUMNS", "Cell", "Fused", "FusionStage", "cells"]
+__all__ = [
+    "CANDIDATE_COLUMNS",
+    "Candidate",
+    "CellResult",
+    "Fused",
+    "FusionStage",
+    "candidate_rows",
+    "score",
+    "search_rows",
+]
+
+OnStep = Callable[[int, int, str], None]
 
 CANDIDATE_COLUMNS = [
     "mode", "method", "space", "subset", "split", "weights", "parameters", "task", "score", "loss",
@@ -41,218 +51,197 @@ CANDIDATE_COLUMNS = [
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One place in the comparison, before selection."""
+class Candidate:
+    """One way to fill a cell.
 
-    mode: str
-    space: str
-    subset: tuple[str, ...]
-    entry: FusionEntry
+    Attributes:
+        weights: one per task of the subset, or site -> one per task.
+        parameters: of the method.
+    """
+
+    cell: Cell
+    weights: WeightTable
+    parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """How a candidate does on a split of some tasks."""
+
+    candidate: Candidate
+    split: str
+    results: Mapping[str, Result]
+
+    @property
+    def loss(self) -> float:
+        """The mean loss over the tasks."""
+        return float(np.mean([r.loss for r in self.results.values()]))
 
 
 @dataclass(frozen=True)
 class Fused:
-    """What a cell came to, with what is needed to make the adapter again.
+    """The candidate that was chosen for a cell, its scores, and everything needed to make the adapter again.
 
     Attributes:
-        weights: one per task of the subset, or site -> one per task.
-        found: by a search that looks at rows: how good the weights are known to be.
+        results: split -> task -> result.
+        tried: the candidates that it was chosen from, on the split that chose; empty if nothing was chosen.
+        found: by a search: how good the weights are known to be.
     """
 
-    cell: Cell
+    candidate: Candidate
     selection: str
-    weights: WeightTable
-    parameters: Mapping[str, Any]
-    outcome: Outcome
+    results: Mapping[str, Mapping[str, Result]]
+    tried: tuple[CellResult, ...] = ()
     found: Found | None = None
 
+    @property
+    def cell(self) -> Cell:
+        """The candidate's."""
+        return self.candidate.cell
 
-def cells(recipe: Recipe) -> Iterator[Cell]:
-    """Every (mode, space, subset, entry) of a recipe; full fine-tuning has no factors, which some spaces need."""
-    subsets = choose_subsets([t.name for t in recipe.tasks], recipe.fusion.subsets, recipe.seed)
-    mentioned = dict.fromkeys(space for entry in recipe.fusion.methods for space in entry.spaces)
-    spaces = sorted(mentioned, key=lambda space: space != "delta")
-    for mode, settings in recipe.modes.items():
-        for space in spaces:
-            if space_of(space).needs_factors and not KINDS[mode_of(settings).kind].has_factors:
-                continue
-            entries = [e for e in recipe.fusion.methods if space in e.spaces and mode in (e.modes or [mode])]
-            for subset in subsets:
-                for entry in entries:
-                    if len(subset) in (entry.sizes or [len(subset)]):
-                        yield Cell(mode, space, subset, entry)
+    @property
+    def outcome(self) -> Outcome:
+        """The lines of ``scores.csv``."""
+        cell, coefficients = self.cell, {"weights": self.candidate.weights, **self.candidate.parameters}
+        label = cell.entry.label
+        return Outcome(cell.mode, label, cell.space, cell.subset, self.selection, coefficients, self.results)
 
 
-@dataclass
+def candidate_rows(fused: Iterable[Fused]) -> list[dict[str, Any]]:
+    """The rows of ``candidates.csv``: every candidate that something was chosen from, task by task."""
+    return [
+        {
+            **result.candidate.cell.place,
+            "split": result.split,
+            "weights": result.candidate.weights,
+            "parameters": result.candidate.parameters,
+            "task": task,
+            "score": one.score,
+            "loss": one.loss,
+        }
+        for chosen in fused
+        for result in chosen.tried
+        for task, one in result.results.items()
+    ]
+
+
+def search_rows(fused: Iterable[Fused]) -> list[dict[str, Any]]:
+    """The rows of ``searches.json``: what each search found, and how good that is known to be."""
+    return [
+        {**one.cell.place, **one.found.to_dict(), "weights": one.found.weights}
+        for one in fused
+        if one.found is not None
+    ]
+
+
+def score(candidate: Candidate, fusion: Fusion, tasks: Sequence[str], split: str, scoring: Scoring) -> CellResult:
+    """Score a candidate on ``split`` of ``tasks``.
+
+    Args:
+        candidate: the way to fill a cell.
+        fusion: of the adapters of the cell's subset.
+        tasks: names.
+        split: of the tasks.
+        scoring: by forward passes or on columns; measures what it has not measured before.
+    """
+    method = candidate.cell.entry.method
+    results = scoring.results(fusion, method, candidate.weights, candidate.parameters, tasks, split)
+    return CellResult(candidate, split, results)
+
+
+@dataclass(frozen=True)
 class FusionStage:
-    """Scores cells one after the other.
+    """Fills the cells of one mode and space.
 
     Args:
         recipe: what to compare.
-        experts: mode -> task -> adapter.
-        evaluator: knows base and tasks; remembers scores.
-        baselines: (mode, split) -> task -> result of that mode's expert on its own task.
-        statistics: mode -> task -> those of the expert, for methods that need them.
-        searches: find coefficients on rows.
-        columns: logits of linearized modes, on which linear fusions are scored without a forward pass.
+        fusion: of the mode's experts, named by their tasks.
+        scoring: scores fused candidates.
+        baselines: split -> task -> result of the expert on its own task.
+        searches: find coefficients.
     """
 
     recipe: Recipe
-    experts: Mapping[str, Mapping[str, Adapter]]
-    evaluator: Evaluator
-    baselines: Mapping[tuple[str, str], Mapping[str, Result]]
-    progress: Progress
-    statistics: Mapping[str, Mapping[str, Statistics]] = field(default_factory=dict)
-    searches: Searches | None = None
-    columns: ColumnStore | None = None
-    candidates: list[dict[str, Any]] = field(default_factory=list)
-    found: list[dict[str, Any]] = field(default_factory=list)
-    _fusions: dict[tuple[str, str], Fusion] = field(default_factory=dict, repr=False)
-    _current: tuple[Any, Fusion] | None = field(default=None, repr=False)
+    fusion: Fusion
+    scoring: Scoring
+    baselines: Mapping[str, Mapping[str, Result]]
+    searches: Searches
 
-    def run(self) -> list[Fused]:
-        """Every cell, selected and scored."""
-        listed = list(cells(self.recipe))
-        self.progress.begin("fuse and score", len(listed))
+    def run(self, listed: Sequence[Cell], progress: Progress) -> list[Fused]:
+        """Fill the cells, those of one subset after each other; the caller begins and ends the stage of progress."""
         fused: list[Fused] = []
-        for cell in listed:
-            fused += self.score(cell)
-            self.progress.advance(detail=f"{cell.mode} · {cell.entry.label} · {cell.space} · {len(cell.subset)} tasks")
-        self.progress.end()
+        done, order = 0, list(self.fusion.names)
+        for subset, of_subset in groupby(listed, key=lambda cell: cell.subset):
+            part = self.fusion.subset([order.index(name) for name in subset])  # keeps what its cells share
+            for cell in of_subset:
+                what = f"{cell.entry.label} · {len(cell.subset)} tasks"
+                fused += self._filled(cell, part, partial(_show, progress, done, what))
+                progress.advance(detail=what)
+                done += 1
         return fused
 
-    def score(self, cell: Cell) -> list[Fused]:
-        """The chosen candidate of one cell for each way of selecting, scored on every task's test rows."""
-        fusion = self._fusion(cell)
-        grid = _grid(cell.entry, len(cell.subset))
-        if cell.entry.search is None and len(grid) == 1:
-            return [self._finish(cell, fusion, "given", *grid[0])]
+    def _filled(self, cell: Cell, fusion: Fusion, on_step: OnStep) -> list[Fused]:
+        """The chosen candidate for each way of selecting."""
+        listed = _listed(cell)
+        if cell.entry.search is None and len(listed) == 1:
+            return [self._finished(listed[0], fusion, "given")]
         chosen = []
         for selection in self.recipe.fusion.selection:
             split = "test" if selection == "oracle" else "validation"
-            weights, parameters = grid[0]
-            found = None
-            if cell.entry.search == "lorahub":
-                weights = self._lorahub(cell, fusion, split)
-            elif cell.entry.search is not None:
-                found = self._found(cell, fusion, split, parameters)
-                weights = found.weights
+            if cell.entry.search is None:
+                tried = [score(candidate, fusion, cell.subset, split, self.scoring) for candidate in listed]
+                best = grid.select(tried, [self._rank(result) for result in tried], where=_named(cell))
+                chosen.append(self._finished(best.candidate, fusion, selection, tried))
             else:
-                weights, parameters = self._pick(cell, fusion, split, grid)
-            chosen.append(self._finish(cell, fusion, selection, weights, parameters, found))
+                chosen.append(self._searched(cell, cell.entry.search, fusion, selection, split, on_step))
         return chosen
 
-    def make(self, fused: Fused) -> Adapter:
-        """The adapter of a scored cell."""
-        made = self._fusion(fused.cell).merge(fused.cell.entry.method, fused.weights, dict(fused.parameters))
-        return made if fused.found is None else made.with_selection(fused.found.told())
+    def _rank(self, result: CellResult) -> tuple[float, float]:
+        experts = self.baselines[result.split]
+        scores = {task: one.score for task, one in result.results.items()}
+        metrics = {task.name: task.metric for task in self.recipe.tasks}
+        return rank_kept(scores, {task: experts[task].score for task in scores}, metrics), -result.loss
 
-    def _fusion(self, cell: Cell) -> Fusion:
-        from tangora.fusion.fusion import Fusion
+    def _searched(
+        self, cell: Cell, settings: SearchSettings, fusion: Fusion, selection: str, split: str, on_step: OnStep
+    ) -> Fused:
+        found = self.searches.find(cell, settings, fusion, split, self.scoring, on_step)
+        # The table has scores of whole splits; what a search tried on some of the rows does not belong there.
+        weights = list(found.tried) if settings.row_limit is None else []
+        weights += [found.weights] if found.weights not in weights else []
+        candidates = [Candidate(cell, w, cell.entry.parameters) for w in weights]
+        tried = [score(candidate, fusion, cell.subset, split, self.scoring) for candidate in candidates]
+        best = Candidate(cell, found.weights, cell.entry.parameters)
+        return self._finished(best, fusion, selection, tried, found)
 
-        key = (cell.mode, cell.space)
-        if key not in self._fusions:
-            self._fusions.clear()  # one mode and space at a time: stacked full models are large
-            adapters = self.experts[cell.mode]
-            names = [t.name for t in self.recipe.tasks]
-            known = list(self.statistics.get(cell.mode, {}).values())
-            self._fusions[key] = Fusion(
-                [adapters[n] for n in names], cell.space, seed=self.recipe.seed, names=names, statistics=known
-            )
-        if self._current is None or self._current[0] != (key, cell.subset):
-            order = {t.name: i for i, t in enumerate(self.recipe.tasks)}
-            self._current = ((key, cell.subset), self._fusions[key].subset([order[n] for n in cell.subset]))
-        return self._current[1]
-
-    def _pick(
-        self, cell: Cell, fusion: Fusion, split: str, grid: Sequence[tuple[WeightTable, dict[str, Any]]]
-    ) -> tuple[WeightTable, dict[str, Any]]:
-        ranks = []
-        for weights, parameters in grid:
-            results = self._results(cell, fusion, split, weights, parameters)
-            ranks.append((self._kept(cell, split, results), -float(np.mean([r.loss for r in results.values()]))))
-        return grid[max(range(len(grid)), key=ranks.__getitem__)]
-
-    def _kept(self, cell: Cell, split: str, results: Mapping[str, Result]) -> float:
-        experts = self.baselines[cell.mode, split]
-        return float(
-            np.mean([r.score / experts[t].score if experts[t].score > 0 else r.score for t, r in results.items()])
-        )
-
-    def _found(self, cell: Cell, fusion: Fusion, split: str, parameters: dict[str, Any]) -> Found:
-        assert self.searches is not None
-        found = self.searches.find(cell.entry, cell.mode, cell.subset, fusion, split)
-        self._results(cell, fusion, split, found.weights, parameters)
-        place = {"mode": cell.mode, "method": cell.entry.label, "space": cell.space, "subset": "+".join(cell.subset)}
-        self.found.append({**place, **found.told(), "weights": found.weights})
-        return found
-
-    def _lorahub(self, cell: Cell, fusion: Fusion, split: str) -> list[float]:
-        from tangora.coefficients import lorahub
-
-        entry, parameters = cell.entry, dict(cell.entry.parameters)
-
-        def objective(weights: Sequence[float]) -> float:
-            results = self._results(cell, fusion, split, [float(w) for w in weights], parameters)
-            return float(np.mean([r.loss for r in results.values()]))
-
-        found = lorahub.search(
-            objective,
-            len(cell.subset),
-            budget=entry.budget,
-            bound=entry.bound or lorahub.BOUND,
-            penalty=entry.penalty,
-            seed=self.recipe.seed,
-        )
-        return [float(w) for w in found.weights]
-
-    def _results(
-        self, cell: Cell, fusion: Fusion, split: str, weights: WeightTable, parameters: dict[str, Any]
-    ) -> dict[str, Result]:
-        results = self._evaluate(cell, fusion, weights, parameters, cell.subset, split)
-        for task, result in results.items():
-            row = (cell.mode, cell.entry.label, cell.space, "+".join(cell.subset), split, weights, parameters)
-            self.candidates.append(dict(zip(CANDIDATE_COLUMNS, (*row, task, result.score, result.loss), strict=True)))
-        return results
-
-    def _finish(
+    def _finished(
         self,
-        cell: Cell,
+        candidate: Candidate,
         fusion: Fusion,
         selection: str,
-        weights: WeightTable,
-        parameters: dict[str, Any],
+        tried: Sequence[CellResult] = (),
         found: Found | None = None,
     ) -> Fused:
-        everything = [t.name for t in self.recipe.tasks]
-        results = {"test": self._evaluate(cell, fusion, weights, parameters, everything, "test")}
+        everything = [task.name for task in self.recipe.tasks]
+        results = {"test": score(candidate, fusion, everything, "test", self.scoring).results}
         if selection == "validation":
-            results["validation"] = self._evaluate(cell, fusion, weights, parameters, cell.subset, "validation")
-        coefficients = {"weights": weights, **parameters}
-        outcome = Outcome(cell.mode, cell.entry.label, cell.space, cell.subset, selection, coefficients, results)
-        return Fused(cell, selection, weights, parameters, outcome, found)
-
-    def _evaluate(
-        self,
-        cell: Cell,
-        fusion: Fusion,
-        weights: WeightTable,
-        parameters: dict[str, Any],
-        tasks: Sequence[str],
-        split: str,
-    ) -> dict[str, Result]:
-        linear = linear_coefficients(cell.entry.method, weights, parameters)
-        if linear is not None and self.columns is not None and self.columns.scores(cell.mode):
-            return self.columns.results(cell.mode, tasks, split, dict(zip(cell.subset, linear, strict=True)))
-        make: Callable[[], Adapter] = lambda: fusion.merge(cell.entry.method, weights, parameters)  # noqa: E731
-        key = candidate_key(fusion, cell.entry.method, weights, parameters, self.recipe.seed)
-        return self.evaluator.evaluate(key, make, tasks, split)
+            subset = candidate.cell.subset
+            results["validation"] = score(candidate, fusion, subset, "validation", self.scoring).results
+        return Fused(candidate, selection, results, tuple(tried), found)
 
 
-def _grid(entry: FusionEntry, tasks: int) -> list[tuple[WeightTable, dict[str, Any]]]:
-    from tangora.coefficients import grid
-    from tangora.methods import get
+def _show(progress: Progress, cells_done: int, what: str, done: int, total: int, detail: str) -> None:
+    """Show a step of a search within its cell, which may take minutes."""
+    progress.update(cells_done, f"{what} · {done} of {total}, {detail}")
 
-    default = get(entry.method).default_weight
-    weights: Any = 1.0 if entry.search else default if entry.weights is None else entry.weights
-    return [([c.weight] * tasks, dict(c.parameters)) for c in grid.candidates(weights, entry.parameters)]
+
+def _listed(cell: Cell) -> list[Candidate]:
+    """The entry's grid: one candidate, if it lists nothing."""
+    entry, count = cell.entry, len(cell.subset)
+    weights: Any = get(entry.method).default_weight if entry.weights is None else entry.weights
+    points = grid.candidates(weights, entry.parameters)
+    return [Candidate(cell, [point.weight] * count, dict(point.parameters)) for point in points]
+
+
+def _named(cell: Cell) -> str:
+    return f"{cell.mode} · {cell.entry.label} · {cell.space} · {'+'.join(cell.subset)}"

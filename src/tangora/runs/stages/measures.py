@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tangora.errors import DataError
-from tangora.support.files import digest
 from tangora.support.seams import FAMILIES
 
 if TYPE_CHECKING:
@@ -155,11 +153,6 @@ def limited(task: Task, split: str, rows: int, seed: int) -> Task:
     Raises:
         DataError: the task has no such split.
     """
-    from tangora.tasks.values import Split
+    from tangora.tasks.values import only
 
-    picks, whole = picked(task, split, rows, seed), task.splits[split]
-    inputs = {name: [values[i] for i in picks] if isinstance(values, list) else values[picks]
-              for name, values in whole.inputs.items()}  # fmt: skip
-    part = Split(inputs, [whole.targets[i] for i in picks])  # type: ignore[arg-type]  # all labels, or all texts
-    print_of = digest([task.fingerprint, split, part.fingerprint])
-    return replace(task, splits={split: part}, fingerprint=print_of)
+    return only(task, split, picked(task, split, rows, seed))

@@ -12,22 +12,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from tangora.config.recipe import FusionEntry, Recipe
-from tangora.evaluation.evaluator import Evaluator, Result, ScoreStore, scoring_key
+from tangora.evaluation.candidates import Scoring
+from tangora.evaluation.evaluator import Evaluator, Result, ScoreStore, scoring_code, scoring_key
 from tangora.evaluation.results import Outcome
 from tangora.methods import get
+from tangora.modes.contract import mode_of
 from tangora.runs.jobs import Job, Resources
+from tangora.runs.stages.cells import Cell, cells
 from tangora.runs.stages.column_files import ColumnsJob, scored_on_columns
 from tangora.runs.stages.experts import ExpertJob
-from tangora.runs.stages.fusion import Cell, FusionStage, cells
+from tangora.runs.stages.fusion import FusionStage, candidate_rows, search_rows
 from tangora.runs.stages.outcomes import Outcomes, read_outcomes, write_outcomes
 from tangora.runs.stages.search import Searches
 from tangora.runs.stages.statistics import StatisticsJob, kinds_of
 from tangora.support.files import digest
+from tangora.support.seams import SEARCHES
 from tangora.support.source import source_digest
 
 if TYPE_CHECKING:
@@ -155,12 +160,10 @@ class FusionScoresJob(ScoresJob):
         """Go through the cells, a subset after the other."""
         stage, listed = self._stage(context), self.cells(context.recipe)
         context.progress.begin(self.label, len(listed))
-        fused = []
-        for cell in listed:
-            fused += stage.score(cell)
-            context.progress.advance(detail=f"{cell.entry.label} · {len(cell.subset)} tasks")
-        selections = [one.found.told() if one.found is not None else None for one in fused]
-        self.write(context, Outcomes([one.outcome for one in fused], selections, stage.candidates, stage.found))
+        fused = stage.run(listed, context.progress)
+        selections = [one.found.to_dict() if one.found is not None else None for one in fused]
+        rows, found = candidate_rows(fused), search_rows(fused)
+        self.write(context, Outcomes([one.outcome for one in fused], selections, rows, found))
         context.progress.end()
 
     def cells(self, recipe: Recipe) -> list[Cell]:
@@ -172,27 +175,24 @@ class FusionScoresJob(ScoresJob):
         recipe, size = context.recipe, context.recipe.evaluation.batch_size
         statistics = context.statistics(self.mode) if kinds_of(recipe, self.mode) else {}
         folder = context.run / "cache" / "searches"
-        stage = FusionStage(
+        on_columns = scored_on_columns(recipe, context.sources, self.mode)
+        columns = partial(context.columns.results, self.mode) if on_columns else None
+        return FusionStage(
             recipe,
-            context.experts,
-            self.evaluator(context),
+            context.fusion(self.mode, self.space, statistics),
+            Scoring(self.evaluator(context), recipe.seed, columns),
             self._baselines(context),
-            context.progress,
-            {self.mode: statistics},
             Searches(context.base, context.tasks, context.columns, folder, recipe.seed, size),
-            context.columns,
         )
-        stage._fusions[self.mode, self.space] = context.fusion(self.mode, self.space, statistics)
-        return stage
 
-    def _baselines(self, context: Context) -> dict[tuple[str, str], dict[str, Result]]:
+    def _baselines(self, context: Context) -> dict[str, dict[str, Result]]:
         """Split -> task -> the result of the mode's expert on its own task."""
-        found: dict[tuple[str, str], dict[str, Result]] = {}
+        found: dict[str, dict[str, Result]] = {}
         for job in (context.plan[key] for key in self.inputs):
             if isinstance(job, ExpertScoresJob):
                 (outcome,) = job.outcomes(context).chosen
                 for split, results in outcome.results.items():
-                    found.setdefault((self.mode, split), {})[job.task] = results[job.task]
+                    found.setdefault(split, {})[job.task] = results[job.task]
         return found
 
 
@@ -203,7 +203,9 @@ def _measured(run: Path, key: str) -> Path:
 def zero_shot_job(recipe: Recipe, sources: Sources) -> ZeroShotJob:
     """Return the job that scores the base model."""
     prints = [facts.fingerprint for facts in sources.tasks.values()]
-    key = digest([CODE, "zero-shot", sources.base, list(sources.tasks), prints, recipe.evaluation.batch_size])
+    key = digest(
+        [CODE, "zero-shot", _code(recipe), sources.base, list(sources.tasks), prints, recipe.evaluation.batch_size]
+    )
     return ZeroShotJob(key, tuple(sources.tasks), (), Resources(_rows(sources, sources.tasks, "test", "validation")))
 
 
@@ -217,7 +219,7 @@ def expert_score_jobs(
         for task in expert.tasks:
             needed = [job.key for job in read if job.split == "test" or job.tasks == (task,)]
             inputs = (expert.key, *needed)
-            key = digest([CODE, "expert", task, inputs, list(names), recipe.evaluation.batch_size])
+            key = digest([CODE, "expert", _code(recipe), task, inputs, list(names), recipe.evaluation.batch_size])
             work = 1.0 if read else _rows(sources, names, "test") + _rows(sources, [task], "validation")
             jobs.append(ExpertScoresJob(key, names, inputs, Resources(work), expert.mode, task))
     return jobs
@@ -256,9 +258,18 @@ def _decides(recipe: Recipe, listed: Sequence[Cell]) -> list[object]:
     for cell in listed:
         if cell.entry not in entries:
             entries.append(cell.entry)
-    code = source_digest(*(get(entry.method).function for entry in entries))
+    searches = [SEARCHES.get(entry.search.name) for entry in entries if entry.search is not None]
+    methods = [get(entry.method).function for entry in entries]
+    code = source_digest(FusionStage, *methods, *searches, *(search.settings for search in searches))
     settings = [entry.model_dump(mode="json") for entry in entries]
-    return [settings, code, recipe.fusion.selection, recipe.seed, recipe.evaluation.batch_size]
+    return [settings, code, _code(recipe), recipe.fusion.selection, recipe.seed, recipe.evaluation.batch_size]
+
+
+def _code(recipe: Recipe) -> str:
+    """The code that scores answers of the recipe's family by its metrics, in its modes."""
+    metrics = sorted({metric for task in recipe.tasks for metric in task.all_metrics})
+    modes = [mode_of(settings) for settings in recipe.modes.values()]
+    return digest([scoring_code(recipe.base.family, tuple(metrics)), source_digest(*modes)])
 
 
 def _rows(sources: Sources, tasks: Iterable[str], *splits: str) -> float:

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from tangora.config.recipe import Recipe
 from tangora.errors import TangoraError
+from tangora.evaluation.collection import collect_statistics
+from tangora.fusion.statistics import load
+from tangora.methods import Statistic, get
 from tangora.runs.jobs import Job, Resources
 from tangora.support.files import digest
 
 if TYPE_CHECKING:
-    from tangora.methods import Statistic
     from tangora.runs.context import Context
     from tangora.runs.sources import Sources
     from tangora.runs.stages.experts import ExpertJob
@@ -45,8 +47,6 @@ class StatisticsJob(Job):
 
     def run(self, context: Context) -> None:
         """Pass the rows through the expert, and write both files."""
-        from tangora.evaluation.collection import collect_statistics  # deferred: imports torch
-
         (name,), settings = self.tasks, context.recipe.fusion.statistics
         collect_statistics(
             context.base,
@@ -67,8 +67,6 @@ class StatisticsJob(Job):
 
     def done(self, context: Context) -> bool:
         """Whether the files are there, whole, and of this expert and these rows."""
-        from tangora.fusion.statistics import load  # deferred: imports torch
-
         (name,), settings = self.tasks, context.recipe.fusion.statistics
         facts = context.sources.tasks[name]
         wanted = {
@@ -91,8 +89,6 @@ class StatisticsJob(Job):
 
 def kinds_of(recipe: Recipe, mode: str) -> list[Statistic]:
     """Return the kinds of statistics that the methods which a recipe compares in ``mode`` need."""
-    from tangora.methods import get  # deferred: imports torch
-
     methods = [get(entry.method) for entry in recipe.fusion.methods if mode in (entry.modes or [mode])]
     return sorted({method.statistics for method in methods if method.statistics is not None}, reverse=True)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tangora.support.extras import require
 from tangora.tasks.metrics._counts import by_group, in_blocks, numbered
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class MacroF1:
 
     def score(self, predictions: Sequence[Any], targets: Sequence[Any], /) -> float:
         """Return scikit-learn's ``f1_score(average="macro", zero_division=0)``."""
+        require("train", purpose="the metric macro_f1")
         from sklearn.metrics import f1_score  # deferred: it takes a second to import
 
         return float(f1_score(targets, predictions, average="macro", zero_division=0))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tangora.support.extras import require
 from tangora.tasks.metrics._counts import by_group, in_blocks, numbered
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class Matthews:
 
     def score(self, predictions: Sequence[Any], targets: Sequence[Any], /) -> float:
         """Return scikit-learn's ``matthews_corrcoef``."""
+        require("train", purpose="the metric matthews")
         from sklearn.metrics import matthews_corrcoef  # deferred: it takes a second to import
 
         return float(matthews_corrcoef(targets, predictions))

@@ -1,4 +1,4 @@
-"""Projected Newton: a smooth convex function on a box, with an L1 penalty, to a point that carries its own proof."""
+"""Projected Newton: minimize a smooth convex function with an L1 penalty on a box, and bound the error."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NEAR = 1e-3  # how near a bound counts as on it, while far from the solution
 
 
 class Expansion(NamedTuple):
-    """A function around a point, to second order; what is not asked for is None."""
+    """A function around a point, to second order; gradient and Hessian are None if only the value was computed."""
 
     value: float
     gradient: Float[Tensor, "k"] | None = None
@@ -26,7 +26,7 @@ class Expansion(NamedTuple):
 
 @dataclass(frozen=True)
 class Box:
-    """Where coefficients may be, and what their magnitudes cost: ``lower <= x <= upper``, ``l1 * sum |x|``.
+    """The bounds and the penalty of coefficients: ``lower <= x <= upper``, ``l1 * sum |x|``.
 
     The upper bound is not negative and the lower one not positive, so that 0, the base model, is always allowed.
     """
@@ -36,13 +36,13 @@ class Box:
     l1: float = 0.0
 
     def clip(self, x: Tensor) -> Tensor:
-        """The nearest point of the box."""
+        """Return the nearest point of the box."""
         return x.clamp(self.lower, self.upper)
 
 
 @dataclass(frozen=True)
 class Minimum:
-    """Where the search ended, and how near that is.
+    """The point that was reached, and how near to the best it is known to be.
 
     Attributes:
         x: the point.
@@ -69,9 +69,9 @@ def minimize(
 ) -> Minimum:
     """Minimize ``function(x) + l1 * sum |x|`` over the box.
 
-    Bertsekas' projected Newton method (SIAM J. Control Optim. 20, 1982): coordinates at a bound that the gradient
-    presses against are held, the others take a Newton step, and the line search runs along the projected path. With
-    an L1 penalty each step stays in one orthant, where the penalty is linear.
+    Bertsekas' projected Newton method (SIAM J. Control Optim. 20, 1982): coordinates that the gradient presses against
+    a bound are held, the others take a Newton step, and the line search runs along the projected path. With an L1
+    penalty each step stays in one orthant, in which the penalty is linear.
 
     Args:
         function: ``(x, expand)`` to its value, with gradient and positive semidefinite Hessian when ``expand``.
@@ -85,17 +85,16 @@ def minimize(
         here = function(x, True)
         assert here.gradient is not None
         assert here.hessian is not None
+        # |x| has a corner at 0. Within an orthant it is linear, so that there a step is as for a smooth function.
         signs, lower, upper = _orthant(x, here.gradient, box)
         gradient = here.gradient + box.l1 * signs
         projected = _projected(x, gradient, lower, upper)
-        found = x if taken == steps or float(projected.abs().max()) <= tolerance else None
-        if found is None:
-            total = here.value + box.l1 * float(x.abs().sum())
-            found = _step(function, box, x, total, gradient, here.hessian, lower, upper)
-            if found is not None:
-                x, taken = found, taken + 1
-                continue
         value = here.value + box.l1 * float(x.abs().sum())
+        if taken < steps and float(projected.abs().max()) > tolerance:
+            moved = _step(function, box, x, value, gradient, here.hessian, lower, upper)
+            if moved is not None:
+                x, taken = moved, taken + 1
+                continue
         return Minimum(x, value, float(projected.norm()), _gap(x, here.gradient, box), taken)
 
 
@@ -104,6 +103,7 @@ def _orthant(x: Tensor, gradient: Tensor, box: Box) -> tuple[Tensor, Tensor, Ten
     lower, upper = torch.full_like(x, box.lower), torch.full_like(x, box.upper)
     if not box.l1:
         return torch.zeros_like(x), lower, upper
+    # A coordinate at 0 leaves it only if the gradient outweighs the penalty, and to the side that lowers the function.
     leaves = torch.where(gradient.abs() > box.l1, -gradient.sign(), 0.0)
     leaves = torch.where(((leaves < 0) & (lower == 0)) | ((leaves > 0) & (upper == 0)), 0.0, leaves)
     signs = torch.where(x != 0, x.sign(), leaves)
@@ -111,7 +111,7 @@ def _orthant(x: Tensor, gradient: Tensor, box: Box) -> tuple[Tensor, Tensor, Ten
 
 
 def _projected(x: Tensor, gradient: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    """The gradient without what presses against a bound."""
+    """The gradient without the entries that press against a bound: zero at a solution."""
     held = ((x <= lower) & (gradient > 0)) | ((x >= upper) & (gradient < 0))
     return torch.where(held, 0.0, gradient)
 
@@ -126,7 +126,9 @@ def _step(
     lower: Tensor,
     upper: Tensor,
 ) -> Tensor | None:
-    """The next point; None where rounding leaves nothing to gain."""
+    """The next point; None if rounding leaves nothing to gain."""
+    # Coordinates near a bound are held too, not only those on it: else the projected path could bend at once, and the
+    # line search would shorten the step of all the others to nothing. Near means less and less as the end comes near.
     reach = float((x - torch.clamp(x - gradient, lower, upper)).norm())
     near = min(_NEAR, reach)
     held = ((x <= lower + near) & (gradient > 0)) | ((x >= upper - near) & (gradient < 0))
@@ -134,6 +136,7 @@ def _step(
     if bool((~held).any()):
         free = (~held).nonzero()[:, 0]
         direction[free] = -_solve(hessian[free][:, free], gradient[free])
+    # Armijo along the projected path: held coordinates promise what they really move, free ones the full slope.
     slope, length = -float((gradient * direction)[~held].sum()), 1.0
     for _ in range(40):
         moved = torch.clamp(x + length * direction, lower, upper)
@@ -146,7 +149,7 @@ def _step(
 
 
 def _solve(hessian: Float[Tensor, "k k"], gradient: Float[Tensor, "k"]) -> Float[Tensor, "k"]:
-    """A Newton step, damped until the matrix is safely positive definite: a direction that no row sees is left out."""
+    """A Newton step, damped until the matrix is safely positive definite: in a direction that no row sees, no step."""
     damping = 1e-10 * float(hessian.diagonal().mean()) + 1e-12
     identity = torch.eye(len(gradient), dtype=hessian.dtype)
     while True:
@@ -158,6 +161,7 @@ def _solve(hessian: Float[Tensor, "k k"], gradient: Float[Tensor, "k"]) -> Float
 
 def _gap(x: Tensor, gradient: Tensor, box: Box) -> float:
     """How much a convex function can fall below its value at x: its tangent plane bounds it everywhere in the box."""
+    # The plane and the penalty are separable and piecewise linear, so that each coordinate is least at an end or at 0.
     ends = [gradient * end + box.l1 * abs(end) for end in (box.lower, box.upper, 0.0)]
     least = torch.stack(ends).amin(0)
     return max(0.0, float((gradient * x + box.l1 * x.abs() - least).sum()))

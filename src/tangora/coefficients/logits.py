@@ -1,4 +1,4 @@
-"""What a search by gradients asks of a model: logits on some rows of some tasks, differentiable in the coefficients."""
+"""Logits of fused models on some rows of some tasks, differentiable in the coefficients: for searches by gradients."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Logits(Protocol):
     """The logits of fused models as a function of fusion coefficients.
 
     Attributes:
-        tasks: that have rows here.
+        tasks: those with rows here.
         vectors: names of the task vectors, one coefficient each.
         sites: empty for one coefficient a task vector; else one a vector and site.
         shape: of the coefficients, ``(vectors,)`` or ``(vectors, sites)``.
@@ -52,7 +52,7 @@ class Logits(Protocol):
 
 
 def own_coefficients(logits: Logits, task: str) -> Float[Tensor, "vectors *sites"]:
-    """Those under which the fused model is the task's own expert.
+    """Return the coefficients under which the fused model is the task's own expert.
 
     Raises:
         FusionError: no task vector is the task's.

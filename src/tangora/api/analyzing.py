@@ -1,0 +1,52 @@
+"""`analyze`: why the experts of a run fuse well, or do not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from tangora.api.shown import Shown, shown
+from tangora.runs.stages.analysis import analyze as analyze_plan
+from tangora.runs.stages.analysis_plan import KINDS, Plan, Settings
+
+__all__ = ["analyze"]
+
+
+def analyze(
+    run: str | os.PathLike[str],
+    *,
+    only: Sequence[str] = KINDS,
+    modes: Sequence[str] = (),
+    pairs: str | None = None,
+    points: int = 6,
+    margin: float = 0.4,
+    rows: int = 128,
+    split: str = "validation",
+    progress: Shown = None,
+) -> Path:
+    """Look into the experts of a finished run, as ``tangora analyze`` does, and return the path of its report.
+
+    Results are kept in ``RUN/analysis``; what is there already is not computed again.
+
+    Args:
+        run: the run's folder.
+        only: some of ``signs``, ``angles``, ``planes`` and ``linearity``.
+        modes: some of the recipe's modes; empty: all.
+        pairs: the tasks whose planes are computed, as ``a+b,c+d``, or ``all``; None: the first three pairs.
+        points: of a plane's grid, on [0, 1] in each direction.
+        margin: how far the grid goes beyond 0 and 1.
+        rows: at most this many rows of each task.
+        split: ``train``, ``validation`` or ``test``.
+        progress: whether to show bars; by default in a terminal or a notebook.
+
+    Raises:
+        TangoraError: the folder is not a finished run, or a name or a number is invalid.
+
+    >>> import tangora
+    >>> tangora.analyze("run", only=["signs"]).name
+    'report.html'
+    """
+    settings = Settings(only=only, modes=modes, pairs=pairs, points=points, margin=margin, rows=rows, split=split)
+    with shown(progress) as bars:
+        return analyze_plan(Plan(Path(run), settings), bars)

@@ -1,0 +1,127 @@
+"""`finetune`: train an adapter, and show how it goes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, overload
+
+from tangora.api.shown import Shown, shown
+from tangora.config.settings import FinetuneConfig
+from tangora.modes.finetuning import finetune as train
+
+if TYPE_CHECKING:
+    from tangora.adapters.adapter import Adapter
+    from tangora.modes.contract import OnStep
+    from tangora.progress import Progress
+    from tangora.tasks import Base, Task
+
+__all__ = ["finetune"]
+
+
+@overload
+def finetune(
+    base: Base,
+    task: Task,
+    config: FinetuneConfig | None = None,
+    *,
+    out: Path | None = None,
+    scratch: Path | None = None,
+    stage: str | None = None,
+    on_step: OnStep | None = None,
+    logs: Path | None = None,
+    overwrite: bool = False,
+    progress: Shown = None,
+) -> Adapter: ...
+
+
+@overload
+def finetune(
+    base: Base,
+    task: Sequence[Task],
+    config: FinetuneConfig | None = None,
+    *,
+    out: Path | None = None,
+    scratch: Path | None = None,
+    stage: str | None = None,
+    on_step: OnStep | None = None,
+    logs: Path | None = None,
+    overwrite: bool = False,
+    progress: Shown = None,
+) -> dict[str, Adapter]: ...
+
+
+def finetune(
+    base: Base,
+    task: Task | Sequence[Task],
+    config: FinetuneConfig | None = None,
+    *,
+    out: Path | None = None,
+    scratch: Path | None = None,
+    stage: str | None = None,
+    on_step: OnStep | None = None,
+    logs: Path | None = None,
+    overwrite: bool = False,
+    progress: Shown = None,
+) -> Adapter | dict[str, Adapter]:
+    """Train an adapter on a task, or with a joint mode on several tasks at once.
+
+    The same seed gives the same adapter, bit for bit on one machine, whatever ran before in the process and however
+    often the training was killed and started again. Under ``accelerate launch`` or ``torchrun`` every process trains
+    (``batch_size`` is per process), the first one writes, and all return the same adapter.
+
+    Args:
+        base: the model; adapted in place and put back as it was.
+        task: its ``train`` split is trained on, its ``validation`` split is scored. Several, for a joint mode: an
+            adapter for each is returned, by the task's name.
+        config: the mode, rank, steps, ...; by default a LoRA adapter.
+        out: folder for the adapter and ``training.json`` (loss and validation curves, wall time, parameter counts);
+            of several tasks, the folder of such folders.
+        scratch: folder for checkpoints to resume from, removed at the end; None: nothing to resume from.
+        stage: what ``tangora.json`` says decided the adapter.
+        on_step: called after each step with (step, total steps, loss), in the main process.
+        logs: folder for TensorBoard; default: ``logs/<mode>/<task>``.
+        overwrite: replace ``out``.
+        progress: whether to show a bar; by default in a terminal or a notebook.
+
+    Raises:
+        ArgumentError: several tasks for a mode that trains one at a time.
+        ModelError: a target or a pattern matches nothing, initial values that cannot be used, or a loss that is not
+            finite; nothing is written then.
+        OutputError: ``out`` exists and ``overwrite`` is false, or cannot be written.
+
+    >>> import tangora
+    >>> base = tangora.load_base("encoder", family="text-zero-shot")
+    >>> files = {"train": "colors/train.parquet", "test": "colors/test.parquet"}
+    >>> task = tangora.load_task("colors", base, files, labels=["red", "green", "blue"])
+    >>> config = tangora.FinetuneConfig(train="l-lora", lora={"r": 4}, training={"steps": 3})
+    >>> tangora.finetune(base, task, config).metadata.task
+    'colors'
+    """
+    chosen = config if config is not None else FinetuneConfig()
+    names = [task.name] if hasattr(task, "name") else [one.name for one in task]
+    with shown(progress) as bars:
+        bars.begin(f"{chosen.mode} · {'+'.join(names)}", chosen.training.steps)
+        watch = _watching(bars, on_step)
+        made = train(
+            base,
+            task,
+            chosen,
+            out=out,
+            scratch=scratch,
+            stage=stage,
+            on_step=watch,
+            logs=logs,
+            overwrite=overwrite,
+        )
+        bars.end()
+    return made
+
+
+def _watching(bars: Progress, on_step: OnStep | None) -> OnStep:
+    def watch(step: int, total: int, loss: float) -> None:
+        bars.update(step, f"loss {loss:.3f}")
+        if on_step is not None:
+            on_step(step, total, loss)
+
+    return watch

@@ -1,0 +1,62 @@
+"""``tangora jobs``: the jobs of a run, and which of them are done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tangora.cli.command import Command
+from tangora.cli.options import Options, RunArgument
+from tangora.cli.output import Output
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from tangora.runs.jobs import Job
+
+__all__ = ["COMMAND", "JobsOptions", "jobs"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobsOptions(Options):
+    """Which run."""
+
+    run: RunArgument
+
+
+def jobs(options: JobsOptions, output: Output) -> None:
+    """List the jobs of a run: key, kind, what it is about, and whether its files are there.
+
+    The run must have been started once: then its recipe is in its folder.
+    """
+    from tangora.runs.context import Context  # deferred: imports torch
+    from tangora.runs.runner import missing  # deferred: imports torch
+
+    context = Context.open(options.run)
+    with output.progress() as progress:
+        context.progress = progress
+        left = {job.key for job in missing(context)}
+    listed = list(context.plan)
+    document = [
+        {"key": job.key, "kind": job.kind, "label": job.label, "tasks": job.tasks, "inputs": job.inputs,
+         "done": job.key not in left} for job in listed
+    ]  # fmt: skip
+    done = len(listed) - len(left)
+    output.result(
+        {"run": options.run, "jobs": document}, _table(listed, left), f"{done} of {len(listed)} jobs are done"
+    )
+
+
+def _table(listed: list[Job], left: set[str]) -> Table:
+    from rich import box  # deferred: with the table
+    from rich.table import Table  # deferred: --json needs none
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for column in ("key", "kind", "job", "done"):
+        table.add_column(column, no_wrap=column in ("key", "done"), overflow="fold")
+    for job in listed:
+        table.add_row(job.key[:12], job.kind, job.label, "" if job.key in left else "yes")
+    return table
+
+
+COMMAND = Command(jobs, panel="Look into a run", example="tangora jobs runs/quickstart --json")

@@ -1,0 +1,60 @@
+"""Least cross-entropy of labelled rows: solved where it is convex, else by Adam on forward passes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from tangora.coefficients.contract import Needs, SearchSettings
+from tangora.coefficients.settings import AdamSettings
+
+if TYPE_CHECKING:
+    from tangora.coefficients.found import Found
+    from tangora.coefficients.problem import Problem
+
+__all__ = ["SEARCH", "Learned", "LearnedSettings"]
+
+
+class LearnedSettings(AdamSettings):
+    """Settings of `learned`; steps, rate and rows of a step matter only where there is no column to solve on."""
+
+    name: Literal["learned"] = "learned"
+
+
+class Learned:
+    """See `tangora.coefficients.descend.learned`, and `tangora.coefficients.solve.convex` for linear logits."""
+
+    name = "learned"
+    settings: type[SearchSettings] = LearnedSettings
+    needs: Needs = "logits"
+    labelled = True
+    classes = False
+
+    def __call__(self, problem: Problem, settings: LearnedSettings) -> Found:
+        """Solve on columns, or descend."""
+        if problem.linear:
+            from tangora.coefficients.solve import convex  # deferred: torch
+
+            return convex(
+                problem.columns(),
+                l2=settings.pull,
+                l1=settings.l1,
+                nonnegative=settings.nonnegative,
+                bound=settings.bound,
+            )
+        from tangora.coefficients.descend import learned  # deferred: torch
+
+        return learned(
+            problem.logits(),
+            steps=settings.steps,
+            learning_rate=settings.learning_rate,
+            rows=settings.rows_per_step,
+            nonnegative=settings.nonnegative,
+            seed=problem.seed,
+            on_step=problem.on_step,
+            l2=settings.pull,
+            l1=settings.l1,
+            bound=settings.bound,
+        )
+
+
+SEARCH = Learned()

@@ -1,0 +1,140 @@
+"""`search`: coefficients for adapters, from Python."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from tangora.adapters.adapter import Adapter, load
+from tangora.coefficients.found import Found
+from tangora.coefficients.pose import Bench, pose
+from tangora.coefficients.requirements import refuse_unless_searchable
+from tangora.config.fusion import FusionEntry, check_search
+from tangora.errors import FusionError
+from tangora.evaluation.candidates import Scoring
+from tangora.evaluation.evaluator import Evaluator
+from tangora.fusion.fusion import Fusion
+from tangora.modes.contract import mode_of
+from tangora.progress import Progress
+from tangora.support.validation import validate
+
+if TYPE_CHECKING:
+    from tangora.tasks import Base, Task
+
+__all__ = ["search"]
+
+
+def search(
+    adapters: Sequence[Adapter | str | os.PathLike[str]],
+    base: Base,
+    tasks: Sequence[Task],
+    search: str = "learned",
+    *,
+    method: str = "task_arithmetic",
+    parameters: dict[str, Any] | None = None,
+    split: str = "validation",
+    seed: int = 0,
+    batch_size: int = 64,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Found:
+    """Find the coefficients with which adapters are fused best, by a search that looks at rows of their tasks.
+
+    Args:
+        adapters: adapters or their folders, one of each task. If every one names its task, their order is free;
+            else it is that of the tasks.
+        base: the adapters' base; as before afterwards.
+        tasks: whose rows are looked at.
+        search: ``learned``, ``convex``, ``minimax``, ``adamerging``, ``lorahub``, or a search of another package.
+        method: the fusion method; `tangora.coefficients.contract` says which search goes with which.
+        parameters: of the method.
+        split: whose rows may be looked at. Report no scores on the same rows.
+        seed: of the choice of rows and of whatever the search draws.
+        batch_size: rows per forward pass.
+        progress: shows the steps of the search; silent by default.
+        **settings: of the search, such as ``labels=32``.
+
+    Returns:
+        Coefficients, in the order of the adapters: ``tangora.fuse(adapters, method, found.weights)``.
+
+    Raises:
+        RecipeError: there is no such search, or a setting is unknown or out of range.
+        FusionError: the adapters, the method or their modes do not fit each other or the search.
+        DataError: a task has no such split.
+
+    >>> from tangora.config.recipe import load_recipe
+    >>> from tangora.tasks import load_base, load_task
+    >>> recipe = load_recipe("recipe.yaml")
+    >>> base = load_base(recipe.base)
+    >>> tasks = [load_task(config, base, recipe.seed) for config in recipe.tasks]
+    >>> found = search(["adapters/one", "adapters/two"], base, tasks, "lorahub", budget=3)
+    >>> len(found.weights), found.steps, found.settings["split"]
+    (2, 3, 'validation')
+    """
+    loaded = [a if isinstance(a, Adapter) else load(a) for a in adapters]
+    names = _tasks_of(loaded, tasks)
+    raw = {"method": method, "parameters": parameters or {}, "search": {"name": search, **settings}}
+    entry = validate(FusionEntry, raw, "tangora.search")
+    assert entry.search is not None
+    _check(entry, loaded, base)
+    fusion = Fusion(loaded, seed=seed, names=names)
+    bench = Bench(
+        base,
+        {task.name: task for task in tasks},
+        Scoring(Evaluator(base, tasks, batch_size=batch_size), seed),
+        batch_size=batch_size,
+    )
+    shown = _Shown(progress or Progress(), f"search {search}")
+    posed = pose(
+        bench,
+        fusion,
+        names,
+        entry.search,
+        method=method,
+        parameters=entry.parameters,
+        split=split,
+        seed=seed,
+        on_step=shown,
+    )
+    found = posed.solve()
+    shown.end()
+    return found
+
+
+def _tasks_of(adapters: Sequence[Adapter], tasks: Sequence[Task]) -> list[str]:
+    """The name of each adapter's task."""
+    given = [task.name for task in tasks]
+    if len(adapters) != len(given):
+        what = f"{len(given)} tasks need {len(given)} adapters"
+        raise FusionError(what, got=len(adapters), where="search.adapters", fix="give one adapter of each task")
+    known = [str(adapter.metadata.task) for adapter in adapters]
+    return known if sorted(known) == sorted(given) else given
+
+
+def _check(entry: FusionEntry, adapters: Sequence[Adapter], base: Base) -> None:
+    """Refuse adapters, tasks and a method that the search is not made for."""
+    linear = {"these adapters": all(mode_of(adapter).linear_in_coefficients for adapter in adapters)}
+    try:
+        check_search(entry, linear, base.config.family)
+    except ValueError as cause:
+        raise FusionError(str(cause), where="tangora.search") from None
+    refuse_unless_searchable(entry, [name for name, is_linear in linear.items() if is_linear])
+
+
+class _Shown:
+    """Shows the steps of a search as one stage, whose length is known from its first step on."""
+
+    def __init__(self, progress: Progress, label: str) -> None:
+        self._progress, self._label, self._begun = progress, label, False
+
+    def __call__(self, done: int, total: int, detail: str) -> None:
+        if not self._begun:
+            self._progress.begin(self._label, total)
+            self._begun = True
+        self._progress.update(done, detail)
+
+    def end(self) -> None:
+        """End the stage, if there was one."""
+        if self._begun:
+            self._progress.end()

@@ -1,0 +1,63 @@
+"""Where the jobs of a run are done: the recipe's ``executor`` key. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from tangora.support.seams import EXECUTORS
+from tangora.support.validation import did_you_mean
+
+__all__ = ["ExecutorConfig"]
+
+
+class ExecutorConfig(BaseModel):
+    """An executor and its settings; in short, its name alone.
+
+    The settings are those of the executor's own class, which validates them and fills in defaults.
+
+    >>> ExecutorConfig.model_validate("serial")
+    ExecutorConfig(name='serial')
+    >>> ExecutorConfig(name="processes", workers=4).settings.workers
+    4
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str = Field(default="serial", description="serial, processes, or one that another package brings")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _validated(cls, raw: Any) -> Any:
+        given = {"name": raw} if isinstance(raw, str) else raw
+        if not isinstance(given, Mapping):
+            return given
+        name = given.get("name", "serial")
+        if name not in EXECUTORS:
+            raise ValueError(f"no such executor, got {name!r}: {did_you_mean(str(name), list(EXECUTORS))}")
+        return {"name": name, **_settings(name, given).model_dump(mode="json")}
+
+    @property
+    def settings(self) -> BaseModel:
+        """The settings, as the executor's own class."""
+        return _settings(self.name, self.model_dump())
+
+
+def _settings(name: str, given: Mapping[str, Any]) -> BaseModel:
+    kind: type[BaseModel] = EXECUTORS.get(name).settings
+    own = {key: value for key, value in given.items() if key != "name"}
+    try:
+        return kind.model_validate(own)
+    except ValidationError as cause:
+        first = cause.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            known = list(kind.model_fields)
+            fix = did_you_mean(key, known) if known else "it has none"
+            raise ValueError(f"executor {name}: unknown setting {key!r}: {fix}") from None
+        message = first["msg"][0].lower() + first["msg"][1:]
+        raise ValueError(
+            f"executor {name}: {key}: {message.removeprefix('value error, ')}; got {first['input']!r}"
+        ) from None

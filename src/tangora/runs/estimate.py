@@ -1,0 +1,122 @@
+"""How long jobs take: guessed by kind at first, and measured as soon as one of the kind was done.
+
+A job's ``resources.work`` says how much there is to do, in rows that pass through the model. What a unit takes depends
+on the model and the machine, and is taken from the records of jobs that were done in the run's folder.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+from tangora.progress import Overall
+from tangora.runs.events import Event
+from tangora.runs.jobs import Job
+
+__all__ = ["Estimate", "Rates", "measured_rates"]
+
+_FLOOR = 0.05  # seconds that every job takes: reading, locking, writing
+_GUESSED: Mapping[str, float] = {"tables": 1e-4, "fused": 2.0, "report": 10.0}
+"""Seconds of a unit of work, relative to `_PASS`, for kinds whose work is no rows that pass."""
+_PASS = 2e-3  # seconds of a row that passes forward through a small encoder on one core
+
+
+@dataclass
+class Rates:
+    """Seconds of a unit of work, by kind of job.
+
+    Args:
+        measured: kind -> (work, seconds), summed over the jobs that were done.
+    """
+
+    measured: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def add(self, kind: str, work: float, seconds: float) -> None:
+        """Count a job that was done."""
+        before = self.measured.get(kind, (0.0, 0.0))
+        self.measured[kind] = (before[0] + work, before[1] + seconds)
+
+    def seconds(self, job: Job) -> float:
+        """Return the time that a job is expected to take."""
+        return _FLOOR + job.resources.work * self._rate(job.kind)
+
+    def _rate(self, kind: str) -> float:
+        if kind in self.measured:
+            work, seconds = self.measured[kind]
+            return seconds / max(work, 1e-9)
+        if kind in _GUESSED:
+            return _GUESSED[kind]
+        passes = [
+            seconds / max(work, 1e-9) for known, (work, seconds) in self.measured.items() if known not in _GUESSED
+        ]
+        return median(passes) if passes else _PASS
+
+
+def measured_rates(run: Path) -> Rates:
+    """Return what the records in a run's folder say."""
+    rates = Rates()
+    for path in sorted((run / "cache" / "jobs").glob("*.json")):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            record = json.loads(path.read_text(encoding="utf-8"))
+            rates.add(record["kind"], float(record["work"]), float(record["seconds"]))
+    return rates
+
+
+class Estimate:
+    """How far a list of jobs is, from the events of those that are being done.
+
+    Args:
+        jobs: those to do.
+        rates: what is known of their times.
+    """
+
+    def __init__(self, jobs: Sequence[Job], rates: Rates) -> None:
+        self._jobs, self._rates = {job.key: job for job in jobs}, rates
+        self._done: set[str] = set()
+        self._began: dict[str, float] = {}
+        self._steps: dict[str, float] = {}
+        self._fraction, self._stage = 0.0, ""
+
+    def take(self, event: Event) -> None:
+        """Take an event into account."""
+        job = self._jobs.get(event.key)
+        if job is None:
+            return
+        if event.what == "started":
+            self._began[event.key], self._stage = time.monotonic(), job.stage
+        elif event.what == "progressed" and event.steps:
+            self._steps[event.key] = min(1.0, event.step / event.steps)
+        elif event.what in ("done", "failed"):
+            self._began.pop(event.key, None)
+            self._steps.pop(event.key, None)
+            if event.what == "done":
+                self._done.add(event.key)
+                if event.seconds:
+                    self._rates.add(job.kind, job.resources.work, event.seconds)
+
+    def state(self) -> Overall:
+        """Return how far the jobs are by now."""
+        spent = sum(self._rates.seconds(self._jobs[key]) for key in self._done)
+        parts = [self._part(key) for key in self._began]
+        waiting = sum(self._rates.seconds(job) for job in self._waiting())
+        spent += sum(part[0] for part in parts)
+        left = waiting + sum(part[1] for part in parts)
+        self._fraction = max(self._fraction, spent / (spent + left) if spent + left else 1.0)
+        known = self._done or any(self._steps.values())
+        remaining = left / max(1, len(parts)) if known else None
+        return Overall(min(1.0, self._fraction), remaining, len(self._done), len(self._jobs), self._stage)
+
+    def _waiting(self) -> Iterable[Job]:
+        return (job for key, job in self._jobs.items() if key not in self._done and key not in self._began)
+
+    def _part(self, key: str) -> tuple[float, float]:
+        """Seconds behind and ahead of a job that is being done: by its own steps if it has done any."""
+        behind, fraction = time.monotonic() - self._began[key], self._steps.get(key, 0.0)
+        if fraction > 0.02:
+            return behind, behind * (1 - fraction) / fraction
+        return behind, max(0.0, self._rates.seconds(self._jobs[key]) - behind)

@@ -1,0 +1,79 @@
+"""What a worker process does: jobs that it receives over a pipe, one after the other, until it receives None."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import pickle
+import signal
+import traceback
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import FrameType
+
+__all__ = ["Finished", "Ready", "WorkerTraceback", "work"]
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The worker can receive jobs."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The worker ended a job.
+
+    Attributes:
+        error: what the job raised; None if it was done.
+        trace: where, as text.
+    """
+
+    error: BaseException | None = None
+    trace: str = ""
+
+
+class WorkerTraceback(Exception):
+    """The traceback of an error in another process, as its cause, so that it shows up in a log."""
+
+
+def work(run: str, threads: int, connection: Connection) -> None:
+    """Do jobs until there are no more, the parent process has gone, or it asks to stop."""
+    # Set before torch and BLAS are imported: they read it once.
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    signal.signal(signal.SIGTERM, _stop)
+    import torch  # deferred: see above
+
+    from tangora.runs.context import Context  # deferred: imports torch
+    from tangora.runs.execution import perform  # deferred: with the context
+    from tangora.runs.folder import logged  # deferred: with the context
+
+    torch.set_num_threads(threads)
+    logging.captureWarnings(True)
+    context = Context.open(Path(run))
+    with contextlib.suppress(EOFError, BrokenPipeError, KeyboardInterrupt), logged(context.run):
+        connection.send(Ready())
+        while (job := connection.recv()) is not None:
+            try:
+                perform(job, context, connection.send)
+            except Exception as error:
+                connection.send(Finished(_portable(error), traceback.format_exc()))
+            else:
+                connection.send(Finished())
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """End the job at hand as Ctrl-C would, so that nothing is left half-written; a second signal changes nothing."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _portable(error: Exception) -> Exception:
+    """The error itself if it survives a pipe, else its text."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error

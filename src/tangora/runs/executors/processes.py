@@ -1,0 +1,204 @@
+"""Several jobs at once, in worker processes of this host."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from pydantic import Field
+
+from tangora.config.settings import Frozen
+from tangora.errors import TangoraError
+from tangora.runs.events import Event
+from tangora.runs.executors._worker import Finished, Ready, WorkerTraceback, work
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from tangora.runs.context import Context
+    from tangora.runs.contract import Executor
+    from tangora.runs.events import OnEvent
+    from tangora.runs.jobs import Job
+
+__all__ = ["EXECUTOR", "Processes", "ProcessesSettings"]
+
+_GRACE = 15.0  # seconds that a worker has to end the job at hand properly
+
+
+class ProcessesSettings(Frozen):
+    """How many processes, and how they share the processor."""
+
+    workers: int = Field(default=2, ge=1, description="processes; each has a base model in memory")
+    threads: int | None = Field(
+        default=None, ge=1, description="of each worker; default: the machine's threads, divided by the workers"
+    )
+
+
+class Processes:
+    """Does jobs in worker processes, each with a base model of its own.
+
+    Choose it if there is memory for several base models and one job leaves the machine idle: small models on many
+    cores. On one GPU the workers share its memory.
+    """
+
+    name = "processes"
+    settings: type[BaseModel] = ProcessesSettings
+
+    def run(self, jobs: Sequence[Job], context: Context, settings: BaseModel, on_event: OnEvent) -> None:
+        """Do the jobs; see `tangora.runs.contract.Executor`.
+
+        A worker that dies costs the job it was at; the others end theirs, and the run stops.
+        """
+        chosen = cast(ProcessesSettings, settings)
+        context.release()  # the workers have copies of their own
+        count = min(chosen.workers, len(jobs))
+        with _workers(context.run, count, chosen.threads or _share(context, chosen.workers)) as workers:
+            _Schedule(list(jobs), workers, on_event).run()
+
+
+def _share(context: Context, workers: int) -> int:
+    """Threads of one worker, if all of them have those of this process together."""
+    import torch  # deferred: validating a recipe needs only the settings
+
+    threads = context.machine.threads if context.machine is not None else None
+    return max(1, (threads or torch.get_num_threads()) // workers)
+
+
+@dataclass
+class _Worker:
+    """A process, the near end of its pipe, and what it is doing."""
+
+    process: BaseProcess
+    connection: Connection
+    ready: bool = False
+    job: Job | None = None
+
+    def send(self, job: Job | None) -> None:
+        """Hand out a job, or say that there are no more; one that has died is noticed by its sentinel."""
+        with suppress(BrokenPipeError, ConnectionResetError):
+            self.connection.send(job)
+
+    def death(self) -> TangoraError:
+        """The error to report when the process has ended by itself."""
+        self.process.join()
+        code = self.process.exitcode or 0
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        if not self.ready:
+            what = f"a worker process ended while it started ({how})"
+            fix = "in a script, call tangora.run below `if __name__ == '__main__':`; stderr says more"
+            return TangoraError(what, where="executor processes", fix=fix)
+        what = f"a worker process died ({how})" + (f" while it did the job {self.job.label}" if self.job else "")
+        fix = "if memory ran out, give fewer workers; then start the same command again, which goes on from here"
+        return TangoraError(what, where="executor processes", fix=fix)
+
+
+@contextmanager
+def _workers(run: Path, count: int, threads: int) -> Iterator[list[_Worker]]:
+    """Start workers, and end them: at once if the block raises."""
+    spawn, workers = multiprocessing.get_context("spawn"), list[_Worker]()
+    try:
+        for _ in range(count):
+            near, far = spawn.Pipe()
+            process = spawn.Process(target=work, args=(str(run), threads, far))
+            process.start()
+            far.close()  # so that the pipe ends with the process
+            workers.append(_Worker(process, near))
+        yield workers
+        for worker in workers:
+            worker.send(None)
+    except BaseException:
+        for worker in workers:
+            worker.process.terminate()
+            worker.connection.close()  # so that it does not wait for somebody to listen
+        raise
+    finally:
+        for worker in workers:
+            worker.process.join(_GRACE)
+            if worker.process.is_alive():
+                worker.process.kill()
+            worker.connection.close()
+
+
+@dataclass
+class _Schedule:
+    """Which jobs are waiting, which are being done, and what went wrong first."""
+
+    waiting: list[Job]
+    workers: list[_Worker]
+    on_event: OnEvent
+    _left: set[str] = field(init=False)
+    _error: BaseException | None = None
+
+    def __post_init__(self) -> None:
+        self._left = {job.key for job in self.waiting}
+
+    def run(self) -> None:
+        """Go on until every job is done, or nothing is being done after an error; raise that."""
+        while self._left:
+            self._hand_out()
+            if self._error is not None and not any(worker.job for worker in self.workers):
+                raise self._error
+            sources: list[Connection | int] = [worker.connection for worker in self.workers]
+            for source in wait([*sources, *(worker.process.sentinel for worker in self.workers)]):
+                self._listen(source)
+
+    def _hand_out(self) -> None:
+        """Give every idle worker the first job whose inputs are done."""
+        for worker in self.workers:
+            if self._error is not None or not worker.ready or worker.job is not None:
+                continue
+            job = next((job for job in self.waiting if not self._left & set(job.inputs)), None)
+            if job is None:
+                return
+            self.waiting.remove(job)
+            worker.job = job
+            worker.send(job)
+
+    def _listen(self, source: object) -> None:
+        """Take what a worker sent, or notice that it died."""
+        worker = next((w for w in self.workers if source in (w.connection, w.process.sentinel)), None)
+        if worker is None:  # it was removed a moment ago
+            return
+        try:
+            while worker.connection.poll():
+                self._receive(worker, worker.connection.recv())
+        except (EOFError, ConnectionResetError):
+            self._bury(worker)
+            return
+        if not worker.process.is_alive() and not worker.connection.poll():
+            self._bury(worker)
+
+    def _receive(self, worker: _Worker, message: object) -> None:
+        if isinstance(message, Event):
+            self.on_event(message)
+        elif isinstance(message, Ready):
+            worker.ready = True
+        elif isinstance(message, Finished) and worker.job is not None:
+            job, worker.job = worker.job, None
+            if message.error is None:
+                self._left.discard(job.key)
+                return
+            message.error.__cause__ = WorkerTraceback(f"\n{message.trace}")
+            self._fail(message.error)
+
+    def _bury(self, worker: _Worker) -> None:
+        self.workers.remove(worker)
+        if worker.job is None and worker.ready and self.workers:
+            return  # the others do its share
+        error = worker.death()
+        if worker.job is not None:
+            self.on_event(Event(worker.job.key, "failed", label=worker.job.label, error=str(error)))
+        self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        self._error = self._error or error
+
+
+EXECUTOR: Executor = Processes()

@@ -1,0 +1,47 @@
+"""The cells of a comparison: each mode, space, subset of tasks and entry of the recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tangora.adapters.kinds import KINDS
+from tangora.config.fusion import FusionEntry
+from tangora.config.recipe import Recipe
+from tangora.fusion.contract import space_of
+from tangora.modes.contract import mode_of
+from tangora.runs.subsets import choose_subsets
+
+__all__ = ["Cell", "cells"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One place in the comparison, before selection."""
+
+    mode: str
+    space: str
+    subset: tuple[str, ...]
+    entry: FusionEntry
+
+    @property
+    def place(self) -> dict[str, str]:
+        """The columns that name the cell in a table."""
+        subset = "+".join(self.subset)
+        return {"mode": self.mode, "method": self.entry.label, "space": self.space, "subset": subset}
+
+
+def cells(recipe: Recipe) -> Iterator[Cell]:
+    """Return every (mode, space, subset, entry) of a recipe; modes without factors skip spaces of factors."""
+    subsets = choose_subsets([t.name for t in recipe.tasks], recipe.fusion.subsets, recipe.seed)
+    mentioned = dict.fromkeys(space for entry in recipe.fusion.methods for space in entry.spaces)
+    spaces = sorted(mentioned, key=lambda space: space != "delta")
+    for mode, settings in recipe.modes.items():
+        for space in spaces:
+            if space_of(space).needs_factors and not KINDS[mode_of(settings).kind].has_factors:
+                continue
+            entries = [e for e in recipe.fusion.methods if space in e.spaces and mode in (e.modes or [mode])]
+            for subset in subsets:
+                for entry in entries:
+                    if len(subset) in (entry.sizes or [len(subset)]):
+                        yield Cell(mode, space, subset, entry)

@@ -1,0 +1,57 @@
+"""Extras: packages that only a part of Tangora imports, and the error if they are not installed.
+
+``pip install tangora`` brings what it takes to fuse adapters and checkpoints, to verify and to inspect them. What
+trains, draws, or reads text and pictures is an extra each; ``tangora[all]`` is what a recipe may need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from types import MappingProxyType
+
+from tangora.errors import MissingExtraError
+
+__all__ = ["EXTRAS", "require"]
+
+EXTRAS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "train": ("accelerate", "datasets", "pyarrow", "sklearn", "transformers"),
+        "report": ("jinja2", "markupsafe", "matplotlib"),
+        "text": ("sentencepiece",),
+        "vision": ("PIL",),
+        "quickstart": ("PIL", "platformdirs", "skimage", "sklearn", "tokenizers", "transformers"),
+        "tensorboard": ("tensorboard",),
+        "wandb": ("wandb",),
+    }
+)
+"""Extra -> the packages that Tangora imports of it, by the names under which they are imported."""
+
+
+def require(*extras: str, purpose: str) -> None:
+    """Refuse to go on without the packages of some extras; call it where these are about to be imported.
+
+    Nothing is imported here, so that a run can ask at its beginning for what it needs at its end.
+
+    Args:
+        extras: keys of `EXTRAS`.
+        purpose: what needs them, as the message puts it: ``"a report"``.
+
+    Raises:
+        MissingExtraError: a package is not installed; the message has the command that installs all of them.
+
+    >>> require("train", purpose="training")
+    """
+    missing = {extra: [name for name in EXTRAS[extra] if not _is_installed(name)] for extra in extras}
+    lacking = [extra for extra, names in missing.items() if names]
+    if lacking:
+        names = ", ".join(dict.fromkeys(name for extra in lacking for name in missing[extra]))
+        fix = f"run: pip install 'tangora[{','.join(lacking)}]'"
+        raise MissingExtraError(f"{purpose} needs packages that are not installed", got=names, fix=fix)
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except (ImportError, ValueError):  # hidden by an import hook, or half-initialized
+        return False
