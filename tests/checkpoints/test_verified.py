@@ -8,7 +8,7 @@ import torch
 import toys
 import zoo
 from folders import read, save
-from tangora.adapters.adapter import Adapter, load
+from tangora.adapters.adapter import Adapter, LoraDetails, load
 from tangora.adapters.metadata import BaseInfo, Metadata
 from tangora.checkpoints import fuse_checkpoints, onto_base, verified
 from tangora.checkpoints.output import Output
@@ -87,7 +87,9 @@ def test_values_saved_whole_and_a_common_start(tmp_path):
     start = {"up": LowRank(torch.randn(10, 2, generator=g), torch.randn(2, 6, generator=g), 1.0)}
     for seed in (1, 2):
         moved = LowRank(start["up"].b + 0.1 * seed, start["up"].a, 1.0)
-        Adapter({"up": moved}, Metadata(base=BaseInfo(model="toy")), None, start).save(tmp_path / f"s{seed}")
+        Adapter({"up": moved}, Metadata(base=BaseInfo(model="toy")), LoraDetails(initial=start)).save(
+            tmp_path / f"s{seed}"
+        )
     for method in ("task_arithmetic", "ties"):
         folders = [tmp_path / "s1", tmp_path / "s2"]
         checked = fuse_checkpoints(tmp_path / "toy", folders, tmp_path / method, method).verified

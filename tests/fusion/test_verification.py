@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import toys
-from tangora.adapters.adapter import Adapter, load
+from tangora.adapters.adapter import Adapter, LoraDetails, load
 from tangora.adapters.in_peft import comparison as in_peft
 from tangora.adapters.metadata import Metadata
 from tangora.cli.fuse import FuseOptions
@@ -57,7 +57,8 @@ def every_kind() -> Adapter:
     config = {"peft_type": "LORA", "modules_to_save": ["head"], "task_type": "SEQ_CLS"}
     config |= {"target_parameters": ["experts.first", "experts.second"]}
     kernels = {"conv": (2, 4), "wide": (3, 3, 3)}
-    return Adapter(updates, Metadata(), config, None, frozenset({"embed"}), kernels, {"head.weight": torch.ones(2, 3)})
+    details = LoraDetails(config, None, frozenset({"embed"}), kernels)
+    return Adapter(updates, Metadata(), details, {"head.weight": torch.ones(2, 3)})
 
 
 def test_every_kind_of_site():

@@ -184,7 +184,10 @@ def _loading(adapter: Adapter) -> str:
         revision = f", revision={json.dumps(base.revision)}" if base.revision else ""
         imports = f"from transformers import {loader}\n"
         made = f"{loader}.from_pretrained({json.dumps(base.model or 'the/base-model')}{revision})"
-    for task in list(adapter.heads)[:1]:
+    own = [task for task in adapter.heads if task in adapter.records]
+    if own:
+        words += " The trained head of every task is in `heads/`, beside a JSON file that describes how it answers."
+    for task in [task for task in adapter.heads if task not in own][:1]:
         imports += "from safetensors.torch import load_file\n"
         path = json.dumps(f"path/to/this/folder/heads/{task}.safetensors")
         made += f"\nbase.load_state_dict(load_file({path}), strict=False)"

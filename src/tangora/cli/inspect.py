@@ -13,6 +13,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from tangora.adapters.kinds import KINDS
 from tangora.cli.command import Command
 from tangora.cli.options import Options
 from tangora.cli.output import Output
@@ -81,7 +82,7 @@ def _lines(one: Inspected) -> Iterator[str]:
 def _kind(one: Inspected) -> str:
     if one.kind == "checkpoint":
         return f"a checkpoint, {one.tensors} tensors in {one.shards} file{'s' if one.shards != 1 else ''}"
-    return "a LoRA adapter" if one.kind == "lora" else "differences of all weights"
+    return KINDS[one.kind].summary
 
 
 def _summary(one: Inspected) -> str:

@@ -25,7 +25,7 @@ from tangora.methods import Statistic
 from tangora.progress import Progress
 from tangora.support.seams import FAMILIES
 from tangora.support.validation import did_you_mean
-from tangora.tasks import TaskModel
+from tangora.tasks import TaskModel, make_readout
 from tangora.tasks.splits import sample
 from tangora.tasks.values import Batch, Split, Task, evaluating
 
@@ -90,7 +90,7 @@ def collect_statistics(
     progress = progress or Progress()
     tensors: dict[str, Tensor] = {}
     with applied(base.backbone, adapter):
-        model = TaskModel(base.backbone, task, base)
+        model = TaskModel(base.backbone, task, base, make_readout(task, base, adapter))
         jobs: dict[Statistic, Callable[[Sequence[Batch]], dict[str, Tensor]]] = {
             "gram": lambda batches: _gram(model, batches, layers, progress),
             "fisher": lambda batches: _fisher(model, batches, layers, seed_of("fisher", seed, task.name), progress),
@@ -128,6 +128,9 @@ def _check(
     if split not in task.splits:
         fix = did_you_mean(split, list(task.splits))
         raise DataError("the split is missing", got=split, where=f"task {task.name}", fix=fix)
+    if "fisher" in kinds and FAMILIES.get(task.family).logits_over is None:
+        fix = "choose a method without Fisher information"
+        raise FusionError("logits of this family are no distribution", got=task.family, where="statistics", fix=fix)
     for name, count in counts.items():
         if count < 1:
             raise DataError(f"{name} must be at least 1", got=count, where=f"statistics.{name}", fix="give more")

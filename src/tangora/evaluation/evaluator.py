@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tangora.adapters.heads import heads_digest
 from tangora.errors import DataError, ModelError
 from tangora.modes import answers
 from tangora.modes.contract import mode_of
@@ -242,11 +243,11 @@ def refuse_another_base(adapter: Adapter | None, base: Base, *, same_base: bool 
 
 
 def scoring_key(adapter: Adapter) -> str:
-    """Return what decides an adapter's scores: its updates, and how its mode answers with them."""
-    mode = mode_of(adapter)
-    if mode.answers == "weights":
-        return adapter.fingerprint
-    return digest([mode.answers, adapter.fingerprint, source_digest(mode)])
+    """Return what decides an adapter's scores: its updates, how its mode answers with them, and its heads."""
+    mode, key = mode_of(adapter), adapter.fingerprint
+    if mode.answers != "weights":
+        key = digest([mode.answers, adapter.fingerprint, source_digest(mode)])
+    return digest([key, heads_digest(adapter.heads)]) if adapter.heads else key
 
 
 def evaluate(

@@ -94,6 +94,9 @@ def distill(
     origin, moved = _features(base, lessons, rows, config.seed)
     student = partial(StudentModel, base.backbone, base=base, origin=origin, moved=moved)
     bench, folders = Bench(base, scratch, None, on_step, student), {mixed.name: out} if out is not None else {}
+    for _, adapter in lessons:  # heads answer by features, and the student has the teacher's
+        bench.heads.update({name: dict(head) for name, head in adapter.heads.items()})
+        bench.head_records.update(adapter.records)
     made = train_to(bench, [mixed], config, folders, overwrite=overwrite, about={"distilled": about})
     return made[mixed.name]
 

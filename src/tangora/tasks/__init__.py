@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tangora.tasks.base import Base
     from tangora.tasks.load import load_base, load_task
     from tangora.tasks.metrics import score
-    from tangora.tasks.model import Predictions, TaskModel, collate, predict
+    from tangora.tasks.model import Predictions, TaskModel, collate, make_readout, predict
     from tangora.tasks.values import Split, Task
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "collate",
     "load_base",
     "load_task",
+    "make_readout",
     "predict",
     "score",
 ]
@@ -43,6 +44,7 @@ _HOME = {
     "collate": "model",
     "load_base": "load",
     "load_task": "load",
+    "make_readout": "model",
     "predict": "model",
     "score": "metrics",
 }
