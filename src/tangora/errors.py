@@ -54,8 +54,11 @@ class TangoraError(Exception):
 
     All four are attributes of the exception too; ``got`` is None if there is none.
 
-    >>> print(TangoraError("no such split", got="dev", where="task sst2", fix="valid: train, validation, test"))
-    no such split, got 'dev' at task sst2. Valid: train, validation, test
+    >>> try:
+    ...     raise FileError("file not found", where="adapters/sst2/adapter_config.json", fix="check the path")
+    ... except TangoraError as error:
+    ...     print(error.where, error.got)
+    adapters/sst2/adapter_config.json None
     """
 
     def __init__(self, what: str, *, got: object = _ABSENT, where: object = None, fix: str | None = None) -> None:
