@@ -31,7 +31,7 @@ from tangora.inspection import inspect
 IDS = torch.tensor([[1, 2, 3, 4]])
 SHAPE = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2}
 CAUSAL = {"task_type": "CAUSAL_LM"}
-# A forward pass in float32 rounds some hundred times by 6e-8 of numbers up to 14; the adapters move logits by 0.2 to 14.
+# A forward pass in float32 rounds some hundred times by 6e-8 of numbers up to 14; adapters move logits by 0.2 to 14.
 ROUNDING = {"rtol": 0.0, "atol": 1e-4}
 
 

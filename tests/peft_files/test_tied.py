@@ -16,7 +16,7 @@ from tangora.errors import AdapterError
 from tangora.fuse import fuse
 
 IDS = torch.tensor([[1, 2, 3, 4]])
-# A forward pass in float32 rounds some hundred times by 6e-8 of numbers up to 10; the adapters move logits by 1 or more.
+# A forward pass in float32 rounds some hundred times by 6e-8 of numbers up to 10; adapters move logits by 1 or more.
 ROUNDING = 1e-4
 
 

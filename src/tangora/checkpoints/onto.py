@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -44,6 +44,15 @@ class Added:
         update = self.update
         return update.a.numel() + update.b.numel() if isinstance(update, LowRank) else update.weight.numel()
 
+    @property
+    def rank(self) -> int:
+        """How many products are summed in an entry."""
+        return _rank(self.update)
+
+    def positive(self) -> Added:
+        """With no sign in any factor: its entries are what the sums would amount to if nothing cancelled."""
+        return replace(self, update=_positive(self.update))
+
     def rows(self, start: int, stop: int) -> Float[Tensor, "rows width"]:
         """Rows ``[start, stop)`` of the dense update; the rest of it is never formed."""
         update, part = self.update, slice(start, stop)
@@ -63,6 +72,15 @@ class Stacked:
     experts: Sequence[Update | None]
     transposed: bool
     shape: tuple[int, ...]
+
+    @property
+    def rank(self) -> int:
+        """As of `Added`, the largest."""
+        return max(map(_rank, self.experts), default=1)
+
+    def positive(self) -> Stacked:
+        """As of `Added`."""
+        return replace(self, experts=[None if update is None else _positive(update) for update in self.experts])
 
     def rows(self, start: int, stop: int) -> Float[Tensor, "experts width"]:
         """The experts ``[start, stop)``, each as one row."""
@@ -237,6 +255,16 @@ def _added(update: Update, stored: tuple[int, ...], site: str, adapter: Adapter,
         return Added(_float(update, base), False)
     turned = is_turned(shape, stored, site, site in adapter.embeddings, adapter.config, base)
     return Added(_float(update, base), turned)
+
+
+def _rank(update: Update | None) -> int:
+    return update.rank if isinstance(update, LowRank) else 1
+
+
+def _positive(update: Update) -> Update:
+    if isinstance(update, LowRank):
+        return LowRank(update.b.abs(), update.a.abs(), abs(update.scaling))
+    return update
 
 
 def _float(update: Update, base: Checkpoint) -> Update:
