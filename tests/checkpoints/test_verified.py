@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -94,6 +96,30 @@ def test_values_saved_whole_and_a_common_start(tmp_path):
         folders = [tmp_path / "s1", tmp_path / "s2"]
         checked = fuse_checkpoints(tmp_path / "toy", folders, tmp_path / method, method).verified
         assert (checked.compared, checked.read) == (1, 1)
+
+
+def test_sums_that_cancel_may_be_in_another_order(tmp_path, monkeypatch):
+    """Products of 1000 leave 1. In float32 that is known to 1e-4, and the digits after it are the order's."""
+    g = torch.Generator().manual_seed(1)
+    large, small, row = (torch.randn(shape, generator=g) for shape in ((10, 1), (10, 1), (1, 6)))
+    update = LowRank(torch.cat([small, 1000 * large, -1000 * large], 1), row.repeat(3, 1), 1.0)
+    start = {"up": LowRank(torch.ones(10, 1), torch.ones(1, 6), 1.0)}  # with one it is no plain factors in a file
+    Adapter({"up": update}, Metadata(base=BaseInfo(model="toy")), None, start).save(tmp_path / "a")
+    once = verified._read
+
+    def rows(self, first, last):
+        b, a = self.update.b[first:last], self.update.a
+        return sum(b[:, k : k + 1] * a[k : k + 1] for k in range(len(a)))
+
+    def again(part, spans, **options):
+        flipped = LowRank(part.update.b.flip(1), part.update.a.flip(0), part.update.scaling)
+        return once(replace(part, update=flipped), spans, **options)
+
+    monkeypatch.setattr(onto.Added, "rows", rows)
+    monkeypatch.setattr(verified, "_read", again)
+    save(tmp_path / "toy", toys.toy().state_dict(), config={})
+    checked = fuse_checkpoints(tmp_path / "toy", [tmp_path / "a"], tmp_path / "out", weights=1.0).verified
+    assert (checked.compared, checked.read) == (1, 1)
 
 
 def refused(root, words, *arguments, **options):

@@ -102,7 +102,7 @@ def test_the_adapter_holds_what_was_trained_and_the_base_is_as_before(mode, base
     assert unchanged(base.backbone, before)
     assert torch.equal(logits(base, task), start)
     assert list(trained) == [1, 2, 3, 4, 5, 6]
-    assert not torch.allclose(trained[6][2], start, atol=1e-4)
+    assert not near(trained[6][2], start)
 
     record = read_json(out / "training.json")
     assert record["steps"] == [1, 2, 3, 4, 5, 6]
@@ -124,8 +124,13 @@ def test_the_adapter_holds_what_was_trained_and_the_base_is_as_before(mode, base
     assert meta.initial.fingerprint == initial.fingerprint(adapter.initial)
     fresh = load_base(base.config)
     stock = peft.PeftModel.from_pretrained(fresh.backbone, out)
-    assert torch.allclose(logits(base, task, stock), trained[6][2], atol=1e-5)
+    assert near(logits(base, task, stock), trained[6][2])
     assert next(iter(adapter.updates.values())).rank == (8 if "both" in mode else 4)
+
+
+def near(found, expected):
+    """Logits up to the rounding of forward passes in float32, some 1e-6 of the largest; training moves them by more."""
+    return float((found - expected).abs().max()) < 1e-5 * float(expected.abs().max())
 
 
 def _check_full(base, task, adapter, expected):
@@ -135,7 +140,7 @@ def _check_full(base, task, adapter, expected):
     with torch.no_grad():
         for name, update in adapter.updates.items():
             fresh.backbone.get_parameter(name).add_(update.dense())
-    assert torch.allclose(logits(base, task, fresh.backbone), expected, atol=1e-5)
+    assert near(logits(base, task, fresh.backbone), expected)
 
 
 def test_l_lora_shares_a_and_trains_b_alone(base, task):
@@ -428,11 +433,12 @@ def test_images_and_text_to_text(tiny_clip, tiny_t5, image_data, text_data, tmp_
     for base, task_config, targets in ((clip, pixels, ["q_proj", "v_proj"]), (t5, words, ["q", "v"])):
         task = load_task(task_config, base, 0)
         out, settings = tmp_path / task.name, config(linearize="module", lora={"target_modules": targets})
-        last = Last(base, task)
+        bare, last = answers(base, task), Last(base, task)
         adapter = finetune(base, task, settings, out=out, on_step=last)
         assert adapter.task_vector.norm() > 0
         stock = peft.PeftModel.from_pretrained(load_base(base.config).backbone, out)
-        assert torch.allclose(answers(base, task, stock), last.logits, atol=1e-5)
+        assert near(answers(base, task, stock), last.logits)
+        assert not near(bare, last.logits)
 
 
 class Last:

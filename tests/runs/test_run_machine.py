@@ -11,14 +11,13 @@ import torch
 import yaml
 
 import tangora
-from tangora.adapters.adapter import Adapter
+from tangora.adapters.adapter import Adapter, BaseInfo
 from tangora.coefficients.forward import ForwardLogits
 from tangora.config.recipe import Recipe, load_recipe
 from tangora.evaluation.collection import collect_statistics
 from tangora.evaluation.evaluator import evaluate
 from tangora.runs.context import machine_of
 from tangora.support.machine import Machine
-from tangora.tangent.columns import make_columns, site_columns
 from tangora.tasks import TaskModel, load_base, load_task
 from tiny_run import recipe_for
 from toys import lora
@@ -113,7 +112,6 @@ def elsewhere(monkeypatch) -> Machine:
         )
 
     monkeypatch.setattr(torch.Tensor, "to", moved)
-    monkeypatch.setattr(torch.fx.experimental._config, "meta_nonzero_assume_all_nonzero", True)
     return Machine("meta")
 
 
@@ -124,11 +122,10 @@ def moved(elsewhere, tiny_bert, text_data):
     here = load_base(recipe.base)
     tasks = [load_task(task, here, 0) for task in recipe.tasks[:2]]
     sites = [f"encoder.layer.{i}.attention.self.query" for i in (0, 1)]
-    width = here.backbone.get_submodule(sites[0]).weight.shape
-    adapters = {
-        task.name: lora(i + 1, 2, shapes=dict.fromkeys(sites, tuple(width)), initial=False)
-        for i, task in enumerate(tasks)
-    }
+    shapes = dict.fromkeys(sites, tuple(here.backbone.get_submodule(sites[0]).weight.shape))
+    drawn = {task.name: lora(i + 1, 2, shapes=shapes, initial=False) for i, task in enumerate(tasks)}
+    about = {"base": BaseInfo(model=recipe.base.model, fingerprint=here.fingerprint)}
+    adapters = {n: replace(a, metadata=a.metadata.model_copy(update=about)) for n, a in drawn.items()}
     base = load_base(recipe.base, elsewhere)
     assert next(base.backbone.parameters()).is_meta
     return base, tasks, adapters
@@ -152,13 +149,6 @@ def test_scoring_follows_the_base(moved, linearize):
     adapter = tangent(adapters["plain"]) if linearize else adapters["plain"]
     results = evaluate(adapter, base, tasks)
     assert set(results) == {task.name for task in tasks}
-
-
-def test_columns_follow_the_base(moved):
-    base, (task, _), adapters = moved
-    experts = {name: tangent(adapter) for name, adapter in adapters.items()}
-    assert make_columns(base, task, "test", experts).origin.device.type == "cpu"
-    assert site_columns(base, task, "test", experts, rows=[0, 1]).origin.device.type == "cpu"
 
 
 def test_searches_by_gradients_follow_the_base(moved):

@@ -7,7 +7,7 @@ has (``model.``, ``bert.``) is found once for all sites. Embeddings and transfor
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -22,7 +22,7 @@ from tangora.storage.checkpoint import Checkpoint
 from tangora.storage.header import Stored
 from tangora.storage.names import Names, is_turned
 from tangora.storage.tensors import read_rows
-from tangora.updates.task_vector import Dense, Update
+from tangora.updates.task_vector import Dense, LowRank, Update
 
 __all__ = ["Added", "Stacked", "align_adapters", "replaced"]
 
@@ -36,6 +36,15 @@ class Added:
     update: Update
     transposed: bool
 
+    @property
+    def rank(self) -> int:
+        """How many products are summed in an entry."""
+        return _rank(self.update)
+
+    def positive(self) -> Added:
+        """Return the same with no sign in any factor: its entries are what the sums would be if nothing cancelled."""
+        return replace(self, update=_positive(self.update))
+
     def rows(self, start: int, stop: int) -> Float[Tensor, "rows width"]:
         """Return rows ``[start, stop)`` of the dense update; the rest of it is never formed."""
         return self.update.rows(start, stop, transposed=self.transposed)
@@ -48,6 +57,15 @@ class Stacked:
     experts: Sequence[Update | None]
     transposed: bool
     shape: tuple[int, ...]
+
+    @property
+    def rank(self) -> int:
+        """As of `Added`, the largest."""
+        return max(map(_rank, self.experts), default=1)
+
+    def positive(self) -> Stacked:
+        """As of `Added`."""
+        return replace(self, experts=[None if update is None else _positive(update) for update in self.experts])
 
     def rows(self, start: int, stop: int) -> Float[Tensor, "experts width"]:
         """The experts ``[start, stop)``, each as one row."""
@@ -169,6 +187,16 @@ def _added(update: Update, stored: tuple[int, ...], site: str, adapter: Adapter,
         return Added(_float(update, base), False)
     turned = is_turned(shape, stored, site, site in adapter.embeddings, adapter.config, base)
     return Added(_float(update, base), turned)
+
+
+def _rank(update: Update | None) -> int:
+    factors = None if update is None else update.factors()
+    return 1 if factors is None else factors.rank
+
+
+def _positive(update: Update) -> Update:
+    factors = update.factors()
+    return update if factors is None else LowRank(factors.b.abs(), factors.a.abs(), abs(factors.scaling))
 
 
 def _float(update: Update, base: Checkpoint) -> Update:

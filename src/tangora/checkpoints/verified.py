@@ -29,7 +29,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from tangora.checkpoints.align import Target
-from tangora.checkpoints.onto_base import Added
+from tangora.checkpoints.onto_base import Added, Stacked
 from tangora.errors import FileError
 from tangora.fusion.computation import Computation
 from tangora.fusion.sources import Source
@@ -209,8 +209,9 @@ class _Check:
         """What is added to the base, its terms' magnitudes, what is left aside, and whether files hold all of it."""
         target, computation, aside = self.target, self.computation, torch.zeros((), dtype=torch.bool)
         plain = target.start is None
-        total = _nothing(target, spans) if target.start is None else _read(target.start, spans)
-        size = total.abs()
+        total = size = _nothing(target, spans)
+        if target.start is not None:
+            total, size = _read(target.start, spans), _read(target.start, spans, positive=True)
         if not target.by_method:
             return total, size, aside, plain
         found = self._updates(spans)
@@ -231,9 +232,8 @@ class _Check:
 
     def _slack(self, size: Tensor) -> Tensor:
         """What float32 may lose in products of r terms and sums over adapters, of magnitude ``size``."""
-        factors = [part.update.factors() for part in self.target.parts if isinstance(part, Added)]
-        rank = max((f.rank for f in factors if f is not None), default=1)
-        return size * ((rank + len(self.target.parts) + 8) * 2.0**-23)
+        ranks = [p.rank for p in (*self.target.parts, self.target.start) if isinstance(p, Added | Stacked)]
+        return size * ((max(ranks, default=1) + len(self.target.parts) + 8) * 2.0**-23)
 
     @property
     def _where(self) -> str:
@@ -249,8 +249,7 @@ class _Check:
                 left, right = (factors[1].T, factors[0].T) if part.transposed else factors
                 yield _product(left, right, spans), _product(left.abs(), right.abs(), spans), True
             else:
-                delta = _read(part, spans)
-                yield delta, delta.abs(), False
+                yield _read(part, spans), _read(part, spans, positive=True), False
 
     def _narrow(self, spans: Spans) -> Tensor:
         """Of every adapter, the update's rows with the roundings of the stream that wrote them, a block at a time."""
@@ -291,8 +290,9 @@ def _rows(path: Path, name: str, start: int, stop: int) -> Tensor:
         return rows.clone()
 
 
-def _read(part: Any, spans: Spans) -> Tensor:
-    return torch.cat([part.rows(a, b).double().reshape(-1) for a, b in spans])
+def _read(part: Any, spans: Spans, positive: bool = False) -> Tensor:
+    found = torch.cat([(part.positive() if positive else part).rows(a, b).double().reshape(-1) for a, b in spans])
+    return found.abs() if positive else found
 
 
 def _bits(tensor: Tensor) -> Tensor:

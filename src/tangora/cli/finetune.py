@@ -98,7 +98,7 @@ def _train(
     options: FinetuneOptions,
     recipe: Recipe,
     config: FinetuneConfig,
-    chosen: Sequence[TaskConfig],
+    chosen: Sequence[TaskSettings],
     folders: Mapping[str, Path],
     progress: Progress,
 ) -> None:

@@ -87,7 +87,7 @@ class Registry:
     def _origin(self, name: str) -> str:
         if name in self.own:
             return self.own[name]
-        return _place(self._entries[name]) if name in self._entries else "registered in this process"
+        return place_of(self._entries[name]) if name in self._entries else "registered in this process"
 
     def register(self, name: str, member: Any) -> None:
         """Add a member for this process; the same name again replaces it, unless it is one of our own.
