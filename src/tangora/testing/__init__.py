@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tangora.testing.executor import check_executor
     from tangora.testing.method import METHOD_CHECKS, check_method
     from tangora.testing.metric import check_metric
     from tangora.testing.search import check_search
@@ -22,13 +23,14 @@ if TYPE_CHECKING:
 # name -> module: a suite is imported when it is first used, since some need torch and others need more
 _HOME = {
     "METHOD_CHECKS": "method",
+    "check_executor": "executor",
     "check_method": "method",
     "check_metric": "metric",
     "check_search": "search",
     "check_update": "update",
 }
 
-__all__ = ["METHOD_CHECKS", "check_method", "check_metric", "check_search", "check_update"]
+__all__ = ["METHOD_CHECKS", "check_executor", "check_method", "check_metric", "check_search", "check_update"]
 
 
 def __getattr__(name: str) -> Any:
