@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tangora.adapters.adapter import Adapter
+from tangora.adapters.adapter import Adapter, LoraDetails
 from tangora.adapters.metadata import BaseInfo, Metadata
 from tangora.updates.task_vector import LowRank
 
@@ -78,4 +78,4 @@ def lora(
         moved_a = a if shared_a else a + 0.3 * torch.randn(rank, inside, generator=moved)
         updates[site] = LowRank(b, moved_a, scaling)
     about = {"task": f"task{seed}", "base": BaseInfo(model="toy"), **metadata}
-    return Adapter(updates, Metadata(**about), None, begin if initial else None)
+    return Adapter(updates, Metadata(**about), LoraDetails(initial=begin if initial else None))

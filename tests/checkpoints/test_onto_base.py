@@ -9,10 +9,10 @@ import torch
 
 import toys
 from folders import CONFIG, read, save
-from tangora.adapters.adapter import Adapter, load
+from tangora.adapters.adapter import Adapter, LoraDetails, load
 from tangora.adapters.metadata import BaseInfo, Metadata
 from tangora.checkpoints import fuse_checkpoints
-from tangora.errors import FusionError
+from tangora.errors import ArgumentError, FusionError
 from tangora.fusion.fusion import fuse
 from tangora.updates.task_vector import Dense, LowRank
 
@@ -99,7 +99,7 @@ def test_embeddings_and_conv1d_are_transposed(tmp_path):
     base = save(tmp_path / "base", weights, config={"model_type": "gpt2", "tie_word_embeddings": False})
     make = lambda: LowRank(torch.randn(6, 2, generator=g), torch.randn(2, 6, generator=g), 0.5)  # noqa: E731
     updates = {"wte": make(), "h.0.c_proj": make(), "lm_head": make()}
-    adapter = Adapter(updates, Metadata(base=BaseInfo(model="x")), None, None, frozenset({"wte"}))
+    adapter = Adapter(updates, Metadata(base=BaseInfo(model="x")), LoraDetails(embeddings=frozenset({"wte"})))
     adapter.save(tmp_path / "a")
     fuse_checkpoints(base, [tmp_path / "a"], tmp_path / "out", weights=1.0)
     found = read(tmp_path / "out")
@@ -126,7 +126,7 @@ def test_a_start_that_is_not_zero_is_added_once(tmp_path):
     for seed in (1, 2):
         moved = LowRank(start["up"].b + 0.1 * seed, start["up"].a, 1.0)
         about = Metadata(base=BaseInfo(model="toy"))
-        Adapter({"up": moved}, about, None, start).save(tmp_path / f"s{seed}")
+        Adapter({"up": moved}, about, LoraDetails(initial=start)).save(tmp_path / f"s{seed}")
     folders = [tmp_path / "s1", tmp_path / "s2"]
     assert load(folders[0]).start
     fuse_checkpoints(base, folders, tmp_path / "out", weights=0.5)
@@ -182,7 +182,7 @@ def test_a_base_of_another_name_is_refused_unless_said_to_be_the_same(tmp_path):
 def test_options_of_adapters_are_refused_for_checkpoints(tmp_path, name, value):
     base = save(tmp_path / "base", state(), config={"model_type": "toy"})
     other = save(tmp_path / "ft", state(), config={"model_type": "toy"})
-    with pytest.raises(FusionError, match=f"{name} is for adapters, got {value!r}"):
+    with pytest.raises(ArgumentError, match=f"{name} is for adapters, got {value!r}"):
         fuse_checkpoints(base, [other], tmp_path / "out", **{name: value})
     assert not (tmp_path / "out").exists()
 
@@ -191,7 +191,9 @@ def test_tied_weights_are_refused(tmp_path):
     weights = {"model.embed_tokens.weight": torch.zeros(5, 4), "model.x.weight": torch.zeros(4, 4)}
     base = save(tmp_path / "base", weights, config={**CONFIG, "tie_word_embeddings": True})
     update = LowRank(torch.ones(4, 1), torch.ones(1, 5))
-    adapter = Adapter({"model.embed_tokens": update}, Metadata(), None, None, frozenset({"model.embed_tokens"}))
+    adapter = Adapter(
+        {"model.embed_tokens": update}, Metadata(), LoraDetails(embeddings=frozenset({"model.embed_tokens"}))
+    )
     adapter.save(tmp_path / "a")
     with pytest.raises(FusionError, match="shared by the input embedding and the output head"):
         fuse_checkpoints(base, [tmp_path / "a"], tmp_path / "out")

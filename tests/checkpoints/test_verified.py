@@ -8,12 +8,12 @@ import torch
 import toys
 import zoo
 from folders import read, save
-from tangora.adapters.adapter import Adapter, load
+from tangora.adapters.adapter import Adapter, LoraDetails, load
 from tangora.adapters.metadata import BaseInfo, Metadata
 from tangora.checkpoints import fuse_checkpoints, onto_base, verified
 from tangora.checkpoints.output import Output
 from tangora.cli.merge import merged_lines
-from tangora.errors import FusionError
+from tangora.errors import FileError
 from tangora.fusion.sources import Source
 from tangora.methods import get, methods
 from tangora.updates.task_vector import LowRank
@@ -87,7 +87,9 @@ def test_values_saved_whole_and_a_common_start(tmp_path):
     start = {"up": LowRank(torch.randn(10, 2, generator=g), torch.randn(2, 6, generator=g), 1.0)}
     for seed in (1, 2):
         moved = LowRank(start["up"].b + 0.1 * seed, start["up"].a, 1.0)
-        Adapter({"up": moved}, Metadata(base=BaseInfo(model="toy")), None, start).save(tmp_path / f"s{seed}")
+        Adapter({"up": moved}, Metadata(base=BaseInfo(model="toy")), LoraDetails(initial=start)).save(
+            tmp_path / f"s{seed}"
+        )
     for method in ("task_arithmetic", "ties"):
         folders = [tmp_path / "s1", tmp_path / "s2"]
         checked = fuse_checkpoints(tmp_path / "toy", folders, tmp_path / method, method).verified
@@ -95,7 +97,7 @@ def test_values_saved_whole_and_a_common_start(tmp_path):
 
 
 def refused(root, words, *arguments, **options):
-    with pytest.raises(FusionError, match=words):
+    with pytest.raises(FileError, match=words):
         fuse_checkpoints(*arguments, root / "out", **options)
     assert not (root / "out").exists()
     assert not list(root.glob(".out*"))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import toys
-from tangora.adapters.adapter import Adapter
+from tangora.adapters.adapter import Adapter, LoraDetails
 from tangora.adapters.metadata import BaseInfo, Metadata
 from tangora.coefficients.descend import adamerging, learned
 from tangora.coefficients.forward import ForwardLogits
@@ -57,9 +57,10 @@ def started(base):
         made[f"task{seed}"] = Adapter(
             moved,
             Metadata(task=f"task{seed}", base=BaseInfo(model="b")),
-            None,
-            {site: LowRank(u.b * 0.1, u.a, u.scaling) for site, u in start.items()},
-            frozenset({EMBEDDING}),
+            LoraDetails(
+                initial={site: LowRank(u.b * 0.1, u.a, u.scaling) for site, u in start.items()},
+                embeddings=frozenset({EMBEDDING}),
+            ),
         )
     return made
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import toys
 from tangora import methods
-from tangora.adapters.adapter import Adapter, load
+from tangora.adapters.adapter import Adapter, LoraDetails, load
 from tangora.adapters.metadata import BaseInfo, InitialInfo, Metadata
 from tangora.errors import AdapterError, ArgumentError, FusionError, PluginError
 from tangora.fusion.fusion import Fusion, fuse
@@ -148,7 +148,7 @@ def test_global_and_per_tensor_ties_agree_with_the_methods_themselves():
 
 def test_a_site_that_one_does_not_have_is_zero_there():
     x = toys.lora(1)
-    y = replace(toys.lora(2), updates={"up": toys.lora(2).updates["up"]}, initial=None)
+    y = replace(toys.lora(2), updates={"up": toys.lora(2).updates["up"]}).with_details(initial=None)
     fused = dense(fuse([x, y], weights=[0.5, 2.0]))
     assert_same(fused, {"up": 0.5 * dense(x)["up"] + 2 * dense(y)["up"], "down": 0.5 * dense(x)["down"]})
     ties = dense(fuse([x, y], "ties_per_tensor", density=1.0))
@@ -189,7 +189,7 @@ def linearized(seed: int) -> Adapter:
         delta_a = torch.randn(2, inside, generator=moved)
         updates[site] = LowRank(torch.cat([b, b0], 1), torch.cat([a0, delta_a], 0), 0.5)
         initial[site] = LowRank(b0, a0, 0.5)
-    return Adapter(updates, Metadata(linearize="module"), None, initial)
+    return Adapter(updates, Metadata(linearize="module"), LoraDetails(initial=initial))
 
 
 def test_linearized_adapters_with_b0_stay_at_twice_the_rank(tmp_path):
@@ -208,7 +208,7 @@ def test_linearized_adapters_with_b0_stay_at_twice_the_rank(tmp_path):
     pruned = fuse(adapters, "magnitude_prune", 1.0, density=1.0)
     assert_same(dense(pruned), {s: sum(dense(a)[s] for a in adapters) for s in start}, 1e-4)
     with pytest.raises(FusionError, match="different functions"):
-        fuse([adapters[0], replace(adapters[1], initial=None)])
+        fuse([adapters[0], adapters[1].with_details(initial=None)])
     cut = fuse(adapters, weights=weights, rank=4)
     assert cut.metadata.fused.truncation_error == 0.0
     with pytest.raises(FusionError, match=r"the rank is 3, that of φ₀ 2"):
@@ -372,7 +372,7 @@ def test_stock_peft_loads_what_was_fused(tmp_path, space, method, parameters):
     if space == "factors":
         first = parents[0].updates
         start = {s: LowRank(torch.zeros_like(u.b), torch.zeros_like(u.a), u.scaling) for s, u in first.items()}
-        parents = [replace(p, initial=start) for p in parents]
+        parents = [p.with_details(initial=start) for p in parents]
     fused = fuse(parents, method, [0.7, 0.4], space=space, **parameters)
     fused.save(tmp_path / "fused")
     model, ids = toys.toy(), torch.tensor([[1, 2, 3], [4, 5, 10]])
@@ -430,11 +430,11 @@ def without_site(name: str) -> Adapter:
 
 def other_start() -> Adapter:
     adapter = toys.lora(2)
-    return replace(adapter, initial={s: LowRank(u.b, u.a + 1, u.scaling) for s, u in adapter.initial.items()})
+    return adapter.with_details(initial={s: LowRank(u.b, u.a + 1, u.scaling) for s, u in adapter.initial.items()})
 
 
 def half_embedding() -> Adapter:
-    return replace(toys.lora(2), embeddings=frozenset({"up"}))
+    return toys.lora(2).with_details(embeddings=frozenset({"up"}))
 
 
 def dense_up() -> Adapter:
@@ -527,7 +527,11 @@ def test_shared_phi0_stays_redrawable(tmp_path):
     start = {s: draw_factors(3, s, u.rank, u.shape, scaling=2.0) for s, u in adapters[0].updates.items()}
     info = InitialInfo(seed=3, fingerprint=fingerprint(start))
     adapters = [
-        Adapter({s: LowRank(u.b, start[s].a, 2.0) for s, u in a.updates.items()}, Metadata(initial=info), None, start)
+        Adapter(
+            {s: LowRank(u.b, start[s].a, 2.0) for s, u in a.updates.items()},
+            Metadata(initial=info),
+            LoraDetails(initial=start),
+        )
         for a in adapters
     ]
     for weights in ([0.3, 0.3, 0.3], [0.5, 0.0, 0.0]):

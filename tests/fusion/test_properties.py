@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from tangora import methods
-from tangora.adapters.adapter import Adapter, load
+from tangora.adapters.adapter import Adapter, LoraDetails, load
 from tangora.adapters.metadata import BaseInfo, Metadata
 from tangora.fusion.fusion import fuse
 from tangora.updates.task_vector import Dense, LowRank
@@ -61,7 +61,8 @@ def _member(draw, shapes, kernels, other: str, seed: int, whole: bool) -> Adapte
     config = {"peft_type": "LORA", "target_parameters": ["experts.weight"]} if other == "experts" else None
     embeddings = frozenset({"embed"}) & updates.keys()
     about = Metadata(task=f"task{seed}", base=BaseInfo(model="any"))
-    return Adapter(updates, about, config, None, embeddings, {s: k for s, k in kernels.items() if s in updates})
+    kept = {s: k for s, k in kernels.items() if s in updates}
+    return Adapter(updates, about, LoraDetails(config, None, embeddings, kept))
 
 
 def dense(adapter: Adapter) -> dict[str, torch.Tensor]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import toys
-from tangora.adapters.adapter import Adapter, load
+from tangora.adapters.adapter import Adapter, LoraDetails, load
 from tangora.adapters.application import applied
 from tangora.adapters.metadata import BaseInfo, Metadata
 from tangora.checkpoints.steps import check_method
@@ -39,7 +39,7 @@ def adapter_for(
             b, a = torch.randn(out, 2, generator=g), torch.randn(2, inside, generator=g)
             updates[site] = LowRank(b, a, 0.1)
     about = Metadata(kind=kind, base=BaseInfo(fingerprint=base.fingerprint))
-    return Adapter(updates, about, None, None, embeddings)
+    return Adapter(updates, about, LoraDetails(embeddings=embeddings))
 
 
 def one_by_one(base, task, adapter, split):

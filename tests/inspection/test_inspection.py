@@ -13,7 +13,7 @@ import folders
 import toys
 import zoo
 from tangora import methods
-from tangora.adapters.adapter import Adapter, load
+from tangora.adapters.adapter import Adapter, LoraDetails, load
 from tangora.adapters.initial import draw_factors, fingerprint
 from tangora.adapters.metadata import BaseInfo, InitialInfo, Metadata
 from tangora.checkpoints import fuse_checkpoints
@@ -63,7 +63,7 @@ def drawn(folder: Path, seed: int, phi: int = 3, rank: int = 2) -> Path:
     initial = {s: draw_factors(phi, s, rank, u.shape, scaling=2.0) for s, u in adapter.updates.items()}
     told = InitialInfo(seed=phi, fingerprint=fingerprint(initial))
     about = adapter.metadata.model_copy(update={"initial": told})
-    Adapter(adapter.updates, about, None, initial).save(folder)
+    Adapter(adapter.updates, about, LoraDetails(initial=initial)).save(folder)
     return folder
 
 
@@ -163,9 +163,9 @@ def test_one_layer_is_in_memory_at_a_time(tmp_path, monkeypatch):
     shapes = {f"layers.{i}": (300, 200) for i in range(40)}
     toys.lora(1, 8, shapes=shapes, initial=False).save(tmp_path / "a")
     alive: list[int] = []
-    from tangora.inspection import folders as inspection
+    from tangora.adapters.formats.lora import survey
 
-    original = inspection.updates_of
+    original = survey.updates_of
 
     def watched(*arguments):
         found = original(*arguments)
@@ -175,6 +175,6 @@ def test_one_layer_is_in_memory_at_a_time(tmp_path, monkeypatch):
                          and t.shape in ((8, 200), (300, 8))))  # fmt: skip
         return found
 
-    monkeypatch.setattr(inspection, "updates_of", watched)
+    monkeypatch.setattr(survey, "updates_of", watched)
     assert len(inspect(tmp_path / "a").sites) == 40
     assert max(alive[1:]) <= 3 * alive[0]

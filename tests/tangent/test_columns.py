@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import tangora
-from tangora.adapters.adapter import Adapter
+from tangora.adapters.adapter import Adapter, LoraDetails
 from tangora.adapters.metadata import Metadata
 from tangora.config.recipe import BaseConfig, TaskConfig
 from tangora.errors import DataError, FileError, FusionError, ModelError
@@ -193,7 +193,7 @@ def test_adapters_of_another_start_are_refused(setups):
     base, task, targets = setups("bert")
     site = next(iter(adapters(base, targets)["task0"].updates))
     one = LowRank(torch.ones(32, 1), torch.ones(1, 32))
-    pair = {str(i): Adapter({site: one}, initial={site: one * i}) for i in (1.0, 2.0)}
+    pair = {str(i): Adapter({site: one}, details=LoraDetails(initial={site: one * i})) for i in (1.0, 2.0)}
     with pytest.raises(ModelError, match=r"start at different φ₀, got .* and .*"):
         make_columns(base, task, "test", pair)
 

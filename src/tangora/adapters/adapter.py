@@ -17,19 +17,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
-from tangora.adapters.formats import lora as peft_files
-from tangora.adapters.formats.lora.based import open_base
-from tangora.adapters.formats.lora.layers import is_bias
-from tangora.adapters.heads import read_heads, write_heads
-from tangora.adapters.metadata import FILE, BaseInfo, FusedInfo, InitialInfo, Metadata, Parent, read_metadata
-from tangora.adapters.start import INITIAL, can_redraw, initial_tensors, read_initial
+from tangora.adapters.contract import format_of
+from tangora.adapters.heads import HeadRecord, read_heads, read_records
+from tangora.adapters.metadata import BaseInfo, FusedInfo, InitialInfo, Metadata, Parent, read_metadata
+from tangora.adapters.text import line, table
 from tangora.errors import AdapterError
-from tangora.storage.tensors import finite
-from tangora.support.files import atomic_dir, inside, read_safetensors, write_json, write_safetensors, write_text
-from tangora.updates.task_vector import Dense, Factors, LowRank, TaskVector, Update
+from tangora.storage.checkpoint import open_base
+from tangora.updates.task_vector import LowRank, TaskVector, Update
 from tangora.updates.text import joined, tensor_digest
 
 if TYPE_CHECKING:
@@ -38,35 +34,82 @@ if TYPE_CHECKING:
     from tangora.adapters.in_peft.verification import Verification
     from tangora.storage.checkpoint import Checkpoint
 
-__all__ = ["Adapter", "BaseInfo", "FusedInfo", "InitialInfo", "Metadata", "Parent", "load"]
-
-DELTA = "delta.safetensors"
+__all__ = ["Adapter", "BaseInfo", "FusedInfo", "InitialInfo", "LoraDetails", "Metadata", "Parent", "load"]
 
 
 @dataclass(frozen=True, eq=False)
+class LoraDetails:
+    """What an adapter of kind ``lora`` has besides updates.
+
+    Args:
+        config: ``adapter_config.json`` to start from on saving; ranks, scalings and targets are adjusted to the
+            updates there. None if there is none yet.
+        initial: φ₀ per site (``scaling`` is that of the site); None if it is not known.
+        embeddings: the sites that are `Embedding` layers (their update is ``[dim, vocabulary]``).
+        kernels: site -> ``(in, k₁, k₂, …)`` of a convolution (its update is ``[out, in·k₁·k₂…]``).
+    """
+
+    config: Mapping[str, Any] | None = None
+    initial: Mapping[str, LowRank] | None = None
+    embeddings: frozenset[str] = frozenset()
+    kernels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Adapter:
     """Updates of a base model's weights, with where they come from.
 
     Args:
         updates: site -> update, absolute: what is added to the base weight.
         metadata: what ``tangora.json`` says.
-        config: ``adapter_config.json`` to start from on saving; ranks, scalings and targets are adjusted to the
-            updates there. None for kind ``full``, or where there is none yet.
-        initial: φ₀ per site (``scaling`` is that of the site); None where it is not known.
-        embeddings: the sites that are `Embedding` layers (their update is ``[dim, vocabulary]``).
-        kernels: site -> ``(in, k₁, k₂, …)`` of a convolution (its update is ``[out, in·k₁·k₂…]``).
+        details: of kind ``lora``; the properties `config`, `initial`, `embeddings` and `kernels` read them.
         whole: parameter of the base -> the value that replaces it: ``modules_to_save``, biases that were saved whole.
-        heads: task -> such values of which an application chooses one task's; none of them acts by itself.
+        heads: task -> parameters of its own: a trained head, or such values of the base. None of them acts by itself;
+            whoever answers a task puts its head in.
+        records: task -> what prediction needs besides base and head: class names in order, templates, scale, ...
+
+    >>> adapter = Adapter({"layer": LowRank(torch.ones(3, 1), torch.ones(1, 2), 0.5)})
+    >>> adapter.task_vector
+    TaskVector(1 sites, norm 1.225)
     """
 
     updates: Mapping[str, Update]
     metadata: Metadata = field(default_factory=Metadata)
-    config: Mapping[str, Any] | None = None
-    initial: Mapping[str, LowRank] | None = None
-    embeddings: frozenset[str] = frozenset()
-    kernels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    details: LoraDetails = field(default_factory=LoraDetails)
     whole: Mapping[str, Tensor] = field(default_factory=dict)
     heads: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    records: Mapping[str, HeadRecord] = field(default_factory=dict)
+
+    @property
+    def config(self) -> Mapping[str, Any] | None:
+        """``adapter_config.json`` to start from on saving; None if there is none yet."""
+        return self.details.config
+
+    @property
+    def initial(self) -> Mapping[str, LowRank] | None:
+        """φ₀ per site; None if it is not known."""
+        return self.details.initial
+
+    @property
+    def embeddings(self) -> frozenset[str]:
+        """The sites that are `Embedding` layers."""
+        return self.details.embeddings
+
+    @property
+    def kernels(self) -> Mapping[str, tuple[int, ...]]:
+        """Site -> ``(in, k₁, k₂, …)`` of a convolution."""
+        return self.details.kernels
+
+    def with_details(self, **changes: Any) -> Adapter:
+        """Return the same adapter with other `LoraDetails`: ``config``, ``initial``, ``embeddings`` or ``kernels``."""
+        return replace(self, details=replace(self.details, **changes))
+
+    def __repr__(self) -> str:
+        return line(self)
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks."""
+        return table(self)
 
     @cached_property
     def start(self) -> Mapping[str, LowRank]:
@@ -91,16 +134,16 @@ class Adapter:
         return total.hexdigest()
 
     def with_scores(self, scores: Mapping[str, float], *, split: str, **about: Any) -> Adapter:
-        """The same adapter whose metadata says how it scored: ``{"split": ..., "tasks": scores, **about}``."""
-        told = {"split": split, **about, "tasks": dict(scores)}
-        return replace(self, metadata=self.metadata.model_copy(update={"scores": told}))
+        """Return the same adapter with its scores in the metadata: ``{"split": ..., "tasks": scores, **about}``."""
+        found = {"split": split, **about, "tasks": dict(scores)}
+        return replace(self, metadata=self.metadata.model_copy(update={"scores": found}))
 
     def with_selection(self, selection: Mapping[str, Any]) -> Adapter:
-        """The same fused adapter whose metadata says who chose its weights, and on which rows."""
+        """Return the same fused adapter; its metadata says who chose its weights, and on which rows."""
         fused = self.metadata.fused
         assert fused is not None
-        told = fused.model_copy(update={"selection": dict(selection)})
-        return replace(self, metadata=self.metadata.model_copy(update={"fused": told}))
+        chosen = fused.model_copy(update={"selection": dict(selection)})
+        return replace(self, metadata=self.metadata.model_copy(update={"fused": chosen}))
 
     def apply_(self, model: nn.Module) -> None:
         """Add the updates into the weights of ``model``, in place; all of them or, on an error, none.
@@ -112,7 +155,7 @@ class Adapter:
         Raises:
             ModelError: a site is missing, of another kind or shape, or shares its weight with another layer.
         """
-        from tangora.adapters.application import apply_
+        from tangora.adapters.application import apply_  # deferred: an adapter is also fused without a model
 
         apply_(model, self)
 
@@ -122,6 +165,7 @@ class Adapter:
         overwrite: bool = False,
         *,
         check: Callable[[Adapter, Path], Mapping[str, Any]] | None = None,
+        format: str | None = None,
     ) -> None:
         """Write a directory that stock peft loads (kind ``full``: ``delta.safetensors``), with ``tangora.json``.
 
@@ -131,25 +175,16 @@ class Adapter:
             path: the directory.
             overwrite: replace one that exists.
             check: called with the adapter and its files before they appear; what it returns is kept as
-                ``metadata.verified``, and nothing is written where it raises.
+                ``metadata.verified``, and nothing is written if it raises.
+            format: a registered format in place of the kind's own.
 
         Raises:
             OutputError: the directory exists and ``overwrite`` is false, or it cannot be written.
-            AdapterError: an update is not finite, or peft has no file for it.
+            AdapterError: an update is not finite, or the format has no file for it.
         """
-        from tangora.adapters import card
+        from tangora.adapters.saving import save  # deferred: the card's YAML, which reading does not need
 
-        self._refuse_infinity(Path(path))
-        with atomic_dir(path, overwrite=overwrite) as folder:
-            if self.metadata.kind == "full":
-                deltas = {name: update.dense().float().cpu() for name, update in self.updates.items()}
-                write_safetensors(folder / DELTA, deltas)
-            else:
-                self._save_lora(folder)
-            verified = check(self, folder) if check is not None else None
-            told = replace(self, metadata=self.metadata.model_copy(update={"verified": verified}))
-            write_json(folder / FILE, told.metadata.model_dump(mode="json"))
-            write_text(folder / "README.md", card.render(told))
+        save(self, path, overwrite=overwrite, check=check, format_name=format)
 
     def verify(self) -> Verification:
         """Write the adapter to a scratch folder, read it through stock peft, and compare in float64, site by site.
@@ -157,42 +192,15 @@ class Adapter:
         Raises:
             AdapterError: peft loads something else.
         """
-        from tangora.adapters.in_peft.verification import verify
+        from tangora.adapters.in_peft.verification import verify  # deferred: peft takes seconds to import
+        from tangora.adapters.saving import write_weights
 
-        if self.metadata.kind == "full":
+        if not self.metadata.of_kind.in_peft:
             fix = "only low-rank adapters are read by peft"
-            raise AdapterError("an adapter of kind full cannot be verified", where="verify", fix=fix)
+            raise AdapterError(f"an adapter of kind {self.metadata.kind} cannot be verified", where="verify", fix=fix)
         with tempfile.TemporaryDirectory() as scratch:
-            self._save_lora(Path(scratch))
+            write_weights(self, Path(scratch))
             return verify(self, Path(scratch))
-
-    def _refuse_infinity(self, path: Path) -> None:
-        for name, tensor in self.whole.items():
-            finite(name, tensor, path)
-        for site, update in self.updates.items():
-            factors = update.factors()
-            for tensor in (update.dense(),) if factors is None else (factors.b, factors.a):
-                finite(site, tensor, path)
-
-    def _save_lora(self, folder: Path) -> None:
-        content = self.content()
-        config = peft_files.write_config(content, self.config, self.metadata.base.model)
-        write_json(folder / peft_files.CONFIG, config)
-        write_safetensors(folder / peft_files.WEIGHTS, peft_files.write_tensors(content))
-        if self.initial is not None and not can_redraw(self):
-            write_safetensors(folder / INITIAL, initial_tensors(self.initial))
-        write_heads(folder, self.heads)
-
-    def content(self) -> peft_files.Content:
-        """What the files of the adapter hold: every update as factors, biases apart."""
-        biases = {site: update for site, update in self.updates.items() if is_bias(site, update)}
-        return peft_files.Content(
-            updates={site: _as_factors(u) for site, u in self.updates.items() if site not in biases},
-            biases={site.removesuffix(".bias"): update.dense() for site, update in biases.items()},
-            embeddings=self.embeddings,
-            kernels=self.kernels,
-            whole=self.whole,
-        )
 
 
 def load(
@@ -201,40 +209,27 @@ def load(
     *,
     lazily: bool = False,
 ) -> Adapter:
-    """Read an adapter: any PEFT LoRA directory, with or without ``tangora.json``, or one of kind ``full``.
+    """Read an adapter: a PEFT LoRA directory, changes of all weights, or the files of any other installed format.
 
-    Half precision is read into float32. φ₀ is drawn again from its seed, or read, where ``tangora.json`` tells of it.
+    Half precision is read into float32. φ₀ is drawn again from its seed, or read, if ``tangora.json`` says how.
 
     Args:
-        path: the directory.
-        base: the folder of the model that it is for. Only needed where the updates depend on the base's weights: DoRA,
+        path: the directory, or the file of a format that has one file.
+        base: the folder of the model that it is for. Only needed if the updates depend on the base's weights: DoRA,
             PiSSA, OLoRA, and biases that were saved whole; of these weights single tensors are read.
-        lazily: plain LoRA factors stay in their file, which must not change, and are read whenever they are asked for.
+        lazily: plain LoRA factors stay in their file, which must not change, and are read whenever they are needed.
 
     Raises:
-        AdapterError: a file is missing, corrupt, not finite, of a newer format or a pickle; the adapter is no change of
-            the base's weights; φ₀ does not have the fingerprint that was written down.
+        FileError: a file is missing, truncated, or of a newer format.
+        AdapterError: no format recognizes it, or several do; a tensor is not finite, or a pickle; the adapter is no
+            change of the base's weights; φ₀ does not have the fingerprint that was written down.
+
+    >>> load("adapters/one").metadata.task
+    'one'
     """
-    folder = Path(path)
-    if not folder.is_dir():
-        raise AdapterError("no such folder", where=folder, fix="give the folder that holds adapter_config.json")
-    metadata = read_metadata(folder)
-    if metadata is not None and metadata.kind == "full":
-        deltas = read_safetensors(inside(folder, DELTA))
-        updates = {name: Dense(finite(name, t, folder / DELTA)) for name, t in sorted(deltas.items())}
-        return Adapter(updates, metadata)
-    read = peft_files.read_peft(folder, open_base(base), lazily=lazily)
-    if metadata is None:
-        told = BaseInfo(model=read.config.get("base_model_name_or_path") or None, revision=read.config.get("revision"))
-        metadata = Metadata(base=told)
-    heads = read_heads(folder)
-    adapter = Adapter(read.updates, metadata, read.config, None, read.embeddings, read.kernels, read.whole, heads)
-    return replace(adapter, initial=read_initial(adapter, folder))
-
-
-def _as_factors(update: Update) -> Factors:
-    factors = update.factors()
-    if factors is None:
-        return Dense(update.dense()).low_rank()
-    # a loader may take an alpha of 0 for one that is missing
-    return factors if factors.scaling != 0.0 else LowRank(torch.zeros_like(factors.b), factors.a)
+    place = Path(path)
+    if not place.exists():
+        raise AdapterError("no such folder", where=place, fix="give the folder that holds adapter_config.json")
+    about = read_metadata(place) if place.is_dir() else None
+    adapter = format_of(place).read(place, about, open_base(base), lazily=lazily)
+    return replace(adapter, heads=read_heads(place), records=read_records(place)) if place.is_dir() else adapter

@@ -1,7 +1,8 @@
-"""What ``tangora.json`` says beside an adapter: where it comes from, where it started, how it scored."""
+"""The content of ``tangora.json`` beside an adapter: where it comes from, where it started, how it scored."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -9,12 +10,22 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tangora.adapters.kinds import KINDS, Kind
-from tangora.errors import AdapterError
+from tangora.errors import AdapterError, FileError
 from tangora.support.files import inside, read_json
 from tangora.support.validation import validate
 from tangora.support.version import package_version
 
-__all__ = ["FORMAT", "BaseInfo", "DistilledInfo", "FusedInfo", "InitialInfo", "Metadata", "Parent", "read_metadata"]
+__all__ = [
+    "FORMAT",
+    "BaseInfo",
+    "DistilledInfo",
+    "FusedInfo",
+    "InitialInfo",
+    "Metadata",
+    "Parent",
+    "declared_kind",
+    "read_metadata",
+]
 
 FORMAT = 1
 FILE = "tangora.json"
@@ -120,6 +131,12 @@ class Metadata(_Frozen):
             return {**given, "train": "full-tangent" if linearize == "model" else "full"}
         return {**given, "train": {"module": "l-lora", "model": "tangent"}.get(str(linearize), "lora")}
 
+    def __repr__(self) -> str:
+        named = {"mode": self.mode, "task": self.task, "base": self.base.model, "stage": self.stage and self.stage[:12]}
+        said = [f"{name}={value!r}" for name, value in named.items() if value is not None]
+        parts = [name for name in ("fused", "distilled", "scores", "verified") if getattr(self, name) is not None]
+        return f"Metadata({', '.join([f'kind={self.kind!r}', *said, *parts])})"
+
     @property
     def of_kind(self) -> Kind:
         """The kind as a value."""
@@ -134,6 +151,14 @@ class Metadata(_Frozen):
     def expanded(self) -> bool:
         """Whether it was trained, and answers, as the whole network's expansion: not as what stock peft computes."""
         return self.linearize == "model"
+
+
+def declared_kind(path: Path) -> str | None:
+    """Return the kind that ``tangora.json`` in a folder says; None if there is none, or it cannot be read."""
+    with contextlib.suppress(FileError):
+        kind = read_json(inside(path, FILE)).get("kind", "lora")
+        return kind if isinstance(kind, str) else None
+    return None
 
 
 def read_metadata(folder: Path) -> Metadata | None:

@@ -6,11 +6,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from tangora.adapters.contract import holds_adapter
 from tangora.checkpoints.align import align
 from tangora.checkpoints.models import Models, Request, about, computation_of, stamps_of
 from tangora.checkpoints.steps import check_method
-from tangora.errors import FusionError
-from tangora.storage.checkpoint import Checkpoint, is_adapter, open_checkpoint
+from tangora.errors import ArgumentError, FusionError
+from tangora.storage.checkpoint import Checkpoint, open_checkpoint
 
 __all__ = ["gather"]
 
@@ -28,7 +29,7 @@ def gather(
             "nothing to fuse", got=models, where="fuse.models", fix="give a list of at least one folder"
         )
     asked.method.check_count(len(models), where="fuse.models")
-    kinds = [is_adapter(Path(model)) for model in models]
+    kinds = [holds_adapter(Path(model)) for model in models]
     if any(kinds) and not all(kinds):
         odd = models[kinds.index(False)]
         fix = "fuse adapters in one command and checkpoints in another"

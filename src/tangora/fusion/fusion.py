@@ -14,17 +14,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tangora.adapters.adapter import Adapter, load
-from tangora.adapters.formats.lora.based import open_base
 from tangora.adapters.metadata import FusedInfo, Parent
 from tangora.errors import ArgumentError, FusionError
 from tangora.fusion.computation import Computation
 from tangora.fusion.contract import Coordinates, space_of
 from tangora.fusion.engine import Engine
-from tangora.fusion.heads import Heads, check_heads, fuse_whole
+from tangora.fusion.heads import Heads, carried_records, check_heads, fuse_whole
 from tangora.fusion.lineage import check, check_belongs, cut_to, inherit
 from tangora.fusion.statistics import MethodStatistics, StatisticsLike, match, opened, refuse_superfluous
 from tangora.fusion.weights import Weights, WeightTable, common_scale, tabulate
 from tangora.methods import Method, get
+from tangora.storage.checkpoint import open_base
 from tangora.support.threads import in_threads
 from tangora.updates.task_vector import TaskVector, Update
 from tangora.updates.truncation import prepare
@@ -186,7 +186,8 @@ class Fusion:
         coordinates = self._in(space)
         fused, errors = self._fused(coordinates, computation, statistics, cut)
         info = self._info(computation, statistics, bool(kept))
-        made = replace(inherit(self.adapters, coordinates.back(fused), info), whole=whole, heads=kept)
+        made = inherit(self.adapters, coordinates.back(fused), info)
+        made = replace(made, whole=whole, heads=kept, records=carried_records(self.adapters))
         return made if rank is None else cut_to(made, rank, errors)
 
     def whole(

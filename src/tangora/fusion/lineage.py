@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from tangora.adapters.adapter import Adapter
+from tangora.adapters.adapter import Adapter, LoraDetails
 from tangora.adapters.formats.lora.layers import expert_of, layer_of
 from tangora.adapters.formats.lora.settings import parameters_of
 from tangora.adapters.initial import fingerprint
@@ -148,7 +148,7 @@ def inherit(parents: Sequence[Adapter], updates: Mapping[str, Update], fused: Fu
     )
     embeddings = frozenset().union(*(parent.embeddings for parent in parents))
     kernels = {site: kernel for parent in parents for site, kernel in parent.kernels.items()}
-    return Adapter(updates, metadata, _config(parents), initial, embeddings, kernels)
+    return Adapter(updates, metadata, LoraDetails(_config(parents), initial, embeddings, kernels))
 
 
 def _initial(parents: Sequence[Adapter], updates: Mapping[str, Update]) -> Mapping[str, LowRank] | None:
@@ -198,5 +198,5 @@ def cut_to(fused: Adapter, rank: int, errors: Mapping[str, float]) -> Adapter:
     other_factors = bool(errors) or any(update is not whole[site] for site, update in smaller.items())
     if not fused.start and other_factors:  # they cannot be read against φ₀ any more
         metadata = metadata.model_copy(update={"initial": None})
-        return replace(fused, updates=dict(smaller), metadata=metadata, initial=None)
+        return replace(fused, updates=dict(smaller), metadata=metadata).with_details(initial=None)
     return replace(fused, updates=dict(smaller), metadata=metadata)

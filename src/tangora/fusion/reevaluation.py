@@ -147,11 +147,9 @@ def _draws(computation: Computation, name: str, stack: Tensor) -> dict[str, Any]
 def _only(adapter: Adapter, sites: Sequence[str]) -> Adapter:
     """The adapter at these sites alone."""
     initial = adapter.initial
-    return replace(
-        adapter,
-        updates={site: adapter.updates[site] for site in sites if site in adapter.updates},
-        initial=None if initial is None else {site: initial[site] for site in sites if site in initial},
-    )
+    kept = None if initial is None else {site: initial[site] for site in sites if site in initial}
+    updates = {site: adapter.updates[site] for site in sites if site in adapter.updates}
+    return replace(adapter, updates=updates).with_details(initial=kept)
 
 
 def _difference(site: str, found: Tensor, expected: Tensor, info: FusedInfo, tolerance: float = TOLERANCE) -> float:

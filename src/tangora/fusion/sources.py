@@ -15,8 +15,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from tangora.adapters.adapter import Adapter
-from tangora.adapters.formats.lora import CONFIG, WEIGHTS
 from tangora.adapters.formats.lora.names import PREFIX
+from tangora.adapters.formats.lora.reading import CONFIG, WEIGHTS
 
 __all__ = ["Source"]
 

@@ -144,4 +144,4 @@ def _only(adapter: Adapter, site: str, seed: int | None) -> Adapter:
         q, _ = torch.linalg.qr(torch.randn(update.rank, update.rank, dtype=torch.float64, generator=generator))
         d = 2.0 ** torch.arange(update.rank, dtype=torch.float64).remainder(3).sub(1)
         update = LowRank((update.b @ q.T) / d, d[:, None] * (q @ update.a), update.scaling)
-    return replace(adapter, updates={site: update}, initial=None, whole={}, heads={})
+    return replace(adapter, updates={site: update}, whole={}, heads={}).with_details(initial=None)

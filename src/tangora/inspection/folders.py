@@ -1,6 +1,6 @@
-"""What adapters and checkpoints are, and whether they can be fused: from headers, and one layer's tensors at a time.
+"""What adapters and checkpoints are: from headers, and one layer's tensors at a time.
 
-No base is loaded, and no adapter as a whole: of each layer the factors are read, its norms taken, and let go.
+No base is loaded, and no adapter as a whole: its format describes it (`Format.survey`).
 """
 
 from __future__ import annotations
@@ -10,42 +10,18 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
-
-from tangora.adapters.formats.lora import CONFIG, WEIGHTS
-from tangora.adapters.formats.lora.layers import expert_of, is_bias, kernel_of, updates_of
-from tangora.adapters.formats.lora.names import sorted_out
-from tangora.adapters.formats.lora.settings import check_config
+from tangora.adapters.contract import Site, format_of, holds_adapter
+from tangora.adapters.heads import FOLDER
+from tangora.adapters.kinds import KINDS
 from tangora.adapters.metadata import Metadata, read_metadata
-from tangora.errors import AdapterError, FileError, TangoraError
-from tangora.storage.checkpoint import Checkpoint, is_adapter, open_checkpoint
-from tangora.storage.header import FLOATS, Stored, read_header
-from tangora.storage.tensors import finite, read_rows
-from tangora.support.files import inside, read_json
+from tangora.errors import FileError, TangoraError
+from tangora.storage.checkpoint import Checkpoint, open_checkpoint
+from tangora.storage.header import Stored
 from tangora.support.shown import one_line
-from tangora.updates.task_vector import Dense, Update
-
-if TYPE_CHECKING:
-    from tangora.adapters.adapter import Adapter
 
 __all__ = ["Inspected", "Site", "inspect"]
-
-
-@dataclass(frozen=True)
-class Site:
-    """One site: ``kind`` is linear, embedding, convolution, expert, bias, or parameter (kind ``full``).
-
-    ``norm`` is Frobenius, of the update; None where that depends on the base's weights.
-    """
-
-    name: str
-    kind: str
-    shape: list[int]
-    rank: int | None
-    scaling: float | None
-    norm: float | None
 
 
 @dataclass(frozen=True)
@@ -113,14 +89,9 @@ def inspect(path: str | os.PathLike[str]) -> Inspected:
     """
     folder = Path(path)
     try:
-        if not folder.is_dir():
+        if not folder.exists():
             raise FileError("no such folder", where=folder, fix="give the folder of an adapter or of a checkpoint")
-        if not is_adapter(folder):
-            return _checkpoint(folder)
-        metadata = read_metadata(folder)
-        if metadata is not None and metadata.kind == "full":
-            return _full(folder, metadata)
-        return _lora(folder, metadata)
+        return _adapter(folder) if holds_adapter(folder) else _checkpoint(folder)
     except TangoraError as problem:
         return Inspected(str(folder), "unknown", problem=str(problem))
 
@@ -148,96 +119,25 @@ def _counted(tensors: Mapping[str, Stored]) -> dict[str, Any]:
     }
 
 
-def _full(folder: Path, metadata: Metadata) -> Inspected:
-    from tangora.adapters.adapter import DELTA
-
-    path = inside(folder, DELTA)
-    tensors = read_header(path)
-    sites = []
-    shapes: dict[str, Update] = {}
-    for name, stored in sorted(tensors.items()):
-        norm = float(_read(stored, path).double().norm())
-        sites.append(Site(name, "parameter", list(stored.shape), None, None, norm))
-        shapes[name] = Dense(torch.empty(stored.shape, device="meta"))
+def _adapter(path: Path) -> Inspected:
+    about = read_metadata(path) if path.is_dir() else None
+    found = format_of(path).survey(path, about)
+    metadata = found.adapter.metadata
+    kept = sorted(p.name.removesuffix(".safetensors") for p in (path / FOLDER).glob("*.safetensors"))
     return Inspected(
-        str(folder), "full", **_told(metadata), **_counted(tensors), sites=sites, about=_light(shapes, metadata)
+        str(path),
+        metadata.kind,
+        **_described(metadata),
+        **_counted(found.tensors),
+        sites=found.sites,
+        heads=[*found.whole, *(f"{FOLDER}/{name}" for name in kept)],
+        start=found.start,
+        needs_base=found.needs_base,
+        about=found.adapter,
     )
 
 
-def _lora(folder: Path, metadata: Metadata | None) -> Inspected:
-    from tangora.adapters.heads import FOLDER
-    from tangora.adapters.metadata import BaseInfo
-    from tangora.adapters.start import INITIAL
-
-    config = read_json(inside(folder, CONFIG))
-    check_config(config, folder / CONFIG, with_base=True)
-    path = inside(folder, WEIGHTS)
-    tensors = read_header(path)
-    named = sorted_out(tensors, config, path)
-    needs_base = _needs_base(config, folder)
-    sites: list[Site] = []
-    shapes: dict[str, Update] = {}
-    kernels: dict[str, tuple[int, ...]] = {}
-    for (site, kind), stored in sorted(named.factors.items()):
-        pair = {part: _read(one, path) for part, one in stored.items()}
-        for name, update in updates_of(site, kind, pair, config, path).items():
-            norm = None if needs_base and (config.get("use_dora") or not is_bias(name, update)) else update.norm()
-            sites.append(_site(name, kind, update, pair, norm))
-            shapes[name] = update.to("meta")
-        if kernel := kernel_of(pair):
-            kernels[site] = kernel
-    told = metadata or Metadata(
-        base=BaseInfo(model=config.get("base_model_name_or_path"), revision=config.get("revision"))
-    )
-    embeddings = frozenset(site for site, kind in named.factors if kind == "lora_embedding")
-    kept = sorted(p.name.removesuffix(".safetensors") for p in (folder / FOLDER).glob("*.safetensors"))
-    return Inspected(
-        str(folder),
-        "lora",
-        **_told(told),
-        **_counted(tensors),
-        sites=sites,
-        heads=[*sorted(named.whole), *(f"{FOLDER}/{name}" for name in kept)],
-        start=(folder / INITIAL).exists(),
-        needs_base=needs_base,
-        about=_light(shapes, told, config, embeddings, kernels),
-    )
-
-
-def _read(stored: Stored, path: Path) -> torch.Tensor:
-    if stored.dtype not in FLOATS:
-        raise AdapterError("weights must be floating-point", got=stored.dtype, where=f"{stored.name} in {path}")
-    rows = stored.shape[0] if stored.shape else 1
-    return finite(stored.name, read_rows(stored, 0, rows).reshape(stored.shape), path)
-
-
-def _needs_base(config: Mapping[str, Any], folder: Path) -> str | None:
-    try:
-        check_config(config, folder / CONFIG, with_base=False)
-    except AdapterError as reason:
-        return reason.what
-    return None
-
-
-def _site(name: str, kind: str, update: Update, pair: Mapping[str, torch.Tensor], norm: float | None) -> Site:
-    words = "bias" if is_bias(name, update) else "expert" if expert_of(name) else "linear"
-    words = "embedding" if kind == "lora_embedding" else words
-    shape = list(update.shape)
-    if words == "linear" and (kernel := kernel_of(pair)):
-        words, shape = "convolution", [shape[0], *kernel]
-    factors = update.factors()
-    rank, scaling = (None, None) if factors is None else (factors.rank, factors.scaling)
-    return Site(name, words, shape, rank, scaling, norm)
-
-
-def _light(updates: dict[str, Update], metadata: Metadata, *rest: Any) -> Adapter:
-    from tangora.adapters.adapter import Adapter
-
-    config, embeddings, kernels = rest or (None, frozenset(), {})
-    return Adapter(updates, metadata, config, None, embeddings, kernels)
-
-
-def _told(metadata: Metadata) -> dict[str, Any]:
+def _described(metadata: Metadata) -> dict[str, Any]:
     base = {key: value for key, value in metadata.base.model_dump().items() if value is not None}
     return {
         "base": base,
@@ -251,7 +151,7 @@ def _told(metadata: Metadata) -> dict[str, Any]:
 
 def adapters_of(found: Sequence[Inspected]) -> list[Inspected]:
     """Those that are adapters."""
-    return [one for one in found if one.kind in ("lora", "full")]
+    return [one for one in found if one.kind in KINDS]
 
 
 def checkpoints_of(found: Sequence[Inspected]) -> list[Checkpoint]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from tangora.adapters.formats.lora import CONFIG
+from tangora.adapters.formats.lora.reading import CONFIG
 from tangora.adapters.metadata import BaseInfo, Metadata, read_metadata
 from tangora.config.recipe import BaseSettings
 from tangora.config.tasks import base_settings

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tangora.adapters import initial
-from tangora.adapters.adapter import Adapter
+from tangora.adapters.adapter import Adapter, LoraDetails
 from tangora.adapters.metadata import BaseInfo, InitialInfo, Metadata
 from tangora.modes.contract import mode_of
 
@@ -50,7 +50,7 @@ def adapter_of(
     if start is None:
         return Adapter(updates, metadata)
     named = start.config | {"base_model_name_or_path": where.model, "revision": where.revision}
-    return Adapter(updates, metadata, config=named, initial=start.initial, embeddings=start.embeddings)
+    return Adapter(updates, metadata, LoraDetails(named, start.initial, start.embeddings))
 
 
 def _initial(config: FinetuneConfig, start: Start) -> InitialInfo:

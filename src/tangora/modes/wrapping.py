@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from tangora.adapters.formats.lora import weights_path
+from tangora.adapters.formats.lora.reading import weights_path
 from tangora.errors import ModelError
 from tangora.support.files import read_safetensors
 

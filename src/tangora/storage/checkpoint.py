@@ -22,7 +22,7 @@ from tangora.errors import ArgumentError, FileError
 from tangora.storage.header import Stored, read_header
 from tangora.support.files import inside, read_json
 
-__all__ = ["CONFIG", "INDEX", "SINGLE", "Checkpoint", "is_adapter", "open_checkpoint"]
+__all__ = ["CONFIG", "INDEX", "SINGLE", "Checkpoint", "is_adapter", "open_base", "open_checkpoint"]
 
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 _HEADS = ("lm_head.weight", "embed_out.weight", "output.weight", "cls.predictions.decoder.weight")
@@ -111,6 +111,15 @@ def _samples(size: int) -> Iterator[int]:
 def is_adapter(folder: Path) -> bool:
     """Whether a folder holds an adapter and no checkpoint."""
     return not (folder / CONFIG).exists() and any((folder / name).exists() for name in _ADAPTER_FILES)
+
+
+def open_base(base: str | os.PathLike[str] | Checkpoint | None) -> Checkpoint | None:
+    """Return a base's checkpoint, opened from its folder if it is not open yet; None of None.
+
+    Raises:
+        FileError, FusionError: as `open_checkpoint`.
+    """
+    return open_checkpoint(base) if isinstance(base, str | os.PathLike) else base
 
 
 def open_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:

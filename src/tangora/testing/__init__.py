@@ -1,4 +1,4 @@
-"""Contract suites for whoever extends Tangora, one for each seam, as functions to call in a test of one's own.
+"""Contract suites for whoever extends Tangora, one for each seam, as functions to call in a test of one's own::
 
     from tangora.testing import check_method
 
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tangora.testing.executor import check_executor
+    from tangora.testing.family import check_family
     from tangora.testing.method import METHOD_CHECKS, check_method
     from tangora.testing.metric import check_metric
     from tangora.testing.search import check_search
@@ -24,13 +25,22 @@ if TYPE_CHECKING:
 _HOME = {
     "METHOD_CHECKS": "method",
     "check_executor": "executor",
+    "check_family": "family",
     "check_method": "method",
     "check_metric": "metric",
     "check_search": "search",
     "check_update": "update",
 }
 
-__all__ = ["METHOD_CHECKS", "check_executor", "check_method", "check_metric", "check_search", "check_update"]
+__all__ = [
+    "METHOD_CHECKS",
+    "check_executor",
+    "check_family",
+    "check_method",
+    "check_metric",
+    "check_search",
+    "check_update",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tangora.adapters.formats.lora import Content, write_config
 from tangora.adapters.formats.lora.layers import expert_of
+from tangora.adapters.formats.lora.writing import Content, content_of, write_config
 from tangora.adapters.in_peft.skeleton import load_in_peft, peft_layers, peft_state
 from tangora.adapters.initial import seed_of
 from tangora.errors import AdapterError
@@ -31,7 +31,7 @@ class InPeft:
     """What peft reads from a folder, one site at a time."""
 
     def __init__(self, adapter: Adapter, folder: Path) -> None:
-        content = adapter.content()
+        content = content_of(adapter)
         model = load_in_peft(content, _config(adapter, content), folder)
         self.layers, self._state = peft_layers(model), peft_state(model) if content.whole else {}
         self.embeddings, self.seed = adapter.embeddings, seed_of("verify", str(len(adapter.updates)))

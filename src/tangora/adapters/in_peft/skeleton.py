@@ -16,7 +16,7 @@ from tangora.adapters.formats.lora.settings import parameters_of
 from tangora.errors import AdapterError
 
 if TYPE_CHECKING:
-    from tangora.adapters.formats.lora import Content
+    from tangora.adapters.formats.lora.writing import Content
 
 __all__ = ["load_in_peft", "peft_layers", "peft_state"]
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tangora.adapters.formats.lora.reading import CONFIG
 from tangora.adapters.in_peft.comparison import InPeft
 from tangora.errors import AdapterError
 from tangora.support.files import digest
@@ -123,13 +124,14 @@ def compare(
 def check_readable(adapter: Adapter, folder: Path) -> float | None:
     """Return the largest difference between what peft reads from an adapter's own files and what Tangora read.
 
-    None if the files cannot be loaded without the base's weights (DoRA and the like).
+    None if the files are of another format than peft's, or cannot be loaded without the base's weights (DoRA and the
+    like).
 
     Raises:
         AdapterError: they differ.
     """
     plain = all(u.factors() is not None or len(u.shape) == 1 for u in adapter.updates.values())
-    if not plain or not _starts_at_the_base(adapter):
+    if not plain or not _starts_at_the_base(adapter) or not (folder / CONFIG).is_file():
         return None
     read = InPeft(adapter, folder)
     error = max(read.compare(site, [(update, 1.0)])[0] for site, update in adapter.updates.items())

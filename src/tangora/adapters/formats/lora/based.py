@@ -8,7 +8,6 @@ bias="all", "lora_only"            Δb = what was saved, less the base's
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,19 +28,10 @@ if TYPE_CHECKING:
     from tangora.storage.checkpoint import Checkpoint
     from tangora.storage.header import Stored
 
-__all__ = ["Rescaled", "Weights", "convert", "open_base"]
+__all__ = ["Rescaled", "Weights", "convert"]
 
 _BLOCK = 2**20  # numbers of a weight that are computed with at a time
 _FIX = "give the base model that the adapter was made for"
-
-
-def open_base(base: str | os.PathLike[str] | Checkpoint | None) -> Checkpoint | None:
-    """The base's checkpoint, from its folder where it is not open yet."""
-    if not isinstance(base, str | os.PathLike):
-        return base
-    from tangora.storage.checkpoint import open_checkpoint
-
-    return open_checkpoint(base)
 
 
 class Weights:

@@ -7,18 +7,21 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from tangora.adapters.formats.lora.layers import expert_of, experts_of, join_experts
+from tangora.adapters.formats.lora.layers import expert_of, experts_of, is_bias, join_experts
 from tangora.adapters.formats.lora.names import PREFIX
 from tangora.adapters.formats.lora.settings import rank_and_scaling
 from tangora.errors import AdapterError
-from tangora.updates.task_vector import Factors
+from tangora.updates.task_vector import Dense, Factors, LowRank, Update
 
-__all__ = ["Content", "write_config", "write_tensors"]
+if TYPE_CHECKING:
+    from tangora.adapters.adapter import Adapter
+
+__all__ = ["Content", "content_of", "write_config", "write_tensors"]
 
 _INIT_ONLY = ("eva_config", "corda_config", "lora_ga_config", "loftq_config")
 _SELECTION = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
@@ -27,7 +30,7 @@ _CLASSIFIERS = ("SEQ_CLS", "TOKEN_CLS")  # for which peft trains a head unless t
 
 @dataclass(frozen=True)
 class Content:
-    """What an adapter's files hold.
+    """The content of an adapter's files.
 
     Args:
         updates: site -> update; of an expert ``<layer>[e]``.
@@ -42,6 +45,29 @@ class Content:
     embeddings: frozenset[str]
     kernels: Mapping[str, tuple[int, ...]]
     whole: Mapping[str, Tensor]
+
+
+def content_of(adapter: Adapter) -> Content:
+    """Return what the files of an adapter hold: every update as factors, biases apart.
+
+    A dense update becomes factors of its numerical rank, by an SVD.
+    """
+    biases = {site: update for site, update in adapter.updates.items() if is_bias(site, update)}
+    return Content(
+        updates={site: _as_factors(u) for site, u in adapter.updates.items() if site not in biases},
+        biases={site.removesuffix(".bias"): update.dense() for site, update in biases.items()},
+        embeddings=adapter.embeddings,
+        kernels=adapter.kernels,
+        whole=adapter.whole,
+    )
+
+
+def _as_factors(update: Update) -> Factors:
+    factors = update.factors()
+    if factors is None:
+        return Dense(update.dense()).low_rank()
+    # a loader may take an alpha of 0 for one that is missing
+    return factors if factors.scaling != 0.0 else LowRank(torch.zeros_like(factors.b), factors.a)
 
 
 def write_config(content: Content, template: Mapping[str, Any] | None, base: str | None) -> dict[str, Any]:

@@ -1,0 +1,163 @@
+"""What a format is: the files of an adapter, read and written.
+
+A format is one object, found by its name: ours by file (`tangora.adapters.formats`), another package's by an entry
+point of the group ``tangora.formats``. `tangora.load` asks every format whether it recognizes a path; an adapter is
+written in the format of its kind, or in the one that `Adapter.save` names. `tangora.testing.check_format` checks the
+promises below.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol, cast, runtime_checkable
+
+from tangora.errors import AdapterError, FileError
+from tangora.storage.checkpoint import CONFIG, is_adapter
+from tangora.support.files import inside, read_json
+from tangora.support.seams import FORMATS
+
+if TYPE_CHECKING:
+    from tangora.adapters.adapter import Adapter
+    from tangora.adapters.metadata import Metadata
+    from tangora.storage.checkpoint import Checkpoint
+    from tangora.storage.header import Stored
+
+__all__ = ["Format", "Site", "Survey", "format_of", "holds_adapter", "recognized_by"]
+
+
+@runtime_checkable
+class Format(Protocol):
+    """The files of adapters of one kind.
+
+    Attributes:
+        name: as it is registered.
+        kind: of the adapters: ``lora`` (low-rank updates of layers) or ``full`` (changes of whole parameters).
+
+    A format promises:
+
+    1. `recognizes` is true of what `write` has written, false of every other format's files, and never raises.
+    2. `read` of what `write` has written gives an adapter of the same fingerprint, in float32, read lazily or not.
+    3. `read` refuses what it cannot read exactly, with an error that says what is wrong; it never skips a tensor.
+    """
+
+    name: str
+    kind: Literal["lora", "full"]
+
+    def recognizes(self, path: Path) -> bool:
+        """Whether a folder or a file is of this format: from names and headers, no weight is read."""
+        ...
+
+    def read(
+        self, path: Path, about: Metadata | None, base: Checkpoint | None = None, *, lazily: bool = False
+    ) -> Adapter:
+        """Read an adapter.
+
+        Args:
+            path: a folder or file that the format recognizes.
+            about: what ``tangora.json`` beside the files says; None if there is none.
+            base: the model that it is for, if the updates depend on the base's weights.
+            lazily: large tensors may stay in their files, which do not change, until they are asked for.
+
+        Raises:
+            FileError: a file is missing, truncated or corrupt.
+            AdapterError: the adapter is no change of the base's weights, or one that only the base makes readable.
+        """
+        ...
+
+    def survey(self, path: Path, about: Metadata | None) -> Survey:
+        """Describe an adapter for ``tangora inspect``, also one that cannot be read without its base.
+
+        `tangora.adapters.survey.surveyed` describes any adapter that `read` returns.
+        """
+        ...
+
+    def write(self, adapter: Adapter, folder: Path) -> None:
+        """Write an adapter's weights into a folder; ``tangora.json``, the card and ``heads/`` are written by others.
+
+        Raises:
+            AdapterError: the format has no file for such an adapter.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Site:
+    """What one update is.
+
+    Attributes:
+        name: the layer's path, or the parameter's.
+        kind: ``linear``, ``embedding``, ``convolution``, ``bias``, ``expert`` or ``parameter``.
+        shape: of the weight.
+        rank: of a low-rank update.
+        scaling: of its factors.
+        norm: of the update (Frobenius); None if it depends on the base.
+    """
+
+    name: str
+    kind: str
+    shape: list[int]
+    rank: int | None
+    scaling: float | None
+    norm: float | None
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What an adapter's files hold, without its numbers.
+
+    Attributes:
+        adapter: the adapter with tensors that have shapes only.
+        tensors: the tensors of its files.
+        sites: its updates.
+        whole: parameters that are saved whole.
+        start: whether φ₀ is in a file of its own: the adapter may not have started at the base.
+        needs_base: why its updates depend on the base's weights; None if they do not.
+    """
+
+    adapter: Adapter
+    tensors: Mapping[str, Stored]
+    sites: list[Site] = field(default_factory=list)
+    whole: list[str] = field(default_factory=list)
+    start: bool = False
+    needs_base: str | None = None
+
+
+def recognized_by(path: Path) -> list[str]:
+    """Return the names of the formats that recognize a folder or file."""
+    return [name for name, format_ in FORMATS.all().items() if format_.recognizes(path)]
+
+
+def format_of(path: Path) -> Format:
+    """Return the format of an adapter's folder or file.
+
+    Raises:
+        AdapterError: no format recognizes it, or several do.
+    """
+    names = recognized_by(path)
+    if len(names) == 1:
+        return cast(Format, FORMATS.get(names[0]))
+    if names:
+        fix = "keep the files of one format only, or uninstall the package of another"
+        raise AdapterError("several formats recognize this", got=", ".join(names), where=path, fix=fix)
+    fix = "give the folder of a LoRA adapter; of another kind, merge it into its base with peft, and fuse checkpoints"
+    what = f"no format recognizes this as an adapter (formats: {', '.join(FORMATS)})"
+    raise AdapterError(what, got=_content_of(path), where=path, fix=fix)
+
+
+def _content_of(path: Path) -> str:
+    if not path.is_dir():
+        return path.suffix or "a file"
+    with contextlib.suppress(FileError, KeyError):
+        return f"peft_type {read_json(inside(path, 'adapter_config.json'))['peft_type']}"
+    names = sorted(entry.name for entry in path.iterdir())
+    return ", ".join(names[:6]) + (", ..." if len(names) > 6 else "") if names else "an empty folder"
+
+
+def holds_adapter(path: Path) -> bool:
+    """Whether a path holds an adapter and no checkpoint; of a checkpoint, no format is asked."""
+    if path.is_dir() and (path / CONFIG).exists():
+        return False
+    return is_adapter(path) or (path.exists() and bool(recognized_by(path)))

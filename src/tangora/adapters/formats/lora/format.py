@@ -1,0 +1,66 @@
+"""The format `lora`: a PEFT LoRA directory."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from tangora.adapters.adapter import Adapter, LoraDetails
+from tangora.adapters.formats.lora.reading import CONFIG, PICKLE, WEIGHTS, read_peft
+from tangora.adapters.formats.lora.survey import survey
+from tangora.adapters.formats.lora.writing import content_of, write_config, write_tensors
+from tangora.adapters.metadata import BaseInfo, Metadata, declared_kind
+from tangora.adapters.start import INITIAL, can_redraw, initial_tensors, read_initial
+from tangora.errors import FileError
+from tangora.support.files import inside, read_json, write_json, write_safetensors
+
+if TYPE_CHECKING:
+    from tangora.adapters.contract import Survey
+    from tangora.storage.checkpoint import Checkpoint
+
+__all__ = ["FORMAT"]
+
+
+class _Lora:
+    """A PEFT LoRA directory."""
+
+    name: Final = "lora"
+    kind: Final = "lora"
+
+    def recognizes(self, path: Path) -> bool:
+        """Whether one of peft's files is there, and its configuration, if it can be read, is of a LoRA."""
+        if declared_kind(path) not in (None, self.kind):
+            return False
+        if not any((path / name).is_file() for name in (CONFIG, WEIGHTS, PICKLE)):
+            return False
+        with contextlib.suppress(FileError):  # a damaged configuration is refused when it is read
+            return bool(read_json(inside(path, CONFIG)).get("peft_type", "LORA") == "LORA")
+        return True
+
+    def read(
+        self, path: Path, about: Metadata | None, base: Checkpoint | None = None, *, lazily: bool = False
+    ) -> Adapter:
+        """Read updates, φ₀ and what was saved whole; see `Format.read`."""
+        read = read_peft(path, base, lazily=lazily)
+        if about is None:
+            name, revision = read.config.get("base_model_name_or_path"), read.config.get("revision")
+            about = Metadata(base=BaseInfo(model=name or None, revision=revision))
+        details = LoraDetails(read.config, None, read.embeddings, read.kernels)
+        adapter = Adapter(read.updates, about, details, read.whole)
+        return adapter.with_details(initial=read_initial(adapter, path))
+
+    def survey(self, path: Path, about: Metadata | None) -> Survey:
+        """Describe an adapter that may need its base; see `Format.survey`."""
+        return survey(path, about)
+
+    def write(self, adapter: Adapter, folder: Path) -> None:
+        """Write configuration and factors; φ₀ too if it cannot be drawn again from its seed."""
+        content = content_of(adapter)
+        write_json(folder / CONFIG, write_config(content, adapter.config, adapter.metadata.base.model))
+        write_safetensors(folder / WEIGHTS, write_tensors(content))
+        if adapter.initial is not None and not can_redraw(adapter):
+            write_safetensors(folder / INITIAL, initial_tensors(adapter.initial))
+
+
+FORMAT = _Lora()
