@@ -119,7 +119,7 @@ class _Loader:
     adapter: Mapping[str, Any]
 
     def from_pretrained(self, name: str, *, revision: str | None, trust_remote_code: bool, **options: Any) -> Any:
-        import transformers
+        import transformers  # deferred: it takes seconds to import
 
         place: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
         named = (self.adapter.get("auto_mapping") or {}).get("base_model_class") or _AUTO.get(
