@@ -14,6 +14,7 @@ hypothesis.settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     hypothesis.settings.load_profile("ci")
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes that tests start, too: equal bits need equal threads
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -69,9 +70,16 @@ def image_data(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def workshop(tmp_path_factory) -> Path:
     """Folder like a user's, with a base, data, adapters, checkpoints and a finished run: leave it as it is."""
+    from filelock import FileLock
+
     from workshop import furnish
 
-    return furnish(tmp_path_factory.mktemp("workshop"))
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared  # one for all processes
+    with FileLock(shared / "workshop.lock"):
+        if not (shared / "workshop" / "adapters" / "two").is_dir():
+            furnish(shared / "workshop")
+    return shared / "workshop"
 
 
 @pytest.fixture(scope="session")

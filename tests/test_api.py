@@ -2,25 +2,48 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import tangora
 
-PUBLIC = [
+FIRST = [
     "Adapter", "TangentModel", "TangoraError", "TaskVector", "collect_statistics", "distill", "finetune", "fuse",
     "fuse_checkpoints", "linearize", "load", "load_model", "load_recipe", "methods", "run",
 ]  # fmt: skip
+LATER = [
+    "Base", "Dense", "FinetuneConfig", "LowRank", "Task", "analyze", "evaluate", "fusion_method", "load_base",
+    "load_task", "predict",
+]  # fmt: skip
+PACKAGES = ["analysis", "coefficients", "methods", "tasks", "testing"]
 
 
 def test_the_public_names_are_pinned():
-    assert tangora.__all__ == PUBLIC
-    assert dir(tangora) == sorted(PUBLIC)
-    for name in PUBLIC:
+    assert tangora.__all__ == sorted({*FIRST, *LATER, *PACKAGES})
+    assert dir(tangora) == tangora.__all__
+    for name in (*FIRST, *LATER):
         assert callable(getattr(tangora, name)), name
+
+
+def test_the_names_for_type_checkers_are_the_same():
+    tree = ast.parse(Path(tangora.__file__).read_text(encoding="utf-8"))
+    (checked,) = [node for node in tree.body if isinstance(node, ast.If)]
+    names = {alias.name for node in checked.body for alias in node.names}
+    assert names == set(tangora.__all__)
+
+
+def test_the_packages_are_modules_and_say_what_is_in_them():
+    for name in PACKAGES:
+        package = getattr(tangora, name)
+        assert inspect.ismodule(package), name
+        assert package.__name__ == f"tangora.{name}"
+        for public in package.__all__:
+            assert getattr(package, public) is not None, (name, public)
 
 
 def test_names_stay_functions_after_their_modules_are_imported():
@@ -30,7 +53,7 @@ def test_names_stay_functions_after_their_modules_are_imported():
     for module in pkgutil.iter_modules(tangora.__path__):
         if not module.name.startswith("__"):
             importlib.import_module(f"tangora.{module.name}")
-    for name in ("finetune", "fuse", "linearize", "load", "run"):
+    for name in ("analyze", "evaluate", "finetune", "fuse", "linearize", "load", "predict", "run"):
         assert inspect.isfunction(getattr(tangora, name)), name
 
 

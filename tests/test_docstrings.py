@@ -35,4 +35,4 @@ def test_examples(name, request, monkeypatch):
 @pytest.mark.parametrize("name", tangora.__all__)
 def test_every_public_name_shows_how_it_is_used(name):
     text = inspect.getdoc(getattr(tangora, name)) or ""
-    assert ">>> " in text or re.search(r"::\n\n    \S", text), f"tangora.{name} has no example"
+    assert ">>> " in text or re.search(r":\n\n    \S", text), f"tangora.{name} has no example"

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tangora.api.evaluating import evaluate
     from tangora.api.finetuning import finetune
     from tangora.api.loading import load_base, load_task
+    from tangora.api.predicting import predict
     from tangora.checkpoints import fuse_checkpoints
     from tangora.config.recipe import load_recipe
     from tangora.config.settings import FinetuneConfig
@@ -65,6 +66,7 @@ __all__ = [
     "load_recipe",
     "load_task",
     "methods",
+    "predict",
     "run",
     "tasks",
     "testing",
@@ -96,6 +98,7 @@ _HOME = {
     "load_model": "modes.loading",
     "load_recipe": "config.recipe",
     "load_task": "api.loading",
+    "predict": "api.predicting",
     "run": "runs.runner",
 }
 

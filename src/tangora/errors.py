@@ -53,6 +53,12 @@ class TangoraError(Exception):
         fix: what to do about it, one sentence.
 
     All four are attributes of the exception too; ``got`` is None if there is none.
+
+    >>> try:
+    ...     raise FileError("file not found", where="adapters/sst2/adapter_config.json", fix="check the path")
+    ... except TangoraError as error:
+    ...     print(error.where, error.got)
+    adapters/sst2/adapter_config.json None
     """
 
     def __init__(self, what: str, *, got: object = _ABSENT, where: object = None, fix: str | None = None) -> None:

@@ -12,7 +12,7 @@ from folders import CONFIG, read, save
 from tangora.adapters.adapter import Adapter, LoraDetails, load
 from tangora.adapters.metadata import BaseInfo, Metadata
 from tangora.checkpoints import fuse_checkpoints
-from tangora.errors import FusionError
+from tangora.errors import ArgumentError, FusionError
 from tangora.fusion.fusion import fuse
 from tangora.updates.task_vector import Dense, LowRank
 
@@ -182,7 +182,7 @@ def test_a_base_of_another_name_is_refused_unless_said_to_be_the_same(tmp_path):
 def test_options_of_adapters_are_refused_for_checkpoints(tmp_path, name, value):
     base = save(tmp_path / "base", state(), config={"model_type": "toy"})
     other = save(tmp_path / "ft", state(), config={"model_type": "toy"})
-    with pytest.raises(FusionError, match=f"{name} is for adapters, got {value!r}"):
+    with pytest.raises(ArgumentError, match=f"{name} is for adapters, got {value!r}"):
         fuse_checkpoints(base, [other], tmp_path / "out", **{name: value})
     assert not (tmp_path / "out").exists()
 

@@ -14,7 +14,7 @@ import torch
 
 from folders import family, read, save, tuned
 from tangora.checkpoints import fuse_checkpoints, fuser
-from tangora.errors import FusionError, OutputError
+from tangora.errors import FileError, OutputError
 
 
 class Killed(BaseException):
@@ -113,7 +113,7 @@ def test_an_error_of_the_inputs_leaves_nothing(tmp_path):
     base, folders, _, models = family(tmp_path)
     models[2]["lm_head.weight"][0, 0] = torch.nan
     save(folders[2], models[2], 3)
-    with pytest.raises(FusionError):
+    with pytest.raises(FileError):
         fuse_checkpoints(base, folders, tmp_path / "out", shard_size=700)
     assert {p.name for p in tmp_path.iterdir()} == {"base", "m0", "m1", "m2"}
 
@@ -144,7 +144,6 @@ def test_a_full_disk(tmp_path, monkeypatch):
 
 def test_a_file_that_shrinks_meanwhile(tmp_path, monkeypatch):
     from tangora.checkpoints import merge
-    from tangora.errors import FileError
 
     base, folders, _, _ = family(tmp_path, 1)
     run = merge._run

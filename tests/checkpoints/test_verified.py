@@ -13,7 +13,7 @@ from tangora.adapters.metadata import BaseInfo, Metadata
 from tangora.checkpoints import fuse_checkpoints, onto_base, verified
 from tangora.checkpoints.output import Output
 from tangora.cli.merge import merged_lines
-from tangora.errors import FusionError
+from tangora.errors import FileError
 from tangora.fusion.sources import Source
 from tangora.methods import get, methods
 from tangora.updates.task_vector import LowRank
@@ -97,7 +97,7 @@ def test_values_saved_whole_and_a_common_start(tmp_path):
 
 
 def refused(root, words, *arguments, **options):
-    with pytest.raises(FusionError, match=words):
+    with pytest.raises(FileError, match=words):
         fuse_checkpoints(*arguments, root / "out", **options)
     assert not (root / "out").exists()
     assert not list(root.glob(".out*"))

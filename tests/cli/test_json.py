@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
-import yaml
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -29,32 +29,20 @@ def document(*arguments):
     return json.loads(done.stdout, parse_constant=refuse)
 
 
-@pytest.fixture(scope="module")
-def recipe(tiny_bert, text_data, tmp_path_factory):
-    files = {"train": f"{text_data}/train.parquet", "test": f"{text_data}/test.parquet"}
-    raw = {
-        "name": "small",
-        "base": {"family": "text-zero-shot", "model": str(tiny_bert), "max_length": 16},
-        "tasks": [
-            {"name": n, "source": {"parquet": files}, "labels": ["red", "green", "blue"], "limit": {"test": 12}}
-            for n in TASKS
-        ],
-        "lora": {"r": 2},
-        "training": {"steps": 2, "batch_size": 4},
-        "modes": {"lora": {}, "tangent": {"linearize": "model"}},
-        "fusion": {"methods": [{"method": "average"}, {"method": "task_arithmetic", "weights": [0.5, 1.0]}]},
-        "evaluation": {"bootstrap": 100},
-    }
-    path = tmp_path_factory.mktemp("json") / "small.yaml"
-    path.write_text(yaml.safe_dump(raw))
-    return path
+@pytest.fixture(autouse=True)
+def _there(workshop, monkeypatch):
+    monkeypatch.chdir(workshop)
 
 
-@pytest.fixture(scope="module")
-def run(recipe):
-    """The folder of a finished run, and what it printed."""
-    folder = recipe.parent / "run"
-    return folder, document("run", recipe, "--out", folder)
+@pytest.fixture
+def recipe():
+    return Path("recipe.yaml")
+
+
+@pytest.fixture
+def run():
+    """The folder of a finished run."""
+    return Path("run")
 
 
 def test_every_command_has_the_option():
@@ -62,9 +50,9 @@ def test_every_command_has_the_option():
         assert any("--json" in parameter.opts for parameter in command.params), name
 
 
-def test_run(run):
-    folder, printed = run
-    assert Path(printed["report"]) == (folder / "report.html").resolve()
+def test_run(run, recipe):
+    printed = document("run", recipe, "--out", run)
+    assert Path(printed["report"]) == (run / "report.html").resolve()
     assert printed["tasks"] == list(TASKS)
     assert set(printed["experts"]) == {"lora", "tangent"}
     fusion = next(f for f in printed["fusions"] if (f["mode"], f["method"]) == ("lora", "task_arithmetic"))
@@ -79,8 +67,9 @@ def test_a_dry_run(recipe, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_what_looks_into_a_run(run):
-    folder, _ = run
+def test_what_looks_into_a_run(run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
     assert document("report", folder) == {"report": str((folder / "report.html").resolve())}
     planned = document("analyze", folder, "--dry-run", "--only", "signs,angles")
     assert planned["plan"][0].startswith("to compute: 2 signs, 2 angles")
@@ -91,7 +80,7 @@ def test_what_looks_into_a_run(run):
 
 
 def test_what_works_on_adapters(run, recipe, tmp_path):
-    folder, _ = run
+    folder = run
     experts = [folder / "adapters" / "lora" / name for name in TASKS]
     trained = document("finetune", recipe, "--task", "one", "--out", tmp_path / "one")
     assert (trained["task"], trained["mode"]) == ("one", "lora")

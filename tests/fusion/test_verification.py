@@ -151,7 +151,7 @@ def test_the_bits_do_not_depend_on_the_verification(tmp_path, pair):
 
 
 def test_a_sum_that_is_none_does_not_appear(tmp_path, pair, monkeypatch):
-    monkeypatch.setattr(Engine, "linear", lambda self, *arguments: self.vectors[0])
+    monkeypatch.setattr(Engine, "linear", lambda self, *arguments: self.coordinates.vectors[0])
     with pytest.raises(AdapterError, match="another update"):
         command(pair, tmp_path / "out", "average")
     assert not (tmp_path / "out").exists()
@@ -254,8 +254,8 @@ def test_inputs_that_peft_reads_otherwise_are_found(tmp_path, pair):
 def test_a_method_that_sees_the_factors_is_found(pair, monkeypatch, tmp_path):
     """Dense entries that depend on the gauge, as merging A and B apart would make them."""
     monkeypatch.setattr(LowRank, "dense", lambda self: (self.b @ self.a.abs()) * self.scaling)
-    parents = [Source(load(folder)) for folder in pair]
-    info = fuse([p.adapter for p in parents], "ties_per_tensor").metadata.fused
+    parents = [load(folder) for folder in pair]
+    info = fuse(parents, "ties_per_tensor").metadata.fused
     with pytest.raises(AdapterError, match="depends on how the factors are written"):
         verification._gauge(info, parents)
 

@@ -5,23 +5,24 @@ from dataclasses import replace
 import pytest
 from synthetic import TASKS, make_run
 
-from tangora.report.data import Run, Score, read_run
+from tangora.evaluation.tables import Row
+from tangora.report.data import Run, read_run
 from tangora.report.headline import headline, kept_text, score_text
 from tangora.report.summary import Key, Mean, Summary, method_name
 
 
-def row(task: str, score: float, **changes) -> Score:
-    given = Score(
+def row(task: str, score: float, **changes) -> Row:
+    given = Row(
         "lora", "ties", "delta", "a+b", 2, True, "validation", "", task, "test", "accuracy", score, 0.9, 0.8, None, None
     )
     return replace(given, **changes)
 
 
-def expert(task: str, score: float, mode: str = "lora") -> Score:
+def expert(task: str, score: float, mode: str = "lora") -> Row:
     return row(task, score, method="expert", space="", subset=task, n_tasks=1, selection="none", mode=mode)
 
 
-def summary_of(*rows: Score) -> Summary:
+def summary_of(*rows: Row) -> Summary:
     return Summary(Run(path=None, scores=list(rows)))
 
 

@@ -41,16 +41,13 @@ def test_settings_that_mean_nothing_are_refused(settings):
         MachineConfig(**settings)
 
 
-def test_a_batch_is_moved_and_only_floats_change_their_dtype():
-    batch = {"input_ids": torch.ones(2, 3, dtype=torch.int64), "pixel_values": torch.ones(2, 3)}
-    placed = Machine(dtype="bfloat16").batch(batch)
-    assert placed["input_ids"].dtype == torch.int64
-    assert placed["pixel_values"].dtype == torch.bfloat16
-
-
-def test_a_module_is_placed():
-    layer = Machine("meta", "bfloat16").place(torch.nn.Linear(2, 2))
-    assert (layer.weight.device.type, layer.weight.dtype) == ("meta", torch.bfloat16)
+def test_operations_compute_in_the_dtype_and_weights_stay():
+    layer = torch.nn.Linear(2, 2)
+    with Machine(dtype="bfloat16").autocast():
+        assert layer(torch.ones(1, 2)).dtype == torch.bfloat16
+    with Machine().autocast():
+        assert layer(torch.ones(1, 2)).dtype == torch.float32
+    assert layer.weight.dtype == torch.float32
 
 
 def test_the_environment_decides_first(monkeypatch):

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from tangora.adapters.contract import format_of
-from tangora.adapters.heads import read_heads
+from tangora.adapters.heads import HeadRecord, read_heads, read_records
 from tangora.adapters.metadata import BaseInfo, FusedInfo, InitialInfo, Metadata, Parent, read_metadata
 from tangora.adapters.text import line, table
 from tangora.errors import AdapterError
@@ -64,7 +64,13 @@ class Adapter:
         metadata: what ``tangora.json`` says.
         details: of kind ``lora``; the properties `config`, `initial`, `embeddings` and `kernels` read them.
         whole: parameter of the base -> the value that replaces it: ``modules_to_save``, biases that were saved whole.
-        heads: task -> such values, one task's of which an application chooses; none of them acts by itself.
+        heads: task -> parameters of its own: a trained head, or such values of the base. None of them acts by itself;
+            whoever answers a task puts its head in.
+        records: task -> what prediction needs besides base and head: class names in order, templates, scale, ...
+
+    >>> adapter = Adapter({"layer": LowRank(torch.ones(3, 1), torch.ones(1, 2), 0.5)})
+    >>> adapter.task_vector
+    TaskVector(1 sites, norm 1.225)
     """
 
     updates: Mapping[str, Update]
@@ -72,6 +78,7 @@ class Adapter:
     details: LoraDetails = field(default_factory=LoraDetails)
     whole: Mapping[str, Tensor] = field(default_factory=dict)
     heads: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    records: Mapping[str, HeadRecord] = field(default_factory=dict)
 
     @property
     def config(self) -> Mapping[str, Any] | None:
@@ -216,10 +223,13 @@ def load(
         FileError: a file is missing, truncated, or of a newer format.
         AdapterError: no format recognizes it, or several do; a tensor is not finite, or a pickle; the adapter is no
             change of the base's weights; φ₀ does not have the fingerprint that was written down.
+
+    >>> load("adapters/one").metadata.task
+    'one'
     """
     place = Path(path)
     if not place.exists():
         raise AdapterError("no such folder", where=place, fix="give the folder that holds adapter_config.json")
     about = read_metadata(place) if place.is_dir() else None
     adapter = format_of(place).read(place, about, open_base(base), lazily=lazily)
-    return replace(adapter, heads=read_heads(place)) if place.is_dir() else adapter
+    return replace(adapter, heads=read_heads(place), records=read_records(place)) if place.is_dir() else adapter

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from tangora.support.markdown import as_code, as_table, as_text
 from tangora.support.seams import FAMILIES
 from tangora.support.yaml import dump
 
@@ -72,15 +73,15 @@ def _title(about: Metadata) -> str:
         title = f"{len(tasks)} tasks in one: {', '.join(tasks)}"
     else:
         title = about.task or "An adapter"
-    base = f" of {_code(about.base.model)}" if about.base.model else ""
-    revision = f", revision {_code(about.base.revision)}" if about.base.revision else ""
+    base = f" of {as_code(about.base.model)}" if about.base.model else ""
+    revision = f", revision {as_code(about.base.revision)}" if about.base.revision else ""
     made = "fused" if about.fused else "made"
-    return f"# {_text(title)}\n\n{about.of_kind.title}{base}{revision}, {made} with Tangora {about.tangora}."
+    return f"# {as_text(title)}\n\n{about.of_kind.title}{base}{revision}, {made} with Tangora {about.tangora}."
 
 
 def _fused(fused: FusedInfo) -> str:
-    rows = [("method", _code(fused.method)), ("space", _space(fused.space))]
-    rows += [(name, _code(json.dumps(value))) for name, value in fused.parameters.items()]
+    rows = [("method", as_code(fused.method)), ("space", _space(fused.space))]
+    rows += [(name, as_code(json.dumps(value))) for name, value in fused.parameters.items()]
     if fused.rank is not None:
         rows.append(("rank", str(fused.rank)))
     error = fused.truncation_error
@@ -88,10 +89,10 @@ def _fused(fused: FusedInfo) -> str:
         ("truncation error", "none: exact" if not error else f"{error:.3g} (relative, Frobenius, over all sites)")
     )
     if fused.selection:
-        rows.append(("coefficients", ", ".join(f"{k} {_text(str(v))}" for k, v in fused.selection.items())))
+        rows.append(("coefficients", ", ".join(f"{k} {as_text(str(v))}" for k, v in fused.selection.items())))
     for known in fused.statistics or ():
         said = f"{known['kind']}, {known['rows']} {known['split']} rows, {known['fingerprint'][:16]}"
-        rows.append((f"statistics of {_text(str(known['task']))}", _text(said)))
+        rows.append((f"statistics of {as_text(str(known['task']))}", as_text(said)))
     if fused.heads:
         told = {"keep": "one per task, in `heads/`", "fuse": "fused by name: their mean, by weight"}
         rows.append(("what was saved whole", told[fused.heads]))
@@ -99,10 +100,17 @@ def _fused(fused: FusedInfo) -> str:
     parents = []
     for index, parent in enumerate(fused.parents):
         weight = "per site" if isinstance(fused.weights, dict) else f"{fused.weights[index]:g}"
-        parents.append((_text(parent.name), _text(parent.task or "–"), weight, _code(parent.fingerprint[:16])))
+        parents.append(
+            (
+                as_text(parent.name),
+                as_text(parent.task or "–"),
+                weight,
+                as_code(parent.fingerprint[:16]),
+            )
+        )
     note = "\n\nThe weight of every site is in `tangora.json`." if per_site else ""
-    table = _table(("parent", "task", "weight", "fingerprint"), parents)
-    return f"## How it was fused\n\n{_table(('', ''), rows)}\n\n{table}{note}"
+    table = as_table(("parent", "task", "weight", "fingerprint"), parents)
+    return f"## How it was fused\n\n{as_table(('', ''), rows)}\n\n{table}{note}"
 
 
 def _trained(adapter: Adapter) -> str:
@@ -123,8 +131,8 @@ def _trained(adapter: Adapter) -> str:
     if about.initial is not None:
         start = f"{about.initial.a_init} A₀, seed {about.initial.seed}"
         rows.append(("initial values φ₀", start + _fingerprint(about.initial.fingerprint)))
-    known = [(label, _text(_plain(value))) for label, value in rows if value is not None]
-    return f"## How it was trained\n\n{_table(('', ''), known)}" if known else ""
+    known = [(label, as_text(_plain(value))) for label, value in rows if value is not None]
+    return f"## How it was trained\n\n{as_table(('', ''), known)}" if known else ""
 
 
 _LABELS = {"learning_rate": "learning rate", "steps": "steps", "batch_size": "batch size", "schedule": "schedule"}
@@ -135,9 +143,12 @@ def _scores(scores: Mapping[str, Any] | None) -> str:
         return ""
     selection = str(scores.get("selection") or "")
     mark = " †" if selection == "oracle" else ""
-    words = [f"On the {_text(str(scores.get('split', 'unknown')))} split", _SELECTED.get(selection, _text(selection))]
-    rows = [(_text(str(task)), f"{float(score):.4f}{mark}") for task, score in scores["tasks"].items()]
-    return f"## Scores\n\n{'; '.join(w for w in words if w)}.\n\n{_table(('task', 'score'), rows)}"
+    words = [
+        f"On the {as_text(str(scores.get('split', 'unknown')))} split",
+        _SELECTED.get(selection, as_text(selection)),
+    ]
+    rows = [(as_text(str(task)), f"{float(score):.4f}{mark}") for task, score in scores["tasks"].items()]
+    return f"## Scores\n\n{'; '.join(w for w in words if w)}.\n\n{as_table(('task', 'score'), rows)}"
 
 
 def _verified(found: Mapping[str, Any] | None) -> str:
@@ -153,7 +164,7 @@ def _verified(found: Mapping[str, Any] | None) -> str:
     told = [(text, f"{float(found[key]):.1e}") for text, key in rows if isinstance(found.get(key), float)]
     probed = found.get("probed")
     note = f" {probed} of the sites are large, and were compared on 16 random vectors." if probed else ""
-    table = _table(("compared", "largest relative difference of a site"), told)
+    table = as_table(("compared", "largest relative difference of a site"), told)
     return f"## Verified\n\nWhen it was written, over {found.get('sites')} sites.{note}\n\n{table}"
 
 
@@ -173,7 +184,10 @@ def _loading(adapter: Adapter) -> str:
         revision = f", revision={json.dumps(base.revision)}" if base.revision else ""
         imports = f"from transformers import {loader}\n"
         made = f"{loader}.from_pretrained({json.dumps(base.model or 'the/base-model')}{revision})"
-    for task in list(adapter.heads)[:1]:
+    own = [task for task in adapter.heads if task in adapter.records]
+    if own:
+        words += " The trained head of every task is in `heads/`, beside a JSON file that describes how it answers."
+    for task in [task for task in adapter.heads if task not in own][:1]:
         imports += "from safetensors.torch import load_file\n"
         path = json.dumps(f"path/to/this/folder/heads/{task}.safetensors")
         made += f"\nbase.load_state_dict(load_file({path}), strict=False)"
@@ -183,10 +197,10 @@ def _loading(adapter: Adapter) -> str:
 
 
 def _provenance(adapter: Adapter) -> str:
-    rows = [("adapter", _code(adapter.fingerprint))]
+    rows = [("adapter", as_code(adapter.fingerprint))]
     if adapter.metadata.base.fingerprint:
-        rows.append(("base weights", _code(adapter.metadata.base.fingerprint)))
-    return f"## Fingerprints\n\n{_table(('', 'sha-256'), rows)}\n\nAll of this, for machines: `tangora.json`."
+        rows.append(("base weights", as_code(adapter.metadata.base.fingerprint)))
+    return f"## Fingerprints\n\n{as_table(('', 'sha-256'), rows)}\n\nAll of this, for machines: `tangora.json`."
 
 
 def _space(space: str) -> str:
@@ -202,17 +216,3 @@ def _plain(value: object) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(str(v) for v in value)
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-
-
-def _text(value: str) -> str:
-    """Names are data: no Markdown or HTML in them takes effect."""
-    return re.sub(r"([\\`*_{}\[\]<>|#&$~])", r"\\\1", " ".join(value.split()))
-
-
-def _code(value: str | None) -> str:
-    return f"`{' '.join(str(value).split()).replace('`', chr(39)).replace('|', '¦')}`"

@@ -1,38 +1,106 @@
-"""Heads kept apart beside an adapter, one file a task: ``heads/<task>.safetensors``."""
+"""What an adapter keeps of each task beside its updates: trained heads, and what prediction needs.
+
+heads/<task>.safetensors   parameters that belong to one task: a trained head, or ``modules_to_save``
+heads/<task>.json          how rows become inputs, and outputs answers: see `HeadRecord`
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from tangora.errors import AdapterError
 from tangora.storage.tensors import finite
-from tangora.support.files import inside, read_safetensors, write_safetensors
+from tangora.support.files import inside, read_json, read_safetensors, write_json, write_safetensors
+from tangora.support.validation import validate
+from tangora.updates.text import tensor_digest
 
-__all__ = ["FOLDER", "read_heads", "write_heads"]
+__all__ = ["FOLDER", "HeadRecord", "heads_digest", "read_heads", "read_records", "write_heads", "write_records"]
 
 FOLDER = "heads"
 
 
+class HeadRecord(BaseModel):
+    """What prediction by an adapter needs besides the base model and the tensors.
+
+    Attributes:
+        family: which code reads the rest; see `tangora.tasks.contract.Family`.
+        labels: class names in the order of the logits.
+        base: settings of the base, such as pooling and the largest length.
+        task: settings of the task, such as templates, prompt and metric.
+        readout: what the family adds: a scale, how images are normalized.
+
+    >>> HeadRecord(family="text-zero-shot", labels=["ham", "spam"]).labels
+    ['ham', 'spam']
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: int = Field(default=1, ge=1, le=1)
+    family: str
+    labels: list[str]
+    base: dict[str, Any] = Field(default_factory=dict)
+    task: dict[str, Any] = Field(default_factory=dict)
+    readout: dict[str, Any] = Field(default_factory=dict)
+
+
 def read_heads(folder: Path) -> dict[str, dict[str, Tensor]]:
-    """Task -> parameters, from ``heads/`` in an adapter's folder."""
-    home = folder / FOLDER
-    if not home.is_dir():
-        return {}
-    if home.resolve() != folder.resolve() / FOLDER:
-        raise AdapterError("a link that leads out of the folder", where=home, fix="copy the folder in its place")
+    """Return task -> parameters, from ``heads/`` in an adapter's folder.
+
+    Raises:
+        AdapterError: a file is corrupt, leads out of the folder, or has a number that is not finite.
+    """
     heads = {}
-    for path in sorted(home.glob("*.safetensors")):
-        tensors = read_safetensors(inside(home, path.name))
+    for path in _files(folder, ".safetensors"):
+        tensors = read_safetensors(path)
         heads[path.name.removesuffix(".safetensors")] = {n: finite(n, t, path) for n, t in tensors.items()}
     return heads
 
 
+def read_records(folder: Path) -> dict[str, HeadRecord]:
+    """Return task -> what prediction needs, from ``heads/`` in an adapter's folder.
+
+    Raises:
+        AdapterError: a file is not a record, or is one of a newer format.
+    """
+    return {
+        path.name.removesuffix(".json"): validate(HeadRecord, read_json(path), str(path), AdapterError)
+        for path in _files(folder, ".json")
+    }
+
+
+def _files(folder: Path, suffix: str) -> list[Path]:
+    home = folder / FOLDER
+    if not home.is_dir():
+        return []
+    if home.resolve() != folder.resolve() / FOLDER:
+        raise AdapterError("a link that leads out of the folder", where=home, fix="copy the folder in its place")
+    return [inside(home, path.name) for path in sorted(home.glob(f"*{suffix}"))]
+
+
 def write_heads(folder: Path, heads: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """``heads/<task>.safetensors``: tensors under the base's names, for ``load_state_dict(..., strict=False)``."""
-    if heads:
-        (folder / FOLDER).mkdir(exist_ok=True)
+    """Write ``heads/<task>.safetensors``: a readout's own names, or those of the base for ``modules_to_save``."""
     for task, tensors in heads.items():
+        (folder / FOLDER).mkdir(exist_ok=True)
         write_safetensors(folder / FOLDER / f"{task}.safetensors", tensors)
+
+
+def write_records(folder: Path, records: Mapping[str, HeadRecord]) -> None:
+    """Write ``heads/<task>.json``."""
+    for task, record in records.items():
+        (folder / FOLDER).mkdir(exist_ok=True)
+        write_json(folder / FOLDER / f"{task}.json", record.model_dump(mode="json"))
+
+
+def heads_digest(heads: Mapping[str, Mapping[str, Tensor]]) -> str:
+    """Sha-256 (hex) of tasks, names and values; the empty text if there are none."""
+    if not heads:
+        return ""
+    prints = {task: {name: tensor_digest(t) for name, t in named.items()} for task, named in heads.items()}
+    return hashlib.sha256(json.dumps(prints, sort_keys=True).encode()).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from tangora.adapters import card
-from tangora.adapters.heads import write_heads
+from tangora.adapters.heads import write_heads, write_records
 from tangora.adapters.metadata import FILE
 from tangora.errors import ArgumentError
 from tangora.storage.tensors import finite
@@ -38,6 +39,7 @@ def save(
     with atomic_dir(path, overwrite=overwrite) as folder:
         write_weights(adapter, folder, format_name)
         write_heads(folder, adapter.heads)
+        write_records(folder, adapter.records)
         verified = check(adapter, folder) if check is not None else None
         written = replace(adapter, metadata=adapter.metadata.model_copy(update={"verified": verified}))
         write_json(folder / FILE, written.metadata.model_dump(mode="json"))
@@ -61,7 +63,7 @@ def write_weights(adapter: Adapter, folder: Path, format_name: str | None = None
 
 
 def _refuse_infinity(adapter: Adapter, path: Path) -> None:
-    for name, tensor in adapter.whole.items():
+    for name, tensor in itertools.chain(adapter.whole.items(), *(named.items() for named in adapter.heads.values())):
         finite(name, tensor, path)
     for site, update in adapter.updates.items():
         factors = update.factors()

@@ -1,4 +1,10 @@
-"""What task vectors say before anything is fused, and what a model says in the plane of two of them."""
+"""What task vectors show before anything is fused, and what a model answers in the plane of two of them.
+
+>>> import tangora
+>>> vectors = [tangora.load(folder).task_vector for folder in ("adapters/one", "adapters/two")]
+>>> tangora.analysis.cosine_matrix(vectors).shape
+torch.Size([2, 2])
+"""
 
 from __future__ import annotations
 

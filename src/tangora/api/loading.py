@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from tangora.config.recipe import BaseConfig, TaskConfig
+from tangora.config.tasks import BaseSettings, TaskSettings, base_settings
 from tangora.errors import ArgumentError
+from tangora.support.machine import Machine
+from tangora.support.seams import FAMILIES
 from tangora.support.validation import validate
 from tangora.tasks.base import Base
 from tangora.tasks.load import load_base as load_base_of
@@ -22,7 +24,14 @@ Files: TypeAlias = "Mapping[str, str | os.PathLike[str]]"
 _KINDS = {".parquet": "parquet", ".csv": "csv", ".jsonl": "jsonl", ".json": "jsonl", ".npz": "npz", "": "imagefolder"}
 
 
-def load_base(model: str | os.PathLike[str] | BaseConfig, *, family: str | None = None, **settings: Any) -> Base:
+def load_base(
+    model: str | os.PathLike[str] | BaseSettings,
+    *,
+    family: str | None = None,
+    device: str = "auto",
+    dtype: str = "float32",
+    **settings: Any,
+) -> Base:
     """Load a pretrained model, with what its family needs to preprocess inputs and to name classes.
 
     Weights are read from safetensors only.
@@ -30,27 +39,30 @@ def load_base(model: str | os.PathLike[str] | BaseConfig, *, family: str | None 
     Args:
         model: a folder or a Hub id; or the settings of a recipe, and nothing else.
         family: how rows become inputs, and what the model returns answers; see ``tangora plugins families``.
+        device: ``auto`` is an accelerator if there is one, else ``cpu``; or a torch device, such as ``cuda:1``.
+        dtype: of forward passes, ``float32``, ``bfloat16`` or ``float16``; weights stay in float32.
         settings: more of a recipe's keys under ``base``, such as ``revision`` or ``max_length``.
 
     Raises:
-        ArgumentError: no family, or a setting is unknown or invalid.
+        ArgumentError: no family, the device cannot be used, or a setting is unknown or invalid.
         ModelError: the model is not found, has only pickled weights, lacks weights, or does not fit the family.
 
     >>> import tangora
-    >>> tangora.load_base("encoder", family="text-zero-shot", max_length=16).config.max_length
-    16
+    >>> tangora.load_base("encoder", family="text-zero-shot", max_length=16)
+    Base('encoder', text-zero-shot, BertModel)
     """
-    if isinstance(model, BaseConfig):
-        return load_base_of(model)
+    machine = Machine.resolve(device, dtype, threads=None)
+    if isinstance(model, BaseSettings):
+        return load_base_of(model, machine)
     if family is None:
-        fix = "for example family='text-zero-shot'; see: tangora plugins families"
+        fix = f"give one of {', '.join(FAMILIES)}"
         raise ArgumentError("a base needs a family", where="load_base.family", fix=fix)
     raw = {"family": family, "model": os.fspath(model), **settings}
-    return load_base_of(validate(BaseConfig, raw, "load_base"))
+    return load_base_of(base_settings(raw, "load_base"), machine)
 
 
 def load_task(
-    task: str | TaskConfig,
+    task: str | TaskSettings,
     base: Base,
     source: Files | Mapping[str, Any] | None = None,
     *,
@@ -81,13 +93,14 @@ def load_task(
     >>> task.labels
     ['red', 'green', 'blue']
     """
-    if isinstance(task, TaskConfig):
+    if isinstance(task, TaskSettings):
         return load_task_of(task, base, seed)
     if source is None:
         fix = "give the files, such as {'train': 'train.csv', 'test': 'test.csv'}"
         raise ArgumentError("a task needs a source", where="load_task.source", fix=fix)
     raw = {"name": task, "source": _source(source), **settings}
-    return load_task_of(validate(TaskConfig, raw, "load_task"), base, seed)
+    chosen: type[TaskSettings] = FAMILIES.get(base.config.family).task_settings
+    return load_task_of(validate(chosen, raw, "load_task"), base, seed)
 
 
 def _source(given: Mapping[str, Any]) -> Mapping[str, Any]:

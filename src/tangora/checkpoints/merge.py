@@ -141,6 +141,10 @@ def fuse_checkpoints(
         PluginError: an unknown method or space.
         FileError: a folder is not a checkpoint; a file is damaged, outside of it, or holds NaN or infinity.
         OutputError: the output exists or cannot be written.
+
+    >>> import tangora
+    >>> tangora.fuse_checkpoints("models/base", ["models/m0", "models/m1"], "merged", weights=0.5, dry_run=True)
+    Merged('merged', 2 models by task_arithmetic, 7 tensors, 3,674 bytes)
     """
     chosen = get(method)
     chosen.check(parameters)

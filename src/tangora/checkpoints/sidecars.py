@@ -11,6 +11,7 @@ from typing import Any
 
 from tangora.storage.checkpoint import CONFIG, Checkpoint
 from tangora.support.files import inside, write_json, write_text
+from tangora.support.markdown import as_code, as_table, as_text
 
 __all__ = ["LINEAGE", "write_sidecars"]
 
@@ -58,19 +59,21 @@ def _card(about: Mapping[str, Any]) -> str:
     if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(base.get("model") or "")):
         front.append(f"base_model: {base['model']}")
     front += ["library_name: transformers", "tags:", "- tangora", "- model-merging", "---"]
-    rows: list[Sequence[str]] = [("method", _code(about["method"])), ("base", _text(base["name"]))]
-    rows += [(_text(name), _code(json.dumps(value))) for name, value in about["parameters"].items()]
+    rows: list[Sequence[str]] = [("method", as_code(about["method"])), ("base", as_text(base["name"]))]
+    rows += [(as_text(name), as_code(json.dumps(value))) for name, value in about["parameters"].items()]
     if about["random"]:
         rows.append(("seed", str(about["seed"])))
-    told = [(_text(p["name"]), w, _code(p["fingerprint"][:16])) for p, w in zip(parents, _weights(about), strict=True)]
-    title = ", ".join(_text(p["name"]) for p in parents)
-    notes = "\n".join(f"- {_text(note)}" for note in about["notes"])
+    told = [
+        (as_text(p["name"]), w, as_code(p["fingerprint"][:16])) for p, w in zip(parents, _weights(about), strict=True)
+    ]
+    title = ", ".join(as_text(p["name"]) for p in parents)
+    notes = "\n".join(f"- {as_text(note)}" for note in about["notes"])
     parts = [
         "\n".join(front),
         f"# {len(parents)} models in one: {title}",
         f"A full checkpoint, fused with Tangora {about['tangora']}. It is the base plus what the method makes of the "
         "differences from it, computed in float32 or wider and rounded once.",
-        f"## How it was fused\n\n{_table(('', ''), rows)}\n\n{_table(('parent', 'weight', 'fingerprint'), told)}",
+        f"## How it was fused\n\n{as_table(('', ''), rows)}\n\n{as_table(('parent', 'weight', 'fingerprint'), told)}",
         f"## Notes\n\n{notes}" if notes else "",
         "## How to load it\n\n```python\nfrom transformers import AutoModel\n\n"
         'model = AutoModel.from_pretrained("path/to/this/folder")\n```\n\n'
@@ -83,16 +86,3 @@ def _weights(about: Mapping[str, Any]) -> list[str]:
     if isinstance(about["weights"], dict):
         return ["per tensor"] * len(about["parents"])
     return [f"{weight:g}" for weight in about["weights"]]
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows])
-
-
-def _text(value: str) -> str:
-    """Names are data: no Markdown or HTML in them takes effect."""
-    return re.sub(r"([\\`*_{}\[\]<>|#&$~])", r"\\\1", " ".join(str(value).split()))
-
-
-def _code(value: str) -> str:
-    return f"`{' '.join(str(value).split()).replace('`', chr(39)).replace('|', '¦')}`"

@@ -105,9 +105,12 @@ def _train(
     from tangora.modes.contract import Bench  # deferred: imports torch
     from tangora.modes.finetuning import train_to
     from tangora.modes.stage import stage_key
+    from tangora.runs.context import machine_of
     from tangora.tasks import load_base, load_task
 
-    base = load_base(recipe.base)
+    machine = machine_of(recipe)
+    machine.use_threads()
+    base = load_base(recipe.base, machine)
     tasks = [load_task(task, base, recipe.seed) for task in chosen]
     progress.begin(f"{options.mode} · {'+'.join(folders)}", config.training.steps)
     scratch = options.out.parent / f".{options.out.name}.training"

@@ -17,6 +17,7 @@ from tangora.adapters.kinds import KINDS
 from tangora.cli.command import Command
 from tangora.cli.options import Options
 from tangora.cli.output import Output
+from tangora.support.sizes import size_text
 
 if TYPE_CHECKING:
     from tangora.inspection.folders import Inspected
@@ -60,7 +61,7 @@ def _lines(one: Inspected) -> Iterator[str]:
         yield f"  cannot be read: {one.problem}"
         return
     dtypes = ", ".join(f"{count} {dtype}" for dtype, count in one.dtypes.items())
-    yield f"  {_kind(one)}: {one.parameters:,} parameters, {_size(one.size)} ({dtypes})"
+    yield f"  {_kind(one)}: {one.parameters:,} parameters, {size_text(one.size)} ({dtypes})"
     base = ", ".join(f"{key} {_short(value)}" for key, value in one.base.items() if value)
     if base:
         yield f"  {'model' if one.kind == 'checkpoint' else 'base'}: {base}"
@@ -134,13 +135,6 @@ def _answer(answer: Fusable) -> Iterator[str]:
 
 def _how(space: str) -> str:
     return "merge" if space == "full" else f"--space {space}"
-
-
-def _size(count: int) -> str:
-    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return f"{count} bytes"
 
 
 def _short(value: object) -> str:

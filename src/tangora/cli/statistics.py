@@ -66,11 +66,14 @@ def statistics(options: StatisticsOptions, output: Output) -> None:
     refuse_existing(options.out, options.overwrite)
     from tangora.adapters.adapter import load  # deferred: imports torch
     from tangora.evaluation.collection import collect_statistics
+    from tangora.runs.context import machine_of
     from tangora.tasks import load_base, load_task
 
     expert = load(options.adapter)
     chosen = task_config(recipe, options.task or expert.metadata.task or "")
-    base = load_base(recipe.base)
+    machine = machine_of(recipe)
+    machine.use_threads()
+    base = load_base(recipe.base, machine)
     with output.progress() as progress:
         collected = collect_statistics(
             base,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from jaxtyping import Float
@@ -18,7 +18,7 @@ from tangora.coefficients.logits import Answers
 from tangora.errors import DataError, FusionError
 from tangora.support.seams import FAMILIES
 from tangora.tasks.batches import IGNORED
-from tangora.tasks.model import TaskModel, collate
+from tangora.tasks.model import TaskModel, collate, make_readout
 from tangora.tasks.values import evaluating
 from tangora.updates.task_vector import Update
 
@@ -69,8 +69,9 @@ class ForwardLogits:
         self._tasks = {task.name: task for task in tasks}
         self._split, self._batch_size = split, batch_size
         self._chosen = {t.name: _rows_of(t, split, (rows or {}).get(t.name)) for t in tasks}
-        self._readouts = _readouts(tasks, base)
+        self._readouts = _readouts(tasks, base, adapters)
         self._backbone, self._collate = _Backbone(base.backbone), collate(tasks[0], base)
+        self._machine = base.machine
         self._weights = _Weights(base.backbone, list(adapters.values()))
         self.tasks, self.vectors = tuple(self._tasks), tuple(adapters)
         self.sites = self._weights.sites if per_site else ()
@@ -101,7 +102,8 @@ class ForwardLogits:
         device = next(self._backbone.parameters()).device
         batch = {name: value.to(device) for name, value in batch.items()}
         weights = {f"backbone.{n}": w for n, w in self._weights(coefficients).items()}
-        features = functional_call(self._backbone, weights, (self._readouts[names[0]], batch))
+        with self._machine.autocast():
+            features = functional_call(self._backbone, weights, (self._readouts[names[0]], batch)).float()
         found: dict[str, Answers] = {}
         for name in dict.fromkeys(names):
             which = torch.tensor([i for i, task in enumerate(names) if task == name], device=device)
@@ -110,13 +112,16 @@ class ForwardLogits:
         return found
 
 
-def _readouts(tasks: Sequence[Task], base: Base) -> dict[str, Readout]:
-    """Task -> its readout, where the backbone is."""
+def _readouts(tasks: Sequence[Task], base: Base, adapters: Mapping[str, Adapter]) -> dict[str, Readout]:
+    """Task -> its readout, with the head of the adapter that holds one, where the backbone is."""
     for task in tasks:
         if FAMILIES.get(task.family).logits_over is None:
             fix = "choose coefficients by a grid"
             raise FusionError("no search by gradients: logits are no distribution", got=task.family, fix=fix)
-    return {task.name: TaskModel(base.backbone, task, base).readout for task in tasks}
+    made = {t.name: TaskModel(base.backbone, t, base, make_readout(t, base, *adapters.values())) for t in tasks}
+    for model in made.values():
+        cast(nn.Module, model.readout).requires_grad_(False)
+    return {name: model.readout for name, model in made.items()}
 
 
 class _Backbone(nn.Module):

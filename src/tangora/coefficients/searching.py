@@ -16,7 +16,7 @@ from tangora.evaluation.candidates import Scoring
 from tangora.evaluation.evaluator import Evaluator
 from tangora.fusion.fusion import Fusion
 from tangora.modes.contract import mode_of
-from tangora.progress import Progress
+from tangora.progress import Progress, shown
 from tangora.support.validation import validate
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def search(
     split: str = "validation",
     seed: int = 0,
     batch_size: int = 64,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **settings: Any,
 ) -> Found:
     """Find the coefficients with which adapters are fused best, by a search that looks at rows of their tasks.
@@ -52,7 +52,7 @@ def search(
         split: whose rows may be looked at. Report no scores on the same rows.
         seed: of the choice of rows and of whatever the search draws.
         batch_size: rows per forward pass.
-        progress: shows the steps of the search; silent by default.
+        progress: shows the steps of the search; by default they are shown in a terminal or a notebook. False is silent.
         **settings: of the search, such as ``labels=32``.
 
     Returns:
@@ -62,6 +62,15 @@ def search(
         RecipeError: there is no such search, or a setting is unknown or out of range.
         FusionError: the adapters, the method or their modes do not fit each other or the search.
         DataError: a task has no such split.
+
+    >>> from tangora.config.recipe import load_recipe
+    >>> from tangora.tasks import load_base, load_task
+    >>> recipe = load_recipe("recipe.yaml")
+    >>> base = load_base(recipe.base)
+    >>> tasks = [load_task(config, base, recipe.seed) for config in recipe.tasks]
+    >>> found = search(["adapters/one", "adapters/two"], base, tasks, "lorahub", budget=3)
+    >>> len(found.weights), found.steps, found.settings["split"]
+    (2, 3, 'validation')
     """
     loaded = [a if isinstance(a, Adapter) else load(a) for a in adapters]
     names = _tasks_of(loaded, tasks)
@@ -76,20 +85,21 @@ def search(
         Scoring(Evaluator(base, tasks, batch_size=batch_size), seed),
         batch_size=batch_size,
     )
-    shown = _Shown(progress or Progress(), f"search {search}")
-    posed = pose(
-        bench,
-        fusion,
-        names,
-        entry.search,
-        method=method,
-        parameters=entry.parameters,
-        split=split,
-        seed=seed,
-        on_step=shown,
-    )
-    found = posed.solve()
-    shown.end()
+    with shown(progress) as listener:
+        steps = _Steps(listener, f"search {search}")
+        posed = pose(
+            bench,
+            fusion,
+            names,
+            entry.search,
+            method=method,
+            parameters=entry.parameters,
+            split=split,
+            seed=seed,
+            on_step=steps,
+        )
+        found = posed.solve()
+        steps.end()
     return found
 
 
@@ -113,7 +123,7 @@ def _check(entry: FusionEntry, adapters: Sequence[Adapter], base: Base) -> None:
     refuse_unless_searchable(entry, [name for name, is_linear in linear.items() if is_linear])
 
 
-class _Shown:
+class _Steps:
     """Shows the steps of a search as one stage, whose length is known from its first step on."""
 
     def __init__(self, progress: Progress, label: str) -> None:

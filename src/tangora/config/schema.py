@@ -7,6 +7,7 @@
     modes     name -> how adapters are trained: train, and what differs of lora.* and training.*
     fusion    subsets, methods with their grids or search, how coefficients are selected
     evaluation  batch size, bootstrap
+    machine   device, dtype, threads
     executor  where the jobs of the run are done
 
 `Recipe.finetune_config` resolves one mode. Nothing here imports torch.
@@ -22,6 +23,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, mo
 
 from tangora.config.executor import ExecutorConfig
 from tangora.config.fusion import FusionEntry, check_search
+from tangora.config.machine import MachineConfig
 from tangora.config.settings import NAME, FinetuneConfig, Frozen, LoraSettings, ModeConfig, TrainingSettings
 from tangora.config.tasks import (
     BaseConfig,
@@ -129,6 +131,7 @@ class Recipe(Frozen):
     )
     fusion: FusionConfig = Field(default_factory=FusionConfig)
     evaluation: EvaluationConfig = Field(default=EvaluationConfig())
+    machine: MachineConfig = Field(default=MachineConfig(), description="device, dtype and threads")
     executor: ExecutorConfig = Field(
         default_factory=ExecutorConfig, description="where jobs are done; changes no result"
     )

@@ -201,6 +201,9 @@ class FinetuneConfig(_OfMode):
     """Everything that decides one training, apart from the base and the tasks.
 
     Keys beyond these are the mode's own; `settings` has all of them in the mode's own class.
+
+    >>> FinetuneConfig(train="l-lora", lora={"r": 4}, training={"steps": 100})
+    FinetuneConfig(train='l-lora', lora=LoraSettings(r=4), training=TrainingSettings(steps=100))
     """
 
     mode: str = Field(default="lora", pattern=NAME, description="what the recipe calls it: folders and tables do too")

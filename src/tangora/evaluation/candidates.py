@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
+from tangora.adapters.heads import heads_digest
 from tangora.evaluation.evaluator import Evaluator, Result, scoring_key
 from tangora.fusion.fusion import Fusion
 from tangora.methods import get
@@ -87,6 +88,15 @@ def candidate_key(fusion: Fusion, method: str, weights: WeightTable, parameters:
     and a single 1 is the expert itself; where a space is linear, it is also the same as in ``delta``.
     Coefficients that differ by less than 1e-9 count as equal, and those that are the same at every site are per task.
     """
+    key = _updates_key(fusion, method, weights, parameters, seed)
+    if not any(adapter.heads for adapter in fusion.adapters):
+        return key
+    # a fusion carries the heads of all its adapters, also of those at zero
+    return digest(["heads", sorted(heads_digest(adapter.heads) for adapter in fusion.adapters), key])
+
+
+def _updates_key(fusion: Fusion, method: str, weights: WeightTable, parameters: Mapping[str, Any], seed: int) -> str:
+    """What decides the fused updates."""
     chosen = get(method)
     prints = [scoring_key(a) for a in fusion.adapters]
     table = _collapsed(weights)

@@ -25,7 +25,7 @@ from tangora.methods import Statistic
 from tangora.progress import Progress
 from tangora.support.seams import FAMILIES
 from tangora.support.validation import did_you_mean
-from tangora.tasks import TaskModel
+from tangora.tasks import TaskModel, make_readout
 from tangora.tasks.splits import sample
 from tangora.tasks.values import Batch, Split, Task, evaluating
 
@@ -83,6 +83,14 @@ def collect_statistics(
         FusionError: an unknown kind.
         ModelError: the adapter is for another base, or a layer does not see one row of inputs per row of data.
         DataError: no such split, or ``rows`` or ``batch_size`` is smaller than 1.
+
+    >>> import tangora
+    >>> base = tangora.load_base("encoder", family="text-zero-shot")
+    >>> files = {"train": "colors/train.parquet", "test": "colors/test.parquet"}
+    >>> task = tangora.load_task("one", base, files, labels=["red", "green", "blue"])
+    >>> expert = tangora.finetune(base, task, tangora.FinetuneConfig(training={"steps": 2}))
+    >>> tangora.collect_statistics(base, task, expert, kinds=["gram"], rows=8)
+    Statistics(gram, 8 train rows of 'one', 4 tensors)
     """
     _check(base, task, adapter, kinds, split, {"rows": rows, "batch_size": batch_size})
     layers = _layers(base.backbone, [adapter, *also])
@@ -90,7 +98,7 @@ def collect_statistics(
     progress = progress or Progress()
     tensors: dict[str, Tensor] = {}
     with applied(base.backbone, adapter):
-        model = TaskModel(base.backbone, task, base)
+        model = TaskModel(base.backbone, task, base, make_readout(task, base, adapter))
         jobs: dict[Statistic, Callable[[Sequence[Batch]], dict[str, Tensor]]] = {
             "gram": lambda batches: _gram(model, batches, layers, progress),
             "fisher": lambda batches: _fisher(model, batches, layers, seed_of("fisher", seed, task.name), progress),
@@ -128,6 +136,9 @@ def _check(
     if split not in task.splits:
         fix = did_you_mean(split, list(task.splits))
         raise DataError("the split is missing", got=split, where=f"task {task.name}", fix=fix)
+    if "fisher" in kinds and FAMILIES.get(task.family).logits_over is None:
+        fix = "choose a method without Fisher information"
+        raise FusionError("logits of this family are no distribution", got=task.family, where="statistics", fix=fix)
     for name, count in counts.items():
         if count < 1:
             raise DataError(f"{name} must be at least 1", got=count, where=f"statistics.{name}", fix="give more")

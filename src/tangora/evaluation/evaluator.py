@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tangora.adapters.heads import heads_digest
 from tangora.errors import DataError, ModelError
 from tangora.modes import answers
 from tangora.modes.contract import mode_of
@@ -38,6 +39,7 @@ __all__ = [
     "Evaluator",
     "Result",
     "ScoreStore",
+    "answering",
     "evaluate",
     "refuse_another_base",
     "scoring_code",
@@ -170,7 +172,7 @@ class Evaluator:
         names = {name: self._key(key, self._tasks[name], split) for name in tasks}
         missing = [name for name in tasks if self._store.get(names[name]) is None]
         if missing:
-            with self._answering(adapter()) as model_of:
+            with answering(adapter(), self._base, self._saved, same_base=self._same_base) as model_of:
                 for name in missing:
                     self._store.put(names[name], self._measure(model_of, self._tasks[name], split))
                     self.scored += 1
@@ -179,19 +181,6 @@ class Evaluator:
 
     def _key(self, key: str, task: Task, split: str) -> str:
         return digest([key, self._base.fingerprint, task.fingerprint, split, scoring_code(task.family, task.metrics)])
-
-    @contextlib.contextmanager
-    def _answering(self, adapter: Adapter | None) -> Iterator[Callable[[Task], TaskModel]]:
-        """Answer tasks by the base, with an adapter as the adapter's mode does."""
-        from tangora.tasks.model import TaskModel  # deferred: torch
-
-        base = self._base
-        refuse_another_base(adapter, base, same_base=self._same_base)
-        if adapter is None:
-            yield lambda task: TaskModel(base.backbone, task, base)
-            return
-        with mode_of(adapter).answering(base, adapter, self._saved) as model_of:
-            yield model_of
 
     def _measure(self, model_of: Callable[[Task], TaskModel], task: Task, split: str) -> Result:
         from tangora.tasks import predict, score
@@ -219,6 +208,31 @@ def scoring_code(family: str, metrics: tuple[str, ...]) -> str:
     return source_digest(Evaluator, answers, *used, without=("tangora.errors", "tangora.progress"))
 
 
+@contextlib.contextmanager
+def answering(
+    adapter: Adapter | None, base: Base, saved: dict[str, Tensor] | None = None, *, same_base: bool = False
+) -> Iterator[Callable[[Task], TaskModel]]:
+    """Answer tasks by the base, with an adapter as the adapter's mode does; the base is as before afterwards.
+
+    Args:
+        adapter: of any mode; None stands for the base as it is.
+        base: whose model answers.
+        saved: pristine weights kept from earlier calls with the same base; filled here.
+        same_base: the base is the right one although the adapter names another.
+
+    Raises:
+        ModelError: the adapter was made for another base, or does not fit it.
+    """
+    from tangora.tasks.model import TaskModel  # deferred: torch
+
+    refuse_another_base(adapter, base, same_base=same_base)
+    if adapter is None:
+        yield lambda task: TaskModel(base.backbone, task, base)
+        return
+    with mode_of(adapter).answering(base, adapter, {} if saved is None else saved) as model_of:
+        yield model_of
+
+
 def refuse_another_base(adapter: Adapter | None, base: Base, *, same_base: bool = False) -> None:
     """Refuse an adapter that was made for another base model.
 
@@ -242,11 +256,11 @@ def refuse_another_base(adapter: Adapter | None, base: Base, *, same_base: bool 
 
 
 def scoring_key(adapter: Adapter) -> str:
-    """Return what decides an adapter's scores: its updates, and how its mode answers with them."""
-    mode = mode_of(adapter)
-    if mode.answers == "weights":
-        return adapter.fingerprint
-    return digest([mode.answers, adapter.fingerprint, source_digest(mode)])
+    """Return what decides an adapter's scores: its updates, how its mode answers with them, and its heads."""
+    mode, key = mode_of(adapter), adapter.fingerprint
+    if mode.answers != "weights":
+        key = digest([mode.answers, adapter.fingerprint, source_digest(mode)])
+    return digest([key, heads_digest(adapter.heads)]) if adapter.heads else key
 
 
 def evaluate(

@@ -34,6 +34,11 @@ class Row:
     ci_low: float | None
     ci_high: float | None
 
+    @property
+    def oracle(self) -> bool:
+        """Whether the coefficients were chosen on the test split."""
+        return self.selection == "oracle"
+
 
 def write_csv(path: str | os.PathLike[str], table: Sequence[Any], columns: Sequence[str] | None = None) -> None:
     """Write dataclass rows (or mappings) as CSV, atomically; floats with 6 digits, None as an empty field."""

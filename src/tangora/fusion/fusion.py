@@ -19,7 +19,7 @@ from tangora.errors import ArgumentError, FusionError
 from tangora.fusion.computation import Computation
 from tangora.fusion.contract import Coordinates, space_of
 from tangora.fusion.engine import Engine
-from tangora.fusion.heads import Heads, check_heads, fuse_whole
+from tangora.fusion.heads import Heads, carried_records, check_heads, fuse_whole
 from tangora.fusion.lineage import check, check_belongs, cut_to, inherit
 from tangora.fusion.statistics import MethodStatistics, StatisticsLike, match, opened, refuse_superfluous
 from tangora.fusion.weights import Weights, WeightTable, common_scale, tabulate
@@ -186,7 +186,8 @@ class Fusion:
         coordinates = self._in(space)
         fused, errors = self._fused(coordinates, computation, statistics, cut)
         info = self._info(computation, statistics, bool(kept))
-        made = replace(inherit(self.adapters, coordinates.back(fused), info), whole=whole, heads=kept)
+        made = inherit(self.adapters, coordinates.back(fused), info)
+        made = replace(made, whole=whole, heads=kept, records=carried_records(self.adapters))
         return made if rank is None else cut_to(made, rank, errors)
 
     def whole(

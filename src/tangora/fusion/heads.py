@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
+from tangora.adapters.heads import HeadRecord, heads_digest
 from tangora.errors import ArgumentError, FusionError
 from tangora.fusion.weights import WeightTable
 from tangora.support.validation import did_you_mean
@@ -21,7 +22,7 @@ from tangora.support.validation import did_you_mean
 if TYPE_CHECKING:
     from tangora.adapters.adapter import Adapter
 
-__all__ = ["Heads", "check_heads", "fuse_whole"]
+__all__ = ["Heads", "carried_records", "check_heads", "fuse_whole"]
 
 Heads: TypeAlias = Literal["keep", "fuse"]
 Named: TypeAlias = "Mapping[str, Tensor]"
@@ -59,7 +60,7 @@ def fuse_whole(
         FusionError: heads differ and ``heads`` does not say what to do, or cannot be done; biases whose fusion depends
             on those of the base.
     """
-    carried = {task: named for adapter in adapters for task, named in adapter.heads.items()}
+    carried = _carried(adapters)
     biases = [{n: t for n, t in a.whole.items() if _is_bias(n, a)} for a in adapters]
     modules = [{n: t for n, t in a.whole.items() if not _is_bias(n, a)} for a in adapters]
     whole = _biases(biases, coefficients)
@@ -74,6 +75,28 @@ def fuse_whole(
         return whole, carried | kept
     first = next(name for named in modules for name in named)
     raise FusionError("adapters with heads of their own, modules_to_save", got=first, where="fuse.heads", fix=_SAY)
+
+
+def carried_records(adapters: Sequence[Adapter]) -> dict[str, HeadRecord]:
+    """Return task -> what prediction needs, of every task that the adapters agree on."""
+    records: dict[str, list[HeadRecord]] = {}
+    for adapter in adapters:
+        for task, record in adapter.records.items():
+            if record not in records.setdefault(task, []):
+                records[task].append(record)
+    return {task: found[0] for task, found in records.items() if len(found) == 1}
+
+
+def _carried(adapters: Sequence[Adapter]) -> dict[str, Named]:
+    """Heads that the adapters hold per task; two of one task must be equal."""
+    carried: dict[str, Named] = {}
+    for adapter in adapters:
+        for task, named in adapter.heads.items():
+            if task in carried and heads_digest({task: named}) != heads_digest({task: carried[task]}):
+                fix = "fuse one adapter of each task, or give the tasks different names"
+                raise FusionError("two adapters have different heads for one task", got=task, where="heads", fix=fix)
+            carried[task] = named
+    return carried
 
 
 def _is_bias(name: str, adapter: Adapter) -> bool:

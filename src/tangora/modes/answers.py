@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tangora.adapters.application import applied
 from tangora.tangent import TangentTaskModel, at_start, direction_of
-from tangora.tasks.model import TaskModel
+from tangora.tasks.model import TaskModel, make_readout
 
 if TYPE_CHECKING:
     from tangora.adapters.adapter import Adapter
@@ -23,7 +23,7 @@ __all__ = ["by_expansion", "by_weights"]
 def by_weights(base: Base, adapter: Adapter, saved: dict[str, Tensor]) -> Iterator[Callable[[Task], TaskModel]]:
     """The updates are added into the base's weights, for the length of the block; see `Mode.answering`."""
     with applied(base.backbone, adapter, saved):
-        yield lambda task: TaskModel(base.backbone, task, base)
+        yield lambda task: TaskModel(base.backbone, task, base, make_readout(task, base, adapter))
 
 
 @contextlib.contextmanager
@@ -31,4 +31,4 @@ def by_expansion(base: Base, adapter: Adapter, saved: dict[str, Tensor]) -> Iter
     """The network is expanded at φ₀ in the direction of the adapter's task vector; see `Mode.answering`."""
     with at_start(base.backbone, [adapter], saved):
         direction = direction_of(adapter, base.backbone)
-        yield lambda task: TangentTaskModel(base.backbone, task, base, direction)
+        yield lambda task: TangentTaskModel(base.backbone, task, base, direction, make_readout(task, base, adapter))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from tangora.adapters.adapter import Adapter
+    from tangora.adapters.heads import HeadRecord
     from tangora.adapters.metadata import Metadata
     from tangora.config.settings import FinetuneConfig, ModeConfig
     from tangora.tasks import Base, Task, TaskModel
@@ -42,6 +43,9 @@ class Bench:
         model_of: makes the model that is trained on a task, in place of the mode's own: a student (`tangora.distill`).
         records: task -> loss and validation curves, wall time and parameter counts, filled by `tangora.modes.session`
             and written to ``training.json``.
+        heads: task -> the parameters of its readout, if it has any, filled by `tangora.modes.session` too; the adapters
+            get them.
+        head_records: task -> what prediction needs; the adapters get them.
     """
 
     base: Base
@@ -50,6 +54,8 @@ class Bench:
     on_step: OnStep | None = None
     model_of: Callable[[Task], TaskModel] | None = None
     records: dict[str, dict[str, Any]] = field(default_factory=dict)
+    heads: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    head_records: dict[str, HeadRecord] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,15 @@ def distill(
         ModelError: a teacher is not a tangent adapter, several are not one of each task, the student is a tangent
             adapter, or a task has no features to follow.
         OutputError: as `tangora.finetune`.
+
+    >>> import tangora
+    >>> recipe = tangora.load_recipe("recipe.yaml")
+    >>> base = tangora.load_base(recipe.base)
+    >>> tasks = [tangora.load_task(config, base) for config in recipe.tasks]
+    >>> teacher = tangora.load("run/fused/tangent/average")
+    >>> student = tangora.distill(base, tasks, teacher, recipe.finetune_config("lora"), rows=8)
+    >>> student.metadata.distilled.rows
+    16
     """
     lessons = _lessons(tasks, teacher)
     _check(tasks, [adapter for _, adapter in lessons], config)
@@ -94,6 +103,9 @@ def distill(
     origin, moved = _features(base, lessons, rows, config.seed)
     student = partial(StudentModel, base.backbone, base=base, origin=origin, moved=moved)
     bench, folders = Bench(base, scratch, None, on_step, student), {mixed.name: out} if out is not None else {}
+    for _, adapter in lessons:  # heads answer by features, and the student has the teacher's
+        bench.heads.update({name: dict(head) for name, head in adapter.heads.items()})
+        bench.head_records.update(adapter.records)
     made = train_to(bench, [mixed], config, folders, overwrite=overwrite, about={"distilled": about})
     return made[mixed.name]
 

@@ -133,16 +133,20 @@ def train_to(
         refuse_existing(folder, overwrite)
     refuse_running_statistics(bench.base.backbone)
     mode.check(bench.base, config)
-    made = {name: _stamped(adapter, name, tasks, about) for name, adapter in mode.train(bench, tasks, config).items()}
+    trained = mode.train(bench, tasks, config)
+    made = {name: _stamped(bench, adapter, name, tasks, about) for name, adapter in trained.items()}
     _write(bench, made, folders, overwrite)
     return made
 
 
-def _stamped(adapter: Adapter, task: str, tasks: Sequence[Task], about: Mapping[str, Any] | None) -> Adapter:
-    """With the name of its task, those that it was trained on together with, and what else is known about it."""
+def _stamped(
+    bench: Bench, adapter: Adapter, task: str, tasks: Sequence[Task], about: Mapping[str, Any] | None
+) -> Adapter:
+    """With the name of its task, those that it was trained on together with, heads, and what else is known about it."""
     together = [t.name for t in tasks] if len(tasks) > 1 else None
     told = {"task": task, "joint": together, **(about or {})}
-    return replace(adapter, metadata=adapter.metadata.model_copy(update=told))
+    heads, records = {**adapter.heads, **bench.heads}, {**adapter.records, **bench.head_records}
+    return replace(adapter, metadata=adapter.metadata.model_copy(update=told), heads=heads, records=records)
 
 
 def _write(bench: Bench, made: Mapping[str, Adapter], folders: Mapping[str, Path], overwrite: bool) -> None:

@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import TrainerCallback
 
+from tangora.adapters.heads import HeadRecord
 from tangora.adapters.initial import seed_of
 from tangora.errors import ModelError
 from tangora.modes.mixture import one_or_mixed
@@ -37,6 +38,7 @@ from tangora.tasks.values import Task
 if TYPE_CHECKING:
     from tangora.config.settings import FinetuneConfig
     from tangora.modes.contract import Bench
+    from tangora.tasks.contract import Readout
 
 __all__ = ["Session", "training"]
 
@@ -103,7 +105,7 @@ class Session:
         Raises:
             ModelError: a loss or a weight is not finite.
         """
-        model_of = self.bench.model_of or model_of
+        model_of, readouts = _one_readout_a_task(self.bench.model_of or model_of)
         if self.config.training.gradient_checkpointing:
             checkpoint_gradients(self.bench.base.backbone)
         trainer = self._trainer(model_of)
@@ -112,6 +114,12 @@ class Session:
         _train(trainer, self.folder, self.config)
         record = _record(trainer, self.started)
         self.bench.records.update({task.name: record for task in self.tasks})
+        for task in self.tasks:
+            state = cast(nn.Module, readouts[task.name]).state_dict()
+            if state:
+                self.bench.heads[task.name] = {n: value.detach().float().cpu().clone() for n, value in state.items()}
+            if task.record:
+                self.bench.head_records[task.name] = HeadRecord(**task.record)
 
     def changes(self) -> dict[str, Tensor]:
         """Return parameter -> what training added to it, in float32; tied parameters once, unchanged ones not."""
@@ -129,6 +137,7 @@ class Session:
             self.seed,
             self.folder,
             self.config.learning_rate,
+            self.bench.base.machine,
             run_name=f"{self.config.mode}/{name}",
             **(every if settings.evaluate_every and validated else {"eval_strategy": "no"}),
             **(keep if self.bench.scratch is not None and settings.checkpoint_every else {"save_strategy": "no"}),
@@ -144,6 +153,18 @@ class Session:
             self.bench.on_step,
         )
         return QuietTrainer(combine([model_of(task) for task in self.tasks]), arguments, rows, collate, watch)
+
+
+def _one_readout_a_task(model_of: ModelOf) -> tuple[ModelOf, dict[str, Readout]]:
+    """Models of a task that share one readout, since it may have parameters, and task -> readout."""
+    readouts: dict[str, Readout] = {}
+
+    def made(task: Task) -> TaskModel:
+        model = model_of(task)
+        model.readout = readouts.setdefault(task.name, model.readout)
+        return model
+
+    return made, readouts
 
 
 def _name(tasks: Sequence[Task]) -> str:

@@ -31,6 +31,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from tangora.adapters.initial import seed_of
 from tangora.errors import ModelError
 from tangora.support.files import read_safetensors, writing
+from tangora.support.machine import Machine
 
 __all__ = ["QuietTrainer", "Rows", "Watch", "last_checkpoint", "quiet", "training_arguments", "training_seed"]
 
@@ -205,9 +206,17 @@ def last_checkpoint(folder: Path) -> Path | None:
     return max(found)[1] if found else None
 
 
-def training_arguments(config: Any, seed: int, folder: Path, learning_rate: float, **more: Any) -> TrainingArguments:
-    """Translate `TrainingSettings` to the trainer's arguments; ``more`` overrides."""
-    cuda, launched = torch.cuda.is_available(), int(os.environ.get("WORLD_SIZE", "1")) > 1
+def training_arguments(
+    config: Any, seed: int, folder: Path, learning_rate: float, machine: Machine, **more: Any
+) -> TrainingArguments:
+    """Translate `TrainingSettings` to the trainer's arguments; ``more`` overrides.
+
+    Under a launcher, every process has a device of its own, by its rank; else the machine's is used.
+    """
+    launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    cuda = torch.cuda.is_available() if launched else machine.torch_device.type == "cuda"
+    if cuda and not launched and machine.torch_device.index is not None:
+        torch.cuda.set_device(machine.torch_device)  # the trainer takes the current one
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=config.steps,
@@ -219,6 +228,7 @@ def training_arguments(config: Any, seed: int, folder: Path, learning_rate: floa
         lr_scheduler_type=config.schedule,
         max_grad_norm=config.max_grad_norm,
         bf16=config.bf16,
+        fp16=cuda and machine.dtype == "float16",  # with a scaled loss, or small gradients would vanish
         dataloader_num_workers=config.workers,
         dataloader_pin_memory=cuda,
         use_cpu=not cuda,

@@ -13,12 +13,11 @@ from tangora.report.summary import method_name
 
 if TYPE_CHECKING:
     from tangora.config.recipe import FusionEntry, Recipe
-    from tangora.report.data import Score
+    from tangora.evaluation.tables import Row
 
 __all__ = ["SINGLE", "Preset", "from_scores", "per_site", "unknown"]
 
 SINGLE = "best single λ"
-_NAMES = {"convex": "convex", "adamerging": "AdaMerging", "minimax": "minimax", "lorahub": "LoraHub"}
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Preset:
     command: str | None = None
 
 
-def from_scores(recipe: Recipe, scores: Iterable[Score], mode: str, vectors: Sequence[str]) -> list[Preset]:
+def from_scores(recipe: Recipe, scores: Iterable[Row], mode: str, vectors: Sequence[str]) -> list[Preset]:
     """What ``scores.csv`` says of linear methods with one weight a task, chosen on validation rows or given."""
     entries = {entry.label: entry for entry in recipe.fusion.methods}
     found: dict[tuple[str, tuple[str, ...]], Preset] = {}
@@ -92,7 +91,7 @@ def per_site(
         )
 
 
-def unknown(scores: Iterable[Score], kept: Iterable[Mapping[str, Any]], mode: str) -> list[str]:
+def unknown(scores: Iterable[Row], kept: Iterable[Mapping[str, Any]], mode: str) -> list[str]:
     """Methods of ``scores.csv`` with a coefficient per site, of which no predictions were kept."""
     chosen = (row for row in scores if row.mode == mode and row.selection == "validation")
     apart = {row.method for row in chosen if isinstance(json.loads(row.coefficients or "{}").get("weights"), dict)}
@@ -121,7 +120,7 @@ def _rounded(weights: Iterable[float]) -> tuple[float, ...]:
 def _label(entry: FusionEntry, selection: str) -> str | None:
     """None for what the page works out by itself."""
     if entry.search is not None:
-        return entry.name or _NAMES.get(entry.search.name, entry.search.name)
+        return entry.name or method_name(entry.search.name)
     if entry.method == "average":
         return None
     chosen = entry.method == "task_arithmetic" and entry.name is None and selection == "validation"

@@ -10,37 +10,21 @@ import csv
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tangora.errors import FileError
+from tangora.evaluation.tables import Row
 from tangora.report.analyses import Analyses, read_analyses
 from tangora.report.parsing import parsed
 from tangora.support.files import read_json
 from tangora.support.yaml import parse
 
-__all__ = ["SCORE_COLUMNS", "Candidate", "Run", "Score", "Similarity", "Training", "read_run", "read_scores"]
+__all__ = ["SCORE_COLUMNS", "Candidate", "Run", "Similarity", "Training", "read_run", "read_scores"]
 
 _T = TypeVar("_T")
-SCORE_COLUMNS = [
-    "mode",
-    "method",
-    "space",
-    "subset",
-    "n_tasks",
-    "in_subset",
-    "selection",
-    "coefficients",
-    "task",
-    "split",
-    "metric",
-    "score",
-    "normalized",
-    "normalized_best",
-    "ci_low",
-    "ci_high",
-]
+SCORE_COLUMNS = [field.name for field in fields(Row)]
 # fmt: off
 _CANDIDATE_COLUMNS = [
     "mode", "method", "space", "subset", "split", "weights", "parameters", "task", "score", "loss",
@@ -48,33 +32,6 @@ _CANDIDATE_COLUMNS = [
 # fmt: on
 _PLACE = ["mode", "method", "space", "subset", "selection", "coefficients", "task", "split"]  # of a score
 _MEASURES = ["subsets", "absolute", "absolute_low", "absolute_high", "kept", "kept_low", "kept_high"]
-
-
-@dataclass(frozen=True)
-class Score:
-    """One row of ``scores.csv``."""
-
-    mode: str
-    method: str
-    space: str
-    subset: str
-    n_tasks: int
-    in_subset: bool
-    selection: str
-    coefficients: str
-    task: str
-    split: str
-    metric: str
-    score: float
-    normalized: float | None
-    normalized_best: float | None
-    ci_low: float | None
-    ci_high: float | None
-
-    @property
-    def oracle(self) -> bool:
-        """Whether the coefficients were chosen on the test split."""
-        return self.selection == "oracle"
 
 
 @dataclass(frozen=True)
@@ -118,7 +75,7 @@ class Run:
     """Everything the report shows."""
 
     path: Path
-    scores: list[Score]
+    scores: list[Row]
     candidates: list[Candidate] = field(default_factory=list)
     similarity: Mapping[str, Similarity] = field(default_factory=dict)
     training: Mapping[tuple[str, str], Training] = field(default_factory=dict)
@@ -163,7 +120,7 @@ def read_run(path: Path) -> Run:
     )
 
 
-def read_scores(path: Path) -> list[Score]:
+def read_scores(path: Path) -> list[Row]:
     """Read ``scores.csv``: of a task with several metrics the rows of the first, by which a run chooses.
 
     Raises:
@@ -173,19 +130,19 @@ def read_scores(path: Path) -> list[Score]:
         raise FileError(
             "the run has no scores", where=path, fix="run it to the end first: tangora run RECIPE --out RUN"
         )
-    first: dict[tuple[str, ...], Score] = {}
+    first: dict[tuple[str, ...], Row] = {}
     for line, row in _rows(path, SCORE_COLUMNS):
         first.setdefault(tuple(row[name] for name in _PLACE), parsed(path, line, _score, row))
     return list(first.values())
 
 
-def _score(row: Mapping[str, str]) -> Score:
+def _score(row: Mapping[str, str]) -> Row:
     texts: dict[str, Any] = {
         k: row[k] for k in ("mode", "method", "space", "subset", "selection", "coefficients", "task", "split", "metric")
     }
     optional: dict[str, Any] = {k: _number(row[k]) for k in ("normalized", "normalized_best", "ci_low", "ci_high")}
     inside = row["in_subset"].strip().lower() in {"true", "1"}
-    return Score(**texts, **optional, n_tasks=int(row["n_tasks"]), in_subset=inside, score=float(row["score"]))
+    return Row(**texts, **optional, n_tasks=int(row["n_tasks"]), in_subset=inside, score=float(row["score"]))
 
 
 def _candidates(path: Path) -> list[Candidate]:

@@ -8,41 +8,42 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import fmean
 
-from tangora.report.data import Run, Score
+from tangora.evaluation.tables import Row
+from tangora.report.data import Run
 from tangora.support.seams import METRICS
 
 __all__ = ["Key", "Mean", "Summary", "method_name", "mode_name"]
 
-_METHODS = {
-    "average": "average",
+_SPELLED = {
+    "lora": "LoRA",
+    "l-lora": "L-LoRA",
     "task_arithmetic": "task arithmetic",
     "ties": "TIES",
     "ties_per_tensor": "TIES per tensor",
+    "ties_sum": "TIES sum",
     "dare": "DARE",
     "dare_ties": "DARE-TIES",
     "magnitude_prune": "magnitude prune",
     "lorahub": "LoraHub",
-    "convex": "convex",
-    "convex-site": "convex per site",
-    "learned": "learned",
-    "learned-site": "learned per site",
     "adamerging": "AdaMerging",
-    "adamerging-site": "AdaMerging per site",
-    "minimax": "minimax",
-    "minimax-site": "minimax per site",
-    "ties_sum": "TIES sum",
 }
-_MODES = {"lora": "LoRA", "l-lora": "L-LoRA", "full": "full"}
+"""Names that people write otherwise; every other name, of ours or of third parties, stands as it is."""
 
 
 def mode_name(mode: str) -> str:
-    """A mode as people write it."""
-    return _MODES.get(mode, mode)
+    """Return a mode as people write it."""
+    return _SPELLED.get(mode, mode)
 
 
 def method_name(method: str, space: str = "") -> str:
-    """A method as people write it; other spaces are named, ``delta`` is the rule."""
-    return _METHODS.get(method, method) + (f" ({space})" if space not in ("", "delta") else "")
+    """Return a method or search as people write it; spaces other than ``delta`` are named.
+
+    >>> method_name("adamerging-site", "factors")
+    'AdaMerging per site (factors)'
+    """
+    stem = method.removesuffix("-site")
+    per_site = " per site" if stem != method else ""
+    return _SPELLED.get(stem, stem) + per_site + (f" ({space})" if space not in ("", "delta") else "")
 
 
 @dataclass(frozen=True, order=True)
@@ -91,7 +92,7 @@ class Summary:
     @cached_property
     def fused(self) -> dict[Key, dict[str, Mean]]:
         """Key, subset -> mean over the subset's tasks; keys in the order of modes, then of ``scores.csv``."""
-        groups: dict[Key, dict[str, list[Score]]] = {}
+        groups: dict[Key, dict[str, list[Row]]] = {}
         for row in self.rows:
             if row.method not in {"zero_shot", "expert"}:
                 key = Key(row.mode, row.method, row.space, row.selection)
@@ -135,17 +136,17 @@ class Summary:
         """Keys for figures: chosen honestly, unless a run has nothing else."""
         return [k for k in self.fused if not k.oracle] or list(self.fused)
 
-    def experts(self, mode: str, tasks: Iterable[str] | None = None) -> dict[str, Score]:
+    def experts(self, mode: str, tasks: Iterable[str] | None = None) -> dict[str, Row]:
         """Each task's own expert."""
         own = {r.task: r for r in self.rows if r.method == "expert" and r.mode == mode and r.subset == r.task}
         return own if tasks is None else {t: own[t] for t in tasks if t in own}
 
-    def zero_shot(self, tasks: Iterable[str] | None = None) -> dict[str, Score]:
+    def zero_shot(self, tasks: Iterable[str] | None = None) -> dict[str, Row]:
         """The base model's scores."""
         rows = {r.task: r for r in self.rows if r.method == "zero_shot" and r.task not in {"mean", "mean_all"}}
         return rows if tasks is None else {t: rows[t] for t in tasks if t in rows}
 
-    def fused_scores(self, key: Key, subset: str) -> dict[str, Score]:
+    def fused_scores(self, key: Key, subset: str) -> dict[str, Row]:
         """Per-task rows of one fusion."""
         return {
             r.task: r
@@ -166,15 +167,15 @@ class Summary:
         """The honestly chosen key with the highest value on the largest subset."""
         means = self.at_largest()
         candidates = [k for k in self.shown() if k in means and value(means[k]) is not None]
-        return max(candidates, key=lambda k: value(means[k]) or -math.inf, default=None)
+        return max(candidates, key=lambda k: float(value(means[k]) or 0.0), default=None)
 
 
-def mean_score(rows: dict[str, Score]) -> float | None:
+def mean_score(rows: dict[str, Row]) -> float | None:
     """Mean of the scores, None of none."""
     return fmean(r.score for r in rows.values()) if rows else None
 
 
-def _mean(rows: list[Score]) -> Mean:
+def _mean(rows: list[Row]) -> Mean:
     inside = [r for r in rows if r.in_subset and r.task not in {"mean", "mean_all"}]
     everything = [r for r in rows if r.task not in {"mean", "mean_all"}]
     given = next((r for r in rows if r.task == "mean"), None)
@@ -205,7 +206,7 @@ def _mean_of(values: Iterable[float | None]) -> float | None:
     return None if None in known or not known else fmean(v for v in known if v is not None)
 
 
-def _interval(rows: list[Score], score: float) -> tuple[float | None, float | None]:
+def _interval(rows: list[Row], score: float) -> tuple[float | None, float | None]:
     """The tasks' test rows are independent, so half-widths add up in squares."""
     below = [r.score - r.ci_low for r in rows if r.ci_low is not None]
     above = [r.ci_high - r.score for r in rows if r.ci_high is not None]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tangora.report.data import Score
+from tangora.evaluation.tables import Row
 from tangora.report.headline import kept_text, percent, score_text
 from tangora.report.summary import Key, Mean, Summary, mean_score, method_name, mode_name
 from tangora.report.wide import Column, Wide
@@ -196,7 +196,7 @@ def _weights_text(weights: Any) -> list[str]:
     return [" ".join(f"{weight:.2g}" for weight in weights)]
 
 
-def _terminal_cell(row: Score | None) -> str:
+def _terminal_cell(row: Row | None) -> str:
     return "–" if row is None else f"{row.score:.3f} {_share(row.normalized):>4}".rstrip()
 
 
@@ -222,7 +222,7 @@ def _task_cells(summary: Summary, key: Key, tasks: Sequence[str]) -> list[str]:
     return [_or_dash(scores[t].score if t in scores else None) for t in tasks]
 
 
-def _reference(rows: dict[str, Score], tasks: Sequence[str], kept: float | None) -> list[str]:
+def _reference(rows: dict[str, Row], tasks: Sequence[str], kept: float | None) -> list[str]:
     best = [r.normalized_best for r in rows.values() if r.normalized_best is not None]
     of_best = percent(sum(best) / len(best)) if best and len(best) == len(rows) else "–"
     own = percent(kept) if kept is not None else "–"

@@ -15,7 +15,7 @@ from pathlib import Path
 from tangora import quickstart
 from tangora.adapters.adapter import Adapter, load
 from tangora.config.recipe import Recipe, load_recipe
-from tangora.errors import DataError, ModelError
+from tangora.errors import DataError, FileError, ModelError
 from tangora.evaluation.evaluator import Evaluator, ScoreStore
 from tangora.fusion.fusion import Fusion
 from tangora.fusion.statistics import Statistics
@@ -24,11 +24,12 @@ from tangora.progress import Progress
 from tangora.runs.plan import Plan, plan
 from tangora.runs.sources import Sources
 from tangora.runs.stages.columns import ColumnStore
+from tangora.support.files import read_json, write_json
 from tangora.support.machine import Machine
 from tangora.tasks import Base, Task, load_base, load_task
 from tangora.tasks.base import BUILTIN
 
-__all__ = ["Context", "Experts", "prepare"]
+__all__ = ["Context", "Experts", "machine_of", "prepare"]
 
 
 @dataclass(eq=False)
@@ -39,13 +40,13 @@ class Context:
         run: the run's folder.
         recipe: what it says.
         progress: receives what the job at hand reports.
-        machine: where this process computes; None leaves that to torch.
+        given_machine: where this process computes; by default what the recipe says, see `machine_of`.
     """
 
     run: Path
     recipe: Recipe
     progress: Progress = field(default_factory=Progress)
-    machine: Machine | None = None
+    given_machine: Machine | None = None
     _base: Base | None = field(default=None, repr=False)
     _tasks: dict[str, Task] = field(default_factory=dict, repr=False)
     _fusion: tuple[tuple[str, str], Fusion] | None = field(default=None, repr=False)
@@ -62,6 +63,13 @@ class Context:
         return cls(run, load_recipe(run / "recipe.yaml"), progress or Progress())
 
     @cached_property
+    def machine(self) -> Machine:
+        """Where this process computes; its number of threads is set when this is first asked for."""
+        machine = self.given_machine or machine_of(self.recipe, self.run)
+        machine.use_threads()
+        return machine
+
+    @cached_property
     def sources(self) -> Sources:
         """Fingerprints and sizes of base and tasks, as the run wrote them down, or of what is loaded now."""
         written = Sources.read(self.run, self.recipe)
@@ -69,7 +77,7 @@ class Context:
 
     def load(self) -> Sources:
         """Load the base and every task, whatever was written down before, and return what they are."""
-        base, tasks = prepare(self.recipe, self.progress)
+        base, tasks = prepare(self.recipe, self.progress, self.machine)
         self._base, self._tasks = base, {task.name: task for task in tasks}
         self.sources = Sources.of(base, tasks)
         return self.sources
@@ -89,7 +97,7 @@ class Context:
         """
         expected = self.sources.base
         if self._base is None:
-            self._base = load_base(self.recipe.base)
+            self._base = load_base(self.recipe.base, self.machine)
         if self._base.fingerprint != expected:
             fix = "start tangora run again: it makes what depends on them once more"
             raise ModelError("the base's weights changed since the run was planned", where="base.model", fix=fix)
@@ -237,13 +245,42 @@ class OfMode(Mapping[str, "Adapter"]):
         return len(self.tasks)
 
 
-def prepare(recipe: Recipe, progress: Progress | None = None) -> tuple[Base, list[Task]]:
-    """Load the base model and every task of a recipe."""
+def machine_of(recipe: Recipe, run: Path | None = None) -> Machine:
+    """Return the machine that a recipe asks for.
+
+    The number of threads decides the last bits of a sum. So a number that was measured is kept in the run's folder, and
+    a run that goes on computes with the threads it began with.
+
+    Args:
+        recipe: its ``machine`` section.
+        run: the run's folder, if there is one.
+
+    Raises:
+        ArgumentError: the device cannot be used here.
+    """
+    settings = recipe.machine
+    kept = run / "cache" / "threads.json" if run is not None else None
+    threads: int | str = settings.threads
+    if threads == "auto" and kept is not None and kept.is_file():
+        threads = int(read_json(kept, FileError).get("threads", 0)) or "auto"
+    machine = Machine.resolve(settings.device, settings.dtype, threads)
+    if kept is not None and run is not None and run.is_dir() and not kept.is_file():
+        write_json(kept, {"threads": machine.threads})
+    return machine
+
+
+def prepare(
+    recipe: Recipe, progress: Progress | None = None, machine: Machine | None = None
+) -> tuple[Base, list[Task]]:
+    """Load the base model and every task of a recipe, on the recipe's machine unless another is given."""
     progress = progress or Progress()
+    if machine is None:
+        machine = machine_of(recipe)
+        machine.use_threads()
     if recipe.base.model == BUILTIN:
         _pretrain(progress)
     progress.begin("load base and data", 1 + len(recipe.tasks))
-    base = load_base(recipe.base)
+    base = load_base(recipe.base, machine)
     progress.advance(detail=recipe.base.model)
     tasks = []
     for config in recipe.tasks:

@@ -15,6 +15,7 @@ from tangora.runs.context import Context
 from tangora.runs.folder import claim
 from tangora.runs.stages.cells import cells
 from tangora.runs.stages.experts import ExpertJob
+from tangora.support.sizes import size_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -53,7 +54,7 @@ def preflight(recipe: Recipe, out: Path, progress: Progress, *, overwrite: bool 
             f"{config.learning_rate:g}",
             str(weight.sites),
             f"{weight.trainable:,}",
-            _bytes(size),
+            size_text(size),
         )
     return table, _totals(recipe, context.names, total, out)
 
@@ -63,14 +64,6 @@ def _totals(recipe: Recipe, tasks: Sequence[str], total: int, out: Path) -> str:
     subsets = len({c.subset for c in planned})
     nearest = next(p for p in [out, *out.absolute().parents] if p.exists())
     return (
-        f"{len(tasks)} tasks, {subsets} subsets, {len(planned)} comparisons; adapters take {_bytes(total)}, "
-        f"{_bytes(shutil.disk_usage(nearest).free)} are free"
+        f"{len(tasks)} tasks, {subsets} subsets, {len(planned)} comparisons; adapters take {size_text(total)}, "
+        f"{size_text(shutil.disk_usage(nearest).free)} are free"
     )
-
-
-def _bytes(count: float) -> str:
-    for unit in ("B", "KB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"

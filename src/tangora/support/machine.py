@@ -11,11 +11,12 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from tangora.errors import ArgumentError
 
@@ -31,7 +32,7 @@ class Machine:
 
     Args:
         device: a torch device, such as ``cpu`` or ``cuda:0``.
-        dtype: of the base's weights and forward passes: ``float32``, ``bfloat16`` or ``float16``.
+        dtype: of forward passes: ``float32``, ``bfloat16`` or ``float16``. Weights, losses and adapters are in float32.
         threads: of torch on the CPU; None leaves torch's setting alone.
 
     >>> Machine().torch_dtype
@@ -43,13 +44,13 @@ class Machine:
     threads: int | None = None
 
     @classmethod
-    def resolve(cls, device: str = "auto", dtype: str = "float32", threads: int | str = "auto") -> Machine:
+    def resolve(cls, device: str = "auto", dtype: str = "float32", threads: int | str | None = "auto") -> Machine:
         """Return the machine that these settings mean here.
 
         Args:
             device: ``auto`` is the first accelerator, or ``cpu`` if there is none.
             dtype: as of `Machine`.
-            threads: a number, or ``auto`` for `measured_threads`.
+            threads: a number, ``auto`` for `measured_threads`, or None to leave torch's setting alone.
 
         Raises:
             ArgumentError: the device is not here, or cannot compute in the dtype.
@@ -59,7 +60,7 @@ class Machine:
         """
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        count = measured_threads() if threads == "auto" else int(threads)
+        count = measured_threads() if threads == "auto" else threads if threads is None else int(threads)
         machine = cls(device, dtype, count)
         try:
             torch.zeros(1, device=device, dtype=machine.torch_dtype)
@@ -84,19 +85,18 @@ class Machine:
 
     @property
     def exact(self) -> bool:
-        """Whether small updates survive when they are added into weights: not in half precision."""
+        """Whether forward passes are in float32."""
         return self.dtype == "float32"
 
-    def place(self, module: nn.Module) -> nn.Module:
-        """Move a module to the device, its floating-point weights in the dtype."""
-        return module.to(self.torch_device, self.torch_dtype)
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return a context in which operations compute in the dtype; weights, and what is trained, stay in float32.
 
-    def batch(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the tensors of a batch on the device; floating-point ones (pixels) in the dtype."""
-        return {
-            name: value.to(self.torch_device, self.torch_dtype if value.is_floating_point() else None)
-            for name, value in batch.items()
-        }
+        Updates are so added into float32 weights and only rounded together with them, in the product: small updates
+        survive, which they would not in weights of half precision.
+        """
+        if self.exact:
+            return nullcontext()
+        return torch.autocast(self.torch_device.type, self.torch_dtype)
 
     def use_threads(self) -> None:
         """Set torch's number of threads for this process."""

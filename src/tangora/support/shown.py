@@ -19,7 +19,7 @@ def one_line(kind: str, *facts: object) -> str:
     """
     text = f"{kind}({', '.join(str(fact) for fact in facts if fact not in (None, ''))})"
     text = " ".join(text.split())
-    return text if len(text) <= MOST else text[: MOST - 4] + " …)"
+    return text if len(text) <= MOST else text[: MOST - 3] + " …)"
 
 
 def html_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tangora.adapters.heads import heads_digest
 from tangora.errors import DataError, FusionError, ModelError
 from tangora.support.files import atomic_file, digest, read_safetensors, write_safetensors
 from tangora.support.seams import FAMILIES
@@ -31,6 +32,7 @@ from tangora.tangent.direction import Direction, direction_of, stacked_direction
 from tangora.tangent.model import TangentTaskModel, at_start
 from tangora.tangent.per_site import per_site
 from tangora.tasks.batches import IGNORED
+from tangora.tasks.model import make_readout
 from tangora.tasks.values import evaluating
 
 if TYPE_CHECKING:
@@ -148,7 +150,8 @@ def load_columns(path: str | os.PathLike[str], fingerprint: str | None = None) -
 def columns_key(base: Base, task: Task, split: str, adapters: Mapping[str, Adapter], sites: bool = False) -> str:
     """Return the fingerprint that columns of these would have; it changes with the code that makes them."""
     prints = [[name, adapter.fingerprint] for name, adapter in adapters.items()]
-    return digest([_code(task.family), base.fingerprint, task.name, task.fingerprint, split, prints, sites])
+    heads = sorted({heads_digest({task.name: a.heads[task.name]}) for a in adapters.values() if task.name in a.heads})
+    return digest([_code(task.family), base.fingerprint, task.name, task.fingerprint, split, prints, sites, *heads])
 
 
 @cache
@@ -163,22 +166,23 @@ def make_columns(
 
     Args:
         base: the model that the adapters belong to; as before afterwards.
-        task: whose head and rows.
+        task: whose rows.
         split: one of its splits.
-        adapters: name -> adapter; their task vectors are pushed, and they share φ₀.
+        adapters: name -> adapter; their task vectors are pushed, and they share φ₀. If one of them holds a head for the
+            task, logits are those of this head.
         batch_size: rows per forward pass.
 
     Raises:
         ModelError: an adapter does not fit, φ₀ differs, or an operator has no forward derivative.
         DataError: the split is missing, or the columns do not fit into memory (the size is given).
     """
-    if split not in task.splits:
-        raise DataError("the split is missing", got=split, where=f"task {task.name}")
+    _check(task, split)
     rows = task.splits[split]
     refuse_unless_fits(base, task, rows, 1 + len(adapters), where=f"columns of {task.name}, {split}")
     stacked = stacked_directions([direction_of(a, base.backbone) for a in adapters.values()])
     with at_start(base.backbone, list(adapters.values())):
-        parts = _swept(base, task, split, partial(_pushed, stacked=stacked), batch_size)
+        model = TangentTaskModel(base.backbone, task, base, readout=make_readout(task, base, *adapters.values()))
+        parts = _swept(model, task, split, partial(_pushed, stacked=stacked), batch_size)
     return _assembled(parts, task, split, tuple(adapters), (), columns_key(base, task, split, adapters))
 
 
@@ -201,8 +205,7 @@ def site_columns(
     Raises:
         ModelError, DataError: as `make_columns`.
     """
-    if split not in task.splits:
-        raise DataError("the split is missing", got=split, where=f"task {task.name}")
+    _check(task, split)
     chosen = range(len(task.splits[split])) if rows is None else rows
     directions = [direction_of(a, base.backbone) for a in adapters.values()]
     if any(d.parameters for d in directions):
@@ -213,17 +216,25 @@ def site_columns(
     count = 1 + len(adapters) * len(sites)
     refuse_unless_fits(base, task, task.splits[split], count, len(chosen), f"columns per site of {task.name}, {split}")
     with at_start(base.backbone, list(adapters.values())):
-        parts = _swept(base, task, split, partial(per_site, stacked=stacked), batch_size, set(chosen))
+        model = TangentTaskModel(base.backbone, task, base, readout=make_readout(task, base, *adapters.values()))
+        parts = _swept(model, task, split, partial(per_site, stacked=stacked), batch_size, set(chosen))
     whole = _assembled(parts, task, split, tuple(adapters), sites, columns_key(base, task, split, adapters, True))
     return whole
 
 
+def _check(task: Task, split: str) -> None:
+    if split not in task.splits:
+        raise DataError("the split is missing", got=split, where=f"task {task.name}")
+    if FAMILIES.get(task.family).logits_over is None:
+        fix = "score by forward passes"
+        raise DataError("no columns: logits are no distribution", got=task.family, where=f"task {task.name}", fix=fix)
+
+
 def _swept(
-    base: Base, task: Task, split: str, columns_of: Any, batch_size: int, only: set[int] | None = None
+    model: TangentTaskModel, task: Task, split: str, columns_of: Any, batch_size: int, only: set[int] | None = None
 ) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
     """(row of the split, label, origin, columns) batch by batch."""
-    model = TangentTaskModel(base.backbone, task, base)
-    device = next(base.backbone.parameters()).device
+    device = next(model.backbone.parameters()).device
     found = []
     with evaluating(model):
         for rows, batch in task.splits[split].batches(batch_size, model.collator, only):

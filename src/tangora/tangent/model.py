@@ -162,8 +162,8 @@ class TangentTaskModel(TaskModel):
         """
 
         def features() -> Tensor:
-            with (mapped or self._installed()).installed(self.backbone):
-                return self.readout.features(self.backbone, inputs, labels)
+            with (mapped or self._installed()).installed(self.backbone), self._machine.autocast():
+                return self.readout.features(self.backbone, inputs, labels).float()
 
         def logits() -> Tensor:
             with (mapped or self._installed()).installed(self.backbone):
@@ -178,7 +178,7 @@ class TangentTaskModel(TaskModel):
     def predict_batch(self, batch: Batch) -> tuple[list[Any], Float[Tensor, "batch"]]:
         """Return answers by expanded logits, and losses of the rows of one batch."""
         inputs = {name: value for name, value in batch.items() if name != "labels"}
-        with dual_numbers(), self._installed().installed(self.backbone):
+        with dual_numbers(), self._installed().installed(self.backbone), self._machine.autocast():
             return self.readout.answer(self.backbone, inputs, batch["labels"], _summed)
 
     def _installed(self) -> Direction:

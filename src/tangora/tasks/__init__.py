@@ -5,6 +5,10 @@
 
 A **family** says how a model answers: ``image-zero-shot`` (CLIP, SigLIP), ``text-zero-shot`` (sentence encoders) and
 ``text-to-text`` (T5). Everything is preprocessed once; `predict` then costs nothing but forward passes.
+
+>>> import tangora
+>>> tangora.tasks.score("accuracy", [0, 1, 1], [0, 1, 0])
+0.6666666666666666
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ if TYPE_CHECKING:
     from tangora.tasks.base import Base
     from tangora.tasks.load import load_base, load_task
     from tangora.tasks.metrics import score
-    from tangora.tasks.model import Predictions, TaskModel, collate, predict
+    from tangora.tasks.model import Predictions, TaskModel, collate, make_readout, predict
     from tangora.tasks.values import Split, Task
 
 __all__ = [
@@ -30,6 +34,7 @@ __all__ = [
     "collate",
     "load_base",
     "load_task",
+    "make_readout",
     "predict",
     "score",
 ]
@@ -43,6 +48,7 @@ _HOME = {
     "collate": "model",
     "load_base": "load",
     "load_task": "load",
+    "make_readout": "model",
     "predict": "model",
     "score": "metrics",
 }

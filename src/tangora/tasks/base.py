@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,8 @@ from torch import nn
 
 from tangora.errors import ModelError
 from tangora.support.files import digest
+from tangora.support.machine import Machine
+from tangora.support.shown import html_table, one_line
 from tangora.tasks.values import fingerprint_of
 
 if TYPE_CHECKING:
@@ -25,19 +27,39 @@ BUILTIN = "builtin:quickstart"
 
 @dataclass
 class Base:
-    """A pretrained model, frozen, in float32 and in evaluation mode. A family may add to it, in a derived class.
+    """A pretrained model: frozen, in float32, in evaluation mode. A family may add to it in a derived class.
 
     Attributes:
         config: what the recipe says.
         backbone: the part that is adapted: a vision tower, a sentence encoder, a sequence-to-sequence model.
         processor: image processor or tokenizer.
         fingerprint: sha-256 over the names, shapes and bytes of the backbone's weights.
+        machine: where the backbone is, and the dtype of forward passes; everything that computes with it asks here.
+
+    >>> import tangora
+    >>> tangora.load_base("encoder", family="text-zero-shot")
+    Base('encoder', text-zero-shot, BertModel)
     """
 
     config: BaseSettings
     backbone: nn.Module
     processor: Any
     fingerprint: str = ""
+    machine: Machine = field(default_factory=Machine)
+
+    def place(self, machine: Machine) -> None:
+        """Move the model to a machine's device. A family that adds modules moves them too."""
+        self.machine = machine
+        self.backbone.to(machine.torch_device)
+
+    def __repr__(self) -> str:
+        return one_line("Base", repr(self.config.model), self.config.family, type(self.backbone).__name__)
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks."""
+        count = sum(parameter.numel() for parameter in self.backbone.parameters())
+        facts = {"family": self.config.family, "class": type(self.backbone).__name__, "parameters": f"{count:,}"}
+        return html_table(f"Base {self.config.model}", ["", ""], facts.items())
 
 
 def weights_fingerprint(model: nn.Module, without: Sequence[str] = ()) -> str:

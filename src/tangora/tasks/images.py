@@ -119,4 +119,4 @@ def _text_tower(whole: Any, tokenizer: Any) -> TextEncoder:
             found: Tensor = projection(tower(**{name: batch[name].to(device) for name in wanted}).pooler_output)
         return found.float().cpu()
 
-    return TextEncoder(embed, weights_fingerprint(parts))
+    return TextEncoder(embed, weights_fingerprint(parts), parts)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tangora.errors import DataError
+from tangora.support.machine import Machine
 from tangora.support.seams import FAMILIES
 from tangora.tasks.base import Base, take_out, weights_fingerprint
 from tangora.tasks.sources import Table, read
@@ -32,10 +33,14 @@ class LabelledRows:
         return LabelledRows(self.table.select(rows), [self.targets[i] for i in rows])
 
 
-def load_base(config: BaseSettings) -> Base:
+def load_base(config: BaseSettings, machine: Machine | None = None) -> Base:
     """Load the pretrained model of a recipe, with what its family needs to preprocess inputs and name classes.
 
     Weights are read from safetensors only. The model is found as transformers finds it: a folder, or a Hub id.
+
+    Args:
+        config: which model, and of which family.
+        machine: where it computes; the CPU, in float32, by default.
 
     Raises:
         ModelError: the model is not found, has only pickled weights, lacks weights, or does not fit the family.
@@ -45,6 +50,7 @@ def load_base(config: BaseSettings) -> Base:
     take_out(base.backbone, family.unused)
     base.backbone.requires_grad_(False).eval()
     base.fingerprint = weights_fingerprint(base.backbone)
+    base.place(machine or Machine())
     return base
 
 
@@ -74,6 +80,8 @@ def load_task(config: TaskSettings, base: Base, seed: int) -> Task:
         "labels": classes,
         **family.decides(config, base),
     }
+    if not base.machine.exact:  # every cached result is kept under this fingerprint, and half precision rounds them
+        decides["dtype"] = base.machine.dtype
     task = Task(
         name=config.name,
         family=base.config.family,
@@ -97,7 +105,7 @@ def _record(family: Family[Any, Any], task: Task, config: TaskSettings, base: Ba
         "labels": list(task.labels),
         "base": base.config.model_dump(mode="json", exclude={"family", "model", "revision", "trust_remote_code"}),
         "task": config.model_dump(mode="json", exclude=_DATA),
-        **family.describe(task, base),
+        "readout": dict(family.describe(task, base)),
     }
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tangora.errors import DataError
+from tangora.adapters.heads import heads_digest
+from tangora.errors import AdapterError, DataError
 from tangora.support.seams import FAMILIES
 from tangora.support.shown import one_line
 from tangora.tasks.values import evaluating
@@ -18,11 +19,12 @@ from tangora.tasks.values import evaluating
 if TYPE_CHECKING:
     from jaxtyping import Float
 
+    from tangora.adapters.adapter import Adapter
     from tangora.tasks.base import Base
     from tangora.tasks.contract import Readout
     from tangora.tasks.values import Batch, Collate, Split, Task
 
-__all__ = ["Predictions", "TaskModel", "collate", "predict"]
+__all__ = ["Predictions", "TaskModel", "collate", "make_readout", "predict"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,46 @@ def collate(task: Task, base: Base) -> Collate:
     return found
 
 
+def make_readout(task: Task, base: Base, *adapters: Adapter) -> Readout:
+    """Return a readout of the task, with the head that one of the adapters holds for it.
+
+    If none of them does, or the readout has no parameters, it is as the family makes it.
+
+    Args:
+        task: which one.
+        base: its base.
+        adapters: whose heads are looked through.
+
+    Raises:
+        AdapterError: the head is of other classes, names or shapes; two adapters hold different heads for the task.
+    """
+    readout: Readout = FAMILIES.get(task.family).readout(task, base)
+    module = cast(nn.Module, readout)
+    if not module.state_dict():
+        return readout
+    heads = {heads_digest({task.name: a.heads[task.name]}): a for a in adapters if task.name in a.heads}
+    if len(heads) > 1:
+        fix = "give the expert of each task once"
+        raise AdapterError("two adapters have different heads for one task", got=task.name, where="heads", fix=fix)
+    for adapter in heads.values():
+        _refuse_other_classes(task, adapter)
+        try:
+            module.load_state_dict(dict(adapter.heads[task.name]))
+        except RuntimeError as cause:
+            what = f"the head does not fit the task ({' '.join(str(cause).split())[:200]})"
+            fix = "give the base and the task that the adapter was trained by"
+            raise AdapterError(what, where=f"heads/{task.name}.safetensors", fix=fix) from cause
+    return readout
+
+
+def _refuse_other_classes(task: Task, adapter: Adapter) -> None:
+    record = adapter.records.get(task.name)
+    if record is not None and record.labels != task.labels:
+        what = f"the head is of the classes {', '.join(record.labels)}, in this order"
+        fix = "name the same classes in the same order"
+        raise AdapterError(what, got=task.labels, where=f"task {task.name}, labels", fix=fix)
+
+
 class TaskModel(nn.Module):
     """A backbone (adapted or not) that answers ``task``, through a readout.
 
@@ -54,7 +96,7 @@ class TaskModel(nn.Module):
         backbone: the base's own, or a `PeftModel` around it.
         task: gives the family, and what its readout needs.
         base: gives preprocessing and settings.
-        readout: the task's; by default a new one, whose parameters, if it has any, are at their start.
+        readout: the task's, from `make_readout`; by default one whose parameters, if it has any, are at their start.
     """
 
     def __init__(self, backbone: nn.Module, task: Task, base: Base, readout: Readout | None = None) -> None:
@@ -64,6 +106,7 @@ class TaskModel(nn.Module):
         self.readout: Readout = FAMILIES.get(task.family).readout(task, base) if readout is None else readout
         cast(nn.Module, self.readout).to(next(backbone.parameters()).device).train(backbone.training)
         self.answers = FAMILIES.get(task.family).answers
+        self._machine = base.machine
         self.training = backbone.training
 
     def forward(self, labels: Tensor | None = None, **inputs: Tensor) -> dict[str, Tensor]:
@@ -81,11 +124,14 @@ class TaskModel(nn.Module):
     def predict_batch(self, batch: Batch) -> tuple[list[Any], Float[Tensor, "batch"]]:
         """Return answers and losses of the rows of one batch."""
         inputs = {name: value for name, value in batch.items() if name != "labels"}
-        return self.readout.answer(self.backbone, inputs, batch["labels"], None)
+        with self._machine.autocast():
+            return self.readout.answer(self.backbone, inputs, batch["labels"], None)
 
     def logits(self, inputs: Batch, labels: Tensor | None = None) -> Float[Tensor, "batch *tokens width"]:
         """Return float32 logits of the classes, or of the tokens of the targets ``labels``."""
-        return self.readout.logits(self.readout.features(self.backbone, inputs, labels))
+        with self._machine.autocast():
+            features = self.readout.features(self.backbone, inputs, labels)
+        return self.readout.logits(features.float())  # a loss in half precision would be of little use
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
         """Recompute activations in the backward pass; frozen inputs need it non-reentrant, so that is the default."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from tangora.support.files import digest
+from tangora.support.shown import html_table, one_line
 
 __all__ = ["Batch", "Collate", "Split", "SplitRows", "Task", "evaluating", "fingerprint_of", "only"]
 
@@ -54,6 +55,9 @@ class Split:
     targets: list[int] | list[str] | list[float]
     fingerprint: str = ""
     _batches: dict[int, list[tuple[list[int], Batch]]] = field(default_factory=dict, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        return one_line("Split", f"{len(self)} rows", f"inputs {' '.join(self.inputs)}")
 
     def __post_init__(self) -> None:
         """Take the fingerprint, unless it is given."""
@@ -108,6 +112,12 @@ class Task:
         fingerprint: sha-256 of everything above and of how rows are preprocessed and answered.
         more_metrics: others that predictions are scored by; they decide nothing.
         record: what prediction needs besides the base, as JSON: see `tangora.adapters.heads.HeadRecord`.
+
+    >>> import tangora
+    >>> base = tangora.load_base("encoder", family="text-zero-shot")
+    >>> files = {"train": "colors/train.parquet", "test": "colors/test.parquet"}
+    >>> tangora.load_task("colors", base, files, labels=["red", "green", "blue"])
+    Task('colors', text-zero-shot, accuracy, 3 classes, rows: train 43 validation 5 test 24)
     """
 
     name: str
@@ -118,6 +128,18 @@ class Task:
     fingerprint: str = ""
     more_metrics: tuple[str, ...] = ()
     record: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        classes = f"{len(self.labels)} classes" if self.labels else None
+        rows = " ".join(f"{name} {len(split)}" for name, split in self.splits.items())
+        return one_line("Task", repr(self.name), self.family, " ".join(self.metrics), classes, f"rows: {rows}")
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks."""
+        title = f"Task {self.name}: {self.family}, {' '.join(self.metrics)}"
+        if self.labels:
+            title += f"; classes: {', '.join(self.labels[:12])}{', …' if len(self.labels) > 12 else ''}"
+        return html_table(title, ["split", "rows"], [(name, len(split)) for name, split in self.splits.items()])
 
     @property
     def metrics(self) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from tangora.errors import ModelError
+from tangora.support.machine import Machine
 from tangora.tasks.base import Base
 from tangora.tasks.readouts import ClassReadout
 from tangora.tasks.values import Task
@@ -46,13 +47,15 @@ class TextEncoder:
     Attributes:
         embed: texts to features of shape [texts, dim], not normalized, without gradients, on the CPU.
         fingerprint: sha-256 of what decides the features.
+        tower: the model that embeds, if it is not the backbone itself.
     """
 
     embed: Callable[[Sequence[str]], Float[Tensor, "texts dim"]]
     fingerprint: str
+    tower: nn.Module | None = None
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class ZeroShotBase(Base):
     """A base that can embed class names.
 
@@ -64,8 +67,14 @@ class ZeroShotBase(Base):
     text: TextEncoder
     scale: float
 
+    def place(self, machine: Machine) -> None:
+        """Move the backbone, and the model that embeds class names."""
+        super().place(machine)
+        if self.text.tower is not None:
+            self.text.tower.to(machine.torch_device)
 
-@dataclass(frozen=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True, repr=False)
 class ZeroShotTask(Task):
     """A task of which every class is a vector.
 

@@ -1,4 +1,4 @@
-"""Contract suites for whoever extends Tangora, one for each seam, as functions to call in a test of one's own.
+"""Contract suites for whoever extends Tangora, one for each seam, as functions to call in a test of one's own::
 
     from tangora.testing import check_method
 
@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tangora.testing.family import check_family
     from tangora.testing.format import check_format
     from tangora.testing.method import METHOD_CHECKS, check_method
     from tangora.testing.metric import check_metric
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 # name -> module: a suite is imported when it is first used, since some need torch and others need more
 _HOME = {
     "METHOD_CHECKS": "method",
+    "check_family": "family",
     "check_format": "format",
     "check_method": "method",
     "check_metric": "metric",
@@ -34,6 +36,7 @@ _HOME = {
 
 __all__ = [
     "METHOD_CHECKS",
+    "check_family",
     "check_format",
     "check_method",
     "check_metric",

@@ -7,7 +7,7 @@ import math
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tangora.report.data import Score
+from tangora.evaluation.tables import Row
 from tangora.report.figures import legend
 from tangora.report.summary import Key, Summary, method_name
 from tangora.report.theme import Layout, color, panels, series_role
@@ -63,12 +63,12 @@ def _pairs(axis: Axes, summary: Summary, key: Key, tasks: list[str], *, place: i
         _whiskers(axis, places, [rows[t] for t in known])
 
 
-def _whiskers(axis: Axes, places: list[float], rows: list[Score]) -> None:
+def _whiskers(axis: Axes, places: list[float], rows: list[Row]) -> None:
     spans = [(r.ci_low or math.nan, r.ci_high or math.nan) for r in rows]
     axis.hlines(places, [low for low, _ in spans], [high for _, high in spans], color=color("fg"), linewidth=0.9)
 
 
-def _zero_shot(axis: Axes, rows: dict[str, Score], tasks: list[str]) -> None:
+def _zero_shot(axis: Axes, rows: dict[str, Row], tasks: list[str]) -> None:
     places = [tasks.index(t) for t in rows]
     ends = [p - 0.42 for p in places], [p + 0.42 for p in places]
     axis.vlines([r.score for r in rows.values()], *ends, color=color("fg"), linewidth=1.4)

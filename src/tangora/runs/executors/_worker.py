@@ -8,7 +8,7 @@ import os
 import pickle
 import signal
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
@@ -46,13 +46,14 @@ def work(run: str, threads: int, connection: Connection) -> None:
     signal.signal(signal.SIGTERM, _stop)
     import torch  # deferred: see above
 
-    from tangora.runs.context import Context  # deferred: imports torch
+    from tangora.runs.context import Context, machine_of  # deferred: imports torch
     from tangora.runs.execution import perform  # deferred: with the context
     from tangora.runs.folder import logged  # deferred: with the context
 
     torch.set_num_threads(threads)
     logging.captureWarnings(True)
     context = Context.open(Path(run))
+    context.given_machine = replace(machine_of(context.recipe, context.run), threads=threads)
     with contextlib.suppress(EOFError, BrokenPipeError, KeyboardInterrupt), logged(context.run):
         connection.send(Ready())
         while (job := connection.recv()) is not None:

@@ -67,8 +67,7 @@ def _share(context: Context, workers: int) -> int:
     """Threads of one worker, if all of them have those of this process together."""
     import torch  # deferred: validating a recipe needs only the settings
 
-    threads = context.machine.threads if context.machine is not None else None
-    return max(1, (threads or torch.get_num_threads()) // workers)
+    return max(1, (context.machine.threads or torch.get_num_threads()) // workers)
 
 
 @dataclass

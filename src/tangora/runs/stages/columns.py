@@ -1,6 +1,7 @@
 """Columns of a run's linearized modes: made when they are first asked for, kept under what decides them.
 
 RUN/cache/columns/<mode>/<task>-<split>.safetensors               one column an expert
+RUN/cache/columns/<mode>/<task>-<split>-start.safetensors         the same by a head that is not trained
 RUN/cache/columns/<mode>/<task>-<split>-sites-<rows>.safetensors  one an expert and site, on some rows
 """
 
@@ -8,11 +9,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from filelock import FileLock
 
 from tangora.errors import TangoraError
 from tangora.evaluation.evaluator import Result
@@ -55,12 +57,26 @@ class ColumnStore:
         return linear and all(FAMILIES.get(t.family).logits_over == "classes" for t in self.tasks.values())
 
     def get(
-        self, mode: str, task: str, split: str, rows: Sequence[int] | None = None, per_site: bool = False
+        self,
+        mode: str,
+        task: str,
+        split: str,
+        rows: Sequence[int] | None = None,
+        per_site: bool = False,
+        *,
+        trained: bool = True,
     ) -> Columns:
-        """Columns of every expert of ``mode`` on a task's split, or on some of its rows."""
+        """Return columns of every expert of ``mode`` on a task's split, or on some of its rows.
+
+        Args:
+            mode, task, split: which.
+            rows: of the split; by default all.
+            per_site: one column an expert and site.
+            trained: whether logits are those of the head that the task's expert holds.
+        """
         if per_site:
             return self._stored(mode, task, split, None if rows is None else tuple(rows))
-        whole = self._stored(mode, task, split, ())
+        whole = self._stored(mode, task, split, (), trained)
         if rows is None:
             return whole
         wanted = torch.isin(whole.examples, torch.tensor(list(rows)))
@@ -74,9 +90,22 @@ class ColumnStore:
         weights: Mapping[str, float],
         rows: Mapping[str, Sequence[int]] | None = None,
     ) -> dict[str, Result]:
-        """How the fusion with these weights does, by expert; no forward pass. With ``rows``, on these of each task."""
+        """Return how the fusion with these weights does; no forward pass.
+
+        A fusion holds the heads of the experts that it is made of. On another task its logits are those of a head that
+        is not trained, whose columns are made when they are first asked for.
+
+        Args:
+            mode: of the experts.
+            tasks: what is scored.
+            split: of each.
+            weights: a coefficient for every expert that is fused, by its task.
+            rows: on these of a task; by default on all.
+        """
         chosen = rows or {}
-        return {n: self._result(self.get(mode, n, split, chosen.get(n)), n, weights) for n in tasks}
+        trained = {n: n in weights or not any(a.heads for a in self.experts[mode].values()) for n in tasks}
+        columns = {n: self.get(mode, n, split, chosen.get(n), trained=trained[n]) for n in tasks}
+        return {n: self._result(columns[n], n, weights) for n in tasks}
 
     def _result(self, columns: Columns, task: str, weights: Mapping[str, float]) -> Result:
         from tangora.tasks.metrics import score
@@ -87,28 +116,34 @@ class ColumnStore:
         loss = torch.nn.functional.cross_entropy(logits, columns.labels)
         return Result(float(score(self.tasks[task].metric, values, columns.labels.tolist())), float(loss), values)
 
-    def _stored(self, mode: str, task: str, split: str, rows: tuple[int, ...] | None) -> Columns:
+    def _stored(self, mode: str, task: str, split: str, rows: tuple[int, ...] | None, trained: bool = True) -> Columns:
         """From memory, from disk, or made now; ``rows`` is empty for columns that are not per site."""
         from tangora.tangent.columns import columns_key, load_columns
 
         experts = dict(self.experts[mode])
+        if not trained:
+            experts = {name: replace(expert, heads={}) for name, expert in experts.items()}
         per_site = rows != ()
         key = columns_key(self.base, self.tasks[task], split, experts, per_site)
         kept = f"{key}-{rows}"
         if kept not in self._kept:
-            path = self.folder / mode / f"{task}-{split}{self._suffix(rows)}.safetensors"
-            try:
-                self._kept[kept] = load_columns(path, key)
-            except TangoraError:  # not there, cut short, or of experts that were trained again since
-                self._kept[kept] = self._made(mode, task, split, rows)
-                self._kept[kept].save(path)
+            name = f"{task}-{split}{self._suffix(rows) if trained else '-start'}"
+            path = self.folder / mode / f"{name}.safetensors"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Two jobs in two processes may want the same columns: the second waits, and then reads them.
+            with FileLock(path.with_name(f".{name}.lock")):
+                try:
+                    self._kept[kept] = load_columns(path, key)
+                except TangoraError:  # not there, cut short, or of experts that were trained again since
+                    log.info("columns of %s: %s, %s", mode, task, split)
+                    self._kept[kept] = self._made(experts, task, split, rows)
+                    self._kept[kept].save(path)
         return self._kept[kept]
 
-    def _made(self, mode: str, task: str, split: str, rows: tuple[int, ...] | None) -> Columns:
+    def _made(self, experts: Mapping[str, Adapter], task: str, split: str, rows: tuple[int, ...] | None) -> Columns:
         from tangora.tangent.columns import make_columns, site_columns
 
-        log.info("columns of %s: %s, %s", mode, task, split)
-        experts, of_task = dict(self.experts[mode]), self.tasks[task]
+        of_task = self.tasks[task]
         if rows == ():
             return make_columns(self.base, of_task, split, experts, batch_size=self.batch_size)
         return site_columns(self.base, of_task, split, experts, rows=rows)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tangora.runs.context import Context
     from tangora.runs.sources import Sources
 
-__all__ = ["ExpertJob", "expert_jobs", "experts_of"]
+__all__ = ["ExpertJob", "expert_jobs"]
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,3 @@ def expert_jobs(recipe: Recipe, sources: Sources) -> list[ExpertJob]:
             key = stage_key(config, sources.base, prints, [metrics[name] for name in group])
             jobs.append(ExpertJob(key, group, (), Resources(float(rows * of_mode.passes)), mode))
     return jobs
-
-
-def experts_of(jobs: list[ExpertJob], mode: str) -> list[ExpertJob]:
-    """Return the jobs of one mode."""
-    return [job for job in jobs if job.mode == mode]

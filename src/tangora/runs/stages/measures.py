@@ -104,22 +104,24 @@ def linearity(
         network = columns.origin
         if a != 0:
             with applied(base.backbone, fusion.merge("task_arithmetic", [a])):
-                network = network_logits(base, task, split, batch_size)
+                network = network_logits(base, task, split, expert, batch_size)
         gaps.append(linearity_gap(network, columns.origin + a * columns.columns[0], columns.origin))
         on_point()
     distance, agreement = [gap.distance for gap in gaps], [gap.agreement for gap in gaps]
     return {"path": list(path), "distance": distance, "agreement": agreement, "rows": len(task.splits[split])}
 
 
-def network_logits(base: Base, task: Task, split: str, batch_size: int) -> Float[Tensor, "lines classes"]:
+def network_logits(
+    base: Base, task: Task, split: str, expert: Adapter, batch_size: int
+) -> Float[Tensor, "lines classes"]:
     """Logits of the ordinary network, with the lines of `Columns`: row by row, or target token by target token."""
     import torch
 
-    from tangora.tasks import TaskModel
+    from tangora.tasks import TaskModel, make_readout
     from tangora.tasks.batches import IGNORED
     from tangora.tasks.values import evaluating
 
-    model = TaskModel(base.backbone, task, base)
+    model = TaskModel(base.backbone, task, base, make_readout(task, base, expert))
     device = next(base.backbone.parameters()).device
     found: dict[int, Tensor] = {}
     with evaluating(model), torch.no_grad():

@@ -1,0 +1,187 @@
+"""The promises of a readout: shapes, batches, gradients, parameters that travel, the tangent expansion."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import replace
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tangora.adapters.adapter import Adapter
+from tangora.adapters.application import applied
+from tangora.adapters.heads import HeadRecord
+from tangora.errors import AdapterError
+from tangora.tangent import TangentTaskModel, direction_of
+from tangora.tasks.base import Base
+from tangora.tasks.contract import Family
+from tangora.tasks.model import TaskModel, make_readout, predict
+from tangora.tasks.values import Batch, Task, evaluating
+from tangora.updates.task_vector import LowRank
+
+__all__ = ["check_followed", "check_readout"]
+
+_ROWS = 4
+_STEP = 1e-2  # of a finite difference
+
+
+def check_readout(family: Family[Any, Any], base: Base, task: Task) -> None:
+    """Check the readout of a task.
+
+    Raises:
+        AssertionError: says which promise is broken.
+    """
+    _check_start(family, base, task)
+    head = _some_head(base, task)
+    _check_shapes(family, base, task, head)
+    _check_answers(family, base, task, head)
+    _check_gradients(base, task, head)
+    if family.logits_over is not None:
+        _check_expansion(base, task, head)
+
+
+def check_followed(family: Family[Any, Any], base: Base, task: Task) -> None:
+    """Check the task whose logits are features, if there is one.
+
+    Raises:
+        AssertionError: says which promise is broken.
+    """
+    followed = family.followed(task)
+    if followed is None:
+        return
+    model = TaskModel(base.backbone, followed, base)
+    assert not cast(nn.Module, model.readout).state_dict(), "the readout of a followed task has parameters"
+    inputs, labels = _batch(model, followed)
+    with evaluating(model), torch.no_grad():
+        lengths = model.logits(inputs, labels).norm(dim=-1)
+    assert torch.allclose(lengths, torch.ones_like(lengths), atol=1e-4), (
+        f"features to follow are unit vectors: {lengths}"
+    )
+
+
+def _check_start(family: Family[Any, Any], base: Base, task: Task) -> None:
+    one, other = (cast(nn.Module, family.readout(task, base)) for _ in range(2))
+    assert isinstance(one, nn.Module), f"a readout is a torch.nn.Module, got {type(one).__name__}"
+    assert one is not other, "readout returns a new one every time"
+    for (name, value), again in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
+        assert torch.equal(value, again), f"the parameter {name} of a readout starts at other values every time"
+        assert value.is_floating_point(), f"{name} is in state_dict() and is no floating-point tensor"
+    hash(family.readout(task, base).features_key)
+
+
+def _some_head(base: Base, task: Task) -> Adapter:
+    """An adapter that holds random values of the readout's parameters, if it has any."""
+    state = cast(nn.Module, make_readout(task, base)).state_dict()
+    draw = torch.Generator().manual_seed(0)
+    values = {name: 0.3 * torch.randn(tensor.shape, generator=draw) for name, tensor in state.items()}
+    record = HeadRecord(**task.record)
+    return Adapter({}, heads={task.name: values} if values else {}, records={task.name: record})
+
+
+def _batch(model: TaskModel, task: Task, rows: range = range(_ROWS)) -> tuple[Batch, Tensor]:
+    data = next(iter(task.splits.values())).dataset()
+    batch = dict(model.collator([data[i] for i in rows]))
+    device = next(model.backbone.parameters()).device
+    placed = {name: value.to(device) for name, value in batch.items()}
+    return placed, placed.pop("labels")
+
+
+def _check_shapes(family: Family[Any, Any], base: Base, task: Task, head: Adapter) -> None:
+    model = TaskModel(base.backbone, task, base, make_readout(task, base, head))
+    readout, (inputs, labels) = model.readout, _batch(model, task)
+    with evaluating(model), torch.no_grad():
+        features = readout.features(base.backbone, inputs, labels)
+        logits = readout.logits(features)
+        losses = readout.losses(logits, labels)
+    assert len(features) == _ROWS, f"features has {len(features)} entries for {_ROWS} rows"
+    assert logits.dtype == torch.float32, f"logits are float32, got {logits.dtype}"
+    assert logits.shape[-1] == readout.width, f"width is {readout.width}, and there are {logits.shape[-1]} logits"
+    tokens = labels.shape[1:] if family.logits_over == "tokens" else ()
+    assert logits.shape[:-1] == (_ROWS, *tokens), f"logits are of rows (and tokens), got {tuple(logits.shape)}"
+    assert losses.shape == (_ROWS,), f"losses has one entry per row, got {tuple(losses.shape)}"
+    for row in range(_ROWS):
+        alone, label = _batch(model, task, range(row, row + 1))
+        with evaluating(model), torch.no_grad():
+            loss = readout.losses(model.logits(alone, label), label)[0]
+        what = f"row {row} has the loss {float(losses[row]):g} in a batch and {float(loss):g} alone"
+        assert math.isclose(float(loss), float(losses[row]), rel_tol=1e-3, abs_tol=1e-4), what
+
+
+def _check_answers(family: Family[Any, Any], base: Base, task: Task, head: Adapter) -> None:
+    model = TaskModel(base.backbone, task, base, make_readout(task, base, head))
+    split = next(iter(task.splits.values()))
+    found = predict(model, split, 5)
+    values = np.asarray(found.values).tolist()
+    kinds: dict[str, type] = {"classes": int, "text": str, "number": float}
+    for value in values:
+        assert isinstance(value, kinds[family.answers]), f"an answer is {family.answers}, got {value!r}"
+    if family.answers == "classes":
+        assert set(values) <= set(range(len(task.labels))), f"answers are class numbers, got {sorted(set(values))}"
+    assert np.isfinite(found.losses).all(), "a loss is not finite"
+    other = replace(task, labels=[*task.labels[1:], *task.labels[:1]])
+    if head.heads and other.labels != task.labels:
+        _refused(other, base, head)
+
+
+def _refused(task: Task, base: Base, head: Adapter) -> None:
+    try:
+        make_readout(task, base, head)
+    except AdapterError:
+        return
+    raise AssertionError("a head for the same classes in another order is taken")
+
+
+def _check_gradients(base: Base, task: Task, head: Adapter) -> None:
+    """Of the mean loss, by a weight of the backbone and by every parameter of the readout."""
+    model = TaskModel(base.backbone, task, base, make_readout(task, base, head))
+    inputs, labels = _batch(model, task)
+    weights = [p for p in base.backbone.parameters() if p.is_floating_point() and p.ndim == 2]
+    flags = [p.requires_grad for p in weights]
+    try:
+        for weight in weights:
+            weight.requires_grad_(True)
+        with evaluating(model), torch.enable_grad():
+            loss = model(labels=labels, **inputs)["loss"]
+            own = list(model.readout.parameters())
+            found = torch.autograd.grad(loss, [*weights, *own], allow_unused=True)
+    finally:
+        for weight, flag in zip(weights, flags, strict=True):
+            weight.requires_grad_(flag)
+    assert any(g is not None and bool(g.any()) for g in found[: len(weights)]), "no gradient reaches the backbone"
+    for gradient in found[len(weights) :]:
+        assert gradient is not None, "no gradient reaches a parameter of the readout"
+
+
+def _check_expansion(base: Base, task: Task, head: Adapter) -> None:
+    """The tangent of logits and the answers of the expansion, against finite differences of the network."""
+    uses = Counter(id(p) for _, p in base.backbone.named_parameters(remove_duplicate=False))
+    modules = ((n, m) for n, m in base.backbone.named_modules() if isinstance(m, nn.Linear))
+    linear = {n: m.weight for n, m in modules if uses[id(m.weight)] == 1}  # a tied weight is no layer's own
+    draw = torch.Generator().manual_seed(1)
+    pairs = {n: [torch.randn(s, generator=draw) for s in ((len(w), 1), (1, w.shape[1]))] for n, w in linear.items()}
+    size = {n: 1.0 / float(b.norm() * a.norm()) for n, (b, a) in pairs.items()}
+
+    def moved(share: float) -> Adapter:
+        return Adapter({n: LowRank(b, a, share * size[n]) for n, (b, a) in pairs.items()})
+
+    direction = direction_of(moved(1.0), base.backbone)
+    readout = make_readout(task, base, head)
+    model = TangentTaskModel(base.backbone, task, base, direction, readout)
+    inputs, labels = _batch(model, task)
+    with evaluating(model), torch.no_grad():
+        primal, tangent = model.expansion(inputs, labels)
+        ends = []
+        for sign in (1.0, -1.0):
+            with applied(base.backbone, moved(sign * _STEP)):
+                ends.append(TaskModel(base.backbone, task, base, readout).logits(inputs, labels))
+        answers, _ = model.predict_batch({**inputs, "labels": labels})
+    expected = (ends[0] - ends[1]) / (2 * _STEP)
+    scale = float(expected.abs().max()) + 1e-3
+    error = float((tangent - expected).abs().max())
+    assert error < 0.1 * scale, f"the expansion is not the derivative of the logits: off by {error:g} of {scale:g}"
+    if labels.ndim == 1:
+        what = "answers of an expanded model are not those of its logits: apply `settle` to logits"
+        assert answers == (primal + tangent).argmax(-1).tolist(), what

@@ -1,0 +1,132 @@
+"""The contract suite over our own families, and what it catches."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from tangora.config.tasks import BaseConfig, BaseSettings, TaskConfig, base_settings
+from tangora.errors import PluginError, RecipeError
+from tangora.support.seams import FAMILIES
+from tangora.tasks.families.text_zero_shot import TextZeroShot
+from tangora.testing import check_family
+
+COLORS = ["red", "green", "blue"]
+
+
+@pytest.fixture
+def inputs(tiny_bert, tiny_clip, tiny_t5, text_data, image_data):
+    """Family -> tiny base settings and task settings."""
+    texts = {"parquet": {split: str(text_data / f"{split}.parquet") for split in ("train", "test")}}
+    images = {"npz": {split: str(image_data / f"{split}.npz") for split in ("train", "test")}}
+    text = {"name": "t", "source": texts, "labels": COLORS}
+    image = {"name": "i", "source": images, "image": "images", "label": "labels", "labels": COLORS}
+    return {
+        "text-zero-shot": ({"model": str(tiny_bert)}, text),
+        "image-zero-shot": ({"model": str(tiny_clip)}, image),
+        "text-to-text": ({"model": str(tiny_t5), "max_new_tokens": 5}, text | {"metric": "exact_match"}),
+    }
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_contract_holds(name, inputs):
+    assert FAMILIES.get(name).name == name
+    check_family(FAMILIES.get(name), *inputs[name])
+
+
+def test_families_are_listed_and_recipes_read_without_torch():
+    probe = (
+        "import sys; from tangora.config.recipe import load_recipe; load_recipe('quickstart');"
+        "from tangora.support.seams import FAMILIES, METRICS; FAMILIES.all(); METRICS.all();"
+        "assert not {'torch', 'transformers', 'sklearn'} & set(sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", probe]).returncode == 0
+
+
+def test_an_unknown_family_names_the_nearest():
+    with pytest.raises(
+        RecipeError, match=r"no such family, got 'text-zeroshot' at family \(base\)\. Did you mean 'text-z"
+    ):
+        base_settings({"family": "text-zeroshot", "model": "x"}, "base")
+    with pytest.raises(PluginError, match="no such family"):
+        FAMILIES.get("text-zeroshot")
+
+
+class Wide(BaseSettings):
+    width: int = 3
+
+
+class Broken(TextZeroShot):
+    """Right in everything but one thing."""
+
+    name = "broken"
+
+    def __init__(self, **changes):
+        for name, value in changes.items():
+            setattr(self, name, value)
+
+
+def readout(change):
+    """A readout method whose readouts are changed."""
+
+    def made(task, base):
+        found = TextZeroShot().readout(task, base)
+        change(found)
+        return found
+
+    return made
+
+
+def drifting(found):
+    found.bias = nn.Parameter(torch.randn(3))
+
+
+def rough(found):
+    logits = found.logits
+    found.logits = lambda features: logits(features).round()
+
+
+def leaky(found):
+    logits = found.logits
+    found.logits = lambda features: logits(features - features.mean(0))
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (Broken(answers="labels"), "answers is one of"),
+        (Broken(logits_over="words"), "logits_over is one of"),
+        (Broken(auto_class=lambda model: "NoSuchModel"), "auto_class names no class"),
+        (Broken(decides=lambda config, base: {"scale": torch.rand(())}), "different fingerprints"),
+        (Broken(examples=lambda table, config: iter(["one"])), "examples gives one per row"),
+        (Broken(followed=lambda task: task), "features to follow are unit vectors"),
+        (Broken(readout=readout(drifting)), "starts at other values every time"),
+        (Broken(readout=readout(rough)), "no gradient reaches the backbone|the expansion is not the derivative"),
+        (Broken(readout=readout(leaky)), "in a batch and"),
+        (Broken(readout=readout(lambda found: setattr(found, "width", 2))), "width is 2, and there are 3 logits"),
+    ],
+)
+def test_the_suite_catches_a_broken_family(broken, message, inputs):
+    FAMILIES.register("broken", broken)
+    try:
+        with pytest.raises(AssertionError, match=message):
+            check_family(broken, *inputs["text-zero-shot"])
+    finally:
+        FAMILIES.unregister("broken")
+
+
+def test_settings_of_another_class_are_refused(inputs):
+    FAMILIES.register("broken", Broken(base_settings=Wide))
+    try:
+        assert base_settings({"family": "broken", "model": "x", "width": 4}, "base").width == 4
+        with pytest.raises(RecipeError, match=r"unknown key 'pooling' at pooling \(base\)"):
+            base_settings({"family": "broken", "model": "x", "pooling": "cls"}, "base")
+        with pytest.raises(ValueError, match="the settings of family broken are Wide, not BaseConfig"):
+            BaseConfig(family="broken", model="x")
+    finally:
+        FAMILIES.unregister("broken")
+    assert TaskConfig.model_fields.keys() > {"name", "source", "text", "prompt"}

@@ -1,0 +1,170 @@
+"""A family with a trained head and a metric of other packages, through a whole run."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+import torch
+
+import plugins
+import tangora
+from tangora.adapters.adapter import load
+from tangora.config.recipe import Recipe, load_recipe
+from tangora.errors import AdapterError, RecipeError
+from tangora.evaluation.evaluator import evaluate
+from tangora.evaluation.results import rank_kept
+from tangora.support.seams import FAMILIES, METRICS
+from tangora.support.validation import validate
+from tangora.tasks import load_base, load_task, make_readout
+from tangora.testing import check_family, check_metric
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The plug-ins, installed and found for the length of this module."""
+    folder = plugins.install(tmp_path_factory.mktemp("site"), "family", "metric")
+    with plugins.installed(folder, FAMILIES, METRICS):
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def raw(site, tiny_bert, text_data):
+    """A recipe of two tasks that a head has to be trained for: labels without names, and names that say nothing."""
+    files = {"parquet": {split: str(text_data / f"{split}.parquet") for split in ("train", "test")}}
+    return {
+        "name": "heads",
+        "base": {"family": "linear-head", "model": str(tiny_bert), "pooling": "mean", "max_length": 16},
+        "tasks": [
+            {"name": "number", "source": files, "label": "grade", "metrics": ["balanced_error", "accuracy"]},
+            {"name": "letter", "source": files, "labels": ["a", "b", "c"]},
+        ],
+        "lora": {"r": 2, "target_modules": ["query", "value"]},
+        "training": {"steps": 30, "batch_size": 16, "learning_rate": 0.02, "checkpoint_every": 10},
+        "modes": {"lora": {}, "l-lora": {"linearize": "module"}, "tangent": {"linearize": "model"}},
+        "fusion": {
+            "methods": [
+                {"method": "average"},
+                {"method": "task_arithmetic", "weights": [0.3, 1.0]},
+                {"method": "fisher", "modes": ["lora"]},
+                {"method": "task_arithmetic", "search": "convex", "modes": ["tangent"]},
+                {"method": "task_arithmetic", "search": "learned", "steps": 2, "modes": ["lora"], "name": "learned"},
+            ],
+            "statistics": {"rows": 8},
+        },
+        "evaluation": {"bootstrap": 100},
+    }
+
+
+@pytest.fixture(scope="module")
+def run(raw, tmp_path_factory):
+    """The run's folder, and its recipe."""
+    recipe = validate(Recipe, raw, "test")
+    return tangora.run(recipe, tmp_path_factory.mktemp("runs") / "heads"), recipe
+
+
+@pytest.fixture(scope="module")
+def bench(run):
+    """Base and tasks, loaded again."""
+    base = load_base(run[1].base)
+    return base, [load_task(task, base, run[1].seed) for task in run[1].tasks]
+
+
+def scores(folder, split="test", **where):
+    """(task, metric) -> score on the rows of a split."""
+    with (folder / "scores.csv").open() as file:
+        rows = [r for r in csv.DictReader(file) if r["split"] == split and not r["task"].startswith("mean")]
+    return {(r["task"], r["metric"]): float(r["score"]) for r in rows if all(r[k] == v for k, v in where.items())}
+
+
+def test_the_contracts_hold(raw):
+    base = {k: v for k, v in raw["base"].items() if k != "family"}
+    check_family(FAMILIES.get("linear-head"), base, raw["tasks"][1])
+    check_metric(METRICS.get("balanced_error"))
+
+
+def test_the_family_reads_its_own_settings(raw, tmp_path):
+    recipe = validate(Recipe, raw, "test")
+    assert recipe.base.max_length == 16
+    (tmp_path / "again.yaml").write_text(recipe.to_yaml())
+    assert load_recipe(tmp_path / "again.yaml") == recipe
+    with pytest.raises(RecipeError, match=r"unknown key 'templates' at tasks\.0\.templates .*Valid: name, source"):
+        validate(Recipe, raw | {"tasks": [raw["tasks"][0] | {"templates": ["{}"]}]}, "test")
+    with pytest.raises(RecipeError, match=r"unknown key 'scale' at base\.scale"):
+        validate(Recipe, raw | {"base": raw["base"] | {"scale": 3}}, "test")
+
+
+@pytest.mark.parametrize("mode", ["lora", "l-lora", "tangent"])
+def test_heads_are_trained_and_travel(run, mode):
+    folder = run[0] / "adapters" / mode / "number"
+    record = json.loads((folder / "heads" / "number.json").read_text())
+    assert (record["family"], record["labels"]) == ("linear-head", ["0.5", "1.5", "2.5"])
+    assert record["base"] == {"pooling": "mean", "max_length": 16}
+    assert record["task"]["text"] == "text"
+    fused = load(run[0] / "fused" / mode / "average")
+    assert set(fused.heads) == set(fused.records) == {"number", "letter"}
+    own = load(folder).heads["number"]
+    assert own["linear.weight"].any(), "trained from zero"
+    for name, values in own.items():
+        assert torch.equal(values, fused.heads["number"][name]), "a fusion holds the heads as they are"
+    mine = scores(run[0], mode=mode, method="expert", subset="number")
+    assert mine["number", "accuracy"] > 0.8
+    assert mine["number", "balanced_error"] == pytest.approx(1 - mine["number", "accuracy"], abs=1e-6), "equal classes"
+    assert mine["letter", "accuracy"] == pytest.approx(1 / 3, abs=1e-6), "the head of another task is not trained"
+
+
+@pytest.mark.parametrize("mode", ["lora", "l-lora", "tangent"])
+def test_scores_reproduce_after_loading(run, bench, mode):
+    base, tasks = bench
+    for where, adapter in (
+        ({"method": "expert", "subset": "letter"}, run[0] / "adapters" / mode / "letter"),
+        ({"method": "average"}, run[0] / "fused" / mode / "average"),
+    ):
+        written = scores(run[0], mode=mode, **where)
+        for task, result in evaluate(load(adapter), base, tasks).items():
+            metric = "balanced_error" if task == "number" else "accuracy"
+            assert written[task, metric] == pytest.approx(result.score, abs=1e-6), (where, task)
+
+
+def test_the_candidate_is_chosen_by_what_is_kept_of_errors(run):
+    metrics = {"number": "balanced_error", "letter": "accuracy"}
+    experts = {
+        task: scores(run[0], mode="lora", method="expert", subset=task, split="validation")[task, metric]
+        for task, metric in metrics.items()
+    }
+    tried: dict[str, dict[str, float]] = {}
+    with (run[0] / "candidates.csv").open() as file:
+        for row in csv.DictReader(file):
+            if (row["mode"], row["method"]) == ("lora", "task_arithmetic"):
+                tried.setdefault(row["weights"], {})[row["task"]] = float(row["score"])
+    assert len(tried) == 2
+    ranks = {weights: rank_kept(found, experts, metrics) for weights, found in tried.items()}
+    with (run[0] / "scores.csv").open() as file:
+        chosen = {
+            r["coefficients"] for r in csv.DictReader(file) if (r["mode"], r["method"]) == ("lora", "task_arithmetic")
+        }
+    assert [json.loads(text)["weights"] for text in chosen] == [json.loads(max(ranks, key=ranks.__getitem__))]
+    assert (run[0] / "report.html").is_file()
+    assert (run[0] / "explorer-tangent.html").is_file()
+
+
+def test_a_head_for_other_classes_is_refused(run, bench):
+    base, tasks = bench
+    adapter = load(run[0] / "adapters" / "lora" / "letter")
+    other = tasks[1].__class__(**{**vars(tasks[1]), "labels": ["b", "a", "c"]})
+    with pytest.raises(AdapterError, match=r"the head is of the classes a, b, c, in this order, got \['b', 'a', 'c'\]"):
+        make_readout(other, base, adapter)
+    again = load(run[0] / "adapters" / "l-lora" / "letter")
+    with pytest.raises(AdapterError, match="two adapters have different heads for one task, got 'letter'"):
+        make_readout(tasks[1], base, adapter, again)
+
+
+def test_a_student_takes_the_heads_of_its_teacher(run, bench, tmp_path):
+    base, tasks = bench
+    config = run[1].finetune_config("lora")
+    short = config.model_copy(update={"training": config.training.model_copy(update={"steps": 3})})
+    teacher = load(run[0] / "fused" / "tangent" / "average")
+    student = tangora.distill(base, tasks, teacher, short, rows=12, out=tmp_path / "student")
+    assert set(load(tmp_path / "student").heads) == set(student.heads) == {"number", "letter"}
+    assert torch.equal(student.heads["letter"]["linear.bias"], teacher.heads["letter"]["linear.bias"])
