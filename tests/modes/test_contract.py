@@ -144,7 +144,9 @@ def test_a_mode_may_have_keys_of_its_own(wide, tmp_path):
     (tmp_path / "again.yaml").write_text(recipe.to_yaml())
     assert load_recipe(tmp_path / "again.yaml") == recipe
     other = load_recipe(tmp_path / "r.yaml", ["modes.m.factor=1"]).finetune_config("m")
-    assert stage_key(config, "base", {"a": "x"}) != stage_key(other, "base", {"a": "x"})
+    assert stage_key(config, "base", {"a": "x"}, "text-zero-shot") != stage_key(
+        other, "base", {"a": "x"}, "text-zero-shot"
+    )
     with pytest.raises(RecipeError, match=r"greater than or equal to 1.*factor"):
         load_recipe(tmp_path / "r.yaml", ["modes.m.factor=0"])
     with pytest.raises(RecipeError, match=r"has no key 'factr'.*factor"):
@@ -204,7 +206,7 @@ def test_an_adapter_of_a_mode_that_is_not_installed():
 
 def test_the_key_of_a_training_covers_what_decides_it_and_nothing_else():
     def key(base="base", tasks=None, **changes):
-        return stage_key(FinetuneConfig(**changes), base, tasks or {"a": "rows"})
+        return stage_key(FinetuneConfig(**changes), base, tasks or {"a": "rows"}, "text-zero-shot")
 
     assert key() == key(training={"workers": 3, "report_to": ["wandb"], "checkpoint_every": 7})
     assert key() == key(training={"learning_rate": 1e-3}), "the default rate, written out"
@@ -215,6 +217,6 @@ def test_the_key_of_a_training_covers_what_decides_it_and_nothing_else():
 
 
 def test_the_key_of_a_training_changes_with_the_code_of_its_mode(monkeypatch):
-    before = stage_key(FinetuneConfig(), "base", {"a": "rows"})
+    before = stage_key(FinetuneConfig(), "base", {"a": "rows"}, "text-zero-shot")
     monkeypatch.setattr(stage, "source_digest", lambda *_, **__: "other code")
-    assert stage_key(FinetuneConfig(), "base", {"a": "rows"}) != before
+    assert stage_key(FinetuneConfig(), "base", {"a": "rows"}, "text-zero-shot") != before
