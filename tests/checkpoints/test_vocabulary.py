@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from test_merge import equal, naive, refuse
+from test_fuse_checkpoints import equal, naive, refuse
 
 from folders import CONFIG, family, read, save
 from tangora.checkpoints import fuse_checkpoints, fuser
