@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.table import Table
+
 from tangora.config.recipe import Recipe
 from tangora.modes.contract import mode_of
 from tangora.progress import Progress
@@ -29,8 +31,6 @@ def preflight(recipe: Recipe, out: Path, progress: Progress, *, overwrite: bool 
     Raises:
         TangoraError: as `tangora.runs.runner.run` would.
     """
-    from rich.table import Table
-
     check_methods(recipe)
     claim(out, recipe, overwrite)
     context = Context(out, recipe, progress)

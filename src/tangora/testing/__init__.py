@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tangora.testing.executor import check_executor
     from tangora.testing.family import check_family
+    from tangora.testing.format import check_format
     from tangora.testing.method import METHOD_CHECKS, check_method
     from tangora.testing.metric import check_metric
+    from tangora.testing.mode import check_mode
     from tangora.testing.search import check_search
     from tangora.testing.update import check_update
 
@@ -26,8 +28,10 @@ _HOME = {
     "METHOD_CHECKS": "method",
     "check_executor": "executor",
     "check_family": "family",
+    "check_format": "format",
     "check_method": "method",
     "check_metric": "metric",
+    "check_mode": "mode",
     "check_search": "search",
     "check_update": "update",
 }
@@ -36,8 +40,10 @@ __all__ = [
     "METHOD_CHECKS",
     "check_executor",
     "check_family",
+    "check_format",
     "check_method",
     "check_metric",
+    "check_mode",
     "check_search",
     "check_update",
 ]
