@@ -11,8 +11,10 @@ import pytest
 
 from tangora.progress import Line, Overall, Progress, shown
 from tangora.runs.estimate import Estimate, Rates, measured_rates
-from tangora.runs.events import Event
+from tangora.runs.events import Event, Reporter
 from tangora.runs.jobs import Job, Resources
+from tangora.runs.listener import Listener
+from tangora.runs.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,62 @@ def test_what_is_shown_by_default_is_for_somebody_who_watches(asked, kind):
     own = Progress()
     with shown(own) as progress:
         assert progress is own
+
+
+class Heard(Progress):
+    """Notes what it is told."""
+
+    def __init__(self):
+        self.calls = []
+
+    def begin(self, label, total):
+        self.calls.append(("begin", label, total))
+
+    def update(self, done, detail=""):
+        self.calls.append(("update", done))
+
+    def end(self):
+        self.calls.append(("end",))
+
+
+class Seconds:
+    """A clock that only adds up."""
+
+    def __init__(self):
+        self.seconds = {}
+
+    def add(self, stage, seconds):
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+
+
+def test_of_jobs_that_are_done_at_once_one_is_shown_until_it_ends():
+    jobs, heard, clock = toys(1.0, 1.0), Heard(), Seconds()
+    listener = Listener(Plan(tuple(jobs)), heard, clock, Estimate(jobs, Rates()))
+    for event in (
+        Event("job 0", "started"),
+        Event("job 0", "progressed", 0, 2, "first"),
+        Event("job 1", "progressed", 0, 2, "second"),
+        Event("job 0", "progressed", 1, 2, "first"),
+        Event("job 0", "done", seconds=1.5),
+        Event("job 1", "progressed", 1, 2, "second"),
+        Event("job 1", "failed", seconds=0.5),
+    ):
+        listener(event)
+    assert heard.calls == [("begin", "first", 2), ("update", 1), ("end",), ("begin", "second", 2), ("end",)]
+    assert clock.seconds == {"fine-tune": 2.0}
+
+
+def test_a_reporter_makes_events_of_progress():
+    seen = []
+    reporter = Reporter("job", seen.append)
+    reporter.begin("train", 3)
+    reporter.advance(detail="a")
+    reporter.update(3)
+    assert [(e.what, e.step, e.steps, e.label, e.detail) for e in seen] == [
+        ("progressed", 0, 3, "train", ""),
+        ("progressed", 1, 3, "train", "a"),
+        ("progressed", 3, 3, "train", ""),
+    ]
 
 
 def test_a_measured_job_tells_how_long_the_others_take():
