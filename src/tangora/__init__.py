@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tangora.api.finetuning import finetune
     from tangora.api.loading import load_base, load_task
     from tangora.api.predicting import predict
+    from tangora.api.running import run
     from tangora.checkpoints import fuse_checkpoints
     from tangora.config.recipe import load_recipe
     from tangora.config.settings import FinetuneConfig
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from tangora.methods import fusion_method
     from tangora.modes.distillation import distill
     from tangora.modes.loading import load_model
-    from tangora.runs.runner import run
     from tangora.tangent import TangentModel
     from tangora.tangent.linearization import linearize
     from tangora.tasks.base import Base
@@ -99,7 +99,7 @@ _HOME = {
     "load_recipe": "config.recipe",
     "load_task": "api.loading",
     "predict": "api.predicting",
-    "run": "runs.runner",
+    "run": "api.running",
 }
 
 

@@ -2,13 +2,12 @@
 
 Work that has one part reports it by `Progress.begin`, `advance` or `update`, and `end`. A run of many jobs also reports
 `Progress.overall` after every step, so that one bar can show all of it. Functions for Python take
-``progress: Progress | bool | None``, which `shown` resolves: by default a bar in a terminal or a notebook, and nothing
-elsewhere.
+``progress: Progress | bool | None``, which `shown` resolves: by default a line in a terminal or a notebook, and nothing
+elsewhere. Those of `tangora.api` and the command line draw bars in its place (`tangora.cli.bars`).
 """
 
 from __future__ import annotations
 
-import logging
 import sys
 import time
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TextIO
 
-__all__ = ["Line", "Logged", "Overall", "Progress", "duration", "shown"]
+__all__ = ["Line", "Overall", "Progress", "duration", "shown"]
 
 
 @dataclass(frozen=True)
@@ -137,26 +136,6 @@ class Line(Progress):
     def _bar(self, fraction: float) -> str:
         full = round(self._width * min(1.0, max(0.0, fraction)))
         return "[" + "#" * full + "." * (self._width - full) + "]"
-
-
-class Logged(Progress):
-    """Writes a line to the log ``tangora`` for each part, with its time."""
-
-    def __init__(self) -> None:
-        self._label, self._began = "", 0.0
-
-    def begin(self, label: str, total: int) -> None:
-        """Remember the label."""
-        self._label, self._began = label, time.perf_counter()
-
-    def end(self) -> None:
-        """Log how long the part took."""
-        seconds = time.perf_counter() - self._began
-        logging.getLogger("tangora").info("%s: %s", self._label, duration(seconds))
-
-    def note(self, text: str) -> None:
-        """Log it."""
-        logging.getLogger("tangora").info("%s", text)
 
 
 @contextmanager

@@ -174,7 +174,8 @@ def test_a_tangent_plane_needs_columns_and_no_pass_after_them(run, monkeypatch):
     assert entry["rows"] == {"plain": 9, "photo": 9}
     assert entry["loss"][2][4] == pytest.approx(np.mean([r.loss for r in together.values()]), rel=1e-4)
     assert entry["scores"]["photo"][2][4] == together["photo"].score
-    monkeypatch.setattr("tangora.tangent.columns.make_columns", None)
+    for module in ("columns", "measures"):
+        monkeypatch.setattr(f"tangora.runs.stages.{module}.make_columns", None)
     again = Plan(run, Settings(pairs="plain+photo", points=5, **settings))
     assert list(again.lines())[-1].startswith("at most 0 forward passes")
     analyze(again)

@@ -45,7 +45,7 @@ def lora_layers(model: nn.Module, adapter_name: str = "default") -> dict[str, La
         ModelError: there is no such adapter, no layer holds it, or a layer is of another kind than Linear, Conv1D and
             Embedding.
     """
-    from peft.tuners.lora.layer import LoraLayer
+    from peft.tuners.lora.layer import LoraLayer  # deferred: it takes seconds to import
 
     adapter_config(model, adapter_name)
     found = {
@@ -62,7 +62,7 @@ def lora_layers(model: nn.Module, adapter_name: str = "default") -> dict[str, La
 
 def _refuse_unless_plain(layer: Layer, site: str, adapter_name: str) -> None:
     """A subclass may compute something else (quantized, sharded), so the type must be exact."""
-    from peft.tuners.lora.layer import Embedding, Linear
+    from peft.tuners.lora.layer import Embedding, Linear  # deferred: it takes seconds to import
 
     if type(layer) not in (Linear, Embedding):
         name, fix = f"{type(layer).__module__}.{type(layer).__name__}", "target Linear, Conv1D or Embedding layers only"

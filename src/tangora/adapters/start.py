@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tangora.adapters.formats.lora.layers import is_bias
+from tangora.adapters.initial import DRAWN, draw_factors, fingerprint
 from tangora.adapters.metadata import FILE
 from tangora.errors import AdapterError, ArgumentError
 from tangora.storage.tensors import finite
@@ -37,7 +38,6 @@ def read_initial(adapter: Adapter, folder: Path) -> dict[str, LowRank] | None:
         initial = _redraw(adapter)
     if initial is None or told is None or told.fingerprint is None:
         return initial
-    from tangora.adapters.initial import fingerprint
 
     if (found := fingerprint(initial)) != told.fingerprint:
         what = f"φ₀ has fingerprint {found[:12]}, {FILE} says {told.fingerprint[:12]}"
@@ -47,8 +47,6 @@ def read_initial(adapter: Adapter, folder: Path) -> dict[str, LowRank] | None:
 
 def _redraw(adapter: Adapter) -> dict[str, LowRank] | None:
     """φ₀ from its seed; None where that is not how it was made."""
-    from tangora.adapters.initial import DRAWN, draw_factors
-
     told = adapter.metadata.initial
     if told is None or told.init not in DRAWN:
         return None
@@ -74,8 +72,6 @@ def _redraw(adapter: Adapter) -> dict[str, LowRank] | None:
 
 def can_redraw(adapter: Adapter) -> bool:
     """Whether seed and sites are enough to draw the adapter's φ₀ again."""
-    from tangora.adapters.initial import fingerprint
-
     drawn, initial = _redraw(adapter), adapter.initial or {}
     if drawn is None or fingerprint(drawn) != fingerprint(initial):
         return False

@@ -113,7 +113,7 @@ class Fuser:
         )
 
     def _uniforms(self, target: Target, start: int, stop: int, lane: Lane) -> Tensor:
-        import torch
+        import torch  # deferred: torch takes a second, and linear methods do without it
 
         parts = range(start // CHUNK, (stop - 1) // CHUNK + 1)
         drawn = [self._drawn(target, part, lane) for part in parts]
@@ -121,7 +121,7 @@ class Fuser:
         return joined[:, start - parts[0] * CHUNK : stop - parts[0] * CHUNK].to(lane.device)
 
     def _drawn(self, target: Target, part: int, lane: Lane) -> Tensor:
-        import torch
+        import torch  # deferred: torch takes a second, and linear methods do without it
 
         key = (target.name, part)
         if key not in lane.drawn:

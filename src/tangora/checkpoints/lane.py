@@ -70,7 +70,7 @@ class Lane:
 
     def tensor(self, numbers: Numbers) -> Tensor:
         """The same memory as torch's tensor."""
-        import torch
+        import torch  # deferred: torch takes a second, and linear methods do without it
 
         return torch.from_numpy(numbers)
 

@@ -152,14 +152,14 @@ def fuse_checkpoints(
     refuse_existing(out, overwrite)
     kind, size, workers = _dtype(dtype), _bytes(shard_size), _threads(threads)
     if device != "cpu":
-        from tangora.checkpoints.gpu import check_device
+        from tangora.checkpoints.gpu import check_device  # deferred: imports torch, which linear methods do without
 
         check_device(device)
     origin = open_checkpoint(base)
     models_ = gather(origin, models, allow_missing, Request(chosen, weights, parameters, seed, space, same_base, heads))
     plan = make_plan(models_.targets, dtype=kind, shard_size=size, block=block)
     if not models_.computation.method.linear or "F16" in plan.dtypes or (plan.wide and "BF16" in plan.dtypes):
-        import torch  # noqa: F401  # before the memory is measured that it takes
+        import torch  # noqa: F401  # deferred: before the memory is measured that it takes
     about = {**models_.about, "dtype": kind, "notes": models_.notes}
     kept, checked = 0, None
     if not dry_run:
@@ -187,7 +187,7 @@ def fuse_checkpoints(
 
 
 def _checked(output: Output, base: Checkpoint, models: Models) -> Checked:
-    from tangora.checkpoints.verified import check_written
+    from tangora.checkpoints.verified import check_written  # deferred: imports torch, which linear methods do without
 
     return check_written(output.folder, base, models.targets, models.computation, models.sources, output.cutoffs)
 
@@ -196,7 +196,7 @@ def _write_beside(folder: Path, base: Checkpoint, about: Mapping[str, Any], mode
     """What a folder holds beside its shards."""
     write_sidecars(folder, base, models.config, models.tokenizer, about)
     if models.heads:
-        from tangora.adapters.heads import write_heads
+        from tangora.adapters.heads import write_heads  # deferred: imports torch, which linear methods do without
 
         write_heads(folder, models.heads)
     if index is not None:
@@ -212,7 +212,7 @@ def _run(plan: Plan, computation: Computation, output: Output, threads: int, dev
             torch.set_num_threads(1)  # of this thread: a block is too small to be divided
         if device == "cpu":
             return Lane(files, tasks, plan.widest, plan.itemsize, plan.wide)
-        from tangora.checkpoints.gpu import GpuLane
+        from tangora.checkpoints.gpu import GpuLane  # deferred: imports torch, which linear methods do without
 
         return GpuLane(files, tasks, plan.widest, plan.itemsize, plan.wide, device)
 

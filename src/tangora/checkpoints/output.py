@@ -171,7 +171,7 @@ def opened(out: Path, plan: Plan, key: str, *, overwrite: bool) -> Iterator[Outp
 
 
 def _claim(lock: int, out: Path) -> None:
-    import fcntl
+    import fcntl  # deferred: Windows has none
 
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

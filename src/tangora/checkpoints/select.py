@@ -145,7 +145,7 @@ class Selection:
 
     def _inside_there(self, entries: Any) -> tuple[Array, int]:
         """The same for torch's tensors, on the device where they are."""
-        import torch
+        import torch  # deferred: torch takes a second, and linear methods do without it
 
         kind = torch.int64 if self._int.itemsize == 8 else torch.int32
         patterns = (entries.view(kind) & self._mask) - self._low

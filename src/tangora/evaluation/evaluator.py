@@ -27,6 +27,7 @@ from tangora.support.files import digest, writing
 from tangora.support.seams import FAMILIES, METRICS
 from tangora.support.shown import one_line
 from tangora.support.source import source_digest
+from tangora.tasks import predict, score
 from tangora.tasks.values import only
 
 if TYPE_CHECKING:
@@ -183,8 +184,6 @@ class Evaluator:
         return digest([key, self._base.fingerprint, task.fingerprint, split, scoring_code(task.family, task.metrics)])
 
     def _measure(self, model_of: Callable[[Task], TaskModel], task: Task, split: str) -> Result:
-        from tangora.tasks import predict, score
-
         if split not in task.splits:
             raise DataError("the split is missing", got=split, where=f"task {task.name}")
         rows = task.splits[split]

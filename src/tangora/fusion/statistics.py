@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tangora.adapters.metadata import BaseInfo
@@ -253,8 +254,6 @@ class _File(Mapping[str, Tensor]):
         return len(self._names)
 
     def _open(self) -> Any:
-        from safetensors import SafetensorError, safe_open
-
         try:
             return safe_open(self.path, "pt")
         except (SafetensorError, OSError) as cause:

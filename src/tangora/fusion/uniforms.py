@@ -26,9 +26,9 @@ def uniforms(seed: int, name: str, fingerprint: str, part: int, count: int) -> F
         part: which chunk of the tensor.
         count: how many.
     """
-    import torch
+    import torch  # deferred: torch takes a second, and linear methods do without it
 
-    from tangora.adapters.initial import seed_of
+    from tangora.adapters.initial import seed_of  # deferred: imports torch
 
     place = () if part == 0 else (part,)
     generator = torch.Generator().manual_seed(seed_of("uniforms", seed, name, fingerprint, *place))
@@ -37,7 +37,7 @@ def uniforms(seed: int, name: str, fingerprint: str, part: int, count: int) -> F
 
 def drawn(seed: int, name: str, fingerprints: Sequence[str], shape: Sequence[int]) -> Float[Tensor, "tasks *param"]:
     """`uniforms` for all entries of a tensor, of every adapter."""
-    import torch
+    import torch  # deferred: torch takes a second, and linear methods do without it
 
     parts = range(max(1, math.ceil((count := math.prod(shape)) / CHUNK)))
     rows = [[uniforms(seed, name, f, part, min(CHUNK, count - part * CHUNK)) for part in parts] for f in fingerprints]

@@ -22,7 +22,7 @@ _BLOCK = 2**15
 
 def widened(tensor: Tensor) -> Tensor:
     """``tensor`` in the dtype to add up in: float32 for half precisions, otherwise its own."""
-    import torch
+    import torch  # deferred: torch takes a second, and linear methods do without it
 
     if tensor.dtype in (torch.float32, torch.float64):  # asked for every block: worth a look before the rules
         return tensor
@@ -39,7 +39,7 @@ def in_blocks(
 
     The temporaries are as large as a block, not as the model.
     """
-    import torch
+    import torch  # deferred: torch takes a second, and linear methods do without it
 
     if deltas.ndim == 1:
         return function(deltas, weights, *stacked).to(deltas.dtype)
@@ -89,13 +89,13 @@ def elected_sum(
 def _elected(sparse: Sequence[Tensor], weights: Tensor, mean: bool) -> Tensor:
     if any(t.device.type != "cpu" or t.requires_grad for t in (*sparse, weights)):
         return _elected_by_torch(sparse, weights, mean)
-    import torch
+    import torch  # deferred: torch takes a second, and linear methods do without it
 
     return torch.from_numpy(_elected_by_numpy([t.numpy() for t in sparse], weights.numpy(), mean))
 
 
 def _elected_by_torch(sparse: Sequence[Tensor], weights: Tensor, mean: bool) -> Tensor:
-    import torch
+    import torch  # deferred: torch takes a second, and linear methods do without it
 
     ballot = sparse[0].double()
     for delta in sparse[1:]:
@@ -111,7 +111,7 @@ def _elected_by_torch(sparse: Sequence[Tensor], weights: Tensor, mean: bool) -> 
 
 def _elected_by_numpy(sparse: Sequence[Array], weights: Array, mean: bool) -> Array:
     """The same, to the bit: on a processor NumPy compares in a fraction of the time, and here in place."""
-    import numpy as np
+    import numpy as np  # deferred: only sums of files need it
 
     ballot = sparse[0].astype(np.float64)
     for delta in sparse[1:]:

@@ -64,7 +64,7 @@ def average(
     >>> average(torch.tensor([[4.0, 0.0], [0.0, 8.0]]), weights=torch.tensor([[3.0], [1.0]]))
     tensor([3., 2.])
     """
-    import torch
+    import torch  # deferred: torch takes a second, and linear methods do without it
 
     weights = weights.to(widened(deltas[:0]).dtype)
     total = weights.sum(0)

@@ -163,8 +163,11 @@ class Mode(Protocol):
         """Return the network that an adapter was trained as, in evaluation mode.
 
         Args:
-            folder: the adapter's.
+            folder: the adapter's, in the format of its kind.
             model: the base model, which is wrapped or changed in place.
+
+        A network whose function includes what follows it, as an expansion does, has a method ``then(last)`` that
+        returns the network with ``last`` inside, as `tangora.TangentModel` does.
 
         Raises:
             AdapterError: the folder holds no adapter that can be read.

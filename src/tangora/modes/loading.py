@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from tangora.adapters.adapter import load
+from tangora.adapters.contract import format_of
 from tangora.adapters.formats.lora.reading import CONFIG
+from tangora.adapters.kinds import KINDS
 from tangora.adapters.metadata import BaseInfo, Metadata, read_metadata
 from tangora.config.recipe import BaseSettings
 from tangora.config.tasks import base_settings
@@ -81,16 +86,29 @@ def load_model(
     if not same_base:
         _refuse_another(model, about, place)
     take_out(model, _unused(about.base.family))  # it was trained without, and targets may match a layer there
-    return mode_of(about).load_model(place, model)
+    with _in_own_format(place) as folder_of_kind:
+        return mode_of(about).load_model(folder_of_kind, model)
+
+
+@contextlib.contextmanager
+def _in_own_format(place: Path) -> Iterator[Path]:
+    """The adapter in the format of its kind: a copy of one that is in another package's format."""
+    format_ = format_of(place)
+    if format_.name == KINDS[format_.kind].format:
+        yield place
+        return
+    with tempfile.TemporaryDirectory(prefix="tangora-") as scratch:
+        load(place).save(scratch)
+        yield Path(scratch)
 
 
 def _told(place: Path) -> tuple[Metadata, Mapping[str, Any]]:
-    """What ``tangora.json`` and ``adapter_config.json`` say; the first may be missing."""
-    if not place.is_dir():
+    """The contents of ``tangora.json`` and ``adapter_config.json``; either may be missing."""
+    if not place.exists():
         raise AdapterError("no such folder", where=place, fix="give the folder that holds adapter_config.json")
-    about = read_metadata(place)
-    if about is not None and about.kind == "full":
-        return about, {}
+    about = read_metadata(place) if place.is_dir() else None
+    if (about is not None and not about.of_kind.in_peft) or not (place / CONFIG).exists():
+        return about or load(place).metadata, {}
     config = read_json(inside(place, CONFIG))
     named = BaseInfo(model=config.get("base_model_name_or_path") or None, revision=config.get("revision"))
     return about or Metadata(base=named), config
@@ -119,7 +137,7 @@ class _Loader:
     adapter: Mapping[str, Any]
 
     def from_pretrained(self, name: str, *, revision: str | None, trust_remote_code: bool, **options: Any) -> Any:
-        import transformers
+        import transformers  # deferred: it takes seconds to import
 
         place: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
         named = (self.adapter.get("auto_mapping") or {}).get("base_model_class") or _AUTO.get(

@@ -113,7 +113,7 @@ def weights_footprint(base: Base) -> Footprint:
 
 
 def _lora_config(lora: LoraSettings) -> LoraConfig:
-    from peft import LoraConfig
+    from peft import LoraConfig  # deferred: it takes seconds to import
 
     targets = lora.target_modules
     return LoraConfig(
@@ -176,7 +176,7 @@ def as_before(backbone: nn.Module, *, values: bool) -> Iterator[dict[str, Tensor
 
 def _unload(backbone: nn.Module) -> None:
     """Put the layers that peft wrapped back, also when peft stopped half-way."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.tuners.tuners_utils import BaseTunerLayer  # deferred: it takes seconds to import
 
     for name, module in list(backbone.named_modules()):
         if isinstance(module, BaseTunerLayer):

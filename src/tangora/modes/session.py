@@ -239,7 +239,7 @@ def _checkpoints(bench: Bench, tasks: Sequence[Task], config: FinetuneConfig) ->
         return
     versions = [version(name) for name in ("torch", "transformers", "peft", "accelerate")]
     prints, metrics = {task.name: task.fingerprint for task in tasks}, [task.metric for task in tasks]
-    key = stage_key(config, bench.base.fingerprint, prints, metrics)
+    key = stage_key(config, bench.base.fingerprint, prints, bench.base.config.family, metrics)
     identity = digest([key, versions, os.environ.get("WORLD_SIZE")])
     folder = bench.scratch / identity[:16]
     with writing(bench.scratch):

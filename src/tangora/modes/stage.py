@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tangora.modes.contract import mode_of
 from tangora.support.files import digest
-from tangora.support.seams import METRICS
+from tangora.support.seams import FAMILIES, METRICS
 from tangora.support.source import source_digest
 
 if TYPE_CHECKING:
@@ -28,20 +28,23 @@ _UNDECIDING = (
 """Packages that a mode imports and that cannot decide what it trains."""
 
 
-def stage_key(config: FinetuneConfig, base: str, tasks: Mapping[str, str], metrics: Iterable[str] = ()) -> str:
+def stage_key(
+    config: FinetuneConfig, base: str, tasks: Mapping[str, str], family: str, metrics: Iterable[str] = ()
+) -> str:
     """Return the key that ``tangora.json`` keeps as ``stage``.
 
-    It covers the mode's code with everything that it imports from Tangora, the settings that the mode takes, its seed,
-    the base's weights and the tasks' rows. It does not cover what cannot change the result: trackers, data loader
-    processes, how often a checkpoint is written. Nothing is loaded for it.
+    It covers the code of mode and family with everything that it imports from Tangora, the settings that the mode
+    takes, its seed, the base's weights and the tasks' rows. It does not cover what cannot change the result: trackers,
+    data loader processes, how often a checkpoint is written. Nothing is loaded for it.
 
     Args:
         config: a resolved mode of a recipe.
         base: fingerprint of the base's weights.
         tasks: name -> fingerprint of what is trained on, in order.
+        family: of the base.
         metrics: of the tasks; their code decides which weights are kept if training stops early.
     """
     watched = [METRICS.get(name) for name in sorted(set(metrics)) if config.training.early_stopping]
     settings = config.resolved().settings.model_dump(mode="json", exclude={"training": _MACHINERY})
-    code = source_digest(mode_of(config), *watched, without=_UNDECIDING)
+    code = source_digest(mode_of(config), FAMILIES.get(family), *watched, without=_UNDECIDING)
     return digest(["expert", code, config.train, config.mode, settings, config.seed, base, list(tasks.items())])

@@ -74,6 +74,6 @@ def _keys(lora: LoraSettings) -> list[tuple[str, str]]:
 
 
 def _adaptable(module: nn.Module) -> bool:
-    from transformers.pytorch_utils import Conv1D
+    from transformers.pytorch_utils import Conv1D  # deferred: it takes seconds to import
 
     return isinstance(module, (nn.Linear, nn.Embedding, Conv1D))

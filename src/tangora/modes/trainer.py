@@ -23,6 +23,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 import transformers
+from accelerate.utils import broadcast_object_list
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset, SequentialSampler
@@ -150,7 +151,6 @@ class QuietTrainer(Trainer):
         """The main process's numbers, so that every process takes the same decision."""
         if self.args.world_size == 1:
             return values
-        from accelerate.utils import broadcast_object_list
 
         shared = list(values)
         broadcast_object_list(shared)

@@ -7,6 +7,8 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
+
 from tangora.errors import FileError
 from tangora.quickstart.data import pretraining
 from tangora.quickstart.training import Progress, Settings, pretrain, save
@@ -56,8 +58,7 @@ def encoder(progress: Progress | None = None, settings: Settings | None = None) 
 
 
 def _key(settings: Settings) -> str:
-    import torch
-    import transformers
+    import transformers  # deferred: it takes seconds to import
 
     images, captions = pretraining()
     return digest(

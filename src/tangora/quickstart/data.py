@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from tangora.errors import DataError
 from tangora.quickstart import pictures
 from tangora.support.extras import require
@@ -118,8 +120,6 @@ def load(name: str) -> dict[str, dict[str, UInt8[ndarray, "n 32 32 3"] | Int[nda
     >>> {split: len(rows["label"]) for split, rows in load("faces").items()}
     {'train': 90, 'validation': 30, 'test': 56}
     """
-    import numpy as np
-
     known = labels(name)
     return {
         split: {
@@ -201,8 +201,7 @@ def _order(place: str) -> str:
 
 
 def _stack(rows: Sequence[_Row]) -> UInt8[ndarray, "n 32 32 3"]:
-    import numpy as np
-    from PIL import Image
+    from PIL import Image  # deferred: an extra
 
     def resized(image: UInt8[ndarray, "height width *rgb"]) -> UInt8[ndarray, "32 32 3"]:
         picture = Image.fromarray(image).convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR)

@@ -26,8 +26,8 @@ def vocabulary(texts: Sequence[str]) -> list[str]:
 
 def tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
     """One token a word, ``<start> ... <end>`` around a text, lower case; unknown words become ``<unk>``."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors  # deferred: an extra
+    from transformers import PreTrainedTokenizerFast  # deferred: it takes seconds to import
 
     ids = {word: i for i, word in enumerate(words)}
     core = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
@@ -47,7 +47,9 @@ def tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
 
 def image_processor() -> CLIPImageProcessorPil:
     """Resize to 32 pixels, then (pixel / 255 - 0.5) / 0.25."""
-    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+    from transformers.models.clip.image_processing_pil_clip import (
+        CLIPImageProcessorPil,  # deferred: it takes seconds to import
+    )
 
     side = {"height": SIZE, "width": SIZE}
     return CLIPImageProcessorPil(
@@ -60,13 +62,13 @@ def image_processor() -> CLIPImageProcessorPil:
 
 def build(words: int, width: int, layers: int, patch: int, projection: int) -> CLIPModel:
     """The untrained model, drawn from torch's global generator: seed it, and fork it, outside."""
-    from transformers import CLIPModel
+    from transformers import CLIPModel  # deferred: it takes seconds to import
 
     return CLIPModel(_config(words, width, layers, patch, projection))
 
 
 def _config(words: int, width: int, layers: int, patch: int, projection: int) -> CLIPConfig:
-    from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
+    from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig  # deferred: it takes seconds to import
 
     text = CLIPTextConfig(
         vocab_size=words,

@@ -6,6 +6,8 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 from tangora.errors import DataError
 
 if TYPE_CHECKING:
@@ -25,8 +27,7 @@ def photo(file: str, package: Package = "skimage") -> UInt8[ndarray, "height wid
     Raises:
         DataError: the installed package does not bring the file.
     """
-    import numpy as np
-    from PIL import Image
+    from PIL import Image  # deferred: an extra
 
     with Image.open(_path(file, package)) as opened:
         picture = opened.convert("RGB")
@@ -36,8 +37,7 @@ def photo(file: str, package: Package = "skimage") -> UInt8[ndarray, "height wid
 
 def digits() -> tuple[UInt8[ndarray, "n 8 8"], Int[ndarray, "n"]]:
     """Scanned handwritten digits and which digit each is (UCI optical recognition, test part)."""
-    import numpy as np
-    from sklearn.datasets import load_digits
+    from sklearn.datasets import load_digits  # deferred: an extra
 
     images, labels = load_digits(return_X_y=True)
     scaled = np.rint(images.reshape(-1, 8, 8) * (255 / 16))
@@ -46,8 +46,6 @@ def digits() -> tuple[UInt8[ndarray, "n 8 8"], Int[ndarray, "n"]]:
 
 def faces() -> tuple[UInt8[ndarray, "n 25 25"], Int[ndarray, "n"]]:
     """Patches of Labeled Faces in the Wild and whether each is a face (0) or not (1), without repeated patches."""
-    import numpy as np
-
     patches: Float[ndarray, "200 25 25"] = np.load(_path("lfw_subset.npy", "skimage"), allow_pickle=False)
     images = np.rint(patches * 255).clip(0, 255).astype(np.uint8)
     labels = np.repeat(np.array([0, 1], dtype=np.int64), 100)

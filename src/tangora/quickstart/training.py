@@ -7,6 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+from torch.nn.functional import cross_entropy
+
 from tangora.quickstart.data import pretraining
 from tangora.quickstart.model import PIXEL_MEAN, PIXEL_STD, build, image_processor, tokenizer, vocabulary
 
@@ -48,8 +51,6 @@ def pretrain(settings: Settings, progress: Progress | None = None) -> tuple[CLIP
         settings: model and schedule.
         progress: called after each step with (steps done, steps, loss).
     """
-    import torch
-
     images, captions = pretraining()
     words = tokenizer(vocabulary(captions))
     ids = words(captions, padding=True, return_tensors="pt")["input_ids"]
@@ -62,7 +63,7 @@ def pretrain(settings: Settings, progress: Progress | None = None) -> tuple[CLIP
 
 def save(model: CLIPModel, words: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write model, tokenizer and image processor as ``from_pretrained`` expects them."""
-    from transformers.utils import logging
+    from transformers.utils import logging  # deferred: it takes seconds to import
 
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # one file in a blink: its bar would only break ours
@@ -82,8 +83,6 @@ def _fit(
     settings: Settings,
     progress: Progress,
 ) -> None:
-    import torch
-
     generator = torch.Generator().manual_seed(settings.seed)
     pixels = (images.permute(0, 3, 1, 2).float() / 255 - PIXEL_MEAN) / PIXEL_STD
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
@@ -110,16 +109,11 @@ def _rate(step: int, settings: Settings) -> float:
 
 def _shifted(pixels: Float[Tensor, "n 3 h w"], generator: torch.Generator) -> Float[Tensor, "n 3 h w"]:
     """The batch moved by up to two pixels: a few hundred images are soon known by heart."""
-    import torch
-
     dy, dx = torch.randint(-2, 3, (2,), generator=generator).tolist()
     return torch.roll(pixels, (dy, dx), dims=(2, 3))
 
 
 def _loss(model: CLIPModel, pixels: Float[Tensor, "n 3 h w"], ids: Int[Tensor, "n words"]) -> Float[Tensor, ""]:
-    import torch
-    from torch.nn.functional import cross_entropy
-
     captions, which = torch.unique(ids, dim=0, return_inverse=True)
     logits = model(input_ids=captions, attention_mask=(captions != 0).long(), pixel_values=pixels).logits_per_image
     of_caption = torch.nn.functional.one_hot(which, len(captions)).to(logits)

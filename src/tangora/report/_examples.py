@@ -40,7 +40,7 @@ class Examples:
 
 def source(recipe: Recipe, task: TaskSettings, labels: Mapping[str, Mapping[int, int]], count: int) -> Examples:
     """The rows of ``task`` read again, if they are still those whose ``labels`` (split, row -> label) are known."""
-    from tangora.tasks.load import read_rows
+    from tangora.tasks.load import read_rows  # deferred: imports torch
 
     named = task.labels if isinstance(task.labels, list) else []
     classes = [named[i] if i < len(named) else f"class {i}" for i in range(count)]

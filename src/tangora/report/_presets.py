@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tangora.methods import get
 from tangora.report.summary import method_name
 
 if TYPE_CHECKING:
@@ -129,9 +130,7 @@ def _label(entry: FusionEntry, selection: str) -> str | None:
 
 def _effective(entry: FusionEntry, coefficients: Mapping[str, Any], count: int) -> list[float] | None:
     """What a linear method multiplies each task vector by; None where that is not one number a task."""
-    import torch
-
-    from tangora.methods import get
+    import torch  # deferred: torch takes a second
 
     method = get(entry.method)
     weights = coefficients.get("weights")

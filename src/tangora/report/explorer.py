@@ -15,6 +15,7 @@ from tangora.config.recipe import Recipe, load_recipe
 from tangora.errors import ArgumentError, FileError, RecipeError
 from tangora.report import _examples, _pack, _presets
 from tangora.report._page import render
+from tangora.report.data import read_scores
 from tangora.support.extras import require
 from tangora.support.files import write_text
 from tangora.support.seams import FAMILIES
@@ -141,7 +142,7 @@ def _showable(folder: Path, recipe: Recipe, mode: str) -> tuple[list[TaskSetting
 
 def _read(folder: Path, recipe: Recipe, mode: str) -> _Content:
     """The columns of a mode, cut to what fits into a page."""
-    from tangora.tangent.columns import load_columns
+    from tangora.tangent.columns import load_columns  # deferred: imports torch
 
     tasks, notes = _showable(folder, recipe, mode)
     content = _Content(recipe, mode, tasks, notes=notes)
@@ -163,7 +164,7 @@ def _shared(columns: Columns, names: Sequence[str]) -> list[str]:
 
 def _fit(content: _Content, read: Mapping[str, Mapping[str, Columns]]) -> None:
     """As many bits as fit; where 16 do not either, a seeded sample of the rows, in proportion to the classes."""
-    from tangora.tasks.splits import sample
+    from tangora.tasks.splits import sample  # deferred: only a page needs them
 
     everything = [columns for splits in read.values() for columns in splits.values()]
     room = (_PAGE - _OWN - _EXAMPLES[0]) * 3 // 4  # of base64, which packs three bytes into four
@@ -248,8 +249,7 @@ def _all_examples(content: _Content, budget: int) -> dict[str, dict[str, Any]]:
 
 def _all_presets(folder: Path, content: _Content) -> tuple[list[_presets.Preset], int]:
     """Presets, and the bytes that those apart from the sliders take: as many of these as there is room for."""
-    from tangora.evaluation.predictions import read_apart
-    from tangora.report.data import read_scores
+    from tangora.evaluation.predictions import read_apart  # deferred: only a page needs them
 
     scores, kept = read_scores(folder / "scores.csv"), read_apart(folder)
     presets = _presets.from_scores(content.recipe, scores, content.mode, content.names)

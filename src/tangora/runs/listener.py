@@ -30,7 +30,7 @@ class Listener:
     def __init__(self, plan: Plan, progress: Progress, clock: Clock, estimate: Estimate) -> None:
         self._plan, self._progress, self._clock, self._estimate = plan, progress, clock, estimate
         self._shown: tuple[str, str, int] | None = None
-        self._told = 0.0
+        self._estimated = 0.0
 
     def __call__(self, event: Event) -> None:
         """Pass an event on."""
@@ -57,8 +57,8 @@ class Listener:
 
     def _whole(self, at_once: bool) -> None:
         now = time.monotonic()
-        if at_once or now - self._told >= _PAUSE:
-            self._told = now
+        if at_once or now - self._estimated >= _PAUSE:
+            self._estimated = now
             self._progress.overall(self._estimate.state())
 
     def _end(self) -> None:

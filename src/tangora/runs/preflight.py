@@ -1,36 +1,36 @@
-"""What a run would do, before it does it: jobs, sites, trainable parameters, disk, what is already there."""
+"""What a run would do, before it does it: jobs and their time, sites, trainable parameters, disk, what is there."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from rich.table import Table
 
 from tangora.config.recipe import Recipe
 from tangora.modes.contract import mode_of
-from tangora.progress import Progress
+from tangora.progress import Progress, duration
 from tangora.runs.checks import check_methods
 from tangora.runs.context import Context
+from tangora.runs.estimate import measured_rates
 from tangora.runs.folder import claim
+from tangora.runs.runner import missing
 from tangora.runs.stages.cells import cells
 from tangora.runs.stages.experts import ExpertJob
 from tangora.support.sizes import size_text
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 __all__ = ["preflight"]
 
 
 def preflight(recipe: Recipe, out: Path, progress: Progress, *, overwrite: bool = False) -> tuple[Table, str]:
-    """The plan, a row a mode, and what it comes to; loads base and data for their errors' sake, and writes nothing.
+    """Return the plan, with a row for each mode, and what it comes to; write nothing.
+
+    Base and data are loaded, so that their errors surface before training starts.
 
     Raises:
         TangoraError: as `tangora.runs.runner.run` would.
     """
-    from rich.table import Table
-
     check_methods(recipe)
     claim(out, recipe, overwrite)
     context = Context(out, recipe, progress)
@@ -56,7 +56,19 @@ def preflight(recipe: Recipe, out: Path, progress: Progress, *, overwrite: bool 
             f"{weight.trainable:,}",
             size_text(size),
         )
-    return table, _totals(recipe, context.names, total, out)
+    return table, f"{_totals(recipe, context.names, total, out)}\n{_jobs(context)}"
+
+
+def _jobs(context: Context) -> str:
+    """How many jobs are left, and how long they take if jobs of this run have been measured."""
+    left, rates = missing(context), measured_rates(context.run)
+    planned = f"{len(context.plan)} jobs, {len(context.plan) - len(left)} done"
+    if not left:
+        return planned
+    if not rates.measured:
+        return f"{planned}; how long they take is known after the first ones"
+    seconds = sum(rates.seconds(job) for job in left)
+    return f"{planned}; the others take about {duration(seconds)} in one process"
 
 
 def _totals(recipe: Recipe, tasks: Sequence[str], total: int, out: Path) -> str:

@@ -62,10 +62,6 @@ def run(
     Raises:
         OutputError: ``out`` holds something else, is in use by another run, or cannot be written.
         TangoraError: whatever is wrong with recipe, data, base or adapters.
-
-    >>> import tangora
-    >>> tangora.run(tangora.load_recipe("recipe.yaml"), "run").name
-    'run'
     """
     out = Path(out)
     check_methods(recipe)

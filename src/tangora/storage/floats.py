@@ -76,7 +76,7 @@ def _as_bits(dtype: str, numbers: Array) -> bool:
 
 def _tensor(numbers: Array, dtype: str | None = None) -> Tensor:
     """The same memory for torch, which converts by the processor's own instructions; NumPy does float16 one by one."""
-    import torch
+    import torch  # deferred: torch takes a second, and linear methods do without it
 
     tensor = torch.from_numpy(numbers)
     return tensor if dtype is None else tensor.view({"BF16": torch.bfloat16, "F16": torch.float16}[dtype])

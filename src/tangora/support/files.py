@@ -159,8 +159,8 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     Raises:
         FileError: the file is missing, truncated or corrupt.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors import SafetensorError  # deferred: imports torch
+    from safetensors.torch import load_file  # deferred: imports torch
 
     try:
         return load_file(path)
@@ -174,7 +174,7 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write tensors (made contiguous, keys sorted) to ``path``; use inside `atomic_dir`."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save_file  # deferred: imports torch
 
     save_file({k: tensors[k].contiguous() for k in sorted(tensors)}, path, metadata=dict(metadata or {"format": "pt"}))
     path.chmod(0o666 & ~_umask())  # it makes files that only their owner may read

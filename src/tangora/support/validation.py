@@ -28,7 +28,7 @@ class UnknownNameError(ValueError):
 
 def validate(model: type[_M], raw: Mapping[str, Any], where: str, error: type[TangoraError] = RecipeError) -> _M:
     """Return ``raw`` as a model; raise an ``error`` that names the first fault and the closest key."""
-    from pydantic import ValidationError  # a tenth of a second, for those who need only `did_you_mean`
+    from pydantic import ValidationError  # deferred: it takes a tenth of a second, and `did_you_mean` does without
 
     try:
         return model.model_validate(raw)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
+from safetensors import safe_open
 from torch import Tensor
 
 from tangora.adapters.heads import heads_digest
@@ -132,8 +133,6 @@ def load_columns(path: str | os.PathLike[str], fingerprint: str | None = None) -
         DataError: not such a file, or of another base, split or task vectors.
         FileError: the file is missing or corrupt.
     """
-    from safetensors import safe_open
-
     tensors = read_safetensors(path)
     with safe_open(path, "pt") as file:
         about: dict[str, Any] = json.loads((file.metadata() or {}).get("tangora.columns", "{}"))

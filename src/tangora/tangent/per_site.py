@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tangora.tangent.direction import Direction
+from tangora.tasks.model import TaskModel
 
 if TYPE_CHECKING:
     from tangora.tangent.model import TangentTaskModel
@@ -26,8 +27,6 @@ __all__ = ["per_site"]
 
 def per_site(model: TangentTaskModel, inputs: Any, labels: Tensor, *, stacked: Direction) -> tuple[Tensor, Tensor]:
     """Logits at φ₀, and columns ``[vectors, sites, batch, *tokens, classes]``."""
-    from tangora.tasks.model import TaskModel
-
     with torch.enable_grad(), _recorded(model.backbone, list(stacked.low_rank)) as calls:
         logits = TaskModel.logits(model, inputs, labels)
         flat = logits.reshape(len(logits), -1)

@@ -13,6 +13,7 @@ A **family** says how a model answers: ``image-zero-shot`` (CLIP, SigLIP), ``tex
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from tangora.support.seams import METRICS
@@ -56,8 +57,6 @@ _HOME = {
 
 def __getattr__(name: str) -> Any:
     """Import a name when it is first used: a recipe names metrics and families, and needs no torch for that."""
-    from importlib import import_module
-
     if name in _HOME:
         return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from tangora import quickstart
 from tangora.errors import ModelError
 from tangora.support.files import digest
 from tangora.support.machine import Machine
@@ -79,7 +80,6 @@ def location(config: BaseSettings) -> str:
     """The folder or Hub id that transformers understands; makes the built-in model when it is asked for."""
     if config.model != BUILTIN:
         return config.model
-    from tangora import quickstart
 
     return str(quickstart.encoder())
 
@@ -150,7 +150,7 @@ def _loading(config: BaseSettings, place: str) -> Iterator[None]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without transformers' advice and bars: a checkpoint used in part is normal here, and checked above."""
-    from transformers.utils import logging
+    from transformers.utils import logging  # deferred: it takes seconds to import
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tangora import quickstart
 from tangora.errors import DataError
 from tangora.support.extras import require
 from tangora.support.validation import did_you_mean
@@ -129,27 +130,27 @@ def _open(reader: Callable[[Path], Table], path: Path) -> Table:
 
 
 def _parquet(path: Path) -> Table:
-    from pyarrow import parquet  # type: ignore[import-untyped]
+    from pyarrow import parquet  # type: ignore[import-untyped]  # deferred: an extra
 
     return _arrow(parquet.ParquetFile(path).read(), path)
 
 
 def _csv(path: Path) -> Table:
-    from pyarrow import csv
+    from pyarrow import csv  # deferred: an extra
 
     options = csv.ParseOptions(newlines_in_values=True)
     return _arrow(csv.read_csv(path, parse_options=options), path)
 
 
 def _jsonl(path: Path) -> Table:
-    from pyarrow import json
+    from pyarrow import json  # deferred: an extra
 
     return _arrow(json.read_json(path), path)
 
 
 def _arrow(table: Any, path: Path) -> Table:
     """A pyarrow table as a data set in memory: nothing is written to a cache."""
-    from datasets import Dataset
+    from datasets import Dataset  # deferred: an extra
 
     return _dataset(Dataset(table), str(path))
 
@@ -182,8 +183,6 @@ def _imagefolder(path: Path) -> Table:
 
 
 def _builtin(name: str) -> dict[str, Table]:
-    from tangora import quickstart
-
     names = quickstart.labels(name)
     return {
         split: Table(dict(columns), f"builtin {name}, {split}", {"label": names})
@@ -193,7 +192,7 @@ def _builtin(name: str) -> dict[str, Table]:
 
 def _hub(source: Source, task: str) -> dict[str, Table]:
     """Through the data set library's own cache; without ``splits``, those of the three that exist."""
-    import datasets
+    import datasets  # deferred: an extra
 
     where = f"task {task}, {source.hub}"
     wanted: dict[Any, str] = dict(source.splits)
@@ -219,7 +218,7 @@ def _hub(source: Source, task: str) -> dict[str, Table]:
 
 def _refuse_overlap(splits: Mapping[Any, str], sizes: Mapping[str, int], where: str) -> None:
     """Raise `DataError` when two of our splits name a common row, such as ``train`` and ``train[:100]``."""
-    from datasets import ReadInstruction
+    from datasets import ReadInstruction  # deferred: an extra
 
     taken: list[tuple[str, Any]] = []
     for ours, theirs in splits.items():

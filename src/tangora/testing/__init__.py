@@ -14,23 +14,39 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tangora.testing.executor import check_executor
     from tangora.testing.family import check_family
+    from tangora.testing.format import check_format
     from tangora.testing.method import METHOD_CHECKS, check_method
     from tangora.testing.metric import check_metric
+    from tangora.testing.mode import check_mode
     from tangora.testing.search import check_search
     from tangora.testing.update import check_update
 
 # name -> module: a suite is imported when it is first used, since some need torch and others need more
 _HOME = {
     "METHOD_CHECKS": "method",
+    "check_executor": "executor",
     "check_family": "family",
+    "check_format": "format",
     "check_method": "method",
     "check_metric": "metric",
+    "check_mode": "mode",
     "check_search": "search",
     "check_update": "update",
 }
 
-__all__ = ["METHOD_CHECKS", "check_family", "check_method", "check_metric", "check_search", "check_update"]
+__all__ = [
+    "METHOD_CHECKS",
+    "check_executor",
+    "check_family",
+    "check_format",
+    "check_method",
+    "check_metric",
+    "check_mode",
+    "check_search",
+    "check_update",
+]
 
 
 def __getattr__(name: str) -> Any:

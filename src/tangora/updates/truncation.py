@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -27,7 +28,7 @@ Parts = tuple[Float[Tensor, "out rank"], Float[Tensor, "rank"], Float[Tensor, "r
 
 def prepare() -> None:
     """Load SciPy, where several truncations are about to run in threads, which limit what is loaded."""
-    import scipy.sparse.linalg  # noqa: F401
+    import scipy.sparse.linalg  # noqa: F401  # deferred: SciPy takes a third of a second, and most fusions truncate nothing
 
 
 def truncate_factors(b: Float[Tensor, "out r"], a: Float[Tensor, "r in"], rank: int) -> Parts:
@@ -85,7 +86,7 @@ def thin_svd(matrix: Float[Tensor, "out in"]) -> tuple[Tensor, Tensor, Tensor]:
     try:
         u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
     except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
-        from scipy.linalg import svd
+        from scipy.linalg import svd  # deferred: SciPy takes a third of a second, and most fusions truncate nothing
 
         parts = svd(matrix.detach().cpu().numpy(), full_matrices=False, lapack_driver="gesvd")
         u, s, vh = (torch.from_numpy(part).to(matrix.device) for part in parts)
@@ -118,8 +119,7 @@ def _by_qr(b: Tensor, a: Tensor, rank: int) -> Parts:
 
 
 def _lanczos(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
-    import numpy as np
-    from scipy.sparse.linalg import svds
+    from scipy.sparse.linalg import svds  # deferred: SciPy takes a third of a second, and most fusions truncate nothing
 
     wide = matrix.detach().float().cpu() if matrix.dtype != torch.float64 else matrix.detach().cpu()
     start = np.random.default_rng(0).standard_normal(min(matrix.shape)).astype(wide.numpy().dtype)

@@ -29,7 +29,7 @@ def load_in_peft(content: Content, config: Mapping[str, Any], folder: Path) -> n
     Raises:
         AdapterError: peft refuses it, or finds something missing.
     """
-    import peft
+    import peft  # deferred: it takes seconds to import
 
     told = peft.PeftConfig.from_pretrained(str(folder))
     told.task_type = None  # a skeleton has nothing that is particular to a task
@@ -50,7 +50,7 @@ def load_in_peft(content: Content, config: Mapping[str, Any], folder: Path) -> n
 
 def peft_layers(model: nn.Module) -> dict[str, Any]:
     """Path in the base -> the LoRA layer; of parameters of one module, those inside end in ``.base_layer``."""
-    from peft.tuners.lora.layer import LoraLayer
+    from peft.tuners.lora.layer import LoraLayer  # deferred: it takes seconds to import
 
     inner: Any = model
     return {name: m for name, m in inner.get_base_model().named_modules() if isinstance(m, LoraLayer)}
@@ -58,7 +58,7 @@ def peft_layers(model: nn.Module) -> dict[str, Any]:
 
 def peft_state(model: nn.Module) -> dict[str, Tensor]:
     """Parameters that peft holds for its adapter, by the base's names."""
-    import peft
+    import peft  # deferred: it takes seconds to import
 
     state = peft.get_peft_model_state_dict(model, save_embedding_layers=False)
     return {name.removeprefix(PREFIX): tensor for name, tensor in state.items()}

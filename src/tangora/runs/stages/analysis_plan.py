@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from tangora.adapters.adapter import load
 from tangora.analysis.plane import grid
 from tangora.config.recipe import Recipe, load_recipe
 from tangora.errors import DataError, RecipeError
@@ -182,8 +183,6 @@ class Plan:
     @cached_property
     def _stages(self) -> dict[tuple[str, str], str]:
         """What decided each expert, as its ``tangora.json`` says."""
-        from tangora.adapters.adapter import load
-
         found = {}
         for mode, task in itertools.product(self.recipe.modes, self.tasks):
             folder = self.run / "adapters" / mode / task

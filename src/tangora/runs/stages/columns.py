@@ -21,6 +21,8 @@ from tangora.evaluation.evaluator import Result
 from tangora.modes.contract import mode_of
 from tangora.support.files import digest
 from tangora.support.seams import FAMILIES
+from tangora.tangent.columns import columns_key, load_columns, make_columns, site_columns
+from tangora.tasks.metrics import score
 
 if TYPE_CHECKING:
     from tangora.adapters.adapter import Adapter
@@ -108,8 +110,6 @@ class ColumnStore:
         return {n: self._result(columns[n], n, weights) for n in tasks}
 
     def _result(self, columns: Columns, task: str, weights: Mapping[str, float]) -> Result:
-        from tangora.tasks.metrics import score
-
         coefficients = torch.tensor([weights.get(name, 0.0) for name in columns.vectors])
         logits = columns.logits(coefficients)
         values = logits.argmax(-1).tolist()
@@ -118,8 +118,6 @@ class ColumnStore:
 
     def _stored(self, mode: str, task: str, split: str, rows: tuple[int, ...] | None, trained: bool = True) -> Columns:
         """From memory, from disk, or made now; ``rows`` is empty for columns that are not per site."""
-        from tangora.tangent.columns import columns_key, load_columns
-
         experts = dict(self.experts[mode])
         if not trained:
             experts = {name: replace(expert, heads={}) for name, expert in experts.items()}
@@ -141,8 +139,6 @@ class ColumnStore:
         return self._kept[kept]
 
     def _made(self, experts: Mapping[str, Adapter], task: str, split: str, rows: tuple[int, ...] | None) -> Columns:
-        from tangora.tangent.columns import make_columns, site_columns
-
         of_task = self.tasks[task]
         if rows == ():
             return make_columns(self.base, of_task, split, experts, batch_size=self.batch_size)

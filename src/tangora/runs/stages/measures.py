@@ -5,8 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from tangora.adapters.application import applied
+from tangora.analysis import disentanglement_error, joint_loss, over_unit_square, survey
+from tangora.analysis.angles import subspace_overlap
+from tangora.analysis.linearity import linearity_gap
+from tangora.analysis.signs import sign_conflict
 from tangora.errors import DataError
+from tangora.evaluation.candidates import candidate_key
+from tangora.fusion.fusion import Fusion
 from tangora.support.seams import FAMILIES
+from tangora.tangent import make_columns
+from tangora.tasks import TaskModel, make_readout
+from tangora.tasks.batches import IGNORED
+from tangora.tasks.splits import sample
+from tangora.tasks.values import evaluating, only
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -23,16 +37,12 @@ __all__ = ["angles", "by_columns", "by_forward_passes", "limited", "linearity", 
 
 def signs(experts: Mapping[str, Adapter]) -> dict[str, Any]:
     """Sign conflicts between every two experts."""
-    from tangora.analysis.signs import sign_conflict
-
     vectors = [adapter.task_vector for adapter in experts.values()]
     return {name: sign_conflict(vectors, weighted=name == "weighted").tolist() for name in ("counted", "weighted")}
 
 
 def angles(experts: Mapping[str, Adapter], rank: int) -> dict[str, Any]:
     """How far the subspaces of every two experts overlap."""
-    from tangora.analysis.angles import subspace_overlap
-
     found = subspace_overlap([adapter.task_vector for adapter in experts.values()], rank=rank)
     chance = {"columns": found.chance_columns, "rows": found.chance_rows}
     return {"columns": found.columns.tolist(), "rows": found.rows.tolist(), "chance": chance}
@@ -42,8 +52,6 @@ def plane(
     answer: Answer, tasks: tuple[str, str], coefficients: Sequence[float], on_point: Callable[[], None]
 ) -> dict[str, Any]:
     """Disentanglement error, joint loss and both tasks' scores over the plane of two task vectors."""
-    from tangora.analysis import disentanglement_error, joint_loss, over_unit_square, survey
-
     found = survey(answer, tasks, coefficients, on_point)
     error = disentanglement_error(found)
     return {
@@ -60,9 +68,6 @@ def by_forward_passes(
     evaluator: Evaluator, experts: Mapping[str, Adapter], tasks: Sequence[str], split: str, seed: int
 ) -> Answer:
     """Answers of the fused model at each point, weights swapped in place; equal models are scored once."""
-    from tangora.evaluation.candidates import candidate_key
-    from tangora.fusion.fusion import Fusion
-
     fusion = Fusion([experts[task] for task in tasks], seed=seed, names=tasks)
 
     def answer(coefficients: tuple[float, float]) -> Mapping[str, Any]:
@@ -93,11 +98,6 @@ def linearity(
     on_point: Callable[[], None],
 ) -> dict[str, Any]:
     """The gap between network and expansion at every point of φ₀ + a·τ; τ is the change of the weights."""
-    from tangora.adapters.application import applied
-    from tangora.analysis.linearity import linearity_gap
-    from tangora.fusion.fusion import Fusion
-    from tangora.tangent import make_columns
-
     columns = make_columns(base, task, split, {task.name: expert}, batch_size=batch_size)
     fusion, gaps = Fusion([expert], names=[task.name]), []
     for a in path:
@@ -115,12 +115,6 @@ def network_logits(
     base: Base, task: Task, split: str, expert: Adapter, batch_size: int
 ) -> Float[Tensor, "lines classes"]:
     """Logits of the ordinary network, with the lines of `Columns`: row by row, or target token by target token."""
-    import torch
-
-    from tangora.tasks import TaskModel, make_readout
-    from tangora.tasks.batches import IGNORED
-    from tangora.tasks.values import evaluating
-
     model = TaskModel(base.backbone, task, base, make_readout(task, base, expert))
     device = next(base.backbone.parameters()).device
     found: dict[int, Tensor] = {}
@@ -140,8 +134,6 @@ def picked(task: Task, split: str, rows: int, seed: int) -> list[int]:
     Raises:
         DataError: the task has no such split.
     """
-    from tangora.tasks.splits import sample
-
     if split not in task.splits:
         raise DataError("the split is missing", got=split, where=f"task {task.name}")
     whole = task.splits[split]
@@ -155,6 +147,4 @@ def limited(task: Task, split: str, rows: int, seed: int) -> Task:
     Raises:
         DataError: the task has no such split.
     """
-    from tangora.tasks.values import only
-
     return only(task, split, picked(task, split, rows, seed))

@@ -25,8 +25,8 @@ __all__ = ["FORMAT"]
 
 def __getattr__(name: str) -> Any:
     if name == "FORMAT":
-        # deferred: it builds adapters, and modules below `Adapter` import this package's others
-        from tangora.adapters.formats.lora.format import FORMAT
+        # It builds adapters, and modules below `Adapter` import this package's others.
+        from tangora.adapters.formats.lora.format import FORMAT  # deferred: see above
 
         return FORMAT
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

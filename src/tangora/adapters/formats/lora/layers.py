@@ -15,6 +15,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -148,8 +149,6 @@ def experts_of(updates: Mapping[str, Factors]) -> dict[str, list[Factors]]:
 
 def join_experts(experts: list[Factors], rank: int) -> tuple[Tensor, Tensor]:
     """A ``[experts·r, in]`` and B ``[out, r·experts]`` of scaling 1, with zeros up to the rank."""
-    import torch
-
     first = experts[0]
     a = first.a.new_zeros(len(experts), rank, first.shape[1])
     b = first.b.new_zeros(first.shape[0], rank, len(experts))

@@ -1,0 +1,36 @@
+"""`run`: a recipe, from its data to its report."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from tangora.api.shown import Shown, shown
+from tangora.config.recipe import Recipe
+from tangora.runs.runner import run as run_recipe
+
+__all__ = ["run"]
+
+
+def run(recipe: Recipe, out: str | os.PathLike[str], *, overwrite: bool = False, progress: Shown = None) -> Path:
+    """Fine-tune, fuse, evaluate and report, as ``tangora run`` does; return the run's folder.
+
+    A run that was stopped goes on where it was. ``executor`` in the recipe says where its jobs are done; with
+    ``processes``, call this from a script below ``if __name__ == "__main__":``.
+
+    Args:
+        recipe: from `tangora.load_recipe`.
+        out: the run's folder. If it holds the same recipe, the run goes on.
+        overwrite: let a different recipe take over the folder; what it shares with the old one is reused.
+        progress: whether to show bars; by default in a terminal or a notebook.
+
+    Raises:
+        OutputError: ``out`` holds something else, is in use by another run, or cannot be written.
+        TangoraError: whatever is wrong with recipe, data, base or adapters.
+
+    >>> import tangora
+    >>> tangora.run(tangora.load_recipe("recipe.yaml"), "run", progress=False).name
+    'run'
+    """
+    with shown(progress) as bars:
+        return run_recipe(recipe, out, overwrite=overwrite, progress=bars)
