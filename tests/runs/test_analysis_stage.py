@@ -16,7 +16,7 @@ from tangora.adapters.adapter import Adapter, Metadata, load
 from tangora.adapters.application import applied
 from tangora.analysis import sign_conflict, subspace_overlap
 from tangora.config.recipe import load_recipe
-from tangora.errors import ArgumentError, DataError, FileError, RecipeError
+from tangora.errors import ArgumentError, DataError, FileError
 from tangora.evaluation.evaluator import evaluate
 from tangora.progress import Progress
 from tangora.report.data import SCORE_COLUMNS
@@ -274,7 +274,7 @@ def test_bad_settings(run, settings, match):
 
 
 def test_a_folder_that_is_no_finished_run(run, tmp_path):
-    with pytest.raises(RecipeError, match="not a finished run"):
+    with pytest.raises(FileError, match="not a finished run"):
         Plan(tmp_path)
     (run / "adapters" / "lora" / "good" / "tangora.json").unlink()
     with pytest.raises(FileError, match="file not found"):
