@@ -68,6 +68,7 @@ class Adapter:
             whoever answers a task puts its head in.
         records: task -> what prediction needs besides base and head: class names in order, templates, scale, ...
 
+    >>> import torch
     >>> adapter = Adapter({"layer": LowRank(torch.ones(3, 1), torch.ones(1, 2), 0.5)})
     >>> adapter.task_vector
     TaskVector(1 sites, norm 1.225)

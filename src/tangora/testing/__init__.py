@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tangora.testing.executor import check_executor
     from tangora.testing.family import check_family
     from tangora.testing.format import check_format
     from tangora.testing.method import METHOD_CHECKS, check_method
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 # name -> module: a suite is imported when it is first used, since some need torch and others need more
 _HOME = {
     "METHOD_CHECKS": "method",
+    "check_executor": "executor",
     "check_family": "family",
     "check_format": "format",
     "check_method": "method",
@@ -36,6 +38,7 @@ _HOME = {
 
 __all__ = [
     "METHOD_CHECKS",
+    "check_executor",
     "check_family",
     "check_format",
     "check_method",

@@ -1,0 +1,151 @@
+"""Jobs as values: their plan, their keys, their records, and one of them done from a command."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+import threading
+
+import pytest
+from filelock import FileLock
+from typer.testing import CliRunner
+
+from tangora.cli import app
+from tangora.config.recipe import load_recipe
+from tangora.errors import ArgumentError, DataError, RecipeError
+from tangora.runs.context import Context
+from tangora.runs.execution import perform
+from tangora.runs.folder import claim
+from tangora.runs.runner import missing
+from tangora.runs.stages.scores import FusionScoresJob
+
+
+def of_kind(context, kind):
+    return [job for job in context.plan if job.kind == kind]
+
+
+def ignore(event):
+    pass
+
+
+def test_every_job_is_behind_those_that_it_reads_and_is_a_value(short_run):
+    jobs = list(Context.open(short_run).plan)
+    assert [job.kind for job in jobs] == [
+        "expert", "expert", "zero-shot", "expert-scores", "expert-scores", "fusion-scores", "tables", "fused", "report",
+    ]  # fmt: skip
+    seen = set()
+    for job in jobs:
+        assert set(job.inputs) <= seen
+        seen.add(job.key)
+        assert pickle.loads(pickle.dumps(job)) == job
+    assert [job.key for job in Context.open(short_run).plan] == [job.key for job in jobs]
+
+
+def test_nothing_is_loaded_to_list_the_jobs(short_run, monkeypatch):
+    monkeypatch.setattr("tangora.runs.context.load_base", None)
+    assert missing(Context.open(short_run)) == []
+
+
+def test_a_block_has_a_bounded_number_of_subsets(short_recipe, short_run, monkeypatch):
+    monkeypatch.setattr("tangora.runs.stages.scores.SUBSETS", 2)
+    raw = short_recipe.model_dump(mode="json")
+    raw["tasks"] += [{**raw["tasks"][0], "name": name} for name in ("third", "fourth")]
+    recipe = type(short_recipe).model_validate(raw)
+    jobs = [job for job in Context(short_run.parent / "absent", recipe).plan if isinstance(job, FusionScoresJob)]
+    assert [len(job.subsets) for job in jobs] == [2, 2, 2, 2, 2, 1]  # 6 + 4 + 1 subsets
+
+
+def test_a_result_that_changed_is_made_again_and_what_reads_it_only_if_it_differs(short_copy):
+    context = Context.open(short_copy)
+    (job,) = of_kind(context, "fusion-scores")
+    (path,) = job.files(context)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-9])
+    left = [job.kind for job in missing(Context.open(short_copy))]
+    assert left == ["fusion-scores", "tables", "fused", "report"]
+    again = Context.open(short_copy)
+    assert perform(again.plan[job.key], again, ignore)
+    assert path.read_bytes() == whole
+    assert missing(Context.open(short_copy)) == []
+
+
+def test_an_adapter_that_changed_is_noticed(short_copy):
+    weights = short_copy / "adapters" / "lora" / "plain"
+    shutil.copy(short_copy / "adapters" / "lora" / "good" / "adapter_model.safetensors", weights)
+    kinds = {job.kind for job in missing(Context.open(short_copy))}
+    assert kinds == {"expert-scores", "fusion-scores", "tables", "fused", "report"}
+
+
+def test_rows_that_changed_since_the_plan_are_refused(short_run, short_recipe, tmp_path):
+    run, data = shutil.copytree(short_run, tmp_path / "copy"), tmp_path / "train.jsonl"
+    rows = [{"text": f"a {name}", "label": label} for label, name in enumerate(("red", "green", "blue"))]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows * 3))
+    raw = short_recipe.model_dump(mode="json")
+    raw["tasks"][0]["source"]["jsonl"]["train"] = str(data)
+    recipe = type(short_recipe).model_validate(raw)
+    context = Context(run, recipe)
+    context.sources = Context.open(run).sources
+    with pytest.raises(DataError, match="rows changed since the run was planned at task plain"):
+        context.task("plain")
+
+
+def test_the_second_process_waits_and_has_nothing_to_do(short_copy):
+    context = Context.open(short_copy)
+    (job,) = of_kind(context, "zero-shot")
+    did = []
+    lock = FileLock(short_copy / "cache" / "locks" / f"{job.key}.lock")
+    with lock:
+        thread = threading.Thread(target=lambda: did.append(perform(job, context, ignore)))
+        thread.start()
+        thread.join(0.3)
+        assert did == []
+    thread.join(60)
+    assert did == [False]
+
+
+def test_commands_list_the_jobs_and_do_one(short_copy):
+    def command(*words):
+        done = CliRunner().invoke(app, [*words], catch_exceptions=True)
+        return done.exit_code, done.stdout, done.exception
+
+    code, out, _ = command("jobs", str(short_copy), "--json", "--quiet")
+    listed = json.loads(out)["jobs"]
+    assert code == 0
+    assert all(job["done"] for job in listed)
+    scores = next(job for job in listed if job["kind"] == "zero-shot")
+    (short_copy / "cache" / "outcomes" / f"{scores['key']}.json").unlink()
+    code, out, _ = command("jobs", str(short_copy), "--quiet")
+    assert out.splitlines()[-1] == "4 of 9 jobs are done"  # what reads it is not done either
+    code, out, _ = command("job", str(short_copy), scores["key"][:10], "--quiet")
+    assert (code, out.startswith("score · zero-shot: done in ")) == (0, True)
+    code, out, _ = command("job", str(short_copy), scores["key"], "--json", "--quiet")
+    assert json.loads(out)["did"] is False
+    shutil.rmtree(short_copy / "adapters" / "lora" / "plain")
+    last = listed[-1]["key"][:12]
+    code, _, error = command("job", str(short_copy), last, "--quiet")
+    assert isinstance(error, ArgumentError)
+    assert "reads what" in str(error)
+    assert "(lora · plain)" in str(error)
+    assert isinstance(command("job", str(short_copy), "zzz")[2], ArgumentError)
+
+
+def test_where_jobs_are_done_does_not_make_another_run(short_run, short_recipe):
+    raw = short_recipe.model_dump(mode="json")
+    elsewhere = type(short_recipe).model_validate({**raw, "executor": {"name": "processes", "workers": 3}})
+    claim(short_run, elsewhere, overwrite=False)
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        (["executor.name=proceses"], "no such executor, got 'proceses': did you mean 'processes'"),
+        (["executor.name=processes", "executor.wrokers=3"], "unknown setting 'wrokers': did you mean 'workers'"),
+        (["executor.name=processes", "executor.workers=0"], "workers: input should be greater than or equal to 1"),
+        (["executor.workers=2"], "executor serial: unknown setting 'workers': it has none"),
+    ],
+)
+def test_settings_of_an_executor_are_its_own(settings, match):
+    assert load_recipe("quickstart", ["executor=processes"]).executor.settings.workers == 2
+    with pytest.raises(RecipeError, match=match):
+        load_recipe("quickstart", settings)

@@ -1,0 +1,93 @@
+"""Progress: what a person sees, and how far a run is said to be."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+
+from tangora.progress import Line, Overall, Progress, shown
+from tangora.runs.estimate import Estimate, Rates, measured_rates
+from tangora.runs.events import Event
+from tangora.runs.jobs import Job, Resources
+
+
+@dataclass(frozen=True)
+class Toy(Job):
+    kind: ClassVar[str] = "expert"
+    stage: ClassVar[str] = "fine-tune"
+
+    label = "toy"
+
+    def run(self, context):
+        raise AssertionError
+
+    def files(self, context):
+        return []
+
+
+def toys(*work):
+    return [Toy(f"job {i}", (), (), Resources(w)) for i, w in enumerate(work)]
+
+
+def test_a_line_shows_a_part_and_ends():
+    stream = io.StringIO()
+    line = Line(stream, width=4)
+    line.begin("train", 4)
+    line.update(4, "loss 0.5")
+    line.end()
+    assert stream.getvalue().splitlines()[-1].rstrip() == "train [####] 4/4"
+
+
+def test_a_line_shows_the_whole_run_and_the_time_that_is_left():
+    stream = io.StringIO()
+    line = Line(stream, width=4)
+    line.overall(Overall(0.5, 180.0, 3, 6, "fine-tune"))
+    line.begin("lora · one", 10)
+    assert "[##..] 50%, about 3 min left: lora · one 0/10" in stream.getvalue()
+
+
+@pytest.mark.parametrize(("asked", "kind"), [(False, Progress), (True, Line), (None, Progress)])
+def test_what_is_shown_by_default_is_for_somebody_who_watches(asked, kind):
+    with shown(asked) as progress:
+        assert type(progress) is kind
+    own = Progress()
+    with shown(own) as progress:
+        assert progress is own
+
+
+def test_a_measured_job_tells_how_long_the_others_take():
+    jobs = toys(100.0, 100.0, 200.0)
+    estimate = Estimate(jobs, Rates())
+    assert estimate.state().remaining is None
+    estimate.take(Event("job 0", "started"))
+    estimate.take(Event("job 0", "done", seconds=10.0))
+    state = estimate.state()
+    assert state.remaining == pytest.approx(30.0, abs=0.2)  # 100 + 200 at 10 s a hundred, and what every job takes
+    assert state.fraction == pytest.approx(0.25, abs=0.01)
+    assert (state.done, state.jobs, state.stage) == (1, 3, "fine-tune")
+
+
+def test_the_fraction_never_falls_and_ends_at_one():
+    jobs = toys(100.0, 100.0)
+    estimate, seen = Estimate(jobs, Rates()), []
+    for key, seconds in (("job 0", 1.0), ("job 1", 50.0)):
+        estimate.take(Event(key, "started"))
+        seen.append(estimate.state().fraction)
+        estimate.take(Event(key, "progressed", step=1, steps=2))
+        seen.append(estimate.state().fraction)
+        estimate.take(Event(key, "done", seconds=seconds))
+        seen.append(estimate.state().fraction)
+    assert seen == sorted(seen)
+    assert seen[-1] == 1.0
+
+
+def test_records_of_earlier_jobs_are_read_and_broken_ones_left_out(tmp_path):
+    folder = tmp_path / "cache" / "jobs"
+    folder.mkdir(parents=True)
+    (folder / "a.json").write_text(json.dumps({"kind": "expert", "work": 10.0, "seconds": 5.0}))
+    (folder / "b.json").write_text("{")
+    assert measured_rates(tmp_path).seconds(toys(20.0)[0]) == pytest.approx(10.05)
