@@ -370,7 +370,8 @@ def test_statistics_then_a_fusion_that_needs_them(tangora, recipe, tmp_path):
 def test_bad_recipes_and_data_of_run(tangora, recipe, tmp_path, arguments, words):
     refused(tangora("run", recipe, "--out", tmp_path / "run", *arguments), *words)
     left = [p for p in (tmp_path / "run").rglob("*") if p.is_file()] if (tmp_path / "run").exists() else []
-    assert {p.name for p in left} <= {"run.log", ".lock", "seconds.json", "threads.json", "recipe.yaml"}, "nothing half-made"
+    whole = {"run.log", ".lock", "seconds.json", "threads.json", "recipe.yaml"}
+    assert {p.name for p in left} <= whole, "nothing half-made"
 
 
 def test_a_mode_that_cannot_be_is_told_before_another_is_trained(tangora, recipe, tmp_path):

@@ -213,7 +213,7 @@ def test_lines_of_the_network_are_those_of_the_columns(request, family):
     name = "encoder.layer.0.attention.self.query" if family == "text" else "encoder.block.0.layer.0.SelfAttention.q"
     adapter = Adapter({name: LowRank(torch.zeros(32, 1), torch.ones(1, 32))})
     columns = make_columns(base, task, "test", {"a": adapter}, batch_size=5)
-    torch.testing.assert_close(network_logits(base, task, "test", 5), columns.origin, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(network_logits(base, task, "test", adapter, 5), columns.origin, atol=1e-5, rtol=1e-5)
 
 
 class InterruptAt(Progress):
@@ -284,7 +284,7 @@ def test_a_folder_that_is_no_finished_run(run, tmp_path):
 def test_a_file_that_cannot_be_right(run):
     (run / "analysis").mkdir()
     (run / "analysis" / "signs.json").write_text("[]")
-    with pytest.raises(DataError, match="expected a JSON object"):
+    with pytest.raises(FileError, match="expected a JSON object"):
         _ = Plan(run).missing
 
 
@@ -303,9 +303,9 @@ def test_the_command_says_the_cost_and_prints_a_table(run, monkeypatch, capsys):
     assert "pairs: plain+good, plain+photo, good+photo\n" in dry[1]
     assert "a plane: 10 x 10 models, 5 validation rows of each task" in dry[1]
     assert not (run / "analysis").exists()
-    code, out, _ = tangora_command(monkeypatch, capsys, run, "--only", "signs,angles", "--modes", "lora, l-lora")
+    code, out, notes = tangora_command(monkeypatch, capsys, run, "--only", "signs,angles", "--modes", "lora, l-lora")
     assert code == 0
-    assert "at most 0 forward passes" in out
+    assert "at most 0 forward passes" in notes
     assert "L-LoRA" in out
     assert "1.000" in out  # common inputs of one A₀
     assert f"report: {run / 'report.html'}" in out
