@@ -18,7 +18,7 @@ from tangora.support.files import digest, read_json
 from tangora.support.seams import FAMILIES
 from tangora.support.validation import did_you_mean
 
-__all__ = ["KINDS", "Piece", "Plan", "Settings"]
+__all__ = ["KINDS", "Piece", "AnalysisPlan", "Settings"]
 
 CODE = "analysis-1"  # raise it when the same settings would give other numbers
 KINDS = ("signs", "angles", "planes", "linearity")
@@ -88,7 +88,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Plan:
+class AnalysisPlan:
     """What is to be done in a run's folder, and what is there already.
 
     Raises:
