@@ -228,7 +228,7 @@ def test_refuses_files_that_cannot_be_read(tmp_path):
     config.unlink()
     with pytest.raises(AdapterError, match=r"no format recognizes .*got 'README.md'"):
         load(folder)
-    with pytest.raises(AdapterError, match="no such folder"):
+    with pytest.raises(FileError, match="no such folder"):
         load(tmp_path / "nowhere")
 
 

@@ -136,7 +136,7 @@ def test_images_are_answered(image_base, image_task, image_data):
 def test_what_cannot_be_predicted(workshop, base, task):
     with pytest.raises(DataError, match=r"the split is missing, got 'tset'.*Did you mean 'test'"):
         tangora.predict(None, base, task, "tset")
-    with pytest.raises(DataError, match="no rows"):
+    with pytest.raises(ArgumentError, match="no rows"):
         tangora.predict(None, base, task, [])
     with pytest.raises(DataError, match="unknown column"):
         tangora.predict(None, base, task, [{"txt": "red"}])

@@ -12,7 +12,7 @@ from columns import columns_of, tasks_of
 from tangora.coefficients.descend import _Adam, _shuffled, adamerging, learned
 from tangora.coefficients.linear import LinearLogits
 from tangora.coefficients.solve import convex, minimax
-from tangora.errors import FusionError
+from tangora.errors import ArgumentError, FusionError
 
 
 def test_entropy_is_of_each_row_and_then_averaged():
@@ -92,7 +92,7 @@ def test_every_row_comes_once_before_any_comes_again():
 
 def test_bad_settings():
     logits = LinearLogits(tasks_of(2))
-    with pytest.raises(FusionError, match="bound must be positive"):
+    with pytest.raises(ArgumentError, match="bound must be positive"):
         adamerging(logits, bound=-1.0)
     with pytest.raises(FusionError, match="needs each task's own expert"):
         learned(LinearLogits([replace(c, vectors=("x", "y")) for c in tasks_of(2)]), worst_task=True)

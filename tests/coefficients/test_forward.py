@@ -12,7 +12,7 @@ from tangora.coefficients.descend import adamerging, learned
 from tangora.coefficients.forward import ForwardLogits
 from tangora.coefficients.found import as_weights
 from tangora.config.recipe import BaseConfig, TaskConfig
-from tangora.errors import DataError, FusionError
+from tangora.errors import ArgumentError, DataError, FusionError
 from tangora.evaluation.evaluator import evaluate
 from tangora.fusion.fusion import fuse
 from tangora.tasks import load_base, load_task
@@ -135,7 +135,7 @@ def test_text_to_text_has_a_line_for_every_target_token(tiny_t5, text_data):
 
 def test_what_cannot_be_searched(setting):
     base, tasks = setting
-    with pytest.raises(FusionError, match="nothing to find coefficients for"):
+    with pytest.raises(ArgumentError, match="nothing to find coefficients for"):
         ForwardLogits(base, tasks, "validation", {})
     with pytest.raises(DataError, match="the split is missing, got 'nowhere' at task plain"):
         ForwardLogits(base, tasks, "nowhere", lora(base))

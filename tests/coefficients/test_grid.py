@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tangora.coefficients.grid import GridPoint, candidates, select
-from tangora.errors import FusionError, RecipeError
+from tangora.errors import ArgumentError, FusionError, RecipeError
 
 
 def points(grid: list[GridPoint]) -> list[tuple[Any, ...]]:
@@ -92,7 +92,7 @@ def test_select_never_takes_nan() -> None:
 
 @pytest.mark.parametrize("scores", [[], [0.1], [0.1, 0.2, 0.3]])
 def test_select_wants_a_score_each(scores: list[float]) -> None:
-    with pytest.raises(FusionError, match=f"2 candidates, {len(scores)} scores"):
+    with pytest.raises(ArgumentError, match=f"2 candidates, {len(scores)} scores"):
         select(candidates([0.0, 1.0]), scores)
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from tangora.coefficients.found import Found
 from tangora.coefficients.lorahub import lorahub
-from tangora.errors import FusionError
+from tangora.errors import ArgumentError, FusionError
 
 TARGET = (0.75, -0.5, 0.25)
 
@@ -137,7 +137,7 @@ def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
     def objective(weights: Sequence[float]) -> float:
         raise AssertionError("not to be called")
 
-    with pytest.raises(FusionError, match=message):
+    with pytest.raises(ArgumentError, match=message):
         lorahub(objective, **arguments)
 
 

@@ -14,7 +14,7 @@ from scipy.optimize import minimize as scipy_minimize
 from tangora.coefficients.linear import LinearLogits
 from tangora.coefficients.newton import Box, Expansion, minimize
 from tangora.coefficients.solve import PULLS, _dealt, choose_l2, convex, minimax
-from tangora.errors import DataError, FusionError
+from tangora.errors import ArgumentError, DataError, FusionError
 from tangora.tangent import Columns
 
 
@@ -164,13 +164,13 @@ def test_minimax_needs_the_tasks_own_experts():
 )
 def test_settings_out_of_range(options, message):
     for solve in (convex, minimax):
-        with pytest.raises(FusionError, match=message):
+        with pytest.raises(ArgumentError, match=message):
             solve(tasks_of(2), **options)
 
 
 def test_columns_that_cannot_be_used():
     a, b = tasks_of(2)
-    with pytest.raises(FusionError, match="nothing to find coefficients on"):
+    with pytest.raises(ArgumentError, match="nothing to find coefficients on"):
         convex([])
     with pytest.raises(FusionError, match="of other task vectors or sites"):
         convex([a, replace(b, vectors=("x", "y"))])

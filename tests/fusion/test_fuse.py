@@ -17,7 +17,7 @@ import toys
 from tangora import methods
 from tangora.adapters.adapter import Adapter, LoraDetails, load
 from tangora.adapters.metadata import BaseInfo, InitialInfo, Metadata
-from tangora.errors import AdapterError, ArgumentError, FusionError, PluginError
+from tangora.errors import ArgumentError, FileError, FusionError, PluginError
 from tangora.fusion.fusion import Fusion, fuse
 from tangora.methods import fusion_method
 from tangora.updates.task_vector import Dense, LowRank
@@ -503,7 +503,7 @@ def test_bad_input(call, message, error):
 
 
 def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(AdapterError, match="no such folder"):
+    with pytest.raises(FileError, match="no such folder"):
         fuse([tmp_path / "nowhere"])
 
 

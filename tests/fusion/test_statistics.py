@@ -284,11 +284,11 @@ def test_wrong_files_are_refused(pair, tmp_path):
 def test_collecting_refuses(text_base, text_task):
     adapter = adapter_for(text_base, QUERY)
     collect = lambda **options: collect_statistics(text_base, text_task, adapter, **options)  # noqa: E731
-    with pytest.raises(FusionError, match=r"no such statistics, got 'grams' .*Did you mean 'gram'"):
+    with pytest.raises(ArgumentError, match=r"no such statistics, got 'grams' .*Did you mean 'gram'"):
         collect(kinds=["grams"])
     with pytest.raises(DataError, match="the split is missing, got 'dev'"):
         collect(split="dev")
-    with pytest.raises(DataError, match="rows must be at least 1, got 0"):
+    with pytest.raises(ArgumentError, match="rows must be at least 1, got 0"):
         collect(rows=0)
     stranger = Adapter(adapter.updates, Metadata(base=BaseInfo(fingerprint="f" * 64)))
     with pytest.raises(

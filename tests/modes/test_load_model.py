@@ -177,11 +177,11 @@ def test_the_class_is_that_of_the_task_type_or_of_the_checkpoint(tiny_t5, tmp_pa
 def test_what_cannot_be_loaded_is_said_in_one_line(tiny_bert, tiny_t5, tmp_path):
     folder = tmp_path / "a"
     foreign(folder, AutoModel.from_pretrained(tiny_bert), target_modules=["query"])
-    with pytest.raises(AdapterError, match=r"no such folder at .*nowhere"):
+    with pytest.raises(FileError, match=r"no such folder at .*nowhere"):
         tangora.load_model(tmp_path / "nowhere")
     with pytest.raises(ModelError, match=r"peft cannot put the adapter into the base.*give the base|Give the base"):
         tangora.load_model(folder, AutoModelForSeq2SeqLM.from_pretrained(tiny_t5))
-    with pytest.raises(ModelError, match=r"the model's folder is not found at .*gone"):
+    with pytest.raises(FileError, match=r"the model's folder is not found at .*gone"):
         tangora.load_model(folder, tmp_path / "gone")
     weights = load_file(folder / "adapter_model.safetensors")
     kept = {name: tensor for name, tensor in weights.items() if "layer.1" not in name}

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import tangora
 from tangora.cli import commands as cli
 from tangora.config.recipe import load_recipe
-from tangora.errors import DataError
+from tangora.errors import FileError
 from tangora.report import explorer
 from tangora.tangent.columns import load_columns
 from tiny_run import recipe_for
@@ -158,7 +158,7 @@ def test_what_has_no_room_or_was_not_kept_is_said(run, monkeypatch):
         assert "learned-site is no preset: its coefficients are per layer" in page.read_text()
         assert {p["label"] for p in content(page)["presets"]} == {"learned", "AdaMerging"}
         kept.write_text('{"rows": [1]}')
-        with pytest.raises(DataError, match=r"no predictions in the file at .*predictions\.json"):
+        with pytest.raises(FileError, match=r"no predictions in the file at .*predictions\.json"):
             explorer.build(run)
     finally:
         kept.write_text(text)

@@ -16,13 +16,13 @@ from tangora.adapters.adapter import Adapter, Metadata, load
 from tangora.adapters.application import applied
 from tangora.analysis import sign_conflict, subspace_overlap
 from tangora.config.recipe import load_recipe
-from tangora.errors import ArgumentError, DataError, FileError, RecipeError
+from tangora.errors import ArgumentError, DataError, FileError
 from tangora.evaluation.evaluator import evaluate
 from tangora.progress import Progress
 from tangora.report.data import SCORE_COLUMNS
 from tangora.runs.runner import prepare
 from tangora.runs.stages.analysis import analyze
-from tangora.runs.stages.analysis_plan import Plan, Settings
+from tangora.runs.stages.analysis_plan import AnalysisPlan, Settings
 from tangora.runs.stages.measures import limited, network_logits
 from tangora.tangent import TangentTaskModel, direction_of, make_columns
 from tangora.tasks import TaskModel, collate
@@ -78,7 +78,7 @@ def entries(run, kind):
 
 
 def test_signs_and_angles_are_those_of_the_experts(run):
-    analyze(Plan(run, Settings(only=["signs", "angles"])))
+    analyze(AnalysisPlan(run, Settings(only=["signs", "angles"])))
     assert [e["mode"] for e in entries(run, "signs")] == list(MODES)
     vectors = [load(run / "adapters" / "lora" / task).task_vector for task in TASKS]
     signs, angles = (next(e for e in entries(run, kind) if e["mode"] == "lora") for kind in ("signs", "angles"))
@@ -90,7 +90,9 @@ def test_signs_and_angles_are_those_of_the_experts(run):
 
 
 def test_a_plane_is_what_fusing_and_scoring_by_hand_give(run):
-    analyze(Plan(run, Settings(only=["planes"], modes=["lora"], pairs="photo+plain", points=3, margin=0.5, rows=9)))
+    analyze(
+        AnalysisPlan(run, Settings(only=["planes"], modes=["lora"], pairs="photo+plain", points=3, margin=0.5, rows=9))
+    )
     (entry,) = entries(run, "planes")
     assert (entry["tasks"], entry["coefficients"]) == (["plain", "photo"], [-0.5, 0.0, 0.5, 1.0, 1.5])
     assert entry["rows"] == {"plain": 9, "photo": 9}
@@ -120,7 +122,7 @@ def test_the_cost_is_said_beforehand_and_kept(run, monkeypatch):
     from tangora.tasks import TaskModel
 
     settings = Settings(only=["planes"], modes=["lora", "l-lora"], pairs="plain+good", points=2, margin=0.0, rows=12)
-    plan = Plan(run, settings)
+    plan = AnalysisPlan(run, settings)
     lines = list(plan.lines())
     assert "2 planes" in lines[0]
     assert lines[1] == "pairs: plain+good of 3; --pairs names others"
@@ -134,10 +136,10 @@ def test_the_cost_is_said_beforehand_and_kept(run, monkeypatch):
 
 def test_a_second_call_computes_nothing_and_changes_nothing(run, monkeypatch):
     settings = Settings(modes=["lora"], pairs="plain+good", **FEW)
-    analyze(Plan(run, settings))
+    analyze(AnalysisPlan(run, settings))
     before = {p: p.read_bytes() for p in (run / "analysis").iterdir()}
     monkeypatch.setattr("tangora.runs.stages.analysis._measure", None)
-    again = Plan(run, settings)
+    again = AnalysisPlan(run, settings)
     assert again.missing == []
     assert "6 of 6 are there already" in next(again.lines())
     analyze(again)
@@ -145,25 +147,27 @@ def test_a_second_call_computes_nothing_and_changes_nothing(run, monkeypatch):
 
 
 def test_other_pairs_and_modes_join_and_other_settings_replace(run):
-    analyze(Plan(run, Settings(only=["planes"], modes=["lora"], pairs="good+photo", **FEW)))
-    analyze(Plan(run, Settings(only=["planes"], modes=["full", "lora"], pairs="plain+good", **FEW)))
+    analyze(AnalysisPlan(run, Settings(only=["planes"], modes=["lora"], pairs="good+photo", **FEW)))
+    analyze(AnalysisPlan(run, Settings(only=["planes"], modes=["full", "lora"], pairs="plain+good", **FEW)))
     found = [(e["mode"], *e["tasks"]) for e in entries(run, "planes")]
     assert found == [("full", "plain", "good"), ("lora", "plain", "good"), ("lora", "good", "photo")]
-    analyze(Plan(run, Settings(only=["planes"], modes=["lora"], pairs="plain+good", points=3, margin=0.0, rows=4)))
+    analyze(
+        AnalysisPlan(run, Settings(only=["planes"], modes=["lora"], pairs="plain+good", points=3, margin=0.0, rows=4))
+    )
     assert [(e["mode"], len(e["coefficients"])) for e in entries(run, "planes")] == [("lora", 3)]
 
 
 def test_an_expert_that_changed_is_looked_at_again(run):
     settings = Settings(only=["signs"], modes=["lora", "full"])
-    analyze(Plan(run, settings))
+    analyze(AnalysisPlan(run, settings))
     path = run / "adapters" / "lora" / "good" / "tangora.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"stage": "another"}))
-    assert [p.mode for p in Plan(run, settings).missing] == ["lora"]
+    assert [p.mode for p in AnalysisPlan(run, settings).missing] == ["lora"]
 
 
 def test_a_tangent_plane_needs_columns_and_no_pass_after_them(run, monkeypatch):
     settings = {"only": ["planes"], "modes": ["tangent"], "margin": 0.5, "rows": 9}
-    plan = Plan(run, Settings(pairs="plain+photo", points=3, **settings))
+    plan = AnalysisPlan(run, Settings(pairs="plain+photo", points=3, **settings))
     assert list(plan.lines())[-1] == "at most 16 forward passes of up to 8 rows"  # 2 tasks · 2 batches · (1 + 3)
     analyze(plan)
     (entry,) = entries(run, "planes")
@@ -176,14 +180,14 @@ def test_a_tangent_plane_needs_columns_and_no_pass_after_them(run, monkeypatch):
     assert entry["scores"]["photo"][2][4] == together["photo"].score
     for module in ("columns", "measures"):
         monkeypatch.setattr(f"tangora.runs.stages.{module}.make_columns", None)
-    again = Plan(run, Settings(pairs="plain+photo", points=5, **settings))
+    again = AnalysisPlan(run, Settings(pairs="plain+photo", points=5, **settings))
     assert list(again.lines())[-1].startswith("at most 0 forward passes")
     analyze(again)
     assert len(entries(run, "planes")[0]["coefficients"]) == 9
 
 
 def test_the_linearity_gap_of_an_expert(run):
-    plan = Plan(run, Settings(only=["linearity"], modes=["tangent"], rows=9))
+    plan = AnalysisPlan(run, Settings(only=["linearity"], modes=["tangent"], rows=9))
     assert plan.missing[0].passes == 2 * (6 + 2)
     analyze(plan)
     found = entries(run, "linearity")
@@ -213,7 +217,7 @@ def test_lines_of_the_network_are_those_of_the_columns(request, family):
     name = "encoder.layer.0.attention.self.query" if family == "text" else "encoder.block.0.layer.0.SelfAttention.q"
     adapter = Adapter({name: LowRank(torch.zeros(32, 1), torch.ones(1, 32))})
     columns = make_columns(base, task, "test", {"a": adapter}, batch_size=5)
-    torch.testing.assert_close(network_logits(base, task, "test", 5), columns.origin, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(network_logits(base, task, "test", adapter, 5), columns.origin, atol=1e-5, rtol=1e-5)
 
 
 class InterruptAt(Progress):
@@ -231,19 +235,19 @@ def test_an_interrupted_plane_goes_on_where_it_was(run, monkeypatch):
 
     settings = Settings(only=["planes"], modes=["lora"], pairs="plain+good", points=3, margin=0.0, rows=4)
     with pytest.raises(KeyboardInterrupt):
-        analyze(Plan(run, settings), InterruptAt(4 + 5))  # base and three tasks, then five points
+        analyze(AnalysisPlan(run, settings), InterruptAt(4 + 5))  # base and three tasks, then five points
     assert not (run / "analysis").exists()
     measured = []
     genuine = Evaluator._measure
     monkeypatch.setattr(Evaluator, "_measure", lambda *a: measured.append(1) or genuine(*a))
-    analyze(Plan(run, settings))
+    analyze(AnalysisPlan(run, settings))
     assert len(measured) == 2 * (9 - 6)  # the sixth was scored, and then the bar moved
     assert len(entries(run, "planes")) == 1
 
 
 def test_pairs_without_a_common_task_come_first(run):
-    assert Plan(run).pairs[0] == ("plain", "good")
-    assert len(Plan(run, Settings(pairs="all")).pairs) == 3
+    assert AnalysisPlan(run).pairs[0] == ("plain", "good")
+    assert len(AnalysisPlan(run, Settings(pairs="all")).pairs) == 3
 
 
 def test_limited_rows_keep_the_classes_and_their_names(text_task):
@@ -270,22 +274,22 @@ def test_limited_rows_keep_the_classes_and_their_names(text_task):
 )
 def test_bad_settings(run, settings, match):
     with pytest.raises(ArgumentError, match=match):
-        Plan(run, Settings(**settings))
+        AnalysisPlan(run, Settings(**settings))
 
 
 def test_a_folder_that_is_no_finished_run(run, tmp_path):
-    with pytest.raises(RecipeError, match="not a finished run"):
-        Plan(tmp_path)
+    with pytest.raises(FileError, match="not a finished run"):
+        AnalysisPlan(tmp_path)
     (run / "adapters" / "lora" / "good" / "tangora.json").unlink()
     with pytest.raises(FileError, match="file not found"):
-        _ = Plan(run).missing
+        _ = AnalysisPlan(run).missing
 
 
 def test_a_file_that_cannot_be_right(run):
     (run / "analysis").mkdir()
     (run / "analysis" / "signs.json").write_text("[]")
-    with pytest.raises(DataError, match="expected a JSON object"):
-        _ = Plan(run).missing
+    with pytest.raises(FileError, match="expected a JSON object"):
+        _ = AnalysisPlan(run).missing
 
 
 def tangora_command(monkeypatch, capsys, *arguments):
@@ -303,9 +307,9 @@ def test_the_command_says_the_cost_and_prints_a_table(run, monkeypatch, capsys):
     assert "pairs: plain+good, plain+photo, good+photo\n" in dry[1]
     assert "a plane: 10 x 10 models, 5 validation rows of each task" in dry[1]
     assert not (run / "analysis").exists()
-    code, out, _ = tangora_command(monkeypatch, capsys, run, "--only", "signs,angles", "--modes", "lora, l-lora")
+    code, out, notes = tangora_command(monkeypatch, capsys, run, "--only", "signs,angles", "--modes", "lora, l-lora")
     assert code == 0
-    assert "at most 0 forward passes" in out
+    assert "at most 0 forward passes" in notes
     assert "L-LoRA" in out
     assert "1.000" in out  # common inputs of one A₀
     assert f"report: {run / 'report.html'}" in out

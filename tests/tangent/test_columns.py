@@ -11,7 +11,7 @@ import tangora
 from tangora.adapters.adapter import Adapter, LoraDetails
 from tangora.adapters.metadata import Metadata
 from tangora.config.recipe import BaseConfig, TaskConfig
-from tangora.errors import DataError, FileError, FusionError, ModelError
+from tangora.errors import ArgumentError, DataError, FileError, ModelError
 from tangora.tangent import TangentTaskModel, _memory, direction_of, load_columns, make_columns, site_columns
 from tangora.tangent.columns import columns_key
 from tangora.tasks import load_base, load_task
@@ -171,9 +171,9 @@ def test_bad_input(setups, monkeypatch):
     base, task, targets = setups("bert")
     experts = adapters(base, targets)
     columns = make_columns(base, task, "test", experts)
-    with pytest.raises(FusionError, match="every column needs a coefficient"):
+    with pytest.raises(ArgumentError, match="every column needs a coefficient"):
         columns.logits(torch.ones(2))
-    with pytest.raises(FusionError, match="no such task vector"):
+    with pytest.raises(ArgumentError, match="no such task vector"):
         columns.subset(["task7"])
     with pytest.raises(DataError, match="split is missing"):
         make_columns(base, task, "holdout", experts)

@@ -9,7 +9,7 @@ from transformers import AutoModel, SiglipConfig, SiglipModel
 
 import tiny
 from tangora.config.recipe import BaseConfig
-from tangora.errors import ModelError
+from tangora.errors import FileError, ModelError
 from tangora.tasks import load_base
 
 
@@ -84,7 +84,7 @@ def test_builtin_model_is_made_on_demand(monkeypatch, tiny_clip, image_base):
 
 @pytest.mark.parametrize("family", ["text-zero-shot", "image-zero-shot", "text-to-text"])
 def test_missing_folder(family, tmp_path):
-    with pytest.raises(ModelError, match=r"folder is not found at .*absent\. Check base\.model"):
+    with pytest.raises(FileError, match=r"folder is not found at .*absent\. Check base\.model"):
         load_base(_config(family, tmp_path / "absent"))
 
 
@@ -99,7 +99,7 @@ def test_pickled_weights_are_refused(tiny_bert, tmp_path):
     shutil.copytree(tiny_bert, folder)
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
-    with pytest.raises(ModelError, match="only pickled weights, which are refused"):
+    with pytest.raises(FileError, match="only pickled weights, which are refused"):
         load_base(_config("text-zero-shot", folder))
 
 
@@ -108,7 +108,7 @@ def test_truncated_weights(tiny_bert, tmp_path):
     shutil.copytree(tiny_bert, folder)
     whole = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(whole[:-100])
-    with pytest.raises(ModelError, match="weights are not readable"):
+    with pytest.raises(FileError, match="weights are not readable"):
         load_base(_config("text-zero-shot", folder))
 
 

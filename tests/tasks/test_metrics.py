@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
-from tangora.errors import DataError, PluginError
+from tangora.errors import ArgumentError, PluginError
 from tangora.tasks import METRICS, score
 from tangora.tasks.metrics import bootstrap, resampled
 from tangora.tasks.metrics.accuracy import Accuracy
@@ -55,7 +55,7 @@ def test_unknown_metric_names_the_nearest():
 @pytest.mark.parametrize(("predictions", "targets"), [([], []), ([1], [1, 0])])
 @pytest.mark.parametrize("metric", METRICS)
 def test_rows_must_agree(metric, predictions, targets):
-    with pytest.raises(DataError, match="one prediction for each"):
+    with pytest.raises(ArgumentError, match="one prediction for each"):
         score(metric, predictions, targets)
 
 

@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 from torch.nn.functional import cross_entropy, normalize
 from torch.utils.data import DataLoader
 
-from tangora.errors import DataError
+from tangora.errors import ArgumentError
 from tangora.tasks import TaskModel, collate, predict
 
 FAMILIES = ["text", "image", "answer"]
@@ -156,5 +156,5 @@ def test_without_labels_there_is_no_loss(text_base, text_task):
 
 
 def test_batch_size_must_be_positive(text_base, text_task):
-    with pytest.raises(DataError, match="batch_size must be at least 1, got 0"):
+    with pytest.raises(ArgumentError, match="batch_size must be at least 1, got 0"):
         predict(TaskModel(text_base.backbone, text_task, text_base), text_task.splits["test"], 0)

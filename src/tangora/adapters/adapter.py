@@ -23,7 +23,7 @@ from tangora.adapters.contract import format_of
 from tangora.adapters.heads import HeadRecord, read_heads, read_records
 from tangora.adapters.metadata import BaseInfo, FusedInfo, InitialInfo, Metadata, Parent, read_metadata
 from tangora.adapters.text import line, table
-from tangora.errors import AdapterError
+from tangora.errors import AdapterError, FileError
 from tangora.storage.checkpoint import open_base
 from tangora.updates.task_vector import LowRank, TaskVector, Update
 from tangora.updates.text import joined, tensor_digest
@@ -230,7 +230,7 @@ def load(
     """
     place = Path(path)
     if not place.exists():
-        raise AdapterError("no such folder", where=place, fix="give the folder that holds adapter_config.json")
+        raise FileError("no such folder", where=place, fix="give the folder that holds adapter_config.json")
     about = read_metadata(place) if place.is_dir() else None
     adapter = format_of(place).read(place, about, open_base(base), lazily=lazily)
     return replace(adapter, heads=read_heads(place), records=read_records(place)) if place.is_dir() else adapter

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from tangora.errors import AdapterError
+from tangora.errors import AdapterError, FileError
 from tangora.storage.tensors import finite
 from tangora.support.files import inside, read_json, read_safetensors, write_json, write_safetensors
 from tangora.support.validation import validate
@@ -54,7 +54,7 @@ def read_heads(folder: Path) -> dict[str, dict[str, Tensor]]:
     """Return task -> parameters, from ``heads/`` in an adapter's folder.
 
     Raises:
-        AdapterError: a file is corrupt, leads out of the folder, or has a number that is not finite.
+        FileError: a file is corrupt, leads out of the folder, or has a number that is not finite.
     """
     heads = {}
     for path in _files(folder, ".safetensors"):
@@ -80,7 +80,7 @@ def _files(folder: Path, suffix: str) -> list[Path]:
     if not home.is_dir():
         return []
     if home.resolve() != folder.resolve() / FOLDER:
-        raise AdapterError("a link that leads out of the folder", where=home, fix="copy the folder in its place")
+        raise FileError("a link that leads out of the folder", where=home, fix="copy the folder in its place")
     return [inside(home, path.name) for path in sorted(home.glob(f"*{suffix}"))]
 
 

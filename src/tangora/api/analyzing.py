@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tangora.api.shown import Shown, shown
 from tangora.runs.stages.analysis import analyze as analyze_plan
-from tangora.runs.stages.analysis_plan import KINDS, Plan, Settings
+from tangora.runs.stages.analysis_plan import KINDS, AnalysisPlan, Settings
 
 __all__ = ["analyze"]
 
@@ -49,4 +49,4 @@ def analyze(
     """
     settings = Settings(only=only, modes=modes, pairs=pairs, points=points, margin=margin, rows=rows, split=split)
     with shown(progress) as bars:
-        return analyze_plan(Plan(Path(run), settings), bars)
+        return analyze_plan(AnalysisPlan(Path(run), settings), bars)

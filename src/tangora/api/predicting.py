@@ -104,6 +104,7 @@ def predict(
 
     Raises:
         ModelError: the adapter was made for another base, or does not fit it.
+        ArgumentError: there are no rows.
         DataError: the task has no such split, or a row cannot be made an input.
         FileError: the folder does not hold an adapter that can be read.
 
@@ -138,7 +139,7 @@ def _split(task: Task, name: str) -> Split:
 def _encoded(rows: Sequence[Any], task: Task, base: Base, family: Family[Any, Any]) -> Split:
     """New rows as inputs; what they are to be answered with is made up, and decides nothing."""
     if not len(rows):
-        raise DataError("no rows", got=0, where=f"task {task.name}", fix="give at least one")
+        raise ArgumentError("no rows", got=0, where=f"task {task.name}", fix="give at least one")
     nowhere = {"name": task.name, "source": {"csv": {"train": "-", "test": "-"}}}
     config = family.task_settings(**nowhere, **task.record["task"])
     targets: list[Any] = [{"classes": 0, "text": "", "number": 0.0}[family.answers]] * len(rows)

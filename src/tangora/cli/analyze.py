@@ -42,7 +42,7 @@ class AnalyzeOptions(Options):
 
 def analyze(options: AnalyzeOptions, output: Output) -> None:
     """Look into a run's experts: do they disentangle, conflict, overlap, behave linearly? Adds it to the report."""
-    from tangora.runs.stages.analysis_plan import KINDS, Plan, Settings  # deferred: imports torch
+    from tangora.runs.stages.analysis_plan import KINDS, AnalysisPlan, Settings  # deferred: imports torch
 
     settings = Settings(
         only=_split(options.only) or KINDS,
@@ -53,7 +53,7 @@ def analyze(options: AnalyzeOptions, output: Output) -> None:
         rows=options.rows,
         split=options.split,
     )
-    plan = Plan(options.run, settings)
+    plan = AnalysisPlan(options.run, settings)
     lines = list(plan.lines())
     if options.dry_run:
         output.result({"run": options.run, "dry_run": True, "plan": lines}, *lines)

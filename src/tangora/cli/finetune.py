@@ -14,7 +14,7 @@ from tangora.cli.command import Command
 from tangora.cli.options import Options, OverwriteOption, RecipeArgument, SettingsOption
 from tangora.cli.output import Output
 from tangora.cli.recipes import task_config
-from tangora.errors import RecipeError
+from tangora.errors import ArgumentError
 from tangora.support.files import read_json, refuse_existing
 
 if TYPE_CHECKING:
@@ -52,16 +52,18 @@ class FinetuneOptions(Options):
         """The tasks that are trained on.
 
         Raises:
-            RecipeError: no such task, none for a mode that trains one, or one for a joint mode.
+            ArgumentError: no such task, none for a mode that trains one, or one for a joint mode.
         """
         if joint:
             if self.task is not None:
                 fix = "leave --task out"
-                raise RecipeError(f"mode {self.mode} trains all tasks together", got=self.task, where="--task", fix=fix)
+                raise ArgumentError(
+                    f"mode {self.mode} trains all tasks together", got=self.task, where="--task", fix=fix
+                )
             return list(recipe.tasks)
         if self.task is None:
             fix = f"give one of {', '.join(task.name for task in recipe.tasks)}"
-            raise RecipeError(f"mode {self.mode} trains one task at a time", where="--task", fix=fix)
+            raise ArgumentError(f"mode {self.mode} trains one task at a time", where="--task", fix=fix)
         return [task_config(recipe, self.task)]
 
 

@@ -138,7 +138,7 @@ def _saved(fused: Adapter, fusion: Fusion, options: FuseOptions) -> Verification
 
         pairs = zip(fusion.adapters, options.adapters, strict=True)
         verifications.append(verify(adapter, folder, [Source(a, f) for a, f in pairs]))
-        return verifications[0].told()
+        return verifications[0].to_dict()
 
     checked = options.verify and fused.metadata.of_kind.in_peft
     fused.save(options.out, overwrite=options.overwrite, check=check if checked else None)
@@ -173,7 +173,7 @@ def _document(fused: Adapter, out: Path, verification: Verification | None) -> d
         **about.model_dump(mode="json"),
         "sites": len(fused.updates),
         "ranks": _ranks(fused),
-        "verified": None if verification is None else verification.told() | {"seconds": verification.seconds},
+        "verified": None if verification is None else verification.to_dict() | {"seconds": verification.seconds},
         "adapter": out,
     }
 

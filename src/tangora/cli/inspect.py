@@ -46,7 +46,7 @@ def inspect(options: InspectOptions, output: Output) -> int:
 
     inspected = [inspect_folder(folder) for folder in options.folders]
     answer = fusable(inspected)
-    document = {"folders": [one.told() for one in inspected], "fusable": answer.told()}
+    document = {"folders": [one.to_dict() for one in inspected], "fusable": answer.to_dict()}
     shown: list[RenderableType] = []
     for one in inspected:
         shown += [Text(one.path, style="bold"), *_lines(one)]

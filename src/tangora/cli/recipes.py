@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tangora.errors import RecipeError
+from tangora.errors import ArgumentError
 from tangora.support.validation import did_you_mean
 
 if TYPE_CHECKING:
@@ -17,10 +17,10 @@ def task_config(recipe: Recipe, name: str) -> TaskSettings:
     """The task of that name.
 
     Raises:
-        RecipeError: the recipe has none.
+        ArgumentError: the recipe has none.
     """
     tasks = {task.name: task for task in recipe.tasks}
     if name not in tasks:
         fix = did_you_mean(name, list(tasks))
-        raise RecipeError("no such task in the recipe", got=name, where="--task", fix=fix)
+        raise ArgumentError("no such task in the recipe", got=name, where="--task", fix=fix)
     return tasks[name]

@@ -15,7 +15,7 @@ from tangora.adapters.adapter import Adapter
 from tangora.adapters.application import Place, places
 from tangora.coefficients.linear import shares
 from tangora.coefficients.logits import Answers
-from tangora.errors import DataError, FusionError
+from tangora.errors import ArgumentError, DataError, FusionError
 from tangora.support.seams import FAMILIES
 from tangora.tasks.batches import IGNORED
 from tangora.tasks.model import TaskModel, collate, make_readout
@@ -48,7 +48,8 @@ class ForwardLogits:
         batch_size: rows per forward pass.
 
     Raises:
-        FusionError: there are no adapters, or one has layers that were saved whole.
+        ArgumentError: there are no adapters.
+        FusionError: one has layers that were saved whole.
         DataError: a split or its rows are missing.
         ModelError: an adapter does not fit the base.
     """
@@ -65,7 +66,7 @@ class ForwardLogits:
         batch_size: int = 64,
     ) -> None:
         if not adapters:
-            raise FusionError("nothing to find coefficients for", got=0, where="adapters", fix="give one at least")
+            raise ArgumentError("nothing to find coefficients for", got=0, where="adapters", fix="give one at least")
         self._tasks = {task.name: task for task in tasks}
         self._split, self._batch_size = split, batch_size
         self._chosen = {t.name: _rows_of(t, split, (rows or {}).get(t.name)) for t in tasks}

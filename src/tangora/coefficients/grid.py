@@ -13,7 +13,7 @@ from numbers import Real
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from tangora.errors import FusionError, RecipeError
+from tangora.errors import ArgumentError, FusionError, RecipeError
 
 __all__ = ["GridPoint", "candidates", "select"]
 
@@ -70,14 +70,15 @@ def select(
         where: what the error names.
 
     Raises:
-        FusionError: the numbers of candidates and scores differ, there are none, or every score is NaN.
+        ArgumentError: the numbers of candidates and scores differ, or there are none.
+        FusionError: every score is NaN.
 
     >>> select(candidates([0.0, 0.5, 1.0]), [0.2, 0.7, 0.7]).weight
     0.5
     """
     if len(candidates) != len(scores):
         got = f"{len(candidates)} candidates, {len(scores)} scores"
-        raise FusionError("every candidate needs one score", got=got, where=where)
+        raise ArgumentError("every candidate needs one score", got=got, where=where)
     ranks = [score if isinstance(score, tuple) else (score,) for score in scores]
     usable = [i for i, rank in enumerate(ranks) if not any(map(math.isnan, rank))]
     if not usable:

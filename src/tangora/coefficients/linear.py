@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from tangora.coefficients.logits import Answers
 from tangora.coefficients.newton import Expansion
-from tangora.errors import DataError, FusionError
+from tangora.errors import ArgumentError, DataError, FusionError
 
 if TYPE_CHECKING:
     from tangora.tangent.columns import Columns
@@ -46,6 +46,7 @@ class LinearLogits:
         columns: one entry a task, all with the same vectors and sites.
 
     Raises:
+        ArgumentError: there are no columns.
         FusionError: the tasks' columns do not belong together, or hold a value that is not finite.
         DataError: a task has no rows, or a label that is no class.
 
@@ -58,7 +59,9 @@ class LinearLogits:
 
     def __init__(self, columns: Sequence[Columns]) -> None:
         if not columns:
-            raise FusionError("nothing to find coefficients on", got=0, where="columns", fix="give one task's at least")
+            raise ArgumentError(
+                "nothing to find coefficients on", got=0, where="columns", fix="give one task's at least"
+            )
         first = columns[0]
         for other in columns[1:]:
             if (other.vectors, other.sites) != (first.vectors, first.sites):

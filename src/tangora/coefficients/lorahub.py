@@ -11,7 +11,7 @@ from typing import Any
 
 from tangora.coefficients.found import DIGITS, Found
 from tangora.coefficients.problem import silent
-from tangora.errors import FusionError
+from tangora.errors import ArgumentError, FusionError
 
 __all__ = ["BOUND", "lorahub"]
 
@@ -64,7 +64,8 @@ def lorahub(
         on_step: called after each evaluation, see `Problem`.
 
     Raises:
-        FusionError: an argument is out of range, or no evaluation had a finite loss.
+        ArgumentError: an argument is out of range.
+        FusionError: no evaluation had a finite loss.
 
     >>> found = lorahub(lambda w: (w[0] - 0.5) ** 2 + (w[1] + 0.25) ** 2, 2, penalty=0.0)
     >>> [round(w, 2) for w in found.weights], found.steps <= 40
@@ -118,8 +119,8 @@ def _finite(history: Sequence[_Evaluation]) -> float:
 def _check(tasks: int, budget: int, bound: float, penalty: float) -> None:
     for name, value in (("tasks", tasks), ("budget", budget)):
         if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-            raise FusionError(f"{name} must be a whole number, at least 1", got=value, where="lorahub")
+            raise ArgumentError(f"{name} must be a whole number, at least 1", got=value, where="lorahub")
     if not (bound > 0 and math.isfinite(bound)):
-        raise FusionError("bound must be positive and finite", got=bound, where="lorahub", fix="such as 1.5")
+        raise ArgumentError("bound must be positive and finite", got=bound, where="lorahub", fix="such as 1.5")
     if not (penalty >= 0 and math.isfinite(penalty)):
-        raise FusionError("penalty must be finite and not negative", got=penalty, where="lorahub", fix="such as 0.05")
+        raise ArgumentError("penalty must be finite and not negative", got=penalty, where="lorahub", fix="such as 0.05")

@@ -11,7 +11,7 @@ from tangora.coefficients.found import Found
 from tangora.coefficients.pose import Bench, pose
 from tangora.coefficients.requirements import refuse_unless_searchable
 from tangora.config.fusion import FusionEntry, check_search
-from tangora.errors import FusionError
+from tangora.errors import ArgumentError
 from tangora.evaluation.candidates import Scoring
 from tangora.evaluation.evaluator import Evaluator
 from tangora.fusion.fusion import Fusion
@@ -60,7 +60,8 @@ def search(
 
     Raises:
         RecipeError: there is no such search, or a setting is unknown or out of range.
-        FusionError: the adapters, the method or their modes do not fit each other or the search.
+        ArgumentError: there is not one adapter for each task, or the search does not fit the method.
+        FusionError: the adapters, or their modes, do not fit each other.
         DataError: a task has no such split.
 
     >>> from tangora.config.recipe import load_recipe
@@ -108,7 +109,7 @@ def _tasks_of(adapters: Sequence[Adapter], tasks: Sequence[Task]) -> list[str]:
     given = [task.name for task in tasks]
     if len(adapters) != len(given):
         what = f"{len(given)} tasks need {len(given)} adapters"
-        raise FusionError(what, got=len(adapters), where="search.adapters", fix="give one adapter of each task")
+        raise ArgumentError(what, got=len(adapters), where="search.adapters", fix="give one adapter of each task")
     known = [str(adapter.metadata.task) for adapter in adapters]
     return known if sorted(known) == sorted(given) else given
 
@@ -119,7 +120,7 @@ def _check(entry: FusionEntry, adapters: Sequence[Adapter], base: Base) -> None:
     try:
         check_search(entry, linear, base.config.family)
     except ValueError as cause:
-        raise FusionError(str(cause), where="tangora.search") from None
+        raise ArgumentError(str(cause), where="tangora.search") from None
     refuse_unless_searchable(entry, [name for name, is_linear in linear.items() if is_linear])
 
 

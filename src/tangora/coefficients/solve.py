@@ -20,7 +20,7 @@ from tangora.coefficients.found import Found, as_weights
 from tangora.coefficients.linear import LinearLogits
 from tangora.coefficients.logits import own_coefficients
 from tangora.coefficients.newton import Box, Expansion, Minimum, minimize
-from tangora.errors import FusionError
+from tangora.errors import ArgumentError
 
 if TYPE_CHECKING:
     from tangora.tangent.columns import Columns
@@ -66,7 +66,8 @@ def convex(
         bound: the largest magnitude. Few rows can often be separated, and then only this keeps the solution finite.
 
     Raises:
-        FusionError: a setting is out of range, or columns do not belong together or are not finite.
+        ArgumentError: a setting is out of range.
+        FusionError: columns do not belong together or are not finite.
         DataError: a task without rows, or a label out of range.
 
     >>> from tangora.tangent.columns import Columns
@@ -183,18 +184,18 @@ def box(bound: float, nonnegative: bool, l1: float = 0.0) -> Box:
     """Return the bounds and the penalty of coefficients.
 
     Raises:
-        FusionError: the bound is not positive and finite, or l1 is negative or not finite.
+        ArgumentError: the bound is not positive and finite, or l1 is negative or not finite.
     """
     if not (bound > 0 and math.isfinite(bound)):
-        raise FusionError("bound must be positive and finite", got=bound, where="coefficients", fix="such as 3")
+        raise ArgumentError("bound must be positive and finite", got=bound, where="coefficients", fix="such as 3")
     if not (l1 >= 0 and math.isfinite(l1)):
-        raise FusionError("l1 must be finite and not negative", got=l1, where="coefficients", fix="such as 0.01")
+        raise ArgumentError("l1 must be finite and not negative", got=l1, where="coefficients", fix="such as 0.01")
     return Box(0.0 if nonnegative else -bound, bound, l1)
 
 
 def _checked_l2(l2: float) -> float:
     if not (l2 >= 0 and math.isfinite(l2)):
-        raise FusionError("l2 must be finite and not negative", got=l2, where="coefficients", fix="such as 0.01")
+        raise ArgumentError("l2 must be finite and not negative", got=l2, where="coefficients", fix="such as 0.01")
     return float(l2)
 
 

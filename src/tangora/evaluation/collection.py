@@ -19,7 +19,7 @@ from tangora.adapters.adapter import Adapter
 from tangora.adapters.application import applied, places
 from tangora.adapters.initial import seed_of
 from tangora.adapters.metadata import BaseInfo
-from tangora.errors import DataError, FusionError, ModelError
+from tangora.errors import ArgumentError, DataError, FusionError, ModelError
 from tangora.fusion.statistics import About, Statistics
 from tangora.methods import Statistic
 from tangora.progress import Progress
@@ -80,9 +80,9 @@ def collect_statistics(
         progress: told of every batch.
 
     Raises:
-        FusionError: an unknown kind.
+        ArgumentError: an unknown kind, or ``rows`` or ``batch_size`` is smaller than 1.
         ModelError: the adapter is for another base, or a layer does not see one row of inputs per row of data.
-        DataError: no such split, or ``rows`` or ``batch_size`` is smaller than 1.
+        DataError: no such split.
 
     >>> import tangora
     >>> base = tangora.load_base("encoder", family="text-zero-shot")
@@ -132,7 +132,7 @@ def _check(
     known = list(get_args(Statistic))
     for kind in kinds or [""]:
         if kind not in known:
-            raise FusionError("no such statistics", got=kind, where="statistics.kinds", fix=did_you_mean(kind, known))
+            raise ArgumentError("no such statistics", got=kind, where="statistics.kinds", fix=did_you_mean(kind, known))
     if split not in task.splits:
         fix = did_you_mean(split, list(task.splits))
         raise DataError("the split is missing", got=split, where=f"task {task.name}", fix=fix)
@@ -141,7 +141,7 @@ def _check(
         raise FusionError("logits of this family are no distribution", got=task.family, where="statistics", fix=fix)
     for name, count in counts.items():
         if count < 1:
-            raise DataError(f"{name} must be at least 1", got=count, where=f"statistics.{name}", fix="give more")
+            raise ArgumentError(f"{name} must be at least 1", got=count, where=f"statistics.{name}", fix="give more")
     told = adapter.metadata.base.fingerprint
     if told is not None and told != base.fingerprint:
         what = f"the adapter is for a base with fingerprint {told[:12]}, this one has {base.fingerprint[:12]}"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tangora.errors import DataError
+from tangora.errors import FileError
 from tangora.support.files import read_json, write_text
 
 if TYPE_CHECKING:
@@ -43,12 +43,12 @@ def read_apart(run: Path) -> list[dict[str, Any]]:
     """What `write_apart` kept.
 
     Raises:
-        DataError: the file is there and cannot be right.
+        FileError: the file is there and cannot be right.
     """
     if not (run / _FILE).is_file():
         return []
-    rows = read_json(run / _FILE, DataError).get("rows")
+    rows = read_json(run / _FILE).get("rows")
     keys = {"mode", "method", "selection", "subset", "weights", "predictions"}
     if not isinstance(rows, list) or not all(isinstance(r, dict) and r.keys() >= keys for r in rows):
-        raise DataError("no predictions in the file", where=run / _FILE, fix="delete it and run the recipe again")
+        raise FileError("no predictions in the file", where=run / _FILE, fix="delete it and run the recipe again")
     return rows

@@ -10,7 +10,6 @@ when they are needed, one at a time. `tangora.collect_statistics` makes them.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +26,15 @@ from tangora.adapters.metadata import BaseInfo
 from tangora.errors import ArgumentError, FileError, FusionError
 from tangora.fusion.contract import space_of
 from tangora.methods import Method, Statistic
-from tangora.support.files import atomic_file, digest, read_json, refuse_existing, write_json, write_safetensors
+from tangora.support.files import (
+    atomic_file,
+    digest,
+    file_digest,
+    read_json,
+    refuse_existing,
+    write_json,
+    write_safetensors,
+)
 from tangora.support.shown import one_line
 from tangora.support.validation import validate
 from tangora.support.version import package_version
@@ -120,7 +127,7 @@ class Statistics:
             refuse_existing(file, overwrite)
         with atomic_file(path) as scratch:
             write_safetensors(scratch, self.tensors)
-            told = self.about.model_copy(update={"sha256": _sha256(scratch)})
+            told = self.about.model_copy(update={"sha256": file_digest(scratch)})
         write_json(sidecar, told.model_dump(mode="json"))
         return Statistics(told, _File(path), str(path))
 
@@ -135,7 +142,7 @@ def load(path: str | os.PathLike[str]) -> Statistics:
     sidecar = _sidecar(path)
     about = validate(About, read_json(sidecar), str(sidecar), FileError)
     try:
-        found = _sha256(path)
+        found = file_digest(path)
     except OSError as cause:
         raise FileError(f"cannot be read ({cause.strerror})", where=path, fix="check the path") from cause
     if found != about.sha256:
@@ -265,11 +272,3 @@ def _sidecar(path: Path) -> Path:
     if path.suffix != ".safetensors":
         raise ArgumentError("statistics are a .safetensors file", got=str(path), where="statistics", fix="name it so")
     return path.with_suffix(".json")
-
-
-def _sha256(path: Path) -> str:
-    total = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            total.update(block)
-    return total.hexdigest()

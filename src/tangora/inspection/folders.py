@@ -31,7 +31,7 @@ class Inspected:
     Attributes:
         path: the folder.
         kind: ``lora``, ``full`` (differences of all weights) or ``checkpoint``.
-        base: name, revision and fingerprint of the base, as far as they are told.
+        base: name, revision and fingerprint of the base, as far as they are known.
         mode, task, linearize: what ``tangora.json`` says.
         dtypes: dtype -> how many tensors.
         size: bytes of the tensors.
@@ -71,8 +71,8 @@ class Inspected:
         held = f"{len(self.sites)} sites" if self.sites else f"{self.tensors} tensors"
         return one_line("Inspected", repr(self.path), self.kind, self.problem or held)
 
-    def told(self) -> dict[str, Any]:
-        """For a machine: everything but the objects behind it."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything but the objects behind it, as JSON has it."""
         values = {key: value for key, value in vars(self).items() if key != "about"}
         return {**values, "sites": [asdict(site) for site in self.sites]}
 

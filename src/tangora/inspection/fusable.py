@@ -40,8 +40,8 @@ class Fusable:
         spaces = (f"{len(methods)} methods in {space}" for space, methods in self.spaces.items())
         return one_line("Fusable", *spaces, self.reasons.get("all"))
 
-    def told(self) -> dict[str, Any]:
-        """For a machine."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields, as JSON has them."""
         return dict(vars(self))
 
 

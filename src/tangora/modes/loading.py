@@ -19,7 +19,7 @@ from tangora.adapters.kinds import KINDS
 from tangora.adapters.metadata import BaseInfo, Metadata, read_metadata
 from tangora.config.recipe import BaseSettings
 from tangora.config.tasks import base_settings
-from tangora.errors import AdapterError, ModelError
+from tangora.errors import FileError, ModelError
 from tangora.modes.contract import mode_of
 from tangora.support.files import inside, read_json
 from tangora.support.seams import FAMILIES
@@ -68,7 +68,7 @@ def load_model(
             vocabulary).
 
     Raises:
-        AdapterError: as `tangora.load`.
+        FileError, AdapterError: as `tangora.load`.
         ModelError: the base is not found, has no such layers, or its weights are not those that ``tangora.json`` tells.
 
     >>> import peft, tempfile, torch
@@ -105,7 +105,7 @@ def _in_own_format(place: Path) -> Iterator[Path]:
 def _told(place: Path) -> tuple[Metadata, Mapping[str, Any]]:
     """The contents of ``tangora.json`` and ``adapter_config.json``; either may be missing."""
     if not place.exists():
-        raise AdapterError("no such folder", where=place, fix="give the folder that holds adapter_config.json")
+        raise FileError("no such folder", where=place, fix="give the folder that holds adapter_config.json")
     about = read_metadata(place) if place.is_dir() else None
     if (about is not None and not about.of_kind.in_peft) or not (place / CONFIG).exists():
         return about or load(place).metadata, {}

@@ -13,7 +13,7 @@ from tangora.errors import FileError
 from tangora.quickstart.data import pretraining
 from tangora.quickstart.training import Progress, Settings, pretrain, save
 from tangora.support.extras import require
-from tangora.support.files import atomic_dir, digest, read_json, write_json
+from tangora.support.files import atomic_dir, digest, file_digest, read_json, write_json
 
 __all__ = ["cache_folder", "encoder"]
 
@@ -53,7 +53,7 @@ def encoder(progress: Progress | None = None, settings: Settings | None = None) 
         model, words = pretrain(settings, progress)
         with atomic_dir(folder) as scratch:  # only now: a second process may be training the same entry
             save(model, words, scratch)
-            write_json(scratch / _RECORD, {"settings": asdict(settings), "model": _sha256(scratch / _WEIGHTS)})
+            write_json(scratch / _RECORD, {"settings": asdict(settings), "model": file_digest(scratch / _WEIGHTS)})
     return folder
 
 
@@ -75,10 +75,6 @@ def _key(settings: Settings) -> str:
 def _intact(folder: Path) -> bool:
     """Whether the entry is whole: it appeared at once, so only what happened to it since can have broken it."""
     try:
-        return bool(read_json(folder / _RECORD)["model"] == _sha256(folder / _WEIGHTS))
+        return bool(read_json(folder / _RECORD)["model"] == file_digest(folder / _WEIGHTS))
     except (FileError, OSError, KeyError):
         return False
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

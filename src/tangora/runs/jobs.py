@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from tangora.errors import OutputError
-from tangora.support.files import read_json, write_json
+from tangora.support.files import file_digest, read_json, write_json
 
 if TYPE_CHECKING:
     from tangora.runs.context import Context
@@ -108,13 +108,6 @@ def _record(job: Job, context: Context) -> Path:
 def _digests(job: Job, context: Context) -> Mapping[str, str]:
     """Path in the run's folder -> sha-256 of the file; files that are missing have none."""
     return {
-        path.relative_to(context.run).as_posix(): _sha256(path) if path.is_file() else "" for path in job.files(context)
+        path.relative_to(context.run).as_posix(): file_digest(path) if path.is_file() else ""
+        for path in job.files(context)
     }
-
-
-def _sha256(path: Path) -> str:
-    found = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            found.update(block)
-    return found.hexdigest()

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tangora.errors import DataError, TangoraError
+from tangora.errors import TangoraError
 from tangora.support.files import digest, read_json, write_json
 from tangora.support.seams import FAMILIES
 
@@ -71,7 +71,7 @@ class Sources:
     def read(cls, run: Path, recipe: Recipe) -> Sources | None:
         """Read what `write` wrote for the same recipe; None if there is nothing of the kind."""
         try:
-            raw = read_json(_path(run), DataError)
+            raw = read_json(_path(run))
             if raw["recipe"] != _decides(recipe):
                 return None
             tasks: dict[str, Any] = {name: TaskFacts(**facts) for name, facts in raw["tasks"].items()}

@@ -28,6 +28,7 @@ __all__ = [
     "atomic_dir",
     "atomic_file",
     "digest",
+    "file_digest",
     "inside",
     "read_json",
     "read_safetensors",
@@ -43,6 +44,15 @@ def digest(value: Any) -> str:
     """Sha-256 (hex) of a JSON-serializable value, independent of key order."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_digest(path: str | os.PathLike[str]) -> str:
+    """Return the sha-256 (hex) of a file's bytes, read a few megabytes at a time."""
+    total = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(1 << 22):
+            total.update(block)
+    return total.hexdigest()
 
 
 def refuse_existing(path: str | os.PathLike[str], overwrite: bool) -> None:

@@ -23,7 +23,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from tangora.adapters.heads import heads_digest
-from tangora.errors import DataError, FusionError, ModelError
+from tangora.errors import ArgumentError, DataError, FileError, ModelError
 from tangora.support.files import atomic_file, digest, read_safetensors, write_safetensors
 from tangora.support.seams import FAMILIES
 from tangora.support.shown import one_line
@@ -85,7 +85,7 @@ class Columns:
         expected = tuple(self.columns.shape[:own])
         if tuple(coefficients.shape[-own:]) != expected:
             got = tuple(coefficients.shape)
-            raise FusionError("every column needs a coefficient", got=got, where=f"columns {expected}")
+            raise ArgumentError("every column needs a coefficient", got=got, where=f"columns {expected}")
         flat = coefficients.reshape(*coefficients.shape[:-own], -1).to(self.columns)
         moved = flat @ self.columns.reshape(flat.shape[-1], -1)
         logits: Tensor = self.origin + moved.unflatten(-1, self.origin.shape)
@@ -95,10 +95,10 @@ class Columns:
         """Only these task vectors, in this order.
 
         Raises:
-            FusionError: a name that is not among ``vectors``.
+            ArgumentError: a name that is not among ``vectors``.
         """
         if unknown := [v for v in vectors if v not in self.vectors]:
-            raise FusionError("no such task vector", got=unknown[0], where=f"columns of {', '.join(self.vectors)}")
+            raise ArgumentError("no such task vector", got=unknown[0], where=f"columns of {', '.join(self.vectors)}")
         picked = self.columns[[self.vectors.index(v) for v in vectors]]
         return replace(self, vectors=tuple(vectors), columns=picked)
 
@@ -130,14 +130,15 @@ def load_columns(path: str | os.PathLike[str], fingerprint: str | None = None) -
         fingerprint: what it must be of.
 
     Raises:
-        DataError: not such a file, or of another base, split or task vectors.
+        FileError: not such a file.
+        DataError: columns of another base, split or task vectors.
         FileError: the file is missing or corrupt.
     """
     tensors = read_safetensors(path)
     with safe_open(path, "pt") as file:
         about: dict[str, Any] = json.loads((file.metadata() or {}).get("tangora.columns", "{}"))
     if not about or tensors.keys() != {"origin", "columns", "labels", "examples"}:
-        raise DataError("not a file of columns", where=Path(path), fix="delete it; the run makes it again")
+        raise FileError("not a file of columns", where=Path(path), fix="delete it; the run makes it again")
     if fingerprint is not None and about["fingerprint"] != fingerprint:
         what = f"the columns are of fingerprint {about['fingerprint'][:12]}, not {fingerprint[:12]}"
         raise DataError(what, where=Path(path), fix="they belong to another run: delete the file")

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from tangora import quickstart
-from tangora.errors import ModelError
+from tangora.errors import FileError, ModelError
 from tangora.support.files import digest
 from tangora.support.machine import Machine
 from tangora.support.shown import html_table, one_line
@@ -126,10 +126,10 @@ def _loading(config: BaseSettings, place: str) -> Iterator[None]:
     """Quietly, and with every failure of transformers to find or read a file as a `ModelError`."""
     folder = Path(place)
     if (folder.is_absolute() or place.startswith((".", "~"))) and not folder.is_dir():
-        raise ModelError("the model's folder is not found", where=place, fix="check base.model")
+        raise FileError("the model's folder is not found", where=place, fix="check base.model")
     if folder.is_dir() and list(folder.glob("*.bin")) and not list(folder.glob("*.safetensors")):
         fix = "convert it: model.save_pretrained(folder) in a process that trusts the file"
-        raise ModelError("the checkpoint has only pickled weights, which are refused", where=place, fix=fix)
+        raise FileError("the checkpoint has only pickled weights, which are refused", where=place, fix=fix)
     try:
         with _quiet():
             yield
@@ -144,7 +144,7 @@ def _loading(config: BaseSettings, place: str) -> Iterator[None]:
         if type(cause).__name__ != "SafetensorError":
             raise
         fix = "the file is truncated or corrupt: copy it again"
-        raise ModelError(f"the weights are not readable ({cause})", where=place, fix=fix) from cause
+        raise FileError(f"the weights are not readable ({cause})", where=place, fix=fix) from cause
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tangora.adapters.heads import heads_digest
-from tangora.errors import AdapterError, DataError
+from tangora.errors import AdapterError, ArgumentError
 from tangora.support.seams import FAMILIES
 from tangora.support.shown import one_line
 from tangora.tasks.values import evaluating
@@ -155,10 +155,10 @@ def predict(model: TaskModel, split: Split, batch_size: int) -> Predictions:
         batch_size: rows per forward pass; changes results by rounding at most.
 
     Raises:
-        DataError: ``batch_size`` is smaller than 1.
+        ArgumentError: ``batch_size`` is smaller than 1.
     """
     if batch_size < 1:
-        raise DataError("batch_size must be at least 1", got=batch_size, where="evaluation.batch_size")
+        raise ArgumentError("batch_size must be at least 1", got=batch_size, where="evaluation.batch_size")
     device = next(model.parameters()).device
     values: list[Any] = [None] * len(split)
     found = np.empty(len(split), dtype=np.float32)

@@ -56,7 +56,7 @@ class Verification:
     def __repr__(self) -> str:
         return one_line("Verification", f"{self.sites} sites", f"largest relative difference {self.error:.1e}")
 
-    def told(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """What ``tangora.json`` keeps: everything that is the same in a second run."""
         return {key: value for key, value in vars(self).items() if key != "seconds"}
 

@@ -23,7 +23,7 @@ from tangora.progress import Progress
 from tangora.runs.context import Context
 from tangora.runs.folder import locked
 from tangora.runs.stages import measures
-from tangora.runs.stages.analysis_plan import PATH, RANK, Piece, Plan
+from tangora.runs.stages.analysis_plan import PATH, RANK, AnalysisPlan, Piece
 from tangora.support.files import write_json
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["analyze"]
 
 
-def analyze(plan: Plan, progress: Progress | None = None) -> Path:
+def analyze(plan: AnalysisPlan, progress: Progress | None = None) -> Path:
     """Compute what is missing, write it piece by piece, and build the report again; return the report's path.
 
     Raises:
@@ -53,7 +53,7 @@ def analyze(plan: Plan, progress: Progress | None = None) -> Path:
         return report.build(plan.run)
 
 
-def _measure(plan: Plan, context: Context, piece: Piece) -> dict[str, Any]:
+def _measure(plan: AnalysisPlan, context: Context, piece: Piece) -> dict[str, Any]:
     """The numbers of one piece."""
     progress = context.progress
     experts = {task: context.experts[piece.mode][task] for task in piece.tasks}
@@ -76,7 +76,7 @@ def _measure(plan: Plan, context: Context, piece: Piece) -> dict[str, Any]:
     return measured
 
 
-def _answer(plan: Plan, context: Context, piece: Piece, experts: Mapping[str, Adapter]) -> Answer:
+def _answer(plan: AnalysisPlan, context: Context, piece: Piece, experts: Mapping[str, Adapter]) -> Answer:
     """How the fused model answers at a point of a plane: from columns, or by forward passes."""
     settings, seed = plan.settings, plan.recipe.seed
     if plan.linear(piece.mode):
@@ -87,10 +87,10 @@ def _answer(plan: Plan, context: Context, piece: Piece, experts: Mapping[str, Ad
     return measures.by_forward_passes(evaluator, experts, piece.tasks, settings.split, seed)
 
 
-def _small(plan: Plan, context: Context, name: str) -> Task:
+def _small(plan: AnalysisPlan, context: Context, name: str) -> Task:
     settings = plan.settings
     return measures.limited(context.task(name), settings.split, settings.rows, plan.recipe.seed)
 
 
-def _position(plan: Plan, entry: Mapping[str, Any]) -> tuple[int, list[int]]:
+def _position(plan: AnalysisPlan, entry: Mapping[str, Any]) -> tuple[int, list[int]]:
     return list(plan.recipe.modes).index(entry["mode"]), [plan.tasks.index(task) for task in entry["tasks"]]

@@ -12,13 +12,13 @@ from typing import Any
 from tangora.adapters.adapter import load
 from tangora.analysis.plane import grid
 from tangora.config.recipe import Recipe, load_recipe
-from tangora.errors import DataError, RecipeError
+from tangora.errors import ArgumentError, FileError
 from tangora.modes.contract import mode_of
 from tangora.support.files import digest, read_json
 from tangora.support.seams import FAMILIES
 from tangora.support.validation import did_you_mean
 
-__all__ = ["KINDS", "Piece", "Plan", "Settings"]
+__all__ = ["KINDS", "Piece", "AnalysisPlan", "Settings"]
 
 CODE = "analysis-1"  # raise it when the same settings would give other numbers
 KINDS = ("signs", "angles", "planes", "linearity")
@@ -41,7 +41,7 @@ class Settings:
         split: whose rows.
 
     Raises:
-        RecipeError: one of them cannot be right.
+        ArgumentError: one of them is invalid.
     """
 
     only: Sequence[str] = KINDS
@@ -58,7 +58,7 @@ class Settings:
         _known(self.only, KINDS, "--only")
         _known([self.split], ["train", "validation", "test"], "--split")
         if self.rows < 1:
-            raise RecipeError("rows must be at least 1", got=self.rows, where="--rows")
+            raise ArgumentError("rows must be at least 1", got=self.rows, where="--rows")
 
     def of(self, kind: str) -> dict[str, Any]:
         """Those that decide the numbers of a kind."""
@@ -88,11 +88,12 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Plan:
+class AnalysisPlan:
     """What is to be done in a run's folder, and what is there already.
 
     Raises:
-        RecipeError: not a finished run, or a mode or task that it does not have.
+        FileError: not a finished run.
+        ArgumentError: a mode or task that it does not have.
     """
 
     run: Path
@@ -102,7 +103,7 @@ class Plan:
         """Refuse a folder that is no finished run, and names that it does not have."""
         if not (self.run / "scores.csv").is_file() or not (self.run / "recipe.yaml").is_file():
             fix = "give the folder of a finished tangora run"
-            raise RecipeError("not a finished run: recipe.yaml or scores.csv is missing", where=self.run, fix=fix)
+            raise FileError("not a finished run: recipe.yaml or scores.csv is missing", where=self.run, fix=fix)
         _known(self.settings.modes, list(self.recipe.modes), "--modes")
         _ = self.pairs
 
@@ -128,7 +129,7 @@ class Plan:
         for pair in named:
             if len(pair) != 2 or pair[0] == pair[1]:
                 fix = "two tasks joined by +, pairs separated by commas: a+b,c+d"
-                raise RecipeError("a pair is two tasks", got="+".join(pair), where="--pairs", fix=fix)
+                raise ArgumentError("a pair is two tasks", got="+".join(pair), where="--pairs", fix=fix)
             _known(pair, self.tasks, "--pairs")
         return [(a, b) for a, b in (sorted(pair, key=self.tasks.index) for pair in named)]
 
@@ -173,7 +174,7 @@ class Plan:
     def _rows(self, task: str) -> int | None:
         """Rows of the split, where the run says so."""
         path = self.run / "run.json"
-        sizes = read_json(path, DataError).get("tasks", {}) if path.is_file() else {}
+        sizes = read_json(path).get("tasks", {}) if path.is_file() else {}
         return sizes.get(task, {}).get(self.settings.split)  # type: ignore[no-any-return]
 
     def experts(self, mode: str, tasks: Sequence[str]) -> list[str]:
@@ -199,7 +200,7 @@ class Plan:
         path = self.run / "analysis" / f"{kind}.json"
         if not path.is_file():
             return []
-        return [entry for entry in read_json(path, DataError).get("entries", []) if self._holds(kind, entry)]
+        return [entry for entry in read_json(path).get("entries", []) if self._holds(kind, entry)]
 
     def _holds(self, kind: str, entry: Mapping[str, Any]) -> bool:
         mode, tasks = entry.get("mode"), tuple(entry.get("tasks", ()))
@@ -240,4 +241,4 @@ def _disjoint_first(tasks: Sequence[str]) -> list[tuple[str, str]]:
 def _known(names: Sequence[str], valid: Sequence[str], where: str) -> None:
     for name in names:
         if name not in valid:
-            raise RecipeError("no such name", got=name, where=where, fix=did_you_mean(name, list(valid)))
+            raise ArgumentError("no such name", got=name, where=where, fix=did_you_mean(name, list(valid)))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tangora.errors import DataError
+from tangora.errors import FileError
 from tangora.evaluation.evaluator import Result
 from tangora.evaluation.results import Outcome
 from tangora.support.files import read_json, write_text
@@ -62,14 +62,14 @@ def read_outcomes(path: Path) -> Outcomes:
     """Read what `write_outcomes` wrote.
 
     Raises:
-        DataError: the file is missing, or cannot be right.
+        FileError: the file is missing, or cannot be right.
     """
-    raw = read_json(path, DataError)
+    raw = read_json(path)
     try:
         chosen = [Outcome(**{**one, "subset": tuple(one["subset"]), "results": _results(one)}) for one in raw["chosen"]]
         return Outcomes(chosen, raw["selections"], raw["candidates"], raw["searches"])
     except (KeyError, TypeError) as cause:
-        raise DataError("no outcomes in the file", where=path, fix="delete it and run the recipe again") from cause
+        raise FileError("no outcomes in the file", where=path, fix="delete it and run the recipe again") from cause
 
 
 def _plain(results: Mapping[str, Mapping[str, Result]]) -> dict[str, dict[str, list[Any]]]:

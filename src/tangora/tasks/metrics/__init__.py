@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tangora.errors import DataError
+from tangora.errors import ArgumentError
 from tangora.support.seams import METRICS
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def score(metric: str, predictions: Sequence[Any] | np.ndarray, targets: Sequenc
 
     Raises:
         PluginError: no such metric.
-        DataError: no rows, or numbers of rows that differ.
+        ArgumentError: no rows, or numbers of rows that differ.
 
     >>> score("accuracy", [0, 1, 1], [0, 1, 0])
     0.6666666666666666
@@ -50,7 +50,7 @@ def bootstrap(
 
     Raises:
         PluginError: no such metric.
-        DataError: no rows, or numbers of rows that differ.
+        ArgumentError: no rows, or numbers of rows that differ.
 
     >>> bootstrap("accuracy", [0, 1, 1], [0, 1, 0], np.array([[1, 1, 1], [0, 1, 2]])).round(3).tolist()
     [0.667, 0.333]
@@ -80,7 +80,7 @@ def _checked(
 ) -> tuple[list[Any], list[Any]]:
     if len(predictions) != len(targets) or not len(targets):
         got = f"{len(predictions)} predictions, {len(targets)} targets"
-        raise DataError("a metric needs one prediction for each of at least one target", got=got, where=metric)
+        raise ArgumentError("a metric needs one prediction for each of at least one target", got=got, where=metric)
     return _plain(predictions), _plain(targets)
 
 
