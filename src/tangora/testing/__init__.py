@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tangora.testing.method import METHOD_CHECKS, check_method
     from tangora.testing.metric import check_metric
     from tangora.testing.search import check_search
+    from tangora.testing.space import check_space
     from tangora.testing.update import check_update
 
 # name -> module: a suite is imported when it is first used, since some need torch and others need more
@@ -27,10 +28,19 @@ _HOME = {
     "check_method": "method",
     "check_metric": "metric",
     "check_search": "search",
+    "check_space": "space",
     "check_update": "update",
 }
 
-__all__ = ["METHOD_CHECKS", "check_family", "check_method", "check_metric", "check_search", "check_update"]
+__all__ = [
+    "METHOD_CHECKS",
+    "check_family",
+    "check_method",
+    "check_metric",
+    "check_search",
+    "check_space",
+    "check_update",
+]
 
 
 def __getattr__(name: str) -> Any:
