@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tangora.support.markdown import as_code, as_table, as_text
-from tangora.support.seams import FAMILIES
+from tangora.support.seams import FAMILIES, SPACES
 from tangora.support.yaml import dump
 
 if TYPE_CHECKING:
@@ -204,8 +204,9 @@ def _provenance(adapter: Adapter) -> str:
 
 
 def _space(space: str) -> str:
-    told = {"delta": "the updates ΔW", "factors": "A and B, each on its own", "core": "ΔW in bases common to all"}
-    return f"`{space}` ({told[space]})"
+    # A card is also written where the package that brought the space is not installed.
+    summary = f" ({as_text(SPACES.get(space).summary)})" if space in SPACES else ""
+    return as_code(space) + summary
 
 
 def _fingerprint(value: str | None) -> str:

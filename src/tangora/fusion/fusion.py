@@ -6,7 +6,6 @@ is formed on the factors. Other methods see one site at a time, or all of them a
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from copy import copy
@@ -21,13 +20,12 @@ from tangora.fusion.contract import Coordinates, space_of
 from tangora.fusion.engine import Engine
 from tangora.fusion.heads import Heads, carried_records, check_heads, fuse_whole
 from tangora.fusion.lineage import check, check_belongs, cut_to, inherit
+from tangora.fusion.routes import Routes
 from tangora.fusion.statistics import MethodStatistics, StatisticsLike, match, opened, refuse_superfluous
-from tangora.fusion.weights import Weights, WeightTable, common_scale, tabulate
+from tangora.fusion.weights import Weights, WeightTable, tabulate
 from tangora.methods import Method, get
 from tangora.storage.checkpoint import open_base
 from tangora.support.threads import in_threads
-from tangora.updates.task_vector import TaskVector, Update
-from tangora.updates.truncation import prepare
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -142,7 +140,7 @@ class Fusion:
             check_belongs(self.adapters, self.names, origin)
         chosen.check(self.adapters, self.names)
         self._coordinates: dict[str, Coordinates] = {}  # by space; made when a method first needs them
-        self._unit: tuple[str, TaskVector] | None = None  # the last method and parameters, and its result for λ = 1
+        self._routes = Routes()
 
     def __repr__(self) -> str:
         return f"Fusion({', '.join(self.names)}; space {self.space})"
@@ -159,7 +157,7 @@ class Fusion:
         part.adapters = [self.adapters[i] for i in indices]
         part.names = [self.names[i] for i in indices]
         part._coordinates = {name: c.subset(indices) for name, c in self._coordinates.items() if c.separate}
-        part._unit = None
+        part._routes = Routes()
         return part
 
     def merge(
@@ -184,7 +182,7 @@ class Fusion:
         computation = Computation(chosen, table, given, self.seed, prints)
         cut = rank if space_of(space).plain and self._own_factors(chosen) else None
         coordinates = self._in(space)
-        fused, errors = self._fused(coordinates, computation, statistics, cut)
+        fused, errors = self._routes.fused(Engine(coordinates, statistics.of), computation, cut)
         info = self._info(computation, statistics, bool(kept))
         made = inherit(self.adapters, coordinates.back(fused), info)
         made = replace(made, whole=whole, heads=kept, records=carried_records(self.adapters))
@@ -240,48 +238,6 @@ class Fusion:
             fix = "leave the rank out: a full adapter has no factors"
             raise ArgumentError("rank is for low-rank adapters", got=rank, where="fuse.rank", fix=fix)
 
-    def _fused(
-        self, coordinates: Coordinates, computation: Computation, statistics: MethodStatistics, rank: int | None
-    ) -> tuple[TaskVector, dict[str, float]]:
-        """What the method makes of the coordinates; with a rank, cut to it while a site is at hand, and the errors.
-
-        There are five ways to the same numbers. Each is tried where it applies, before those that need more memory::
-
-            cut, linear        Σ cₜ Bₜ Aₜ of one site, cut at once      a site's factors in memory
-            cut, other         f(ΔWₜ) of one site, cut at once          a site's dense tensors
-            linear             Σ cₜ Bₜ Aₜ                               all factors
-            one λ > 0          λ · f(ΔWₜ; 1), from the last call        all sites dense
-            any other          f(ΔWₜ; λₜ)                               all sites dense
-
-        A cut comes first, because uncut results of all sites are what it saves; it is asked for only where nothing
-        else needs them. Linear comes before the scale, which would hold dense what a linear method keeps in factors.
-        The scale comes last: it saves no memory, but a grid over λ costs one call.
-        """
-        engine, method = Engine(coordinates, statistics.of), computation.method
-        if rank is not None:
-            prepare()
-            cut: dict[str, tuple[Update, float]] = (
-                engine.linear_cut(computation, rank)
-                if method.linear
-                else engine.dense(computation, lambda update: update.compress(rank))
-            )
-            return TaskVector({n: u for n, (u, _) in cut.items()}), {n: error for n, (_, error) in cut.items()}
-        if method.linear:
-            return engine.linear(computation), {}
-        scale = common_scale(computation.weights) if method.homogeneous else None
-        if scale is None:
-            return TaskVector(engine.dense(computation, _itself)), {}
-        return self._unit_of(engine, computation) * scale, {}
-
-    def _unit_of(self, engine: Engine, computation: Computation) -> TaskVector:
-        """The result for weights of one, kept until another method or other parameters come."""
-        key = json.dumps([computation.method.name, computation.parameters], sort_keys=True, default=repr)
-        if self._unit is None or self._unit[0] != key:
-            self._unit = None  # frees the last one before the next is made
-            ones = replace(computation, weights=[1.0] * len(self.adapters))
-            self._unit = (key, TaskVector(engine.dense(ones, _itself)))
-        return self._unit[1]
-
     def _info(self, computation: Computation, statistics: MethodStatistics, kept: bool) -> FusedInfo:
         """How the fused adapter was made, for its metadata."""
         return FusedInfo(
@@ -312,7 +268,3 @@ def _name(index: int, given: AdapterLike, adapter: Adapter) -> str:
     if not isinstance(given, Adapter):
         return os.path.basename(os.path.normpath(os.fspath(given)))
     return adapter.metadata.task or f"adapter {index + 1}"
-
-
-def _itself(update: Update) -> Update:
-    return update

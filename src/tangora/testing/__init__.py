@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tangora.testing.metric import check_metric
     from tangora.testing.mode import check_mode
     from tangora.testing.search import check_search
+    from tangora.testing.space import check_space
     from tangora.testing.update import check_update
 
 # name -> module: a suite is imported when it is first used, since some need torch and others need more
@@ -33,11 +34,13 @@ _HOME = {
     "check_metric": "metric",
     "check_mode": "mode",
     "check_search": "search",
+    "check_space": "space",
     "check_update": "update",
 }
 
 __all__ = [
     "METHOD_CHECKS",
+<<<<<<< HEAD
     "check_executor",
     "check_family",
     "check_format",
@@ -45,6 +48,13 @@ __all__ = [
     "check_metric",
     "check_mode",
     "check_search",
+=======
+    "check_family",
+    "check_method",
+    "check_metric",
+    "check_search",
+    "check_space",
+>>>>>>> h-fuse
     "check_update",
 ]
 

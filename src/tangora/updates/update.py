@@ -29,9 +29,7 @@ class Update(Protocol):
 
     An implementation defines the five members without a body here: ``shape``, ``dense``, ``factors``, ``scaled`` and
     ``digest``. The others follow from these; a form that can do better overrides them. Updates never change, and
-    operators return new ones::
-
-        v + w, v - w, -v, 2 * v, v / 2, sum([v, w])        of one shape; low-rank where both are
+    operators return new ones: ``v + w, v - w, -v, 2 * v, v / 2, sum([v, w])``, low-rank if all are.
 
     Callers ask ``factors()`` what an update can do, not ``isinstance`` what it is.
     """
