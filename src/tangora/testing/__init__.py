@@ -40,7 +40,6 @@ _HOME = {
 
 __all__ = [
     "METHOD_CHECKS",
-<<<<<<< HEAD
     "check_executor",
     "check_family",
     "check_format",
@@ -48,13 +47,7 @@ __all__ = [
     "check_metric",
     "check_mode",
     "check_search",
-=======
-    "check_family",
-    "check_method",
-    "check_metric",
-    "check_search",
     "check_space",
->>>>>>> h-fuse
     "check_update",
 ]
 
