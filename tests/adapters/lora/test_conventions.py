@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 import zoo
 from tangora.adapters.adapter import load
-from tangora.errors import AdapterError, FusionError
+from tangora.errors import AdapterError, ArgumentError, FusionError
 from tangora.fusion.fusion import fuse
 
 LINEAR = ["up", "turned", "square"]
@@ -127,7 +127,7 @@ def test_heads_are_never_dropped(tmp_path):
     pair = heads(tmp_path)
     with pytest.raises(FusionError, match=r"heads of their own.*head\.bias.*--heads keep"):
         fuse(pair)
-    with pytest.raises(FusionError, match="kept or fused, got 'drop'"):
+    with pytest.raises(ArgumentError, match="kept or fused, got 'drop'"):
         fuse(pair, heads="drop")
 
 
