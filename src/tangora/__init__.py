@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tangora.api.predicting import predict
     from tangora.api.running import run
     from tangora.checkpoints import fuse_checkpoints
+    from tangora.coefficients.searching import search
     from tangora.config.recipe import load_recipe
     from tangora.config.settings import FinetuneConfig
     from tangora.errors import TangoraError
@@ -68,6 +69,7 @@ __all__ = [
     "methods",
     "predict",
     "run",
+    "search",
     "tasks",
     "testing",
 ]
@@ -100,6 +102,7 @@ _HOME = {
     "load_task": "api.loading",
     "predict": "api.predicting",
     "run": "api.running",
+    "search": "coefficients.searching",
 }
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tangora.support.shown import one_line
+
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
@@ -43,6 +45,15 @@ class Found:
     rows: Mapping[str, int]
     settings: Mapping[str, Any]
     tried: Sequence[list[float] | dict[str, list[float]]] = ()
+
+    def __repr__(self) -> str:
+        if isinstance(self.weights, dict):
+            numbers = [number for row in self.weights.values() for number in row]
+            text = f"weights of {len(self.weights)} sites from {min(numbers):g} to {max(numbers):g}"
+        else:
+            text = "weights " + " ".join(f"{weight:g}" for weight in self.weights)
+        gap = None if self.gap is None else f"gap {self.gap:.1e}"
+        return one_line("Found", text, f"loss {self.loss:.4g}", gap, f"{self.steps} steps")
 
     def to_dict(self) -> dict[str, Any]:
         """Return what ``fused.selection`` of ``tangora.json`` holds: the settings, the certificate and the rows."""
