@@ -132,7 +132,7 @@ def fuse_checkpoints(
         overwrite: replace an output that exists.
         dry_run: write nothing; only say what would be made, and in how much memory.
         verify: of adapters, read the output again before it appears, and compare it with what their files say.
-        progress: told of every finished chunk.
+        progress: receives every finished chunk.
         parameters: the method's own, such as ``density=0.2``.
 
     Raises:
@@ -151,10 +151,7 @@ def fuse_checkpoints(
     out = Path(out)
     refuse_existing(out, overwrite)
     kind, size, workers = _dtype(dtype), _bytes(shard_size), _threads(threads)
-    if device != "cpu":
-        from tangora.checkpoints.gpu import check_device  # deferred: imports torch, which linear methods do without
-
-        check_device(device)
+    _check_device(device)
     origin = open_checkpoint(base)
     models_ = gather(origin, models, allow_missing, Request(chosen, weights, parameters, seed, space, same_base, heads))
     plan = make_plan(models_.targets, dtype=kind, shard_size=size, block=block)
@@ -184,6 +181,13 @@ def fuse_checkpoints(
         notes=models_.notes,
         verified=checked,
     )
+
+
+def _check_device(device: str) -> None:
+    if device != "cpu":
+        from tangora.checkpoints.gpu import check_device  # deferred: imports torch, which linear methods do without
+
+        check_device(device)
 
 
 def _checked(output: Output, base: Checkpoint, models: Models) -> Checked:
