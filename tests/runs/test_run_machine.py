@@ -16,7 +16,7 @@ from tangora.coefficients.forward import ForwardLogits
 from tangora.config.recipe import Recipe, load_recipe
 from tangora.evaluation.collection import collect_statistics
 from tangora.evaluation.evaluator import evaluate
-from tangora.runs.context import machine_of
+from tangora.runs.machine import machine_of
 from tangora.support.machine import Machine
 from tangora.tasks import TaskModel, load_base, load_task
 from tiny_run import recipe_for

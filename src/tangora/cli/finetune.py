@@ -107,7 +107,7 @@ def _train(
     from tangora.modes.contract import Bench  # deferred: imports torch
     from tangora.modes.finetuning import train_to
     from tangora.modes.stage import stage_key
-    from tangora.runs.context import machine_of
+    from tangora.runs.machine import machine_of
     from tangora.tasks import load_base, load_task
 
     machine = machine_of(recipe)

@@ -66,7 +66,7 @@ def statistics(options: StatisticsOptions, output: Output) -> None:
     refuse_existing(options.out, options.overwrite)
     from tangora.adapters.adapter import load  # deferred: imports torch
     from tangora.evaluation.collection import collect_statistics
-    from tangora.runs.context import machine_of
+    from tangora.runs.machine import machine_of
     from tangora.tasks import load_base, load_task
 
     expert = load(options.adapter)

@@ -15,21 +15,21 @@ from pathlib import Path
 from tangora import quickstart
 from tangora.adapters.adapter import Adapter, load
 from tangora.config.recipe import Recipe, load_recipe
-from tangora.errors import DataError, FileError, ModelError
+from tangora.errors import DataError, ModelError
 from tangora.evaluation.evaluator import Evaluator, ScoreStore
 from tangora.fusion.fusion import Fusion
 from tangora.fusion.statistics import Statistics
 from tangora.fusion.statistics import load as load_statistics
 from tangora.progress import Progress
+from tangora.runs.machine import machine_of
 from tangora.runs.plan import Plan, plan
 from tangora.runs.sources import Sources
 from tangora.runs.stages.columns import ColumnStore
-from tangora.support.files import read_json, write_json
 from tangora.support.machine import Machine
 from tangora.tasks import Base, Task, load_base, load_task
 from tangora.tasks.base import BUILTIN
 
-__all__ = ["Context", "Experts", "machine_of", "prepare"]
+__all__ = ["Context", "Experts", "prepare"]
 
 
 @dataclass(eq=False)
@@ -243,30 +243,6 @@ class OfMode(Mapping[str, "Adapter"]):
 
     def __len__(self) -> int:
         return len(self.tasks)
-
-
-def machine_of(recipe: Recipe, run: Path | None = None) -> Machine:
-    """Return the machine that a recipe asks for.
-
-    The number of threads decides the last bits of a sum. So a number that was measured is kept in the run's folder, and
-    a run that goes on computes with the threads it began with.
-
-    Args:
-        recipe: its ``machine`` section.
-        run: the run's folder, if there is one.
-
-    Raises:
-        ArgumentError: the device cannot be used here.
-    """
-    settings = recipe.machine
-    kept = run / "cache" / "threads.json" if run is not None else None
-    threads: int | str = settings.threads
-    if threads == "auto" and kept is not None and kept.is_file():
-        threads = int(read_json(kept, FileError).get("threads", 0)) or "auto"
-    machine = Machine.resolve(settings.device, settings.dtype, threads)
-    if kept is not None and run is not None and run.is_dir() and not kept.is_file():
-        write_json(kept, {"threads": machine.threads})
-    return machine
 
 
 def prepare(

@@ -46,9 +46,10 @@ def work(run: str, threads: int, connection: Connection) -> None:
     signal.signal(signal.SIGTERM, _stop)
     import torch  # deferred: see above
 
-    from tangora.runs.context import Context, machine_of  # deferred: imports torch
+    from tangora.runs.context import Context  # deferred: imports torch
     from tangora.runs.execution import perform  # deferred: with the context
     from tangora.runs.folder import logged  # deferred: with the context
+    from tangora.runs.machine import machine_of
 
     torch.set_num_threads(threads)
     logging.captureWarnings(True)
