@@ -104,18 +104,20 @@ def test_sums_that_cancel_may_be_in_another_order(tmp_path, monkeypatch):
     large, small, row = (torch.randn(shape, generator=g) for shape in ((10, 1), (10, 1), (1, 6)))
     update = LowRank(torch.cat([small, 1000 * large, -1000 * large], 1), row.repeat(3, 1), 1.0)
     start = {"up": LowRank(torch.ones(10, 1), torch.ones(1, 6), 1.0)}  # with one it is no plain factors in a file
-    Adapter({"up": update}, Metadata(base=BaseInfo(model="toy")), None, start).save(tmp_path / "a")
+    Adapter({"up": update}, Metadata(base=BaseInfo(model="toy")), LoraDetails(initial=start)).save(tmp_path / "a")
     once = verified._read
 
     def rows(self, first, last):
-        b, a = self.update.b[first:last], self.update.a
+        factors = self.update.factors()
+        b, a = factors.b[first:last], factors.a
         return sum(b[:, k : k + 1] * a[k : k + 1] for k in range(len(a)))
 
     def again(part, spans, **options):
-        flipped = LowRank(part.update.b.flip(1), part.update.a.flip(0), part.update.scaling)
+        factors = part.update.factors()
+        flipped = LowRank(factors.b.flip(1), factors.a.flip(0), factors.scaling)
         return once(replace(part, update=flipped), spans, **options)
 
-    monkeypatch.setattr(onto.Added, "rows", rows)
+    monkeypatch.setattr(onto_base.Added, "rows", rows)
     monkeypatch.setattr(verified, "_read", again)
     save(tmp_path / "toy", toys.toy().state_dict(), config={})
     checked = fuse_checkpoints(tmp_path / "toy", [tmp_path / "a"], tmp_path / "out", weights=1.0).verified

@@ -269,12 +269,22 @@ def evaluate(
     *,
     split: str = "test",
     batch_size: int = 64,
+    same_base: bool = False,
 ) -> Mapping[str, Result]:
     """Score one adapter (or the base alone, ``None``) on ``split`` of each task.
+
+    Args:
+        adapter: of any mode.
+        base: the model that the adapter was made for.
+        tasks: to score it on.
+        split: of each task.
+        batch_size: rows per forward pass.
+        same_base: the base is the right one although the adapter names another.
 
     Raises:
         ModelError: the adapter does not fit the base, or was made for other weights.
         DataError: a task has no such split.
     """
     key = scoring_key(adapter) if adapter is not None else "zero_shot"
-    return Evaluator(base, tasks, batch_size=batch_size).evaluate(key, lambda: adapter, [t.name for t in tasks], split)
+    evaluator = Evaluator(base, tasks, batch_size=batch_size, same_base=same_base)
+    return evaluator.evaluate(key, lambda: adapter, [task.name for task in tasks], split)
