@@ -53,9 +53,9 @@ KERNELS := \
   avx512vl:ATEN_CPU_CAPABILITY=avx512,MKL_ENABLE_INSTRUCTIONS=AVX512,ONEDNN_MAX_CPU_ISA=AVX512_CORE,OPENBLAS_CORETYPE=SkylakeX,OMP_NUM_THREADS=2 \
   avx512vl:ATEN_CPU_CAPABILITY=default,MKL_ENABLE_INSTRUCTIONS=AVX512,ONEDNN_MAX_CPU_ISA=AVX2,OPENBLAS_CORETYPE=Prescott,OMP_NUM_THREADS=1
 # What has nothing to round: words, files, pages, whole commands and runs.
-NOT_NUMERIC := report/* peers/* test_cli.py test_readme.py test_packaging.py test_recipe.py test_hub_recipes.py test_io.py \
-  test_fuzz.py test_run.py test_example.py test_fuse_benchmark.py test_explorer_benchmark.py test_registry.py test_grid.py \
-  test_header.py test_output.py test_reader.py test_scheduler.py test_plan.py test_sources.py test_splits.py test_real_data.py
+NOT_NUMERIC := report/* peers/* test_cli.py test_readme.py test_packaging.py test_recipe.py test_hub_recipes.py test_files.py \
+  test_fuzz.py test_run.py test_example.py test_fuse_benchmark.py test_explorer_benchmark.py test_*registry.py test_grid.py \
+  test_header.py test_output.py test_checkpoint.py test_scheduler.py test_plan.py test_sources.py test_splits.py test_real_data.py
 NUMERIC = $(NOT_NUMERIC:%=--ignore-glob='*/%') -m 'not slow' -k 'not end_to_end'
 
 test-kernels: setup-dev

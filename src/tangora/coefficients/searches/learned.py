@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from tangora.coefficients.contract import Needs, SearchSettings
+from tangora.coefficients.searches._labelled import by_labels
 from tangora.coefficients.settings import AdamSettings
 
 if TYPE_CHECKING:
@@ -31,30 +32,7 @@ class Learned:
 
     def __call__(self, problem: Problem, settings: LearnedSettings) -> Found:
         """Solve on columns, or descend."""
-        if problem.linear:
-            from tangora.coefficients.solve import convex  # deferred: torch
-
-            return convex(
-                problem.columns(),
-                l2=settings.pull,
-                l1=settings.l1,
-                nonnegative=settings.nonnegative,
-                bound=settings.bound,
-            )
-        from tangora.coefficients.descend import learned  # deferred: torch
-
-        return learned(
-            problem.logits(),
-            steps=settings.steps,
-            learning_rate=settings.learning_rate,
-            rows=settings.rows_per_step,
-            nonnegative=settings.nonnegative,
-            seed=problem.seed,
-            on_step=problem.on_step,
-            l2=settings.pull,
-            l1=settings.l1,
-            bound=settings.bound,
-        )
+        return by_labels(problem, settings, worst_task=False)
 
 
 SEARCH = Learned()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from tangora.coefficients.contract import Needs, SearchSettings
+from tangora.coefficients.searches._labelled import by_labels
 from tangora.coefficients.settings import AdamSettings
 
 if TYPE_CHECKING:
@@ -31,31 +32,7 @@ class Minimax:
 
     def __call__(self, problem: Problem, settings: MinimaxSettings) -> Found:
         """Solve on columns, or descend."""
-        if problem.linear:
-            from tangora.coefficients.solve import minimax  # deferred: torch
-
-            return minimax(
-                problem.columns(),
-                l2=settings.pull,
-                l1=settings.l1,
-                nonnegative=settings.nonnegative,
-                bound=settings.bound,
-            )
-        from tangora.coefficients.descend import learned  # deferred: torch
-
-        return learned(
-            problem.logits(),
-            steps=settings.steps,
-            learning_rate=settings.learning_rate,
-            rows=settings.rows_per_step,
-            nonnegative=settings.nonnegative,
-            worst_task=True,
-            seed=problem.seed,
-            on_step=problem.on_step,
-            l2=settings.pull,
-            l1=settings.l1,
-            bound=settings.bound,
-        )
+        return by_labels(problem, settings, worst_task=True)
 
 
 SEARCH = Minimax()
