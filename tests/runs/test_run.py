@@ -19,7 +19,7 @@ import yaml
 import tangora
 from tangora.adapters.application import applied
 from tangora.config.recipe import load_recipe
-from tangora.errors import FusionError, OutputError
+from tangora.errors import ArgumentError, FusionError, OutputError
 from tangora.progress import Progress
 from tangora.runs.runner import prepare
 from tiny_run import recipe_for

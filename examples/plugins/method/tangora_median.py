@@ -17,7 +17,7 @@ from tangora.methods import fusion_method
     additive=False,  # weights multiply before the median is taken
 )
 def median(
-    deltas: Float[Tensor, "tasks *param"], *, weights: Float[Tensor, "tasks *#param"]
+    deltas: Float[Tensor, " tasks *param"], *, weights: Float[Tensor, "tasks *#param"]
 ) -> Float[Tensor, "*param"]:
     """Return the median of the weighted updates, entry by entry.
 

@@ -22,8 +22,8 @@ __all__ = ["Angles", "Overlap", "principal_angles", "subspace_overlap"]
 class Angles:
     """Principal angles in radians, ascending: in the output space of a site, and in its input space."""
 
-    columns: Float[Tensor, "smaller_rank"]
-    rows: Float[Tensor, "smaller_rank"]
+    columns: Float[Tensor, " smaller_rank"]
+    rows: Float[Tensor, " smaller_rank"]
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def _bases(update: Update, rank: int | None) -> tuple[Float[Tensor, "out k"], Fl
     return left[:, :kept].double(), right[:kept].T.double()
 
 
-def _cosines(one: Float[Tensor, "n k"], other: Float[Tensor, "n l"]) -> Float[Tensor, "smaller_rank"]:
+def _cosines(one: Float[Tensor, "n k"], other: Float[Tensor, "n l"]) -> Float[Tensor, " smaller_rank"]:
     """Cosines of the principal angles between two spans, descending."""
     cosines: Tensor = torch.linalg.svdvals(one.T @ other)
     return cosines.clamp(max=1.0)

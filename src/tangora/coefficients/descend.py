@@ -24,7 +24,7 @@ __all__ = ["adamerging", "learned"]
 _TEMPERATURE = 0.1  # nats: how much worse a task must be to count e times as much
 _MEMORY = 0.9  # of the running losses of tasks
 
-Loss = Callable[[Answers], Float[Tensor, "lines"]]
+Loss = Callable[[Answers], Float[Tensor, " lines"]]
 OnStep = Callable[[int, int, str], None]
 
 

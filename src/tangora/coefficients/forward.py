@@ -81,7 +81,7 @@ class ForwardLogits:
         self.rows: Mapping[str, int] = {name: len(chosen) for name, chosen in self._chosen.items()}
 
     def __call__(
-        self, coefficients: Float[Tensor, "vectors *sites"], picks: Mapping[str, Sequence[int]]
+        self, coefficients: Float[Tensor, " vectors *sites"], picks: Mapping[str, Sequence[int]]
     ) -> Iterator[dict[str, Answers]]:
         """A forward pass a part; every part has a graph of its own, so that activations of one are held at a time."""
         data = {name: self._tasks[name].splits[self._split].dataset() for name in picks}
@@ -145,7 +145,7 @@ class _Site:
     place: Place
     updates: Sequence[tuple[int, Update]]
 
-    def added_to(self, weight: Tensor, coefficients: Float[Tensor, "vectors"]) -> Tensor:
+    def added_to(self, weight: Tensor, coefficients: Float[Tensor, " vectors"]) -> Tensor:
         """A weight with ``sum_t c_t dW_t`` added at the site's place; differentiable in the coefficients."""
         part = self.place.of(weight)
         delta = _sum(self.updates, coefficients.to(weight)).reshape(part.shape)
@@ -177,7 +177,7 @@ class _Weights:
             name = found[site].name
             self._start[name] = _Site(0, found[site], [(0, update)]).added_to(self._start[name], ones)
 
-    def __call__(self, coefficients: Float[Tensor, "vectors *sites"]) -> dict[str, Tensor]:
+    def __call__(self, coefficients: Float[Tensor, " vectors *sites"]) -> dict[str, Tensor]:
         made = dict(self._start)
         for site in self._sites:
             own = coefficients if coefficients.ndim == 1 else coefficients[:, site.index]
@@ -185,7 +185,7 @@ class _Weights:
         return made
 
 
-def _sum(updates: Sequence[tuple[int, Update]], coefficients: Float[Tensor, "vectors"]) -> Tensor:
+def _sum(updates: Sequence[tuple[int, Update]], coefficients: Float[Tensor, " vectors"]) -> Tensor:
     low_rank = [(t, factors) for t, u in updates if (factors := u.factors()) is not None]
     terms = [coefficients[t] * u.dense().to(coefficients) for t, u in updates if u.factors() is None]
     if low_rank:

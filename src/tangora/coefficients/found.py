@@ -63,7 +63,7 @@ class Found:
 
 
 def as_weights(
-    coefficients: Float[Tensor, "vectors *sites"], sites: Sequence[str]
+    coefficients: Float[Tensor, " vectors *sites"], sites: Sequence[str]
 ) -> list[float] | dict[str, list[float]]:
     """Return coefficients as `tangora.fuse` takes them, rounded to `DIGITS`.
 

@@ -29,13 +29,13 @@ class _Block:
 
     origin: Float[Tensor, "rows classes"]
     slopes: Float[Tensor, "rows*classes k"]
-    labels: Int[Tensor, "rows"]
-    shares: Float[Tensor, "rows"]
+    labels: Int[Tensor, " rows"]
+    shares: Float[Tensor, " rows"]
 
-    def logits(self, x: Float[Tensor, "k"]) -> Float[Tensor, "rows classes"]:
+    def logits(self, x: Float[Tensor, " k"]) -> Float[Tensor, "rows classes"]:
         return self.origin + (self.slopes @ x).view_as(self.origin)
 
-    def loss(self, x: Float[Tensor, "k"]) -> float:
+    def loss(self, x: Float[Tensor, " k"]) -> float:
         return float(self.shares @ cross_entropy(self.logits(x), self.labels, reduction="none"))
 
 
@@ -75,17 +75,17 @@ class LinearLogits:
         self._blocks = [_block(c) for c in columns]
 
     def __call__(
-        self, coefficients: Float[Tensor, "vectors *sites"], picks: Mapping[str, Sequence[int]]
+        self, coefficients: Float[Tensor, " vectors *sites"], picks: Mapping[str, Sequence[int]]
     ) -> Iterator[dict[str, Answers]]:
         """Every row of every task at once, whatever is picked: a pass costs next to nothing."""
         x = coefficients.reshape(-1).double()
         yield {t: Answers(b.logits(x), b.labels, b.shares) for t, b in zip(self.tasks, self._blocks, strict=True)}
 
-    def losses(self, x: Float[Tensor, "k"]) -> list[float]:
+    def losses(self, x: Float[Tensor, " k"]) -> list[float]:
         """Return the mean cross-entropy of each task."""
         return [block.loss(x) for block in self._blocks]
 
-    def expansions(self, x: Float[Tensor, "k"]) -> list[Expansion]:
+    def expansions(self, x: Float[Tensor, " k"]) -> list[Expansion]:
         """Return each task's mean cross-entropy, its gradient ``Xᵀ(p - y)`` and Hessian ``Xᵀ(diag p - p pᵀ)X``."""
         return [_expand(block, x) for block in self._blocks]
 
@@ -106,7 +106,7 @@ def _block(columns: Columns) -> _Block:
     return _Block(origin, slopes, labels.long(), shares(columns.examples))
 
 
-def shares(examples: Int[Tensor, "lines"]) -> Float[Tensor, "lines"]:
+def shares(examples: Int[Tensor, " lines"]) -> Float[Tensor, " lines"]:
     """Return the weight of each line in the mean over examples of the mean over an example's lines.
 
     >>> shares(torch.tensor([3, 3, 5])).tolist()

@@ -21,8 +21,8 @@ class Answers(NamedTuple):
     """
 
     logits: Float[Tensor, "lines classes"]
-    labels: Int[Tensor, "lines"]
-    shares: Float[Tensor, "lines"]
+    labels: Int[Tensor, " lines"]
+    shares: Float[Tensor, " lines"]
 
 
 class Logits(Protocol):
@@ -45,13 +45,13 @@ class Logits(Protocol):
     whole: bool
 
     def __call__(
-        self, coefficients: Float[Tensor, "vectors *sites"], picks: Mapping[str, Sequence[int]]
+        self, coefficients: Float[Tensor, " vectors *sites"], picks: Mapping[str, Sequence[int]]
     ) -> Iterator[Mapping[str, Answers]]:
         """The picked rows of each task, in parts that may each be differentiated and forgotten."""
         ...
 
 
-def own_coefficients(logits: Logits, task: str) -> Float[Tensor, "vectors *sites"]:
+def own_coefficients(logits: Logits, task: str) -> Float[Tensor, " vectors *sites"]:
     """Return the coefficients under which the fused model is the task's own expert.
 
     Raises:

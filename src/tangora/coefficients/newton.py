@@ -20,7 +20,7 @@ class Expansion(NamedTuple):
     """A function around a point, to second order; gradient and Hessian are None if only the value was computed."""
 
     value: float
-    gradient: Float[Tensor, "k"] | None = None
+    gradient: Float[Tensor, " k"] | None = None
     hessian: Float[Tensor, "k k"] | None = None
 
 
@@ -52,7 +52,7 @@ class Minimum:
         steps: how many were taken.
     """
 
-    x: Float[Tensor, "k"]
+    x: Float[Tensor, " k"]
     value: float
     gradient: float
     gap: float
@@ -61,7 +61,7 @@ class Minimum:
 
 def minimize(
     function: Callable[[Tensor, bool], Expansion],
-    start: Float[Tensor, "k"],
+    start: Float[Tensor, " k"],
     box: Box,
     *,
     tolerance: float = 1e-9,
@@ -148,7 +148,7 @@ def _step(
     return None
 
 
-def _solve(hessian: Float[Tensor, "k k"], gradient: Float[Tensor, "k"]) -> Float[Tensor, "k"]:
+def _solve(hessian: Float[Tensor, "k k"], gradient: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
     """A Newton step, damped until the matrix is safely positive definite: in a direction that no row sees, no step."""
     damping = 1e-10 * float(hessian.diagonal().mean()) + 1e-12
     identity = torch.eye(len(gradient), dtype=hessian.dtype)

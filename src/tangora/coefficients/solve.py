@@ -170,7 +170,7 @@ def choose_l2(
     return min(PULLS[::-1], key=held_out.__getitem__)
 
 
-def _dealt(columns: Columns, folds: int) -> Int[Tensor, "lines"]:
+def _dealt(columns: Columns, folds: int) -> Int[Tensor, " lines"]:
     """The fold of each line; labelled rows are dealt class by class, so that every fold has its share of each."""
     examples, which = columns.examples.unique(return_inverse=True)
     place: Tensor = which
@@ -199,7 +199,7 @@ def _checked_l2(l2: float) -> float:
     return float(l2)
 
 
-def _start(logits: LinearLogits) -> Float[Tensor, "k"]:
+def _start(logits: LinearLogits) -> Float[Tensor, " k"]:
     return torch.full((math.prod(logits.shape),), START, dtype=torch.float64)
 
 

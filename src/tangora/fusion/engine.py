@@ -105,7 +105,7 @@ class Engine:
     def _shape(self, name: str) -> tuple[int, ...]:
         return next(v[name].shape for v in self._vectors if name in v)
 
-    def _stacked(self, name: str) -> Float[Tensor, "tasks *param"]:
+    def _stacked(self, name: str) -> Float[Tensor, " tasks *param"]:
         stacked: Tensor | None = None
         for i, vector in enumerate(self._vectors):
             if name in vector:
@@ -135,13 +135,13 @@ class Engine:
         assert rows is not None
         return torch.cat([f.b * f.scaling for f in low_rank.values()], 1), rows
 
-    def _column(self, computation: Computation, name: str, like: Tensor) -> Float[Tensor, "tasks"]:
+    def _column(self, computation: Computation, name: str, like: Tensor) -> Float[Tensor, " tasks"]:
         return torch.tensor(computation.row(self._site(name)), dtype=like.dtype, device=like.device)
 
-    def _draws(self, computation: Computation, name: str, like: Tensor) -> Float[Tensor, "tasks *param"]:
+    def _draws(self, computation: Computation, name: str, like: Tensor) -> Float[Tensor, " tasks *param"]:
         """Numbers in [0, 1) that depend on the seed, the tensor and the adapter alone, not on order or company."""
         return drawn(computation.seed, name, computation.fingerprints, self._shape(name)).to(like.device)
 
 
-def _rows(stacked: Float[Tensor, "tasks *param"]) -> Float[Tensor, "tasks entries"]:
+def _rows(stacked: Float[Tensor, " tasks *param"]) -> Float[Tensor, "tasks entries"]:
     return stacked.reshape(len(stacked), -1)

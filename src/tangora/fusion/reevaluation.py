@@ -105,7 +105,7 @@ def _expected(
         yield site, whole[site].dense().double()
 
 
-def _stack(name: str, vectors: Sequence[TaskVector], dtype: torch.dtype) -> Float[Tensor, "tasks *param"]:
+def _stack(name: str, vectors: Sequence[TaskVector], dtype: torch.dtype) -> Float[Tensor, " tasks *param"]:
     present = {i: vector[name] for i, vector in enumerate(vectors) if name in vector}
     stack = torch.zeros((len(vectors), *next(iter(present.values())).shape), dtype=dtype)
     for i, update in present.items():
@@ -114,7 +114,7 @@ def _stack(name: str, vectors: Sequence[TaskVector], dtype: torch.dtype) -> Floa
 
 
 def _one(
-    computation: Computation, row: Sequence[float], name: str, stack: Float[Tensor, "tasks *param"]
+    computation: Computation, row: Sequence[float], name: str, stack: Float[Tensor, " tasks *param"]
 ) -> Float[Tensor, "*param"]:
     weights = stack.new_tensor(row).reshape(-1, *(1,) * (stack.ndim - 1))
     given = _draws(computation, name, stack) | dict(computation.parameters)

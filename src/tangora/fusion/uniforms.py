@@ -16,7 +16,7 @@ CHUNK = 2**20
 """Numbers in one draw; a draw is made whole."""
 
 
-def uniforms(seed: int, name: str, fingerprint: str, part: int, count: int) -> Float[Tensor, "count"]:
+def uniforms(seed: int, name: str, fingerprint: str, part: int, count: int) -> Float[Tensor, " count"]:
     """Numbers in [0, 1) for the entries from ``part * CHUNK`` of a tensor, at most `CHUNK` of them.
 
     Args:
@@ -35,7 +35,7 @@ def uniforms(seed: int, name: str, fingerprint: str, part: int, count: int) -> F
     return torch.rand(count, generator=generator)
 
 
-def drawn(seed: int, name: str, fingerprints: Sequence[str], shape: Sequence[int]) -> Float[Tensor, "tasks *param"]:
+def drawn(seed: int, name: str, fingerprints: Sequence[str], shape: Sequence[int]) -> Float[Tensor, " tasks *param"]:
     """`uniforms` for all entries of a tensor, of every adapter."""
     import torch  # deferred: torch takes a second, and linear methods do without it
 

@@ -11,7 +11,7 @@ __all__ = ["gram"]
 _BLOCK = 2**20  # entries of a task that are in float64 at a time
 
 
-def gram(deltas: Float[Tensor, "tasks *param"]) -> Float[Tensor, "tasks tasks"]:
+def gram(deltas: Float[Tensor, " tasks *param"]) -> Float[Tensor, "tasks tasks"]:
     """``⟨νₛ, νₜ⟩`` for every pair, added up in float64."""
     rows = deltas.detach().reshape(len(deltas), -1)
     total = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows.device)

@@ -50,7 +50,7 @@ def trim(delta: Float[Tensor, "*param"], least: float) -> Float[Tensor, "*param"
 
 
 def cutoffs_of(
-    deltas: Float[Tensor, "tasks *param"], density: float, given: Sequence[float] | None = None
+    deltas: Float[Tensor, " tasks *param"], density: float, given: Sequence[float] | None = None
 ) -> list[float]:
     """The `threshold` of every task, unless the engine has found them already."""
     if given is None:
@@ -61,7 +61,7 @@ def cutoffs_of(
 
 
 def rescaled_samples(
-    deltas: Float[Tensor, "tasks *param"], uniforms: Float[Tensor, "tasks *param"], density: float
+    deltas: Float[Tensor, " tasks *param"], uniforms: Float[Tensor, " tasks *param"], density: float
 ) -> list[Float[Tensor, "*param"]]:
     """DARE for every task: an entry stays when its uniform number is under ``density``, and is then divided by it."""
     pairs = zip(map(widened, deltas), uniforms, strict=True)

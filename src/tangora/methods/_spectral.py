@@ -19,10 +19,10 @@ from tangora.updates.truncation import thin_svd
 
 __all__ = ["as_matrices", "decompose", "mean_of", "orthogonalized"]
 
-Triplets = tuple[Float[Tensor, "out rank"], Float[Tensor, "rank"], Float[Tensor, "rank in"]]
+Triplets = tuple[Float[Tensor, "out rank"], Float[Tensor, " rank"], Float[Tensor, "rank in"]]
 
 
-def as_matrices(stacked: Float[Tensor, "tasks *param"]) -> Float[Tensor, "tasks out in"] | None:
+def as_matrices(stacked: Float[Tensor, " tasks *param"]) -> Float[Tensor, "tasks out in"] | None:
     """The stack as matrices in float32 or better: the kernel of a convolution is ``[out, the rest]``.
 
     None for vectors and numbers (biases, norms), which have no singular vectors to speak of.
@@ -49,7 +49,7 @@ def orthogonalized(columns: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
 
 
 def mean_of(
-    deltas: Sequence[Float[Tensor, "*param"]] | Float[Tensor, "tasks *param"], weights: Float[Tensor, "tasks *#param"]
+    deltas: Sequence[Float[Tensor, "*param"]] | Float[Tensor, " tasks *param"], weights: Float[Tensor, "tasks *#param"]
 ) -> Float[Tensor, "*param"]:
     """``Σₜ wₜ νₜ / T``: what methods for matrices do with vectors and numbers."""
     return weighted_sum(deltas, weights) / len(deltas)

@@ -31,9 +31,9 @@ def widened(tensor: Tensor) -> Tensor:
 
 def in_blocks(
     function: Callable[..., Float[Tensor, "*rows"]],
-    deltas: Float[Tensor, "tasks *param"],
+    deltas: Float[Tensor, " tasks *param"],
     weights: Float[Tensor, "tasks *#param"],
-    *stacked: Float[Tensor, "tasks *param"],
+    *stacked: Float[Tensor, " tasks *param"],
 ) -> Float[Tensor, "*param"]:
     """``function(deltas, weights, *stacked)``, which works entry by entry, over blocks of the first dimension.
 

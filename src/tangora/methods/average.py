@@ -41,7 +41,7 @@ def _cancelling(total: float) -> ArgumentError:
     additive=False,
 )
 def average(
-    deltas: Float[Tensor, "tasks *param"], *, weights: Float[Tensor, "tasks *#param"]
+    deltas: Float[Tensor, " tasks *param"], *, weights: Float[Tensor, "tasks *#param"]
 ) -> Float[Tensor, "*param"]:
     """The mean of the updates, each task counting as much as its weight.
 

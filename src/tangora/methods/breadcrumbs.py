@@ -28,7 +28,7 @@ TAIL = Limit(low=0, high=1, open_high=True, fix="give a fraction of the entries,
     limits={"bottom": TAIL, "top": TAIL},
 )
 def breadcrumbs(
-    deltas: Float[Tensor, "tasks *param"],
+    deltas: Float[Tensor, " tasks *param"],
     *,
     weights: Float[Tensor, "tasks *#param"],
     bottom: float = 0.85,

@@ -26,7 +26,7 @@ AGREEMENT = Limit(low=0, fix="2 drops what fewer than two tasks want, 1 what non
     limits={"share": SHARE, "agreement": AGREEMENT},
 )
 def consensus(
-    deltas: Float[Tensor, "tasks *param"],
+    deltas: Float[Tensor, " tasks *param"],
     *,
     weights: Float[Tensor, "tasks *#param"],
     agreement: int = 2,
@@ -64,7 +64,7 @@ def consensus(
     return in_blocks(lambda d, w: _agreed(d, agreement, share) * weighted_sum(d, w), deltas, weights)
 
 
-def _agreed(deltas: Float[Tensor, "tasks *param"], agreement: int, share: float) -> Float[Tensor, "*param"]:
+def _agreed(deltas: Float[Tensor, " tasks *param"], agreement: int, share: float) -> Float[Tensor, "*param"]:
     """1 where at least ``agreement`` masks are, else 0."""
     wide = [widened(delta) for delta in deltas]
     total = wide[0].double()

@@ -23,10 +23,10 @@ __all__ = ["dare", "dare_ties"]
     limits={"density": DENSITY},
 )
 def dare(
-    deltas: Float[Tensor, "tasks *param"],
+    deltas: Float[Tensor, " tasks *param"],
     *,
     weights: Float[Tensor, "tasks *#param"],
-    uniforms: Float[Tensor, "tasks *param"],
+    uniforms: Float[Tensor, " tasks *param"],
     density: float = 0.5,
 ) -> Float[Tensor, "*param"]:
     """The weighted sum of the updates after dropping entries at random and rescaling those that stay.
@@ -68,10 +68,10 @@ def dare(
     limits={"density": DENSITY},
 )
 def dare_ties(
-    deltas: Float[Tensor, "tasks *param"],
+    deltas: Float[Tensor, " tasks *param"],
     *,
     weights: Float[Tensor, "tasks *#param"],
-    uniforms: Float[Tensor, "tasks *param"],
+    uniforms: Float[Tensor, " tasks *param"],
     density: float = 0.5,
 ) -> Float[Tensor, "*param"]:
     """DARE in place of the trim of TIES: random entries, then elected signs and the mean of what agrees.

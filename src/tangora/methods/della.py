@@ -27,10 +27,10 @@ WINDOW = Limit(low=0, high=1, fix="give the width of the window of probabilities
     limits={"density": DENSITY, "window": WINDOW},
 )
 def della(
-    deltas: Float[Tensor, "tasks *param"],
+    deltas: Float[Tensor, " tasks *param"],
     *,
     weights: Float[Tensor, "tasks *#param"],
-    uniforms: Float[Tensor, "tasks *param"],
+    uniforms: Float[Tensor, " tasks *param"],
     density: float = 0.5,
     window: float = 0.2,
 ) -> Float[Tensor, "*param"]:

@@ -14,10 +14,10 @@ __all__ = ["fisher"]
 
 @fusion_method("fisher", granularity="element", reference="arXiv:2111.09832", default_weight=1.0, statistics="fisher")
 def fisher(
-    deltas: Float[Tensor, "tasks *param"],
+    deltas: Float[Tensor, " tasks *param"],
     *,
     weights: Float[Tensor, "tasks *#param"],
-    statistics: Float[Tensor, "tasks *param"] | None,
+    statistics: Float[Tensor, " tasks *param"] | None,
 ) -> Float[Tensor, "*param"]:
     """The mean of the updates, entry by entry weighted with the tasks' diagonal Fisher information.
 
@@ -47,7 +47,7 @@ def fisher(
 
 
 def _weighted(
-    deltas: Float[Tensor, "tasks *param"], weights: Float[Tensor, "tasks *#param"], information: Tensor
+    deltas: Float[Tensor, " tasks *param"], weights: Float[Tensor, "tasks *#param"], information: Tensor
 ) -> Float[Tensor, "*param"]:
     # float64: squares of small gradients underflow in float32 when they are multiplied once more
     total = information.double().sum(0)

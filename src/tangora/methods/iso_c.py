@@ -21,7 +21,9 @@ __all__ = ["iso_c"]
     exact=False,
     identity=False,  # singular values become equal
 )
-def iso_c(deltas: Float[Tensor, "tasks *param"], *, weights: Float[Tensor, "tasks *#param"]) -> Float[Tensor, "*param"]:
+def iso_c(
+    deltas: Float[Tensor, " tasks *param"], *, weights: Float[Tensor, "tasks *#param"]
+) -> Float[Tensor, "*param"]:
     """The weighted sum of the updates with every singular value replaced by their mean.
 
     ``Σₜ λₜ νₜ = U Σ Vᵀ``, ``σ̄ = (1/r) Σᵢ σᵢ``, ``ν = σ̄ U Vᵀ`` (arXiv:2502.04959, Iso-C; there with one λ after the

@@ -29,7 +29,7 @@ COMMON = Limit(low=0, high=1, fix="give the fraction of directions that are comm
     additive=False,
 )
 def iso_cts(
-    deltas: Float[Tensor, "tasks *param"], *, weights: Float[Tensor, "tasks *#param"], common: float = 0.8
+    deltas: Float[Tensor, " tasks *param"], *, weights: Float[Tensor, "tasks *#param"], common: float = 0.8
 ) -> Float[Tensor, "*param"]:
     """The leading directions of the weighted sum and the leading rest of each task, all equally strong.
 

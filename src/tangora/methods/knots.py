@@ -29,7 +29,7 @@ _EQUAL = 1 - 1e-5  # the Vₜ have entries of one magnitude by their nature: rou
     copies=(6, 10),
 )
 def knots(
-    deltas: Float[Tensor, "tasks *param"], *, weights: Float[Tensor, "tasks *#param"], density: float = 0.2
+    deltas: Float[Tensor, " tasks *param"], *, weights: Float[Tensor, "tasks *#param"], density: float = 0.2
 ) -> Float[Tensor, "*param"]:
     """TIES in the coordinates of the tasks' common output directions (KnOTS-TIES).
 

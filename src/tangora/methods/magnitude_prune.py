@@ -25,7 +25,7 @@ __all__ = ["magnitude_prune"]
     cutoff="density",
 )
 def magnitude_prune(
-    deltas: Float[Tensor, "tasks *param"],
+    deltas: Float[Tensor, " tasks *param"],
     *,
     weights: Float[Tensor, "tasks *#param"],
     density: float = 0.2,

@@ -15,7 +15,7 @@ __all__ = ["model_stock"]
 
 @fusion_method("model_stock", granularity="tensor", reference="arXiv:2403.19522", default_weight=1.0)
 def model_stock(
-    deltas: Float[Tensor, "tasks *param"], *, weights: Float[Tensor, "tasks *#param"]
+    deltas: Float[Tensor, " tasks *param"], *, weights: Float[Tensor, "tasks *#param"]
 ) -> Float[Tensor, "*param"]:
     """The mean of the updates times a factor that falls as the angle between them grows, tensor by tensor.
 
@@ -42,7 +42,7 @@ def model_stock(
     return (weighted_sum(deltas, weights) * (ratio / count)).to(deltas.dtype)
 
 
-def _mean_cosine(deltas: Float[Tensor, "tasks *param"]) -> float:
+def _mean_cosine(deltas: Float[Tensor, " tasks *param"]) -> float:
     """Over all pairs, at least 0, in float64."""
     products = gram(deltas)
     norms = products.diagonal().sqrt()

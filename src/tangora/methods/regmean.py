@@ -30,7 +30,7 @@ RIDGE = Limit(low=0, fix="1e-6 is about the rounding of the statistics")
     by_rows=True,
 )
 def regmean(
-    deltas: Float[Tensor, "tasks *param"],
+    deltas: Float[Tensor, " tasks *param"],
     *,
     weights: Float[Tensor, "tasks *#param"],
     statistics: Float[Tensor, "tasks in in"] | None,

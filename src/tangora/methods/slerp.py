@@ -29,7 +29,7 @@ _STRAIGHT = 1e-4  # sine of the angle under which the arc and the straight line 
     limits={"position": POSITION},
 )
 def slerp(
-    deltas: Float[Tensor, "tasks *param"], *, weights: Float[Tensor, "tasks *#param"], position: float = 0.5
+    deltas: Float[Tensor, " tasks *param"], *, weights: Float[Tensor, "tasks *#param"], position: float = 0.5
 ) -> Float[Tensor, "*param"]:
     """The point on the arc between two updates, tensor by tensor.
 
@@ -65,7 +65,7 @@ def slerp(
     return weighted_sum(deltas, shares * weights.to(shares.dtype)).to(deltas.dtype)
 
 
-def _shares(deltas: Float[Tensor, "2 *param"], position: float) -> tuple[float, float]:
+def _shares(deltas: Float[Tensor, " 2 *param"], position: float) -> tuple[float, float]:
     """The coefficients of the two updates."""
     products = gram(deltas)
     length = math.sqrt(products[0, 0] * products[1, 1])

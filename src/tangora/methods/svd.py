@@ -26,7 +26,7 @@ COMPONENTS = Limit(low=1, fix="keep at least one singular value")
     additive=False,
 )
 def svd(
-    deltas: Float[Tensor, "tasks *param"], *, weights: Float[Tensor, "tasks *#param"], components: int = 16
+    deltas: Float[Tensor, " tasks *param"], *, weights: Float[Tensor, "tasks *#param"], components: int = 16
 ) -> Float[Tensor, "*param"]:
     """The matrix of a given rank that is nearest to the weighted sum of the updates.
 

@@ -18,7 +18,7 @@ __all__ = ["task_arithmetic"]
     "task_arithmetic", granularity="element", reference="arXiv:2212.04089", default_weight=0.3, linear=True, rule=list
 )
 def task_arithmetic(
-    deltas: Float[Tensor, "tasks *param"], *, weights: Float[Tensor, "tasks *#param"]
+    deltas: Float[Tensor, " tasks *param"], *, weights: Float[Tensor, "tasks *#param"]
 ) -> Float[Tensor, "*param"]:
     """The sum of the updates, each times its weight; a negative weight forgets a task.
 

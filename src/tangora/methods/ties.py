@@ -25,7 +25,7 @@ __all__ = ["ties", "ties_per_tensor", "ties_sum"]
     cutoff="density",
 )
 def ties(
-    deltas: Float[Tensor, "tasks *param"],
+    deltas: Float[Tensor, " tasks *param"],
     *,
     weights: Float[Tensor, "tasks *#param"],
     density: float = 0.2,
@@ -75,7 +75,7 @@ def ties(
     cutoff="density",
 )
 def ties_per_tensor(
-    deltas: Float[Tensor, "tasks *param"],
+    deltas: Float[Tensor, " tasks *param"],
     *,
     weights: Float[Tensor, "tasks *#param"],
     density: float = 0.2,
@@ -116,7 +116,7 @@ def ties_per_tensor(
     cutoff="density",
 )
 def ties_sum(
-    deltas: Float[Tensor, "tasks *param"],
+    deltas: Float[Tensor, " tasks *param"],
     *,
     weights: Float[Tensor, "tasks *#param"],
     density: float = 0.2,
@@ -148,6 +148,6 @@ def ties_sum(
 
 
 def _ties(
-    deltas: Float[Tensor, "tasks *param"], weights: Float[Tensor, "tasks *#param"], cutoffs: Sequence[float]
+    deltas: Float[Tensor, " tasks *param"], weights: Float[Tensor, "tasks *#param"], cutoffs: Sequence[float]
 ) -> Float[Tensor, "*param"]:
     return in_blocks(lambda d, w: elected_mean(list(map(trim, d, cutoffs)), w), deltas, weights)

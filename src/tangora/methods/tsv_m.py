@@ -16,7 +16,9 @@ __all__ = ["tsv_m"]
 @fusion_method(
     "tsv_m", granularity="tensor", reference="arXiv:2412.00081", default_weight=1.0, exact=False, copies=(6, 10)
 )
-def tsv_m(deltas: Float[Tensor, "tasks *param"], *, weights: Float[Tensor, "tasks *#param"]) -> Float[Tensor, "*param"]:
+def tsv_m(
+    deltas: Float[Tensor, " tasks *param"], *, weights: Float[Tensor, "tasks *#param"]
+) -> Float[Tensor, "*param"]:
     """The sum of the updates' leading parts after their singular vectors were made orthogonal between tasks.
 
     With ``νₜ = Uₜ Σₜ Vₜᵀ`` cut to its ``k = ⌊min(out, in) / T⌋`` largest singular values, ``U = [U₁ … U_T]`` and V

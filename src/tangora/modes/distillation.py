@@ -129,7 +129,7 @@ class StudentModel(TaskModel):
         self.register_buffer("origin", origin.to(device), persistent=False)
         self.register_buffer("moved", moved.to(device), persistent=False)
 
-    def forward(self, labels: Int[Tensor, "batch"] | None = None, **inputs: Tensor) -> dict[str, Tensor]:
+    def forward(self, labels: Int[Tensor, " batch"] | None = None, **inputs: Tensor) -> dict[str, Tensor]:
         """Return features as ``logits``; the mean ``loss`` is one minus their cosine to the teacher's."""
         share = float(torch.empty(()).uniform_(SHORTEST, 1.0)) if self.training else 1.0
         with _scaled(self.backbone, share):

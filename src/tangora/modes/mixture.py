@@ -84,7 +84,7 @@ class Mixture(nn.Module):
         super().__init__()
         self.models = nn.ModuleList(models)
 
-    def forward(self, task: Int[Tensor, "batch"], **inputs: Tensor) -> dict[str, Tensor]:
+    def forward(self, task: Int[Tensor, " batch"], **inputs: Tensor) -> dict[str, Tensor]:
         """``logits`` and ``loss``, as `TaskModel` returns them."""
         answer: dict[str, Tensor] = self.models[int(task[0])](**inputs)
         return answer

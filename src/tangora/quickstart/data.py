@@ -111,7 +111,7 @@ def labels(name: str) -> list[str]:
     return list(_LABELS[name])
 
 
-def load(name: str) -> dict[str, dict[str, UInt8[ndarray, "n 32 32 3"] | Int[ndarray, "n"]]]:
+def load(name: str) -> dict[str, dict[str, UInt8[ndarray, "n 32 32 3"] | Int[ndarray, " n"]]]:
     """Images (uint8, RGB, 32 x 32) and labels (int64) of the train, validation and test rows of a task.
 
     Raises:

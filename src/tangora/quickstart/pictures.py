@@ -35,7 +35,7 @@ def photo(file: str, package: Package = "skimage") -> UInt8[ndarray, "height wid
     return np.asarray(picture, dtype=np.uint8)
 
 
-def digits() -> tuple[UInt8[ndarray, "n 8 8"], Int[ndarray, "n"]]:
+def digits() -> tuple[UInt8[ndarray, "n 8 8"], Int[ndarray, " n"]]:
     """Scanned handwritten digits and which digit each is (UCI optical recognition, test part)."""
     from sklearn.datasets import load_digits  # deferred: an extra
 
@@ -44,7 +44,7 @@ def digits() -> tuple[UInt8[ndarray, "n 8 8"], Int[ndarray, "n"]]:
     return scaled.astype(np.uint8), labels.astype(np.int64)
 
 
-def faces() -> tuple[UInt8[ndarray, "n 25 25"], Int[ndarray, "n"]]:
+def faces() -> tuple[UInt8[ndarray, "n 25 25"], Int[ndarray, " n"]]:
     """Patches of Labeled Faces in the Wild and whether each is a face (0) or not (1), without repeated patches."""
     patches: Float[ndarray, "200 25 25"] = np.load(_path("lfw_subset.npy", "skimage"), allow_pickle=False)
     images = np.rint(patches * 255).clip(0, 255).astype(np.uint8)

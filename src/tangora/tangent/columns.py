@@ -102,7 +102,7 @@ class Columns:
         picked = self.columns[[self.vectors.index(v) for v in vectors]]
         return replace(self, vectors=tuple(vectors), columns=picked)
 
-    def rows(self, index: Int[Tensor, "picked"] | Sequence[int]) -> Columns:
+    def rows(self, index: Int[Tensor, " picked"] | Sequence[int]) -> Columns:
         """Only these rows."""
         chosen = torch.as_tensor(index, dtype=torch.int64)
         columns = self.columns.index_select(-2, chosen)

@@ -175,7 +175,7 @@ class TangentTaskModel(TaskModel):
             return expand_last(self.readout.logits, *expand(features))
         return expand(logits)
 
-    def predict_batch(self, batch: Batch) -> tuple[list[Any], Float[Tensor, "batch"]]:
+    def predict_batch(self, batch: Batch) -> tuple[list[Any], Float[Tensor, " batch"]]:
         """Return answers by expanded logits, and losses of the rows of one batch."""
         inputs = {name: value for name, value in batch.items() if name != "labels"}
         with dual_numbers(), self._installed().installed(self.backbone), self._machine.autocast():

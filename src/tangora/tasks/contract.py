@@ -197,13 +197,13 @@ class Readout(Protocol):
         """Return float32 logits of the rows (or of the tokens of their targets) whose features are given."""
         ...
 
-    def losses(self, logits: Tensor, labels: Tensor, /) -> Float[Tensor, "batch"]:
+    def losses(self, logits: Tensor, labels: Tensor, /) -> Float[Tensor, " batch"]:
         """Return a loss per row, whose mean is minimized."""
         ...
 
     def answer(
         self, backbone: nn.Module, inputs: Batch, labels: Tensor, settle: Callable[[Tensor], Tensor] | None, /
-    ) -> tuple[list[Any], Float[Tensor, "batch"]]:
+    ) -> tuple[list[Any], Float[Tensor, " batch"]]:
         """Return an answer and a loss per row.
 
         Args:
@@ -248,7 +248,7 @@ class Metric(Protocol):
 
     def bootstrap(
         self, predictions: Sequence[Any], targets: Sequence[Any], counts: Int[np.ndarray, "resamples rows"], /
-    ) -> Float[np.ndarray, "resamples"]:
+    ) -> Float[np.ndarray, " resamples"]:
         """Return the score of every resample; row ``i`` is ``counts[k, i]`` times in resample ``k``.
 
         The result is `score` of the repeated rows, up to rounding. A run asks for thousands of resamples of every

@@ -80,13 +80,13 @@ class GenerationReadout(nn.Module):
 
     def losses(
         self, logits: Float[Tensor, "batch tokens vocabulary"], labels: Int[Tensor, "batch tokens"], /
-    ) -> Float[Tensor, "batch"]:
+    ) -> Float[Tensor, " batch"]:
         """Return the mean cross-entropy over each row's target tokens."""
         return token_losses(logits, labels)
 
     def answer(
         self, backbone: nn.Module, inputs: Batch, labels: Tensor, settle: Callable[[Tensor], Tensor] | None, /
-    ) -> tuple[list[str], Float[Tensor, "batch"]]:
+    ) -> tuple[list[str], Float[Tensor, " batch"]]:
         """Return a text and a loss per row, from one pass of the encoder."""
         model: Any = backbone
         mask = inputs["attention_mask"]

@@ -121,7 +121,7 @@ class TaskModel(nn.Module):
             return {"logits": logits}
         return {"loss": self.readout.losses(logits, labels).mean(), "logits": logits}
 
-    def predict_batch(self, batch: Batch) -> tuple[list[Any], Float[Tensor, "batch"]]:
+    def predict_batch(self, batch: Batch) -> tuple[list[Any], Float[Tensor, " batch"]]:
         """Return answers and losses of the rows of one batch."""
         inputs = {name: value for name, value in batch.items() if name != "labels"}
         with self._machine.autocast():

@@ -42,13 +42,15 @@ class ClassReadout(nn.Module, ABC):
     def logits(self, features: Tensor, /) -> Float[Tensor, "batch classes"]:
         """Return float32 logits of the rows whose features are given."""
 
-    def losses(self, logits: Float[Tensor, "batch classes"], labels: Int[Tensor, "batch"], /) -> Float[Tensor, "batch"]:
+    def losses(
+        self, logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"], /
+    ) -> Float[Tensor, " batch"]:
         """Return the cross-entropy of each row."""
         return cross_entropy(logits, labels, reduction="none")
 
     def answer(
         self, backbone: nn.Module, inputs: Batch, labels: Tensor, settle: Callable[[Tensor], Tensor] | None, /
-    ) -> tuple[list[Any], Float[Tensor, "batch"]]:
+    ) -> tuple[list[Any], Float[Tensor, " batch"]]:
         """Return the class of the largest logit, and the loss of each row."""
         logits = self.logits(self.features(backbone, inputs, labels))
         logits = logits if settle is None else settle(logits)
@@ -57,7 +59,7 @@ class ClassReadout(nn.Module, ABC):
 
 def token_losses(
     logits: Float[Tensor, "batch tokens vocabulary"], labels: Int[Tensor, "batch tokens"]
-) -> Float[Tensor, "batch"]:
+) -> Float[Tensor, " batch"]:
     """Return the cross-entropy of each row: the mean over its target tokens; ignored ones do not count."""
     tokens = cross_entropy(logits.transpose(1, 2), labels, reduction="none", ignore_index=IGNORED)
     return tokens.sum(1) / (labels != IGNORED).sum(1)

@@ -22,7 +22,7 @@ _GRAM_FLOOR = 1e-5
 # Lanczos pays where the matrix is large and few values are wanted.
 _LANCZOS_SIZE, _LANCZOS_SHARE = 384, 0.1
 
-Parts = tuple[Float[Tensor, "out rank"], Float[Tensor, "rank"], Float[Tensor, "rank in"], float]
+Parts = tuple[Float[Tensor, "out rank"], Float[Tensor, " rank"], Float[Tensor, "rank in"], float]
 """Left vectors, singular values and right vectors that are kept, and the relative error of leaving out the rest."""
 
 
@@ -70,7 +70,7 @@ def whole_svd(matrix: Float[Tensor, "out in"]) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def split(
-    u: Float[Tensor, "out rank"], s: Float[Tensor, "rank"], vh: Float[Tensor, "rank in"], dtype: torch.dtype
+    u: Float[Tensor, "out rank"], s: Float[Tensor, " rank"], vh: Float[Tensor, "rank in"], dtype: torch.dtype
 ) -> tuple[Float[Tensor, "out rank"], Float[Tensor, "rank in"]]:
     """Return factors b and a of ``u s vh``; s is split evenly, so that neither overflows in half precision."""
     root = s.sqrt()

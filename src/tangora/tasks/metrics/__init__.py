@@ -45,7 +45,7 @@ def bootstrap(
     predictions: Sequence[Any] | np.ndarray,
     targets: Sequence[Any] | np.ndarray,
     counts: Int[np.ndarray, "resamples rows"],
-) -> Float[np.ndarray, "resamples"]:
+) -> Float[np.ndarray, " resamples"]:
     """Return the metric of every resample of the rows; row ``i`` is ``counts[k, i]`` times in resample ``k``.
 
     Raises:
@@ -62,7 +62,7 @@ def bootstrap(
 
 def resampled(
     metric: Metric, predictions: Sequence[Any], targets: Sequence[Any], counts: Int[np.ndarray, "resamples rows"]
-) -> Float[np.ndarray, "resamples"]:
+) -> Float[np.ndarray, " resamples"]:
     """Return what `Metric.bootstrap` promises by calling `Metric.score` for each resample: for a metric without sums.
 
     It takes as many calls as there are resamples; the others take one.

@@ -36,7 +36,7 @@ class Accuracy:
 
     def bootstrap(
         self, predictions: Sequence[Any], targets: Sequence[Any], counts: Int[np.ndarray, "resamples rows"], /
-    ) -> Float[np.ndarray, "resamples"]:
+    ) -> Float[np.ndarray, " resamples"]:
         """Count the right rows of each resample."""
         return share_right(predictions, targets, counts)
 

@@ -33,7 +33,7 @@ class ExactMatch:
 
     def bootstrap(
         self, predictions: Sequence[Any], targets: Sequence[Any], counts: Int[np.ndarray, "resamples rows"], /
-    ) -> Float[np.ndarray, "resamples"]:
+    ) -> Float[np.ndarray, " resamples"]:
         """Count the right rows of each resample."""
         return share_right(predictions, targets, counts)
 

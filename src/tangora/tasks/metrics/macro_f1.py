@@ -42,22 +42,22 @@ class MacroF1:
 
     def bootstrap(
         self, predictions: Sequence[Any], targets: Sequence[Any], counts: Int[np.ndarray, "resamples rows"], /
-    ) -> Float[np.ndarray, "resamples"]:
+    ) -> Float[np.ndarray, " resamples"]:
         """Sum the margins and the diagonal of each resample's confusion matrix."""
         (predicted, actual), classes = numbered(predictions, targets)
         return in_blocks(partial(_macro_f1, predicted, actual, classes), counts)
 
 
 def _macro_f1(
-    predicted: Int[np.ndarray, "rows"],
-    actual: Int[np.ndarray, "rows"],
+    predicted: Int[np.ndarray, " rows"],
+    actual: Int[np.ndarray, " rows"],
     classes: int,
     counts: Int[np.ndarray, "resamples rows"],
-) -> Float[np.ndarray, "resamples"]:
+) -> Float[np.ndarray, " resamples"]:
     equal = predicted == actual
     hits = by_group(counts[:, equal], actual[equal], classes)
     margins = by_group(counts, predicted, classes) + by_group(counts, actual, classes)
-    scores: Float[np.ndarray, "resamples"] = (2 * hits / np.maximum(margins, 1)).sum(1) / (margins > 0).sum(1)
+    scores: Float[np.ndarray, " resamples"] = (2 * hits / np.maximum(margins, 1)).sum(1) / (margins > 0).sum(1)
     return scores
 
 

@@ -42,18 +42,18 @@ class Matthews:
 
     def bootstrap(
         self, predictions: Sequence[Any], targets: Sequence[Any], counts: Int[np.ndarray, "resamples rows"], /
-    ) -> Float[np.ndarray, "resamples"]:
+    ) -> Float[np.ndarray, " resamples"]:
         """Sum the margins and the trace of each resample's confusion matrix."""
         (predicted, actual), classes = numbered(predictions, targets)
         return in_blocks(partial(_matthews, predicted, actual, classes), counts)
 
 
 def _matthews(
-    predicted: Int[np.ndarray, "rows"],
-    actual: Int[np.ndarray, "rows"],
+    predicted: Int[np.ndarray, " rows"],
+    actual: Int[np.ndarray, " rows"],
     classes: int,
     counts: Int[np.ndarray, "resamples rows"],
-) -> Float[np.ndarray, "resamples"]:
+) -> Float[np.ndarray, " resamples"]:
     """``(n·hits - Σ pₖ aₖ) / √((n² - Σ pₖ²)(n² - Σ aₖ²))`` with p and a the margins (Gorodkin 2004)."""
     p, a = (by_group(counts, column, classes).astype(np.float64) for column in (predicted, actual))
     total = p.sum(1)

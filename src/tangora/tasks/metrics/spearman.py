@@ -43,15 +43,15 @@ class Spearman:
 
     def bootstrap(
         self, predictions: Sequence[Any], targets: Sequence[Any], counts: Int[np.ndarray, "resamples rows"], /
-    ) -> Float[np.ndarray, "resamples"]:
+    ) -> Float[np.ndarray, " resamples"]:
         """Rank the distinct values of each resample by their counts, and correlate the ranks by the same counts."""
         x, y = (np.unique(_numbers(values), return_inverse=True)[1] for values in (predictions, targets))
         return in_blocks(partial(_spearman, x, y), counts)
 
 
 def _spearman(
-    x: Int[np.ndarray, "rows"], y: Int[np.ndarray, "rows"], counts: Int[np.ndarray, "resamples rows"]
-) -> Float[np.ndarray, "resamples"]:
+    x: Int[np.ndarray, " rows"], y: Int[np.ndarray, " rows"], counts: Int[np.ndarray, "resamples rows"]
+) -> Float[np.ndarray, " resamples"]:
     middle = (counts.sum(1, keepdims=True) + 1) / 2  # the mean rank
     ranks, varies = [], np.ones(len(counts), dtype=bool)
     for values in (x, y):
@@ -62,7 +62,7 @@ def _spearman(
     return np.where(varies, xy / np.sqrt(np.where(varies, xx * yy, 1.0)), 0.0)
 
 
-def _numbers(values: Sequence[Any]) -> Float[np.ndarray, "rows"]:
+def _numbers(values: Sequence[Any]) -> Float[np.ndarray, " rows"]:
     return np.array([_number(value) for value in values])
 
 

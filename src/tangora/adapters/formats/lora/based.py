@@ -86,7 +86,7 @@ class Rescaled(Update):
     """
 
     product: Factors
-    norms: Float[Tensor, "out"]
+    norms: Float[Tensor, " out"]
     stored: Stored
     turned: bool = False
 
@@ -134,7 +134,7 @@ class Rescaled(Update):
         return delta if self.stored.dtype == "F64" else delta.float()
 
     @cached_property
-    def _scale(self) -> Float[Tensor, "out"]:
+    def _scale(self) -> Float[Tensor, " out"]:
         """m / ‖W + s·B A‖ where the base stores the transpose, whose rows do not hold a whole norm."""
         squares = torch.zeros(self.shape[0], dtype=torch.float64)
         for start, stop in self._blocks(self.stored.shape[0]):
