@@ -24,7 +24,7 @@ class Overall:
 
     Attributes:
         fraction: of the work, in [0, 1]; it never falls.
-        remaining: seconds that the rest takes, an estimate; None while nothing tells.
+        remaining: estimated seconds that the rest takes; None while there is nothing to estimate from.
         done: jobs that are done.
         jobs: how many there are.
         stage: what the run is at, such as ``fine-tune``.
@@ -44,13 +44,13 @@ class Progress:
     """
 
     def begin(self, label: str, total: int) -> None:
-        """Take note that a part of ``total`` steps begins; 0 if nobody knows how many."""
+        """Take note that a part of ``total`` steps begins; 0 if the number is not known."""
 
     def advance(self, steps: int = 1, detail: str = "") -> None:
-        """Take note that ``steps`` more are done; ``detail`` says what is being worked on."""
+        """Take note that ``steps`` more are done; ``detail`` names what is being worked on."""
 
     def update(self, done: int, detail: str = "") -> None:
-        """Take note that ``done`` steps are done in all, also those of an earlier sitting."""
+        """Take note that ``done`` steps are done in all, those of an earlier process included."""
 
     def end(self) -> None:
         """Take note that the part is over."""
@@ -140,11 +140,11 @@ class Line(Progress):
 
 @contextmanager
 def shown(progress: Progress | bool | None = None) -> Iterator[Progress]:
-    """Give what progress is reported to, for the length of the block.
+    """Return what to report progress to, for the length of the block.
 
     Args:
-        progress: one that is given is taken; True shows a line on stderr; False shows nothing; None shows a line if
-            somebody is there to see it, in a terminal or a notebook.
+        progress: a `Progress` is used as it is; True shows a line on stderr; False shows nothing; None shows a line
+            only in a terminal or a notebook.
 
     >>> with shown(False) as progress:
     ...     progress.begin("train", 10)
@@ -168,7 +168,7 @@ def _watched() -> bool:
 
 
 def duration(seconds: float) -> str:
-    """Return a time as people say it.
+    """Format a duration for a person.
 
     >>> [duration(s) for s in (0.4, 59, 61, 3600, 100_000)]
     ['0.4 s', '59 s', '1 min', '1 h 00 min', '27 h 47 min']

@@ -63,7 +63,7 @@ def test_safetensors_reads_what_it_writes(tmp_path):
         ({"a": [1]}, b"", "without dtype"),
         ([1], b"", "not an object"),
         (b"{nonsense", b"", "not JSON"),
-        (b'{"a":1,"a":2}', b"", "twice"),
+        (b'{"a":1,"a":2}', b"", "duplicate name"),
         (b"\xff\xfe", b"", "not JSON"),
         (b"[" * 5000, b"", "not JSON"),
     ],

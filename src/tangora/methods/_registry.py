@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from tangora.errors import ArgumentError, FusionError, PluginError
 from tangora.methods._limits import Limit, check_type
 from tangora.methods._promises import Promises
-from tangora.support.registry import load_entry, place_of
+from tangora.support.registry import load_entry, origin_of
 from tangora.support.validation import did_you_mean
 
 if TYPE_CHECKING:
@@ -205,13 +205,13 @@ def methods() -> Mapping[str, Method]:
     """
     load_own()
     for entry in metadata.entry_points(group=ENTRY_POINT_GROUP):
-        if (place := place_of(entry)) in _LOADED:
+        if (origin := origin_of(entry)) in _LOADED:
             continue
         load_entry(entry, "fusion method")
         if entry.name not in _METHODS:
             what, fix = f"loading it registers no fusion method {entry.name!r}", "name it as its @fusion_method"
-            raise PluginError(what, where=place, fix=fix)
-        _LOADED.add(place)
+            raise PluginError(what, where=origin, fix=fix)
+        _LOADED.add(origin)
     return MappingProxyType({name: _METHODS[name] for name in sorted(_METHODS)})
 
 

@@ -1,11 +1,11 @@
-"""A checkpoint's folder: configuration, and where every tensor lies; only headers and a few samples are read.
+"""A checkpoint's folder: its configuration and the location of every tensor. Only headers and a few samples are read.
 
 A folder holds ``config.json`` and either ``model.safetensors`` or ``model.safetensors.index.json`` with the shards that
 it names. No file outside the folder is opened: an index may name files only, and a link may lead out of it in
 one case, the Hub's cache, where ``snapshots/<revision>/`` links to ``blobs/`` beside it. Pickles are refused.
 
-Tied weights: where the configuration ties the output head to the input embedding, the head is that embedding, stored or
-not; `Checkpoint.find` answers with the embedding, so that a tied and an untied checkpoint can be compared.
+Tied weights: if the configuration ties the output head to the input embedding, the head is that embedding, stored or
+not. `Checkpoint.find` then returns the embedding, so that a tied and an untied checkpoint can be compared.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ class Checkpoint:
     def tied(self) -> Mapping[str, str]:
         """Output head -> the input embedding that it is."""
         inputs = [n for n in self.tensors if n.endswith(_EMBEDDINGS) and ".vision" not in n]
-        inputs = [n for n in inputs if n == "shared.weight"] or inputs  # T5's, of which the others are copies
-        told = self._ties
-        if told is False or len(inputs) != 1:
+        inputs = [n for n in inputs if n == "shared.weight"] or inputs  # T5's; the others are copies of it
+        ties = self._ties
+        if ties is False or len(inputs) != 1:
             return {}
         heads = [n for n in self.tensors if n.endswith(_HEADS)]
-        if told is None and heads:  # it has a head of its own and says nothing
+        if ties is None and heads:  # it stores a head, and the configuration does not mention tying
             return {}
         return dict.fromkeys([*heads, "lm_head.weight", "embed_out.weight"], inputs[0])
 
@@ -77,15 +77,15 @@ class Checkpoint:
         return value if isinstance(value, bool) else None
 
     def find(self, name: str) -> Stored | None:
-        """The tensor that the model uses under this name; None where it has none."""
+        """Return the tensor that the model uses under this name; None if there is none."""
         return self.tensors.get(self.tied.get(name, name))
 
     @cached_property
     def fingerprint(self) -> str:
-        """Sha-256 (hex) of every tensor's name, dtype, shape, and samples of its bytes; however it is sharded.
+        """Sha-256 (hex) of every tensor's name, dtype, shape, and samples of its bytes; the same for any sharding.
 
         The samples are 4 KiB at the beginning, the middle and the end: a checkpoint that was trained further differs
-        there. It is not a hash of every byte, which would take longer than the fusion.
+        there. Hashing every byte would take longer than the fusion.
         """
         total = hashlib.sha256()
         handles = {path: os.open(path, os.O_RDONLY) for path in self.files}
@@ -114,7 +114,7 @@ def is_adapter(folder: Path) -> bool:
 
 
 def open_base(base: str | os.PathLike[str] | Checkpoint | None) -> Checkpoint | None:
-    """Return a base's checkpoint, opened from its folder if it is not open yet; None of None.
+    """Return a base's checkpoint, opened if it is given by its folder; None for None.
 
     Raises:
         FileError, FusionError: as `open_checkpoint`.
@@ -123,11 +123,11 @@ def open_base(base: str | os.PathLike[str] | Checkpoint | None) -> Checkpoint | 
 
 
 def open_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
-    """The checkpoint in a folder.
+    """Open the checkpoint in a folder.
 
     Raises:
         ArgumentError: the folder holds an adapter.
-        FileError: it is no checkpoint, a pickle, damaged, or names files outside of itself.
+        FileError: it is no checkpoint, is a pickle, is damaged, or names files outside itself.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -138,20 +138,20 @@ def open_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
     config = read_json(inside(folder, CONFIG))
     tensors: dict[str, Stored] = {}
     for shard, expected in _shards(folder):
-        found = read_header(inside(folder, shard))
-        if expected is not None and (odd := sorted(expected ^ found.keys())):
+        held = read_header(inside(folder, shard))
+        if expected is not None and (odd := sorted(expected ^ held.keys())):
             what = "index and shard disagree on a tensor"
             raise FileError(what, got=odd[0], where=folder / shard, fix="copy the checkpoint again")
-        if twice := tensors.keys() & found.keys():
+        if twice := tensors.keys() & held.keys():
             raise FileError("a tensor in two shards", got=min(twice), where=folder / shard, fix="save it again")
-        tensors |= found
+        tensors |= held
     if not tensors:
         raise FileError("the checkpoint holds no tensors", where=folder, fix="check the path")
     return Checkpoint(folder, config, tensors)
 
 
 def _shards(folder: Path) -> list[tuple[str, set[str] | None]]:
-    """The files of a checkpoint, and the tensors that the index expects in each."""
+    """Return the files of a checkpoint, and the tensors that the index expects in each."""
     if (folder / INDEX).exists():
         table = read_json(inside(folder, INDEX)).get("weight_map")
         if not isinstance(table, dict) or not table or not all(isinstance(v, str) for v in table.values()):

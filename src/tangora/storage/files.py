@@ -1,4 +1,4 @@
-"""Input files, read into buffers at hand: a map of the file would stay resident."""
+"""Read input files into buffers that exist already: the pages of a memory map would stay resident."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Files"]
 
 
 class Files:
-    """Input files that are opened once, for all threads; ``pread`` has no position to share."""
+    """Input files, opened once for all threads; ``pread`` has no position that they would share."""
 
     def __init__(self) -> None:
         self._handles: dict[Path, int] = {}
@@ -23,7 +23,7 @@ class Files:
         """Fill ``into`` with the tensor's bytes from ``start``.
 
         Raises:
-            FileError: the file ends early: it was changed meanwhile.
+            FileError: the file ends early, because it was changed meanwhile.
         """
         handle, at = self._handle(stored.path), 0
         while at < len(into):
@@ -33,7 +33,7 @@ class Files:
             at += read
 
     def expect(self, stored: Stored, start: int, size: int) -> None:
-        """Tell the system that these bytes are needed soon."""
+        """Advise the system that these bytes are needed soon."""
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self._handle(stored.path), stored.start + start, size, os.POSIX_FADV_WILLNEED)
 

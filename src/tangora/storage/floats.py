@@ -1,8 +1,8 @@
-"""Floating-point numbers of files, to and from those that are computed with.
+"""Convert the floating-point numbers of files to and from those that are computed with.
 
-NumPy has no bfloat16, so where torch is not loaded (its import takes longer than a gigabyte) it is bits here: a
-bfloat16 is the upper half of a float32. Rounding adds what carries into that half: half of the last place, and one
-bit less where the last place is even, which is to nearest, ties to even. torch gives the same bits in half the time.
+NumPy has no bfloat16. If torch is not loaded (its import takes longer than a gigabyte of conversions), bits are
+converted here: a bfloat16 is the upper half of a float32. Rounding to nearest, ties to even, adds half of the last
+place, and one bit less if the last place is even; the carry rounds. torch gives the same bits in half the time.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SIZES = {"BF16": 2, "F16": 2, "F32": 4, "F64": 8}
 
 
 def widen(raw: Array, dtype: str, into: Array) -> Array:
-    """The numbers whose bytes are ``raw``, in ``into``, float32 or float64.
+    """Convert the numbers in the bytes ``raw`` to the dtype of ``into``, float32 or float64, and return ``into``.
 
     >>> widen(np.array([0x3FC0, 0xC000], np.uint16).view(np.uint8), "BF16", np.empty(2, np.float32))
     array([ 1.5, -2. ], dtype=float32)
@@ -47,9 +47,9 @@ def widen(raw: Array, dtype: str, into: Array) -> Array:
 
 
 def narrowed(numbers: Array, dtype: str, into: Array) -> Array:
-    """Finite numbers rounded to ``dtype``, to nearest, ties to even: their bytes, in ``into``.
+    """Round finite numbers to ``dtype``, to nearest, ties to even; return their bytes, in ``into``.
 
-    float64 becomes a half precision by way of float32, as by torch.
+    float64 becomes a half precision through float32, as in torch.
 
     >>> narrowed(np.array([1.5, -2.0], np.float32), "BF16", np.empty(4, np.uint8)).view(np.uint16).tolist()
     [16320, 49152]
@@ -75,7 +75,7 @@ def _as_bits(dtype: str, numbers: Array) -> bool:
 
 
 def _tensor(numbers: Array, dtype: str | None = None) -> Tensor:
-    """The same memory for torch, which converts by the processor's own instructions; NumPy does float16 one by one."""
+    """Return the same memory for torch, which converts with vector instructions; NumPy does float16 one by one."""
     import torch  # deferred: torch takes a second, and linear methods do without it
 
     tensor = torch.from_numpy(numbers)

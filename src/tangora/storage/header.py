@@ -1,4 +1,4 @@
-"""What a safetensors file holds, from its header alone: names, shapes, dtypes and places, all of them checked.
+"""The content of a safetensors file from its header alone: names, shapes, dtypes and offsets, all of them checked.
 
     8 bytes         N, the header's length, little-endian
     N bytes         JSON: {"name": {"dtype": "BF16", "shape": [2, 3], "data_offsets": [0, 12]}, "__metadata__": {...}}
@@ -23,7 +23,7 @@ from tangora.errors import FileError
 __all__ = ["FLOATS", "ITEMSIZE", "Stored", "read_header", "write_header"]
 
 FLOATS = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
-"""The dtypes that can be averaged, and their names in torch."""
+"""The dtypes that can be fused -> their names in torch."""
 
 ITEMSIZE = {
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3"), 1),
@@ -48,15 +48,15 @@ class Stored:
 
     @property
     def entries(self) -> int:
-        """How many numbers it has."""
+        """The number of entries."""
         return math.prod(self.shape)
 
 
 def read_header(path: Path) -> dict[str, Stored]:
-    """The tensors of a safetensors file in the order in which they lie there.
+    """Read the tensors' entries in the header of a safetensors file, in the order of their bytes.
 
     Raises:
-        FileError: the file is missing or not what its header says.
+        FileError: the file is missing, or does not match its header.
     """
     try:
         with path.open("rb") as file:
@@ -77,13 +77,13 @@ def read_header(path: Path) -> dict[str, Stored]:
             raise FileError(rule, where=f"{entry.name} in {path}", fix=_AGAIN)
         at += entry.size
     if at != total:
-        got = f"{total} bytes where the header tells of {at}"
+        got = f"{total} bytes, {at} by its header"
         raise FileError("the file's size is wrong", got=got, where=path, fix=_AGAIN)
     return {entry.name: entry for entry in entries}
 
 
 def write_header(entries: list[tuple[str, str, tuple[int, ...]]]) -> bytes:
-    """The first bytes of a file that holds tensors of these names, dtypes and shapes, in this order."""
+    """Return the first bytes of a file that holds tensors of these names, dtypes and shapes, in this order."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     at = 0
     for name, dtype, shape in entries:
@@ -106,10 +106,10 @@ def _parsed(text: bytes, path: Path) -> Mapping[str, Any]:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name stands there twice")
-    return found
+    entries = dict(pairs)
+    if len(entries) != len(pairs):
+        raise ValueError("a duplicate name")
+    return entries
 
 
 def _entry(name: str, value: Any, path: Path, begin: int) -> Stored:
@@ -120,7 +120,7 @@ def _entry(name: str, value: Any, path: Path, begin: int) -> Stored:
     if not isinstance(dtype, str) or dtype not in ITEMSIZE:
         fix = "convert the checkpoint to bfloat16, float16 or float32"
         raise FileError("a dtype that cannot be read", got=dtype, where=where, fix=fix)
-    if not _whole(shape) or not _whole(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+    if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise FileError("shape or data_offsets are not whole numbers in order", where=where, fix=_AGAIN)
     size = offsets[1] - offsets[0]
     if math.prod(shape) * ITEMSIZE[dtype] != size:
@@ -129,5 +129,5 @@ def _entry(name: str, value: Any, path: Path, begin: int) -> Stored:
     return Stored(name, dtype, tuple(shape), path, begin + offsets[0], size)
 
 
-def _whole(values: Any) -> bool:
+def _are_sizes(values: Any) -> bool:
     return isinstance(values, list) and all(type(v) is int and 0 <= v < 2**63 for v in values)

@@ -1,4 +1,4 @@
-"""Which tensor of a checkpoint a parameter is, and which way round it is stored."""
+"""Find the tensor of a checkpoint that a parameter is, and whether it is stored transposed."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _FIX = "give the base model that the adapters were made for"
 
 
 class Names:
-    """The base's names for parameters that an adapter names its own way.
+    """Maps an adapter's names for parameters to the base's.
 
     Args:
         base: the checkpoint.
-        wanted: the adapter's names. They are tried as they are, with a prefix of the base's names, without one of
-            their own.
+        wanted: the adapter's names. They are tried unchanged, with a prefix of the base's names, and without a prefix
+            of their own.
 
     Raises:
         FusionError: the base has no such parameters.
@@ -40,7 +40,7 @@ class Names:
         raise FusionError("the base has no weight for a site", got=missing, where=base.folder, fix=_FIX)
 
     def __call__(self, name: str) -> str:
-        """The base's name."""
+        """Return the base's name."""
         return self.add + name.removeprefix(self.drop)
 
 
@@ -52,17 +52,17 @@ def is_turned(
     config: Mapping[str, Any] | None,
     base: Checkpoint,
 ) -> bool:
-    """Whether a weight is stored as the transpose of its update.
+    """Return whether a weight is stored as the transpose of its update.
 
     Raises:
-        FusionError: neither way round fits.
+        FusionError: the shapes do not fit, transposed or not.
     """
     straight = shape == stored or (len(shape) == 2 and len(stored) > 2 and shape == (stored[0], math.prod(stored[1:])))
     turned = len(shape) == 2 and shape[::-1] == stored
     if not straight and not turned:
         what = f"the base's weight is {list(stored)}, the adapter's update {list(shape)}"
         raise FusionError(what, where=site, fix=_FIX)
-    if straight and turned:  # square: only the kind of layer tells
+    if straight and turned:  # square: only the kind of layer decides
         conv = base.config.get("model_type") in _CONV1D and not site.endswith(("lm_head", "score"))
         return embedding or bool((config or {}).get("fan_in_fan_out")) or conv
     return turned

@@ -1,4 +1,4 @@
-"""Tensors of files as torch's: rows of a stored one, and whether a loaded one is sound."""
+"""Read rows of a stored tensor, and check that a loaded one is finite."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["finite", "read_rows"]
 
 
 def read_rows(stored: Stored, start: int, stop: int) -> Float[Tensor, "rows width"]:
-    """Rows of a tensor on disk in float32 (float64 stays), flattened behind the first dimension."""
+    """Read rows of a tensor on disk in float32 (float64 stays), flattened after the first dimension."""
     if stored.dtype not in FLOATS:
         fix = "give a base in bfloat16, float16 or float32"
         raise FileError("weights must be floating-point", got=stored.dtype, where=stored.name, fix=fix)
@@ -36,7 +36,7 @@ def read_rows(stored: Stored, start: int, stop: int) -> Float[Tensor, "rows widt
 
 
 def finite(name: str, tensor: Tensor, path: Path) -> Tensor:
-    """``tensor`` in float32 (float64 stays), refused when any entry is NaN or infinite."""
+    """Return ``tensor`` in float32 (float64 stays); refuse it if an entry is NaN or infinite."""
     if not tensor.is_floating_point():
         raise FileError("weights must be floating-point", got=str(tensor.dtype), where=f"{name} in {path}")
     tensor = tensor if tensor.dtype == torch.float64 else tensor.float()

@@ -1,1 +1,1 @@
-"""What every package stands on: files, validation, threads, versions; nothing of adapters or models."""
+"""Helpers that every package uses: files, validation, threads, versions. Nothing about adapters or models."""

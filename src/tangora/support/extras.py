@@ -1,7 +1,7 @@
 """Extras: packages that only a part of Tangora imports, and the error if they are not installed.
 
-``pip install tangora`` brings what it takes to fuse adapters and checkpoints, to verify and to inspect them. What
-trains, draws, or reads text and pictures is an extra each; ``tangora[all]`` is what a recipe may need.
+``pip install tangora`` installs what is needed to fuse, verify and inspect adapters and checkpoints. Training, figures,
+and reading text and images need an extra each; ``tangora[all]`` has everything a recipe may need.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ EXTRAS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "wandb": ("wandb",),
     }
 )
-"""Extra -> the packages that Tangora imports of it, by the names under which they are imported."""
+"""Extra -> those of its packages that Tangora imports, by import name."""
 
 
 def require(*extras: str, purpose: str) -> None:
-    """Refuse to go on without the packages of some extras; call it where these are about to be imported.
+    """Raise if packages of some extras are missing; call it before importing them.
 
-    Nothing is imported here, so that a run can ask at its beginning for what it needs at its end.
+    Nothing is imported here, so that a run can check at its beginning what it needs at its end.
 
     Args:
         extras: keys of `EXTRAS`.
-        purpose: what needs them, as the message puts it: ``"a report"``.
+        purpose: what needs them, as the message should name it: ``"a report"``.
 
     Raises:
-        MissingExtraError: a package is not installed; the message has the command that installs all of them.
+        MissingExtraError: a package is not installed; the message contains the command that installs all of them.
 
     >>> require("train", purpose="training")
     """

@@ -1,8 +1,8 @@
-"""Files: written whole or not at all, read with the error that a person needs.
+"""Write files completely or not at all, and turn the errors of reading them into ones that say what to do.
 
-Every output of Tangora goes through `atomic_dir` or `atomic_file`: it is written beside its place under
+Every output of Tangora goes through `atomic_dir` or `atomic_file`: it is written beside its final path under
 a hidden name, synced, and renamed. A killed process leaves at worst a hidden ``.name.tmp-*`` folder,
-which the next writer of the same place removes.
+which the next writer of the same path removes.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ __all__ = [
 
 
 def digest(value: Any) -> str:
-    """Sha-256 (hex) of a JSON-serializable value, independent of key order."""
+    """Return the sha-256 (hex) of a JSON-serializable value, independent of key order."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -56,7 +56,7 @@ def file_digest(path: str | os.PathLike[str]) -> str:
 
 
 def refuse_existing(path: str | os.PathLike[str], overwrite: bool) -> None:
-    """Raise `OutputError` when ``path`` exists (a folder: and is not empty) and ``overwrite`` is false."""
+    """Raise `OutputError` if ``path`` is a file or a folder that is not empty, and ``overwrite`` is false."""
     path = Path(path)
     exists = (path.is_dir() and any(path.iterdir())) or (path.exists() and not path.is_dir())
     if exists and not overwrite:
@@ -65,7 +65,7 @@ def refuse_existing(path: str | os.PathLike[str], overwrite: bool) -> None:
 
 @contextlib.contextmanager
 def atomic_dir(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iterator[Path]:
-    """A folder to fill, which replaces ``path`` when the block ends and vanishes when it raises.
+    """Provide a folder to fill, which replaces ``path`` when the block ends and is removed if it raises.
 
     Raises:
         OutputError: ``path`` exists and ``overwrite`` is false, or it cannot be written.
@@ -93,7 +93,7 @@ def atomic_dir(path: str | os.PathLike[str], *, overwrite: bool = True) -> Itera
 
 @contextlib.contextmanager
 def atomic_file(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iterator[Path]:
-    """A temporary path to write, which replaces ``path`` when the block ends and vanishes when it raises."""
+    """Provide a temporary path to write, which replaces ``path`` when the block ends and is removed if it raises."""
     path = Path(path)
     refuse_existing(path, overwrite)
     with writing(path):
@@ -121,9 +121,9 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 
 def inside(folder: Path, name: str) -> Path:
-    """The file of that name in ``folder``, refused when it lies elsewhere.
+    """Return the path of the file ``name`` in ``folder``; refuse it if it lies elsewhere.
 
-    A link may lead out of the folder in one case, the Hub's cache, where ``snapshots/<revision>/`` links to ``blobs/``
+    A link may lead out of the folder in one case: in the Hub's cache, ``snapshots/<revision>/`` links to ``blobs/``
     beside it.
 
     Raises:
@@ -151,7 +151,7 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def read_json(path: str | os.PathLike[str], error: type[TangoraError] = FileError) -> dict[str, Any]:
-    """Read a JSON object; ``error`` is raised when the file is missing, unreadable, or not an object."""
+    """Read a JSON object; raise an ``error`` if the file is missing, unreadable, or not an object."""
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -192,7 +192,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Errors of the system while ``path`` is written, as the errors that a person needs."""
+    """Turn the system's errors while ``path`` is written into `OutputError`."""
     try:
         yield
     except OSError as cause:
@@ -201,7 +201,7 @@ def writing(path: Path) -> Iterator[None]:
         refused = (
             isinstance(cause, (PermissionError, NotADirectoryError, FileExistsError)) or cause.errno == errno.EROFS
         )
-        if refused or (cause.filename and Path(cause.filename).parent == path.parent):  # the scratch place itself
+        if refused or (cause.filename and Path(cause.filename).parent == path.parent):  # the temporary path itself
             fix = "choose another --out"
             raise OutputError(f"cannot be written ({cause.strerror})", where=path, fix=fix) from cause
         raise
@@ -219,12 +219,12 @@ _FULL = {
 
 
 def _disk_full(path: Path) -> OutputError:
-    place = Path(*(_final(part) for part in path.parts))
-    return OutputError("the disk is full", where=place, fix="free some space and run the same command again")
+    final = Path(*(_final(part) for part in path.parts))
+    return OutputError("the disk is full", where=final, fix="free some space and run the same command again")
 
 
 def _final(name: str) -> str:
-    """What a scratch place will be called: one inside another has two marks."""
+    """Return the name that a temporary path will get; one inside another is marked twice."""
     while marked := re.fullmatch(r"\.(.+)\.tmp-[^.]+", name):
         name = marked[1]
     return name

@@ -1,8 +1,8 @@
 """The machine that a computation runs on: device, dtype, threads.
 
-A `Machine` is made once, by whoever owns the computation (a run's context, a command, a call from Python), and handed
-down: ``load_base(config, machine)`` puts the base there, and everything else asks ``base.machine``. Nothing else
-chooses a device.
+The owner of a computation (a run's context, a command, a call from Python) makes one `Machine` and hands it down:
+``load_base(config, machine)`` puts the base there, and everything else reads ``base.machine``. Nothing else chooses
+a device.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _CLEARLY = 0.9  # more threads have to be this much faster: they are taken from 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where, and how exactly, something is computed.
+    """The device, dtype and threads that something is computed with.
 
     Args:
         device: a torch device, such as ``cpu`` or ``cuda:0``.
@@ -106,7 +106,7 @@ class Machine:
 
 @cache
 def measured_threads() -> int:
-    """Return the number of threads with which a small training step is fastest on this machine, now.
+    """Measure with how many threads a small training step is fastest on this machine, now.
 
     All cores are not always the fastest: threads that share a core with other work wait for each other at the end of
     every operation, and a step can take ten times as long. So a step of a small layer is timed with 1, 2, 4, ...
@@ -141,7 +141,7 @@ def fastest(counts: list[int], step: Callable[[], object]) -> int:
 
 
 def _step() -> Callable[[], object]:
-    """A training step of the shape that adapters have: a short batch through a wide layer, and back."""
+    """Return a training step of the shape that adapters have: a short batch through a wide layer, and back."""
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(128, 384, generator=generator)
     layer, back = (torch.randn(*shape, generator=generator, requires_grad=True) for shape in ((384, 1536), (1536, 384)))

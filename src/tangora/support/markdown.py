@@ -1,4 +1,4 @@
-"""Markdown of values that others chose: names are data, and nothing in them takes effect."""
+"""Markdown of values that users chose: everything in them is escaped."""
 
 from __future__ import annotations
 

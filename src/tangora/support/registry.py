@@ -1,6 +1,6 @@
-"""A registry of named members of one kind: our own by file, third parties' by entry point, imported on first use.
+"""A registry of named members of one kind: built-in by file, third parties' by entry point, imported on first use.
 
-A member of our own is found by its file: the member ``l-lora`` of the package ``tangora.modes.kinds`` is the object
+A built-in member is found by its file: the member ``l-lora`` of the package ``tangora.modes.kinds`` is the object
 ``MODE`` of ``tangora/modes/kinds/l_lora.py``. So a new one is one new file, and listing the names imports nothing.
 Another package announces a member by an entry point of the registry's group::
 
@@ -23,7 +23,7 @@ from typing import Any
 from tangora.errors import PluginError
 from tangora.support.validation import did_you_mean
 
-__all__ = ["Registry", "load_entry", "place_of"]
+__all__ = ["Registry", "load_entry", "origin_of"]
 
 
 @dataclass(eq=False)
@@ -31,12 +31,12 @@ class Registry:
     """Members of one kind by name.
 
     Args:
-        kind: what a member is, as messages call it, such as ``family``.
-        package: the package whose files are our own members; a file whose name begins with ``_`` is none.
+        kind: what messages call a member, such as ``family``.
+        package: the files of this package are the built-in members, except those that begin with ``_``.
         attribute: the name of the member in its file.
         contract: the runtime-checkable protocol that every member implements, as ``module:name``.
         group: the entry-point group of third parties.
-        separator: what stands in a name for the ``_`` of its file.
+        separator: replaces the ``_`` of a file's name in the member's name.
     """
 
     kind: str
@@ -57,13 +57,13 @@ class Registry:
 
     @cached_property
     def own(self) -> dict[str, str]:
-        """Name -> module of our own members."""
+        """Name -> module of the built-in members."""
         # Only the top package is imported: the one that is listed, and those around it, may need torch.
         top, *rest = self.package.split(".")
         spec = util.find_spec(top)
-        places = (spec.submodule_search_locations if spec is not None else None) or ()
-        folders = [str(Path(place, *rest)) for place in places]
-        files = [found.name for found in pkgutil.iter_modules(folders) if not found.name.startswith("_")]
+        roots = (spec.submodule_search_locations if spec is not None else None) or ()
+        folders = [str(Path(root, *rest)) for root in roots]
+        files = [module.name for module in pkgutil.iter_modules(folders) if not module.name.startswith("_")]
         return {file.replace("_", self.separator): f"{self.package}.{file}" for file in files}
 
     @cached_property
@@ -77,23 +77,23 @@ class Registry:
             PluginError: there is none, it cannot be imported, or it does not implement the contract.
         """
         if name not in self._members:
-            self._members[name] = self._checked(name, *self._found(name))
+            self._members[name] = self._checked(name, *self._imported(name))
         return self._members[name]
 
     def origins(self) -> dict[str, str]:
-        """Return where every member is from by name: a module, or the entry point of a package; nothing is imported."""
+        """Return name -> origin of every member: a module, or the entry point of a package. Nothing is imported."""
         return {name: self._origin(name) for name in self}
 
     def _origin(self, name: str) -> str:
         if name in self.own:
             return self.own[name]
-        return place_of(self._entries[name]) if name in self._entries else "registered in this process"
+        return origin_of(self._entries[name]) if name in self._entries else "registered in this process"
 
     def register(self, name: str, member: Any) -> None:
-        """Add a member for this process; the same name again replaces it, unless it is one of our own.
+        """Add a member for this process; the same name again replaces it, unless it is built in.
 
         Raises:
-            PluginError: the name is one of our own, or the member does not implement the contract.
+            PluginError: the name is that of a built-in member, or the member does not implement the contract.
         """
         if name in self.own:
             fix = "choose another name"
@@ -109,17 +109,17 @@ class Registry:
         """Return every member by name; imports all of them."""
         return {name: self.get(name) for name in self}
 
-    def _found(self, name: str) -> tuple[Any, str]:
-        """The member, not checked yet, and where it is from."""
+    def _imported(self, name: str) -> tuple[Any, str]:
+        """Return the member, not checked yet, and its origin."""
         entry = self._entries.get(name)
         if name in self.own:
             if entry is not None:
                 fix = f"rename it, or uninstall {_package(entry)}"
-                raise PluginError(f"two of kind {self.kind} have one name", got=name, where=place_of(entry), fix=fix)
+                raise PluginError(f"two of kind {self.kind} have one name", got=name, where=origin_of(entry), fix=fix)
             return getattr(import_module(self.own[name]), self.attribute), self.own[name]
         if entry is None:
             raise PluginError(f"no such {self.kind}", got=name, fix=did_you_mean(str(name), list(self)))
-        return load_entry(entry, self.kind), place_of(entry)
+        return load_entry(entry, self.kind), origin_of(entry)
 
     def _checked(self, name: str, member: Any, where: str) -> Any:
         module, _, attribute = self.contract.partition(":")
@@ -141,16 +141,16 @@ def load_entry(entry: metadata.EntryPoint, kind: str) -> Any:
         return entry.load()
     except Exception as cause:  # whatever a stranger's import raises
         what = f"the {kind} {entry.name!r} cannot be loaded ({type(cause).__name__}: {cause})"
-        raise PluginError(what, where=place_of(entry), fix=f"update or uninstall {_package(entry)}") from cause
+        raise PluginError(what, where=origin_of(entry), fix=f"update or uninstall {_package(entry)}") from cause
 
 
-def place_of(entry: metadata.EntryPoint) -> str:
-    """Return where a member of a third party is from, for messages."""
+def origin_of(entry: metadata.EntryPoint) -> str:
+    """Return the origin of a third party's member, for messages."""
     return f"entry point {_package(entry)}: {entry.name} = {entry.value}"
 
 
 def _names_of(contract: type) -> set[str]:
-    """What a protocol asks for, its attributes included."""
+    """Return the public members of a protocol, its attributes included."""
     names: set[str] = set()
     for base in contract.__mro__[:-1]:
         names |= {n for n in (*vars(base), *vars(base).get("__annotations__", ())) if not n.startswith("_")}

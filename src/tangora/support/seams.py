@@ -1,4 +1,4 @@
-"""The places where Tangora can be extended: a registry each, whose members are imported when they are first used.
+"""The places where Tangora can be extended: one registry each. Members are imported when they are first used.
 
 | registry | a member | contract |
 | --- | --- | --- |
@@ -12,7 +12,7 @@
 
 Fusion methods, the eighth kind, are functions with a decorator: see `tangora.methods`.
 
-The packages are named by strings, since the layers that validate a recipe lie below those that do what it says.
+The packages are named by strings, since the layers that validate a recipe lie below those that carry it out.
 """
 
 from __future__ import annotations

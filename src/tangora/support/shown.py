@@ -23,7 +23,7 @@ def one_line(kind: str, *facts: object) -> str:
 
 
 def html_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a table for a notebook; every text is data.
+    """Return a table for a notebook; every text is escaped.
 
     >>> html_table("a < b", ["split", "rows"], [["train", 3]]).count("<td")
     2

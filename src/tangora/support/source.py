@@ -1,8 +1,8 @@
-"""A digest of code: what a cached result was computed by, so that it is not reused after the code has changed.
+"""A digest of the code that computed a cached result, so that the result is not reused after the code has changed.
 
 The digest of a function or an object covers the module that defines it and every module of Tangora that this one
-imports, directly or not, also inside functions. Of a module it covers what runs: comments, docstrings and layout do not
-count, so that better prose invalidates nothing. For a third party's module the version of its distribution counts too.
+imports, directly or not, also inside functions. Only code that runs counts: a change of comments, docstrings or layout
+invalidates nothing. For a third party's module the version of its distribution counts too.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ def source_digest(*objects: Any, without: Iterable[str] = ()) -> str:
     """Return the sha-256 (hex) of the code that the objects run.
 
     Args:
-        objects: functions, classes, instances (of which the class counts) or modules.
-        without: packages of Tangora that do not decide a result, such as ``tangora.progress``.
+        objects: functions, classes, instances (their class counts) or modules.
+        without: packages of Tangora that do not affect a result, such as ``tangora.progress``.
 
-    An object that was defined in a notebook or on the prompt counts by the source of the object itself.
+    For an object that was defined in a notebook or at the prompt, the source of the object itself counts.
     """
     left_out = tuple(without)
     parts: set[str] = set()
@@ -55,7 +55,7 @@ def _text_of(target: Any) -> str:
 
 @cache
 def _closure(name: str) -> frozenset[str]:
-    """The module and every module of ours that it imports, directly or not."""
+    """Return the module and every module of Tangora that it imports, directly or not."""
     seen: set[str] = set()
     waiting = [name]
     while waiting:
@@ -73,16 +73,16 @@ def _tree(name: str) -> ast.Module | None:
 
 @cache
 def _file(name: str) -> Path | None:
-    """The source of a module, or None: a name inside of a module, and a compiled module, have none.
+    """Return the source file of a module; None for a name inside a module, and for a compiled module.
 
-    It is looked up as a path, since Python imports the packages around a module to find it, and all that these import.
+    The file is looked up as a path: to find a module, Python would import the packages around it.
     """
     top, *rest = name.split(".")
     spec = util.find_spec(top)
     if spec is None:
         return None
-    places = [Path(place, *rest) for place in spec.submodule_search_locations or ()]
-    files = [file for place in places for file in (place / "__init__.py", place.with_suffix(".py"))]
+    paths = [Path(root, *rest) for root in spec.submodule_search_locations or ()]
+    files = [file for path in paths for file in (path / "__init__.py", path.with_suffix(".py"))]
     if not rest and spec.origin is not None and spec.origin.endswith(".py"):
         files = [Path(spec.origin)]
     return next((file for file in files if file.is_file()), None)
@@ -93,7 +93,7 @@ def _imports(name: str) -> tuple[str, ...]:
     tree = _tree(name)
     if tree is None:
         return ()
-    found: set[str] = set()
+    names: set[str] = set()
     waiting: list[ast.AST] = [tree]
     while waiting:
         node = waiting.pop()
@@ -102,12 +102,12 @@ def _imports(name: str) -> tuple[str, ...]:
             continue
         waiting.extend(ast.iter_child_nodes(node))
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             package = util.resolve_name("." * node.level + (node.module or ""), _package_of(name))
-            found |= {package, *(f"{package}.{alias.name}" for alias in node.names)}
+            names |= {package, *(f"{package}.{alias.name}" for alias in node.names)}
     roots = (_OURS, name.partition(".")[0])
-    return tuple(sorted(m for m in found if m.partition(".")[0] in roots and _file(m) is not None))
+    return tuple(sorted(m for m in names if m.partition(".")[0] in roots and _file(m) is not None))
 
 
 def _package_of(name: str) -> str:
@@ -117,7 +117,7 @@ def _package_of(name: str) -> str:
 
 @cache
 def _module_digest(name: str) -> str:
-    """Of what a module runs: its syntax tree without docstrings."""
+    """Return the digest of a module's syntax tree without docstrings."""
     tree = _tree(name)
     if tree is None:
         return "compiled"

@@ -1,4 +1,4 @@
-"""Independent pieces of linear algebra, one thread each."""
+"""Run independent computations of linear algebra in parallel, one thread each."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _Out = TypeVar("_Out")
 
 
 def in_threads(function: Callable[[_In], _Out], items: Sequence[_In]) -> list[_Out]:
-    """``[function(item) for item in items]``, as many at once as torch has threads, each of them with one.
+    """Return ``[function(item) for item in items]``, with as many calls at once as torch has threads.
 
-    Small matrices gain more from being worked on side by side than from being split; and a result that is always
-    computed by one thread has the same bits whatever their number. NumPy's and SciPy's BLAS are held to one thread too,
-    as far as they are loaded: each of ours would wake as many of theirs as there are cores.
+    Every call uses one thread. Small matrices gain more from being worked on side by side than from being split, and a
+    result that one thread computes has the same bits whatever the number of threads. NumPy's and SciPy's BLAS are
+    limited to one thread too, if they are loaded: otherwise each of our threads would start one of theirs per core.
     """
     threads = torch.get_num_threads()
     try:

@@ -1,4 +1,4 @@
-"""Pydantic's complaints as errors of one line that name the nearest valid key."""
+"""Turn pydantic's validation errors into errors of one line that name the nearest valid key."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _M = TypeVar("_M", bound="BaseModel")
 
 
 class UnknownNameError(ValueError):
-    """A name that is none of the known ones: for a validator to raise, so that `validate` names the closest one."""
+    """An unknown name. Raise it in a validator, and `validate` suggests the closest known name."""
 
     def __init__(self, kind: str, got: str, known: Sequence[str]) -> None:
         super().__init__(f"no such {kind}")
@@ -27,7 +27,7 @@ class UnknownNameError(ValueError):
 
 
 def validate(model: type[_M], raw: Mapping[str, Any], where: str, error: type[TangoraError] = RecipeError) -> _M:
-    """Return ``raw`` as a model; raise an ``error`` that names the first fault and the closest key."""
+    """Validate ``raw`` as a model; raise an ``error`` that names the first fault and the closest key."""
     from pydantic import ValidationError  # deferred: it takes a tenth of a second, and `did_you_mean` does without
 
     try:
@@ -35,19 +35,19 @@ def validate(model: type[_M], raw: Mapping[str, Any], where: str, error: type[Ta
     except ValidationError as cause:
         first = cause.errors()[0]
         path = ".".join(str(p) for p in first["loc"] if not _is_union_tag(p))
-        place = f"{path} ({where})" if path else where
+        key_path = f"{path} ({where})" if path else where
         if first["type"] == "extra_forbidden":
             bad = str(first["loc"][-1])
             keys = _keys_at(model, first["loc"][:-1], raw)
-            raise error(f"unknown key {bad!r}", where=place, fix=did_you_mean(bad, keys)) from None
+            raise error(f"unknown key {bad!r}", where=key_path, fix=did_you_mean(bad, keys)) from None
         if isinstance(unknown := first.get("ctx", {}).get("error"), UnknownNameError):
-            raise error(str(unknown), got=unknown.got, where=place, fix=unknown.fix) from None
+            raise error(str(unknown), got=unknown.got, where=key_path, fix=unknown.fix) from None
         if first["type"] == "value_error":
-            raise error(str(first["msg"]).removeprefix("Value error, "), where=place) from None
+            raise error(str(first["msg"]).removeprefix("Value error, "), where=key_path) from None
         message = first["msg"][0].lower() + first["msg"][1:]
         if first["type"] == "missing":
-            raise error("a key is missing", where=place, fix="add it") from None
-        raise error(message, got=first["input"], where=place, fix="correct the value") from None
+            raise error("a key is missing", where=key_path, fix="add it") from None
+        raise error(message, got=first["input"], where=key_path, fix="correct the value") from None
 
 
 def _is_union_tag(part: int | str) -> bool:
@@ -55,10 +55,10 @@ def _is_union_tag(part: int | str) -> bool:
 
 
 def _keys_at(model: type[BaseModel], location: Sequence[int | str], raw: Mapping[str, Any]) -> list[str]:
-    """The valid keys of the mapping at ``location``, following fields, lists, dicts and optionals.
+    """Return the valid keys of the mapping at ``location``, following fields, lists, dicts and optionals.
 
-    A model whose other keys decide which class reads a place has a class method ``settings_at(raw, location)`` that
-    returns this class (or None), and how many parts of the location lead to it.
+    If other keys of a model decide which class a location has, the model has a class method
+    ``settings_at(raw, location)``. It returns this class (or None), and how many parts of the location lead to it.
     """
     chooses = getattr(model, "settings_at", None)
     chosen, depth = chooses(raw, tuple(location)) if chooses is not None else (None, 0)
@@ -79,7 +79,7 @@ def _is_model(annotation: Any) -> bool:
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """Return a hint: the closest known word, or the list of all."""
+    """Return a hint: the closest known word, or the list of all known words."""
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     listing = ", ".join(known)
     return f"did you mean {near[0]!r}? Valid: {listing}" if near else f"valid: {listing}"

@@ -1,4 +1,4 @@
-"""Which Tangora this is."""
+"""The installed version of Tangora."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["package_version"]
 
 
 def package_version() -> str:
-    """The installed version of Tangora."""
+    """Return the installed version of Tangora, or ``unknown``."""
     try:
         return metadata.version("tangora")
     except metadata.PackageNotFoundError:

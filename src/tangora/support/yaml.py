@@ -1,6 +1,6 @@
-"""YAML 1.2, read safely and written so that readers of YAML 1.1 see the same values.
+"""Read YAML 1.2 safely, and write it so that readers of YAML 1.1 see the same values.
 
-In 1.2 ``no`` is a text and ``1e-4`` a number; in 1.1, which most other readers follow, it is the other way round. A
+In 1.2 ``no`` is a string and ``1e-4`` a number; in 1.1, which most other readers follow, it is the other way round. A
 document that begins with ``%YAML 1.1`` is read by the rules of 1.1.
 """
 
@@ -17,15 +17,15 @@ from ruamel.yaml.representer import SafeRepresenter
 __all__ = ["dump", "parse"]
 
 _LARGEST = 1_000_000  # characters of a document
-_MOST = 100_000  # values in it, those of an alias counted at each place where it stands
-_TRUTHS = frozenset({"y", "yes", "n", "no", "on", "off"})  # what YAML 1.1 takes for a bool, and 1.2 for a text
+_MOST = 100_000  # values in it, those of an alias counted at every use
+_TRUTHS = frozenset({"y", "yes", "n", "no", "on", "off"})  # booleans in YAML 1.1, strings in 1.2
 
 
 def parse(text: str) -> Any:
-    """Return the value of a YAML document.
+    """Parse a YAML document.
 
     Raises:
-        ValueError: it is not YAML, a key stands there twice, or it is too large, too deep, or made so by its aliases.
+        ValueError: it is not YAML, has a duplicate key, or is too large or too deep, itself or through its aliases.
 
     >>> parse("[no, 1e-4, 5.e3, e4, 2e]")
     ['no', 0.0001, 5000.0, 'e4', '2e']
@@ -43,7 +43,7 @@ def parse(text: str) -> Any:
 
 
 def dump(value: Any) -> str:
-    """Return a YAML document in block style, keys in their own order.
+    """Return a value as a YAML document in block style, keys in their own order.
 
     >>> dump({"labels": ["no", "1e3"], "rate": 1e-5})
     "labels:\\n- 'no'\\n- '1e3'\\nrate: 1e-05\\n"
@@ -58,7 +58,7 @@ def dump(value: Any) -> str:
 
 
 def _count(value: Any) -> None:
-    """Refuse a document whose aliases stand for more than it seems to hold, or for itself."""
+    """Refuse a document if its aliases expand to too many values, or to themselves."""
     waiting, seen = [value], 0
     while waiting:
         one = waiting.pop()
@@ -72,7 +72,7 @@ def _count(value: Any) -> None:
 
 
 class _Representer(SafeRepresenter):
-    """Quotes what YAML 1.1 would take for a bool."""
+    """Quotes strings that YAML 1.1 reads as booleans."""
 
 
 def _text(representer: SafeRepresenter, text: str) -> Any:

@@ -42,7 +42,7 @@ class Factors(Protocol):
 
 
 Term: TypeAlias = tuple[float, tuple[Tensor, Tensor]]
-"""A coefficient and the factors b ``[out, r]`` and a ``[r, in]`` of one product."""
+"""The coefficient of one product, and its factors b ``[out, r]`` and a ``[r, in]``."""
 
 _B, _A = 0, 1
 _Key: TypeAlias = tuple[Hashable, ...]
@@ -60,10 +60,10 @@ def stack(terms: Iterable[Term]) -> tuple[Tensor, Tensor]:
 
 
 def _groups(terms: Iterable[Term]) -> list[list[Term]]:
-    """Put terms together that share their ``a``, or else their ``b``; what they share becomes one object.
+    """Group the terms that share their ``a``, or else their ``b``; a shared factor becomes one object.
 
     Comparing every term with every group would read hundreds of adapters' factors hundreds of times. Different
-    factors differ in their first row already, so groups are looked up by it, and only a hit is compared in full.
+    factors usually differ in their first row, so groups are looked up by it, and only a hit is compared in full.
     """
     groups: list[list[Term]] = []
     # A group of one term could still share either factor. With its second term it is settled which one, because a
@@ -103,7 +103,7 @@ def _sum(group: list[Term]) -> tuple[Tensor, Tensor]:
 
 
 def _weighted(terms: Sequence[tuple[float, Tensor]]) -> Tensor:
-    """Return ``Σ cₜ xₜ``: a new tensor only if something is computed; multiplied and added in two steps."""
+    """Return ``Σ cₜ xₜ``: a new tensor only if something is computed, multiplied and added in two steps."""
     factor, first = terms[0]
     total = first * factor if factor != 1.0 else first
     if len(terms) > 1:

@@ -1,7 +1,7 @@
-"""What fine-tuning changed, as a value that adds up: `TaskVector` over all sites.
+"""`TaskVector`: what fine-tuning changed at all sites, as an element of a vector space.
 
 The updates of single sites, `LowRank` and `Dense`, are in `tangora.updates.update` and are exported here.
-Nothing here knows files or models.
+This module depends on no files and no models.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["Dense", "Factors", "LowRank", "TaskVector", "Update", "combine"]
 class TaskVector(Mapping[str, Update]):
     """An immutable mapping from site to update, with the algebra of a vector space.
 
-    A site that only one operand has is zero in the other.
+    If only one operand has a site, the other is zero there.
 
     >>> import torch
     >>> one = TaskVector({"layer": LowRank(torch.ones(2, 1), torch.ones(1, 2))})
@@ -52,14 +52,14 @@ class TaskVector(Mapping[str, Update]):
         return f"TaskVector({len(self)} sites, norm {self._norm:.4g})"
 
     def dense(self) -> dict[str, Tensor]:
-        """Every update as a whole tensor; large."""
+        """Return every update as a full tensor; this needs the memory of the weights."""
         return {site: update.dense() for site, update in self.items()}
 
     @classmethod
     def combination(
         cls, vectors: Sequence[TaskVector], coefficients: Sequence[float] | Mapping[str, Sequence[float]]
     ) -> TaskVector:
-        """``sum_t c_t * vectors_t``, with one coefficient per vector, or per site and vector.
+        """Return ``sum_t c_t * vectors_t``, with one coefficient per vector, or per site and vector.
 
         Raises:
             FusionError: the shapes of a site differ.
@@ -97,11 +97,11 @@ class TaskVector(Mapping[str, Update]):
         return self * -1.0
 
     def dot(self, other: Mapping[str, Update]) -> float:
-        """Inner product over all sites, accumulated in float64."""
+        """Return the inner product over all sites, accumulated in float64."""
         return math.fsum(update.dot(other[site]) for site, update in self.items() if site in other)
 
     def norm(self) -> float:
-        """Euclidean norm over all sites."""
+        """Return the Euclidean norm over all sites."""
         return self._norm
 
     @cached_property
@@ -109,29 +109,30 @@ class TaskVector(Mapping[str, Update]):
         return math.sqrt(math.fsum(update.norm() ** 2 for update in self.values()))
 
     def cosine(self, other: TaskVector) -> float:
-        """Cosine similarity; 0 where one of the two is zero."""
+        """Return the cosine similarity; 0 if one of the two is zero."""
         norms = self.norm() * other.norm()
         return self.dot(other) / norms if norms > 0 else 0.0
 
     def compress(self, rank: int) -> tuple[TaskVector, float]:
-        """Every site at most ``rank``, and the relative error over all sites together."""
+        """Return the task vector with every site truncated to ``rank``, and the relative error over all sites."""
         smaller, errors = self.compress_by_site(rank)
         return smaller, smaller.total_error(errors)
 
     def compress_by_site(self, rank: int) -> tuple[TaskVector, dict[str, float]]:
-        """Every site at most ``rank``, and the relative error of each."""
+        """Return the task vector with every site truncated to ``rank``, and the relative error of each."""
         prepare()
         results = dict(zip(self, in_threads(lambda update: update.compress(rank), list(self.values())), strict=True))
         return TaskVector({s: u for s, (u, _) in results.items()}), {s: error for s, (_, error) in results.items()}
 
     def total_error(self, errors: Mapping[str, float]) -> float:
-        """The relative error of the whole, from that of every site, where this is what truncation left.
+        """Return the relative error over all sites from that of every site, for a task vector that was truncated.
 
-        What is left and what was cut off are orthogonal, so the small factors give the norms of the large ones.
+        What truncation keeps and what it cuts off are orthogonal, so the norm of what was kept and the relative error
+        give the norm before truncation.
         """
         sites = [site for site, error in errors.items() if error < 1.0]
         kept = dict(zip(sites, in_threads(lambda site: self[site].norm() ** 2, sites), strict=True))
-        whole = {site: square / (1.0 - errors[site] ** 2) for site, square in kept.items()}
-        total = math.fsum(whole.values())
-        lost = math.fsum(square * errors[site] ** 2 for site, square in whole.items())
+        original = {site: square / (1.0 - errors[site] ** 2) for site, square in kept.items()}
+        total = math.fsum(original.values())
+        lost = math.fsum(square * errors[site] ** 2 for site, square in original.items())
         return math.sqrt(lost / total) if total > 0 else 0.0

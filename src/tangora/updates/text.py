@@ -1,4 +1,4 @@
-"""Updates in text: the digests that fingerprints of adapters are made of, and shapes for a ``repr``."""
+"""Updates as text: the digests that make up an adapter's fingerprint, and shapes for a ``repr``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ __all__ = ["half_digest", "joined", "number_digest", "sizes", "tensor_digest"]
 def tensor_digest(tensor: Tensor) -> str:
     """Return the SHA-256 (hex) of a tensor's numbers in float32, whatever the dtype they are stored in.
 
-    If all of them are bfloat16's, it is that of their upper halves alone: half the time, and what the file holds.
+    If all of them are bfloat16 numbers, only their upper halves are hashed: that takes half the time, and is what the
+    file holds.
     """
     numbers = tensor.detach().to("cpu", torch.float32).contiguous().numpy()
     bits = numbers.reshape(-1).view(np.uint32)

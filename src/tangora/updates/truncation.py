@@ -3,7 +3,7 @@
     factors b [out, r], a [r, in]     Gram matrices of the factors: r x r, whatever the width of the layer
     a matrix                          Lanczos for few singular values, else the whole SVD
 
-A route that loses digits on the input at hand hands over to the slower one, so the answer does not depend on luck.
+If a route would lose digits on its input, the slower one is used instead.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from torch import Tensor
 
 __all__ = ["prepare", "split", "thin_svd", "truncate_factors", "truncate_matrix", "whole_svd"]
 
-# Singular values through a Gram matrix carry an error of eps·s₁²/sᵢ; below this ratio that would show in float32.
+# Singular values from a Gram matrix have an error of eps·s₁²/sᵢ; below this ratio it would be visible in float32.
 _GRAM_FLOOR = 1e-5
 # Lanczos pays where the matrix is large and few values are wanted.
 _LANCZOS_SIZE, _LANCZOS_SHARE = 384, 0.1
 
 Parts = tuple[Float[Tensor, "out rank"], Float[Tensor, " rank"], Float[Tensor, "rank in"], float]
-"""Left vectors, singular values and right vectors that are kept, and the relative error of leaving out the rest."""
+"""The left vectors, singular values and right vectors that are kept, and the relative error of the truncation."""
 
 
 def prepare() -> None:
-    """Load SciPy, where several truncations are about to run in threads, which limit what is loaded."""
+    """Load SciPy before truncations run in threads: they limit the threads of libraries that are loaded by then."""
     import scipy.sparse.linalg  # noqa: F401  # deferred: SciPy takes a third of a second, and most fusions truncate nothing
 
 
 def truncate_factors(b: Float[Tensor, "out r"], a: Float[Tensor, "r in"], rank: int) -> Parts:
-    """The leading ``rank`` singular triplets of ``b @ a``, in float64.
+    """Return the leading ``rank`` singular triplets of ``b @ a``, in float64.
 
     With ``bᵀb = LLᵀ``, the squares of the singular values are the eigenvalues of ``Lᵀ(aaᵀ)L``; from an eigenvector w,
     ``u = b(aaᵀ)Lw / s²`` and ``vᵀ = uᵀba / s``.
@@ -53,7 +53,7 @@ def truncate_factors(b: Float[Tensor, "out r"], a: Float[Tensor, "r in"], rank: 
 
 
 def truncate_matrix(matrix: Float[Tensor, "out in"], rank: int) -> Parts:
-    """The leading ``rank`` singular triplets of a matrix; its own precision where Lanczos is used, else float64."""
+    """Return the leading ``rank`` singular triplets of a matrix, in its own precision with Lanczos, else in float64."""
     smallest = min(matrix.shape)
     if smallest < _LANCZOS_SIZE or rank > _LANCZOS_SHARE * smallest or not bool(matrix.any()):
         u, s, vh = whole_svd(matrix)
@@ -65,7 +65,7 @@ def truncate_matrix(matrix: Float[Tensor, "out in"], rank: int) -> Parts:
 
 
 def whole_svd(matrix: Float[Tensor, "out in"]) -> tuple[Tensor, Tensor, Tensor]:
-    """``u, s, vh`` of a matrix in float64."""
+    """Return ``u, s, vh`` of a matrix in float64."""
     return thin_svd(matrix.double())
 
 
@@ -78,7 +78,7 @@ def split(
 
 
 def thin_svd(matrix: Float[Tensor, "out in"]) -> tuple[Tensor, Tensor, Tensor]:
-    """``u, s, vh`` in the matrix's precision.
+    """Return ``u, s, vh`` in the matrix's precision.
 
     LAPACK's divide and conquer does not converge on some clusters of equal singular values; QR iteration, several times
     as slow, then does.
@@ -94,14 +94,14 @@ def thin_svd(matrix: Float[Tensor, "out in"]) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _product(x: Float[Tensor, "m k"], y: Float[Tensor, "k n"]) -> Float[Tensor, "m n"]:
-    """``x @ y``; on a processor by NumPy, which does half the work where y is the transpose of x."""
+    """Return ``x @ y``; on the CPU by NumPy, which does half the work if y is the transpose of x."""
     if x.device.type != "cpu":
         return x @ y
     return torch.from_numpy(x.detach().numpy() @ y.detach().numpy())
 
 
 def _root(gram: Float[Tensor, "r r"]) -> Float[Tensor, "r r"]:
-    """Some L with ``LLᵀ = gram``: Cholesky's where the matrix is safely positive definite."""
+    """Return some L with ``LLᵀ = gram``: the Cholesky factor if the matrix is safely positive definite."""
     root: Tensor
     root, failed = torch.linalg.cholesky_ex(gram)
     if bool(failed):
@@ -111,7 +111,7 @@ def _root(gram: Float[Tensor, "r r"]) -> Float[Tensor, "r r"]:
 
 
 def _by_qr(b: Tensor, a: Tensor, rank: int) -> Parts:
-    """Two thin QR decompositions and the SVD of their core: no digits lost, whatever the spectrum."""
+    """Truncate through two thin QR decompositions and the SVD of their core: accurate for every spectrum."""
     q_b, r_b = torch.linalg.qr(b)
     q_a, r_a = torch.linalg.qr(a.T)
     u, s, vh = thin_svd(r_b @ r_a.T)

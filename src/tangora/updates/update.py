@@ -25,13 +25,13 @@ __all__ = ["Dense", "Factors", "LowRank", "Update", "combine"]
 
 @runtime_checkable
 class Update(Protocol):
-    """What is added to one site's weight, in whatever form it is kept: factors, a whole tensor, a place in a file.
+    """What is added to one site's weight: factors, a full tensor, or tensors in a file.
 
     An implementation defines the five members without a body here: ``shape``, ``dense``, ``factors``, ``scaled`` and
     ``digest``. The others follow from these; a form that can do better overrides them. Updates never change, and
     operators return new ones: ``v + w, v - w, -v, 2 * v, v / 2, sum([v, w])``, low-rank if all are.
 
-    Callers ask ``factors()`` what an update can do, not ``isinstance`` what it is.
+    Callers branch on ``factors()``, not on ``isinstance``.
     """
 
     @property
@@ -39,7 +39,7 @@ class Update(Protocol):
         """The weight's shape, ``(out, in)`` for a matrix."""
 
     def dense(self) -> Float[Tensor, "..."]:
-        """Return the whole tensor; large for a low-rank update, so take it for one site at a time."""
+        """Return the full tensor; it is large for a low-rank update, so compute it for one site at a time."""
 
     def factors(self) -> Factors | None:
         """Return the factors of a low-rank update; None for any other. Nothing is read or computed yet."""
@@ -48,14 +48,14 @@ class Update(Protocol):
         """Return ``number`` times the update, held in memory; the update itself if that changes nothing."""
 
     def digest(self) -> str:
-        """Return a text that shape and numbers decide, as they are factored; the fingerprint of an adapter is of it."""
+        """Return a text that depends only on shape and numbers, as they are factored; adapters' fingerprints use it."""
 
     def rows(self, start: int, stop: int, *, transposed: bool = False) -> Float[Tensor, "rows width"]:
-        """Return the rows ``[start, stop)`` of the tensor, or of its transpose; of factors, no others are formed."""
+        """Return the rows ``[start, stop)`` of the tensor, or of its transpose; from factors, no others are formed."""
         factors = self.factors()
         if factors is None:
-            whole = self.dense()
-            return (whole.T if transposed else whole)[start:stop]
+            dense = self.dense()
+            return (dense.T if transposed else dense)[start:stop]
         left, right = (factors.a.T, factors.b.T) if transposed else (factors.b, factors.a)
         return (left[start:stop] @ right) * factors.scaling
 
@@ -64,7 +64,7 @@ class Update(Protocol):
         return self
 
     def dot(self, other: Update) -> float:
-        """Return the inner product of all entries, accumulated in float64; of factors, through small products.
+        """Return the inner product of all entries, accumulated in float64; for factors, through small products.
 
         Raises:
             FusionError: the shapes differ.
@@ -88,8 +88,8 @@ class Update(Protocol):
     def compress(self, rank: int) -> tuple[Update, float]:
         """Return the best approximation of at most ``rank`` (Eckart-Young), and its relative Frobenius error.
 
-        Of factors, through their ``r x r`` products in float64, never the matrix. A vector, and an update whose
-        factors are narrow enough, is returned as it is, with error 0.
+        Factors are truncated through their ``r x r`` products in float64, without the matrix. A vector is returned
+        unchanged, with error 0, and so is an update with factors of at most this rank.
 
         Raises:
             ArgumentError: ``rank`` is smaller than 1, or the tensor has more than two dimensions.
@@ -195,7 +195,7 @@ class LowRank(Update):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dense(Update):
-    """An update given by the whole tensor: full fine-tuning, or a non-linear fusion of low-rank ones.
+    """An update given by its full tensor: from full fine-tuning, or a non-linear fusion of low-rank ones.
 
     >>> import torch
     >>> Dense(torch.ones(3, 2)) / 2
@@ -213,7 +213,7 @@ class Dense(Update):
         return tuple(self.weight.shape)
 
     def factors(self) -> None:
-        """Return None: a whole tensor has no factors."""
+        """Return None: a full tensor has no factors."""
         return
 
     def dense(self) -> Float[Tensor, "..."]:
@@ -240,7 +240,7 @@ class Dense(Update):
                 dropped; the default is ``max(shape) * eps``, that of `torch.linalg.matrix_rank`.
 
         Raises:
-            ArgumentError: it is no matrix.
+            ArgumentError: the update is no matrix.
         """
         u, s, vh = whole_svd(_matrix(self.weight))
         if tolerance is None:
@@ -250,10 +250,10 @@ class Dense(Update):
 
 
 def combine(updates: Sequence[Update], coefficients: Sequence[float]) -> Update:
-    """Return the linear combination ``sum_t c_t * updates_t`` of one site, low-rank where every term is.
+    """Return the linear combination ``sum_t c_t * updates_t`` of one site, low-rank if every term is.
 
-    Terms with an equal factor share it and add the other one (adapters that share A₀); other ranks add up. A term
-    whose coefficient is 0 is left out.
+    Terms with an equal factor share it and add the other one (adapters that share A₀); otherwise the ranks add up. A
+    term with coefficient 0 is left out.
 
     Raises:
         ArgumentError: there is nothing to combine, or not one coefficient per update.
@@ -281,7 +281,7 @@ def combine(updates: Sequence[Update], coefficients: Sequence[float]) -> Update:
 def _combine_low_rank(terms: Sequence[tuple[Factors, float]]) -> LowRank:
     scalings = {factors.scaling for factors, _ in terms}
     common = scalings.pop() if len(scalings) == 1 else 1.0  # outside, so that factors stay as they are if they can
-    # A generator: factors that lie in files are read one term after the other, and a shared A is kept once.
+    # A generator, so that factors in files are read one term after the other, and a shared A is kept once.
     products = ((c if common == f.scaling else c * f.scaling, (f.b, f.a)) for f, c in terms)
     return LowRank(*stack(products), common)
 
