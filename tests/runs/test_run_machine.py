@@ -12,12 +12,16 @@ import yaml
 
 import tangora
 from tangora.adapters.adapter import Adapter, BaseInfo
+from tangora.api.finetuning import finetune
+from tangora.api.predicting import predict
 from tangora.coefficients.forward import ForwardLogits
-from tangora.config.recipe import Recipe, load_recipe
+from tangora.config.recipe import FinetuneConfig, Recipe, load_recipe
 from tangora.evaluation.collection import collect_statistics
 from tangora.evaluation.evaluator import evaluate
 from tangora.runs.machine import machine_of
+from tangora.modes.distillation import distill
 from tangora.support.machine import Machine
+from tangora.tangent import make_columns, site_columns
 from tangora.tasks import TaskModel, load_base, load_task
 from tiny_run import recipe_for
 from toys import lora
@@ -164,3 +168,29 @@ def test_statistics_follow_the_base(moved, kinds):
     base, (task, _), adapters = moved
     found = collect_statistics(base, task, adapters["plain"], kinds=kinds, rows=4)
     assert found.about.rows == 4
+
+
+@pytest.mark.parametrize("made", [make_columns, site_columns])
+def test_columns_follow_the_base_and_come_to_the_cpu(moved, made):
+    base, (task, _), adapters = moved
+    columns = made(base, task, "validation", adapters)
+    assert columns.columns.device.type == columns.origin.device.type == "cpu"
+    assert len(columns.labels) == len(task.splits["validation"])
+
+
+def test_prediction_follows_the_base(moved):
+    base, (task, _), adapters = moved
+    assert len(predict(adapters["plain"], base, task, ["a red one", "this is blue"])) == 2
+
+
+def test_training_follows_the_base(moved):
+    base, tasks, _ = moved
+    config = load_recipe_of(recipe_for("base", "data")).finetune_config("lora")
+    assert len(finetune(base, tasks[0], config).updates) == 4  # query and value of two layers
+
+
+def test_distillation_follows_the_base(moved):
+    base, tasks, adapters = moved
+    config = load_recipe_of(recipe_for("base", "data")).finetune_config("lora")
+    student = distill(base, tasks, tangent(adapters["plain"]), config, rows=4)
+    assert student.metadata.distilled.rows == 8

@@ -239,12 +239,14 @@ def _swept(
     with evaluating(model):
         for rows, batch in task.splits[split].batches(batch_size, model.collator, only):
             placed = {name: value.to(device) for name, value in batch.items()}
-            labels = placed.pop("labels")
-            origin, columns = columns_of(model, placed, labels)
-            lines = (labels != IGNORED).reshape(-1)
-            examples = torch.tensor(rows)[:, None].expand(len(rows), lines.numel() // len(rows)).reshape(-1)
-            flat = origin.flatten(0, -2)[lines].cpu(), columns.flatten(-labels.ndim - 1, -2)[..., lines, :].cpu()
-            found.append((examples[lines.cpu()], labels.reshape(-1)[lines].cpu(), *flat))
+            origin, columns = columns_of(model, placed, placed.pop("labels"))
+            labels = batch["labels"].cpu()
+            # The lines are chosen here, so that the device neither waits to count them nor sends those that do not count.
+            lines = (labels != IGNORED).reshape(-1).nonzero().squeeze(1)
+            examples = torch.tensor(rows)[:, None].expand(len(rows), labels.numel() // len(rows)).reshape(-1)
+            chosen = lines.to(device)
+            flat = origin.flatten(0, -2)[chosen].cpu(), columns.flatten(-labels.ndim - 1, -2)[..., chosen, :].cpu()
+            found.append((examples[lines], labels.reshape(-1)[lines], *flat))
     return found
 
 
