@@ -15,11 +15,11 @@ from tangora.adapters.adapter import Adapter, BaseInfo
 from tangora.api.finetuning import finetune
 from tangora.api.predicting import predict
 from tangora.coefficients.forward import ForwardLogits
-from tangora.config.recipe import FinetuneConfig, Recipe, load_recipe
+from tangora.config.recipe import Recipe, load_recipe
 from tangora.evaluation.collection import collect_statistics
 from tangora.evaluation.evaluator import evaluate
-from tangora.runs.machine import machine_of
 from tangora.modes.distillation import distill
+from tangora.runs.machine import machine_of
 from tangora.support.machine import Machine
 from tangora.tangent import make_columns, site_columns
 from tangora.tasks import TaskModel, load_base, load_task

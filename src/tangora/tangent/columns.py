@@ -241,7 +241,7 @@ def _swept(
             placed = {name: value.to(device) for name, value in batch.items()}
             origin, columns = columns_of(model, placed, placed.pop("labels"))
             labels = batch["labels"].cpu()
-            # The lines are chosen here, so that the device neither waits to count them nor sends those that do not count.
+            # The lines are chosen here: the device does not wait to count them, nor send those that do not count.
             lines = (labels != IGNORED).reshape(-1).nonzero().squeeze(1)
             examples = torch.tensor(rows)[:, None].expand(len(rows), labels.numel() // len(rows)).reshape(-1)
             chosen = lines.to(device)
