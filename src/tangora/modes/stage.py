@@ -13,9 +13,9 @@ from tangora.support.source import source_digest
 if TYPE_CHECKING:
     from tangora.config.settings import FinetuneConfig
 
-__all__ = ["stage_key"]
+__all__ = ["MACHINERY", "stage_key"]
 
-_MACHINERY = {"report_to", "workers", "checkpoint_every"}
+MACHINERY = {"report_to", "workers", "checkpoint_every"}
 _UNDECIDING = (
     "tangora.adapters.card",
     "tangora.adapters.in_peft",
@@ -45,6 +45,6 @@ def stage_key(
         metrics: of the tasks; their code decides which weights are kept if training stops early.
     """
     watched = [METRICS.get(name) for name in sorted(set(metrics)) if config.training.early_stopping]
-    settings = config.resolved().settings.model_dump(mode="json", exclude={"training": _MACHINERY})
+    settings = config.resolved().settings.model_dump(mode="json", exclude={"training": MACHINERY})
     code = source_digest(mode_of(config), FAMILIES.get(family), *watched, without=_UNDECIDING)
     return digest(["expert", code, config.train, config.mode, settings, config.seed, base, list(tasks.items())])

@@ -31,6 +31,7 @@ from tangora.runs.execution import perform
 from tangora.runs.folder import Clock, claim, locked, logged, provenance
 from tangora.runs.jobs import Job
 from tangora.runs.listener import Listener
+from tangora.runs.stages.experts import ExpertJob
 from tangora.runs.stages.scores import fold
 from tangora.runs.stages.statistics import used_rows
 from tangora.support.files import write_text
@@ -90,6 +91,7 @@ def _prepare(context: Context, clock: Clock) -> None:
 def _drive(context: Context, clock: Clock) -> None:
     """Do the jobs that are missing; the report comes last and here, since it shows what the others took."""
     left, report = missing(context), context.plan.jobs[-1]
+    _log_earlier(context)
     fold(context.run, keep=[job.key for job in left])
     todo = left if report in left else [*left, report]
     listener = Listener(context.plan, context.progress, clock, Estimate(todo, measured_rates(context.run)))
@@ -101,6 +103,17 @@ def _drive(context: Context, clock: Clock) -> None:
     used = used_rows(context)
     clock.save(provenance(context.recipe, context.sources) | ({"statistics": used} if used else {}))
     perform(report, context, listener)
+
+
+def _log_earlier(context: Context) -> None:
+    """Say which adapters are taken as they are although their keys do not cover the code that trained them."""
+    for job in context.plan:
+        if isinstance(job, ExpertJob) and job.is_earlier(context):
+            log.info(
+                "%s: taken as it is, from an earlier version; its key does not cover code. Delete %s to train it again",
+                job.label,
+                job.files(context)[0].parent,
+            )
 
 
 def missing(context: Context, jobs: Iterable[Job] | None = None) -> list[Job]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 from tangora.config.recipe import Recipe
 from tangora.errors import FileError
 from tangora.modes.contract import Bench, mode_of
+from tangora.modes.earlier import is_earlier
 from tangora.modes.stage import stage_key
 from tangora.runs.jobs import Job, Resources
 from tangora.support.files import digest, read_json
@@ -66,9 +67,25 @@ class ExpertJob(Job):
     def done(self, context: Context) -> bool:
         """Whether the adapters of exactly this job are on disk; a folder appears whole or not at all."""
         try:
-            return all(read_json(path).get("stage") == self.key for path in self.files(context))
+            if all(read_json(path).get("stage") == self.key for path in self.files(context)):
+                return True
         except FileError:
             return False
+        return self.is_earlier(context)
+
+    def is_earlier(self, context: Context) -> bool:
+        """Whether the adapter is there and was trained before keys covered code; it is taken as it is."""
+        if len(self.tasks) != 1:
+            return False
+        (task,), recipe = self.tasks, context.recipe
+        return is_earlier(
+            _folder(context, self.mode, task),
+            recipe.finetune_config(self.mode),
+            base=context.sources.base,
+            task=task,
+            rows=context.sources.tasks[task].fingerprint,
+            family=recipe.base.family,
+        )
 
     def digest(self, context: Context) -> str:
         """Hash of the weights."""
