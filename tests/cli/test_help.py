@@ -13,9 +13,10 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from tangora.cli import app
-from tangora.cli.commands import COMMANDS
+from tangora.cli.commands import LISTED, command
 
 PROGRAM = get_command(app)
+NAMES = sorted(PROGRAM.commands)
 
 
 def help_of(*arguments, width=80):
@@ -24,7 +25,7 @@ def help_of(*arguments, width=80):
     return done.output
 
 
-@pytest.mark.parametrize("name", sorted(PROGRAM.commands))
+@pytest.mark.parametrize("name", NAMES)
 def test_every_command_has_short_help_an_example_and_the_common_options(name):
     text = help_of(name, "-h")
     assert text == help_of(name, "--help")
@@ -35,12 +36,37 @@ def test_every_command_has_short_help_an_example_and_the_common_options(name):
     assert f"Example  tangora {name}" in text
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
-def test_examples_are_commands(command):
-    program, name, *arguments = shlex.split(command.example)
-    assert (program, name) == ("tangora", command.name)
-    values = PROGRAM.commands[name].make_context(name, arguments).params
+@pytest.mark.parametrize("name", NAMES)
+def test_examples_are_commands(name):
+    program, first, *arguments = shlex.split(command(name).example)
+    assert (program, first) == ("tangora", name)
+    values = command(name).built().make_context(name, arguments).params
     assert values
+
+
+def test_the_list_says_of_each_command_what_its_own_help_says_first():
+    summaries = {name: summary for panel in LISTED.values() for name, summary in panel.items()}
+    assert summaries == {name: command(name).help[0] for name in summaries}
+
+
+def test_help_imports_no_command_and_a_command_no_other():
+    run = "import sys; sys.argv = ['tangora', {}]; from tangora.cli import main\ntry: main()\nexcept SystemExit: pass\n"
+    ask = (
+        "print('loaded', *[name for name in sys.modules if name.startswith('tangora.') or name in ('ruamel', 'email')])"
+    )
+    loaded = []
+    for arguments in ("'-h'", "'job', '-h'"):
+        done = subprocess.run([sys.executable, "-c", run.format(arguments) + ask], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        loaded.append(set(done.stdout.splitlines()[-1].split()[1:]))
+    program = {*("command", "commands", "completion", "exits", "options", "output", "terminal")}
+    assert loaded[0] == {
+        "tangora.cli",
+        "tangora.errors",
+        "tangora.progress",
+        *(f"tangora.cli.{name}" for name in program),
+    }
+    assert {name for name in loaded[1] - loaded[0] if name.startswith("tangora")} == {"tangora.cli.job"}
 
 
 def test_the_options_of_full_are_hidden_and_work():

@@ -77,4 +77,4 @@ def _split(text: str | None) -> list[str]:
     return [part.strip() for part in text.split(",")] if text else []
 
 
-COMMAND = Command(analyze, panel="Look into a run", example="tangora analyze runs/text7 --only signs,angles")
+COMMAND = Command(analyze, example="tangora analyze runs/text7 --only signs,angles")

@@ -11,7 +11,7 @@ A file of this package holds one command::
         '''Greet somebody.'''
         output.result({"greeting": ...}, f"hello, {options.name}")
 
-    COMMAND = Command(greet, panel="Politeness", example="tangora greet Ada --loud")
+    COMMAND = Command(greet, example="tangora greet Ada --loud")
 
 The fields of the dataclass are the arguments and options, in their order; those of `Options` come last.
 """
@@ -26,6 +26,7 @@ from dataclasses import MISSING, Field, dataclass, fields
 from typing import Annotated, Any, get_type_hints
 
 import typer
+from typer.main import get_command
 
 from tangora.cli.exits import quiet_libraries
 from tangora.cli.options import Options
@@ -41,13 +42,11 @@ class Command:
 
     Args:
         work: ``(options, output)``; its docstring is the help. What it returns is the exit code, None for 0.
-        panel: the group of commands in which ``tangora --help`` lists it.
         example: one line that a reader can adapt, shown below the options.
         hidden: options that are left out of the help.
     """
 
     work: Callable[[Any, Output], int | None]
-    panel: str
     example: str
     hidden: frozenset[str] = frozenset()
 
@@ -56,12 +55,17 @@ class Command:
         """The name on the command line."""
         return self.work.__name__.removesuffix("_")
 
-    def register(self, app: typer.Typer) -> None:
-        """Add the command to a typer application."""
+    @property
+    def help(self) -> list[str]:
+        """The paragraphs of the help."""
+        return [" ".join(paragraph.split()) for paragraph in (inspect.getdoc(self.work) or "").split("\n\n")]
+
+    def built(self) -> Any:
+        """Return what typer calls: a command with options of the fields."""
+        alone = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
         shown = "[bold]Example[/bold]  " + self.example
-        paragraphs = (inspect.getdoc(self.work) or "").split("\n\n")
-        text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
-        app.command(self.name, help=text, epilog=shown, rich_help_panel=self.panel)(self._typed())
+        alone.command(self.name, help="\n\n".join(self.help), epilog=shown)(self._typed())
+        return get_command(alone)
 
     def _typed(self) -> Callable[..., None]:
         """A function with the signature that typer reads: one keyword for each field of the options."""

@@ -1,52 +1,74 @@
-"""The program: its commands in order, and how it begins and ends."""
+"""The program: its commands in order, and how it begins and ends.
+
+Only the command that is called is imported; for the others, `LISTED` has what ``tangora --help`` prints.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from tangora.cli import (
-    analyze,
-    distill,
-    evaluate,
-    explore,
-    finetune,
-    fuse,
-    inspect,
-    job,
-    jobs,
-    merge,
-    methods,
-    plugins,
-    report,
-    run,
-    statistics,
-)
+from tangora.cli.command import Command
 from tangora.cli.exits import end
 
-__all__ = ["app", "main"]
+__all__ = ["LISTED", "app", "command", "main"]
 
-COMMANDS = (
-    fuse.COMMAND,
-    merge.COMMAND,
-    statistics.COMMAND,
-    run.COMMAND,
-    finetune.COMMAND,
-    distill.COMMAND,
-    evaluate.COMMAND,
-    report.COMMAND,
-    analyze.COMMAND,
-    explore.COMMAND,
-    jobs.COMMAND,
-    job.COMMAND,
-    inspect.COMMAND,
-    methods.COMMAND,
-    plugins.COMMAND,
-)
+LISTED = {
+    "Fuse and merge": {
+        "fuse": "Fuse adapters of one base model into one adapter, exactly or with a stated error; no base model is "
+        "loaded.",
+        "merge": "Merge adapters into their base model, or fine-tuned checkpoints into one; the result is a full "
+        "checkpoint.",
+        "statistics": "Collect the statistics of an expert's data (Gram, Fisher) that regmean and fisher need.",
+    },
+    "Recipes": {
+        "run": "Fine-tune every task in every mode, fuse every subset, score, and write a report.",
+        "finetune": "Fine-tune one adapter of a recipe.",
+        "distill": "Train a plain LoRA (or L-LoRA) adapter whose features follow those of a tangent adapter, or of "
+        "several.",
+        "evaluate": "Score adapters, and the base model itself, on the tasks of a recipe.",
+    },
+    "Look into a run": {
+        "report": "Build a run's figures and report.html again from its tables.",
+        "analyze": "Look into a run's experts: do they disentangle, conflict, overlap, behave linearly? Adds it to the "
+        "report.",
+        "explore": "Write the fusion explorer: a page with a slider for each task vector, and exact scores at every "
+        "move.",
+        "jobs": "List the jobs of a run: key, kind, what it is about, and whether its files are there.",
+        "job": "Do one job of a run, unless its files are there.",
+    },
+    "Look up": {
+        "inspect": "Describe adapters and checkpoints, and whether they can be fused, in which spaces and by which "
+        "methods.",
+        "methods": "List the fusion methods: what each does, its parameters and default weight, and its paper.",
+        "plugins": "List methods, families, metrics, modes, formats, spaces, searches and executors, and where each is "
+        "from.",
+    },
+}
+"""The commands by panel of the help, each with the first paragraph of its own help; its file has its name."""
+
+
+class Program(TyperGroup):
+    """The group of all commands: each is listed by its summary, and imported when it is called."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the name, the command with its options, and the arguments that are left for it."""
+        name, listed, rest = super().resolve_command(ctx, args)
+        return name, listed if name is None else command(name).built(), rest
+
+
+def command(name: str) -> Command:
+    """Return the command of that name."""
+    found: Command = import_module(f"tangora.cli.{name}").COMMAND
+    return found
+
 
 app = typer.Typer(
     name="tangora",
+    cls=Program,
     help="Tangent-space adapters that add up: fine-tune one adapter per task, fuse them exactly, show what was kept.",
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -63,7 +85,7 @@ def main() -> None:
 @app.callback(invoke_without_command=True)
 def _root(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Show the version and stop.")] = False,
+    version: Annotated[bool, typer.Option("--version", metavar="", help="Show the version and stop.")] = False,
 ) -> None:
     if version:
         from tangora.support.version import package_version  # deferred: only here
@@ -75,8 +97,13 @@ def _root(
         raise typer.Exit
 
 
-for _command in COMMANDS:
-    _command.register(app)
+def _listed() -> None:
+    """Stands in the list for a command, which is called in its place."""
+
+
+for _panel, _summaries in LISTED.items():
+    for _name, _summary in _summaries.items():
+        app.command(_name, help=_summary, rich_help_panel=_panel)(_listed)
 
 
 if __name__ == "__main__":

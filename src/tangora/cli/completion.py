@@ -9,15 +9,13 @@ import os
 import re
 from collections.abc import Iterable
 from contextlib import suppress
-from importlib import metadata, resources
 from typing import TYPE_CHECKING
 
 from tangora.errors import TangoraError
-from tangora.support import seams
-from tangora.support.registry import Registry
 
 if TYPE_CHECKING:
     from tangora.config.recipe import Recipe
+    from tangora.support.registry import Registry
 
 __all__ = ["KINDS", "kinds", "methods", "modes", "recipes", "settings", "spaces", "splits", "statistics", "tasks"]
 
@@ -38,6 +36,8 @@ def methods(incomplete: str) -> list[str]:
 
     Their modules import torch, which takes longer than anybody waits at TAB: the names of ours are read from the text.
     """
+    from importlib import metadata, resources  # deferred: only at TAB
+
     package = resources.files("tangora") / "methods"
     texts = (file.read_text(encoding="utf-8") for file in package.iterdir() if file.name.endswith(".py"))
     ours = [name for text in texts for name in re.findall(r'^@fusion_method\(\s*"(\w+)"', text, re.MULTILINE)]
@@ -48,7 +48,7 @@ def methods(incomplete: str) -> list[str]:
 def modes(incomplete: str) -> list[str]:
     """Modes of the recipe that was typed before; all known ones if it cannot be read."""
     recipe = _recipe()
-    return _starting(seams.MODES if recipe is None else recipe.modes, incomplete)
+    return _starting(_registry("MODES") if recipe is None else recipe.modes, incomplete)
 
 
 def tasks(incomplete: str) -> list[str]:
@@ -74,7 +74,7 @@ def _recipe() -> Recipe | None:
 
 def spaces(incomplete: str) -> list[str]:
     """Spaces in which adapters are fused."""
-    return _starting([*seams.SPACES] or ["core", "delta", "factors"], incomplete)
+    return _starting(_registry("SPACES"), incomplete)
 
 
 def splits(incomplete: str) -> list[str]:
@@ -91,16 +91,23 @@ def settings(incomplete: str) -> list[str]:
     """Values of keys of a recipe that name something, such as ``fusion.methods.0.search=convex``."""
     key, equals, value = incomplete.partition("=")
     named: dict[str, Registry] = {
-        "search": seams.SEARCHES,
-        "metric": seams.METRICS,
-        "family": seams.FAMILIES,
-        "executor": seams.EXECUTORS,
+        "search": _registry("SEARCHES"),
+        "metric": _registry("METRICS"),
+        "family": _registry("FAMILIES"),
+        "executor": _registry("EXECUTORS"),
     }
     last = key.rpartition(".")[2]
     if not equals:
         return []
     known = methods("") if last == "method" else named.get(last, ())
     return [f"{key}={name}" for name in _starting(known, value)]
+
+
+def _registry(seam: str) -> Registry:
+    from tangora.support import seams  # deferred: only at TAB
+
+    registry: Registry = getattr(seams, seam)
+    return registry
 
 
 def _starting(names: Iterable[str], incomplete: str) -> list[str]:

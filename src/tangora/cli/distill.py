@@ -12,7 +12,6 @@ from tangora.cli import completion
 from tangora.cli.command import Command
 from tangora.cli.options import Options, OverwriteOption, RecipeArgument, SettingsOption
 from tangora.cli.output import Output
-from tangora.support.files import read_json, refuse_existing
 
 __all__ = ["COMMAND", "DistillOptions", "distill"]
 
@@ -39,6 +38,7 @@ class DistillOptions(Options):
 def distill(options: DistillOptions, output: Output) -> None:
     """Train a plain LoRA (or L-LoRA) adapter whose features follow those of a tangent adapter, or of several."""
     from tangora.config.recipe import load_recipe  # deferred: --help needs no pydantic
+    from tangora.support.files import read_json, refuse_existing
 
     recipe = load_recipe(options.recipe, options.settings or [])
     refuse_existing(options.out, options.overwrite)
@@ -68,6 +68,4 @@ def distill(options: DistillOptions, output: Output) -> None:
     output.result(document, f"adapter: {options.out.resolve()}")
 
 
-COMMAND = Command(
-    distill, panel="Recipes", example="tangora distill recipe.yaml runs/my-run/fused/tangent/convex --out student"
-)
+COMMAND = Command(distill, example="tangora distill recipe.yaml runs/my-run/fused/tangent/convex --out student")

@@ -77,4 +77,4 @@ def _document(scores: Mapping[str, Mapping[str, Result]], metrics: Mapping[str, 
     return {"split": split, "metrics": metrics, "scores": measured}
 
 
-COMMAND = Command(evaluate, panel="Recipes", example="tangora evaluate recipe.yaml fused adapters/sst2 --split test")
+COMMAND = Command(evaluate, example="tangora evaluate recipe.yaml fused adapters/sst2 --split test")

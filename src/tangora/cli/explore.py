@@ -38,4 +38,4 @@ def explore(options: ExploreOptions, output: Output) -> None:
     output.result({"explorer": page, "report": report if report.is_file() else None}, *lines)
 
 
-COMMAND = Command(explore, panel="Look into a run", example="tangora explore runs/text7-tangent")
+COMMAND = Command(explore, example="tangora explore runs/text7-tangent")

@@ -15,7 +15,6 @@ from tangora.cli.options import Options, OverwriteOption, RecipeArgument, Settin
 from tangora.cli.output import Output
 from tangora.cli.recipes import task_config
 from tangora.errors import ArgumentError
-from tangora.support.files import read_json, refuse_existing
 
 if TYPE_CHECKING:
     from tangora.config.recipe import FinetuneConfig, Recipe
@@ -68,12 +67,15 @@ class FinetuneOptions(Options):
 
 
 def finetune(options: FinetuneOptions, output: Output) -> None:
-    """Fine-tune one adapter. On several processes: [bold]accelerate launch -m tangora finetune ...[/bold]
+    """Fine-tune one adapter of a recipe.
+
+    On several processes: [bold]accelerate launch -m tangora finetune ...[/bold]
 
     With --out RUN/adapters/MODE/TASK, [bold]tangora run[/bold] finds it there and does not train it again.
     """
     from tangora.config.recipe import load_recipe  # deferred: --help needs no pydantic
     from tangora.modes.contract import mode_of
+    from tangora.support.files import refuse_existing
 
     recipe = load_recipe(options.recipe, options.settings or [])
     config = recipe.finetune_config(options.mode)
@@ -92,6 +94,8 @@ def finetune(options: FinetuneOptions, output: Output) -> None:
 
 
 def _record(folder: Path) -> dict[str, Any] | None:
+    from tangora.support.files import read_json  # deferred: --help needs none of it
+
     path = folder / "training.json"
     return read_json(path) if path.is_file() else None
 
@@ -123,4 +127,4 @@ def _train(
     progress.end()
 
 
-COMMAND = Command(finetune, panel="Recipes", example="tangora finetune quickstart --task digits --out adapters/digits")
+COMMAND = Command(finetune, example="tangora finetune quickstart --task digits --out adapters/digits")

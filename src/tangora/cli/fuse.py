@@ -180,7 +180,6 @@ def _document(fused: Adapter, out: Path, verification: Verification | None) -> d
 
 COMMAND = Command(
     fuse,
-    panel="Fuse and merge",
     example="tangora fuse adapters/sst2 adapters/snips --method ties --set density=0.3 --out fused",
     hidden=frozenset({"full", *_OF_CHECKPOINTS}),
 )

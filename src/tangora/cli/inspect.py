@@ -142,4 +142,4 @@ def _short(value: object) -> str:
     return text[:12] if len(text) == 64 else text
 
 
-COMMAND = Command(inspect, panel="Look up", example="tangora inspect adapters/sst2 adapters/snips base")
+COMMAND = Command(inspect, example="tangora inspect adapters/sst2 adapters/snips base")

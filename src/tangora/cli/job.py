@@ -81,4 +81,4 @@ def _show(progress: Progress, event: Event) -> None:
         progress.update(event.step, event.detail)
 
 
-COMMAND = Command(job, panel="Look into a run", example="tangora job runs/quickstart 3f2a91c04b7d")
+COMMAND = Command(job, example="tangora job runs/quickstart 3f2a91c04b7d")

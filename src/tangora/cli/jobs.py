@@ -59,4 +59,4 @@ def _table(listed: list[Job], left: set[str]) -> Table:
     return table
 
 
-COMMAND = Command(jobs, panel="Look into a run", example="tangora jobs runs/quickstart --json")
+COMMAND = Command(jobs, example="tangora jobs runs/quickstart --json")

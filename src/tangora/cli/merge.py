@@ -209,6 +209,4 @@ def _document(merged: Merged, dry_run: bool) -> dict[str, Any]:
     }
 
 
-COMMAND = Command(
-    merge, panel="Fuse and merge", example="tangora merge adapters/sst2 adapters/snips --base base -w 0.5 --out merged"
-)
+COMMAND = Command(merge, example="tangora merge adapters/sst2 adapters/snips --base base -w 0.5 --out merged")

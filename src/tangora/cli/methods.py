@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tangora.cli.command import Command
 from tangora.cli.options import Options
 from tangora.cli.output import Output
 from tangora.cli.tables import method_table
-from tangora.methods import Method
-from tangora.methods import methods as registered
+
+if TYPE_CHECKING:
+    from tangora.methods import Method
 
 __all__ = ["COMMAND", "MethodsOptions", "methods"]
 
@@ -22,6 +23,8 @@ class MethodsOptions(Options):
 
 def methods(options: MethodsOptions, output: Output) -> None:
     """List the fusion methods: what each does, its parameters and default weight, and its paper."""
+    from tangora.methods import methods as registered  # deferred: --help needs no registry
+
     known = registered()
     output.result({name: _document(method) for name, method in known.items()}, method_table(known))
 
@@ -39,4 +42,4 @@ def _document(method: Method) -> dict[str, Any]:
     }
 
 
-COMMAND = Command(methods, panel="Look up", example="tangora methods --json")
+COMMAND = Command(methods, example="tangora methods --json")

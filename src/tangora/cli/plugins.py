@@ -6,16 +6,12 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from tangora.cli import completion
 from tangora.cli.command import Command
 from tangora.cli.options import Options
 from tangora.cli.output import Output
 from tangora.errors import ArgumentError
-from tangora.methods import methods
-from tangora.support import seams
-from tangora.support.validation import did_you_mean
 
 __all__ = ["COMMAND", "PluginsOptions", "members", "plugins"]
 
@@ -37,8 +33,12 @@ def plugins(options: PluginsOptions, output: Output) -> None:
 
     Parts of other packages are found through their entry points.
     """
+    from rich.table import Table  # deferred: --help of the program prints none
+
     for kind in options.kinds or ():
         if kind not in completion.KINDS:
+            from tangora.support.validation import did_you_mean  # deferred: only for a wrong name
+
             fix = did_you_mean(kind, list(completion.KINDS))
             raise ArgumentError("no such kind of plugin", got=kind, where="plugins", fix=fix)
     known = {kind: members(kind) for kind in options.kinds or completion.KINDS}
@@ -54,9 +54,13 @@ def plugins(options: PluginsOptions, output: Output) -> None:
 
 def members(kind: str) -> dict[str, str]:
     """Name -> where it is from, of every member of a kind; only fusion methods are imported."""
+    from tangora.support import seams  # deferred: --help needs no registry
+
     if kind == "methods":
+        from tangora.methods import methods  # deferred: imports torch with them
+
         return {name: method.function.__module__ for name, method in methods().items()}
     return getattr(seams, kind.upper()).origins()  # type: ignore[no-any-return]
 
 
-COMMAND = Command(plugins, panel="Look up", example="tangora plugins methods searches")
+COMMAND = Command(plugins, example="tangora plugins methods searches")

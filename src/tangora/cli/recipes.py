@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tangora.errors import ArgumentError
-from tangora.support.validation import did_you_mean
 
 if TYPE_CHECKING:
     from tangora.config.recipe import Recipe, TaskSettings
@@ -21,6 +20,8 @@ def task_config(recipe: Recipe, name: str) -> TaskSettings:
     """
     tasks = {task.name: task for task in recipe.tasks}
     if name not in tasks:
+        from tangora.support.validation import did_you_mean  # deferred: only for a wrong name
+
         fix = did_you_mean(name, list(tasks))
         raise ArgumentError("no such task in the recipe", got=name, where="--task", fix=fix)
     return tasks[name]

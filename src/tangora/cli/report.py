@@ -30,4 +30,4 @@ def report(options: ReportOptions, output: Output) -> None:
     output.result({"report": page}, f"report: {page.resolve()}")
 
 
-COMMAND = Command(report, panel="Look into a run", example="tangora report runs/quickstart")
+COMMAND = Command(report, example="tangora report runs/quickstart")

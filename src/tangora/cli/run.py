@@ -78,4 +78,4 @@ def _plan(recipe: Recipe, folder: Path, options: RunOptions, output: Output) -> 
     output.result({"run": folder, "dry_run": True}, table, totals)
 
 
-COMMAND = Command(run, panel="Recipes", example="tangora run quickstart --set seed=1 --out runs/first")
+COMMAND = Command(run, example="tangora run quickstart --set seed=1 --out runs/first")

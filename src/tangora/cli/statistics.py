@@ -14,7 +14,6 @@ from tangora.cli.command import Command
 from tangora.cli.options import Options, OverwriteOption, RecipeArgument, SettingsOption, SplitOption
 from tangora.cli.output import Output
 from tangora.cli.recipes import task_config
-from tangora.support.files import refuse_existing
 
 if TYPE_CHECKING:
     from tangora.fusion.statistics import Statistics
@@ -61,6 +60,7 @@ def statistics(options: StatisticsOptions, output: Output) -> None:
     The fusion then needs neither the data nor the base model.
     """
     from tangora.config.recipe import load_recipe  # deferred: --help needs no pydantic
+    from tangora.support.files import refuse_existing
 
     recipe = load_recipe(options.recipe, options.settings or [])
     refuse_existing(options.out, options.overwrite)
@@ -100,6 +100,4 @@ def _lines(collected: Statistics) -> Iterator[str]:
         yield f"without a Gram, and averaged by regmean: {len(about.averaged)} tensors"
 
 
-COMMAND = Command(
-    statistics, panel="Fuse and merge", example="tangora statistics recipe.yaml adapters/sst2 --out sst2.safetensors"
-)
+COMMAND = Command(statistics, example="tangora statistics recipe.yaml adapters/sst2 --out sst2.safetensors")

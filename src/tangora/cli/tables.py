@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from rich import box
-from rich.table import Table
-
-from tangora.report.wide import Column, Wide
-
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from tangora.evaluation.evaluator import Result
     from tangora.methods import Method
+    from tangora.report.wide import Wide
 
 __all__ = ["method_table", "score_table"]
 
 
 def score_table(scores: Mapping[str, Mapping[str, Result]], names: Sequence[str], split: str) -> Wide:
     """Scores of candidates: a row for each, the mean first and then the tasks."""
+    from tangora.report.wide import Column, Wide  # deferred: with the readers of a run, which --help does without
+
     means = [sum(results[name].score for name in names) / len(names) for results in scores.values()]
     columns = [Column("mean", [f"{mean:.3f}" for mean in means])]
     for name in names:
@@ -28,6 +28,9 @@ def score_table(scores: Mapping[str, Mapping[str, Result]], names: Sequence[str]
 
 def method_table(methods: Mapping[str, Method]) -> Table:
     """Every fusion method."""
+    from rich import box  # deferred: --json prints no table
+    from rich.table import Table
+
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("method", no_wrap=True)
     table.add_column("what it does", overflow="fold", ratio=1)
