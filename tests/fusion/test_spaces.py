@@ -52,7 +52,7 @@ def nothing(adapters, names) -> None:
 BROKEN = {
     "summary": (changed("delta", summary=""), "the summary is empty"),
     "plain": (changed("delta", coordinates=doubled), "plain=True, but a vector is not the change"),
-    "back": (changed("delta", coordinates=forgetful), "do not go back to it: ..up"),
+    "back": (changed("delta", coordinates=forgetful), "do not convert back to it: ..up"),
     "linear": (changed("factors", is_linear=lambda adapters: True), "a sum of coordinates is not the sum"),
     "factors": (changed("delta", needs_factors=True), "adapters of kind full are not refused"),
     "start": (changed("delta", needs_start=True), "adapters of unknown φ₀ are not refused"),

@@ -1,11 +1,11 @@
-"""Contract suites for whoever extends Tangora, one for each seam, as functions to call in a test of one's own::
+"""Contract suites for plug-in authors: one function for each seam, to call from your own tests::
 
     from tangora.testing import check_method
 
     def test_contract():
         check_method("my_method")
 
-Each raises `AssertionError` with the promise that is broken. The suites make their own tiny inputs and need no pytest.
+Each raises `AssertionError` with the promise that is broken. The suites make their own tiny inputs, without pytest.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tangora.testing.space import check_space
     from tangora.testing.update import check_update
 
-# name -> module: a suite is imported when it is first used, since some need torch and others need more
+# name -> module: a suite is imported on first use, since some need torch and others need more
 _HOME = {
     "METHOD_CHECKS": "method",
     "check_executor": "executor",

@@ -1,4 +1,4 @@
-"""What the suite of fusion methods gives them, and how it compares what comes back."""
+"""Inputs for the contract suite of fusion methods, and comparisons of their results."""
 
 from __future__ import annotations
 
@@ -32,9 +32,10 @@ __all__ = [
 ]
 
 TASKS, SHAPE = 3, (24, 20)
-# How far rounding may move a result in float64, relative to its largest entry. LAPACK answers for a matrix that is off
-# by p · eps, where p grows with the size and is under 1000 for these, and methods magnify a relative error of their
-# input no more than tenfold here: 1000 · 10 · 2e-16, and some room. In float32 it would be 1e-3, which hides errors.
+# Bound on rounding in float64, relative to the largest entry of the result. LAPACK is backward stable: its result is
+# exact for a matrix that is off by p · eps. p grows with the size and is under 1000 for these inputs. Methods magnify
+# a relative error of their input at most tenfold here, so the bound is 1000 · 10 · 2e-16 and some room. In float32 it
+# would be 1e-3, which hides errors.
 ROUNDING = 1e-11
 WEIGHTS = (0.5, 1.25, -0.25)
 
@@ -62,12 +63,12 @@ def weights_of(deltas: Tensor) -> Tensor:
 
 
 def dtype_of(method: Method) -> torch.dtype:
-    """Return where equality is asked: to the bit in float32, or up to rounding in float64."""
+    """Return the dtype in which results are compared: float32 bit for bit, or float64 up to rounding."""
     return torch.float32 if method.exact else torch.float64
 
 
 def statistics_of(method: Method, deltas: Tensor) -> Tensor | None:
-    """Return some that go with the updates wherever these are cut, turned or permuted; their meaning is no matter."""
+    """Return statistics computed from the updates, so that cutting, transposing or permuting both stays consistent."""
     wide = deltas.to(torch.promote_types(deltas.dtype, torch.float32))
     if method.statistics == "fisher":
         return wide.square() + 0.1
@@ -84,7 +85,7 @@ def call(
     statistics: Tensor | None = None,
     **parameters: Any,
 ) -> Tensor:
-    """Return what the method makes of the stack, or of as many tasks as it takes."""
+    """Return the method's result for the stack, or for as many tasks as it takes."""
     count = method.tasks
     deltas, weights = deltas[:count], weights[:count]
     if method.random:
@@ -97,7 +98,7 @@ def call(
 
 
 def one_update(method: Method) -> tuple[Tensor, Tensor]:
-    """Return one task of weight 1; if the method wants several, the same one over and over."""
+    """Return one task of weight 1, repeated if the method needs several."""
     count = method.tasks or 1
     delta = stack(dtype=dtype_of(method))[0]
     return delta.expand(count, *SHAPE).clone(), torch.ones(count, 1, 1, dtype=delta.dtype)
@@ -112,7 +113,7 @@ def chunks(sizes: Sequence[int], dim: int, *stacked: Tensor | None) -> Iterator[
 
 
 def refusal(attempt: Callable[[], object]) -> str:
-    """Return the message of the error that an attempt is refused with; empty if it is not."""
+    """Return the message of the `TangoraError` that the call raises, or an empty text if it raises none."""
     try:
         attempt()
     except TangoraError as error:
@@ -120,21 +121,21 @@ def refusal(attempt: Callable[[], object]) -> str:
     return ""
 
 
-def is_equal(method: Method, found: Tensor, expected: Tensor) -> bool:
-    """Whether two results are equal: to the bit, or up to rounding if the method is not ``exact``."""
-    return torch.equal(found, expected) if method.exact else _away(found, expected) <= ROUNDING
+def is_equal(method: Method, actual: Tensor, expected: Tensor) -> bool:
+    """Return whether two results are equal: bit for bit, or up to rounding if the method is not ``exact``."""
+    return torch.equal(actual, expected) if method.exact else _away(actual, expected) <= ROUNDING
 
 
-def require_equal(method: Method, found: Tensor, expected: Tensor, what: str) -> None:
+def require_equal(method: Method, actual: Tensor, expected: Tensor, what: str) -> None:
     """Raise `AssertionError` unless `is_equal`."""
-    assert is_equal(method, found, expected), f"{what}: another result, by {_away(found, expected):.1e} of the largest"
+    assert is_equal(method, actual, expected), f"{what}: off by {_away(actual, expected):.1e} of the largest"
 
 
-def require_close(found: Tensor, expected: Tensor, what: str, bound: float = ROUNDING) -> None:
+def require_close(actual: Tensor, expected: Tensor, what: str, bound: float = ROUNDING) -> None:
     """Raise `AssertionError` unless two results in float64 agree up to rounding."""
-    assert _away(found, expected) <= bound, f"{what}: another result, by {_away(found, expected):.1e} of the largest"
+    assert _away(actual, expected) <= bound, f"{what}: off by {_away(actual, expected):.1e} of the largest"
 
 
-def _away(found: Tensor, expected: Tensor) -> float:
+def _away(actual: Tensor, expected: Tensor) -> float:
     largest = max(float(expected.double().abs().max()), 1e-30)
-    return float((found.double() - expected.double()).abs().max()) / largest
+    return float((actual.double() - expected.double()).abs().max()) / largest

@@ -1,4 +1,4 @@
-"""What a fusion method promises, and is held to in both directions where that can be told."""
+"""Checks of what a fusion method declares; if possible in both directions: true promises hold, false ones do not."""
 
 from __future__ import annotations
 
@@ -41,24 +41,27 @@ __all__ = [
 
 
 def check_granularity(method: Method) -> None:
-    """Any chunking gives the same bits exactly if ``element``; a coarser promise costs memory."""
+    """Check that chunks give the same bits if, and only if, the granularity is ``element``.
+
+    Declaring a coarser one than necessary costs memory.
+    """
     deltas, uniforms = stack(), torch.full((TASKS, *SHAPE), 0.45)
     deltas[:, :, SHAPE[1] // 2 :] *= 100
-    weights, known = weights_of(deltas), statistics_of(method, deltas) if method.statistics == "fisher" else None
-    whole = call(method, deltas, weights, uniforms, known)
+    weights, statistics = weights_of(deltas), statistics_of(method, deltas) if method.statistics == "fisher" else None
+    unchunked = call(method, deltas, weights, uniforms, statistics)
     same = True
     for dim, length in ((1, SHAPE[0]), (2, SHAPE[1])):
-        pieces = chunks([length // 2, 1, length - length // 2 - 1], dim, deltas, uniforms, known)
+        pieces = chunks([length // 2, 1, length - length // 2 - 1], dim, deltas, uniforms, statistics)
         fused = [call(method, d, weights, u, k) for d, u, k in pieces if d is not None]
-        same = same and torch.equal(torch.cat(fused, dim - 1), whole)
+        same = same and torch.equal(torch.cat(fused, dim - 1), unchunked)
     if method.granularity == "element":
-        assert same, "granularity='element', but chunks differ from the whole"
+        assert same, "granularity='element', but chunks differ from the unchunked result"
     else:
-        assert not same, f"granularity={method.granularity!r}, but chunks equal the whole: declare 'element'"
+        assert not same, f"granularity={method.granularity!r}, but chunks equal the unchunked result: declare 'element'"
 
 
 def check_symmetry(method: Method) -> None:
-    """Rows and columns are treated alike if ``symmetric``."""
+    """Check that a ``symmetric`` method commutes with transposition."""
     if method.symmetric:
         deltas, uniforms = stack(dtype=dtype_of(method)), draws()
         turned = call(method, deltas.mT, weights_of(deltas), uniforms=uniforms.mT)
@@ -67,27 +70,27 @@ def check_symmetry(method: Method) -> None:
 
 
 def check_identity(method: Method) -> None:
-    """One task of weight 1, nothing dropped: the update itself, if ``identity``."""
+    """Check that an ``identity`` method returns the only task of weight 1 unchanged if nothing is dropped."""
     if method.identity:
         deltas, weights = one_update(method)
-        found = call(method, deltas, weights, None, None, **method.neutral)
-        require_equal(method, found, deltas[0], "identity=True, but one update")
+        fused = call(method, deltas, weights, None, None, **method.neutral)
+        require_equal(method, fused, deltas[0], "identity=True, but one update")
 
 
 def check_homogeneity(method: Method) -> None:
-    """``f(c·weights) = c·f(weights)`` exactly if ``homogeneous``."""
+    """Check that ``f(c·weights) = c·f(weights)`` if, and only if, the method is ``homogeneous``."""
     deltas = stack(dtype=dtype_of(method))
     weights = weights_of(deltas)
     plain = call(method, deltas, weights)
     for factor in (2.0, 0.5, -4.0):
         same = is_equal(method, call(method, deltas, weights * factor), factor * plain)
-        assert same == method.homogeneous, f"homogeneous={method.homogeneous}, but weights times {factor} say otherwise"
+        assert same == method.homogeneous, f"homogeneous={method.homogeneous}, but weights times {factor} contradict it"
     if method.homogeneous:
         assert not bool(call(method, deltas, weights * 0).any()), "homogeneous=True, but weights of 0 leave something"
 
 
 def check_linearity(method: Method) -> None:
-    """The result is ``Σ cₜ νₜ``, with the c of the identity, if ``linear``; the rule says the same."""
+    """Check that the result of a ``linear`` method is ``Σ cₜ νₜ``, with c from the identity; its rule must agree."""
     count = method.tasks or TASKS
     deltas, weights = stack()[:count], torch.tensor(WEIGHTS[:count])
     mixed = call(method, torch.eye(count), weights[:, None])
@@ -97,14 +100,14 @@ def check_linearity(method: Method) -> None:
     assert (away < 1e-5) == method.linear, what
     assert method.linear or method.rule is None, "a rule is for a linear method"
     if method.linear:
-        found = method.coefficients(list(WEIGHTS[:count]), {})
+        by_rule = method.coefficients(list(WEIGHTS[:count]), {})
         by_identity = replace(method, rule=None).coefficients(list(WEIGHTS[:count]), {})
-        right = all(abs(a - b) <= 1e-12 * max(1.0, abs(b)) for a, b in zip(found, by_identity, strict=True))
-        assert right, f"the rule gives {found}, the identity {by_identity}"
+        right = all(abs(a - b) <= 1e-12 * max(1.0, abs(b)) for a, b in zip(by_rule, by_identity, strict=True))
+        assert right, f"the rule gives {by_rule}, the identity {by_identity}"
 
 
 def check_additivity(method: Method) -> None:
-    """``f(v + w) = f(v) + f(w)`` in the weights exactly if ``additive``."""
+    """Check that ``f(v + w) = f(v) + f(w)`` in the weights if, and only if, the method is ``additive``."""
     deltas = stack(dtype=torch.float64)
     one, other = weights_of(deltas), per_task(0.25, -0.5, 1.5).double()
     apart = call(method, deltas, one) + call(method, deltas, other)
@@ -113,70 +116,72 @@ def check_additivity(method: Method) -> None:
 
 
 def check_matrices(method: Method) -> None:
-    """A method that decomposes: kernels are matrices of their outputs, and rounding noise does not grow."""
+    """Check methods that decompose matrices: a kernel is a matrix with a row per output, and noise does not grow."""
     if method.exact or method.statistics:
         return
     count = method.tasks or TASKS
     kernels = stack(shape=(6, 2, 1, 3))[:count]
     weights = per_task(*WEIGHTS[:count])
     flat = call(method, kernels.reshape(count, 6, 6), weights)
-    found = call(method, kernels, weights[..., None, None]).reshape(6, 6)
-    assert torch.equal(found, flat), "a kernel is not taken as the matrix of its outputs"
+    fused = call(method, kernels, weights[..., None, None]).reshape(6, 6)
+    assert torch.equal(fused, flat), "a kernel is not treated as a matrix with one row per output"
     generator = torch.Generator().manual_seed(3)
     b, a = (torch.randn(count, *s, generator=generator, dtype=torch.float64) for s in ((20, 2), (2, 16)))
     exact = call(method, b @ a, weights.double())
     away = (call(method, b.float() @ a.float(), weights).double() - exact).abs().max()
-    assert bool(away <= 1e-3 * exact.abs().max()), "low-rank updates in float32 and float64 differ: noise became part"
+    assert bool(away <= 1e-3 * exact.abs().max()), "low-rank updates in float32 and float64 differ: noise was amplified"
     for repeat in (1, 2, 6) if method.tasks is None else (1,):
         equal = stack(shape=(4, 3), dtype=torch.float64)[:count].repeat(repeat, 1, 1)
         ones = torch.ones(len(equal), 1, 1, dtype=torch.float64)
-        found = call(method, equal, ones)
-        assert bool(found.isfinite().all()), f"{len(equal)} updates, some of them equal, are not finite"
-        require_close(call(method, equal.flip(0), ones), found, f"{len(equal)} updates in reverse", 1e-6)
+        fused = call(method, equal, ones)
+        assert bool(fused.isfinite().all()), f"{len(equal)} updates, some of them equal, are not finite"
+        require_close(call(method, equal.flip(0), ones), fused, f"{len(equal)} updates in reverse", 1e-6)
 
 
 def check_cutoffs(method: Method) -> None:
-    """With its cutoffs, the method works entry by entry: blocks fused one by one have the bits of the whole."""
+    """Check that a method given its cutoffs works entry by entry: fusing blocks gives the same bits as fusing all."""
     if method.cutoff is None:
         return
     for dtype in (torch.float32, torch.bfloat16):
         deltas = stack(dtype=dtype)
         weights, entries = weights_of(deltas), SHAPE[0] * SHAPE[1]
-        whole = call(method, deltas, weights, None, None, **{method.cutoff: 0.3})
+        unchunked = call(method, deltas, weights, None, None, **{method.cutoff: 0.3})
         sizes = deltas.float().abs().reshape(len(deltas), -1).sort(descending=True).values
         cutoffs = sizes[:, entries * 3 // 10 - 1].tolist()
         blocks = [
             call(method, d, weights, None, None, cutoffs=cutoffs, **{method.cutoff: 0.3})
             for d in deltas.split(7, dim=1)
         ]
-        assert torch.equal(torch.cat(blocks), whole), f"with cutoffs, blocks of {dtype} differ from the whole"
-        assert bool((whole == 0).any()), f"{method.cutoff}=0.3 drops nothing"
+        assert torch.equal(torch.cat(blocks), unchunked), (
+            f"with cutoffs, blocks of {dtype} differ from the unchunked result"
+        )
+        assert bool((unchunked == 0).any()), f"{method.cutoff}=0.3 drops nothing"
         refused = refusal(lambda: call(method, deltas, weights, cutoffs=cutoffs[:-1]))  # noqa: B023
         assert refused, "fewer cutoffs than tasks are not refused"
 
 
 def check_statistics(method: Method) -> None:
-    """Statistics are used, and None is taken for a tensor that has none."""
+    """Check that statistics are used, and that None is accepted for a tensor without them."""
     if method.statistics is None:
         return
     deltas = stack()
-    weights, known = weights_of(deltas), statistics_of(method, deltas)
-    assert known is not None
-    found = call(method, deltas, weights, statistics=known)
-    flipped = call(method, deltas, weights, statistics=known.flip(0))
-    assert not torch.allclose(found, flipped, rtol=1e-2), "the statistics change nothing"
+    weights, statistics = weights_of(deltas), statistics_of(method, deltas)
+    assert statistics is not None
+    fused = call(method, deltas, weights, statistics=statistics)
+    flipped = call(method, deltas, weights, statistics=statistics.flip(0))
+    assert not torch.allclose(fused, flipped, rtol=1e-2), "the statistics change nothing"
     without = method.function(deltas, weights=weights, statistics=None)
     assert bool(without.isfinite().all()), "a tensor without statistics is not finite"
 
 
 def check_rows(method: Method) -> None:
-    """Every row is the same linear function of that row of the updates, if ``by_rows``."""
+    """Check that every row is the same linear function of that row of the updates if the method is ``by_rows``."""
     if not method.by_rows:
         return
     deltas = stack(dtype=torch.float64)
-    known = statistics_of(method, deltas)
+    statistics = statistics_of(method, deltas)
     mix = torch.randn(9, SHAPE[0], generator=torch.Generator().manual_seed(4), dtype=torch.float64)
-    rows = call(method, deltas, weights_of(deltas), statistics=known)
-    mixed = call(method, mix @ deltas, weights_of(deltas), statistics=known)
+    rows = call(method, deltas, weights_of(deltas), statistics=statistics)
+    mixed = call(method, mix @ deltas, weights_of(deltas), statistics=statistics)
     away = (mixed - mix @ rows).abs().max()
     assert bool(away <= 1e-6 * mixed.abs().max()), "by_rows=True, but mixed rows are not mixtures of the rows"

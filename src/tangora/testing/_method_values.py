@@ -1,4 +1,4 @@
-"""What every fusion method keeps, whatever it promises: shapes, dtypes, order, memory, weights."""
+"""Checks that hold for every fusion method, whatever it declares: shapes, dtypes, order, memory, weights."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ __all__ = [
 
 
 def check_shapes_and_dtypes(method: Method) -> None:
-    """Any shape and any floating dtype comes back as it was given, finite."""
+    """Check that the result has the shape and floating dtype of the updates, and is finite."""
     for shape in ((), (1,), (7,), SHAPE, (2, 3, 4)):
         for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
             result = call(method, stack(shape=shape, dtype=dtype), per_task(0.5, 1.0, 0.25, ndim=len(shape)))
@@ -53,32 +53,32 @@ def check_shapes_and_dtypes(method: Method) -> None:
 
 
 def check_sums_of_half_precision(method: Method) -> None:
-    """Half precision is added up in float32, and rounded once."""
+    """Check that half precision is summed in float32 and rounded once."""
     deltas = stack(dtype=torch.bfloat16)
     wide = call(method, deltas.float(), weights_of(deltas.float()))
-    found = call(method, deltas, weights_of(deltas.float()))
-    assert torch.equal(found, wide.bfloat16()), "bfloat16 is not added up in float32"
+    actual = call(method, deltas, weights_of(deltas.float()))
+    assert torch.equal(actual, wide.bfloat16()), "bfloat16 is not added up in float32"
 
 
 def check_dtype_of_weights(method: Method) -> None:
-    """Weights of another dtype do not change the result or its dtype."""
+    """Check that weights of another dtype do not change the result or its dtype."""
     deltas = stack()
-    found = call(method, deltas, weights_of(deltas).double())
-    assert found.dtype == torch.float32, f"weights in float64 make the result {found.dtype}"
-    assert torch.equal(found, call(method, deltas, weights_of(deltas))), "weights in float64 change the result"
+    actual = call(method, deltas, weights_of(deltas).double())
+    assert actual.dtype == torch.float32, f"weights in float64 make the result {actual.dtype}"
+    assert torch.equal(actual, call(method, deltas, weights_of(deltas))), "weights in float64 change the result"
 
 
 def check_no_mutation(method: Method) -> None:
-    """Inputs are not changed, and the result does not share their memory."""
+    """Check that inputs are not changed and that the result does not share their memory."""
     deltas, uniforms = stack(), draws()
-    known = statistics_of(method, deltas)
-    given = {"deltas": deltas, "weights": weights_of(deltas), "uniforms": uniforms}
-    given |= {} if known is None else {"statistics": known}
-    before = {name: tensor.clone() for name, tensor in given.items()}
-    result = call(method, **given)
+    statistics = statistics_of(method, deltas)
+    inputs = {"deltas": deltas, "weights": weights_of(deltas), "uniforms": uniforms}
+    inputs |= {} if statistics is None else {"statistics": statistics}
+    before = {name: tensor.clone() for name, tensor in inputs.items()}
+    result = call(method, **inputs)
     result += 1
     for name, old in before.items():
-        assert torch.equal(old, given[name]), f"{name} were changed, or share the result's memory"
+        assert torch.equal(old, inputs[name]), f"{name} were changed, or share the result's memory"
     single, ones = one_update(method)
     alone = call(method, single, ones, **method.neutral)
     shared = alone.untyped_storage().data_ptr() == single.untyped_storage().data_ptr()
@@ -86,28 +86,28 @@ def check_no_mutation(method: Method) -> None:
 
 
 def check_order_of_tasks(method: Method) -> None:
-    """The order of the tasks does not matter."""
+    """Check that the order of the tasks does not matter."""
     deltas, uniforms = stack(dtype=torch.float64), draws()
     weights = weights_of(deltas)
     expected = call(method, deltas, weights, uniforms=uniforms)
     for order in itertools.permutations(range(method.tasks or TASKS)):
         p = list(order)
-        found = call(method, deltas[p], weights[p], uniforms=uniforms[p])
-        require_close(found, expected, f"the tasks in the order {p}")
+        actual = call(method, deltas[p], weights[p], uniforms=uniforms[p])
+        require_close(actual, expected, f"the tasks in the order {p}")
 
 
 def check_layout(method: Method) -> None:
-    """The layout in memory does not matter: to the bit if ``exact``."""
+    """Check that the layout in memory does not matter: bit for bit if ``exact``."""
     deltas, uniforms = stack(dtype=dtype_of(method)), draws()
     strided = deltas.transpose(1, 2).contiguous().transpose(1, 2)
-    found = call(method, strided, weights_of(deltas), uniforms=uniforms.transpose(1, 2).contiguous().transpose(1, 2))
+    actual = call(method, strided, weights_of(deltas), uniforms=uniforms.transpose(1, 2).contiguous().transpose(1, 2))
     require_equal(
-        method, found, call(method, deltas, weights_of(deltas), uniforms=uniforms), "another layout in memory"
+        method, actual, call(method, deltas, weights_of(deltas), uniforms=uniforms), "another layout in memory"
     )
 
 
 def check_determinism(method: Method) -> None:
-    """The same call gives the same bits; the global random state is neither used nor changed."""
+    """Check that the same call gives the same bits, and neither uses nor changes the global random state."""
     deltas = stack()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -122,37 +122,37 @@ def check_determinism(method: Method) -> None:
 
 
 def check_broadcasting(method: Method) -> None:
-    """Weights per task, row or entry: only what they say counts, not how they are written."""
+    """Check that weights per task, row or entry give the same result if they broadcast to the same values."""
     deltas = stack()
     weights = weights_of(deltas)
     expected = call(method, deltas, weights.expand(len(weights), *SHAPE).contiguous())
     for shape in ((1, 1), SHAPE, (1, SHAPE[1])):
-        found = call(method, deltas, weights.expand(len(weights), *shape))
-        assert torch.equal(found, expected), f"weights of shape {(len(weights), *shape)} give another result"
+        actual = call(method, deltas, weights.expand(len(weights), *shape))
+        assert torch.equal(actual, expected), f"weights of shape {(len(weights), *shape)} give another result"
 
 
 def check_weights_of_entries(method: Method) -> None:
-    """Weights that vary by row: each row's are used there, or multiply before what is not additive."""
+    """Check weights that vary by row: applied in each row, or multiplied in first if the method is not additive."""
     deltas = stack(dtype=torch.float64)
     weights, scales = weights_of(deltas), torch.linspace(1.0, 2.0, SHAPE[0], dtype=torch.float64).reshape(1, -1, 1)
-    found = call(method, deltas, weights * scales)
+    actual = call(method, deltas, weights * scales)
     if method.additive or not method.homogeneous:
         rows = [call(method, deltas, weights * scales[:, i : i + 1])[i] for i in range(SHAPE[0])]
-        require_close(found, torch.stack(rows), "weights that vary by row")
+        require_close(actual, torch.stack(rows), "weights that vary by row")
     else:
         weighted = call(method, deltas * (weights * scales), torch.ones_like(weights))
-        require_close(found, weighted, "weights that vary by row, and updates that were multiplied by them")
+        require_close(actual, weighted, "weights that vary by row, and updates that were multiplied by them")
 
 
 def check_zeros(method: Method) -> None:
-    """Updates of zero stay zero."""
+    """Check that updates of zero stay zero."""
     zeros = torch.zeros(TASKS, *SHAPE)
-    found = call(method, zeros, weights_of(zeros))
-    assert torch.equal(found, torch.zeros(SHAPE)), "updates of zero do not stay zero"
+    actual = call(method, zeros, weights_of(zeros))
+    assert torch.equal(actual, torch.zeros(SHAPE)), "updates of zero do not stay zero"
 
 
 def check_gradients(method: Method) -> None:
-    """Gradients reach the weights, so that a search may differentiate through a fusion."""
+    """Check that gradients reach the weights, so that a search can differentiate through a fusion."""
     deltas = stack()
     weights = weights_of(deltas).clone().requires_grad_()
     call(method, deltas, weights).square().sum().backward()
@@ -161,7 +161,7 @@ def check_gradients(method: Method) -> None:
 
 
 def check_limits(method: Method) -> None:
-    """Defaults are within their limits, and what is outside is refused with the parameter's name."""
+    """Check that defaults are within their limits, and that values outside are refused with the parameter's name."""
     method.check(method.parameters)
     method.check(method.neutral)
     for name, limit in method.limits.items():
@@ -172,8 +172,8 @@ def check_limits(method: Method) -> None:
 
 
 def check_description(method: Method) -> None:
-    """The record is complete: a docstring, a reference, a finite default weight."""
-    assert method.summary, "the function has no docstring, of which people see the first line"
+    """Check that the record is complete: a docstring, a reference, a finite default weight."""
+    assert method.summary, "the function has no docstring; its first line is the method's summary"
     assert method.reference, "no reference: name the paper, or say none"
     assert math.isfinite(method.default_weight), f"the default weight is {method.default_weight}"
     assert "\n" not in repr(method), "the record's repr must be one line"

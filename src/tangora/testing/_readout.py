@@ -1,4 +1,4 @@
-"""The promises of a readout: shapes, batches, gradients, parameters that travel, the tangent expansion."""
+"""The promises of a readout: shapes, batches, gradients, parameters saved with adapters, the tangent expansion."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tangora.updates.task_vector import LowRank
 __all__ = ["check_followed", "check_readout"]
 
 _ROWS = 4
-_STEP = 1e-2  # of a finite difference
+_STEP = 1e-2  # step of the finite difference
 
 
 def check_readout(family: Family[Any, Any], base: Base, task: Task) -> None:
@@ -44,7 +44,7 @@ def check_readout(family: Family[Any, Any], base: Base, task: Task) -> None:
 
 
 def check_followed(family: Family[Any, Any], base: Base, task: Task) -> None:
-    """Check the task whose logits are features, if there is one.
+    """Check the task whose logits are features, if the family has one.
 
     Raises:
         AssertionError: says which promise is broken.
@@ -73,7 +73,7 @@ def _check_start(family: Family[Any, Any], base: Base, task: Task) -> None:
 
 
 def _some_head(base: Base, task: Task) -> Adapter:
-    """An adapter that holds random values of the readout's parameters, if it has any."""
+    """Return an adapter with random values for the readout's parameters, if it has any."""
     state = cast(nn.Module, make_readout(task, base)).state_dict()
     draw = torch.Generator().manual_seed(0)
     values = {name: 0.3 * torch.randn(tensor.shape, generator=draw) for name, tensor in state.items()}
@@ -113,14 +113,14 @@ def _check_shapes(family: Family[Any, Any], base: Base, task: Task, head: Adapte
 def _check_answers(family: Family[Any, Any], base: Base, task: Task, head: Adapter) -> None:
     model = TaskModel(base.backbone, task, base, make_readout(task, base, head))
     split = next(iter(task.splits.values()))
-    found = predict(model, split, 5)
-    values = np.asarray(found.values).tolist()
+    predicted = predict(model, split, 5)
+    values = np.asarray(predicted.values).tolist()
     kinds: dict[str, type] = {"classes": int, "text": str, "number": float}
     for value in values:
-        assert isinstance(value, kinds[family.answers]), f"an answer is {family.answers}, got {value!r}"
+        assert isinstance(value, kinds[family.answers]), f"an answer must be of kind {family.answers}, got {value!r}"
     if family.answers == "classes":
         assert set(values) <= set(range(len(task.labels))), f"answers are class numbers, got {sorted(set(values))}"
-    assert np.isfinite(found.losses).all(), "a loss is not finite"
+    assert np.isfinite(predicted.losses).all(), "a loss is not finite"
     other = replace(task, labels=[*task.labels[1:], *task.labels[:1]])
     if head.heads and other.labels != task.labels:
         _refused(other, base, head)
@@ -131,11 +131,11 @@ def _refused(task: Task, base: Base, head: Adapter) -> None:
         make_readout(task, base, head)
     except AdapterError:
         return
-    raise AssertionError("a head for the same classes in another order is taken")
+    raise AssertionError("a head for the same classes in another order is accepted")
 
 
 def _check_gradients(base: Base, task: Task, head: Adapter) -> None:
-    """Of the mean loss, by a weight of the backbone and by every parameter of the readout."""
+    """Check that the mean loss has gradients for a weight of the backbone and for every parameter of the readout."""
     model = TaskModel(base.backbone, task, base, make_readout(task, base, head))
     inputs, labels = _batch(model, task)
     weights = [p for p in base.backbone.parameters() if p.is_floating_point() and p.ndim == 2]
@@ -146,20 +146,20 @@ def _check_gradients(base: Base, task: Task, head: Adapter) -> None:
         with evaluating(model), torch.enable_grad():
             loss = model(labels=labels, **inputs)["loss"]
             own = list(model.readout.parameters())
-            found = torch.autograd.grad(loss, [*weights, *own], allow_unused=True)
+            gradients = torch.autograd.grad(loss, [*weights, *own], allow_unused=True)
     finally:
         for weight, flag in zip(weights, flags, strict=True):
             weight.requires_grad_(flag)
-    assert any(g is not None and bool(g.any()) for g in found[: len(weights)]), "no gradient reaches the backbone"
-    for gradient in found[len(weights) :]:
+    assert any(g is not None and bool(g.any()) for g in gradients[: len(weights)]), "no gradient reaches the backbone"
+    for gradient in gradients[len(weights) :]:
         assert gradient is not None, "no gradient reaches a parameter of the readout"
 
 
 def _check_expansion(base: Base, task: Task, head: Adapter) -> None:
-    """The tangent of logits and the answers of the expansion, against finite differences of the network."""
+    """Compare the tangent of the logits, and the answers of the expansion, with finite differences of the network."""
     uses = Counter(id(p) for _, p in base.backbone.named_parameters(remove_duplicate=False))
     modules = ((n, m) for n, m in base.backbone.named_modules() if isinstance(m, nn.Linear))
-    linear = {n: m.weight for n, m in modules if uses[id(m.weight)] == 1}  # a tied weight is no layer's own
+    linear = {n: m.weight for n, m in modules if uses[id(m.weight)] == 1}  # a tied weight belongs to no single layer
     draw = torch.Generator().manual_seed(1)
     pairs = {n: [torch.randn(s, generator=draw) for s in ((len(w), 1), (1, w.shape[1]))] for n, w in linear.items()}
     size = {n: 1.0 / float(b.norm() * a.norm()) for n, (b, a) in pairs.items()}

@@ -46,7 +46,7 @@ def _no_texts(texts: object) -> torch.Tensor:
 
 
 def tiny_tasks(count: int) -> list[ZeroShotTask]:
-    """Return tasks of three classes, each of which a word gives away; their rows and classes differ."""
+    """Return tasks of three classes. One word in each row determines its class; rows and classes differ by task."""
     return [_task(f"task{index}", torch.Generator().manual_seed(index)) for index in range(count)]
 
 

@@ -1,4 +1,4 @@
-"""A run in seconds: a random encoder of one layer, two tasks of a few rows, one mode; made in a folder, offline."""
+"""A run of a few seconds, made offline: a random encoder of one layer, two tasks of a few rows, one mode."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The promises of an executor, checked on a few jobs of a tiny run.
+"""`check_executor`: the promises of `tangora.runs.contract.Executor`, on a few jobs of a tiny run.
 
-The jobs are real, since an executor may do them in processes that know nothing but the run's folder: two experts, and
-the scores of each.
+The jobs are real (two experts and the scores of each), since an executor may run them in processes that have only the
+run's folder.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def check_executor(executor: Executor | str, **settings: Any) -> None:
 
     Args:
         executor: the object, or its name.
-        settings: for its own settings class; by default, its defaults. Keep the number of threads at one, so that the
-            files can be compared bit for bit with those of this process.
+        settings: keys of the executor's settings class; those left out have their defaults. Keep the number of threads
+            at one, so that the files can be compared bit for bit with those of this process.
 
     Raises:
         AssertionError: says which promise is broken.
@@ -64,7 +64,7 @@ def _check_shape(member: Executor) -> None:
 
 
 def _begin(recipe: Recipe, run: Path) -> Context:
-    """A run's folder as the driver leaves it to an executor."""
+    """Prepare a run's folder as the driver does before it calls an executor."""
     context = Context(run, recipe)
     sources = context.load()
     write_text(run / "recipe.yaml", recipe.to_yaml())
@@ -83,7 +83,7 @@ def _reference(context: Context) -> Mapping[str, bytes]:
 
 
 def _contents(run: Path) -> Mapping[str, bytes]:
-    """The files of the adapters and the outcomes, but for those that show wall times."""
+    """Return the files of adapters and outcomes, except those that contain wall times."""
     files = [*(run / "adapters").rglob("*"), *(run / "cache" / "outcomes").rglob("*")]
     kept = (path for path in files if path.is_file() and path.name not in _WALL_TIMES)
     return {path.relative_to(run).as_posix(): path.read_bytes() for path in kept}
@@ -92,29 +92,29 @@ def _contents(run: Path) -> Mapping[str, bytes]:
 def _check_failure_and_resuming(
     member: Executor, settings: BaseModel, context: Context, expected: Mapping[str, bytes]
 ) -> None:
-    """A file lies where outcomes go, so that scores cannot be written; then it is taken away."""
-    jobs, about = _jobs(context), member.name
+    """Run with a file in place of the folder of outcomes, so that scores cannot be written; remove it and resume."""
+    jobs, label = _jobs(context), member.name
     obstacle = context.run / "cache" / "outcomes"
     write_text(obstacle, "in the way")
     events: list[Event] = []
     error = _error(member, jobs, context, settings, events)
-    assert error is not None, f"{about}: a job failed, and run returned as if nothing had happened"
-    assert "outcomes" in str(error), f"{about}: the error of the job must be raised or quoted, got: {error}"
-    assert any(event.what == "failed" for event in events), f"{about}: no event says that the job failed"
-    _check_order(about, jobs, events)
+    assert error is not None, f"{label}: a job failed, and run returned without an error"
+    assert "outcomes" in str(error), f"{label}: the error of the job must be raised or quoted, got: {error}"
+    assert any(event.what == "failed" for event in events), f"{label}: no event says that the job failed"
+    _check_order(label, jobs, events)
     done = {event.key for event in events if event.what == "done"}
     kinds = {job.kind for job in jobs if job.key in done}
-    assert kinds == {"expert"}, f"{about}: what was done before the failure must stay done, got {kinds or 'nothing'}"
+    assert kinds == {"expert"}, f"{label}: what was done before the failure must stay done, got {kinds or 'nothing'}"
     obstacle.unlink()
     left = [job for job in jobs if not job.done(context)]
     events.clear()
     member.run(left, context, settings, events.append)
-    _check_order(about, left, events)
+    _check_order(label, left, events)
     started, finished = ([e.key for e in events if e.what == what] for what in ("started", "done"))
     wanted = sorted(job.key for job in left)
-    assert sorted(started) == wanted, f"{about}: each job given must start once, and no other"
-    assert sorted(finished) == wanted, f"{about}: each job given must be done once"
-    assert _contents(context.run) == expected, f"{about}: the files differ from those of one process, bit for bit"
+    assert sorted(started) == wanted, f"{label}: each job given must start once, and no other"
+    assert sorted(finished) == wanted, f"{label}: each job given must be done once"
+    assert _contents(context.run) == expected, f"{label}: the files differ from those of one process, bit for bit"
 
 
 def _error(
@@ -127,23 +127,23 @@ def _error(
     return None
 
 
-def _check_order(about: str, jobs: list[Job], events: list[Event]) -> None:
+def _check_order(label: str, jobs: list[Job], events: list[Event]) -> None:
     given, done, started = {job.key: job for job in jobs}, set[str](), set[str]()
     for event in events:
-        assert event.key in given, f"{about}: an event of a job that was not given: {event.key[:12]}"
+        assert event.key in given, f"{label}: an event of a job that was not given: {event.key[:12]}"
         job = given[event.key]
         if event.what == "started":
             early = [key for key in job.inputs if key in given and key not in done]
-            assert not early, f"{about}: {job.label} was started before {given[early[0]].label if early else ''}"
+            assert not early, f"{label}: {job.label} was started before {given[early[0]].label if early else ''}"
             started.add(event.key)
-        assert event.key in started, f"{about}: {job.label} {event.what} before it started"
+        assert event.key in started, f"{label}: {job.label} {event.what} before it started"
         if event.what == "done":
-            assert job.key not in done, f"{about}: {job.label} was done twice"
+            assert job.key not in done, f"{label}: {job.label} was done twice"
             done.add(event.key)
 
 
 def _check_interruption(member: Executor, settings: BaseModel, context: Context) -> None:
-    """Ctrl-C at the first event: nothing goes on."""
+    """Interrupt at the first event, and check that no process is left."""
     before = {child.pid for child in psutil.Process().children(recursive=True)}
 
     def interrupt(event: Event) -> None:
@@ -154,8 +154,8 @@ def _check_interruption(member: Executor, settings: BaseModel, context: Context)
     except KeyboardInterrupt:
         pass
     else:
-        raise AssertionError(f"{member.name}: KeyboardInterrupt must leave run")
+        raise AssertionError(f"{member.name}: run must raise KeyboardInterrupt")
     new = [child for child in psutil.Process().children(recursive=True) if child.pid not in before]
     left = [child for child in new if "resource_tracker" not in " ".join(child.cmdline())]
     assert not left, f"{member.name}: processes go on after KeyboardInterrupt: {[child.pid for child in left]}"
-    assert not list(context.run.rglob(".*.tmp-*")), f"{member.name}: something half-written is left"
+    assert not list(context.run.rglob(".*.tmp-*")), f"{member.name}: a partly written file is left"

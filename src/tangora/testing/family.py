@@ -26,8 +26,8 @@ __all__ = ["check_family"]
 def check_family(family: Family[Any, Any], base: Mapping[str, Any], task: Mapping[str, Any]) -> None:
     """Check the promises of a family and of its readout.
 
-    A family cannot be checked without a model that fits it, so a tiny one is given: a random checkpoint of two layers
-    and a few dozen rows are enough, and take seconds.
+    A family cannot be checked without a model that fits it, so pass a tiny one: a random checkpoint of two layers and
+    a few dozen rows suffice, and take seconds.
 
     Args:
         family: registered under its name, by an entry point or ``tangora.support.seams.FAMILIES.register``.
@@ -87,7 +87,7 @@ def _check_settings(family: Family[Any, Any], base: BaseSettings, task: TaskSett
 def _check_base(family: Family[Any, Any], settings: BaseSettings, base: Base) -> None:
     assert base.config == settings, "load keeps the settings as base.config"
     for child in family.unused:
-        assert getattr(base.backbone, child, None) is None, f"{child} is unused, and is still there"
+        assert getattr(base.backbone, child, None) is None, f"{child} is listed in unused, but load keeps it"
     assert load_base(settings).fingerprint == base.fingerprint, "loading twice gives different weights"
     loader = family.auto_class(settings.model)
     assert hasattr(transformers, loader), f"auto_class names no class of transformers, got {loader!r}"

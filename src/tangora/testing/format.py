@@ -23,7 +23,7 @@ _SHAPES = {"encoder.first": (6, 4), "encoder.second": (3, 5)}
 
 
 def check_format(format_: Format) -> None:
-    """Check the promises of a format: what it writes it recognizes, reads back, and refuses once it is damaged.
+    """Check the promises of a format: it recognizes and reads back what it writes, and refuses damaged files.
 
     Raises:
         AssertionError: says which promise is broken.
@@ -72,10 +72,10 @@ def _check_recognition(format_: Format, folder: Path, home: Path) -> None:
     garbage.write_bytes(b"no header")
     for path in (empty, garbage, home / "missing"):
         try:
-            found = format_.recognizes(path)
-        except Exception as error:  # whatever it is, it must not be raised
+            recognized = format_.recognizes(path)
+        except Exception as error:  # no exception of any kind is allowed
             raise AssertionError(f"{format_.name}: recognizes raises {error!r} for {path.name}") from error
-        assert not found, f"{format_.name}: recognizes {path.name}, which is no adapter"
+        assert not recognized, f"{format_.name}: recognizes {path.name}, which is no adapter"
     for other in others.values():
         _check_foreign(format_, other, home / f"of-{other.name}")
 
@@ -87,11 +87,11 @@ def _check_foreign(format_: Format, other: Format, folder: Path) -> None:
 
 
 def _check_reading(format_: Format, folder: Path, written: Adapter) -> None:
-    about = Metadata(kind=format_.kind, task="a")
+    metadata = Metadata(kind=format_.kind, task="a")
     for lazily in (False, True):
         how = f"{format_.name}, lazily={lazily}"
-        read = format_.read(folder, about, lazily=lazily)
-        assert read.metadata == about, f"{how}: read loses the metadata that it is given"
+        read = format_.read(folder, metadata, lazily=lazily)
+        assert read.metadata == metadata, f"{how}: read loses the metadata that it is given"
         assert sorted(read.updates) == sorted(written.updates), f"{how}: read finds other sites"
         assert read.fingerprint == written.fingerprint, f"{how}: read gives other numbers than were written"
         for site, update in read.updates.items():
@@ -101,24 +101,24 @@ def _check_reading(format_: Format, folder: Path, written: Adapter) -> None:
 
 
 def _check_survey(format_: Format, folder: Path, written: Adapter) -> None:
-    found = format_.survey(folder, None)
-    shapes = {site.name: tuple(site.shape) for site in found.sites}
+    survey = format_.survey(folder, None)
+    shapes = {site.name: tuple(site.shape) for site in survey.sites}
     wanted = {name: tuple(update.shape) for name, update in written.updates.items()}
     assert shapes == wanted, f"{format_.name}: survey describes {shapes}, and {wanted} was written"
-    assert found.tensors, f"{format_.name}: survey lists no tensors"
-    for site in found.sites:
+    assert survey.tensors, f"{format_.name}: survey lists no tensors"
+    for site in survey.sites:
         norm = written.updates[site.name].norm()
         close = site.norm is None or abs(site.norm - norm) <= 1e-5 * norm
         assert close, f"{format_.name}: survey gives {site.name} the norm {site.norm}, it is {norm}"
 
 
 def _check_damage(format_: Format, folder: Path, file: Path) -> None:
-    whole = file.read_bytes()
-    file.write_bytes(whole[: len(whole) // 2])
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
     try:
         with contextlib.suppress(TangoraError):  # refused, as promised
             if format_.recognizes(folder):
                 format_.read(folder, None)
                 raise AssertionError(f"{format_.name}: reads {file.name} although half of it is missing")
     finally:
-        file.write_bytes(whole)
+        file.write_bytes(content)

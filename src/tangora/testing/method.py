@@ -1,7 +1,7 @@
 """The contract of a fusion method, tried by its own promises (`tangora.methods.Promises`).
 
-Inputs are three stacks of 24 x 20 numbers, large enough that usual defaults drop something. Where a method decomposes
-matrices (``exact=False``), equality is asked in float64, up to what rounding can do on any processor.
+Inputs are three stacks of 24 x 20 numbers, large enough that usual defaults drop something. If a method decomposes
+matrices (``exact=False``), results are compared in float64, within a bound on rounding for any processor.
 """
 
 from __future__ import annotations
@@ -38,6 +38,6 @@ def check_method(method: Method | str) -> None:
             check(record)
         except AssertionError as broken:
             raise AssertionError(f"{record.name}: {broken}") from None
-        except Exception as cause:  # whatever a stranger's function raises
+        except Exception as cause:  # the function is third-party code and may raise anything
             what = f"{check.__name__} ends with {type(cause).__name__}: {cause}"
             raise AssertionError(f"{record.name}: {what}") from cause

@@ -38,14 +38,14 @@ def check_metric(metric: Metric) -> None:
 def _check_declarations(metric: Metric) -> None:
     assert isinstance(metric, Metric), f"{metric!r} lacks a name of tangora.tasks.contract.Metric"
     assert metric.name.isidentifier(), f"name must consist of letters, digits and _, got {metric.name!r}"
-    known = set(get_args(Answers))
-    assert metric.takes, f"{metric.name} takes no kind of answers; give some of {sorted(known)}"
-    assert set(metric.takes) <= known, f"{metric.name} takes {sorted(metric.takes)}; kinds are {sorted(known)}"
+    kinds = set(get_args(Answers))
+    assert metric.takes, f"{metric.name} takes no kind of answers; give some of {sorted(kinds)}"
+    assert set(metric.takes) <= kinds, f"{metric.name} takes {sorted(metric.takes)}; kinds are {sorted(kinds)}"
     assert isinstance(metric.higher_is_better, bool), f"{metric.name}: higher_is_better must be True or False"
 
 
 def _drawn(kind: str, seed: int) -> tuple[list[Any], list[Any]]:
-    """Predictions and targets, about half of them right."""
+    """Draw predictions and targets; about half of the predictions are right."""
     draw = np.random.default_rng([seed, len(kind)])
     targets = draw.integers(0, 2 + seed, _ROWS)
     predictions = np.where(draw.random(_ROWS) < 0.5, targets, draw.integers(0, 2 + seed, _ROWS))
@@ -57,40 +57,42 @@ def _drawn(kind: str, seed: int) -> tuple[list[Any], list[Any]]:
 
 
 def _check_score(metric: Metric, kind: str, predictions: list[Any], targets: list[Any]) -> None:
-    about = f"{metric.name} of {kind}"
+    label = f"{metric.name} of {kind}"
     before = copy.deepcopy((predictions, targets))
-    found = metric.score(predictions, targets)
-    assert isinstance(found, float), f"{about}: score must return a float, got {type(found).__name__}"
-    assert (predictions, targets) == before, f"{about}: score changes its arguments"
-    assert metric.score(predictions, targets) == found, f"{about}: score differs when it is called again"
+    score = metric.score(predictions, targets)
+    assert isinstance(score, float), f"{label}: score must return a float, got {type(score).__name__}"
+    assert (predictions, targets) == before, f"{label}: score changes its arguments"
+    assert metric.score(predictions, targets) == score, f"{label}: score differs when it is called again"
     for seed in range(4):
         order = np.random.default_rng(seed).permutation(len(targets)).tolist()
         again = metric.score([predictions[i] for i in order], [targets[i] for i in order])
-        assert _same(again, found), f"{about}: the order of rows changes the score, {found} to {again}"
+        assert _same(again, score), f"{label}: the order of rows changes the score, {score} to {again}"
     perfect = metric.score(targets, targets)
-    better = perfect >= found - _CLOSE if metric.higher_is_better else perfect <= found + _CLOSE
+    better = perfect >= score - _CLOSE if metric.higher_is_better else perfect <= score + _CLOSE
     sense = "higher" if metric.higher_is_better else "lower"
-    assert better, f"{about}: {sense} is better, but perfect predictions score {perfect} and others {found}"
+    assert better, f"{label}: {sense} is better, but perfect predictions score {perfect} and others {score}"
     if not metric.higher_is_better:
-        assert abs(perfect) <= _CLOSE, f"{about}: lower is better, but perfect predictions score {perfect}, not 0"
-        assert found >= -_CLOSE, f"{about}: lower is better, but a score is below 0: {found}"
+        assert abs(perfect) <= _CLOSE, f"{label}: lower is better, but perfect predictions score {perfect}, not 0"
+        assert score >= -_CLOSE, f"{label}: lower is better, but a score is below 0: {score}"
 
 
 def _check_bootstrap(metric: Metric, kind: str, predictions: list[Any], targets: list[Any], seed: int) -> None:
-    about = f"{metric.name} of {kind}"
+    label = f"{metric.name} of {kind}"
     for counts in _counts(targets, seed):
         before = copy.deepcopy((predictions, targets, counts.tolist()))
-        found = np.asarray(metric.bootstrap(predictions, targets, counts))
-        assert (predictions, targets, counts.tolist()) == before, f"{about}: bootstrap changes its arguments"
-        assert found.shape == (len(counts),), f"{about}: bootstrap must return {len(counts)} scores, got {found.shape}"
+        scores = np.asarray(metric.bootstrap(predictions, targets, counts))
+        assert (predictions, targets, counts.tolist()) == before, f"{label}: bootstrap changes its arguments"
+        assert scores.shape == (len(counts),), (
+            f"{label}: bootstrap must return {len(counts)} scores, got {scores.shape}"
+        )
         expected = resampled(metric, predictions, targets, counts)
-        for row, (got, wanted) in enumerate(zip(found.tolist(), expected.tolist(), strict=True)):
+        for row, (got, wanted) in enumerate(zip(scores.tolist(), expected.tolist(), strict=True)):
             what = f"bootstrap gives {got} and score {wanted}"
-            assert _same(got, wanted), f"{about}: {what} for the counts {counts[row].tolist()}"
+            assert _same(got, wanted), f"{label}: {what} for the counts {counts[row].tolist()}"
 
 
 def _counts(targets: list[Any], seed: int) -> Iterator[np.ndarray]:
-    """Resamples as a run draws them, the rows as they are, one row alone, and the rows of one target."""
+    """Yield counts: resamples as a run draws them, then every row once, one row only, and the rows of one target."""
     draw, rows = np.random.default_rng(seed), len(targets)
     picks = draw.integers(0, rows, (_RESAMPLES, rows))
     yield np.stack([np.bincount(pick, minlength=rows) for pick in picks]).astype(np.int32)

@@ -32,11 +32,11 @@ _CLOSE = 1e-4
 
 
 def check_mode(mode: Mode, **settings: Any) -> None:
-    """Check the promises of a mode; it trains a model of two layers a few times, which takes seconds.
+    """Check the promises of a mode, by training a model of two layers a few times. This takes seconds.
 
     Args:
         mode: the one to check.
-        **settings: keys of the mode in a recipe, if it has some without a default.
+        **settings: the mode's keys in a recipe; necessary for those without a default.
 
     Raises:
         AssertionError: says which promise is broken.
@@ -66,8 +66,8 @@ def _check_declarations(mode: Mode) -> None:
     assert mode.default_rate > 0, f"{name}: default_rate must be above 0, got {mode.default_rate}"
     assert mode.passes >= 1, f"{name}: a training step takes a forward pass at least, got passes {mode.passes}"
     assert mode.kind in KINDS, f"{name}: kind must be one of {', '.join(KINDS)}, got {mode.kind!r}"
-    known = ("none", "module", "model")
-    assert mode.linearize in known, f"{name}: linearize must be one of {', '.join(known)}, got {mode.linearize!r}"
+    valid = ("none", "module", "model")
+    assert mode.linearize in valid, f"{name}: linearize must be one of {', '.join(valid)}, got {mode.linearize!r}"
     for flag in ("joint", "linear_in_coefficients", "can_be_student"):
         assert isinstance(getattr(mode, flag), bool), f"{name}: {flag} must be True or False"
     assert isinstance(mode.answers, str), f"{name}: answers must be a text"
@@ -75,7 +75,7 @@ def _check_declarations(mode: Mode) -> None:
 
 @contextlib.contextmanager
 def _registered(mode: Mode) -> Iterator[None]:
-    """The mode under its name, as configurations find it."""
+    """Register the mode by its name for a while, so that configurations can refer to it."""
     if mode.name in MODES:
         assert MODES.get(mode.name) is mode, f"{mode.name}: another mode is registered by that name"
         yield
@@ -115,14 +115,14 @@ def _check_training(mode: Mode, base: Base, tasks: Sequence[Task], config: Finet
     wanted = [task.name for task in tasks]
     assert sorted(made) == sorted(wanted), f"{mode.name}: train returns {sorted(made)} for the tasks {wanted}"
     for name, adapter in made.items():
-        about = adapter.metadata
+        metadata = adapter.metadata
         assert adapter.fingerprint == again[name].fingerprint, f"{mode.name}: the same seed gives another adapter"
         assert adapter.updates, f"{mode.name}: the adapter of {name} changes nothing"
-        assert (about.kind, about.train) == (mode.kind, mode.name), (
-            f"{mode.name}: metadata says {about.kind}, {about.train}"
+        assert (metadata.kind, metadata.train) == (mode.kind, mode.name), (
+            f"{mode.name}: metadata says {metadata.kind}, {metadata.train}"
         )
-        assert about.linearize == mode.linearize, f"{mode.name}: metadata says linearize: {about.linearize}"
-        assert about.base.fingerprint == base.fingerprint, f"{mode.name}: metadata does not name the base"
+        assert metadata.linearize == mode.linearize, f"{mode.name}: metadata says linearize: {metadata.linearize}"
+        assert metadata.base.fingerprint == base.fingerprint, f"{mode.name}: metadata does not name the base"
     return made
 
 
@@ -135,25 +135,25 @@ def _check_divergence(mode: Mode, base: Base, tasks: Sequence[Task], config: Fin
             made = mode.train(Bench(base), tasks, config.model_copy(update={"training": hot}))
         except ModelError:
             return
-    whole = all(math.isfinite(u.norm()) for adapter in made.values() for u in adapter.updates.values())
-    assert whole, f"{mode.name}: train returns weights that are not finite, instead of raising ModelError"
+    finite = all(math.isfinite(u.norm()) for adapter in made.values() for u in adapter.updates.values())
+    assert finite, f"{mode.name}: train returns weights that are not finite, instead of raising ModelError"
 
 
 def _check_answers(mode: Mode, base: Base, task: Task, adapter: Adapter) -> None:
     bare = _logits(TaskModel(base.backbone, task, base), task)
     saved: dict[str, Tensor] = {}
     with _unchanged(base, f"{mode.name}: answering"):
-        found, again = (_answered(mode, base, task, adapter, saved) for _ in range(2))
-    assert torch.equal(found, again), f"{mode.name}: answering gives other logits the second time"
-    assert not torch.allclose(found, bare, atol=1e-6), f"{mode.name}: the adapter answers as the base does"
+        logits, again = (_answered(mode, base, task, adapter, saved) for _ in range(2))
+    assert torch.equal(logits, again), f"{mode.name}: answering gives other logits the second time"
+    assert not torch.allclose(logits, bare, atol=1e-6), f"{mode.name}: the adapter answers as the base does"
     with tempfile.TemporaryDirectory() as scratch:
         adapter.save(Path(scratch) / "adapter")
         read = load(Path(scratch) / "adapter")
         after = _answered(mode, base, task, read, {})
-        _same(after, found, f"{mode.name}: an adapter that was saved and loaded answers otherwise")
+        _same(after, logits, f"{mode.name}: an adapter that was saved and loaded answers otherwise")
         model = mode.load_model(Path(scratch) / "adapter", tiny_base().backbone)
     assert not model.training, f"{mode.name}: load_model returns a network in training mode"
-    _same(_of_loaded(model, base, task), found, f"{mode.name}: load_model gives other logits than answering")
+    _same(_of_loaded(model, base, task), logits, f"{mode.name}: load_model gives other logits than answering")
 
 
 def _check_linear(mode: Mode, base: Base, task: Task, adapter: Adapter) -> None:
@@ -161,12 +161,12 @@ def _check_linear(mode: Mode, base: Base, task: Task, adapter: Adapter) -> None:
     for coefficient in (0.5, 2.0):
         scaled = replace(adapter, updates={site: u * coefficient for site, u in adapter.updates.items()})
         expected = columns.origin + coefficient * columns.columns[0]
-        found = _answered(mode, base, task, scaled, {})
-        _same(found, expected, f"{mode.name}: logits are not linear in the coefficient {coefficient}")
+        logits = _answered(mode, base, task, scaled, {})
+        _same(logits, expected, f"{mode.name}: logits are not linear in the coefficient {coefficient}")
 
 
-def _same(found: Tensor, expected: Tensor, what: str) -> None:
-    error = float((found - expected).abs().max()) / max(1.0, float(expected.abs().max()))
+def _same(actual: Tensor, expected: Tensor, what: str) -> None:
+    error = float((actual - expected).abs().max()) / max(1.0, float(expected.abs().max()))
     assert error <= _CLOSE, f"{what}, by {error:.2g}"
 
 
@@ -177,15 +177,15 @@ def _answered(mode: Mode, base: Base, task: Task, adapter: Adapter, saved: dict[
 
 @torch.no_grad()
 def _logits(model: TaskModel, task: Task) -> Tensor:
-    found: dict[int, Tensor] = {}
+    by_row: dict[int, Tensor] = {}
     for rows, batch in task.splits["test"].batches(8, model.eval().collator):
         inputs = {name: value for name, value in batch.items() if name != "labels"}
-        found.update(zip(rows, model.logits(inputs), strict=True))
-    return torch.stack([found[row] for row in sorted(found)])
+        by_row.update(zip(rows, model.logits(inputs), strict=True))
+    return torch.stack([by_row[row] for row in sorted(by_row)])
 
 
-class _Given(nn.Module):
-    """A backbone that returns what it is given."""
+class _FixedOutput(nn.Module):
+    """A backbone that returns a fixed output."""
 
     def __init__(self, output: Any) -> None:
         super().__init__()
@@ -197,16 +197,16 @@ class _Given(nn.Module):
 
 @torch.no_grad()
 def _of_loaded(model: nn.Module, base: Base, task: Task) -> Tensor:
-    """Logits by a network from `Mode.load_model`, followed by the task's readout, inside of an expansion."""
+    """Return the logits of a network from `Mode.load_model`, with the task's readout applied inside its expansion."""
     collate = TaskModel(base.backbone, task, base).collator
-    found: dict[int, Tensor] = {}
+    by_row: dict[int, Tensor] = {}
     for rows, batch in task.splits["test"].batches(8, collate):
         inputs = {name: value for name, value in batch.items() if name != "labels"}
 
         def last(output: Any, inputs: dict[str, Tensor] = inputs) -> Tensor:
-            return TaskModel(_Given(output), task, base).logits(inputs)
+            return TaskModel(_FixedOutput(output), task, base).logits(inputs)
 
         then = getattr(model, "then", None)
         logits = then(last)(**inputs) if then is not None else last(model(**inputs))
-        found.update(zip(rows, logits, strict=True))
-    return torch.stack([found[row] for row in sorted(found)])
+        by_row.update(zip(rows, logits, strict=True))
+    return torch.stack([by_row[row] for row in sorted(by_row)])

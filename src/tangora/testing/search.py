@@ -30,7 +30,7 @@ def check_search(search: Search, **settings: Any) -> None:
 
     Args:
         search: the one to check.
-        **settings: of the search, to make it fast, or if it has a key without a default.
+        **settings: keys of the search, to make it fast; necessary for those without a default.
 
     Raises:
         AssertionError: says which promise is broken.
@@ -74,47 +74,47 @@ def _settings(search: Search, given: dict[str, Any]) -> SearchSettings:
 
 
 def _check_problem(search: Search, settings: SearchSettings, per_site: bool) -> None:
-    about = f"{search.name} per {'site' if per_site else 'task'}"
+    label = f"{search.name} per {'site' if per_site else 'task'}"
     columns = _columns(per_site)
     problem = _problem(columns, search.needs, settings)
-    with _global_states_kept(about):
+    with _global_states_kept(label):
         found = search(problem, settings)
-    _check_found(found, problem, about, search.needs)
+    _check_found(found, problem, label, search.needs)
     again = search(_problem(_columns(per_site), search.needs, settings), settings)
-    assert again.weights == found.weights, f"{about}: the same problem gives {found.weights} and then {again.weights}"
+    assert again.weights == found.weights, f"{label}: the same problem gives {found.weights} and then {again.weights}"
     if search.needs == "logits":  # both kinds of problem: with columns too, and without them
         linear = replace(problem, columns_of=lambda: columns)
-        _check_found(search(linear, settings), linear, f"{about}, on columns", "columns")
+        _check_found(search(linear, settings), linear, f"{label}, on columns", "columns")
     if not search.labelled:
         moved = [replace(c, labels=(c.labels + 1) % _CLASSES) for c in columns]
         blind = search(_problem(moved, search.needs, settings), settings)
-        assert blind.weights == found.weights, f"{about}: other labels change the weights, but labelled is False"
+        assert blind.weights == found.weights, f"{label}: other labels change the weights, but labelled is False"
 
 
-def _check_found(found: Any, problem: Problem, about: str, needs: Needs) -> None:
-    assert isinstance(found, Found), f"{about}: must return Found, got {type(found).__name__}"
+def _check_found(found: Any, problem: Problem, label: str, needs: Needs) -> None:
+    assert isinstance(found, Found), f"{label}: must return Found, got {type(found).__name__}"
     rows = found.weights if isinstance(found.weights, dict) else {"": found.weights}
     expected = list(problem.sites) if problem.sites else [""]
-    assert sorted(rows) == sorted(expected), f"{about}: weights must be of {expected}, got {sorted(rows)}"
+    assert sorted(rows) == sorted(expected), f"{label}: weights must be of {expected}, got {sorted(rows)}"
     for row in rows.values():
-        assert isinstance(row, list), f"{about}: a row of weights must be a list, got {type(row).__name__}"
-        assert len(row) == len(problem.tasks), f"{about}: one weight per task, got {row} for {problem.tasks}"
-        assert all(type(w) is float and math.isfinite(w) for w in row), f"{about}: weights must be finite, got {row}"
-        assert row == [round(w, DIGITS) for w in row], f"{about}: weights must have {DIGITS} decimals, got {row}"
-    assert math.isfinite(found.loss), f"{about}: loss must be finite, got {found.loss}"
-    assert math.isfinite(found.objective), f"{about}: objective must be finite, got {found.objective}"
-    assert dict(found.rows) == problem.counts, f"{about}: rows must be {problem.counts}, got {dict(found.rows)}"
-    assert "search" in found.settings, f"{about}: Found.settings must name the search"
+        assert isinstance(row, list), f"{label}: a row of weights must be a list, got {type(row).__name__}"
+        assert len(row) == len(problem.tasks), f"{label}: one weight per task, got {row} for {problem.tasks}"
+        assert all(type(w) is float and math.isfinite(w) for w in row), f"{label}: weights must be finite, got {row}"
+        assert row == [round(w, DIGITS) for w in row], f"{label}: weights must have {DIGITS} decimals, got {row}"
+    assert math.isfinite(found.loss), f"{label}: loss must be finite, got {found.loss}"
+    assert math.isfinite(found.objective), f"{label}: objective must be finite, got {found.objective}"
+    assert dict(found.rows) == problem.counts, f"{label}: rows must be {problem.counts}, got {dict(found.rows)}"
+    assert "search" in found.settings, f"{label}: Found.settings must name the search"
     record = found.to_dict()
-    assert json.loads(json.dumps(record)) == record, f"{about}: Found.settings must be plain values of JSON"
+    assert json.loads(json.dumps(record)) == record, f"{label}: Found.settings must be plain values of JSON"
     if needs == "loss":
         stated = problem.loss(found.weights)
         same = math.isclose(found.loss, stated, rel_tol=1e-6, abs_tol=1e-9)
-        assert same, f"{about}: the loss of the weights is {stated}, and {found.loss} is stated"
+        assert same, f"{label}: the loss of the weights is {stated}, and {found.loss} is stated"
 
 
 def _columns(per_site: bool) -> list[Columns]:
-    """Columns of two tasks: a task's own vector helps it, the other's disturbs."""
+    """Return columns of two tasks: a task's own vector improves its logits, the other's makes them worse."""
     made = []
     for own, task in enumerate(_TASKS):
         draw = torch.Generator().manual_seed(own)
@@ -129,7 +129,7 @@ def _columns(per_site: bool) -> list[Columns]:
 
 
 def _problem(columns: Sequence[Columns], needs: Needs, settings: SearchSettings) -> Problem:
-    """A problem with the one view that is needed; any other is refused."""
+    """Return a problem with only the view that the search needs, so that any other is refused."""
     logits = LinearLogits(columns)
 
     def loss(weights: Coefficients) -> float:
@@ -149,10 +149,10 @@ def _problem(columns: Sequence[Columns], needs: Needs, settings: SearchSettings)
 
 
 @contextmanager
-def _global_states_kept(about: str) -> Iterator[None]:
+def _global_states_kept(label: str) -> Iterator[None]:
     before = torch.random.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # type: ignore[index, union-attr, unused-ignore]
     yield
     after = torch.random.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # type: ignore[index, union-attr, unused-ignore]
-    assert torch.equal(before[0], after[0]), f"{about}: the global random state of torch has changed"
-    assert before[1] == after[1], f"{about}: the global random state of NumPy has changed"
-    assert before[2] == after[2], f"{about}: the global random state of Python has changed"
+    assert torch.equal(before[0], after[0]), f"{label}: the global random state of torch has changed"
+    assert before[1] == after[1], f"{label}: the global random state of NumPy has changed"
+    assert before[2] == after[2], f"{label}: the global random state of Python has changed"

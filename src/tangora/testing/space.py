@@ -28,7 +28,7 @@ _ROUNDING = 1e-9
 
 
 def check_space(space: Space | str) -> None:
-    """Check the promises of a space: what it takes, what it refuses, and that its coordinates go back.
+    """Check the promises of a space: what it accepts and refuses, and that its coordinates convert back to updates.
 
     Args:
         space: the one to check, or its name.
@@ -53,7 +53,7 @@ def check_space(space: Space | str) -> None:
 
 
 def _check_kinds(space: Space) -> None:
-    """Adapters without factors are taken, or refused, as declared."""
+    """Check that adapters without factors are accepted or refused, as declared."""
     full = [_full(seed) for seed in (1, 2, 3)]
     if space.needs_factors:
         _refused(space, full, "needs_factors=True, but adapters of kind full are not refused")
@@ -62,7 +62,7 @@ def _check_kinds(space: Space) -> None:
 
 
 def _check_starts(space: Space, adapters: Sequence[Adapter]) -> None:
-    """Adapters of unknown φ₀ are taken, or refused, as declared."""
+    """Check that adapters of unknown φ₀ are accepted or refused, as declared."""
     unknown = [adapter.with_details(initial=None) for adapter in adapters]
     if space.needs_start:
         _refused(space, unknown, "needs_start=True, but adapters of unknown φ₀ are not refused")
@@ -71,7 +71,7 @@ def _check_starts(space: Space, adapters: Sequence[Adapter]) -> None:
 
 
 def _check_coordinates(space: Space, adapters: Sequence[Adapter]) -> None:
-    """Coordinates are values that go back, of which sums are sums of changes if that is declared."""
+    """Check that coordinates are values and convert back, and add up as changes do if the space is linear."""
     before = [adapter.fingerprint for adapter in adapters]
     space.check(adapters, _NAMES)
     made = space.coordinates(adapters)
@@ -81,7 +81,9 @@ def _check_coordinates(space: Space, adapters: Sequence[Adapter]) -> None:
     for vector, again in zip(made.vectors, space.coordinates(adapters).vectors, strict=True):
         _equal(vector, again, "the same adapters have other coordinates the second time")
     alone = space.coordinates(adapters[:1])
-    _equal(alone.back(alone.vectors[0]), adapters[0].updates, "the coordinates of one adapter do not go back to it")
+    _equal(
+        alone.back(alone.vectors[0]), adapters[0].updates, "the coordinates of one adapter do not convert back to it"
+    )
     if made.separate:
         for vector, adapter in zip(made.subset([2, 0]).vectors, (adapters[2], adapters[0]), strict=True):
             what = "separate=True, but coordinates depend on the other adapters"
@@ -102,8 +104,8 @@ def _check_sums(made: Coordinates, adapters: Sequence[Adapter]) -> None:
 
 
 def _check_factorization(space: Space, adapters: Sequence[Adapter]) -> None:
-    """The same updates, factored otherwise, are fused to the same."""
-    turned = [replace(a, updates={site: _turned(update) for site, update in a.updates.items()}) for a in adapters]
+    """Check that the fused update does not depend on how the updates are factored."""
+    turned = [replace(a, updates={site: _refactored(update) for site, update in a.updates.items()}) for a in adapters]
     results = [_fused(space, company) for company in (adapters, turned)]
     _equal(results[0], results[1], "intrinsic=True, but the result depends on how updates are factored")
 
@@ -124,17 +126,17 @@ def _refused(space: Space, adapters: Sequence[Adapter], what: str) -> None:
     assert any(name in message for name in _NAMES), f"the refusal names no adapter: {message}"
 
 
-def _equal(found: Mapping[str, Update], expected: Mapping[str, Update], what: str) -> None:
-    assert found.keys() == expected.keys(), f"{what}: {sorted(found)} in place of {sorted(expected)}"
+def _equal(actual: Mapping[str, Update], expected: Mapping[str, Update], what: str) -> None:
+    assert actual.keys() == expected.keys(), f"{what}: {sorted(actual)} in place of {sorted(expected)}"
     for name, update in expected.items():
-        wanted, shape = update.dense(), found[name].shape
+        wanted, shape = update.dense(), actual[name].shape
         assert shape == update.shape, f"{what}: {name} is of shape {shape} in place of {update.shape}"
-        away = float((found[name].dense() - wanted).abs().max()) / max(float(wanted.abs().max()), 1e-30)
+        away = float((actual[name].dense() - wanted).abs().max()) / max(float(wanted.abs().max()), 1e-30)
         assert away <= _ROUNDING, f"{what}: {name} is {away:.1e} of its largest entry away"
 
 
 def _low_rank(seed: int, linearized: bool = False) -> Adapter:
-    """An adapter of B₀ = 0 and an A₀ that all have; of a linearized one, A stays as it was."""
+    """Return an adapter that starts from B₀ = 0 and a shared A₀. In a linearized one, A stays A₀."""
     start, moved = torch.Generator().manual_seed(99), torch.Generator().manual_seed(seed)
     updates: dict[str, Update] = {}
     initial: dict[str, LowRank] = {}
@@ -152,8 +154,8 @@ def _full(seed: int) -> Adapter:
     return Adapter(updates, Metadata(kind="full"))
 
 
-def _turned(update: Update) -> Update:
-    """The same update, ``(B G⁻¹)(G A)``."""
+def _refactored(update: Update) -> Update:
+    """Return the same update with other factors, ``(B G⁻¹)(G A)``."""
     factors = update.factors()
     assert factors is not None
     g = torch.tensor([[2.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
