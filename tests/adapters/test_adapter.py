@@ -184,11 +184,11 @@ UP_A, UP_B = "base_model.model.up.lora_A.weight", "base_model.model.up.lora_B.we
         (put(UP_A, torch.ones(2, 6)), r"ranks disagree, got 'A \(2, 6\), B \(10, 3\), rank 3"),
         (put(UP_A, torch.full((3, 6), math.nan)), f"a weight is NaN at {UP_A}"),
         (put(UP_B, torch.full((10, 3), math.inf)), f"a weight is infinity at {UP_B}"),
-        (put(UP_A, torch.ones(3, 6, 1, 1)), "factors of no layer that is known"),
+        (put(UP_A, torch.ones(3, 6, 1, 1)), "factors of no known kind of layer"),
         (put(UP_A, torch.ones(3, 6, dtype=torch.int8)), "floating-point"),
-        (put("base_model.model.head.weight", torch.ones(2)), "not a LoRA factor, got 'base_model.model.head.weight'"),
-        (put("up.lora_A.weight", torch.ones(3, 6)), "not a LoRA factor"),
-        (put("base_model.model.up.lora_magnitude_vector", torch.ones(2)), "not a LoRA factor"),
+        (put("base_model.model.head.weight", torch.ones(2)), "account for it, got 'base_model.model.head.weight'"),
+        (put("up.lora_A.weight", torch.ones(3, 6)), "does not account for it"),
+        (put("base_model.model.up.lora_magnitude_vector", torch.ones(2)), "does not account for it"),
         (put("base_model.model.embed.lora_embedding_A", torch.ones(3, 6)), "lora_embedding_A without"),
         (lambda tensors: tensors.clear(), "no LoRA weights"),
     ],
@@ -233,7 +233,7 @@ def test_refuses_files_that_cannot_be_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("told", "message"),
+    ("metadata", "message"),
     [
         ({"format": 2}, "this version reads format 1, got 2"),
         ({"format": "1"}, "whole number"),
@@ -241,9 +241,9 @@ def test_refuses_files_that_cannot_be_read(tmp_path):
         ({"format": 1, "kind": "ia3"}, "'lora' or 'full'"),
     ],
 )
-def test_refuses_metadata(tmp_path, told, message):
+def test_refuses_metadata(tmp_path, metadata, message):
     folder, _ = saved(tmp_path)
-    (folder / "tangora.json").write_text(json.dumps(told))
+    (folder / "tangora.json").write_text(json.dumps(metadata))
     with pytest.raises(AdapterError, match=message):
         load(folder)
 
@@ -363,9 +363,9 @@ def test_phi0_is_drawn_again(tmp_path, settings):
 def test_phi0_of_another_fingerprint_is_refused(tmp_path):
     adapter = drawn()
     adapter.save(tmp_path / "x")
-    told = json.loads((tmp_path / "x/tangora.json").read_text())
-    told["initial"]["seed"] += 1
-    (tmp_path / "x/tangora.json").write_text(json.dumps(told))
+    metadata = json.loads((tmp_path / "x/tangora.json").read_text())
+    metadata["initial"]["seed"] += 1
+    (tmp_path / "x/tangora.json").write_text(json.dumps(metadata))
     with pytest.raises(AdapterError, match="φ₀ has fingerprint"):
         load(tmp_path / "x")
 

@@ -125,7 +125,7 @@ def test_the_fingerprint_sees_every_entry_and_name():
     assert initial.fingerprint(start) != print_
 
 
-@pytest.mark.parametrize(("init", "reason"), [("eva", "reads training data"), ("pissa", "changes the base weights")])
+@pytest.mark.parametrize(("init", "reason"), [("eva", "needs training data"), ("pissa", "changes the base weights")])
 def test_values_that_no_seed_gives_are_refused(init, reason):
     with pytest.raises(ModelError, match=reason):
         initial.kind_of(init)

@@ -79,7 +79,7 @@ def test_the_student_follows_the_teacher(linearize, base, task, teacher, tmp_pat
     assert back.metadata.linearize == linearize
     assert back.metadata.distilled.teacher == teacher.fingerprint
     assert back.metadata.distilled.rows == len(task.splits["train"])
-    assert "follows the features of" in (tmp_path / "s" / "README.md").read_text()
+    assert "distilled from" in (tmp_path / "s" / "README.md").read_text()
 
 
 def test_every_task_may_have_a_teacher_of_its_own(base, text_data, teacher, tmp_path):

@@ -103,14 +103,14 @@ def test_index_and_shards_must_agree(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("told", "stored", "tied"),
+    ("ties", "stored", "tied"),
     [(True, False, True), (True, True, True), (None, False, True), (None, True, False), (False, True, False)],
 )
-def test_tied_weights(tmp_path, told, stored, tied):
+def test_tied_weights(tmp_path, ties, stored, tied):
     weights = tensors()
     if not stored:
         del weights["lm_head.weight"]
-    config = {**CONFIG, "tie_word_embeddings": told} if told is not None else {"model_type": "llama"}
+    config = {**CONFIG, "tie_word_embeddings": ties} if ties is not None else {"model_type": "llama"}
     checkpoint = open_checkpoint(save(tmp_path / "a", weights, config=config))
     found = checkpoint.find("lm_head.weight")
     assert (found is not None and found.name == "model.embed_tokens.weight") == tied

@@ -21,7 +21,7 @@ def draw(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def forms(tmp_path_factory) -> dict[str, Update]:
     folder = tmp_path_factory.mktemp("forms")
-    filed = load(zoo.write(folder / "plain", target_modules=["up", "down"]), lazily=True)
+    lazy = load(zoo.write(folder / "plain", target_modules=["up", "down"]), lazily=True)
     base = zoo.save_base(folder / "base")
     dora = load(zoo.write(folder / "dora", use_dora=True, target_modules=["up", "embed"]), base)
     return {
@@ -29,13 +29,21 @@ def forms(tmp_path_factory) -> dict[str, Update]:
         "LowRank of float64": LowRank(draw(5, 2, dtype=torch.float64), draw(2, 4, dtype=torch.float64)),
         "Dense": Dense(draw(4, 6)),
         "Dense vector": Dense(draw(4)),
-        "Filed": filed.updates["up"],
-        "Rescaled": dora.updates["up"],
-        "Rescaled, stored turned": dora.updates["embed"],
+        "LazyLowRank": lazy.updates["up"],
+        "DoraUpdate": dora.updates["up"],
+        "DoraUpdate, stored turned": dora.updates["embed"],
     }
 
 
-NAMES = ("LowRank", "LowRank of float64", "Dense", "Dense vector", "Filed", "Rescaled", "Rescaled, stored turned")
+NAMES = (
+    "LowRank",
+    "LowRank of float64",
+    "Dense",
+    "Dense vector",
+    "LazyLowRank",
+    "DoraUpdate",
+    "DoraUpdate, stored turned",
+)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,1 +1,1 @@
-"""An adapter as a value, and its files."""
+"""Adapters: the value, its files, and its application to a model."""

@@ -1,4 +1,4 @@
-"""`Adapter`: what fine-tuning or fusion made, as a value; a plain PEFT directory in and out.
+"""`Adapter`: the result of fine-tuning or fusion, as a value. It is read from and written to a plain PEFT directory.
 
 >>> import torch
 >>> adapter = Adapter({"layer": LowRank(torch.ones(3, 1), torch.ones(1, 2))})
@@ -39,12 +39,12 @@ __all__ = ["Adapter", "BaseInfo", "FusedInfo", "InitialInfo", "LoraDetails", "Me
 
 @dataclass(frozen=True, eq=False)
 class LoraDetails:
-    """What an adapter of kind ``lora`` has besides updates.
+    """What an adapter of kind ``lora`` contains besides its updates.
 
     Args:
-        config: ``adapter_config.json`` to start from on saving; ranks, scalings and targets are adjusted to the
-            updates there. None if there is none yet.
-        initial: φ₀ per site (``scaling`` is that of the site); None if it is not known.
+        config: ``adapter_config.json`` to start from on saving, which adjusts ranks, scalings and targets to the
+            updates. None if there is none yet.
+        initial: φ₀ per site, with the site's ``scaling``; None if it is not known.
         embeddings: the sites that are `Embedding` layers (their update is ``[dim, vocabulary]``).
         kernels: site -> ``(in, k₁, k₂, …)`` of a convolution (its update is ``[out, in·k₁·k₂…]``).
     """
@@ -57,15 +57,15 @@ class LoraDetails:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Adapter:
-    """Updates of a base model's weights, with where they come from.
+    """Updates of a base model's weights, and their provenance.
 
     Args:
         updates: site -> update, absolute: what is added to the base weight.
-        metadata: what ``tangora.json`` says.
+        metadata: the content of ``tangora.json``.
         details: of kind ``lora``; the properties `config`, `initial`, `embeddings` and `kernels` read them.
         whole: parameter of the base -> the value that replaces it: ``modules_to_save``, biases that were saved whole.
-        heads: task -> parameters of its own: a trained head, or such values of the base. None of them acts by itself;
-            whoever answers a task puts its head in.
+        heads: task -> per-task parameters: a trained head, or parameters that replace the base's. They are not applied
+            automatically; pick one task's at inference.
         records: task -> what prediction needs besides base and head: class names in order, templates, scale, ...
 
     >>> import torch
@@ -109,24 +109,24 @@ class Adapter:
         return line(self)
 
     def _repr_html_(self) -> str:
-        """A table for notebooks."""
+        """Return a table for notebooks."""
         return table(self)
 
     @cached_property
     def start(self) -> Mapping[str, LowRank]:
-        """``s · B₀ A₀`` at the sites where it is not zero: what the adapter added before any training."""
+        """Site -> ``s · B₀ A₀`` if that is not zero: what the adapter added before any training."""
         initial = self.initial or {}
         return {site: u for site, u in initial.items() if bool(u.b.any()) and bool(u.a.any())}
 
     @cached_property
     def task_vector(self) -> TaskVector:
-        """What training changed: ``ΔW − s · B₀ A₀``, which is the update itself where B₀ = 0."""
+        """What training changed: ``ΔW − s · B₀ A₀``; this is the update itself if B₀ = 0."""
         updates = TaskVector(self.updates)
         return updates - TaskVector(self.start) if self.start else updates
 
     @cached_property
     def fingerprint(self) -> str:
-        """Sha-256 (hex) of the sites and their updates, as they are factored, and of what is saved whole."""
+        """Sha-256 (hex) of the sites and their updates, as they are factored, and of the parameters saved whole."""
         total = hashlib.sha256()
         for site in sorted(self.updates):
             total.update(joined(site, self.updates[site].digest()).encode())
@@ -136,11 +136,11 @@ class Adapter:
 
     def with_scores(self, scores: Mapping[str, float], *, split: str, **about: Any) -> Adapter:
         """Return the same adapter with its scores in the metadata: ``{"split": ..., "tasks": scores, **about}``."""
-        found = {"split": split, **about, "tasks": dict(scores)}
-        return replace(self, metadata=self.metadata.model_copy(update={"scores": found}))
+        record = {"split": split, **about, "tasks": dict(scores)}
+        return replace(self, metadata=self.metadata.model_copy(update={"scores": record}))
 
     def with_selection(self, selection: Mapping[str, Any]) -> Adapter:
-        """Return the same fused adapter; its metadata says who chose its weights, and on which rows."""
+        """Return the same fused adapter with a record of how its weights were chosen, and on which rows."""
         fused = self.metadata.fused
         assert fused is not None
         chosen = fused.model_copy(update={"selection": dict(selection)})
@@ -150,8 +150,8 @@ class Adapter:
         """Add the updates into the weights of ``model``, in place; all of them or, on an error, none.
 
         Args:
-            model: the base model (not a `PeftModel`); `Linear`, transformers' `Conv1D`, `Embedding` and convolutions
-                take updates, and the parameters that the configuration names.
+            model: the base model (not a `PeftModel`). Updates apply to `Linear`, transformers' `Conv1D`, `Embedding`
+                and convolution layers, and to the parameters that the configuration names.
 
         Raises:
             ModelError: a site is missing, of another kind or shape, or shares its weight with another layer.
@@ -168,20 +168,20 @@ class Adapter:
         check: Callable[[Adapter, Path], Mapping[str, Any]] | None = None,
         format: str | None = None,
     ) -> None:
-        """Write a directory that stock peft loads (kind ``full``: ``delta.safetensors``), with ``tangora.json``.
+        """Write a directory that stock peft loads (for kind ``full``: ``delta.safetensors``), with ``tangora.json``.
 
-        Dense updates of kind ``lora`` are written as factors of their numerical rank, by an SVD of each.
+        Dense updates of kind ``lora`` are written as factors of their numerical rank, each by an SVD.
 
         Args:
             path: the directory.
             overwrite: replace one that exists.
-            check: called with the adapter and its files before they appear; what it returns is kept as
-                ``metadata.verified``, and nothing is written if it raises.
-            format: a registered format in place of the kind's own.
+            check: called with the adapter and its files before they are published. Its result is kept as
+                ``metadata.verified``; if it raises, nothing is written.
+            format: a registered format to use instead of the kind's own.
 
         Raises:
             OutputError: the directory exists and ``overwrite`` is false, or it cannot be written.
-            AdapterError: an update is not finite, or the format has no file for it.
+            AdapterError: an update is not finite, or the format cannot represent it.
         """
         from tangora.adapters.saving import save  # deferred: the card's YAML, which reading does not need
 
@@ -212,25 +212,25 @@ def load(
 ) -> Adapter:
     """Read an adapter: a PEFT LoRA directory, changes of all weights, or the files of any other installed format.
 
-    Half precision is read into float32. φ₀ is drawn again from its seed, or read, if ``tangora.json`` says how.
+    Half precision is read into float32. φ₀ is read, or drawn again from its seed, if ``tangora.json`` records it.
 
     Args:
-        path: the directory, or the file of a format that has one file.
-        base: the folder of the model that it is for. Only needed if the updates depend on the base's weights: DoRA,
-            PiSSA, OLoRA, and biases that were saved whole; of these weights single tensors are read.
-        lazily: plain LoRA factors stay in their file, which must not change, and are read whenever they are needed.
+        path: the directory, or the file for a format with a single file.
+        base: the folder of the adapter's base model. Only needed if the updates depend on the base's weights: DoRA,
+            PiSSA, OLoRA, and biases that were saved whole. Only the tensors that are needed are read from it.
+        lazily: leave plain LoRA factors in their file, which must not change, and read them whenever they are needed.
 
     Raises:
         FileError: a file is missing, truncated, or of a newer format.
         AdapterError: no format recognizes it, or several do; a tensor is not finite, or a pickle; the adapter is no
-            change of the base's weights; φ₀ does not have the fingerprint that was written down.
+            change of the base's weights; φ₀ does not have the recorded fingerprint.
 
     >>> load("adapters/one").metadata.task
     'one'
     """
-    place = Path(path)
-    if not place.exists():
-        raise FileError("no such folder", where=place, fix="give the folder that holds adapter_config.json")
-    about = read_metadata(place) if place.is_dir() else None
-    adapter = format_of(place).read(place, about, open_base(base), lazily=lazily)
-    return replace(adapter, heads=read_heads(place), records=read_records(place)) if place.is_dir() else adapter
+    source = Path(path)
+    if not source.exists():
+        raise FileError("no such folder", where=source, fix="give the folder that holds adapter_config.json")
+    metadata = read_metadata(source) if source.is_dir() else None
+    adapter = format_of(source).read(source, metadata, open_base(base), lazily=lazily)
+    return replace(adapter, heads=read_heads(source), records=read_records(source)) if source.is_dir() else adapter

@@ -1,4 +1,4 @@
-"""An adapter's updates into the weights of a loaded model, in place: which one, and which way round, checked first."""
+"""Add an adapter's updates into the weights of a loaded model, after checking where and how each of them goes."""
 
 from __future__ import annotations
 
@@ -18,50 +18,56 @@ from tangora.errors import ModelError
 if TYPE_CHECKING:
     from tangora.adapters.adapter import Adapter
 
-__all__ = ["Place", "applied", "apply_", "places"]
+__all__ = ["Slot", "applied", "apply_", "find_slots"]
 
 _FIX = "give the base model that the adapter was made for"
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where an update is added: a parameter, ``transposed`` where it is stored so, and which of its experts."""
+class Slot:
+    """Where an update is added.
+
+    Attributes:
+        name: the parameter.
+        transposed: whether the parameter is stored as the transpose of the update.
+        expert: the index of one expert, if the parameter holds several.
+    """
 
     name: str
     transposed: bool = False
     expert: int | None = None
 
-    def of(self, parameter: Tensor) -> Tensor:
-        """The part of the parameter, in the orientation of the update's factors; a view."""
+    def view(self, parameter: Tensor) -> Tensor:
+        """Return a view of the part of the parameter that the update is added to, in the update's orientation."""
         part = parameter.data if self.expert is None else parameter.data[self.expert]
         return part.T if self.transposed else part
 
 
 @torch.no_grad()
 def apply_(model: nn.Module, adapter: Adapter) -> None:
-    """Add the updates, and set what was saved whole; all of it or, on an error, nothing."""
-    found = places(model, adapter)
+    """Add the updates, and set the parameters that were saved whole; all of it or, on an error, nothing."""
+    slots = find_slots(model, adapter)
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for name, value in adapter.whole.items():
         parameters[name].data.copy_(value)
-    for site, place in found.items():
-        part = place.of(parameters[place.name])
+    for site, slot in slots.items():
+        part = slot.view(parameters[slot.name])
         delta = adapter.updates[site].dense()
         part.add_(delta.reshape(part.shape).to(part.device, part.dtype))
 
 
 @contextlib.contextmanager
 def applied(model: nn.Module, adapter: Adapter, saved: dict[str, Tensor] | None = None) -> Iterator[None]:
-    """The model with the adapter's updates added into its weights, for the length of the block.
+    """Add the adapter's updates into the model's weights for the length of the block.
 
     Args:
         model: the adapter's base model, in float32 (adding into bf16 weights would round the update away).
         adapter: of any kind.
-        saved: pristine weights kept from earlier calls with the same model; filled here.
+        saved: the original weights kept from earlier calls with the same model; filled here.
     """
     saved = {} if saved is None else saved
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    touched = {place.name for place in places(model, adapter).values()} | adapter.whole.keys()
+    touched = {slot.name for slot in find_slots(model, adapter).values()} | adapter.whole.keys()
     for name in touched:
         if name not in saved:
             saved[name] = parameters[name].detach().clone()
@@ -73,8 +79,8 @@ def applied(model: nn.Module, adapter: Adapter, saved: dict[str, Tensor] | None 
             parameters[name].data.copy_(saved[name])
 
 
-def places(model: nn.Module, adapter: Adapter) -> dict[str, Place]:
-    """Site -> where its update goes in ``model``, checked; parameters that are replaced whole are checked too.
+def find_slots(model: nn.Module, adapter: Adapter) -> dict[str, Slot]:
+    """Return site -> the slot of its update in ``model``, checked; check the parameters that are replaced whole too.
 
     Raises:
         ModelError: a site is missing, of another kind or shape, or shares its weight with another layer.
@@ -84,56 +90,56 @@ def places(model: nn.Module, adapter: Adapter) -> dict[str, Place]:
     for name, parameter in parameters.items():
         users.setdefault(id(parameter), []).append(name)
     for name, value in adapter.whole.items():
-        _present(name, parameters)
+        _require(name, parameters)
         if parameters[name].shape != value.shape:
             what = f"the model's parameter is {tuple(parameters[name].shape)}, the adapter's {tuple(value.shape)}"
             raise ModelError(what, where=name, fix=_FIX)
-    found: dict[str, Place] = {}
+    slots: dict[str, Slot] = {}
     for site, update in adapter.updates.items():
         full = adapter.metadata.of_kind.by_parameter
-        found[site] = Place(site) if full or is_bias(site, update) else _place(model, site, adapter)
-        name = found[site].name
-        _present(name, parameters)
-        _check_shape(site, parameters[name], found[site], update.shape, full)
+        slots[site] = Slot(site) if full or is_bias(site, update) else _find_slot(model, site, adapter)
+        name = slots[site].name
+        _require(name, parameters)
+        _check_shape(site, parameters[name], slots[site], update.shape, full)
         if not full and (others := [other for other in users[id(parameters[name])] if other != name]):
             fix = "untie the two before applying, or load the adapter with peft"
             raise ModelError(f"the weight is shared with {others[0]}, which is not adapted", where=site, fix=fix)
-    return found
+    return slots
 
 
-def _present(name: str, parameters: Mapping[str, Tensor]) -> None:
+def _require(name: str, parameters: Mapping[str, Tensor]) -> None:
     if name not in parameters:
         raise ModelError("the model has no such parameter", where=name, fix=_FIX)
 
 
-def _check_shape(site: str, parameter: Tensor, place: Place, shape: tuple[int, ...], full: bool) -> None:
-    part = tuple(parameter.shape) if place.expert is None else tuple(parameter.shape[1:])
-    part = part[::-1] if place.transposed else part
+def _check_shape(site: str, parameter: Tensor, slot: Slot, shape: tuple[int, ...], full: bool) -> None:
+    part = tuple(parameter.shape) if slot.expert is None else tuple(parameter.shape[1:])
+    part = part[::-1] if slot.transposed else part
     flat = (part[0], math.prod(part[1:])) if len(part) > 2 and not full else part
-    enough = place.expert is None or place.expert < parameter.shape[0]
-    if flat != tuple(shape) or not enough:
+    has_expert = slot.expert is None or slot.expert < parameter.shape[0]
+    if flat != tuple(shape) or not has_expert:
         what = f"the model's weight is {part}, the adapter's update {tuple(shape)}"
         raise ModelError(what, where=site, fix=_FIX)
 
 
-def _place(model: nn.Module, site: str, adapter: Adapter) -> Place:
+def _find_slot(model: nn.Module, site: str, adapter: Adapter) -> Slot:
     try:
         module = model.get_submodule(layer_of(site))
     except AttributeError:
         fix = "give the base model that the adapter was made for, not one wrapped by peft"
         raise ModelError("the model has no such layer", where=site, fix=fix) from None
     if expert := expert_of(site):
-        return _parameter(module, site, expert[1], adapter)
+        return _parameter_slot(module, site, expert[1], adapter)
     kind = type(module).__name__
     convolution = isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and module.groups == 1
     if not isinstance(module, nn.Linear | nn.Embedding) and kind != "Conv1D" and not convolution:
         fix = "Linear, Conv1D, Embedding and convolutions can be adapted; unwrap a PeftModel with get_base_model()"
         raise ModelError("no update can be added to this kind of layer", got=kind, where=site, fix=fix)
-    return Place(f"{site}.weight", isinstance(module, nn.Embedding) or kind == "Conv1D")
+    return Slot(f"{site}.weight", isinstance(module, nn.Embedding) or kind == "Conv1D")
 
 
-def _parameter(module: nn.Module, site: str, index: int, adapter: Adapter) -> Place:
-    """The parameter of a module: peft wraps one after the other in the order of their definition."""
+def _parameter_slot(module: nn.Module, site: str, index: int, adapter: Adapter) -> Slot:
+    """Find the parameter of a module: peft wraps one after the other in the order of their definition."""
     layer = layer_of(site)
     named = parameters_of(adapter.config, layer)
     wrapped = [n for n, _ in module.named_parameters(prefix=layer, recurse=False) if n in named]
@@ -141,7 +147,6 @@ def _parameter(module: nn.Module, site: str, index: int, adapter: Adapter) -> Pl
     if depth >= len(wrapped):
         raise ModelError("the model has no such parameter", where=site, fix=_FIX)
     name = wrapped[-1 - depth]
-    whole = getattr(module, name.rpartition(".")[2])
-    if whole.ndim == 2:
-        return Place(name)
-    return Place(name, bool(getattr(module, "is_transposed", False)), index)
+    if getattr(module, name.rpartition(".")[2]).ndim == 2:
+        return Slot(name)
+    return Slot(name, bool(getattr(module, "is_transposed", False)), index)

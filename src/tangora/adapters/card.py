@@ -1,4 +1,4 @@
-"""The model card beside an adapter: where it comes from, how it was made, how it scored, how to load it."""
+"""Render an adapter's model card: its provenance, how it was made, its scores, how to load it."""
 
 from __future__ import annotations
 
@@ -26,57 +26,59 @@ _LINEARIZED = {
     "model": "the whole network at the adapter's start (tangent)",
 }
 _TANGENT = (
-    " What is loaded so is the ordinary, non-linear network with these weights. The adapter was made for the network's "
-    'expansion at its start, and scored with it: `tangora.load_model("path/to/this/folder")` is that.'
+    " This loads the ordinary, non-linear network with these weights. The adapter was trained and scored in the "
+    'network\'s expansion at its start: load that with `tangora.load_model("path/to/this/folder")`.'
 )
 _SELECTED = {
     "validation": "coefficients chosen on validation data",
     "oracle": "**† oracle: coefficients chosen on the very split that is scored; an upper bound, not a result**",
-    "given": "coefficients given beforehand",
+    "given": "coefficients fixed in advance",
 }
 
 
 def render(adapter: Adapter) -> str:
-    """The text of ``README.md``: YAML front matter that the Hub reads, then Markdown.
+    """Return the text of ``README.md``: YAML front matter for the Hub, then Markdown.
 
-    No licence is named: it depends on those of the base model and of the data.
+    It names no licence: that depends on the licences of the base model and of the data.
 
     >>> from tangora.adapters.adapter import Adapter, BaseInfo, Metadata
     >>> card = render(Adapter({}, Metadata(task="sst2", base=BaseInfo(model="google/flan-t5-base"))))
     >>> card.splitlines()[1]
     'base_model: google/flan-t5-base'
     """
-    about = adapter.metadata
-    sections = [_front_matter(about), _title(about), _fused(about.fused) if about.fused else _trained(adapter)]
-    sections += [_scores(about.scores), _verified(about.verified), _loading(adapter), _provenance(adapter)]
+    metadata = adapter.metadata
+    made = _fused(metadata.fused) if metadata.fused else _trained(adapter)
+    sections = [_front_matter(metadata), _title(metadata), made]
+    sections += [_scores(metadata.scores), _verified(metadata.verified), _loading(adapter), _provenance(adapter)]
     return "\n\n".join(section.strip() for section in sections if section) + "\n"
 
 
-def _front_matter(about: Metadata) -> str:
+def _front_matter(metadata: Metadata) -> str:
     front: dict[str, Any] = {}
-    if about.base.model and re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", about.base.model):  # a Hub id: the Hub links it
-        front["base_model"] = about.base.model
-        front["base_model_relation"] = "adapter" if about.of_kind.in_peft else "finetune"
-    if about.of_kind.in_peft:
+    model, kind = metadata.base.model, metadata.of_kind
+    if model and re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", model):  # a Hub id: the Hub links it
+        front["base_model"] = model
+        front["base_model_relation"] = "adapter" if kind.in_peft else "finetune"
+    if kind.in_peft:
         front["library_name"] = "peft"
     front["tags"] = [
         "tangora",
-        *(["lora"] if about.of_kind.has_factors else []),
-        *(["model-merging"] if about.fused else []),
+        *(["lora"] if kind.has_factors else []),
+        *(["model-merging"] if metadata.fused else []),
     ]
     return "---\n" + dump(front) + "---"
 
 
-def _title(about: Metadata) -> str:
-    if about.fused:
-        tasks = [p.task or p.name for p in about.fused.parents]
+def _title(metadata: Metadata) -> str:
+    if metadata.fused:
+        tasks = [p.task or p.name for p in metadata.fused.parents]
         title = f"{len(tasks)} tasks in one: {', '.join(tasks)}"
     else:
-        title = about.task or "An adapter"
-    base = f" of {as_code(about.base.model)}" if about.base.model else ""
-    revision = f", revision {as_code(about.base.revision)}" if about.base.revision else ""
-    made = "fused" if about.fused else "made"
-    return f"# {as_text(title)}\n\n{about.of_kind.title}{base}{revision}, {made} with Tangora {about.tangora}."
+        title = metadata.task or "An adapter"
+    base = f" of {as_code(metadata.base.model)}" if metadata.base.model else ""
+    revision = f", revision {as_code(metadata.base.revision)}" if metadata.base.revision else ""
+    made = "fused" if metadata.fused else "made"
+    return f"# {as_text(title)}\n\n{metadata.of_kind.title}{base}{revision}, {made} with Tangora {metadata.tangora}."
 
 
 def _fused(fused: FusedInfo) -> str:
@@ -90,12 +92,12 @@ def _fused(fused: FusedInfo) -> str:
     )
     if fused.selection:
         rows.append(("coefficients", ", ".join(f"{k} {as_text(str(v))}" for k, v in fused.selection.items())))
-    for known in fused.statistics or ():
-        said = f"{known['kind']}, {known['rows']} {known['split']} rows, {known['fingerprint'][:16]}"
-        rows.append((f"statistics of {as_text(str(known['task']))}", as_text(said)))
+    for one in fused.statistics or ():
+        summary = f"{one['kind']}, {one['rows']} {one['split']} rows, {one['fingerprint'][:16]}"
+        rows.append((f"statistics of {as_text(str(one['task']))}", as_text(summary)))
     if fused.heads:
-        told = {"keep": "one per task, in `heads/`", "fuse": "fused by name: their mean, by weight"}
-        rows.append(("what was saved whole", told[fused.heads]))
+        treatment = {"keep": "one per task, in `heads/`", "fuse": "fused by name: their weighted mean"}
+        rows.append(("parameters saved whole", treatment[fused.heads]))
     per_site = isinstance(fused.weights, dict)
     parents = []
     for index, parent in enumerate(fused.parents):
@@ -114,25 +116,24 @@ def _fused(fused: FusedInfo) -> str:
 
 
 def _trained(adapter: Adapter) -> str:
-    about, recipe = adapter.metadata, adapter.metadata.recipe or {}
+    metadata, recipe = adapter.metadata, adapter.metadata.recipe or {}
     training, lora = recipe.get("training") or {}, recipe.get("lora") or {}
-    rows = [("mode", about.mode), ("task", about.task)]
-    if about.distilled is not None:
-        told = about.distilled
-        prints = [told.teacher] if isinstance(told.teacher, str) else list(told.teacher.values())
-        whose = f"the tangent adapter{'s' * (len(prints) > 1)} {', '.join(print_[:16] for print_ in prints)}"
-        of_whom = f"{whose}, on {told.rows} unlabelled {told.split} rows"
-        rows.append(("follows the features of", f"{of_whom} of {', '.join(told.tasks)}"))
-    if about.of_kind.has_factors:
-        linearized = _LINEARIZED[about.linearize]
+    rows = [("mode", metadata.mode), ("task", metadata.task)]
+    if (distilled := metadata.distilled) is not None:
+        prints = [distilled.teacher] if isinstance(distilled.teacher, str) else list(distilled.teacher.values())
+        teachers = f"tangent adapter{'s' * (len(prints) > 1)} {', '.join(print_[:16] for print_ in prints)}"
+        data = f"{distilled.rows} unlabelled {distilled.split} rows of {', '.join(distilled.tasks)}"
+        rows.append(("distilled from", f"the features of {teachers}, on {data}"))
+    if metadata.of_kind.has_factors:
+        linearized = _LINEARIZED[metadata.linearize]
         rows += [("linearized", linearized), ("rank", lora.get("r")), ("alpha", lora.get("alpha"))]
         rows.append(("target modules", lora.get("target_modules")))
-    rows += [(_LABELS[key], training.get(key)) for key in _LABELS] + [("seed", about.seed)]
-    if about.initial is not None:
-        start = f"{about.initial.a_init} A₀, seed {about.initial.seed}"
-        rows.append(("initial values φ₀", start + _fingerprint(about.initial.fingerprint)))
-    known = [(label, as_text(_plain(value))) for label, value in rows if value is not None]
-    return f"## How it was trained\n\n{as_table(('', ''), known)}" if known else ""
+    rows += [(_LABELS[key], training.get(key)) for key in _LABELS] + [("seed", metadata.seed)]
+    if metadata.initial is not None:
+        start = f"{metadata.initial.a_init} A₀, seed {metadata.initial.seed}"
+        rows.append(("initial values φ₀", start + _fingerprint(metadata.initial.fingerprint)))
+    stated = [(label, as_text(_plain(value))) for label, value in rows if value is not None]
+    return f"## How it was trained\n\n{as_table(('', ''), stated)}" if stated else ""
 
 
 _LABELS = {"learning_rate": "learning rate", "steps": "steps", "batch_size": "batch size", "schedule": "schedule"}
@@ -143,39 +144,38 @@ def _scores(scores: Mapping[str, Any] | None) -> str:
         return ""
     selection = str(scores.get("selection") or "")
     mark = " †" if selection == "oracle" else ""
-    words = [
+    context = [
         f"On the {as_text(str(scores.get('split', 'unknown')))} split",
         _SELECTED.get(selection, as_text(selection)),
     ]
     rows = [(as_text(str(task)), f"{float(score):.4f}{mark}") for task, score in scores["tasks"].items()]
-    return f"## Scores\n\n{'; '.join(w for w in words if w)}.\n\n{as_table(('task', 'score'), rows)}"
+    return f"## Scores\n\n{'; '.join(part for part in context if part)}.\n\n{as_table(('task', 'score'), rows)}"
 
 
-def _verified(found: Mapping[str, Any] | None) -> str:
-    if not found:
+def _verified(verified: Mapping[str, Any] | None) -> str:
+    if not verified:
         return ""
     against = {"parents": "the sum of its parents in float64", "result": "the fused update in float64"}
-    rows = [
-        (f"the files, read by stock peft, against {against.get(str(found.get('reference')), 'the update')}", "error")
-    ]
-    again = f"the method evaluated again in float64, at {found.get('again')} of the sites, against the files"
+    reference = against.get(str(verified.get("reference")), "the update")
+    rows = [(f"the files, read by stock peft, against {reference}", "error")]
+    again = f"the method evaluated again in float64, at {verified.get('again')} of the sites, against the files"
     rows += [(again, "again_error")]
-    rows += [("the parents' own files, read by stock peft", "identity"), ("factors written otherwise", "gauge")]
-    told = [(text, f"{float(found[key]):.1e}") for text, key in rows if isinstance(found.get(key), float)]
-    probed = found.get("probed")
+    rows += [("the parents' own files, read by stock peft", "identity"), ("the same update in other factors", "gauge")]
+    errors = [(text, f"{float(verified[key]):.1e}") for text, key in rows if isinstance(verified.get(key), float)]
+    probed = verified.get("probed")
     note = f" {probed} of the sites are large, and were compared on 16 random vectors." if probed else ""
-    table = as_table(("compared", "largest relative difference of a site"), told)
-    return f"## Verified\n\nWhen it was written, over {found.get('sites')} sites.{note}\n\n{table}"
+    table = as_table(("compared", "largest relative difference of a site"), errors)
+    return f"## Verified\n\nWhen it was written, over {verified.get('sites')} sites.{note}\n\n{table}"
 
 
 def _loading(adapter: Adapter) -> str:
     base = adapter.metadata.base
     if adapter.metadata.of_kind.in_peft:
-        words, head, tail = "Stock peft loads it.", "from peft import PeftModel\n", _LOAD
+        text, head, tail = "Stock peft loads it.", "from peft import PeftModel\n", _LOAD
     else:
-        words, head, tail = "Tangora adds the differences to the base model's weights.", "import tangora\n", _LOAD_FULL
+        text, head, tail = "Tangora adds the differences to the base model's weights.", "import tangora\n", _LOAD_FULL
     if adapter.metadata.expanded:
-        words += _TANGENT
+        text += _TANGENT
     if (base.model or "").startswith("builtin:"):
         imports, made = _BUILTIN, f"load_base(BaseConfig(family={base.family!r}, model={base.model!r})).backbone"
     else:
@@ -186,25 +186,27 @@ def _loading(adapter: Adapter) -> str:
         made = f"{loader}.from_pretrained({json.dumps(base.model or 'the/base-model')}{revision})"
     own = [task for task in adapter.heads if task in adapter.records]
     if own:
-        words += " The trained head of every task is in `heads/`, beside a JSON file that describes how it answers."
+        text += " The trained head of every task is in `heads/`, beside a JSON file that describes its use."
     for task in [task for task in adapter.heads if task not in own][:1]:
         imports += "from safetensors.torch import load_file\n"
         path = json.dumps(f"path/to/this/folder/heads/{task}.safetensors")
         made += f"\nbase.load_state_dict(load_file({path}), strict=False)"
-        words += " The base takes the head of one task first."
+        text += " First, load the head of one task into the base."
     code = f"{head}{imports}\nbase = {made}\n{tail}"
-    return f"## How to load it\n\n{words}\n\n```python\n{code}```"
+    return f"## How to load it\n\n{text}\n\n```python\n{code}```"
 
 
 def _provenance(adapter: Adapter) -> str:
     rows = [("adapter", as_code(adapter.fingerprint))]
     if adapter.metadata.base.fingerprint:
         rows.append(("base weights", as_code(adapter.metadata.base.fingerprint)))
-    return f"## Fingerprints\n\n{as_table(('', 'sha-256'), rows)}\n\nAll of this, for machines: `tangora.json`."
+    return (
+        f"## Fingerprints\n\n{as_table(('', 'sha-256'), rows)}\n\nAll of this in machine-readable form: `tangora.json`."
+    )
 
 
 def _space(space: str) -> str:
-    # A card is also written where the package that brought the space is not installed.
+    # A card may be written on a machine without the package that defines the space.
     summary = f" ({as_text(SPACES.get(space).summary)})" if space in SPACES else ""
     return as_code(space) + summary
 

@@ -1,8 +1,8 @@
-"""What a format is: the files of an adapter, read and written.
+"""The contract of a format, which reads and writes the files of an adapter.
 
-A format is one object, found by its name: ours by file (`tangora.adapters.formats`), another package's by an entry
-point of the group ``tangora.formats``. `tangora.load` asks every format whether it recognizes a path; an adapter is
-written in the format of its kind, or in the one that `Adapter.save` names. `tangora.testing.check_format` checks the
+A format is one object, found by its name: a built-in one by file (`tangora.adapters.formats`), another package's by an
+entry point of the group ``tangora.formats``. `tangora.load` uses the format that recognizes a path. An adapter is
+written in the format of its kind, or in the one passed to `Adapter.save`. `tangora.testing.check_format` checks the
 promises below.
 """
 
@@ -33,13 +33,13 @@ class Format(Protocol):
     """The files of adapters of one kind.
 
     Attributes:
-        name: as it is registered.
+        name: the name under which it is registered.
         kind: of the adapters: ``lora`` (low-rank updates of layers) or ``full`` (changes of whole parameters).
 
     A format promises:
 
-    1. `recognizes` is true of what `write` has written, false of every other format's files, and never raises.
-    2. `read` of what `write` has written gives an adapter of the same fingerprint, in float32, read lazily or not.
+    1. `recognizes` returns True for what `write` has written, False for every other format's files, and never raises.
+    2. `read` returns an adapter with the fingerprint of the one that `write` got, in float32, lazily or not.
     3. `read` refuses what it cannot read exactly, with an error that says what is wrong; it never skips a tensor.
     """
 
@@ -47,7 +47,7 @@ class Format(Protocol):
     kind: Literal["lora", "full"]
 
     def recognizes(self, path: Path) -> bool:
-        """Whether a folder or a file is of this format: from names and headers, no weight is read."""
+        """Return whether a folder or a file is of this format, from names and headers; no weight is read."""
         ...
 
     def read(
@@ -57,42 +57,42 @@ class Format(Protocol):
 
         Args:
             path: a folder or file that the format recognizes.
-            about: what ``tangora.json`` beside the files says; None if there is none.
-            base: the model that it is for, if the updates depend on the base's weights.
-            lazily: large tensors may stay in their files, which do not change, until they are asked for.
+            about: the content of ``tangora.json`` beside the files; None if there is none.
+            base: the adapter's base model, if the updates depend on the base's weights.
+            lazily: large tensors may stay in their files, which do not change, until they are needed.
 
         Raises:
             FileError: a file is missing, truncated or corrupt.
-            AdapterError: the adapter is no change of the base's weights, or one that only the base makes readable.
+            AdapterError: the adapter is no change of the base's weights, or cannot be read without the base.
         """
         ...
 
     def survey(self, path: Path, about: Metadata | None) -> Survey:
-        """Describe an adapter for ``tangora inspect``, also one that cannot be read without its base.
+        """Describe an adapter for ``tangora inspect``, even if it cannot be read without its base.
 
         `tangora.adapters.survey.surveyed` describes any adapter that `read` returns.
         """
         ...
 
     def write(self, adapter: Adapter, folder: Path) -> None:
-        """Write an adapter's weights into a folder; ``tangora.json``, the card and ``heads/`` are written by others.
+        """Write an adapter's weights into a folder; the caller writes ``tangora.json``, the card and ``heads/``.
 
         Raises:
-            AdapterError: the format has no file for such an adapter.
+            AdapterError: the format cannot represent the adapter.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Site:
-    """What one update is.
+    """A description of one update.
 
     Attributes:
         name: the layer's path, or the parameter's.
         kind: ``linear``, ``embedding``, ``convolution``, ``bias``, ``expert`` or ``parameter``.
         shape: of the weight.
-        rank: of a low-rank update.
-        scaling: of its factors.
+        rank: of a low-rank update, else None.
+        scaling: of its factors, else None.
         norm: of the update (Frobenius); None if it depends on the base.
     """
 
@@ -106,14 +106,14 @@ class Site:
 
 @dataclass(frozen=True)
 class Survey:
-    """What an adapter's files hold, without its numbers.
+    """A description of an adapter's files, without their numbers.
 
     Attributes:
         adapter: the adapter with tensors that have shapes only.
         tensors: the tensors of its files.
         sites: its updates.
         whole: parameters that are saved whole.
-        start: whether φ₀ is in a file of its own: the adapter may not have started at the base.
+        start: whether φ₀ is in a file of its own, so that the adapter may not have started at the base.
         needs_base: why its updates depend on the base's weights; None if they do not.
     """
 
@@ -157,7 +157,7 @@ def _content_of(path: Path) -> str:
 
 
 def holds_adapter(path: Path) -> bool:
-    """Whether a path holds an adapter and no checkpoint; of a checkpoint, no format is asked."""
+    """Return whether a path holds an adapter and no checkpoint; formats are not tried on a checkpoint."""
     if path.is_dir() and (path / CONFIG).exists():
         return False
     return is_adapter(path) or (path.exists() and bool(recognized_by(path)))

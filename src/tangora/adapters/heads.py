@@ -1,7 +1,7 @@
-"""What an adapter keeps of each task beside its updates: trained heads, and what prediction needs.
+"""Read and write an adapter's per-task files: trained heads, and what prediction needs.
 
-heads/<task>.safetensors   parameters that belong to one task: a trained head, or ``modules_to_save``
-heads/<task>.json          how rows become inputs, and outputs answers: see `HeadRecord`
+heads/<task>.safetensors   parameters of one task: a trained head, or ``modules_to_save``
+heads/<task>.json          how to turn rows into inputs, and outputs into answers: see `HeadRecord`
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ FOLDER = "heads"
 
 
 class HeadRecord(BaseModel):
-    """What prediction by an adapter needs besides the base model and the tensors.
+    """What prediction with an adapter needs besides the base model and the tensors.
 
     Attributes:
-        family: which code reads the rest; see `tangora.tasks.contract.Family`.
+        family: the name of the `tangora.tasks.contract.Family` that reads the other attributes.
         labels: class names in the order of the logits.
-        base: settings of the base, such as pooling and the largest length.
+        base: settings of the base, such as pooling and the maximum length.
         task: settings of the task, such as templates, prompt and metric.
-        readout: what the family adds: a scale, how images are normalized.
+        readout: settings that the family adds: a scale, the normalization of images.
 
     >>> HeadRecord(family="text-zero-shot", labels=["ham", "spam"]).labels
     ['ham', 'spam']
@@ -54,7 +54,7 @@ def read_heads(folder: Path) -> dict[str, dict[str, Tensor]]:
     """Return task -> parameters, from ``heads/`` in an adapter's folder.
 
     Raises:
-        FileError: a file is corrupt, leads out of the folder, or has a number that is not finite.
+        FileError: a file is corrupt, lies outside the folder, or contains a number that is not finite.
     """
     heads = {}
     for path in _files(folder, ".safetensors"):
@@ -67,7 +67,7 @@ def read_records(folder: Path) -> dict[str, HeadRecord]:
     """Return task -> what prediction needs, from ``heads/`` in an adapter's folder.
 
     Raises:
-        AdapterError: a file is not a record, or is one of a newer format.
+        AdapterError: a file is not a record, or of a newer format.
     """
     return {
         path.name.removesuffix(".json"): validate(HeadRecord, read_json(path), str(path), AdapterError)
@@ -85,7 +85,7 @@ def _files(folder: Path, suffix: str) -> list[Path]:
 
 
 def write_heads(folder: Path, heads: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Write ``heads/<task>.safetensors``: a readout's own names, or those of the base for ``modules_to_save``."""
+    """Write ``heads/<task>.safetensors``, with the readout's names, or the base's names for ``modules_to_save``."""
     for task, tensors in heads.items():
         (folder / FOLDER).mkdir(exist_ok=True)
         write_safetensors(folder / FOLDER / f"{task}.safetensors", tensors)
@@ -99,7 +99,7 @@ def write_records(folder: Path, records: Mapping[str, HeadRecord]) -> None:
 
 
 def heads_digest(heads: Mapping[str, Mapping[str, Tensor]]) -> str:
-    """Sha-256 (hex) of tasks, names and values; the empty text if there are none."""
+    """Return the sha-256 (hex) of tasks, names and values; an empty string if there are none."""
     if not heads:
         return ""
     prints = {task: {name: tensor_digest(t) for name, t in named.items()} for task, named in heads.items()}

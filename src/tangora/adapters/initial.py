@@ -1,7 +1,7 @@
-"""φ₀, where every adapter of a run starts: drawn from the seed and the site's name, so that it need not be kept.
+"""φ₀, the start of every adapter of a run: drawn from the seed and the site's name, so that it need not be stored.
 
-Adapters that share φ₀ share A₀, and then their updates add up at the same rank. A factor depends on
-nothing but (seed, site, kind, rank, width): not on the machine, the task, or the order of the sites.
+Adapters that share φ₀ share A₀, and then their updates add up at the same rank. A factor depends only on
+(seed, site, kind, rank, width): not on the machine, the task, or the order of the sites.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 __all__ = ["DRAWN", "KEPT", "draw", "draw_factors", "fingerprint", "kind_of", "seed_of", "set_initial_"]
 
 DRAWN = {True: "kaiming_uniform", "gaussian": "gaussian"}
-"""peft's ``init_lora_weights`` that are drawn here, and the kind of `draw`."""
+"""peft's ``init_lora_weights`` that are drawn here -> the kind of `draw`."""
 
 KEPT = (False, "orthogonal")
-"""Those that peft makes itself; the factors are stored with the adapter."""
+"""The ``init_lora_weights`` that peft initializes itself; these factors are stored with the adapter."""
 
 
 def seed_of(*parts: object) -> int:
-    """A 63-bit seed from anything that prints the same everywhere."""
+    """Return a 63-bit seed from values that print the same everywhere."""
     text = "\x1f".join(str(part) for part in parts)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
@@ -46,12 +46,12 @@ def draw(
     kind: str = "kaiming_uniform",
     task: str | None = None,
 ) -> Float[Tensor, "r in"]:
-    """A₀ of one site, by a CPU generator seeded with sha-256 of (seed, site), float32.
+    """Draw A₀ of one site in float32, from a CPU generator seeded with the sha-256 of (seed, site).
 
     ``kaiming_uniform`` is peft's default, U(-1/√in, 1/√in); ``gaussian`` is N(0, 1/r²).
 
     Args:
-        task: given, the task's name decides too (``a_init: per_task``).
+        task: if given, the seed depends on the task's name too (``a_init: per_task``).
 
     Raises:
         ModelError: the kind is neither.
@@ -79,7 +79,7 @@ def draw_factors(
     task: str | None = None,
     scaling: float = 1.0,
 ) -> LowRank:
-    """Both factors of one site, as peft would start them: of A₀ and B₀ one is random, the other zero.
+    """Draw both factors of one site as peft initializes them: one of A₀ and B₀ is random, the other zero.
 
     A linear layer has A₀ from `draw` and B₀ = 0. An embedding has A₀ = 0 and B₀ from N(0, 1).
 
@@ -94,7 +94,7 @@ def draw_factors(
 
 
 def fingerprint(initial: Mapping[str, LowRank]) -> str:
-    """Sha-256 (hex) of the factors of all sites in float32; scalings do not enter."""
+    """Return the sha-256 (hex) of the factors of all sites in float32, without the scalings."""
     total = hashlib.sha256()
     for site in sorted(initial):
         for name, factor in (("a", initial[site].a), ("b", initial[site].b)):
@@ -104,7 +104,7 @@ def fingerprint(initial: Mapping[str, LowRank]) -> str:
 
 
 def kind_of(init: bool | str) -> str | None:
-    """Which kind of `draw` peft's ``init_lora_weights`` is; None where peft's own values are kept.
+    """Return the kind of `draw` for peft's ``init_lora_weights``; None if peft's own values are kept.
 
     Raises:
         ModelError: the initial values change the base weights, or need data.
@@ -120,9 +120,9 @@ def kind_of(init: bool | str) -> str | None:
 def set_initial_(
     model: nn.Module, seed: int, adapter_name: str = "default", *, task: str | None = None
 ) -> dict[str, LowRank]:
-    """Overwrite the freshly made factors of every LoRA site by φ₀, and return φ₀ (float32, on the CPU).
+    """Overwrite the freshly made factors of every LoRA site with φ₀, and return φ₀ (float32, on the CPU).
 
-    Where peft's own values are kept (``init_lora_weights`` False or "orthogonal"), they are only read.
+    If peft's own values are kept (``init_lora_weights`` False or "orthogonal"), they are only read.
 
     Raises:
         ModelError: the initial values change the base weights or need data, or a layer is of an unsupported kind.
@@ -145,7 +145,7 @@ def set_initial_(
 
 
 def _normal(rows: int, columns: int, generator: torch.Generator) -> Float[Tensor, "rows columns"]:
-    """Drawn in float64, because the float32 draw differs in its last bits between kinds of processor."""
+    """Draw in float64, because the last bits of a float32 draw differ between processors."""
     return torch.empty(rows, columns, dtype=torch.float64).normal_(generator=generator).float()
 
 
@@ -156,7 +156,7 @@ def _generator(seed: int, site: str, task: str | None) -> torch.Generator:
 
 def _reason(init: bool | str) -> str:
     if init == "eva":
-        return "eva reads training data first; use true, 'gaussian', 'orthogonal' or false"
+        return "eva needs training data; use true, 'gaussian', 'orthogonal' or false"
     if init == "mica":
-        return "mica trains only A with B from the base weight, which no seed can redraw; use true or 'gaussian'"
+        return "mica takes B from the base weight, so that no seed can redraw it; use true or 'gaussian'"
     return f"{init} changes the base weights, so adapters would not share a base; use true, 'gaussian' or 'orthogonal'"

@@ -1,4 +1,4 @@
-"""The kinds of adapters: what their updates belong to, and what follows from it."""
+"""The kinds of adapters, and their properties."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ class Kind:
     """A kind of adapter.
 
     Attributes:
-        name: as ``tangora.json`` says it in ``kind``.
+        name: the value of ``kind`` in ``tangora.json``.
         format: the format (`tangora.adapters.contract.Format`) that an adapter of the kind is written in.
-        by_parameter: whether its sites are parameters of the base (``layer.weight``), instead of layers (``layer``)
-            whose weight is changed.
-        has_factors: whether its updates are low-rank: they can be cut to a rank and fused in every space.
+        by_parameter: whether its sites are parameters of the base (``layer.weight``) instead of layers (``layer``).
+        has_factors: whether its updates are low-rank, so that they can be truncated and fused in every space.
         in_peft: whether stock peft loads it.
-        title: what a model card calls it.
-        summary: what ``tangora inspect`` calls it.
+        title: its name in a model card.
+        summary: its name in ``tangora inspect``.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The content of ``tangora.json`` beside an adapter: where it comes from, where it started, how it scored."""
+"""The content of ``tangora.json`` beside an adapter: its provenance, its start and its scores."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ class Parent(_Frozen):
 class FusedInfo(_Frozen):
     """How a fused adapter was made: enough to make it again from its parents, without data.
 
-    ``weights`` are one per parent, or per site and parent. ``truncation_error`` is the relative Frobenius error of
-    the cut to ``rank``, over all sites and for each. ``selection`` says who chose the weights, and on which split;
-    ``statistics`` are those that the method was given, one per parent: of which task, split and rows; ``heads`` says
-    what became of what was saved whole.
+    ``weights`` has one number per parent, or per site and parent. ``truncation_error`` is the relative Frobenius error
+    of the truncation to ``rank`` over all sites, ``site_errors`` that of each. ``selection`` records how the weights
+    were chosen, and on which split; ``statistics`` the statistics that the method used, one entry per parent, with
+    task, split and rows; ``heads`` how the parameters saved whole were treated.
     """
 
     method: str
@@ -85,7 +85,7 @@ class FusedInfo(_Frozen):
 
 
 class DistilledInfo(_Frozen):
-    """What a student followed on unlabelled rows: the fingerprint of its tangent teacher, or of each task's."""
+    """What a student was distilled from: the fingerprint of its tangent teacher, or of each task's, and the rows."""
 
     teacher: str | dict[str, str]
     tasks: list[str]
@@ -96,8 +96,8 @@ class DistilledInfo(_Frozen):
 class Metadata(_Frozen):
     """An adapter's provenance, format 1; every field but the first three may be unknown.
 
-    ``train`` is the registered mode that trained it (`tangora.modes.contract.Mode`). Files of earlier versions do not
-    have it: there it follows from ``kind`` and ``linearize``.
+    ``train`` is the registered mode that trained it (`tangora.modes.contract.Mode`). It is missing in files of earlier
+    versions, and then follows from ``kind`` and ``linearize``.
 
     >>> Metadata(task="digits", base=BaseInfo(model="vit")).base.model
     'vit'
@@ -123,38 +123,44 @@ class Metadata(_Frozen):
 
     @model_validator(mode="before")
     @classmethod
-    def _mode_of_earlier_versions(cls, given: Any) -> Any:
-        if not isinstance(given, Mapping) or "train" in given:
-            return given
-        linearize = given.get("linearize", "none")
-        if given.get("kind") == "full":
-            return {**given, "train": "full-tangent" if linearize == "model" else "full"}
-        return {**given, "train": {"module": "l-lora", "model": "tangent"}.get(str(linearize), "lora")}
+    def _mode_of_earlier_versions(cls, raw: Any) -> Any:
+        if not isinstance(raw, Mapping) or "train" in raw:
+            return raw
+        linearize = raw.get("linearize", "none")
+        if raw.get("kind") == "full":
+            return {**raw, "train": "full-tangent" if linearize == "model" else "full"}
+        return {**raw, "train": {"module": "l-lora", "model": "tangent"}.get(str(linearize), "lora")}
 
     def __repr__(self) -> str:
-        named = {"mode": self.mode, "task": self.task, "base": self.base.model, "stage": self.stage and self.stage[:12]}
-        said = [f"{name}={value!r}" for name, value in named.items() if value is not None]
+        fields = {
+            "kind": self.kind,
+            "mode": self.mode,
+            "task": self.task,
+            "base": self.base.model,
+            "stage": self.stage and self.stage[:12],
+        }
+        values = [f"{name}={value!r}" for name, value in fields.items() if value is not None]
         parts = [name for name in ("fused", "distilled", "scores", "verified") if getattr(self, name) is not None]
-        return f"Metadata({', '.join([f'kind={self.kind!r}', *said, *parts])})"
+        return f"Metadata({', '.join([*values, *parts])})"
 
     @property
     def of_kind(self) -> Kind:
-        """The kind as a value."""
+        """The properties of the kind."""
         return KINDS[self.kind]
 
     @property
     def linear_in_factors(self) -> bool:
-        """Whether the adapter was trained where the network, or each layer, is linear in φ: factors then add up."""
+        """Whether the network, or each layer, was linear in φ in training, so that factors add up."""
         return self.linearize != "none"
 
     @property
     def expanded(self) -> bool:
-        """Whether it was trained, and answers, as the whole network's expansion: not as what stock peft computes."""
+        """Whether it was trained in, and predicts with, the expansion of the whole network, unlike in stock peft."""
         return self.linearize == "model"
 
 
 def declared_kind(path: Path) -> str | None:
-    """Return the kind that ``tangora.json`` in a folder says; None if there is none, or it cannot be read."""
+    """Return the kind in a folder's ``tangora.json``; None if there is no such file, or it cannot be read."""
     with contextlib.suppress(FileError):
         kind = read_json(inside(path, FILE)).get("kind", "lora")
         return kind if isinstance(kind, str) else None
@@ -162,11 +168,11 @@ def declared_kind(path: Path) -> str | None:
 
 
 def read_metadata(folder: Path) -> Metadata | None:
-    """The metadata in ``folder``; None when it has no ``tangora.json``.
+    """Read the metadata in ``folder``; None if it has no ``tangora.json``.
 
     Raises:
         FileError: the file is unreadable.
-        AdapterError: it is wrong, or of a newer format.
+        AdapterError: its content is invalid, or of a newer format.
     """
     path = folder / FILE
     if not path.exists():
@@ -177,8 +183,8 @@ def read_metadata(folder: Path) -> Metadata | None:
 
 
 def _check_format(raw: Mapping[str, Any], path: Path) -> None:
-    found = raw.get("format")
-    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
-        raise AdapterError("the format must be a whole number", got=found, where=path, fix="write the adapter again")
-    if found > FORMAT:
-        raise AdapterError(f"this version reads format {FORMAT}", got=found, where=path, fix="update tangora")
+    version = raw.get("format")
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise AdapterError("the format must be a whole number", got=version, where=path, fix="write the adapter again")
+    if version > FORMAT:
+        raise AdapterError(f"this version reads format {FORMAT}", got=version, where=path, fix="update tangora")

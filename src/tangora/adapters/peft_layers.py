@@ -1,4 +1,4 @@
-"""How peft keeps LoRA: which layers hold an adapter, and where its two factors are."""
+"""Find the layers of a peft model that hold an adapter, and their two factors."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ __all__ = ["Layer", "adapter_config", "base_of", "factor_names", "factors", "lor
 
 
 def base_of(model: nn.Module) -> nn.Module:
-    """The base model inside a `PeftModel`; a model that carries its adapters itself is its own base."""
+    """Return the base model inside a `PeftModel`; a model that holds its adapters itself is its own base."""
     inner = getattr(model, "get_base_model", None)
     return inner() if callable(inner) else model
 
 
 def adapter_config(model: nn.Module, adapter_name: str) -> LoraConfig:
-    """The configuration of a LoRA adapter.
+    """Return the configuration of a LoRA adapter.
 
     Raises:
         ModelError: there is no such adapter, or it is not LoRA.
@@ -39,29 +39,28 @@ def adapter_config(model: nn.Module, adapter_name: str) -> LoraConfig:
 
 
 def lora_layers(model: nn.Module, adapter_name: str = "default") -> dict[str, Layer]:
-    """Site -> the LoRA layer that adapts it (`peft.tuners.lora.layer.Linear` or ``Embedding``), for one adapter.
+    """Return site -> LoRA layer (`peft.tuners.lora.layer.Linear` or ``Embedding``) of one adapter.
 
     Raises:
-        ModelError: there is no such adapter, no layer holds it, or a layer is of another kind than Linear, Conv1D and
-            Embedding.
+        ModelError: there is no such adapter, no layer holds it, or a layer is not a Linear, Conv1D or Embedding.
     """
     from peft.tuners.lora.layer import LoraLayer  # deferred: it takes seconds to import
 
     adapter_config(model, adapter_name)
-    found = {
+    layers = {
         site: module
         for site, module in base_of(model).named_modules()
         if isinstance(module, LoraLayer) and adapter_name in module.r
     }
-    if not found:
+    if not layers:
         raise ModelError("no layer of the model holds the adapter", got=adapter_name, fix="check target_modules")
-    for site, layer in found.items():
+    for site, layer in layers.items():
         _refuse_unless_plain(layer, site, adapter_name)
-    return found
+    return layers
 
 
 def _refuse_unless_plain(layer: Layer, site: str, adapter_name: str) -> None:
-    """A subclass may compute something else (quantized, sharded), so the type must be exact."""
+    """Refuse other types, subclasses too: these may compute something else (quantized, sharded)."""
     from peft.tuners.lora.layer import Embedding, Linear  # deferred: it takes seconds to import
 
     if type(layer) not in (Linear, Embedding):
@@ -72,14 +71,14 @@ def _refuse_unless_plain(layer: Layer, site: str, adapter_name: str) -> None:
 
 
 def factor_names(layer: Layer, adapter_name: str) -> tuple[str, str]:
-    """The attributes of ``layer`` that hold A and B: an embedding has its own pair."""
+    """Return the names of the attributes of ``layer`` that hold A and B; those of an embedding differ."""
     if adapter_name in layer.lora_embedding_A:
         return "lora_embedding_A", "lora_embedding_B"
     return "lora_A", "lora_B"
 
 
 def factors(layer: Layer, adapter_name: str) -> tuple[nn.Parameter, nn.Parameter]:
-    """The parameters A ``[r, in]`` and B ``[out, r]`` of a Linear, Conv1D or Embedding site."""
+    """Return the parameters A ``[r, in]`` and B ``[out, r]`` of a Linear, Conv1D or Embedding site."""
     name_a, name_b = factor_names(layer, adapter_name)
     a, b = getattr(layer, name_a)[adapter_name], getattr(layer, name_b)[adapter_name]
     return getattr(a, "weight", a), getattr(b, "weight", b)

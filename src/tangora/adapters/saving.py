@@ -1,4 +1,4 @@
-"""An adapter's folder, written whole or not at all: weights by a format, provenance, card, heads."""
+"""Write an adapter's folder completely or not at all: weights in a format, provenance, card and heads."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def save(
 
 
 def write_weights(adapter: Adapter, folder: Path, format_name: str | None = None) -> None:
-    """Write the weights alone into a folder, in a format, or in that of the adapter's kind.
+    """Write only the weights into a folder, in the named format or that of the adapter's kind.
 
     Raises:
         PluginError: there is no such format.
         ArgumentError: the format is for another kind.
-        AdapterError: the format has no file for such an adapter.
+        AdapterError: the format cannot represent the adapter.
     """
     kind = adapter.metadata.of_kind
     chosen = cast("Format", FORMATS.get(format_name or kind.format))

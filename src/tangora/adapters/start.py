@@ -1,4 +1,4 @@
-"""φ₀ of an adapter on disk: drawn again from its seed, or read from a file beside it."""
+"""φ₀ of a saved adapter: drawn again from its seed, or read from a file beside it."""
 
 from __future__ import annotations
 
@@ -26,29 +26,28 @@ INITIAL = "tangora_initial.safetensors"
 
 
 def read_initial(adapter: Adapter, folder: Path) -> dict[str, LowRank] | None:
-    """φ₀, where the folder tells it.
+    """Read φ₀, or draw it again; None if the folder does not record it.
 
     Raises:
-        AdapterError: it does not have the fingerprint that was written down.
+        AdapterError: it does not have the recorded fingerprint.
     """
-    told = adapter.metadata.initial
+    recorded = adapter.metadata.initial
     if (folder / INITIAL).exists():
         initial: dict[str, LowRank] | None = _read(inside(folder, INITIAL))
     else:
         initial = _redraw(adapter)
-    if initial is None or told is None or told.fingerprint is None:
+    if initial is None or recorded is None or recorded.fingerprint is None:
         return initial
-
-    if (found := fingerprint(initial)) != told.fingerprint:
-        what = f"φ₀ has fingerprint {found[:12]}, {FILE} says {told.fingerprint[:12]}"
+    if (actual := fingerprint(initial)) != recorded.fingerprint:
+        what = f"φ₀ has fingerprint {actual[:12]}, {FILE} records {recorded.fingerprint[:12]}"
         raise AdapterError(what, where=folder, fix="the files are not of one adapter: copy the whole folder again")
     return initial
 
 
 def _redraw(adapter: Adapter) -> dict[str, LowRank] | None:
-    """φ₀ from its seed; None where that is not how it was made."""
-    told = adapter.metadata.initial
-    if told is None or told.init not in DRAWN:
+    """Draw φ₀ again from its seed; None if it was not drawn from one."""
+    recorded = adapter.metadata.initial
+    if recorded is None or recorded.init not in DRAWN:
         return None
     initial: dict[str, LowRank] = {}
     for site, update in adapter.updates.items():
@@ -58,20 +57,20 @@ def _redraw(adapter: Adapter) -> dict[str, LowRank] | None:
         if factors is None:
             return None
         initial[site] = draw_factors(
-            told.seed,
+            recorded.seed,
             site,
             factors.rank,
             (update.shape[0], update.shape[1]),
-            kind=DRAWN[told.init],
+            kind=DRAWN[recorded.init],
             embedding=site in adapter.embeddings,
-            task=adapter.metadata.task if told.a_init == "per_task" else None,
+            task=adapter.metadata.task if recorded.a_init == "per_task" else None,
             scaling=factors.scaling,
         )
     return initial
 
 
 def can_redraw(adapter: Adapter) -> bool:
-    """Whether seed and sites are enough to draw the adapter's φ₀ again."""
+    """Return whether seed and sites are enough to draw the adapter's φ₀ again."""
     drawn, initial = _redraw(adapter), adapter.initial or {}
     if drawn is None or fingerprint(drawn) != fingerprint(initial):
         return False
@@ -79,7 +78,7 @@ def can_redraw(adapter: Adapter) -> bool:
 
 
 def initial_tensors(initial: Mapping[str, LowRank]) -> dict[str, Tensor]:
-    """φ₀ as the tensors of a file."""
+    """Return φ₀ as the tensors of a file."""
     tensors: dict[str, Tensor] = {}
     for site, update in initial.items():
         scaling = torch.tensor(update.scaling, dtype=torch.float64)
@@ -94,5 +93,5 @@ def _read(path: Path) -> dict[str, LowRank]:
         return {s: LowRank(tensors[f"{s}.B"], tensors[f"{s}.A"], float(tensors[f"{s}.scaling"])) for s in sites}
     except KeyError as cause:
         raise AdapterError("a factor of φ₀ is missing", got=cause.args[0], where=path, fix="copy it again") from None
-    except (ArgumentError, RuntimeError) as cause:  # shapes that are none of factors, or more than one scaling
+    except (ArgumentError, RuntimeError) as cause:  # the shapes are not those of factors and one scaling
         raise AdapterError(f"φ₀ does not fit together ({cause})", where=path, fix="copy it again") from None

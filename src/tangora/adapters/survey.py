@@ -1,4 +1,4 @@
-"""A description of any adapter that can be read whole: for formats that need no survey of their own."""
+"""Describe an adapter that has been read, for formats that need no survey of their own."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ __all__ = ["surveyed"]
 
 
 def surveyed(adapter: Adapter, files: Iterable[Path]) -> Survey:
-    """Describe an adapter by what was read of it.
+    """Describe an adapter that has been read.
 
     Args:
-        adapter: as its format reads it, lazily if it can.
+        adapter: as its format returns it, read lazily if possible.
         files: the safetensors files that hold it.
     """
     tensors: dict[str, Stored] = {}

@@ -1,4 +1,4 @@
-"""An adapter in a line, and as a table."""
+"""Describe an adapter in one line, and as a table."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def table(adapter: Adapter) -> str:
 
 
 def _facts(adapter: Adapter) -> dict[str, str]:
-    """What identifies an adapter, as far as it is known; nothing is computed for it."""
-    about, found = adapter.metadata, {}
-    if about.fused is not None:
-        found["fused"] = f"from {len(about.fused.parents)} by {about.fused.method}"
-    if about.task is not None:
-        found["task"] = repr(about.task)
-    if about.mode is not None:
-        found["mode"] = about.mode
-    found[_COUNTS[about.of_kind.by_parameter]] = str(len(adapter.updates))
+    """Return what identifies an adapter, as far as it is known without computing anything."""
+    metadata, facts = adapter.metadata, {}
+    if metadata.fused is not None:
+        facts["fused"] = f"from {len(metadata.fused.parents)} by {metadata.fused.method}"
+    if metadata.task is not None:
+        facts["task"] = repr(metadata.task)
+    if metadata.mode is not None:
+        facts["mode"] = metadata.mode
+    facts[_COUNTS[metadata.of_kind.by_parameter]] = str(len(adapter.updates))
     if ranks := sorted({f.rank for u in adapter.updates.values() if (f := u.factors()) is not None}):
-        found["rank"] = f"{ranks[0]}" if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
-    if about.base.model is not None:
-        found["base"] = about.base.model.rstrip("/").rpartition("/")[2]
-    return found
+        facts["rank"] = f"{ranks[0]}" if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
+    if metadata.base.model is not None:
+        facts["base"] = metadata.base.model.rstrip("/").rpartition("/")[2]
+    return facts

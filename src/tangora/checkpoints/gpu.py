@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tangora.checkpoints.lane import Lane
 from tangora.errors import ArgumentError
-from tangora.storage.files import Files
+from tangora.storage.files import InputFiles
 from tangora.storage.floats import Array
 from tangora.storage.header import FLOATS, ITEMSIZE
 
@@ -23,7 +23,7 @@ __all__ = ["GpuLane", "check_device"]
 class GpuLane(Lane):
     """A `Lane` whose numbers are tensors on ``device``."""
 
-    def __init__(self, files: Files, tasks: int, block: int, itemsize: int, wide: bool, device: str) -> None:
+    def __init__(self, files: InputFiles, tasks: int, block: int, itemsize: int, wide: bool, device: str) -> None:
         self.device, self._pinned = device, torch.device(device).type == "cuda"
         self._models = tasks
         if self._pinned:

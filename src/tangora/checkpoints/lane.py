@@ -14,7 +14,7 @@ import numpy as np
 
 from tangora.checkpoints.align import Target
 from tangora.errors import ArgumentError, FileError, FusionError, TangoraError
-from tangora.storage.files import Files
+from tangora.storage.files import InputFiles
 from tangora.storage.floats import LARGEST, Array, narrowed, widen
 from tangora.storage.header import ITEMSIZE, Stored
 
@@ -40,7 +40,7 @@ class Lane:
 
     device = "cpu"
 
-    def __init__(self, files: Files, tasks: int, block: int, itemsize: int, wide: bool) -> None:
+    def __init__(self, files: InputFiles, tasks: int, block: int, itemsize: int, wide: bool) -> None:
         self.files, self.tasks, self.block, self.wide = files, tasks, block, wide
         np.seterr(all="ignore")  # of this thread: what is not finite is found, and told with its place
         self._raw = [self._bytes(block * itemsize) for _ in range(self._sources)]

@@ -26,7 +26,7 @@ from tangora.fusion.weights import Weights, WeightTable
 from tangora.methods import get
 from tangora.progress import Progress
 from tangora.storage.checkpoint import INDEX, Checkpoint, open_checkpoint
-from tangora.storage.files import Files
+from tangora.storage.files import InputFiles
 from tangora.storage.header import ITEMSIZE, Stored
 from tangora.support.files import digest, refuse_existing, write_text
 from tangora.support.shown import one_line
@@ -208,7 +208,7 @@ def _write_beside(folder: Path, base: Checkpoint, about: Mapping[str, Any], mode
 
 
 def _run(plan: Plan, computation: Computation, output: Output, threads: int, device: str, progress: Progress) -> None:
-    files, torch = Files(), sys.modules.get("torch")
+    files, torch = InputFiles(), sys.modules.get("torch")
     tasks = max((len(place.target.parts) for place in plan.places), default=0)
 
     def lane() -> Lane:

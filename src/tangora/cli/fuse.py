@@ -159,7 +159,7 @@ def fused_lines(fused: Adapter, out: Path, verification: Verification | None = N
         yield f"relative error of the truncation: {about.truncation_error:.3g}"
     yield f"adapter: {out.resolve()}"
     if verification is not None:
-        yield f"verified in {verification.seconds:.1f} s: {verification.words()}"
+        yield f"verified in {verification.seconds:.1f} s: {verification.summary()}"
 
 
 def _ranks(fused: Adapter) -> list[int]:

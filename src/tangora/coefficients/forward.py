@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from tangora.adapters.adapter import Adapter
-from tangora.adapters.application import Place, places
+from tangora.adapters.application import Slot, find_slots
 from tangora.coefficients.linear import shares
 from tangora.coefficients.logits import Answers
 from tangora.errors import ArgumentError, DataError, FusionError
@@ -142,17 +142,17 @@ class _Site:
     """Where the updates of one site go; those of ``vectors`` that have one."""
 
     index: int
-    place: Place
+    slot: Slot
     updates: Sequence[tuple[int, Update]]
 
     def added_to(self, weight: Tensor, coefficients: Float[Tensor, " vectors"]) -> Tensor:
         """A weight with ``sum_t c_t dW_t`` added at the site's place; differentiable in the coefficients."""
-        part = self.place.of(weight)
+        part = self.slot.view(weight)
         delta = _sum(self.updates, coefficients.to(weight)).reshape(part.shape)
-        delta = delta.T if self.place.transposed else delta
-        if self.place.expert is None:
+        delta = delta.T if self.slot.transposed else delta
+        if self.slot.expert is None:
             return weight + delta
-        return weight.index_add(0, torch.tensor([self.place.expert], device=weight.device), delta[None])
+        return weight.index_add(0, torch.tensor([self.slot.expert], device=weight.device), delta[None])
 
 
 class _Weights:
@@ -163,7 +163,7 @@ class _Weights:
         if any(adapter.whole for adapter in adapters):
             what, fix = "no coefficient can be learned for layers that were saved whole", "fuse with given weights"
             raise FusionError(what, where="adapters", fix=fix)
-        found = {site: place for adapter in adapters for site, place in places(model, adapter).items()}
+        found = {site: slot for adapter in adapters for site, slot in find_slots(model, adapter).items()}
         self.sites = tuple(sorted(found))
         vectors = [a.task_vector for a in adapters]
         self._sites = [
@@ -171,7 +171,7 @@ class _Weights:
             for i, site in enumerate(self.sites)
         ]
         parameters = dict(model.named_parameters(remove_duplicate=False))
-        self._start = {site.place.name: parameters[site.place.name].detach() for site in self._sites}
+        self._start = {site.slot.name: parameters[site.slot.name].detach() for site in self._sites}
         ones = torch.ones(1)
         for site, update in first.start.items():
             name = found[site].name
@@ -181,7 +181,7 @@ class _Weights:
         made = dict(self._start)
         for site in self._sites:
             own = coefficients if coefficients.ndim == 1 else coefficients[:, site.index]
-            made[site.place.name] = site.added_to(made[site.place.name], own)
+            made[site.slot.name] = site.added_to(made[site.slot.name], own)
         return made
 
 

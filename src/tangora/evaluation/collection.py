@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tangora.adapters.adapter import Adapter
-from tangora.adapters.application import applied, places
+from tangora.adapters.application import applied, find_slots
 from tangora.adapters.initial import seed_of
 from tangora.adapters.metadata import BaseInfo
 from tangora.errors import ArgumentError, DataError, FusionError, ModelError
@@ -152,15 +152,15 @@ def _layers(model: nn.Module, adapters: Sequence[Adapter]) -> dict[str, _Layer]:
     parameters = dict(model.named_parameters(remove_duplicate=False))
     layers = {}
     for adapter in adapters:
-        for site, place in places(model, adapter).items():
-            name = place.name
-            if place.expert is not None or site in adapter.kernels:
+        for site, slot in find_slots(model, adapter).items():
+            name = slot.name
+            if slot.expert is not None or site in adapter.kernels:
                 fix = "fuse by a method without statistics"
                 raise ModelError("no statistics are collected of convolutions and experts", where=site, fix=fix)
             module = model.get_submodule(name.rpartition(".")[0])
             linear = isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
             is_matrix = linear and parameters[name].ndim == 2
-            layers[site] = _Layer(parameters[name], place.transposed, module if is_matrix else None)
+            layers[site] = _Layer(parameters[name], slot.transposed, module if is_matrix else None)
     return layers
 
 

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tangora.adapters.in_peft.comparison import InPeft, relative
-from tangora.adapters.in_peft.verification import TOLERANCE, Verification, check_readable, compare, read_alike
+from tangora.adapters.in_peft.verification import TOLERANCE, Verification, check_readable, compare, layout_digest
 from tangora.adapters.initial import seed_of
 from tangora.adapters.metadata import FusedInfo
 from tangora.errors import AdapterError
@@ -102,7 +102,7 @@ def _terms(site: str, parents: Sequence[Adapter], computation: Computation) -> l
 
 def _identity(sources: Sequence[Source]) -> float | None:
     """The largest difference between what peft reads from the parents' own files, and what Tangora did."""
-    alike = {read_alike(s.adapter): s for s in reversed(sources) if s.folder is not None}
+    alike = {layout_digest(s.adapter): s for s in reversed(sources) if s.folder is not None}
     errors = [check_readable(s.adapter, s.folder) for s in alike.values() if s.folder is not None]
     return max((error for error in errors if error is not None), default=None)
 

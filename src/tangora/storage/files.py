@@ -9,10 +9,10 @@ from threading import Lock
 from tangora.errors import FileError
 from tangora.storage.header import Stored
 
-__all__ = ["Files"]
+__all__ = ["InputFiles"]
 
 
-class Files:
+class InputFiles:
     """Input files, opened once for all threads; ``pread`` has no position that they would share."""
 
     def __init__(self) -> None:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tangora.errors import FileError
-from tangora.storage.files import Files
+from tangora.storage.files import InputFiles
 from tangora.storage.header import FLOATS, ITEMSIZE, Stored
 
 __all__ = ["finite", "read_rows"]
@@ -26,7 +26,7 @@ def read_rows(stored: Stored, start: int, stop: int) -> Float[Tensor, "rows widt
     size = ITEMSIZE[stored.dtype] * width
     raw = torch.empty((stop - start) * size, dtype=torch.uint8)
     view: Any = raw.numpy()
-    files = Files()
+    files = InputFiles()
     try:
         files.read(stored, start * size, memoryview(view))
     finally:

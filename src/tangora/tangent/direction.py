@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tangora.adapters.application import places
+from tangora.adapters.application import find_slots
 from tangora.errors import ModelError
 from tangora.tangent._dual import dual, parts
 
@@ -71,13 +71,13 @@ def direction_of(adapter: Adapter, model: nn.Module) -> Direction:
     weights = dict(model.named_parameters(remove_duplicate=False))
     low_rank: dict[str, tuple[Tensor, Tensor]] = {}
     parameters: dict[str, Tensor] = {}
-    for site, place in places(model, adapter).items():
-        update, weight = adapter.task_vector[site], weights[place.name]
-        factors, plain = update.factors(), place.name == f"{site}.weight"
+    for site, slot in find_slots(model, adapter).items():
+        update, weight = adapter.task_vector[site], weights[slot.name]
+        factors, plain = update.factors(), slot.name == f"{site}.weight"
         if factors is not None and plain and _multiplies(model.get_submodule(site)):
             low_rank[site] = (factors.a.to(weight.device), factors.b.to(weight.device) * factors.scaling)
             continue
-        part = place.of(parameters.setdefault(place.name, torch.zeros_like(weight, dtype=torch.float32).detach()))
+        part = slot.view(parameters.setdefault(slot.name, torch.zeros_like(weight, dtype=torch.float32).detach()))
         part.add_(update.dense().reshape(part.shape).to(part.device))
     return Direction(low_rank, parameters)
 

@@ -1,4 +1,4 @@
-"""Tangora's own formats of adapters, one file or package each; its object ``FORMAT`` is the format (`contract.Format`).
+"""The built-in formats of adapters, one module or package each. Its object ``FORMAT`` implements `contract.Format`.
 
 lora    a PEFT LoRA directory
 delta   the changes of all weights, in one file

@@ -1,4 +1,4 @@
-"""Changes of whole parameters in one file, as full fine-tuning leaves them: ``delta.safetensors``, float32."""
+"""The format `delta`: changes of whole parameters, from full fine-tuning, in ``delta.safetensors``, in float32."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ __all__ = ["DELTA", "FORMAT"]
 DELTA = "delta.safetensors"
 
 
-class _Delta:
-    """Parameter -> what is added to it."""
+class _DeltaFormat:
+    """One file that maps parameters to what is added to them."""
 
     name: Final = "delta"
     kind: Final = "full"
 
     def recognizes(self, path: Path) -> bool:
-        """Whether ``tangora.json`` says so, or, without one, the file is there."""
+        """Return whether ``tangora.json`` names this kind or, without one, whether the file exists."""
         kind = declared_kind(path)
         return kind == self.kind or (kind is None and (path / DELTA).is_file())
 
     def read(
         self, path: Path, about: Metadata | None, base: Checkpoint | None = None, *, lazily: bool = False
     ) -> Adapter:
-        """Read the changes whole; see `Format.read`."""
+        """Read all changes into memory; see `Format.read`."""
         deltas = read_safetensors(inside(path, DELTA))
         updates = {name: Dense(finite(name, t, path / DELTA)) for name, t in sorted(deltas.items())}
         return Adapter(updates, about or Metadata(kind=self.kind))
 
     def survey(self, path: Path, about: Metadata | None) -> Survey:
-        """Read one parameter at a time, for its norm."""
+        """Describe an adapter; one parameter at a time is read, for its norm."""
         file = inside(path, DELTA)
         tensors = read_header(file)
         sites = [_site(stored, file) for _, stored in sorted(tensors.items())]
@@ -52,7 +52,7 @@ class _Delta:
         return Survey(Adapter(shapes, about or Metadata(kind=self.kind)), tensors, sites)
 
     def write(self, adapter: Adapter, folder: Path) -> None:
-        """Write every change whole, in float32."""
+        """Write every change in float32."""
         write_safetensors(folder / DELTA, {name: u.dense().float().cpu() for name, u in adapter.updates.items()})
 
 
@@ -64,4 +64,4 @@ def _site(stored: Stored, file: Path) -> Site:
     return Site(stored.name, "parameter", list(stored.shape), None, None, norm)
 
 
-FORMAT = _Delta()
+FORMAT = _DeltaFormat()

@@ -1,1 +1,1 @@
-"""An adapter's files as stock peft reads them, compared with the adapter in float64."""
+"""Read an adapter's files through stock peft, and compare them with the adapter in float64."""

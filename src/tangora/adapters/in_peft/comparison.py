@@ -1,4 +1,4 @@
-"""An adapter's folder as stock peft computes with it, one site at a time, beside what it should be, in float64."""
+"""Compare what stock peft computes from an adapter's folder with what it should be, site by site, in float64."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PROBES = 16
 
 
 class InPeft:
-    """What peft reads from a folder, one site at a time."""
+    """An adapter's folder as stock peft loads it, compared one site at a time."""
 
     def __init__(self, adapter: Adapter, folder: Path) -> None:
         content = content_of(adapter)
@@ -37,7 +37,7 @@ class InPeft:
         self.embeddings, self.seed = adapter.embeddings, seed_of("verify", str(len(adapter.updates)))
 
     def compare(self, site: str, expected: Sequence[tuple[Update, float]]) -> tuple[float, bool]:
-        """The relative difference at a site, and whether every entry was compared."""
+        """Return the relative difference at a site, and whether every entry was compared."""
         shape = expected[0][0].shape if expected else ()
         exact = math.prod(shape) <= _ENTRIES
         if exact:
@@ -52,32 +52,32 @@ class InPeft:
         return relative(self._times(site, x) - y, y), False
 
     def dense(self, site: str) -> Tensor:
-        """What peft adds to the weight of a site, in float64."""
+        """Return what peft adds to the weight of a site, in float64."""
         return self._dense(site).double()
 
     def compare_whole(self, name: str, expected: Tensor) -> float:
-        """The relative difference of a parameter that is saved whole."""
+        """Return the relative difference of a parameter that is saved whole."""
         stem = name.removesuffix(".bias")
         names = (name, f"{stem}.base_layer.bias")
-        found = next((self._state[n] for n in names if n in self._state), None)
-        if found is None:
+        loaded = next((self._state[n] for n in names if n in self._state), None)
+        if loaded is None:
             raise AdapterError("stock peft does not load a parameter that is saved whole", where=name, fix="report it")
-        return relative(found.double() - expected.double(), expected.double())
+        return relative(loaded.double() - expected.double(), expected.double())
 
     def _dense(self, site: str) -> Tensor:
         if site.endswith(".bias") and site.removesuffix(".bias") in self.layers and site not in self.layers:
             layer = self.layers[site.removesuffix(".bias")]
             bias: Tensor = layer.lora_B["default"].bias.detach() * layer.scaling["default"]
             return bias
-        found = expert_of(site)
+        expert = expert_of(site)
         delta: Tensor = self._layer(site).get_delta_weight("default").detach()
-        if found:
-            return delta[found[1]] if delta.ndim == 3 else delta
+        if expert:
+            return delta[expert[1]] if delta.ndim == 3 else delta
         return delta.T if site in self.embeddings else delta
 
     def _layer(self, site: str) -> Any:
-        found = expert_of(site)
-        if (layer := self.layers.get(found[0] if found else site)) is None:
+        expert = expert_of(site)
+        if (layer := self.layers.get(expert[0] if expert else site)) is None:
             raise AdapterError("stock peft adapts no such site", where=site, fix="report it")
         return layer
 

@@ -1,4 +1,4 @@
-"""A model of an adapter's sites alone, into which stock peft loads it: every layer has its shape and no weights."""
+"""A model that consists of an adapter's sites only, for stock peft to load the adapter into: shapes without weights."""
 
 from __future__ import annotations
 
@@ -24,32 +24,32 @@ _CONVOLUTIONS: dict[int, Any] = {2: nn.Conv1d, 3: nn.Conv2d, 4: nn.Conv3d}
 
 
 def load_in_peft(content: Content, config: Mapping[str, Any], folder: Path) -> nn.Module:
-    """What stock peft makes of an adapter's folder, on a skeleton of the sites that it should have.
+    """Load an adapter's folder with stock peft, into a skeleton of the sites that it should have.
 
     Raises:
-        AdapterError: peft refuses it, or finds something missing.
+        AdapterError: peft refuses it, or reports missing weights.
     """
     import peft  # deferred: it takes seconds to import
 
-    told = peft.PeftConfig.from_pretrained(str(folder))
-    told.task_type = None  # a skeleton has nothing that is particular to a task
+    peft_config = peft.PeftConfig.from_pretrained(str(folder))
+    peft_config.task_type = None  # the methods that peft adds for a task need a whole model
     try:
-        with warnings.catch_warnings(record=True) as heard:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             model = peft.PeftModel.from_pretrained(
-                _skeleton(content, config), str(folder), config=told, low_cpu_mem_usage=True
+                _skeleton(content, config), str(folder), config=peft_config, low_cpu_mem_usage=True
             )
     except (ValueError, KeyError, RuntimeError, TypeError, AttributeError) as cause:
         fix = "report it, with the adapters' configurations"
         raise AdapterError(f"stock peft does not load it ({str(cause)[:200]})", where=folder, fix=fix) from cause
-    missing = [str(w.message)[:300] for w in heard if "missing adapter keys" in str(w.message)]
+    missing = [str(w.message)[:300] for w in caught if "missing adapter keys" in str(w.message)]
     if missing:
         raise AdapterError(f"stock peft misses weights ({missing[0]})", where=folder, fix="report it")
     return model
 
 
 def peft_layers(model: nn.Module) -> dict[str, Any]:
-    """Path in the base -> the LoRA layer; of parameters of one module, those inside end in ``.base_layer``."""
+    """Return path in the base -> LoRA layer; among wrappers of one module, the inner ones end in ``.base_layer``."""
     from peft.tuners.lora.layer import LoraLayer  # deferred: it takes seconds to import
 
     inner: Any = model
@@ -57,7 +57,7 @@ def peft_layers(model: nn.Module) -> dict[str, Any]:
 
 
 def peft_state(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters that peft holds for its adapter, by the base's names."""
+    """Return the parameters that peft holds for its adapter, by the base's names."""
     import peft  # deferred: it takes seconds to import
 
     state = peft.get_peft_model_state_dict(model, save_embedding_layers=False)
@@ -76,7 +76,7 @@ def _skeleton(content: Content, config: Mapping[str, Any]) -> nn.Module:
     for module, shapes in by_module.items():
         _put(root, module, nn.Module())
         for name, (_, shape) in zip(parameters_of(config, module), sorted(shapes, reverse=True), strict=False):
-            _put_parameter(root, name, _nothing(shape))
+            _put_parameter(root, name, _zeros(shape))
     for name, tensor in content.whole.items():
         _put_parameter(root, name, nn.Parameter(torch.empty(tensor.shape, device="meta"), requires_grad=False))
     return root
@@ -92,12 +92,12 @@ def _layer(site: str, shape: tuple[int, ...], content: Content) -> nn.Module:
     else:
         layer = nn.Linear(inside, out, device="meta")
     for name, parameter in list(layer.named_parameters()):
-        layer.register_parameter(name, _nothing(parameter.shape))
+        layer.register_parameter(name, _zeros(parameter.shape))
     return layer
 
 
-def _nothing(shape: Sequence[int]) -> nn.Parameter:
-    """One number seen as many: peft moves what it loads to the device of the layer's weight, so meta will not do."""
+def _zeros(shape: Sequence[int]) -> nn.Parameter:
+    """Return a view of one zero: peft moves what it loads to the device of the layer's weight, so meta will not do."""
     return nn.Parameter(torch.zeros(()).expand(*shape), requires_grad=False)
 
 
@@ -113,7 +113,7 @@ def _home(root: nn.Module, path: str) -> tuple[nn.Module, str]:
 
 def _put(root: nn.Module, path: str, module: nn.Module) -> None:
     home, name = _home(root, path)
-    if name in home._modules:  # a layer inside it was first
+    if name in home._modules:  # a layer inside it was added first
         for child, inner in home.get_submodule(name).named_children():
             module.add_module(child, inner)
     home.add_module(name, module)

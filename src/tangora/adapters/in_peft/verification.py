@@ -1,4 +1,4 @@
-"""Whether an adapter's files say what they should, read again by stock peft: the part that needs no parents."""
+"""Verify an adapter's files by reading them through stock peft: the part that needs no parents."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tangora.updates.task_vector import Update
 if TYPE_CHECKING:
     from tangora.adapters.adapter import Adapter
 
-__all__ = ["TOLERANCE", "Verification", "check_readable", "compare", "read_alike", "verify"]
+__all__ = ["TOLERANCE", "Verification", "check_readable", "compare", "layout_digest", "verify"]
 
 TOLERANCE = 1e-5
 _NAMES = ("base_model_name_or_path", "revision", "peft_version", "inference_mode", "auto_mapping")
@@ -26,19 +26,20 @@ _NAMES = ("base_model_name_or_path", "revision", "peft_version", "inference_mode
 
 @dataclass(frozen=True)
 class Verification:
-    """What was compared, and how far apart it was at most; relative, Frobenius.
+    """What was compared, and the largest relative differences (Frobenius).
 
     Attributes:
-        sites: how many.
-        probed: of these, how many on random vectors instead of entry by entry.
-        error: of the reload, at ``site``.
-        site: where that was.
-        reference: ``parents`` (summed anew) or ``result`` (what was in memory).
-        again: at how many sites the method was evaluated again in float64; none where the parents were summed anew,
-            or where it cannot be.
-        again_error: the largest difference there; of a cut result, from the error that was told.
-        identity: of the parents' own files; None where none was read.
-        gauge: of the factors written otherwise; None where the method depends on more than the updates.
+        sites: the number of sites that were compared.
+        probed: the number of these that were compared on random vectors instead of entry by entry.
+        error: the largest difference after reloading, at ``site``.
+        site: the site with that difference.
+        reference: ``parents`` (summed anew) or ``result`` (the adapter in memory).
+        again: the number of sites where the method was evaluated again in float64; 0 if the parents were summed anew,
+            or if it cannot be.
+        again_error: the largest difference there; for a truncated result, from the recorded truncation error.
+        identity: the largest difference in the parents' own files; None if none was read.
+        gauge: the largest difference with other factors of the same updates; None if the method depends on more than
+            the updates.
         seconds: how long it took.
     """
 
@@ -57,19 +58,19 @@ class Verification:
         return one_line("Verification", f"{self.sites} sites", f"largest relative difference {self.error:.1e}")
 
     def to_dict(self) -> dict[str, Any]:
-        """What ``tangora.json`` keeps: everything that is the same in a second run."""
+        """Return what ``tangora.json`` keeps: everything that is the same in a second run."""
         return {key: value for key, value in vars(self).items() if key != "seconds"}
 
-    def words(self) -> str:
-        """One line for a person."""
-        words = [f"stock peft loads {self.sites} sites, largest relative difference {self.error:.1e}"]
+    def summary(self) -> str:
+        """Return one line for a person."""
+        parts = [f"stock peft loads {self.sites} sites, largest relative difference {self.error:.1e}"]
         if self.again_error is not None:
-            words.append(f"evaluated again at {self.again} of them {self.again_error:.1e}")
+            parts.append(f"re-evaluated at {self.again} of them {self.again_error:.1e}")
         if self.identity is not None:
-            words.append(f"of the inputs {self.identity:.1e}")
+            parts.append(f"in the inputs {self.identity:.1e}")
         if self.gauge is not None:
-            words.append(f"by other factors {self.gauge:.1e}")
-        return ", ".join(words)
+            parts.append(f"with other factors {self.gauge:.1e}")
+        return ", ".join(parts)
 
 
 def verify(adapter: Adapter, folder: Path) -> Verification:
@@ -87,9 +88,10 @@ def compare(
     """Compare what peft reads with what it should be, in float64.
 
     Args:
-        adapter: what the files should say.
-        read: what peft reads from them.
-        expected: site -> the updates and coefficients whose sum it should be; by default the adapter's own update.
+        adapter: the adapter that was written.
+        read: what peft reads from its files.
+        expected: returns a site's updates and coefficients, which add up to the expected update; by default the
+            adapter's own update.
 
     Raises:
         AdapterError: peft loads something else.
@@ -122,10 +124,9 @@ def compare(
 
 
 def check_readable(adapter: Adapter, folder: Path) -> float | None:
-    """Return the largest difference between what peft reads from an adapter's own files and what Tangora read.
+    """Return the largest difference between what peft and what Tangora reads from an adapter's own files.
 
-    None if the files are of another format than peft's, or cannot be loaded without the base's weights (DoRA and the
-    like).
+    None if the files are not in peft's format, or cannot be loaded without the base's weights (DoRA and the like).
 
     Raises:
         AdapterError: they differ.
@@ -140,8 +141,8 @@ def check_readable(adapter: Adapter, folder: Path) -> float | None:
     return error
 
 
-def read_alike(adapter: Adapter) -> str:
-    """What decides how an adapter's tensors are read."""
+def layout_digest(adapter: Adapter) -> str:
+    """Return a digest of everything that decides how an adapter's tensors are read."""
     config = {key: value for key, value in (adapter.config or {}).items() if key not in _NAMES}
     return digest([config, {site: update.shape for site, update in adapter.updates.items()}])
 

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 __all__ = ["FORMAT"]
 
 
-class _Lora:
+class _LoraFormat:
     """A PEFT LoRA directory."""
 
     name: Final = "lora"
     kind: Final = "lora"
 
     def recognizes(self, path: Path) -> bool:
-        """Whether one of peft's files is there, and its configuration, if it can be read, is of a LoRA."""
+        """Return whether one of peft's files exists, and its configuration, if it can be read, is of a LoRA."""
         if declared_kind(path) not in (None, self.kind):
             return False
         if not any((path / name).is_file() for name in (CONFIG, WEIGHTS, PICKLE)):
@@ -41,13 +41,13 @@ class _Lora:
     def read(
         self, path: Path, about: Metadata | None, base: Checkpoint | None = None, *, lazily: bool = False
     ) -> Adapter:
-        """Read updates, φ₀ and what was saved whole; see `Format.read`."""
-        read = read_peft(path, base, lazily=lazily)
+        """Read updates, φ₀ and the parameters saved whole; see `Format.read`."""
+        content = read_peft(path, base, lazily=lazily)
         if about is None:
-            name, revision = read.config.get("base_model_name_or_path"), read.config.get("revision")
+            name, revision = content.config.get("base_model_name_or_path"), content.config.get("revision")
             about = Metadata(base=BaseInfo(model=name or None, revision=revision))
-        details = LoraDetails(read.config, None, read.embeddings, read.kernels)
-        adapter = Adapter(read.updates, about, details, read.whole)
+        details = LoraDetails(content.config, None, content.embeddings, content.kernels)
+        adapter = Adapter(content.updates, about, details, content.whole)
         return adapter.with_details(initial=read_initial(adapter, path))
 
     def survey(self, path: Path, about: Metadata | None) -> Survey:
@@ -63,4 +63,4 @@ class _Lora:
             write_safetensors(folder / INITIAL, initial_tensors(adapter.initial))
 
 
-FORMAT = _Lora()
+FORMAT = _LoraFormat()

@@ -1,4 +1,4 @@
-"""One layer's tensors as updates: linear layers, embeddings, convolutions, biases, and parameters of experts.
+"""Turn one layer's tensors into updates: linear layers, embeddings, convolutions, biases, and parameters of experts.
 
 linear, transformers' Conv1D   ΔW [out, in] = s·B A
 embedding                      ΔE [dim, vocabulary] = s·B A
@@ -29,31 +29,31 @@ _EXPERT = re.compile(r"^(?P<layer>.+)\[(?P<index>\d+)\]$")
 
 
 def expert_of(site: str) -> tuple[str, int] | None:
-    """The layer and the number of an expert, from the site's name; None where it is no expert's."""
+    """Return the layer and the number of an expert, from the site's name; None if the site is no expert's."""
     match = _EXPERT.match(site)
     return (match["layer"], int(match["index"])) if match else None
 
 
 def is_bias(site: str, update: Update) -> bool:
-    """Whether an update of a low-rank adapter is that of a layer's bias."""
+    """Return whether an update of a low-rank adapter is that of a layer's bias."""
     return site.endswith(".bias") and len(update.shape) == 1
 
 
 def layer_of(site: str) -> str:
-    """The path of a site's module in the base; parameters of one module are wrapped one in another."""
-    found = expert_of(site)
-    return (found[0] if found else site).replace(".base_layer", "")
+    """Return the path of a site's module in the base; peft nests the wrappers of one module's parameters."""
+    expert = expert_of(site)
+    return (expert[0] if expert else site).replace(".base_layer", "")
 
 
 def kernel_of(pair: Mapping[str, Tensor]) -> tuple[int, ...] | None:
-    """``(in, k₁, k₂, …)`` of a convolution; None of another layer."""
+    """Return ``(in, k₁, k₂, …)`` of a convolution; None for any other layer."""
     return tuple(pair["A"].shape[1:]) if pair["A"].ndim > 2 else None
 
 
 def updates_of(
     site: str, kind: str, pair: Mapping[str, Tensor], config: Mapping[str, Any], path: Path
 ) -> dict[str, Update]:
-    """A layer's updates by the names of their sites.
+    """Return a layer's updates by the names of their sites.
 
     Raises:
         AdapterError: a factor is missing, or the shapes do not fit each other or the configuration.
@@ -63,7 +63,7 @@ def updates_of(
         if missing not in pair:
             raise AdapterError(f"{kind}_{here} without {kind}_{missing}", where=where, fix="copy it again")
     if parameters := parameters_of(config, layer_of(site)):
-        return _parameter(site, pair, _agreed(parameters, config, where), where)
+        return _expert_updates(site, pair, *_common_rank_and_scaling(parameters, config, where), where)
     a, b = _matrices(pair["A"], pair["B"], where)
     rank, scaling = rank_and_scaling(config, site)
     _check_ranks(pair, a.shape[0], b.shape[1], rank, where)
@@ -81,10 +81,10 @@ def _matrices(a: Tensor, b: Tensor, where: str) -> tuple[Float[Tensor, "r in"], 
         return a, b
     got = f"A {tuple(a.shape)}, B {tuple(b.shape)}"
     if not 3 <= a.ndim == b.ndim <= 5 or any(size != 1 for size in b.shape[2:]) or 0 in a.shape:
-        raise AdapterError("these are factors of no layer that is known", got=got, where=where, fix="copy it again")
+        raise AdapterError("factors of no known kind of layer", got=got, where=where, fix="copy it again")
     if b.shape[1] != a.shape[0]:
         fix = "train it again without that layer"
-        raise AdapterError("a convolution of groups, whose update is not B A", got=got, where=where, fix=fix)
+        raise AdapterError("a grouped convolution: its update is not B A", got=got, where=where, fix=fix)
     return a.flatten(1), b.flatten(1)
 
 
@@ -94,17 +94,17 @@ def _check_ranks(pair: Mapping[str, Tensor], rows: int, columns: int, rank: int,
         raise AdapterError("the ranks disagree", got=got, where=where, fix="save the adapter again")
 
 
-def _agreed(parameters: list[str], config: Mapping[str, Any], where: str) -> tuple[int, float]:
-    """Rank and scaling of a module's parameters; which of them a tensor belongs to, the file does not say."""
-    found = {rank_and_scaling(config, name) for name in parameters}
-    if len(found) > 1:
-        fix = "train it again with one rank and one alpha for them"
-        raise AdapterError("rank_pattern tells parameters of one module apart, the file does not", where=where, fix=fix)
-    return found.pop()
+def _common_rank_and_scaling(parameters: list[str], config: Mapping[str, Any], where: str) -> tuple[int, float]:
+    """Return the rank and scaling of all of a module's parameters: the file does not name a tensor's parameter."""
+    pairs = {rank_and_scaling(config, name) for name in parameters}
+    if len(pairs) > 1:
+        what = "rank_pattern distinguishes parameters of one module, but the file does not"
+        raise AdapterError(what, where=where, fix="train it again with one rank and one alpha for them")
+    return pairs.pop()
 
 
-def _parameter(site: str, pair: Mapping[str, Tensor], told: tuple[int, float], where: str) -> dict[str, Update]:
-    (rank, scaling), a, b = told, pair["A"], pair["B"]
+def _expert_updates(site: str, pair: Mapping[str, Tensor], rank: int, scaling: float, where: str) -> dict[str, Update]:
+    a, b = pair["A"], pair["B"]
     if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1] or a.shape[0] % rank or not a.shape[0]:
         _check_ranks(pair, -1, 0, rank, where)
     count = a.shape[0] // rank
@@ -113,10 +113,10 @@ def _parameter(site: str, pair: Mapping[str, Tensor], told: tuple[int, float], w
 
 
 def check_tied(updates: Mapping[str, Update], embeddings: Collection[str], path: Path) -> None:
-    """Refuse a linear layer whose update should be the transpose of the embedding's, and is not.
+    """Refuse a tied linear layer if its update is not the transpose of the embedding's.
 
     Raises:
-        AdapterError: peft would give one of the two the factors of the other.
+        AdapterError: the two differ, and peft would give one of them the other's factors.
     """
     inputs = [factors for site in embeddings if (factors := updates[site].factors()) is not None]
     for site, update in updates.items():
@@ -132,15 +132,15 @@ def check_tied(updates: Mapping[str, Update], embeddings: Collection[str], path:
 
 
 def experts_of(updates: Mapping[str, Factors]) -> dict[str, list[Factors]]:
-    """Layer -> the updates of its experts in order.
+    """Return layer -> the updates of its experts, in order.
 
     Raises:
         AdapterError: an expert between others is missing.
     """
     numbered: dict[str, dict[int, Factors]] = {}
     for site, update in updates.items():
-        if found := expert_of(site):
-            numbered.setdefault(found[0], {})[found[1]] = update
+        if expert := expert_of(site):
+            numbered.setdefault(expert[0], {})[expert[1]] = update
     for layer, experts in numbered.items():
         if sorted(experts) != list(range(len(experts))):
             raise AdapterError("an expert is missing", got=sorted(experts)[:20], where=layer, fix="give all of them")
@@ -148,7 +148,7 @@ def experts_of(updates: Mapping[str, Factors]) -> dict[str, list[Factors]]:
 
 
 def join_experts(experts: list[Factors], rank: int) -> tuple[Tensor, Tensor]:
-    """A ``[experts·r, in]`` and B ``[out, r·experts]`` of scaling 1, with zeros up to the rank."""
+    """Return A ``[experts·r, in]`` and B ``[out, r·experts]`` of scaling 1, padded with zeros to the rank."""
     first = experts[0]
     a = first.a.new_zeros(len(experts), rank, first.shape[1])
     b = first.b.new_zeros(first.shape[0], rank, len(experts))

@@ -1,4 +1,4 @@
-"""The names in an ``adapter_model.safetensors``: which tensor is which part of which layer.
+"""The names of the tensors in an ``adapter_model.safetensors``, and what they stand for.
 
 <site>.lora_A.weight, .lora_B.weight            factors of a linear layer, a convolution, or a parameter
 <site>.lora_B.bias                              lora_bias
@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 
 from tangora.errors import AdapterError
 
-__all__ = ["PREFIX", "Named", "sorted_out"]
+__all__ = ["PREFIX", "PeftTensors", "sort_tensors"]
 
 PREFIX = "base_model.model."
 _BASE = ".base_layer"
@@ -31,11 +31,11 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
-class Named(Generic[_T]):
-    """The tensors of a file, by what they are.
+class PeftTensors(Generic[_T]):
+    """The tensors of a file, sorted by their meaning.
 
     Attributes:
-        factors: (site, ``lora`` or ``lora_embedding``) -> ``A``, ``B``, and where they are ``bias`` and ``norm``.
+        factors: (site, ``lora`` or ``lora_embedding``) -> ``A``, ``B`` and, if present, ``bias`` and ``norm``.
         whole: parameter of the base -> its new value.
     """
 
@@ -43,13 +43,13 @@ class Named(Generic[_T]):
     whole: dict[str, _T] = field(default_factory=dict)
 
 
-def sorted_out(tensors: Mapping[str, _T], config: Mapping[str, Any], path: Path) -> Named[_T]:
-    """Sort the tensors of a file, or what is known of them, by site.
+def sort_tensors(tensors: Mapping[str, _T], config: Mapping[str, Any], path: Path) -> PeftTensors[_T]:
+    """Sort the tensors of a file, or their headers, by site.
 
     Raises:
-        AdapterError: a tensor is nothing that the configuration speaks of.
+        AdapterError: the configuration does not account for a tensor.
     """
-    found: Named[_T] = Named()
+    by_site: PeftTensors[_T] = PeftTensors()
     rest: dict[str, _T] = {}
     norms: dict[str, _T] = {}
     for name, tensor in tensors.items():
@@ -60,21 +60,21 @@ def sorted_out(tensors: Mapping[str, _T], config: Mapping[str, Any], path: Path)
         elif part == "norm":
             norms[match["site"]] = tensor
         else:
-            found.factors.setdefault((match["site"], match["kind"]), {})[part] = tensor
+            by_site.factors.setdefault((match["site"], match["kind"]), {})[part] = tensor
     for site, tensor in norms.items():
-        owner = next((key for key in found.factors if key[0] == site), None)
+        owner = next((key for key in by_site.factors if key[0] == site), None)
         if owner is None:
-            raise _odd(f"{PREFIX}{site}.lora_magnitude_vector", path)
-        found.factors[owner]["norm"] = tensor
+            raise _unexpected(f"{PREFIX}{site}.lora_magnitude_vector", path)
+        by_site.factors[owner]["norm"] = tensor
     # peft saves the frozen base weight of an adapted embedding along with the factors
-    frozen = {f"{PREFIX}{site}{_BASE}.weight" for site, _ in found.factors}
+    frozen = {f"{PREFIX}{site}{_BASE}.weight" for site, _ in by_site.factors}
     for name, tensor in rest.items():
         plain = name.removeprefix(PREFIX).replace(f"{_BASE}.", ".")
         if name.startswith(PREFIX) and _saved(plain, config):
-            found.whole[plain] = tensor
+            by_site.whole[plain] = tensor
         elif name not in frozen:
-            raise _odd(name, path)
-    return found
+            raise _unexpected(name, path)
+    return by_site
 
 
 def _part(match: re.Match[str], config: Mapping[str, Any]) -> str | None:
@@ -93,6 +93,7 @@ def _saved(name: str, config: Mapping[str, Any]) -> bool:
     return any(f".{module}." in f".{name}" for module in config.get("modules_to_save") or ())
 
 
-def _odd(name: str, path: Path) -> AdapterError:
+def _unexpected(name: str, path: Path) -> AdapterError:
     fix = "merge it into its base and compare the two models, or train it again as plain LoRA"
-    return AdapterError("a tensor that is not a LoRA factor", got=name, where=path, fix=fix)
+    what = "unexpected tensor: adapter_config.json does not account for it"
+    return AdapterError(what, got=name, where=path, fix=fix)

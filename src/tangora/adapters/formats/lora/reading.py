@@ -1,4 +1,4 @@
-"""The files of a PEFT LoRA directory as updates, read without peft."""
+"""Read the files of a PEFT LoRA directory as updates, without peft."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from tangora.adapters.formats.lora.based import Weights, convert
-from tangora.adapters.formats.lora.filed import read_filed
+from tangora.adapters.formats.lora.base_dependent import BaseWeights, convert
 from tangora.adapters.formats.lora.layers import check_tied, expert_of, is_bias, kernel_of, updates_of
-from tangora.adapters.formats.lora.names import sorted_out
+from tangora.adapters.formats.lora.lazy import read_lazily
+from tangora.adapters.formats.lora.names import sort_tensors
 from tangora.adapters.formats.lora.settings import check_config
 from tangora.errors import AdapterError
 from tangora.storage.tensors import finite
@@ -21,20 +21,20 @@ from tangora.updates.task_vector import Update
 if TYPE_CHECKING:
     from tangora.storage.checkpoint import Checkpoint
 
-__all__ = ["CONFIG", "PICKLE", "WEIGHTS", "Read", "read_peft", "weights_path"]
+__all__ = ["CONFIG", "PICKLE", "WEIGHTS", "PeftFolder", "read_peft", "weights_path"]
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 
 
 @dataclass(frozen=True)
-class Read:
+class PeftFolder:
     """The content of a PEFT directory.
 
     Attributes:
         updates: site -> update; a bias's is named ``<site>.bias``, an expert's ``<layer>[e]``.
         config: the configuration.
         embeddings: the sites that are embeddings.
-        kernels: site -> ``(in, k₁, k₂, …)`` where it is a convolution.
+        kernels: site -> ``(in, k₁, k₂, …)`` of a convolution.
         whole: parameter of the base -> the value that replaces it.
     """
 
@@ -45,13 +45,13 @@ class Read:
     whole: dict[str, Tensor]
 
 
-def read_peft(folder: Path, base: Checkpoint | None = None, *, lazily: bool = False) -> Read:
-    """A PEFT directory in float32.
+def read_peft(folder: Path, base: Checkpoint | None = None, *, lazily: bool = False) -> PeftFolder:
+    """Read a PEFT directory in float32.
 
     Args:
         folder: the directory.
-        base: the model that the adapter is for, where its updates depend on that.
-        lazily: plain factors stay in their file, and are read whenever they are asked for.
+        base: the adapter's base model, if its updates depend on the base's weights.
+        lazily: leave plain factors in their file, and read them whenever they are needed.
 
     Raises:
         AdapterError: a file is missing, corrupt, or not finite, or the adapter is no change of the base's weights.
@@ -60,11 +60,11 @@ def read_peft(folder: Path, base: Checkpoint | None = None, *, lazily: bool = Fa
     config = read_json(inside(folder, CONFIG))
     check_config(config, path, base is not None)
     path = weights_path(folder)
-    whole_only = base is not None or config.get("use_dora") or config.get("ensure_weight_tying")
-    if lazily and not whole_only and (filed := read_filed(path, config)) is not None:
-        return Read(dict(filed[0]), config, filed[1], {}, {})
+    needs_all = base is not None or config.get("use_dora") or config.get("ensure_weight_tying")
+    if lazily and not needs_all and (lazy := read_lazily(path, config)) is not None:
+        return PeftFolder(dict(lazy[0]), config, lazy[1], {}, {})
     tensors = {name: finite(name, tensor, path) for name, tensor in read_safetensors(path).items()}
-    named = sorted_out(tensors, config, path)
+    named = sort_tensors(tensors, config, path)
     updates: dict[str, Update] = {}
     kernels: dict[str, tuple[int, ...]] = {}
     for (site, kind), pair in sorted(named.factors.items()):
@@ -80,22 +80,22 @@ def read_peft(folder: Path, base: Checkpoint | None = None, *, lazily: bool = Fa
         check_tied(updates, embeddings, path)
     whole, norms = named.whole, {site: pair["norm"] for (site, _), pair in named.factors.items() if "norm" in pair}
     if config.get("use_dora") and len(norms) < len(named.factors):
-        raise AdapterError("a site without lora_magnitude_vector", where=path, fix="copy it again")
+        raise AdapterError("a site has no lora_magnitude_vector", where=path, fix="copy it again")
     if base is not None:
         shapes = {site: u.shape for site, u in updates.items() if not is_bias(site, u) and expert_of(site) is None}
-        weights = Weights(base, shapes, embeddings, config)
+        weights = BaseWeights(base, shapes, embeddings, config)
         updates, whole = convert(updates, norms, whole, weights)
-    return Read(updates, config, embeddings, kernels, whole)
+    return PeftFolder(updates, config, embeddings, kernels, whole)
 
 
 def weights_path(folder: Path) -> Path:
-    """Where the weights are.
+    """Return the path of the weights.
 
     Raises:
-        AdapterError: there are none, or only as a pickle.
+        AdapterError: there are none, or only a pickle.
     """
     if not (folder / WEIGHTS).exists() and (folder / PICKLE).exists():
-        fix = "load it with peft where you trust it, and save it again as safetensors"
+        fix = "if you trust it, load it with peft, and save it again as safetensors"
         raise AdapterError(
             "the weights are a pickle, which can run code, and is refused", where=folder / PICKLE, fix=fix
         )

@@ -1,4 +1,4 @@
-"""What an ``adapter_config.json`` asks for: what can be read, what needs the base, and what is refused and why."""
+"""The settings of an ``adapter_config.json``: which can be read, which need the base, which are refused and why."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["check_config", "parameters_of", "rank_and_scaling"]
 _MERGE_FIX = "merge it into its base and compare the two models, or train it again as plain LoRA"
 _BASE_FIX = "give the base's folder, with --base or base=, from which it is converted exactly"
 
-# Settings with which the adapter is more, or something else, than a change of the base's weights.
+# Settings that make the adapter more than, or different from, a change of the base's weights.
 _REFUSED = {
     "trainable_token_indices": "rows of the embedding are trained beside the low-rank update",
     "layer_replication": "layers are copied, so the sites are not those of the base model",
@@ -41,10 +41,10 @@ _NOTHING: tuple[Any, ...] = (None, False, [], {})
 
 
 def check_config(config: Mapping[str, Any], path: Path, with_base: bool) -> None:
-    """Refuse what is not a change of the base's weights, or is one only with the base at hand.
+    """Refuse an adapter that is no change of the base's weights, or needs the base if that is not given.
 
     Raises:
-        AdapterError: names the setting, and the reason.
+        AdapterError: a setting is refused; the message names it and the reason.
     """
     kind = config.get("peft_type")
     if kind != "LORA":
@@ -93,7 +93,7 @@ def _check_shapes(config: Mapping[str, Any], path: Path) -> None:
             raise AdapterError(f"{key} must be a list of names", got=value, where=path, fix="correct the file")
     for key in ("base_model_name_or_path", "revision", "task_type"):
         if not isinstance(config.get(key), (str, type(None))):
-            raise AdapterError(f"{key} must be a text", got=config[key], where=path, fix="correct the file")
+            raise AdapterError(f"{key} must be a string", got=config[key], where=path, fix="correct the file")
     if isinstance(targets := config.get("target_modules"), str):
         _compiles(targets, f"target_modules in {path}")
 
@@ -106,16 +106,16 @@ def _compiles(pattern: str, where: str) -> None:
 
 
 def _number(value: Any, key: str, path: Path) -> None:
-    whole = key == "r" or key.startswith("rank_pattern")
-    right = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-    right = right and abs(value) < 2**53 and math.isfinite(value)
-    if not right or (whole and value < 1):
-        rule = "must be a whole number of at least 1" if whole else "must be a finite number"
+    is_rank = key == "r" or key.startswith("rank_pattern")
+    valid = isinstance(value, int if is_rank else (int, float)) and not isinstance(value, bool)
+    valid = valid and abs(value) < 2**53 and math.isfinite(value)
+    if not valid or (is_rank and value < 1):
+        rule = "must be a whole number of at least 1" if is_rank else "must be a finite number"
         raise AdapterError(f"{key} {rule}", got=value, where=path, fix="correct the file")
 
 
 def rank_and_scaling(config: Mapping[str, Any], site: str) -> tuple[int, float]:
-    """Rank and scaling of one site as peft 0.21 resolves them: the first pattern that matches, else the default."""
+    """Return rank and scaling of a site as peft 0.21 resolves them: by the first pattern that matches, else default."""
     rank = _lookup(config.get("rank_pattern") or {}, site, config.get("r", 8))
     alpha = _lookup(config.get("alpha_pattern") or {}, site, config.get("lora_alpha", 8))
     return rank, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
@@ -126,10 +126,10 @@ def _lookup(pattern: Mapping[str, Any], site: str, default: Any) -> Any:
 
 
 def parameters_of(config: Mapping[str, Any] | None, module: str) -> list[str]:
-    """The parameters of a module that ``target_parameters`` names, by their whole paths, sorted."""
-    found = set()
+    """Return the parameters of a module that ``target_parameters`` names, by their full paths, sorted."""
+    paths = set()
     for target in (config or {}).get("target_parameters") or ():
         home, _, name = target.rpartition(".")
         if not home or module == home or module.endswith(f".{home}"):
-            found.add(f"{module}.{name}")
-    return sorted(found)
+            paths.add(f"{module}.{name}")
+    return sorted(paths)

@@ -1,4 +1,4 @@
-"""What a PEFT LoRA directory holds: of each layer the factors are read, their norm taken, and let go."""
+"""Describe a PEFT LoRA directory: one layer's factors at a time are read, for their norm."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from tangora.adapters.adapter import Adapter, LoraDetails
 from tangora.adapters.contract import Site, Survey
 from tangora.adapters.formats.lora.layers import expert_of, is_bias, kernel_of, updates_of
-from tangora.adapters.formats.lora.names import sorted_out
+from tangora.adapters.formats.lora.names import sort_tensors
 from tangora.adapters.formats.lora.reading import CONFIG, WEIGHTS
 from tangora.adapters.formats.lora.settings import check_config
 from tangora.adapters.metadata import BaseInfo, Metadata
@@ -26,7 +26,7 @@ __all__ = ["survey"]
 
 
 def survey(folder: Path, about: Metadata | None) -> Survey:
-    """Describe an adapter, also one whose updates depend on the base's weights.
+    """Describe an adapter, even if its updates depend on the base's weights.
 
     Raises:
         FileError: a file is missing or damaged.
@@ -36,7 +36,7 @@ def survey(folder: Path, about: Metadata | None) -> Survey:
     check_config(config, folder / CONFIG, with_base=True)
     path = inside(folder, WEIGHTS)
     tensors = read_header(path)
-    named = sorted_out(tensors, config, path)
+    named = sort_tensors(tensors, config, path)
     needs_base = _needs_base(config, folder)
     sites: list[Site] = []
     shapes: dict[str, Update] = {}
@@ -71,11 +71,11 @@ def _needs_base(config: Mapping[str, Any], folder: Path) -> str | None:
 
 
 def _site(name: str, kind: str, update: Update, pair: Mapping[str, torch.Tensor], norm: float | None) -> Site:
-    called = "bias" if is_bias(name, update) else "expert" if expert_of(name) else "linear"
-    called = "embedding" if kind == "lora_embedding" else called
+    layer = "bias" if is_bias(name, update) else "expert" if expert_of(name) else "linear"
+    layer = "embedding" if kind == "lora_embedding" else layer
     shape = list(update.shape)
-    if called == "linear" and (kernel := kernel_of(pair)):
-        called, shape = "convolution", [shape[0], *kernel]
+    if layer == "linear" and (kernel := kernel_of(pair)):
+        layer, shape = "convolution", [shape[0], *kernel]
     factors = update.factors()
     rank, scaling = (None, None) if factors is None else (factors.rank, factors.scaling)
-    return Site(name, called, shape, rank, scaling, norm)
+    return Site(name, layer, shape, rank, scaling, norm)

@@ -1,4 +1,4 @@
-"""Updates as the files of a PEFT adapter, from which stock peft computes exactly them."""
+"""Write updates as the files of a PEFT adapter, from which stock peft computes exactly these updates."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["Content", "content_of", "write_config", "write_tensors"]
 
 _INIT_ONLY = ("eva_config", "corda_config", "lora_ga_config", "loftq_config")
 _SELECTION = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
-_CLASSIFIERS = ("SEQ_CLS", "TOKEN_CLS")  # for which peft trains a head unless told which
+_CLASSIFIERS = ("SEQ_CLS", "TOKEN_CLS")  # peft adds a head to modules_to_save for these
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class Content:
     """The content of an adapter's files.
 
     Args:
-        updates: site -> update; of an expert ``<layer>[e]``.
+        updates: site -> update; an expert's site is ``<layer>[e]``.
         biases: site -> the change of its layer's bias.
         embeddings: the sites that are embeddings.
-        kernels: site -> ``(in, k₁, k₂, …)`` where it is a convolution.
+        kernels: site -> ``(in, k₁, k₂, …)`` of a convolution.
         whole: parameter of the base -> its new value.
     """
 
@@ -48,7 +48,7 @@ class Content:
 
 
 def content_of(adapter: Adapter) -> Content:
-    """Return what the files of an adapter hold: every update as factors, biases apart.
+    """Return the content of an adapter's files: every update as factors, and biases separately.
 
     A dense update becomes factors of its numerical rank, by an SVD.
     """
@@ -66,15 +66,15 @@ def _as_factors(update: Update) -> Factors:
     factors = update.factors()
     if factors is None:
         return Dense(update.dense()).low_rank()
-    # a loader may take an alpha of 0 for one that is missing
+    # a loader may read an alpha of 0 as a missing one
     return factors if factors.scaling != 0.0 else LowRank(torch.zeros_like(factors.b), factors.a)
 
 
 def write_config(content: Content, template: Mapping[str, Any] | None, base: str | None) -> dict[str, Any]:
-    """A configuration with which peft computes exactly ``content``: the template's wherever it says the same.
+    """Return a configuration with which peft computes exactly ``content``; it keeps the template's settings if it can.
 
     Raises:
-        AdapterError: peft has no configuration for it.
+        AdapterError: no configuration of peft can express it.
     """
     plain = {"peft_type": "LORA", "base_model_name_or_path": base, "task_type": None, "bias": "none"}
     config = dict(template or plain) | {"inference_mode": True, "init_lora_weights": True}
@@ -86,10 +86,10 @@ def write_config(content: Content, template: Mapping[str, Any] | None, base: str
     _name_whole(config, content)
     modules = {site: u for site, u in content.updates.items() if expert_of(site) is None}
     if experts := experts_of(content.updates):
-        config["lora_dropout"] = 0.0  # peft takes no other beside parameters
+        config["lora_dropout"] = 0.0  # peft accepts no other with target_parameters
         if config.get("fan_in_fan_out"):
             fix = "write a full checkpoint: tangora merge ... --base BASE"
-            raise AdapterError("peft has no parameters beside fan_in_fan_out", got=min(experts), fix=fix)
+            raise AdapterError("peft adapts no parameters with fan_in_fan_out", got=min(experts), fix=fix)
     elif config.get("target_parameters"):
         config["target_parameters"] = None
     if not _selects(config, modules):
@@ -99,7 +99,7 @@ def write_config(content: Content, template: Mapping[str, Any] | None, base: str
     ranks = {site: u.rank for site, u in modules.items()}
     alphas = {site: _alpha(u) for site, u in modules.items()}
     rank, alpha = _most(ranks, 1), _most(alphas, 1)
-    if experts:  # the defaults are theirs, as peft takes a pattern for a parameter's name for one that matches nothing
+    if experts:  # they get the defaults, since peft rejects a pattern for a parameter as one that matches nothing
         rank = alpha = _parameter_rank(experts)
     config |= {"r": rank, "lora_alpha": alpha, "use_rslora": False}
     return config | {"rank_pattern": _exceptions(ranks, rank), "alpha_pattern": _exceptions(alphas, alpha)}
@@ -113,14 +113,14 @@ def _refuse_biases(content: Content) -> None:
     other = sorted(s for s in content.updates if s in content.embeddings or expert_of(s) is not None)
     if other:
         fix = "write a full checkpoint: tangora merge ... --base BASE"
-        raise AdapterError("peft has no lora_bias beside an embedding or a parameter", got=other[0], fix=fix)
+        raise AdapterError("peft has no lora_bias together with an embedding or a parameter", got=other[0], fix=fix)
     if odd := sorted(content.biases.keys() - content.updates.keys()):
         fix = "write a full checkpoint: tangora merge ... --base BASE"
         raise AdapterError("peft has no update for the bias of a layer without factors", got=odd[0], fix=fix)
 
 
 def _name_whole(config: dict[str, Any], content: Content) -> None:
-    """``modules_to_save`` and ``bias`` as the tensors have it: peft fails where one that it names is missing."""
+    """Set ``modules_to_save`` and ``bias`` to match the tensors: peft fails if one that they name is missing."""
     modules = [m for m in config.get("modules_to_save") or () if any(f".{m}." in f".{n}" for n in content.whole)]
     config["modules_to_save"] = modules or None
     if not modules and config.get("task_type") in _CLASSIFIERS:
@@ -130,12 +130,12 @@ def _name_whole(config: dict[str, Any], content: Content) -> None:
 
 
 def _parameter_rank(experts: Mapping[str, list[Factors]]) -> int:
-    """One rank for every parameter and expert: their factors lie in one tensor, and are filled up with zeros."""
+    """Return one rank for every parameter and expert: their factors are padded with zeros into one tensor."""
     return max(update.rank for updates in experts.values() for update in updates)
 
 
 def _alpha(update: Factors) -> float:
-    """The alpha whose quotient by the rank is the scaling, to the last bit where there is one."""
+    """Return an alpha with ``alpha / rank == scaling``, to the last bit if such an alpha exists."""
     near = update.scaling * update.rank
     options = (near, math.nextafter(near, math.inf), math.nextafter(near, -math.inf))
     exact = next((x for x in options if x / update.rank == update.scaling), near)
@@ -143,12 +143,12 @@ def _alpha(update: Factors) -> float:
 
 
 def _exceptions(values: Mapping[str, Any], default: Any) -> dict[str, Any]:
-    """Anchored, because peft would also match a pattern to any longer path that ends in it."""
+    """Return patterns for values that differ from the default; anchored, since peft matches a pattern as a suffix."""
     return {f"^{re.escape(site)}": value for site, value in sorted(values.items()) if value != default}
 
 
 def _selects(config: Mapping[str, Any], sites: Iterable[str]) -> bool:
-    """Whether peft would adapt every one of ``sites``; the layer filters are those the sites were made with."""
+    """Return whether peft would adapt all ``sites``; they were selected with the same layer filters."""
     targets = config.get("target_modules")
     if isinstance(targets, str):
         return all(re.fullmatch(targets, site) for site in sites)
@@ -156,7 +156,7 @@ def _selects(config: Mapping[str, Any], sites: Iterable[str]) -> bool:
 
 
 def write_tensors(content: Content) -> dict[str, Tensor]:
-    """The tensors of ``adapter_model.safetensors``, float32."""
+    """Return the tensors of ``adapter_model.safetensors``, in float32."""
     tensors: dict[str, Tensor] = {}
     for site, update in content.updates.items():
         if expert_of(site) is None:
@@ -167,7 +167,7 @@ def write_tensors(content: Content) -> dict[str, Tensor]:
         tensors |= {f"{layer}.lora_A.weight": a, f"{layer}.lora_B.weight": b}
     for name, tensor in content.whole.items():
         stem = name.removesuffix(".bias")
-        adapted = name.endswith(".bias") and stem in content.updates  # peft keeps it inside the layer that it wraps
+        adapted = name.endswith(".bias") and stem in content.updates  # peft keeps it in the wrapped layer
         tensors[f"{stem}.base_layer.bias" if adapted else name] = tensor
     return {PREFIX + name: tensor.detach().float().cpu().clone() for name, tensor in tensors.items()}
 

@@ -1,8 +1,8 @@
-"""Plain LoRA updates that stay in their file: the factors of a site are read when they are asked for.
+"""Plain LoRA updates that stay in their file: the factors of a site are read when they are needed.
 
-So fusing a hundred adapters takes the memory of one site of each. What is read is checked, and remembered only by its
-digest, with which the adapter's fingerprint needs no second reading. Adapters that share their A₀ share one tensor of
-it: bytes that equal those read just before are neither widened, checked nor digested again.
+So fusing a hundred adapters takes the memory of one site of each. What is read is checked, and only its digest is kept,
+so that computing the adapter's fingerprint reads nothing twice. Adapters that share their A₀ share one tensor of it:
+bytes that equal those read just before are not widened, checked or hashed again.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ import torch
 from torch import Tensor
 
 from tangora.adapters.formats.lora.layers import updates_of
-from tangora.adapters.formats.lora.names import sorted_out
-from tangora.storage.files import Files
+from tangora.adapters.formats.lora.names import sort_tensors
+from tangora.storage.files import InputFiles
 from tangora.storage.floats import widen
 from tangora.storage.header import FLOATS, Stored, read_header
 from tangora.storage.tensors import finite
 from tangora.updates.text import half_digest, joined, number_digest, sizes, tensor_digest
 from tangora.updates.update import LowRank, Update
 
-__all__ = ["Filed", "read_filed"]
+__all__ = ["LazyLowRank", "read_lazily"]
 
 
-class _Read(NamedTuple):
-    """An A, its bytes, its digest, and its version then: a tensor that was written to is not given again."""
+class _CachedFactor(NamedTuple):
+    """An A, its bytes, its digest, and its version when it was read: a tensor that was modified is not reused."""
 
     dtype: str
     raw: np.ndarray[Any, Any]
@@ -39,30 +39,30 @@ class _Read(NamedTuple):
     digest: str
     version: int
 
-    def is_of(self, stored: Stored, raw: np.ndarray[Any, Any]) -> bool:
-        """Whether this is what the bytes hold."""
+    def equals(self, stored: Stored, raw: np.ndarray[Any, Any]) -> bool:
+        """Return whether the bytes are those of this factor."""
         kept = (self.dtype, tuple(self.tensor.shape), self.tensor._version)
         if kept != (stored.dtype, stored.shape, self.version):
             return False
-        words = np.uint64 if raw.size % 8 == 0 else np.uint8
-        return np.array_equal(self.raw.view(words), raw.view(words))
+        unit = np.uint64 if raw.size % 8 == 0 else np.uint8
+        return np.array_equal(self.raw.view(unit), raw.view(unit))
 
 
-class _Before(threading.local):
-    read: _Read | None = None
+class _LastRead(threading.local):
+    factor: _CachedFactor | None = None
 
 
-_before = _Before()
+_last = _LastRead()
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Filed(Update):
-    """``scaling * b @ a`` of two tensors on disk, in float32 (float64 stays).
+class LazyLowRank(Update):
+    """An update ``scaling * b @ a`` of two tensors on disk, in float32 (float64 stays).
 
-    It is its own `Factors`: b and a are read whenever they are taken, so take each once.
+    It is its own `Factors`: every access to b or a reads the file, so access each once.
 
     Args:
-        stored_b, stored_a: where they are.
+        stored_b, stored_a: the stored factors.
         scaling: see `LowRank`.
     """
 
@@ -73,7 +73,7 @@ class Filed(Update):
 
     def __repr__(self) -> str:
         name = self.stored_a.path.name
-        return f"Filed({sizes(self.shape)}, rank {self.rank}, scaling {self.scaling:g}, in {name})"
+        return f"LazyLowRank({sizes(self.shape)}, rank {self.rank}, scaling {self.scaling:g}, in {name})"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -95,16 +95,16 @@ class Filed(Update):
         """``[r, in]``, read now."""
         return self._read(self.stored_a, shared=True)
 
-    def factors(self) -> Filed:
+    def factors(self) -> LazyLowRank:
         """Return itself; nothing is read yet."""
         return self
 
     def dense(self) -> Tensor:
-        """Return the matrix, of factors that are read now."""
+        """Return the matrix; its factors are read now."""
         return self._loaded().dense()
 
     def scaled(self, number: float) -> LowRank:
-        """Return ``number`` times the update, read into memory: what is made of a file does not depend on it."""
+        """Return ``number`` times the update, read into memory, so that it no longer depends on the file."""
         return self._loaded().scaled(number)
 
     def to(self, target: torch.dtype | torch.device | str) -> LowRank:
@@ -112,25 +112,25 @@ class Filed(Update):
         return self._loaded().to(target)
 
     def digest(self) -> str:
-        """Return what `LowRank.digest` would; a factor is read only if it has not been before."""
+        """Return what `LowRank.digest` would; a factor is read only if it has not been read before."""
         for stored in (self.stored_b, self.stored_a):
             if stored not in self._digests:
                 self._read(stored, shared=stored is self.stored_a)
-        known = (self._digests[stored] for stored in (self.stored_b, self.stored_a))
-        return joined(self.shape, self.rank, *known, number_digest(self.scaling))
+        digests = (self._digests[stored] for stored in (self.stored_b, self.stored_a))
+        return joined(self.shape, self.rank, *digests, number_digest(self.scaling))
 
     def _loaded(self) -> LowRank:
         return LowRank(self.b, self.a, self.scaling)
 
     def _read(self, stored: Stored, shared: bool = False) -> Tensor:
-        raw, files = np.empty(stored.size, np.uint8), Files()
+        raw, files = np.empty(stored.size, np.uint8), InputFiles()
         try:
             files.read(stored, 0, raw.data)
         finally:
             files.close()
-        if shared and (before := _before.read) and before.is_of(stored, raw):
-            self._digests[stored] = before.digest
-            return before.tensor
+        if shared and (last := _last.factor) and last.equals(stored, raw):
+            self._digests[stored] = last.digest
+            return last.tensor
         numbers = np.empty(stored.shape, np.float64 if stored.dtype == "F64" else np.float32)
         widen(raw, stored.dtype, numbers.reshape(-1))
         tensor = torch.from_numpy(numbers)
@@ -139,18 +139,18 @@ class Filed(Update):
         if stored not in self._digests:
             self._digests[stored] = half_digest(raw) if stored.dtype == "BF16" else tensor_digest(tensor)
         if shared:
-            _before.read = _Read(stored.dtype, raw, tensor, self._digests[stored], tensor._version)
+            _last.factor = _CachedFactor(stored.dtype, raw, tensor, self._digests[stored], tensor._version)
         return tensor
 
 
-def read_filed(path: Path, config: Mapping[str, Any]) -> tuple[dict[str, Update], frozenset[str]] | None:
-    """The updates of a file and which are embeddings, from its header; None where it holds more than plain factors.
+def read_lazily(path: Path, config: Mapping[str, Any]) -> tuple[dict[str, Update], frozenset[str]] | None:
+    """Return a file's updates and the embeddings among them, from its header; None if it has more than plain factors.
 
     Raises:
         AdapterError: the file is damaged, or its tensors do not fit the configuration.
     """
     header = read_header(path)
-    named = sorted_out(header, config, path)
+    named = sort_tensors(header, config, path)
     pairs = named.factors
     plain = all(pair.keys() == {"A", "B"} and all(len(s.shape) == 2 for s in pair.values()) for pair in pairs.values())
     if not plain or not pairs or named.whole or len({site for site, _ in pairs}) < len(pairs):
@@ -162,6 +162,6 @@ def read_filed(path: Path, config: Mapping[str, Any]) -> tuple[dict[str, Update]
         shapes = {part: torch.empty(stored.shape, device="meta") for part, stored in pair.items()}
         (update,) = updates_of(site, kind, shapes, config, path).values()
         factors = update.factors()
-        assert factors is not None  # of plain factors, as was seen above
-        updates[site] = Filed(pair["B"], pair["A"], factors.scaling)
+        assert factors is not None  # all factors are plain, as checked above
+        updates[site] = LazyLowRank(pair["B"], pair["A"], factors.scaling)
     return updates, frozenset(site for site, kind in pairs if kind == "lora_embedding")

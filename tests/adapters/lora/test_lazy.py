@@ -1,4 +1,4 @@
-"""Factors that stay in their file: the same adapter, read when it is asked for, in the memory of a site."""
+"""Factors that stay in their file: the same adapter, read when it is needed, in the memory of a site."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tangora.adapters.adapter import load
-from tangora.adapters.formats.lora.filed import Filed
+from tangora.adapters.formats.lora.lazy import LazyLowRank
 from tangora.errors import AdapterError, FileError
 from tangora.fusion.fusion import fuse
 
@@ -28,8 +28,8 @@ def make(folder: Path, seed: int = 0, dtype: torch.dtype = torch.bfloat16, sites
             tensors[f"base_model.model.{site}.lora_{part}.weight"] = drawn
     folder.mkdir(parents=True)
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    told = {"peft_type": "LORA", "r": r, "lora_alpha": 4, "target_modules": ["q", "up"], **config}
-    (folder / "adapter_config.json").write_text(json.dumps(told))
+    settings = {"peft_type": "LORA", "r": r, "lora_alpha": 4, "target_modules": ["q", "up"], **config}
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
     return folder
 
 
@@ -37,7 +37,7 @@ def make(folder: Path, seed: int = 0, dtype: torch.dtype = torch.bfloat16, sites
 def test_it_is_the_adapter_that_is_read_at_once(tmp_path, dtype):
     folder = make(tmp_path / "a", dtype=dtype)
     here, there = load(folder), load(folder, lazily=True)
-    assert all(type(update) is Filed for update in there.updates.values())
+    assert all(type(update) is LazyLowRank for update in there.updates.values())
     for site, update in here.updates.items():
         other = there.updates[site]
         assert (other.shape, other.rank, other.scaling) == (update.shape, update.rank, update.scaling)
@@ -66,7 +66,7 @@ def test_fused_from_folders_as_from_adapters(tmp_path, method, options):
     folders = [make(tmp_path / f"{seed}", seed) for seed in range(3)]
     here, there = fuse([load(f) for f in folders], method, **options), fuse(folders, method, **options)
     assert there.fingerprint == here.fingerprint
-    assert all(type(update) is not Filed for update in there.updates.values())
+    assert all(type(update) is not LazyLowRank for update in there.updates.values())
 
 
 def shared(folder: Path, source: Path, seed: int) -> Path:
@@ -121,7 +121,7 @@ def test_a_merge_of_one_does_not_hang_on_its_file(tmp_path):
     assert torch.equal(fused.updates["layers.0.q"].dense(), expected)
 
 
-def test_what_is_not_finite_is_told_with_its_file(tmp_path):
+def test_an_error_of_a_number_that_is_not_finite_names_its_file(tmp_path):
     folder = make(tmp_path / "a")
     tensors = load_file(folder / "adapter_model.safetensors")
     tensors["base_model.model.layers.1.q.lora_B.weight"][2, 1] = float("nan")
@@ -141,7 +141,7 @@ def test_what_is_more_than_plain_factors_is_read_at_once(tmp_path):
     tensors |= {n.replace("weight", "bias"): t[:, 0].clone() for n, t in tensors.items() if "lora_B" in n}
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     assert load(folder, lazily=True).fingerprint == load(folder).fingerprint
-    assert not any(isinstance(update, Filed) for update in load(folder, lazily=True).updates.values())
+    assert not any(isinstance(update, LazyLowRank) for update in load(folder, lazily=True).updates.values())
 
 
 PROBE = """
@@ -156,7 +156,7 @@ print(peak() - before)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "darwin", reason="the resident peak is told in other units")
+@pytest.mark.skipif(sys.platform == "darwin", reason="the resident peak is in other units")
 def test_the_memory_is_that_of_a_site_of_each(tmp_path):
     """Forty adapters of 10 MB, which would take 800 MB in float32 at once; all share A, so that the result is small."""
     sites = {f"layers.{i}.q": (16384, 16) for i in range(16)}

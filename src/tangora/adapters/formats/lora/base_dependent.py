@@ -1,9 +1,9 @@
-"""Updates that depend on the base's weights, of which single tensors are read when they are needed.
+"""Updates that depend on the base's weights; single tensors of these are read when they are needed.
 
 DoRA (arXiv:2402.09353, eq. 5)     ΔW = m / ‖W + s·B A‖ · (W + s·B A) − W, row by row; of full rank
 PiSSA (arXiv:2404.02948, eq. 2-4)  ΔW = s·B A − U_r S_r V_rᵀ, the first r singular triplets of W; of rank 2r
 OLoRA (arXiv:2406.01775)           ΔW = s·B A − s·Q_r R_r of the QR decomposition of W; of rank 2r
-bias="all", "lora_only"            Δb = what was saved, less the base's
+bias="all", "lora_only"            Δb = the saved bias − the base's
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ if TYPE_CHECKING:
     from tangora.storage.checkpoint import Checkpoint
     from tangora.storage.header import Stored
 
-__all__ = ["Rescaled", "Weights", "convert"]
+__all__ = ["DoraUpdate", "BaseWeights", "convert"]
 
-_BLOCK = 2**20  # numbers of a weight that are computed with at a time
+_BLOCK = 2**20  # entries of a weight that are computed at a time
 _FIX = "give the base model that the adapter was made for"
 
 
-class Weights:
-    """A base's tensors by an adapter's names for them.
+class BaseWeights:
+    """A base's weights, by an adapter's names for them.
 
     Args:
         base: the checkpoint.
         shapes: site -> shape of its update.
         embeddings: the sites that are embeddings.
-        config: the adapter's.
+        config: the adapter's ``adapter_config.json``.
     """
 
     def __init__(
@@ -55,19 +55,19 @@ class Weights:
         self._named = Names(base, [f"{site}.weight" for site in sorted(shapes)])
 
     def stored(self, site: str) -> tuple[Stored, bool]:
-        """Where the weight of a site lies, and whether as the transpose of its update."""
-        found = self.base.tensors[self._named(f"{site}.weight")]
+        """Return the stored weight of a site, and whether it is the transpose of its update."""
+        weight = self.base.tensors[self._named(f"{site}.weight")]
         embedding = site in self.embeddings
-        return found, is_turned(self.shapes[site], found.shape, site, embedding, self.config, self.base)
+        return weight, is_turned(self.shapes[site], weight.shape, site, embedding, self.config, self.base)
 
     def weight(self, site: str) -> Float[Tensor, "out in"]:
-        """The weight of a site in the orientation of its update, read now."""
+        """Read the weight of a site, in the orientation of its update."""
         stored, turned = self.stored(site)
         tensor = read_rows(stored, 0, stored.shape[0])
         return tensor.T if turned else tensor
 
     def parameter(self, name: str) -> Tensor:
-        """Any parameter, by the adapter's name for it."""
+        """Read any parameter, by the adapter's name for it."""
         stored = self.base.find(self._named(name))
         if stored is None:
             raise AdapterError("the base has no such parameter", got=name, where=self.base.folder, fix=_FIX)
@@ -75,8 +75,8 @@ class Weights:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Rescaled(Update):
-    """DoRA's update of a site: factors and norms; the matrix is formed from the base's weight whenever it is taken.
+class DoraUpdate(Update):
+    """DoRA's update of a site: factors and norms; the matrix is computed from the base's weight whenever it is needed.
 
     Args:
         product: ``s·B A``.
@@ -91,7 +91,7 @@ class Rescaled(Update):
     turned: bool = False
 
     def __repr__(self) -> str:
-        return f"Rescaled({sizes(self.shape)}, rank {self.product.rank}, scaling {self.product.scaling:g})"
+        return f"DoraUpdate({sizes(self.shape)}, rank {self.product.rank}, scaling {self.product.scaling:g})"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -99,32 +99,32 @@ class Rescaled(Update):
         return self.product.shape
 
     def factors(self) -> None:
-        """Return None: rescaled row by row, the update is of full rank."""
+        """Return None: rescaling row by row gives the update full rank."""
         return
 
     def dense(self) -> Float[Tensor, "out in"]:
-        """Return the matrix, formed anew."""
+        """Compute the matrix."""
         count = self.stored.shape[0]
-        whole = torch.cat([self._as_stored(start, stop) for start, stop in self._blocks(count)])
-        return whole.T.contiguous() if self.turned else whole
+        matrix = torch.cat([self._as_stored(start, stop) for start, stop in self._blocks(count)])
+        return matrix.T.contiguous() if self.turned else matrix
 
     def scaled(self, number: float) -> Update:
         """Return itself, or ``number`` times the matrix."""
         return self if number == 1.0 else Dense(self.dense() * number)
 
     def digest(self) -> str:
-        """Return that of the matrix."""
+        """Return the digest of the matrix."""
         return Dense(self.dense()).digest()
 
     def rows(self, start: int, stop: int, *, transposed: bool = False) -> Float[Tensor, "rows width"]:
-        """Return rows of the matrix or its transpose: of what the base stores, only these are formed."""
+        """Return rows of the matrix or of its transpose; in the orientation of the base, only these are computed."""
         if transposed == self.turned:
-            return self._as_stored(start, min(stop, self.stored.shape[0]))  # a file holds bytes after its rows
-        whole = self.dense()
-        return (whole.T if transposed else whole)[start:stop]
+            return self._as_stored(start, min(stop, self.stored.shape[0]))  # other tensors' bytes follow the last row
+        matrix = self.dense()
+        return (matrix.T if transposed else matrix)[start:stop]
 
     def _as_stored(self, start: int, stop: int) -> Float[Tensor, "rows width"]:
-        """Rows of the matrix as the base stores it, computed in float64, in float32 (float64 where the base is)."""
+        """Compute rows of the matrix as the base stores it, in float64; return float32 (float64 if the base is)."""
         old, moved = self._moved(start, stop)
         if self.turned:
             scale = self._scale[None, :]
@@ -135,7 +135,7 @@ class Rescaled(Update):
 
     @cached_property
     def _scale(self) -> Float[Tensor, " out"]:
-        """m / ‖W + s·B A‖ where the base stores the transpose, whose rows do not hold a whole norm."""
+        """m / ‖W + s·B A‖, if the base stores the transpose; a norm then needs entries of all stored rows."""
         squares = torch.zeros(self.shape[0], dtype=torch.float64)
         for start, stop in self._blocks(self.stored.shape[0]):
             squares += self._moved(start, stop)[1].square().sum(0)
@@ -160,21 +160,21 @@ def convert(
     updates: Mapping[str, Update],
     norms: Mapping[str, Tensor],
     whole: Mapping[str, Tensor],
-    weights: Weights,
+    weights: BaseWeights,
 ) -> tuple[dict[str, Update], dict[str, Tensor]]:
-    """Updates of the base's weights, from those that are relative to something else, and what stays saved whole.
+    """Convert updates to changes of the base's weights; return these, and the parameters that stay saved whole.
 
     Args:
-        updates: as the factors say.
+        updates: site -> update, from the factors alone.
         norms: site -> DoRA's m.
         whole: parameter -> value.
-        weights: the base's.
+        weights: the base's weights.
 
     Raises:
         AdapterError: the base is not the one that the adapter was made for.
     """
     init = str(weights.config.get("init_lora_weights")).lower()
-    found: dict[str, Update] = {}
+    converted: dict[str, Update] = {}
     for site, update in updates.items():
         factors = update.factors()
         if site in norms and factors is not None:
@@ -182,16 +182,16 @@ def convert(
             if len(norm) != update.shape[0]:
                 got = f"{len(norm)} of {update.shape[0]} rows"
                 raise AdapterError("the norms do not fit the update", got=got, where=site, fix="copy it again")
-            found[site] = Rescaled(factors, norm, *weights.stored(site))
+            converted[site] = DoraUpdate(factors, norm, *weights.stored(site))
         elif init in _STARTS and factors is not None and site not in weights.embeddings:
-            found[site] = combine([update, _STARTS[init](weights.weight(site), factors)], [1.0, -1.0])
+            converted[site] = combine([update, _STARTS[init](weights.weight(site), factors)], [1.0, -1.0])
         else:
-            found[site] = update
+            converted[site] = update
     rest = dict(whole)
     if weights.config.get("bias") in ("all", "lora_only"):
         for name in [n for n in whole if n.endswith(".bias") and not _in_module(n, weights.config)]:
-            found[name] = Dense(rest.pop(name) - weights.parameter(name))
-    return found, rest
+            converted[name] = Dense(rest.pop(name) - weights.parameter(name))
+    return converted, rest
 
 
 def _in_module(name: str, config: Mapping[str, Any]) -> bool:
