@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import plugins
 import tangora
 from tangora.adapters.adapter import load
 from tangora.config.recipe import Recipe, load_recipe
 from tangora.errors import AdapterError, RecipeError
-from tangora.evaluation.evaluator import evaluate
+from tangora.evaluation.evaluator import evaluate, scoring_code
 from tangora.evaluation.results import rank_kept
+from tangora.runs.context import Context
+from tangora.runs.runner import missing
 from tangora.support.seams import FAMILIES, METRICS
+from tangora.support.source import source_digest
 from tangora.support.validation import validate
 from tangora.tasks import load_base, load_task, make_readout
 from tangora.testing import check_family, check_metric
@@ -147,6 +152,52 @@ def test_the_candidate_is_chosen_by_what_is_kept_of_errors(run):
     assert [json.loads(text)["weights"] for text in chosen] == [json.loads(max(ranks, key=ranks.__getitem__))]
     assert (run[0] / "report.html").is_file()
     assert (run[0] / "explorer-tangent.html").is_file()
+
+
+def test_a_head_that_changed_is_noticed_by_everything_that_reads_it(run, tmp_path, monkeypatch):
+    copy = shutil.copytree(run[0], tmp_path / "copy")
+    before = {path.name for path in (copy / "cache" / "searches").iterdir()}
+    path = copy / "adapters" / "lora" / "number" / "heads" / "number.safetensors"
+    save_file({name: -values for name, values in load_file(path).items()}, path)
+    left = missing(Context.open(copy))
+    assert {job.kind for job in left} == {"statistics", "expert-scores", "fusion-scores", "tables", "fused", "report"}
+    assert {job.mode for job in left if hasattr(job, "mode")} == {"lora"}
+    assert [job.tasks for job in left if job.kind == "statistics"] == [("number",)]
+    monkeypatch.setattr("tangora.report.build", lambda run: (run / "report.html").write_text("drawn elsewhere"))
+    tangora.run(run[1], copy)
+    fused = load(copy / "fused" / "lora" / "average")
+    assert torch.equal(fused.heads["number"]["linear.weight"], load_file(path)["linear.weight"])
+    expert = {"mode": "lora", "method": "expert", "subset": "number"}
+    assert scores(copy, **expert)["number", "accuracy"] < scores(run[0], **expert)["number", "accuracy"]
+    after = {path.name for path in (copy / "cache" / "searches").iterdir()}
+    assert len(after - before) == 1, "learned searched again; convex reads the heads of another mode"
+
+
+def test_how_an_expert_predicts_is_part_of_its_result(run, tmp_path):
+    copy = shutil.copytree(run[0], tmp_path / "copy")
+    path = copy / "adapters" / "lora" / "letter" / "heads" / "letter.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"labels": ["x", "y", "z"]}))
+    assert "fused" in {job.kind for job in missing(Context.open(copy))}
+
+
+@pytest.mark.parametrize("metrics", [["balanced_error", "accuracy"], ["accuracy", "balanced_error"]])
+def test_the_code_of_every_metric_is_in_the_key_of_the_tables(raw, run, monkeypatch, metrics):
+    recipe = validate(Recipe, raw | {"tasks": [raw["tasks"][0] | {"metrics": metrics}, raw["tasks"][1]]}, "test")
+
+    def key():
+        scoring_code.cache_clear()
+        context = Context(run[0], recipe)
+        context.sources = Context.open(run[0]).sources
+        return next(job.key for job in context.plan if job.kind == "tables")
+
+    def changed(*things, **options):
+        return "changed" if METRICS.get("balanced_error") in things else source_digest(*things, **options)
+
+    before = key()
+    assert before == key()
+    monkeypatch.setattr("tangora.evaluation.evaluator.source_digest", changed)
+    assert before != key()
+    scoring_code.cache_clear()
 
 
 def test_a_head_for_other_classes_is_refused(run, bench):

@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     from tangora.coefficients.found import Found
     from tangora.fusion.fusion import Fusion
     from tangora.methods import Method
+    from tangora.modes.contract import Mode
     from tangora.tangent.columns import Columns
     from tangora.tasks import Base, Task
+    from tangora.tasks.contract import Family
 
 __all__ = ["Bench", "ColumnSource", "Posed", "code_of", "pose"]
 
@@ -175,7 +177,12 @@ class _Views:
         return [self._fusion.merge(self._method.name, unit, self._parameters) for unit in units]
 
 
-def code_of(search: Search, method: Method) -> str:
-    """Return the digest of the code that decides what a search finds: its own, the method's, and that of the views."""
+def code_of(search: Search, method: Method, family: Family[Any, Any], *modes: Mode) -> str:
+    """Return the digest of the code that decides what a search finds: its own, the method's, and that of the views.
+
+    Args:
+        search, method: find and fuse.
+        family, modes: decide the answers that are judged.
+    """
     without = ("tangora.errors", "tangora.progress")
-    return source_digest(search, search.settings, method.function, pose, without=without)
+    return source_digest(search, search.settings, method.function, pose, family, *modes, without=without)

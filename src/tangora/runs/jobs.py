@@ -87,8 +87,21 @@ class Job(ABC):
             record = read_json(_record(self, context), OutputError)
         except OutputError:
             return False
-        inputs = {key: context.digest(key) for key in self.inputs}
-        return record.get("inputs") == inputs and record.get("files") == _digests(self, context)
+        return record.get("inputs") == self._inputs(context) and record.get("files") == _digests(self, context)
+
+    def read_others(self, context: Context) -> bool:
+        """Return whether the job's record names other results of its inputs than are there now.
+
+        For jobs that know in another way whether their files are right; false if there is no record.
+        """
+        try:
+            record = read_json(_record(self, context), OutputError)
+        except OutputError:
+            return False
+        return record.get("inputs") != self._inputs(context)
+
+    def _inputs(self, context: Context) -> dict[str, str]:
+        return {key: context.digest(key) for key in self.inputs}
 
     def digest(self, context: Context) -> str:
         """Return a hash of the result, by which the jobs that read it notice a change."""
@@ -96,9 +109,8 @@ class Job(ABC):
 
     def record(self, context: Context, seconds: float) -> None:
         """Write down what was read and written, and how long it took, after the job was run."""
-        inputs = {key: context.digest(key) for key in self.inputs}
         about = {"kind": self.kind, "label": self.label, "work": self.resources.work, "seconds": round(seconds, 3)}
-        write_json(_record(self, context), {**about, "inputs": inputs, "files": _digests(self, context)})
+        write_json(_record(self, context), {**about, "inputs": self._inputs(context), "files": _digests(self, context)})
 
 
 def _record(job: Job, context: Context) -> Path:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from tangora.adapters.heads import heads_digest
 from tangora.config.recipe import Recipe
 from tangora.errors import FileError
 from tangora.modes.contract import Bench, mode_of
@@ -18,6 +19,7 @@ from tangora.runs.jobs import Job, Resources
 from tangora.support.files import digest, read_json
 
 if TYPE_CHECKING:
+    from tangora.adapters.adapter import Adapter
     from tangora.runs.context import Context
     from tangora.runs.sources import Sources
 
@@ -88,8 +90,13 @@ class ExpertJob(Job):
         )
 
     def digest(self, context: Context) -> str:
-        """Hash of the weights."""
-        return digest([context.experts[self.mode][task].fingerprint for task in self.tasks])
+        """Hash of the weights, and of what the adapters keep of their tasks: trained heads, and how to predict."""
+        adapters = [context.experts[self.mode][task] for task in self.tasks]
+        return digest([[a.fingerprint, heads_digest(a.heads), _records(a)] for a in adapters])
+
+
+def _records(adapter: Adapter) -> dict[str, Any]:
+    return {task: record.model_dump(mode="json") for task, record in adapter.records.items()}
 
 
 def _folder(context: Context, mode: str, task: str) -> Path:

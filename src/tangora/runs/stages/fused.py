@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from tangora.adapters.heads import heads_digest, read_heads, read_records
 from tangora.config.recipe import FusionEntry, Recipe
+from tangora.errors import TangoraError
 from tangora.evaluation.results import Outcome
 from tangora.runs.jobs import Job, Resources
 from tangora.runs.stages.experts import ExpertJob
@@ -101,9 +103,12 @@ def _entry(recipe: Recipe, outcome: Outcome) -> FusionEntry:
 
 
 def _is_saved(folder: Path, adapter: Adapter) -> bool:
-    if not (folder / "tangora.json").is_file():
+    try:
+        metadata, heads, records = read_json(folder / "tangora.json"), read_heads(folder), read_records(folder)
+    except TangoraError:
         return False
-    return read_json(folder / "tangora.json") == adapter.metadata.model_dump(mode="json")
+    same_heads = heads_digest(heads) == heads_digest(adapter.heads) and records == adapter.records
+    return same_heads and metadata == adapter.metadata.model_dump(mode="json")
 
 
 def fused_jobs(

@@ -9,12 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from tangora.adapters.heads import heads_digest
 from tangora.coefficients.found import Found
 from tangora.coefficients.pose import Bench, code_of, pose
 from tangora.coefficients.problem import silent
 from tangora.methods import get
+from tangora.modes.contract import mode_of
 from tangora.support.files import digest, read_json, write_json
-from tangora.support.seams import SEARCHES
+from tangora.support.seams import FAMILIES, SEARCHES
 
 if TYPE_CHECKING:
     from tangora.config.fusion import SearchSettings
@@ -85,16 +87,19 @@ class Searches:
         return found
 
     def _key(self, cell: Cell, settings: SearchSettings, fusion: Fusion, split: str) -> str:
-        entry, prints = cell.entry, [adapter.fingerprint for adapter in fusion.adapters]
+        entry, adapters = cell.entry, fusion.adapters
+        prints, modes = [adapter.fingerprint for adapter in adapters], [mode_of(adapter) for adapter in adapters]
+        code = code_of(SEARCHES.get(settings.name), get(entry.method), FAMILIES.get(self.base.config.family), *modes)
         return digest(
             {
                 "search": settings.model_dump(mode="json"),
                 "fusion": [entry.method, entry.parameters, fusion.space],
                 "data": [self.base.fingerprint, split, *(self.tasks[name].fingerprint for name in cell.subset)],
                 "adapters": prints,
+                "heads": [heads_digest(adapter.heads) for adapter in adapters],
                 "statistics": sorted(s.fingerprint for s in fusion.statistics if s.about.adapter in prints),
                 "seed": self.seed,
-                "code": code_of(SEARCHES.get(settings.name), get(entry.method)),
+                "code": code,
             }
         )
 

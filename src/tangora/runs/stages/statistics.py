@@ -66,7 +66,7 @@ class StatisticsJob(Job):
         return [self._path(context).with_suffix(".json")]
 
     def done(self, context: Context) -> bool:
-        """Whether the files are there, whole, and of this expert and these rows."""
+        """Whether the files are there, whole, and of this expert with its head and these rows."""
         (name,), settings = self.tasks, context.recipe.fusion.statistics
         facts = context.sources.tasks[name]
         wanted = {
@@ -81,7 +81,9 @@ class StatisticsJob(Job):
             about = load(self._path(context)).about
         except TangoraError:  # missing or damaged
             return False
-        return about.model_dump(include=set(wanted)) == wanted and about.base.fingerprint == context.sources.base
+        if about.model_dump(include=set(wanted)) != wanted or about.base.fingerprint != context.sources.base:
+            return False
+        return not self.read_others(context)  # the files do not say which head the expert had
 
     def _path(self, context: Context) -> Path:
         return context.run / "statistics" / self.mode / f"{self.tasks[0]}.safetensors"
