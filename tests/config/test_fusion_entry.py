@@ -31,10 +31,10 @@ def recipe(tmp_path, entry, family="text-zero-shot"):
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ("{method: ties, labels: 8}", "labels is no setting of a grid"),
-        ("{method: ties, search: lorahub, per: site}", "per is no setting of search lorahub"),
-        ("{method: task_arithmetic, search: learned, budget: 5}", "budget is no setting of search learned"),
-        ("{method: task_arithmetic, search: convex, steps: 5}", "steps is no setting of search convex"),
+        ("{method: ties, labels: 8}", "labels is not a setting of a grid"),
+        ("{method: ties, search: lorahub, per: site}", "per is not a setting of search lorahub"),
+        ("{method: task_arithmetic, search: learned, budget: 5}", "budget is not a setting of search learned"),
+        ("{method: task_arithmetic, search: convex, steps: 5}", "steps is not a setting of search convex"),
         ("{method: task_arithmetic, search: learned, l2: auto}", "l2: auto is for search convex"),
         (
             "{method: task_arithmetic, search: learned, l2: -1.0}",
@@ -44,7 +44,7 @@ def recipe(tmp_path, entry, family="text-zero-shot"):
         ("{method: task_arithmetic, search: learned, spaces: [factors]}", r"for spaces: \[delta\]"),
         (
             "{method: task_arithmetic, search: convex}",
-            "convex needs logits .* of lora, full: give modes with train: tangent.* such as learned, minimax",
+            "convex needs logits .* of lora, full: use modes with train: tangent.* such as learned, minimax",
         ),
         ("{method: task_arithmetic, search: learnt}", "'learned'"),
     ],
@@ -57,7 +57,7 @@ def test_what_cannot_be(tmp_path, entry, message):
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ("{method: ties, search: {name: lorahub, per: site}}", "per is no setting of search lorahub"),
+        ("{method: ties, search: {name: lorahub, per: site}}", "per is not a setting of search lorahub"),
         ("{method: ties, search: {name: lorahub, bugdet: 3}}", "unknown key 'bugdet'. Did you mean 'budget'"),
         ("{method: ties, search: lorahub, bugdet: 3}", "unknown key 'bugdet'. Did you mean 'budget'"),
         ("{method: ties, search: lorahub, budget: 0}", r"greater than or equal to 1, got 0 at .*1\.search\.budget"),

@@ -100,7 +100,7 @@ def test_the_default_rate_of_what_is_trained_is_written_out(path):
         ("fusion.subsets.sizes=[true, 2]", r"a number, not true or false.*at fusion\.subsets\.sizes"),
         (
             "fusion.methods=[{method: ties, sizes: [9]}]",
-            r"for subsets of \[9\] tasks, and there are those of \[2\]",
+            r"for subsets of \[9\] tasks, but subsets have \[2\]",
         ),
         ("fusion.subsets.sizes=[1]", r"each at least 2"),
         ("fusion.subsets.sizes=[3]", r"there are 2 tasks"),
@@ -111,7 +111,7 @@ def test_the_default_rate_of_what_is_trained_is_written_out(path):
         ("modes.m={train: full, linearize: module}", r"train: full has no adapter"),
         ("modes.m={train: full, lora: {r: 3}}", r"train: full has no adapter, so no lora at modes\.m"),
         ("modes.m={train: l-lorra}", r"no such mode: 'l-lorra'; did you mean 'l-lora'"),
-        ("modes.m={train: tangent, linearize: model}", r"train: tangent says what is linearized"),
+        ("modes.m={train: tangent, linearize: model}", r"train: tangent determines what is linearized"),
         ("modes.m={linearize: layer}", r"none, module or model; got 'layer'"),
         ("modes.m={train: full, share: 3}", r"train: full has no key 'share'; valid: lora, train, training"),
         ("training.early_stopping=3", r"early_stopping needs evaluate_every"),

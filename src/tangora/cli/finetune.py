@@ -123,7 +123,7 @@ def _train(
     bench = Bench(base, scratch, on_step=lambda step, total, loss: progress.update(step, f"loss {loss:.3f}"))
     prints = {task.name: task.fingerprint for task in tasks}
     key = stage_key(config, base.fingerprint, prints, recipe.base.family, [task.metric for task in chosen])
-    train_to(bench, tasks, config, folders, overwrite=options.overwrite, about={"stage": key})
+    train_to(bench, tasks, config, folders, overwrite=options.overwrite, extra={"stage": key})
     progress.end()
 
 

@@ -1,1 +1,1 @@
-"""What a run is: the recipe and its models. Nothing here imports torch."""
+"""The recipe of a run and its pydantic models. Nothing here imports torch."""

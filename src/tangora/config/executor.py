@@ -14,7 +14,7 @@ __all__ = ["ExecutorConfig"]
 
 
 class ExecutorConfig(BaseModel):
-    """An executor and its settings; in short, its name alone.
+    """An executor and its settings. The name alone is a short form.
 
     The settings are those of the executor's own class, which validates them and fills in defaults.
 
@@ -54,8 +54,8 @@ def _settings(name: str, given: Mapping[str, Any]) -> BaseModel:
         first = cause.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            known = list(kind.model_fields)
-            fix = did_you_mean(key, known) if known else "it has none"
+            valid = list(kind.model_fields)
+            fix = did_you_mean(key, valid) if valid else "it has none"
             raise ValueError(f"executor {name}: unknown setting {key!r}: {fix}") from None
         message = first["msg"][0].lower() + first["msg"][1:]
         raise ValueError(

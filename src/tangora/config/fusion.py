@@ -1,9 +1,9 @@
-"""An entry of ``fusion.methods``: what is fused how, and where its coefficients come from. No torch.
+"""An entry of ``fusion.methods``: the method, the space, and the source of the coefficients. No torch.
 
 A search is named by a recipe, found in the registry of searches, and validated by its own settings::
 
     {method: task_arithmetic, search: {name: convex, labels: 32}}
-    {method: task_arithmetic, search: convex, labels: 32}           # the same, in short
+    {method: task_arithmetic, search: convex, labels: 32}           # short form
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tangora.support.validation import did_you_mean
 
 __all__ = ["FusionEntry", "SearchSettings", "check_search"]
 
-_WRITTEN_OUT: Mapping[str, Any] = {
+_OLD_DEFAULTS: Mapping[str, Any] = {
     "per": "task",
     "labels": None,
     "l2": None,
@@ -32,11 +32,11 @@ _WRITTEN_OUT: Mapping[str, Any] = {
     "budget": 40,
     "penalty": 0.05,
 }
-"""What the ``recipe.yaml`` of an older run gives to every entry, whatever its search: nobody's choice, so ignored."""
+"""Values that older versions wrote into every entry of ``recipe.yaml``, whatever its search; ignored when read."""
 
 
 class SearchSettings(Frozen):
-    """The settings of a search: the base of the class that each search has for its own.
+    """The settings of a search. Each search derives its own class from this one.
 
     A subclass gives ``name`` one value, which is also its default::
 
@@ -49,7 +49,7 @@ class SearchSettings(Frozen):
 
     @property
     def label(self) -> str:
-        """How ``scores.csv`` calls an entry with these settings, unless the entry has a name."""
+        """The name in ``scores.csv`` of an entry with these settings, unless the entry has a name of its own."""
         return self.name
 
     @property
@@ -64,11 +64,11 @@ class SearchSettings(Frozen):
 
 
 class FusionEntry(Frozen):
-    """One row of the comparison: a method, its space, and where its coefficients come from.
+    """One row of the comparison: a method, its space, and the source of its coefficients.
 
-    ``weights`` and ``parameters`` may be lists: then every combination is a candidate and one is selected on
-    validation. A ``search`` finds the weights in another way, for one setting of the parameters. Its settings are a
-    mapping, or in short its name, with its other keys beside it.
+    ``weights`` and ``parameters`` may be lists. Then every combination is a candidate, and one is selected on
+    validation. A ``search`` finds the weights in another way, for one setting of the parameters. Give its settings as
+    a mapping, or give its name here and its other keys beside it.
     """
 
     method: str
@@ -105,7 +105,7 @@ class FusionEntry(Frozen):
         if any(isinstance(value, list) for value in self.parameters.values()):
             raise ValueError("a search takes one value a parameter: give an entry, with a name, for each")
         if SEARCHES.get(self.search.name).needs != "loss" and self.spaces != ["delta"]:
-            raise ValueError(f"search {self.search.name} is for spaces: [delta], in which fused weights are linear")
+            raise ValueError(f"search {self.search.name} needs spaces: [delta], in which fused weights are linear")
         return self
 
     @property
@@ -115,7 +115,7 @@ class FusionEntry(Frozen):
 
 
 def _gathered(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The entry with every key of its search under ``search``.
+    """Return the entry with every key of its search moved under ``search``.
 
     Raises:
         ValueError: there is no such search, or a key belongs neither to the entry nor to its search.
@@ -128,19 +128,19 @@ def _gathered(raw: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(search, Mapping):  # a grid, or settings that were validated before
         name = f"search {search.name}" if isinstance(search, SearchSettings) else "a grid"
         foreign = _chosen(beside)
-        _refuse(foreign.keys() & _WRITTEN_OUT.keys(), name)
+        _refuse(foreign.keys() & _OLD_DEFAULTS.keys(), name)
         return {**entry, **foreign}
     fields = _fields(search.get("name"))
-    own = {key: beside.pop(key) for key in list(beside) if key in fields}
+    moved = {key: beside.pop(key) for key in list(beside) if key in fields}
     # An older version wrote null for a default that differs between searches.
-    own = {key: value for key, value in own.items() if value is not None or key not in _WRITTEN_OUT}
+    moved = {key: value for key, value in moved.items() if value is not None or key not in _OLD_DEFAULTS}
     _refuse(_chosen(beside), f"search {search['name']}", [*FusionEntry.model_fields, *fields])
     _refuse([key for key in search if key not in ("name", *fields)], f"search {search['name']}", fields)
-    return {**entry, "search": {**search, **own}}
+    return {**entry, "search": {**search, **moved}}
 
 
 def _fields(name: Any) -> list[str]:
-    """The keys of a search's settings."""
+    """Return the keys of a search's settings."""
     if not isinstance(name, str):
         raise ValueError("a search needs its name, such as {name: convex}")
     if name not in SEARCHES:
@@ -149,21 +149,21 @@ def _fields(name: Any) -> list[str]:
 
 
 def _chosen(beside: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys that somebody chose: those without the value that an older version wrote out for everybody."""
+    """Return the keys that a user set: those that differ from what an older version wrote into every entry."""
     absent = object()
-    return {key: value for key, value in beside.items() if value != _WRITTEN_OUT.get(key, absent)}
+    return {key: value for key, value in beside.items() if value != _OLD_DEFAULTS.get(key, absent)}
 
 
 def _refuse(keys: Iterable[str], what: str, valid: Sequence[str] = ()) -> None:
     for key in keys:
-        if key in _WRITTEN_OUT:
-            raise ValueError(f"{key} is no setting of {what}: leave it out")
+        if key in _OLD_DEFAULTS:
+            raise ValueError(f"{key} is not a setting of {what}: leave it out")
         hint = did_you_mean(str(key), valid)
         raise ValueError(f"unknown key {key!r}. {hint[0].upper()}{hint[1:]}")
 
 
 def check_search(entry: FusionEntry, modes: Mapping[str, bool], family: str) -> None:
-    """Refuse a search in modes, or for tasks, that it is not made for.
+    """Refuse a search that does not fit the modes or the tasks.
 
     Args:
         entry: of a recipe.
@@ -181,6 +181,6 @@ def check_search(entry: FusionEntry, modes: Mapping[str, bool], family: str) -> 
         what = f"{where} needs logits that are linear in the coefficients, unlike those of {', '.join(nonlinear)}"
         alike = [name for name in SEARCHES.own if SEARCHES.get(name).needs == "logits"]
         others = [name for name in alike if SEARCHES.get(name).labelled == search.labelled]
-        raise ValueError(f"{what}: give modes with train: tangent, or another search, such as {', '.join(others)}")
+        raise ValueError(f"{what}: use modes with train: tangent, or another search, such as {', '.join(others)}")
     if search.classes and FAMILIES.get(family).logits_over != "classes":
-        raise ValueError(f"{where} needs classes, and a generated text has none: choose another search")
+        raise ValueError(f"{where} needs classes, and generated text has none: choose another search")

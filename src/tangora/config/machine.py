@@ -1,4 +1,4 @@
-"""Where a run computes: the recipe's ``machine`` key. No torch."""
+"""The recipe's ``machine`` key: device, dtype and threads of a run. No torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["MachineConfig"]
 
 
 class MachineConfig(Frozen):
-    """The device, the dtype and the threads of a run; they change its speed, and its numbers by rounding at most."""
+    """The device, the dtype and the threads of a run. They change its speed, and its numbers only by rounding."""
 
     device: str = Field(
         default="auto",

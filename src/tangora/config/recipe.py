@@ -1,7 +1,7 @@
-"""What a run is, read from YAML: a file or a bundled name, with ``--set a.b=c`` laid over it.
+"""Load a recipe from YAML: a file or a bundled name, with ``--set a.b=c`` applied to it.
 
-The models themselves are in `schema` and `settings`, and are exported here. Relative paths in a recipe are
-relative to the working directory. Nothing here imports torch.
+The models are defined in `schema` and `settings` and exported here. Relative paths in a recipe are relative to the
+working directory. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ __all__ = [
 
 
 def bundled_recipes() -> list[str]:
-    """Names that `load_recipe` knows without a path."""
+    """Return the names that `load_recipe` accepts in place of a path."""
     folder = resources.files("tangora") / "recipes"
     return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
 
@@ -62,7 +62,7 @@ def load_recipe(source: str | Path, settings: Sequence[str] = ()) -> Recipe:
     """Read a recipe file, or a bundled one by name, and apply ``a.b=c`` settings.
 
     Args:
-        source: a path (anything with a ``/`` or a ``.yaml`` end, or that exists), else a bundled name.
+        source: a path (anything with a ``/``, with the suffix ``.yaml``, or that exists), else a bundled name.
         settings: ``key.path=value``, the value in YAML; list items by index, named items (tasks) by name too.
 
     Raises:
@@ -77,7 +77,7 @@ def load_recipe(source: str | Path, settings: Sequence[str] = ()) -> Recipe:
     try:
         raw = parse(text)
     except ValueError as cause:
-        raise RecipeError(f"not readable as YAML ({cause})", where=where, fix="mend the file") from cause
+        raise RecipeError(f"not readable as YAML ({cause})", where=where, fix="fix the syntax") from cause
     if not isinstance(raw, dict):
         raise RecipeError("a recipe is a mapping", got=type(raw).__name__, where=where, fix="see the bundled recipes")
     for setting in settings:
@@ -95,10 +95,10 @@ def _read(source: str | Path) -> tuple[str, str | Path]:
             return path.read_text(encoding="utf-8"), path
         except (OSError, UnicodeDecodeError) as cause:
             raise FileError(f"the recipe cannot be read ({cause})", where=path, fix="check the path") from cause
-    known = bundled_recipes()
-    if str(source) not in known:
+    bundled = bundled_recipes()
+    if str(source) not in bundled:
         raise RecipeError(
-            "no such recipe", got=str(source), fix=did_you_mean(str(source), known) + "; a file needs its path"
+            "no such recipe", got=str(source), fix=did_you_mean(str(source), bundled) + "; a file needs its path"
         )
     return (resources.files("tangora") / "recipes" / f"{source}.yaml").read_text(encoding="utf-8"), f"recipe {source}"
 

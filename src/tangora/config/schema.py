@@ -1,14 +1,14 @@
-"""The models of a recipe: frozen, and every unknown key an error.
+"""The models of a recipe. They are frozen, and an unknown key is an error.
 
-    base      which pretrained model, and how its features become logits
-    tasks     the data sets: where, which columns, which labels, which metric
-    lora      the adapter: rank, alpha, targets, initial values   (defaults for every mode)
-    training  rate, steps, schedule                               (defaults for every mode)
-    modes     name -> how adapters are trained: train, and what differs of lora.* and training.*
-    fusion    subsets, methods with their grids or search, how coefficients are selected
+    base        the pretrained model, and how its features become logits
+    tasks       the data sets: source, columns, labels, metric
+    lora        the adapter: rank, alpha, targets, initial values   (defaults for every mode)
+    training    rate, steps, schedule                               (defaults for every mode)
+    modes       name -> how adapters are trained: train, and changes to lora.* and training.*
+    fusion      subsets, methods with their grids or search, selection of coefficients
     evaluation  batch size, bootstrap
-    machine   device, dtype, threads
-    executor  where the jobs of the run are done
+    machine     device, dtype, threads
+    executor    where the jobs of the run are done
 
 `Recipe.finetune_config` resolves one mode. Nothing here imports torch.
 """
@@ -76,7 +76,7 @@ class SubsetConfig(Frozen):
 
 
 class StatisticsConfig(Frozen):
-    """How much of an expert's training rows is looked at, for methods that are given statistics of them."""
+    """Which of an expert's training rows statistics are collected on, for methods that use statistics."""
 
     rows: int = Field(default=1000, ge=1, description="at most so many of each task, a sample by the recipe's seed")
     batch_size: int = Field(default=16, ge=1)
@@ -115,7 +115,7 @@ class EvaluationConfig(Frozen):
 
 
 class Recipe(Frozen):
-    """A run, whole."""
+    """A complete run."""
 
     name: str = Field(pattern=NAME)
     title: str = ""
@@ -142,7 +142,7 @@ class Recipe(Frozen):
 
     @classmethod
     def settings_at(cls, raw: Mapping[str, Any], location: tuple[int | str, ...]) -> tuple[type[Frozen] | None, int]:
-        """Return which class reads a place of a recipe where that depends on the family, for an error's hint."""
+        """Return the class that reads a location of a recipe if it depends on the family, for hints in errors."""
         return settings_at(raw, location)
 
     @model_validator(mode="after")
@@ -152,7 +152,7 @@ class Recipe(Frozen):
             for name in task.all_metrics:
                 if answers not in METRICS.get(name).takes:
                     takes = " or ".join(sorted(METRICS.get(name).takes))
-                    what = f"{name} compares {takes}, and {self.base.family} answers with {answers}"
+                    what = f"{name} compares {takes}, but {self.base.family} answers with {answers}"
                     raise ValueError(f"tasks: {task.name}: {what}: choose another metric")
         return self
 
@@ -173,14 +173,14 @@ class Recipe(Frozen):
                 raise ValueError(f"fusion.methods: {entry.label} names unknown modes {', '.join(sorted(unknown))}")
             fused = range(2, len(names) + 1) if isinstance(sizes, str) else sizes
             if entry.sizes is not None and not set(entry.sizes) & set(fused):
-                got = f"{entry.label} is for subsets of {entry.sizes} tasks, and there are those of {list(fused)}"
+                got = f"{entry.label} is for subsets of {entry.sizes} tasks, but subsets have {list(fused)} tasks"
                 raise ValueError(f"fusion.methods: {got}")
             linear = {name: MODES.get(of.train).linear_in_coefficients for name, of in self.modes.items()}
             check_search(entry, linear, self.base.family)
         return self
 
     def finetune_config(self, mode: str) -> FinetuneConfig:
-        """The recipe's ``lora`` and ``training`` with the mode's changes laid over them, the rate written out.
+        """Return the recipe's ``lora`` and ``training`` with the mode's changes applied and the rate filled in.
 
         Raises:
             RecipeError: the mode is unknown, or one of its keys is.
@@ -201,5 +201,5 @@ class Recipe(Frozen):
         return validate(FinetuneConfig, {**(chosen.model_extra or {}), **common}, where).resolved()
 
     def to_yaml(self) -> str:
-        """The resolved recipe, every default written out."""
+        """Return the resolved recipe with every default filled in."""
         return dump(self.model_dump(mode="json"))

@@ -1,6 +1,6 @@
-"""How an adapter is made: the models of ``lora``, ``training`` and ``modes`` in a recipe.
+"""The models of ``lora``, ``training`` and ``modes`` in a recipe: how an adapter is made.
 
-Which keys a mode takes, and its default learning rate, the mode itself says (`tangora.modes.contract.Mode`).
+Each mode defines its own keys and default learning rate (`tangora.modes.contract.Mode`).
 """
 
 from __future__ import annotations
@@ -36,28 +36,28 @@ def _is_space(name: str) -> str:
 
 
 SpaceName = Annotated[str, AfterValidator(_is_space)]
-"""The space that task vectors are fused in: ``delta``, ``factors``, ``core``, or one of another package."""
+"""The space in which task vectors are fused: ``delta``, ``factors``, ``core``, or one from another package."""
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
-"""What modes, tasks and methods may be called: it becomes a folder's name."""
+"""The pattern of names of modes, tasks and entries: a name becomes the name of a folder."""
 
 
 _YES_NO = {"yes": True, "on": True, "no": False, "off": False}
-"""Bools of YAML 1.1, in which older recipes are written; a text to YAML 1.2, and so to a field of bools and texts."""
+"""Booleans of YAML 1.1, used by older recipes. YAML 1.2 reads them as texts, and so does a field of bool and str."""
 
 
 class Frozen(BaseModel):
-    """Immutable, no unknown keys, no infinities, no number that is ``true``."""
+    """An immutable model that refuses unknown keys, infinities, and ``true`` as a number."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
     def __repr__(self) -> str:
-        """What differs from the defaults."""
+        """Show the values that differ from the defaults."""
         fields = type(self).model_fields
         defaults = {n: f.get_default(call_default_factory=True, validated_data={}) for n, f in fields.items()}
         values = {name: getattr(self, name) for name in fields}
-        given = {n: v for n, v in values.items() if fields[n].is_required() or v != defaults[n]}
-        return one_line(type(self).__name__, *(f"{name}={value!r}" for name, value in given.items()))
+        shown = {n: v for n, v in values.items() if fields[n].is_required() or v != defaults[n]}
+        return one_line(type(self).__name__, *(f"{name}={value!r}" for name, value in shown.items()))
 
     @field_validator("*", mode="before")
     @classmethod
@@ -69,7 +69,7 @@ class Frozen(BaseModel):
 
 
 def _kinds(annotation: Any) -> Iterator[Any]:
-    """What a field's values may be, those in its lists and tables with them."""
+    """Yield the types that a field's values may have, including those of items in lists and mappings."""
     parts = get_args(annotation)
     yield from itertools.chain.from_iterable(map(_kinds, parts)) if parts else [annotation]
 
@@ -79,7 +79,7 @@ def _values(value: Any) -> Iterable[Any]:
 
 
 class LoraSettings(Frozen):
-    """The adapter's shape and start; the names and meanings are peft's."""
+    """The adapter's shape and initial values; names and meanings are those of peft."""
 
     r: int = Field(default=8, ge=1)
     alpha: float = Field(default=16, gt=0)
@@ -97,7 +97,7 @@ class LoraSettings(Frozen):
 
 
 class TrainingSettings(Frozen):
-    """How long and how fast; everything else is transformers.TrainingArguments' own default."""
+    """Steps, rates and schedule. Everything else has the default of transformers.TrainingArguments."""
 
     steps: int = Field(default=200, ge=1, description="optimizer steps")
     batch_size: int = Field(default=32, ge=1, description="rows per device and forward pass")
@@ -127,7 +127,7 @@ class TrainingSettings(Frozen):
 
 
 class WeightSettings(Frozen):
-    """The keys of a mode that trains weights of the model itself."""
+    """The keys of a mode that trains the model's own weights."""
 
     training: TrainingSettings = Field(default=TrainingSettings())
 
@@ -139,7 +139,7 @@ class AdapterSettings(WeightSettings):
 
 
 def mode_name(train: str | None, linearize: str | None) -> str:
-    """Return the registered name of a mode, also for the pair of keys by which older recipes and adapters name it.
+    """Return the registered name of a mode, also for the pair of keys that older recipes and adapters use.
 
     ``train: adapter`` with ``linearize: none``, ``module`` or ``model`` is ``lora``, ``l-lora`` or ``tangent``;
     ``train: full`` with ``none`` or ``model`` is ``full`` or ``full-tangent``.
@@ -159,7 +159,7 @@ def mode_name(train: str | None, linearize: str | None) -> str:
         raise ValueError("train: full has no adapter, so no linearize: module")
     if pair[0] in ("adapter", "full"):
         raise ValueError(f"linearize is none, module or model; got {linearize!r}")
-    raise ValueError(f"train: {train} says what is linearized: leave linearize out")
+    raise ValueError(f"train: {train} determines what is linearized: leave linearize out")
 
 
 _OLD_NAMES = {
@@ -171,8 +171,8 @@ _OLD_NAMES = {
 }
 
 
-class _OfMode(Frozen):
-    """Names a registered mode, and may have keys that this mode alone takes."""
+class _NamesMode(Frozen):
+    """A model that names a registered mode and may have that mode's own keys."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -180,11 +180,11 @@ class _OfMode(Frozen):
 
     @model_validator(mode="before")
     @classmethod
-    def _by_one_name(cls, given: Any) -> Any:
-        if not isinstance(given, Mapping):
-            return given
-        rest = {key: value for key, value in given.items() if key not in ("train", "linearize")}
-        return {**rest, "train": mode_name(given.get("train"), given.get("linearize"))}
+    def _by_one_name(cls, raw: Any) -> Any:
+        if not isinstance(raw, Mapping):
+            return raw
+        rest = {key: value for key, value in raw.items() if key not in ("train", "linearize")}
+        return {**rest, "train": mode_name(raw.get("train"), raw.get("linearize"))}
 
     @model_validator(mode="after")
     def _keys_of_the_mode(self) -> Any:
@@ -192,12 +192,12 @@ class _OfMode(Frozen):
             raise ValueError(f"no such mode: {self.train!r}; {did_you_mean(self.train, list(MODES))}")
         fields, own = type(self).model_fields, MODES.get(self.train).settings.model_fields
         if odd := [key for key in self.model_extra or {} if key not in own]:
-            known = sorted({*own, *fields})
-            raise ValueError(f"train: {self.train} has no key {odd[0]!r}; {did_you_mean(odd[0], known)}")
+            valid = sorted({*own, *fields})
+            raise ValueError(f"train: {self.train} has no key {odd[0]!r}; {did_you_mean(odd[0], valid)}")
         return self
 
 
-class FinetuneConfig(_OfMode):
+class FinetuneConfig(_NamesMode):
     """Everything that decides one training, apart from the base and the tasks.
 
     Keys beyond these are the mode's own; `settings` has all of them in the mode's own class.
@@ -218,7 +218,7 @@ class FinetuneConfig(_OfMode):
 
     @property
     def settings(self) -> Any:
-        """What the mode takes of all this, as an instance of its ``settings`` class."""
+        """The settings that the mode uses, as an instance of its ``settings`` class."""
         chosen = MODES.get(self.train).settings
         values = {**vars(self), **(self.model_extra or {})}
         return validate(chosen, {key: values[key] for key in chosen.model_fields if key in values}, f"mode {self.mode}")
@@ -230,13 +230,13 @@ class FinetuneConfig(_OfMode):
         return rate if rate is not None else float(MODES.get(self.train).default_rate)
 
     def resolved(self) -> FinetuneConfig:
-        """With the rate written out: what is recorded, since the default of one version is not that of the next."""
+        """Return the configuration with the rate filled in, to be recorded: defaults may change between versions."""
         training = self.training.model_copy(update={"learning_rate": self.learning_rate})
         return self.model_copy(update={"training": training})
 
 
-class ModeConfig(_OfMode):
-    """What a mode changes: partial ``lora`` and ``training`` over the recipe's, and the mode's own keys."""
+class ModeConfig(_NamesMode):
+    """A mode's changes to the recipe's ``lora`` and ``training``, and the mode's own keys."""
 
     lora: dict[str, Any] = Field(default_factory=dict)
     training: dict[str, Any] = Field(default_factory=dict)

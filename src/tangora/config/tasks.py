@@ -1,10 +1,10 @@
-"""The settings of a base model and of its tasks; a family may have keys of its own.
+"""The settings of a base model and of its tasks. A family may add keys.
 
     BaseSettings ── what every family has ──> BaseConfig ── with the keys of Tangora's own families
     TaskSettings ── what every family has ──> TaskConfig ── with the keys of Tangora's own families
 
-A family of another package derives its settings from `BaseSettings` and `TaskSettings`; `base.family` in a recipe says
-which classes read the keys. Nothing here imports torch.
+A family from another package derives its settings from `BaseSettings` and `TaskSettings`. `base.family` in a recipe
+determines which classes read the keys. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class BaseSettings(Frozen):
 
     @field_validator("family")
     @classmethod
-    def _known(cls, name: str) -> str:
+    def _is_family(cls, name: str) -> str:
         if name not in FAMILIES:
             raise UnknownNameError("family", name, list(FAMILIES))
         return name
@@ -58,7 +58,7 @@ class BaseSettings(Frozen):
 
 
 class BaseConfig(BaseSettings):
-    """The base model of a family of Tangora's own."""
+    """The base model of one of Tangora's own families."""
 
     pooling: Literal["mean", "cls"] = Field(default="mean", description="text-zero-shot: token features to one vector")
     max_length: int = Field(default=64, ge=1, description="tokens kept of an input")
@@ -69,7 +69,7 @@ class BaseConfig(BaseSettings):
 
 
 class Source(Frozen):
-    """Where a task's rows are: exactly one of the first six keys."""
+    """The source of a task's rows: exactly one of `SOURCE_KINDS`."""
 
     hub: str | None = Field(default=None, description="data set id on the Hugging Face Hub")
     parquet: dict[SplitName, str] | None = None
@@ -127,14 +127,14 @@ class TaskSettings(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _primary(cls, raw: Any) -> Any:
-        """The first of ``metrics`` is ``metric``, unless both are given."""
+        """Set ``metric`` to the first of ``metrics``, unless both are given."""
         if isinstance(raw, Mapping) and "metric" not in raw and isinstance(raw.get("metrics"), list) and raw["metrics"]:
             return {**raw, "metric": raw["metrics"][0]}
         return raw
 
     @field_validator("metric", "metrics")
     @classmethod
-    def _known(cls, value: str | list[str] | None) -> str | list[str] | None:
+    def _are_metrics(cls, value: str | list[str] | None) -> str | list[str] | None:
         for name in [value] if isinstance(value, str) else value or ():
             if name not in METRICS:
                 raise UnknownNameError("metric", name, list(METRICS))
@@ -159,7 +159,7 @@ class TaskSettings(Frozen):
 
 
 class TaskConfig(TaskSettings):
-    """One task of a family of Tangora's own."""
+    """One task of one of Tangora's own families."""
 
     text: str = Field(default="text", description="text column; or an 'image' column's name for image families")
     image: str = Field(default="image", description="image column, or the array's name in an .npz")
@@ -177,11 +177,11 @@ class TaskConfig(TaskSettings):
 
 
 def base_settings(raw: Mapping[str, Any], where: str) -> BaseSettings:
-    """Return the settings of a base model, of the class that its family reads.
+    """Return the settings of a base model, as an instance of its family's class.
 
     Args:
         raw: the keys, ``family`` among them.
-        where: what an error names as the place.
+        where: the location that an error names.
 
     Raises:
         RecipeError: no such family, or a key or value is invalid.
@@ -194,21 +194,21 @@ def base_settings(raw: Mapping[str, Any], where: str) -> BaseSettings:
 
 
 def read_base(raw: Any) -> Any:
-    """Read ``base`` of a recipe by the class of its family; anything else is left for pydantic to refuse."""
+    """Validate ``base`` of a recipe by the class of its family; leave anything else for pydantic to refuse."""
     return _class_of(raw, "base_settings").model_validate(raw) if isinstance(raw, Mapping) else raw
 
 
 def read_tasks(raw: Any, info: ValidationInfo) -> Any:
-    """Read ``tasks`` of a recipe by the class of its base's family."""
+    """Validate ``tasks`` of a recipe by the class of its base's family."""
     base = info.data.get("base")
-    if base is None:  # it is refused already
+    if base is None:  # already refused
         return []
     chosen: Any = FAMILIES.get(base.family).task_settings
     return TypeAdapter(list[chosen]).validate_python(raw)
 
 
 def settings_at(raw: Mapping[str, Any], location: tuple[int | str, ...]) -> tuple[type[Frozen] | None, int]:
-    """Return which class reads a place of a recipe, and how many parts of the location lead there."""
+    """Return the class that reads a location of a recipe, and how many parts of the location lead to it."""
     if location[:1] == ("base",):
         return _class_of(raw.get("base"), "base_settings"), 1
     if location[:1] == ("tasks",) and len(location) > 1:
@@ -217,7 +217,7 @@ def settings_at(raw: Mapping[str, Any], location: tuple[int | str, ...]) -> tupl
 
 
 def _class_of(raw: Any, which: Literal["base_settings", "task_settings"]) -> type[Any]:
-    """The settings class of the family that ``raw`` names; that of Tangora's own where it names none."""
+    """Return the settings class of the family that ``raw`` names, or Tangora's own class if it names none."""
     family = raw.get("family") if isinstance(raw, Mapping) else getattr(raw, "family", None)
     if isinstance(family, str) and family in FAMILIES:
         chosen: type[Any] = getattr(FAMILIES.get(family), which)

@@ -1,1 +1,1 @@
-"""What is trained, and how: from a base, a task and a configuration to an adapter."""
+"""Training: from a base, a task and a configuration to an adapter."""

@@ -1,4 +1,4 @@
-"""How an adapter answers: with its updates in the weights, or with the network expanded in its direction."""
+"""Two ways to answer with an adapter: its updates added to the weights, or the network expanded in its direction."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ __all__ = ["by_expansion", "by_weights"]
 
 @contextlib.contextmanager
 def by_weights(base: Base, adapter: Adapter, saved: dict[str, Tensor]) -> Iterator[Callable[[Task], TaskModel]]:
-    """The updates are added into the base's weights, for the length of the block; see `Mode.answering`."""
+    """Add the updates to the base's weights for the length of the block; see `Mode.answering`."""
     with applied(base.backbone, adapter, saved):
         yield lambda task: TaskModel(base.backbone, task, base, make_readout(task, base, adapter))
 
 
 @contextlib.contextmanager
 def by_expansion(base: Base, adapter: Adapter, saved: dict[str, Tensor]) -> Iterator[Callable[[Task], TaskModel]]:
-    """The network is expanded at φ₀ in the direction of the adapter's task vector; see `Mode.answering`."""
+    """Expand the network at φ₀ in the direction of the adapter's task vector; see `Mode.answering`."""
     with at_start(base.backbone, [adapter], saved):
         direction = direction_of(adapter, base.backbone)
         yield lambda task: TangentTaskModel(base.backbone, task, base, direction, make_readout(task, base, adapter))

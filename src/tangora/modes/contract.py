@@ -1,7 +1,7 @@
-"""What a mode is: a way to train adapters, and to answer with them.
+"""The contract of a mode: a way to train adapters, and to answer with them.
 
-A mode is one object, found by its name: ours by file (`tangora.modes.kinds`), another package's by an entry point of
-the group ``tangora.modes``. Everything that depends on how an adapter was trained asks its mode (`mode_of`).
+A mode is one object, looked up by name: ours by file (`tangora.modes.kinds`), another package's by an entry point of
+the group ``tangora.modes``. Code that depends on how an adapter was trained calls the adapter's mode (`mode_of`).
 `tangora.testing.check_mode` checks the promises below on a tiny model.
 """
 
@@ -33,19 +33,19 @@ OnStep: TypeAlias = Callable[[int, int, float], None]
 
 @dataclass(frozen=True)
 class Bench:
-    """What a training works on and with.
+    """The model, folders and callbacks of a training, and the records that it fills in.
 
     Attributes:
-        base: the model; a mode adapts it in place and puts it back as it was.
-        scratch: folder for checkpoints to resume from; None: nothing to resume from.
+        base: the model; a mode adapts it in place and restores it.
+        scratch: folder for checkpoints to resume from; None for no checkpoints.
         logs: folder for TensorBoard.
         on_step: called after each step, in the main process.
-        model_of: makes the model that is trained on a task, in place of the mode's own: a student (`tangora.distill`).
+        model_of: task -> the model to train in place of the mode's own: a student (`tangora.distill`).
         records: task -> loss and validation curves, wall time and parameter counts, filled by `tangora.modes.session`
             and written to ``training.json``.
-        heads: task -> the parameters of its readout, if it has any, filled by `tangora.modes.session` too; the adapters
-            get them.
-        head_records: task -> what prediction needs; the adapters get them.
+        heads: task -> the parameters of its readout, if it has any, filled by `tangora.modes.session` too and added to
+            the adapters.
+        head_records: task -> what prediction needs, filled and added likewise.
     """
 
     base: Base
@@ -60,7 +60,7 @@ class Bench:
 
 @dataclass(frozen=True)
 class Footprint:
-    """What one adapter of a mode costs.
+    """The size of one adapter of a mode.
 
     Attributes:
         sites: adapted layers, or parameters.
@@ -78,32 +78,32 @@ class Mode(Protocol):
     """A way to train adapters, and to answer with them.
 
     Attributes:
-        name: as it is registered: what a recipe says in ``modes.NAME.train`` and ``tangora.json`` in ``train``.
-        settings: a frozen pydantic class (`tangora.config.settings.Frozen`) whose fields are the keys that the mode
-            takes. Fields named ``lora`` and ``training`` start from the sections of the recipe; `AdapterSettings` and
-            `WeightSettings` have these two, or the latter alone.
+        name: the registered name: the value of ``modes.NAME.train`` in a recipe and of ``train`` in ``tangora.json``.
+        settings: a frozen pydantic class (`tangora.config.settings.Frozen`) with the mode's keys as fields. Fields
+            named ``lora`` and ``training`` start from the sections of the recipe. `AdapterSettings` has both,
+            `WeightSettings` only ``training``.
         default_rate: the learning rate if a recipe gives none.
-        passes: what a training step costs a row, in forward passes; a backward pass counts as two.
-        joint: whether it trains several tasks in one job. Of a mode that does not, every job has one task.
-        kind: what its adapters are: ``lora`` (low-rank updates of layers, which stock peft loads) or ``full`` (changes
-            of whole parameters).
-        linearize: what ``tangora.json`` says is replaced by its first-order expansion at φ₀: ``none``, each adapted
-            ``module``, or the whole ``model``.
-        answers: how its adapters answer: ``weights`` (the updates are added into the base's weights), ``tangent`` (the
-            network is expanded in their direction), or a name of the mode's own. Adapters of equal updates, whose
-            modes say the same, have equal scores.
-        linear_in_coefficients: whether logits are linear in fusion coefficients. Then columns can be made of them
-            (`tangora.tangent.Columns`): every fusion is scored without a forward pass, and the best one is a convex
-            problem.
-        can_be_student: whether it can train ``bench.model_of``: an ordinary forward pass with LoRA layers, whose
-            updates `tangora.distill` scales.
+        passes: the cost of a training step per row, in forward passes; a backward pass counts as two.
+        joint: whether it trains several tasks in one job. If not, every job has one task.
+        kind: the kind of its adapters: ``lora`` (low-rank updates of layers, which stock peft loads) or ``full``
+            (changes of whole parameters).
+        linearize: what is replaced by its first-order expansion at φ₀, as recorded in ``tangora.json``: ``none``, each
+            adapted ``module``, or the whole ``model``.
+        answers: how its adapters answer: ``weights`` (the updates are added to the base's weights), ``tangent`` (the
+            network is expanded in their direction), or the mode's own word. Adapters with equal updates and equal
+            ``answers`` have equal scores.
+        linear_in_coefficients: whether logits are linear in fusion coefficients. If so, columns can be made of them
+            (`tangora.tangent.Columns`): every fusion is scored without a forward pass, and finding the best one is a
+            convex problem.
+        can_be_student: whether it can train ``bench.model_of``: an ordinary forward pass with LoRA layers, since
+            `tangora.distill` scales their updates.
 
     A mode promises:
 
-    1. `train` gives the same adapters for the same seed, leaves the base bit for bit as it was, also if it raises, and
-       raises `ModelError` instead of returning weights that are not finite.
-    2. `answering` gives the logits that the trained model gave, and leaves the base as it was.
-    3. An adapter that was saved and loaded answers the same, by `answering` and by `load_model`.
+    1. `train` returns the same adapters for the same seed. It leaves the base unchanged bit for bit, also if it raises.
+       It raises `ModelError` instead of returning weights that are not finite.
+    2. `answering` gives the logits of the trained model, and leaves the base unchanged.
+    3. An adapter that was saved and loaded gives the same answers, by `answering` and by `load_model`.
     4. With ``linear_in_coefficients``, the logits of ``c · adapter`` are ``origin + c · column``.
     5. `check` refuses, before anything is trained, settings with which `train` would fail.
     """
@@ -147,11 +147,11 @@ class Mode(Protocol):
     def answering(
         self, base: Base, adapter: Adapter, saved: dict[str, Tensor]
     ) -> AbstractContextManager[Callable[[Task], TaskModel]]:
-        """Return a context in which the base answers with an adapter: task -> model.
+        """Return a context manager for a function, task -> model, whose models answer with an adapter.
 
         Args:
             base: as before afterwards.
-            adapter: trained in this mode, or fused of such.
+            adapter: trained in this mode, or fused from such adapters.
             saved: pristine weights kept from earlier calls with the same base; filled here.
 
         Raises:
@@ -160,7 +160,7 @@ class Mode(Protocol):
         ...
 
     def load_model(self, folder: Path, model: nn.Module) -> nn.Module:
-        """Return the network that an adapter was trained as, in evaluation mode.
+        """Return the network in the form in which the adapter was trained, in evaluation mode.
 
         Args:
             folder: the adapter's, in the format of its kind.
@@ -180,7 +180,7 @@ def mode_of(owner: Adapter | Metadata | FinetuneConfig | ModeConfig) -> Mode:
     """Return the mode of an adapter, of its metadata, or of a configuration.
 
     Raises:
-        PluginError: it is no mode that is installed.
+        PluginError: the mode is not installed.
 
     >>> from tangora.config.settings import FinetuneConfig
     >>> mode_of(FinetuneConfig(train="tangent")).linear_in_coefficients

@@ -5,8 +5,8 @@ path from the base to itself, the features that the teacher has there (arXiv:260
 
     min over φ of E over x, a ~ U(½, 1) of  1 − cos( v(x; θ₀ + a·ΔW(φ)),  v(x; θ₀) + a·J(x) τ )
 
-with v the normalized features that every task's logits are a linear function of, and τ the teacher: a fused adapter,
-or of each task's rows the expert of that task. Rows of all tasks are mixed; the teachers' features are computed once,
+v are the normalized features, from which every task's logits are a linear function. τ is the teacher: a fused adapter,
+or for each task's rows the expert of that task. Rows of all tasks are mixed. The teachers' features are computed once,
 as `Columns` of a task whose logits are the features.
 """
 
@@ -45,7 +45,7 @@ __all__ = ["StudentModel", "distill"]
 
 _Lesson: TypeAlias = "tuple[Sequence[Task], Adapter]"
 
-SHORTEST = 0.5  # of the path from the base to the student, on which a step may lie
+SHORTEST = 0.5  # smallest fraction of the path from the base to the student at which a step is taken
 
 
 def distill(
@@ -62,16 +62,16 @@ def distill(
 ) -> Adapter:
     """Train a LoRA or L-LoRA student whose features follow a tangent teacher's; no labels are used.
 
-    Choose it to serve a fused tangent adapter at the cost of plain LoRA. What the student loses of the teacher is
-    measured by scoring both (`tangora evaluate`). With the experts themselves as teachers it is an alternative to
-    fusing: nothing interferes that the student cannot hold apart, but a training is needed for every set of tasks.
+    Choose it to serve a fused tangent adapter at the cost of plain LoRA. Score both (`tangora evaluate`) to measure
+    what is lost. With the experts themselves as teachers it is an alternative to fusing: the tasks interfere only as
+    far as one student cannot fit them all, but every set of tasks needs a training of its own.
 
     Args:
         base: the model of the teacher; as before afterwards.
-        tasks: whose train rows are looked at, mixed.
-        teacher: an adapter with ``linearize: model``, fused or not; or several, of every task its own expert.
-        config: how the student is made: a mode such as ``lora`` or ``l-lora``, an ordinary network with LoRA layers.
-        rows: most rows of a task.
+        tasks: their train rows are used, mixed.
+        teacher: an adapter with ``linearize: model``, fused or not; or several, one expert for each task.
+        config: the student's mode: one that trains an ordinary network with LoRA layers, such as ``lora``, ``l-lora``.
+        rows: the largest number of rows per task.
         out, scratch, on_step, overwrite: as for `tangora.finetune`.
 
     Raises:
@@ -94,7 +94,7 @@ def distill(
         refuse_existing(out, overwrite)
     mixed = _mixed(tasks, [adapter for _, adapter in lessons], rows, config.seed)
     prints = {task.name: adapter.fingerprint for group, adapter in lessons for task in group}
-    about = DistilledInfo(
+    distilled = DistilledInfo(
         teacher=prints if isinstance(teacher, Sequence) else teacher.fingerprint,
         tasks=[task.name for task in tasks],
         split="train",
@@ -106,12 +106,12 @@ def distill(
     for _, adapter in lessons:  # heads answer by features, and the student has the teacher's
         bench.heads.update({name: dict(head) for name, head in adapter.heads.items()})
         bench.head_records.update(adapter.records)
-    made = train_to(bench, [mixed], config, folders, overwrite=overwrite, about={"distilled": about})
+    made = train_to(bench, [mixed], config, folders, overwrite=overwrite, extra={"distilled": distilled})
     return made[mixed.name]
 
 
 class StudentModel(TaskModel):
-    """Answers with its distance from the teacher's features; a row's label is its place among them."""
+    """A task model trained towards the teacher's features; a row's label is its index among them."""
 
     origin: Tensor
     moved: Tensor
@@ -142,9 +142,9 @@ class StudentModel(TaskModel):
 
 @contextmanager
 def _scaled(model: nn.Module, share: float) -> Iterator[None]:
-    """Every LoRA update of the model at a share of its size."""
-    held: list[Any] = [getattr(module, "scaling", None) for module in model.modules()]
-    layers: list[dict[str, float]] = [scaling for scaling in held if isinstance(scaling, dict)]
+    """Scale every LoRA update of the model by ``share`` for the length of the block."""
+    scalings: list[Any] = [getattr(module, "scaling", None) for module in model.modules()]
+    layers: list[dict[str, float]] = [scaling for scaling in scalings if isinstance(scaling, dict)]
     before = [dict(scaling) for scaling in layers]
     try:
         for scaling in layers:
@@ -155,21 +155,21 @@ def _scaled(model: nn.Module, share: float) -> Iterator[None]:
             scaling.update(values)
 
 
-def _lessons(tasks: Sequence[Task], given: Adapter | Sequence[Adapter]) -> list[_Lesson]:
-    """Which tasks' rows follow which teacher, in the order of the tasks."""
-    if not isinstance(given, Sequence):
-        return [(tasks, given)]
-    found: dict[str | None, Adapter] = {adapter.metadata.task: adapter for adapter in given}
+def _lessons(tasks: Sequence[Task], teacher: Adapter | Sequence[Adapter]) -> list[_Lesson]:
+    """Return pairs of tasks and the teacher that their rows follow, in the order of the tasks."""
+    if not isinstance(teacher, Sequence):
+        return [(tasks, teacher)]
+    by_task: dict[str | None, Adapter] = {adapter.metadata.task: adapter for adapter in teacher}
     names = [task.name for task in tasks]
-    if len(found) < len(given) or set(found) != set(names):
+    if len(by_task) < len(teacher) or set(by_task) != set(names):
         fix = "give one expert of every task, or a fused adapter alone"
-        got = ", ".join(str(adapter.metadata.task) for adapter in given)
+        got = ", ".join(str(adapter.metadata.task) for adapter in teacher)
         raise ModelError(f"several teachers must be those of {', '.join(names)}", got=got, where="teacher", fix=fix)
-    return [([task], found[task.name]) for task in tasks]
+    return [([task], by_task[task.name]) for task in tasks]
 
 
 def _features(base: Base, lessons: Sequence[_Lesson], rows: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Of the rows of all tasks, in their order: at φ₀, and what the teacher adds."""
+    """Return the features of all tasks' rows, in order: those at φ₀, and what the teacher adds to them."""
     parts = []
     for tasks, teacher in lessons:
         mixed = _mixed(tasks, [teacher], rows, seed)
@@ -186,12 +186,12 @@ def _check(tasks: Sequence[Task], teachers: Sequence[Adapter], config: FinetuneC
         fix = "choose a mode with train: lora or l-lora"
         raise ModelError("a student is a LoRA or L-LoRA adapter", got=config.mode, where="--mode", fix=fix)
     if without := [task.name for task in tasks if FAMILIES.get(task.family).followed(task) is None]:
-        fix = "distillation follows features, of which logits are a linear function: choose another family"
+        fix = "distillation follows features, and logits must be linear in them: choose another family"
         raise ModelError("this task has no features to follow", got=without[0], where="tasks", fix=fix)
 
 
 def _mixed(tasks: Sequence[Task], teachers: Sequence[Adapter], rows: int, seed: int) -> Task:
-    """Train rows of all tasks as one task, whose logits are the features and whose label is the row."""
+    """Return train rows of all tasks as one task that has the features as logits and row numbers as labels."""
     inputs: dict[str, list[Any]] = {}
     for task in tasks:
         split = task.splits["train"]
@@ -202,7 +202,7 @@ def _mixed(tasks: Sequence[Task], teachers: Sequence[Adapter], rows: int, seed: 
     stacked = {name: torch.stack(v) if isinstance(first[name], Tensor) else v for name, v in inputs.items()}
     count = len(next(iter(inputs.values())))
     train = Split(stacked, list(range(count)))
-    decides = digest(["distill-2", train.fingerprint, [teacher.fingerprint for teacher in teachers]])
+    fingerprint = digest(["distill-2", train.fingerprint, [teacher.fingerprint for teacher in teachers]])
     followed: Task = FAMILIES.get(tasks[0].family).followed(tasks[0])
-    about: dict[str, Any] = {"name": "distilled", "metric": "accuracy", "more_metrics": (), "labels": [], "record": {}}
-    return replace(followed, **about, splits={"train": train}, fingerprint=decides)
+    own: dict[str, Any] = {"name": "distilled", "metric": "accuracy", "more_metrics": (), "labels": [], "record": {}}
+    return replace(followed, **own, splits={"train": train}, fingerprint=fingerprint)

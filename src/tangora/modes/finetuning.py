@@ -1,6 +1,6 @@
-"""Fine-tune: from a base, a task or several, and a configuration to adapters, by the mode that the configuration names.
+"""Fine-tune: from a base, one or more tasks and a configuration to adapters, by the configuration's mode.
 
-A mode adapts the base in place and puts it back as it was, bit for bit, so that one base serves every task of a run.
+A mode adapts the base in place and restores it bit for bit, so that one base serves every task of a run.
 """
 
 from __future__ import annotations
@@ -75,14 +75,14 @@ def finetune(
     (``batch_size`` is per process), the first one writes, and all return the same adapter.
 
     Args:
-        base: the model; adapted in place and put back as it was.
+        base: the model; adapted in place and restored.
         task: its ``train`` split is trained on, its ``validation`` split is scored. Several, for a joint mode: an
             adapter for each is returned, by the task's name.
         config: a resolved mode of a recipe.
-        out: folder for the adapter and ``training.json`` (loss and validation curves, wall time, parameter counts);
-            of several tasks, the folder of such folders.
-        scratch: folder for checkpoints to resume from, removed at the end; None: nothing to resume from.
-        stage: what ``tangora.json`` says decided the adapter; by default None.
+        out: folder for the adapter and ``training.json`` (loss and validation curves, wall time, parameter counts). For
+            several tasks, it contains one such folder for each.
+        scratch: folder for checkpoints to resume from, removed at the end; None for no checkpoints.
+        stage: key of the adapter's inputs, recorded in ``tangora.json``.
         on_step: called after each step with (step, total steps, loss), in the main process.
         logs: folder for TensorBoard; default: ``logs/<mode>/<task>``.
         overwrite: replace ``out``.
@@ -98,7 +98,7 @@ def finetune(
     tasks = [task] if isinstance(task, Task) else list(task)
     folders = {} if out is None else {t.name: out if one else out / t.name for t in tasks}
     bench = Bench(base, scratch, logs, on_step)
-    made = train_to(bench, tasks, config, folders, overwrite=overwrite, about={"stage": stage})
+    made = train_to(bench, tasks, config, folders, overwrite=overwrite, extra={"stage": stage})
     return made[tasks[0].name] if one else made
 
 
@@ -109,17 +109,17 @@ def train_to(
     folders: Mapping[str, Path],
     *,
     overwrite: bool = False,
-    about: Mapping[str, Any] | None = None,
+    extra: Mapping[str, Any] | None = None,
 ) -> dict[str, Adapter]:
     """Train by the mode of ``config``, and write each task's adapter with ``training.json`` into its folder.
 
     Args:
-        bench: what is trained on and with; its checkpoints are removed once the adapters are written.
+        bench: base, folders and callbacks; its checkpoints are removed once the adapters are written.
         tasks: one, or several if the mode is joint.
         config: a resolved mode of a recipe.
-        folders: task -> folder; empty: nothing is written.
+        folders: task -> folder; empty to write nothing.
         overwrite: replace folders that exist.
-        about: metadata that the adapters get, such as ``stage``.
+        extra: metadata to add to the adapters, such as ``stage``.
 
     Raises:
         ArgumentError, ModelError, OutputError, MissingExtraError: as `finetune`.
@@ -134,23 +134,23 @@ def train_to(
     refuse_running_statistics(bench.base.backbone)
     mode.check(bench.base, config)
     trained = mode.train(bench, tasks, config)
-    made = {name: _stamped(bench, adapter, name, tasks, about) for name, adapter in trained.items()}
+    made = {name: _stamped(bench, adapter, name, tasks, extra) for name, adapter in trained.items()}
     _write(bench, made, folders, overwrite)
     return made
 
 
 def _stamped(
-    bench: Bench, adapter: Adapter, task: str, tasks: Sequence[Task], about: Mapping[str, Any] | None
+    bench: Bench, adapter: Adapter, task: str, tasks: Sequence[Task], extra: Mapping[str, Any] | None
 ) -> Adapter:
-    """With the name of its task, those that it was trained on together with, heads, and what else is known about it."""
+    """Return the adapter with its heads and metadata: its task, tasks trained together with it, and ``extra``."""
     together = [t.name for t in tasks] if len(tasks) > 1 else None
-    told = {"task": task, "joint": together, **(about or {})}
+    metadata = {"task": task, "joint": together, **(extra or {})}
     heads, records = {**adapter.heads, **bench.heads}, {**adapter.records, **bench.head_records}
-    return replace(adapter, metadata=adapter.metadata.model_copy(update=told), heads=heads, records=records)
+    return replace(adapter, metadata=adapter.metadata.model_copy(update=metadata), heads=heads, records=records)
 
 
 def _write(bench: Bench, made: Mapping[str, Adapter], folders: Mapping[str, Path], overwrite: bool) -> None:
-    """Write from the first process only; the others wait, and only then are the checkpoints gone."""
+    """Write from the first process only, let the others wait, and then remove the checkpoints."""
     from accelerate import PartialState  # deferred: takes a second to import
 
     process = PartialState()

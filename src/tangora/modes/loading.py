@@ -1,4 +1,4 @@
-"""`load_model`: from an adapter's folder to the network that it was trained and scored as."""
+"""`load_model`: from an adapter's folder to the network in which it was trained and scored."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _AUTO = {
     "QUESTION_ANS": "AutoModelForQuestionAnswering",
     "FEATURE_EXTRACTION": "AutoModel",
 }
-"""peft's task types -> the class that loads their base."""
+"""peft's task type -> the class that loads its base."""
 
 
 def load_model(
@@ -46,30 +46,30 @@ def load_model(
     trust_remote_code: bool = False,
     same_base: bool = False,
 ) -> nn.Module:
-    """The model that an adapter was trained and scored as, in evaluation mode.
+    """Return the model in the form in which an adapter was trained and scored, in evaluation mode.
 
     Its mode decides: ``lora`` gives stock peft's `PeftModel`, ``full`` the base with its weights changed, ``l-lora``
     the `PeftModel` linearized at φ₀ (`tangora.linearize`), and ``tangent`` and ``full-tangent`` a
     `tangora.TangentModel` around the base, ``f(x; φ₀) + J(x) (φ − φ₀)`` (arXiv:2310.04742, eq. 4).
 
-    Choose it to use an adapter of any mode; `tangora.load` reads one as a value, to look at or to fuse, without a base
-    model. Of an L-LoRA adapter with B₀ ≠ 0, and of one that was cut to a rank, the file holds the expansion as plain
-    factors, which the `PeftModel` computes as they are. A tangent model expands what the base returns:
-    `TangentModel.then` takes what follows it, such as pooling and a head, into the expansion. Heads that are kept per
-    task (``heads/``) are no part of the model: load one into the base first.
+    Choose it to run an adapter of any mode; `tangora.load` reads one as a value, to inspect or to fuse, without a base
+    model. The files of an L-LoRA adapter with B₀ ≠ 0, or of one that was truncated to a rank, contain the expansion as
+    plain factors, and the `PeftModel` uses them unchanged. A tangent model expands what the base returns;
+    `TangentModel.then` includes what follows, such as pooling and a head, in the expansion. Heads that are saved per
+    task (``heads/``) are not part of the model: load one into the base first.
 
     Args:
         folder: the adapter's.
-        base: the base model, which is wrapped or changed in place, or where transformers finds it: a folder or Hub id.
-            By default what ``tangora.json`` or ``base_model_name_or_path`` names, in float32, by the class that its
-            family, ``auto_mapping``, ``task_type`` or the checkpoint's ``architectures`` say, in this order.
+        base: the base model, which is wrapped or changed in place, or its folder or Hub id. By default, the model named
+            in ``tangora.json`` or ``base_model_name_or_path`` is loaded in float32. Its class is that of its family,
+            else of ``auto_mapping``, ``task_type`` or the checkpoint's ``architectures``.
         trust_remote_code: run code from the base model's repository.
-        same_base: the base's weights are the right ones although their fingerprint is another (a cast, a resized
+        same_base: accept a base whose fingerprint differs from the recorded one (after a cast, or with a resized
             vocabulary).
 
     Raises:
         FileError, AdapterError: as `tangora.load`.
-        ModelError: the base is not found, has no such layers, or its weights are not those that ``tangora.json`` tells.
+        ModelError: the base is not found, lacks the adapted layers, or has other weights than ``tangora.json`` records.
 
     >>> import peft, tempfile, torch
     >>> def base():
@@ -80,85 +80,89 @@ def load_model(
     >>> type(model).__name__, model.training
     ('PeftModel', False)
     """
-    place = Path(folder)
-    about, config = _told(place)
-    model = base if isinstance(base, nn.Module) else _loaded(about, config, base, trust_remote_code)
+    path = Path(folder)
+    metadata, config = _descriptions(path)
+    model = base if isinstance(base, nn.Module) else _loaded(metadata, config, base, trust_remote_code)
     if not same_base:
-        _refuse_another(model, about, place)
-    take_out(model, _unused(about.base.family))  # it was trained without, and targets may match a layer there
-    with _in_own_format(place) as folder_of_kind:
-        return mode_of(about).load_model(folder_of_kind, model)
+        _refuse_another(model, metadata, path)
+    # The adapter was trained without these layers, and its targets may match names in them.
+    take_out(model, _unused(metadata.base.family))
+    with _in_own_format(path) as folder_of_kind:
+        return mode_of(metadata).load_model(folder_of_kind, model)
 
 
 @contextlib.contextmanager
-def _in_own_format(place: Path) -> Iterator[Path]:
-    """The adapter in the format of its kind: a copy of one that is in another package's format."""
-    format_ = format_of(place)
+def _in_own_format(path: Path) -> Iterator[Path]:
+    """Yield a folder with the adapter in the format of its kind: a copy if it is in another package's format."""
+    format_ = format_of(path)
     if format_.name == KINDS[format_.kind].format:
-        yield place
+        yield path
         return
     with tempfile.TemporaryDirectory(prefix="tangora-") as scratch:
-        load(place).save(scratch)
+        load(path).save(scratch)
         yield Path(scratch)
 
 
-def _told(place: Path) -> tuple[Metadata, Mapping[str, Any]]:
-    """The contents of ``tangora.json`` and ``adapter_config.json``; either may be missing."""
-    if not place.exists():
-        raise FileError("no such folder", where=place, fix="give the folder that holds adapter_config.json")
-    about = read_metadata(place) if place.is_dir() else None
-    if (about is not None and not about.of_kind.in_peft) or not (place / CONFIG).exists():
-        return about or load(place).metadata, {}
-    config = read_json(inside(place, CONFIG))
+def _descriptions(path: Path) -> tuple[Metadata, Mapping[str, Any]]:
+    """Return the contents of ``tangora.json`` and ``adapter_config.json``; either may be missing."""
+    if not path.exists():
+        raise FileError("no such folder", where=path, fix="give the folder that holds adapter_config.json")
+    metadata = read_metadata(path) if path.is_dir() else None
+    if (metadata is not None and not metadata.of_kind.in_peft) or not (path / CONFIG).exists():
+        return metadata or load(path).metadata, {}
+    config = read_json(inside(path, CONFIG))
     named = BaseInfo(model=config.get("base_model_name_or_path") or None, revision=config.get("revision"))
-    return about or Metadata(base=named), config
+    return metadata or Metadata(base=named), config
 
 
-def _loaded(about: Metadata, config: Mapping[str, Any], base: str | os.PathLike[str] | None, trust: bool) -> nn.Module:
-    """The base in float32, by its family where that is known, so that it is what the adapter was trained on."""
-    name = about.base.model if base is None else os.fspath(base)
+def _loaded(
+    metadata: Metadata, config: Mapping[str, Any], base: str | os.PathLike[str] | None, trust: bool
+) -> nn.Module:
+    """Load the base in float32, by its family if that is known, so that it equals the one used in training."""
+    name = metadata.base.model if base is None else os.fspath(base)
     if name is None:
         raise ModelError("nothing names the base model", where="load_model.base", fix="give it as base=")
-    told: dict[str, Any] = {
+    keys: dict[str, Any] = {
         "model": name,
-        "revision": about.base.revision if base is None else None,
+        "revision": metadata.base.revision if base is None else None,
         "trust_remote_code": trust,
     }
-    if about.base.family is not None:
-        return load_base(base_settings({"family": about.base.family, **told}, "load_model.base")).backbone
-    told["family"] = "that its configuration names"  # in no message but that of a checkpoint that does not fit
-    return pretrained(_Loader(config), BaseSettings.model_construct(None, **told))
+    if metadata.base.family is not None:
+        return load_base(base_settings({"family": metadata.base.family, **keys}, "load_model.base")).backbone
+    keys["family"] = "that its configuration names"  # shown only if the checkpoint does not fit
+    return pretrained(_Loader(config), BaseSettings.model_construct(None, **keys))
 
 
 @dataclass(frozen=True)
 class _Loader:
-    """``from_pretrained`` of the class that an adapter's configuration or its base's checkpoint names."""
+    """``from_pretrained`` of the class named by an adapter's configuration or by its base's checkpoint."""
 
     adapter: Mapping[str, Any]
 
     def from_pretrained(self, name: str, *, revision: str | None, trust_remote_code: bool, **options: Any) -> Any:
         import transformers  # deferred: it takes seconds to import
 
-        place: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+        source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
         named = (self.adapter.get("auto_mapping") or {}).get("base_model_class") or _AUTO.get(
             str(self.adapter.get("task_type"))
         )
         if named is None:
-            named = (transformers.AutoConfig.from_pretrained(name, **place).architectures or ["AutoModel"])[0]
-        return getattr(transformers, named, transformers.AutoModel).from_pretrained(name, **place, **options)
+            named = (transformers.AutoConfig.from_pretrained(name, **source).architectures or ["AutoModel"])[0]
+        return getattr(transformers, named, transformers.AutoModel).from_pretrained(name, **source, **options)
 
 
 def _unused(family: str | None) -> tuple[str, ...]:
-    """Children of the base that a family leaves out."""
+    """Return the children of the base that a family removes."""
     return FAMILIES.get(family).unused if family is not None and family in FAMILIES else ()
 
 
-def _refuse_another(model: nn.Module, about: Metadata, place: Path) -> None:
-    """Other weights than those whose fingerprint was written down, which does not cover what the family leaves out."""
-    told = about.base.fingerprint
-    if told is None or told in (weights_fingerprint(model), weights_fingerprint(model, _unused(about.base.family))):
+def _refuse_another(model: nn.Module, metadata: Metadata, path: Path) -> None:
+    """Refuse a base whose fingerprint differs from the recorded one, which does not cover what the family removes."""
+    expected = metadata.base.fingerprint
+    unused = _unused(metadata.base.family)
+    if expected is None or expected in (weights_fingerprint(model), weights_fingerprint(model, unused)):
         return
     got = f"{type(model).__name__} of weights {weights_fingerprint(model)[:12]}"
-    what = f"the adapter was made for {about.base.model or 'a base'} of weights {told[:12]}"
-    fix = "give that model, in float32 and not wrapped by peft; if it is the same in another form, say same_base=True"
-    raise ModelError(what, got=got, where=place, fix=fix)
+    what = f"the adapter was made for {metadata.base.model or 'a base'} of weights {expected[:12]}"
+    fix = "give that model, in float32 and not wrapped by peft; if it is the same in another form, pass same_base=True"
+    raise ModelError(what, got=got, where=path, fix=fix)

@@ -1,4 +1,4 @@
-"""Train a LoRA, linearized or not: what the modes of low-rank adapters share."""
+"""Train a LoRA, linearized or not: shared by the modes of low-rank adapters."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def train_lora(
         tasks: one, or several that share the adapter.
         config: a resolved mode of a recipe.
         expand: linearizes the LoRA layers at φ₀, in place.
-        model: the class of the models that are trained.
+        model: the class of task model that is trained.
 
     Raises:
         ModelError: the settings do not fit the base, or a loss or weight is not finite.

@@ -1,4 +1,4 @@
-"""Several tasks in one training: models that share a backbone, and batches of one task each, in turn."""
+"""Joint training of several tasks: models that share a backbone, and batches of one task each, in turn."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ Combine = Callable[[Sequence[TaskModel]], nn.Module]
 def one_or_mixed(
     base: Base, tasks: Sequence[Task], drawn: int, batch: int, seeds: Sequence[int]
 ) -> tuple[Dataset[Any], Collate, Combine]:
-    """Return the rows of a training in their order, what makes batches of them, and what makes one model of the tasks'.
+    """Return the rows of a training in their order, their collator, and a function that combines the tasks' models.
 
     Args:
-        base: gives padding.
-        tasks: whose train rows are drawn.
+        base: provides the padding.
+        tasks: their train rows are drawn.
         drawn: rows in all, a multiple of ``batch``.
         batch: rows of a batch.
         seeds: of the order of each task's rows.
@@ -49,17 +49,17 @@ def one_or_mixed(
 
 
 class MixedRows(Dataset[Any]):
-    """Batches of the tasks in turn: ``batch`` rows of the first, then of the second, ...; each row has its ``task``."""
+    """Rows in the order of batches: ``batch`` of the first task, then of the second, ...; each has its ``task``."""
 
     def __init__(self, streams: Sequence[Rows], batch: int) -> None:
         self.streams, self.batch = list(streams), batch
 
     def __len__(self) -> int:
-        """Rows in all."""
+        """Return the number of rows."""
         return sum(map(len, self.streams))
 
     def __getitem__(self, position: int) -> Any:
-        """The row at one place of the order."""
+        """Return the row at a position of the order."""
         block, place = divmod(position, self.batch)
         turn, task = divmod(block, len(self.streams))
         return {**self.streams[task][turn * self.batch + place], "task": task}
@@ -67,7 +67,7 @@ class MixedRows(Dataset[Any]):
 
 @dataclass(frozen=True)
 class _MixedCollator:
-    """Rows of one task to a batch; a value, so that data loader processes can have it."""
+    """Collates rows of one task; picklable, for data loader processes."""
 
     collators: tuple[Collate, ...]
 
@@ -78,13 +78,13 @@ class _MixedCollator:
 
 
 class Mixture(nn.Module):
-    """Models of several tasks that share a backbone; a batch is answered by the model of its task."""
+    """Models of several tasks that share a backbone; each batch goes to the model of its task."""
 
     def __init__(self, models: Sequence[TaskModel]) -> None:
         super().__init__()
         self.models = nn.ModuleList(models)
 
     def forward(self, task: Int[Tensor, " batch"], **inputs: Tensor) -> dict[str, Tensor]:
-        """``logits`` and ``loss``, as `TaskModel` returns them."""
+        """Return ``logits`` and ``loss``, as `TaskModel` does."""
         answer: dict[str, Tensor] = self.models[int(task[0])](**inputs)
         return answer

@@ -1,4 +1,4 @@
-"""An adapter from what a mode has trained, with its provenance."""
+"""Make an adapter, with its provenance, from what a mode has trained."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def adapter_of(
     updates: Mapping[str, Update],
     start: Start | None = None,
 ) -> Adapter:
-    """Return the adapter that a training has ended with.
+    """Return the adapter that results from a training.
 
     Args:
         base: the model that it belongs to.
-        tasks: what it was trained on.
-        config: how.
+        tasks: those that it was trained on.
+        config: the configuration of the training.
         updates: site, or for kind ``full`` parameter, -> what is added to the base's weight.
-        start: of kind ``lora``: φ₀ and peft's configuration.
+        start: φ₀ and peft's configuration, for kind ``lora``.
     """
     mode, where = mode_of(config), base.config
     metadata = Metadata(

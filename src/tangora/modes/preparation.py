@@ -1,4 +1,4 @@
-"""Prepare a base model for training, and put it back: LoRA layers in, φ₀, gradients on; all of it undone."""
+"""Prepare a base model for training (LoRA layers, φ₀, gradients), and undo all of it afterwards."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Start:
-    """A PEFT model before training: φ₀, and what peft says about it."""
+    """A PEFT model before training: φ₀, and peft's configuration."""
 
     model: PeftModel
     initial: dict[str, LowRank]
@@ -62,7 +62,7 @@ def adapt(backbone: nn.Module, task: str | None, config: FinetuneConfig) -> Star
 
     Args:
         backbone: the model, changed in place.
-        task: decides A₀ with ``a_init: per_task``; None: the adapter is of several tasks.
+        task: determines A₀ with ``a_init: per_task``; None if the adapter is of several tasks.
         config: its ``lora`` section and seed.
 
     Raises:
@@ -74,7 +74,7 @@ def adapt(backbone: nn.Module, task: str | None, config: FinetuneConfig) -> Star
         fix = "set a_init: shared"
         raise ModelError("an adapter of several tasks has no A₀ of its own task", where="lora.a_init", fix=fix)
     name = task if config.lora.a_init == "per_task" else None
-    with torch.random.fork_rng(devices=()):  # peft draws before we do; where its values are kept, they follow the seed
+    with torch.random.fork_rng(devices=()):  # peft draws before we do, and some of its values are kept
         torch.manual_seed(initial.seed_of("peft", config.seed, name))
         model = get_peft_model(backbone, _lora_config(config.lora))
     layers = lora_layers(model)
@@ -87,7 +87,7 @@ def adapt(backbone: nn.Module, task: str | None, config: FinetuneConfig) -> Star
 def lora_footprint(
     base: Base, config: FinetuneConfig, expand: Callable[[PeftModel], object] | None = None
 ) -> Footprint:
-    """Count the factors of a LoRA by making it and taking it off again.
+    """Count the factors of a LoRA by adding it and removing it again.
 
     Args:
         base: as before afterwards.
@@ -107,7 +107,7 @@ def lora_footprint(
 
 
 def weights_footprint(base: Base) -> Footprint:
-    """Count the parameters of the whole model, whose changes are kept in float32."""
+    """Count the parameters of the whole model; their changes are kept in float32."""
     sizes = [p.numel() for p in base.backbone.parameters()]
     return Footprint(len(sizes), sum(sizes), 4 * sum(sizes))
 
@@ -129,13 +129,13 @@ def _lora_config(lora: LoraSettings) -> LoraConfig:
 
 
 def _plain(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration that JSON can hold: sets as sorted lists, enumerations as their values."""
+    """Return a configuration as JSON values: sets as sorted lists, enumerations as their values."""
     values = {key: sorted(v) if isinstance(v, set) else getattr(v, "value", v) for key, v in config.items()}
     return values | {"inference_mode": True}
 
 
 def refuse_checkpointing(config: FinetuneConfig) -> None:
-    """Raise `ModelError` if gradients shall be checkpointed, in a mode that trains by tangents."""
+    """Raise `ModelError` if the configuration checkpoints gradients, for a mode that trains by tangents."""
     if config.training.gradient_checkpointing:
         fix = "switch it off: tangents are not kept for the backward pass anyway"
         raise ModelError("tangents cannot be recomputed", where="training.gradient_checkpointing", fix=fix)
@@ -155,7 +155,7 @@ def checkpoint_gradients(backbone: nn.Module) -> None:
 
 @contextlib.contextmanager
 def as_before(backbone: nn.Module, *, values: bool) -> Iterator[dict[str, Tensor]]:
-    """Leave the backbone as it was found: layers, weights, flags, mode and device; yields the weights if copied."""
+    """Restore layers, weights, flags, mode and device of the backbone at the end; yield the weights if copied."""
     flags = {name: p.requires_grad for name, p in backbone.named_parameters()}
     training, device = backbone.training, next(backbone.parameters()).device
     pristine = {n: p.detach().to("cpu", copy=True) for n, p in backbone.named_parameters()} if values else {}
@@ -175,7 +175,7 @@ def as_before(backbone: nn.Module, *, values: bool) -> Iterator[dict[str, Tensor
 
 
 def _unload(backbone: nn.Module) -> None:
-    """Put the layers that peft wrapped back, also when peft stopped half-way."""
+    """Put back the layers that peft wrapped, also if peft failed half-way."""
     from peft.tuners.tuners_utils import BaseTunerLayer  # deferred: it takes seconds to import
 
     for name, module in list(backbone.named_modules()):
@@ -187,7 +187,7 @@ def _unload(backbone: nn.Module) -> None:
 
 
 def refuse_running_statistics(backbone: nn.Module) -> None:
-    """Raise `ModelError` if a layer keeps running statistics, which no adapter would contain."""
+    """Raise `ModelError` if a layer keeps running statistics, since an adapter does not contain them."""
     for name, module in backbone.named_modules():
         if isinstance(module, nn.modules.batchnorm._NormBase) and module.track_running_stats:
             fix = "use a base model without batch normalization"

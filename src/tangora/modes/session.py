@@ -1,8 +1,8 @@
-"""One training from its seed to its last weights: what every mode that trains by gradients shares.
+"""One training from its seed to its last weights: shared by all modes that train by gradients.
 
-`training` opens a session: libraries quiet, random states seeded, a folder to resume from, the base put back at the
-end, bit for bit. Inside, a mode prepares the base and calls `Session.fit`, which trains by `transformers.Trainer`,
-resumes, validates, keeps the best weights, and records the curves.
+`training` opens a session: it silences libraries, seeds random states, provides a folder to resume from, and restores
+the base bit for bit at the end. Inside, a mode prepares the base and calls `Session.fit`, which trains by
+`transformers.Trainer`, resumes, validates, keeps the best weights, and records the curves.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ ModelOf = Callable[[Task], TaskModel]
 def training(
     bench: Bench, tasks: Sequence[Task], config: FinetuneConfig, *, copy_weights: bool = False
 ) -> Iterator[Session]:
-    """Open a training of one task, or of several at once; the base is as before afterwards, also on an error.
+    """Open a training of one task, or of several at once; the base is restored afterwards, also on an error.
 
     Args:
         bench: base, folders and callbacks.
-        tasks: their ``train`` splits are trained on, their ``validation`` splits are scored.
+        tasks: their ``train`` splits are trained on, and their ``validation`` splits are scored.
         config: a resolved mode of a recipe.
-        copy_weights: keep a copy of the base's weights, for a mode that changes them; `Session.pristine` has it.
+        copy_weights: keep a copy of the base's weights in `Session.pristine`, for a mode that changes them.
 
     Raises:
-        ModelError: the base keeps running statistics, which no adapter contains.
+        ModelError: the base keeps running statistics, since an adapter does not contain them.
     """
     backbone, name = bench.base.backbone, _name(tasks)
     refuse_running_statistics(backbone)
@@ -67,10 +67,10 @@ def training(
     with (
         quiet(seed),
         _checkpoints(bench, tasks, config) as folder,
-        trackers(config.training.report_to, logs) as watching,
+        trackers(config.training.report_to, logs) as callbacks,
         as_before(backbone, values=copy_weights) as pristine,
     ):
-        yield Session(bench, tuple(tasks), config, pristine, folder, seed, tuple(watching), started)
+        yield Session(bench, tuple(tasks), config, pristine, folder, seed, tuple(callbacks), started)
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ class Session:
         pristine: parameter -> its value before, on the CPU; empty without ``copy_weights``.
         folder: of checkpoints.
         seed: of everything random.
-        watching: callbacks of TensorBoard and the like.
-        started: when it began, by the monotonic clock.
+        callbacks: those of TensorBoard and the like.
+        started: its start, by the monotonic clock.
     """
 
     bench: Bench
@@ -92,15 +92,15 @@ class Session:
     pristine: Mapping[str, Tensor]
     folder: Path
     seed: int
-    watching: tuple[TrainerCallback, ...]
+    callbacks: tuple[TrainerCallback, ...]
     started: float
 
     def fit(self, model_of: ModelOf) -> None:
-        """Train whatever requires gradients, and leave the weights that are kept in place.
+        """Train all parameters that require gradients, and leave the best or last weights in place.
 
         Args:
-            model_of: task -> the model that is trained; another one of the same weights with every call. Models of
-                several tasks share a backbone; each batch is of one task, and the tasks take turns.
+            model_of: task -> the model to train; a new one on the same weights with every call. Models of several
+                tasks share a backbone; each batch is of one task, and the tasks take turns.
 
         Raises:
             ModelError: a loss or a weight is not finite.
@@ -109,7 +109,7 @@ class Session:
         if self.config.training.gradient_checkpointing:
             checkpoint_gradients(self.bench.base.backbone)
         trainer = self._trainer(model_of)
-        for tracker in self.watching:
+        for tracker in self.callbacks:
             trainer.add_callback(tracker)
         _train(trainer, self.folder, self.config)
         record = _record(trainer, self.started)
@@ -122,10 +122,10 @@ class Session:
                 self.bench.head_records[task.name] = HeadRecord(**task.record)
 
     def changes(self) -> dict[str, Tensor]:
-        """Return parameter -> what training added to it, in float32; tied parameters once, unchanged ones not."""
+        """Return parameter -> its change in float32; tied parameters once, without unchanged ones."""
         named = self.bench.base.backbone.named_parameters()
-        found = {name: (p.detach().cpu() - self.pristine[name]).float() for name, p in named}
-        return {name: change for name, change in found.items() if bool(change.any())}
+        changes = {name: (p.detach().cpu() - self.pristine[name]).float() for name, p in named}
+        return {name: change for name, change in changes.items() if bool(change.any())}
 
     def _trainer(self, model_of: ModelOf) -> QuietTrainer:
         settings, name = self.config.training, _name(self.tasks)
@@ -156,7 +156,7 @@ class Session:
 
 
 def _one_readout_a_task(model_of: ModelOf) -> tuple[ModelOf, dict[str, Readout]]:
-    """Models of a task that share one readout, since it may have parameters, and task -> readout."""
+    """Return ``model_of`` with one readout per task, since a readout may have parameters, and task -> readout."""
     readouts: dict[str, Readout] = {}
 
     def made(task: Task) -> TaskModel:
@@ -172,7 +172,7 @@ def _name(tasks: Sequence[Task]) -> str:
 
 
 def _validation(model_of: ModelOf, tasks: Sequence[Task]) -> Callable[[], tuple[float, float]]:
-    """Score and mean loss on the validation splits, in float32, with task models that no trainer has wrapped."""
+    """Return a function for score and mean loss on the validation splits, in float32, with unwrapped task models."""
     models = [model_of(task) for task in tasks]
     signs = _directions(tasks)[1]
 
@@ -192,7 +192,7 @@ def _validation(model_of: ModelOf, tasks: Sequence[Task]) -> Callable[[], tuple[
 
 
 def _directions(tasks: Sequence[Task]) -> tuple[int, list[int]]:
-    """Whether the mean of the tasks' scores is to rise (1) or fall (-1), and the sign of each in that mean."""
+    """Return whether the mean of the tasks' scores should rise (1) or fall (-1), and each one's sign in that mean."""
     senses = [1 if METRICS.get(task.metric).higher_is_better else -1 for task in tasks]
     if len(set(senses)) == 1:
         return senses[0], [1] * len(senses)
@@ -200,7 +200,7 @@ def _directions(tasks: Sequence[Task]) -> tuple[int, list[int]]:
 
 
 def _train(trainer: QuietTrainer, folder: Path, config: FinetuneConfig) -> None:
-    """Train, from the last checkpoint in ``folder`` if there is one, and settle which weights are kept."""
+    """Train, from the last checkpoint in ``folder`` if there is one, and put the best weights back if they are kept."""
     checkpoint = last_checkpoint(folder)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     done = trainer.validations()
@@ -214,7 +214,7 @@ def _train(trainer: QuietTrainer, folder: Path, config: FinetuneConfig) -> None:
 
 
 def _record(trainer: QuietTrainer, started: float) -> dict[str, Any]:
-    """The content of ``training.json``."""
+    """Return the content of ``training.json``."""
     losses = [entry for entry in trainer.state.log_history if "loss" in entry]
     parameters = list(trainer.parameters())
     return {
@@ -229,9 +229,9 @@ def _record(trainer: QuietTrainer, started: float) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _checkpoints(bench: Bench, tasks: Sequence[Task], config: FinetuneConfig) -> Iterator[Path]:
-    """The folder of this training's checkpoints, named by all that decides it: those of another one are not resumed.
+    """Yield the folder of this training's checkpoints; its name is a digest of all inputs of the training.
 
-    Whoever gave ``bench.scratch`` removes it, once the adapter is on disk.
+    The caller that set ``bench.scratch`` removes it, once the adapter is on disk.
     """
     if bench.scratch is None:
         with tempfile.TemporaryDirectory(prefix="tangora-") as temporary:

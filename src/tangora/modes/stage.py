@@ -1,4 +1,4 @@
-"""The key of an adapter: a hash of everything that decides it, so that it is not trained twice, nor reused wrongly."""
+"""The key of an adapter: a hash of all its inputs, so that it is neither trained twice nor reused wrongly."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _UNDECIDING = (
     "tangora.report",
     "tangora.support.seams",
 )
-"""Packages that a mode imports and that cannot decide what it trains."""
+"""Packages that a mode imports and that do not affect the weights that it trains."""
 
 
 def stage_key(
@@ -33,16 +33,16 @@ def stage_key(
 ) -> str:
     """Return the key that ``tangora.json`` keeps as ``stage``.
 
-    It covers the code of mode and family with everything that it imports from Tangora, the settings that the mode
-    takes, its seed, the base's weights and the tasks' rows. It does not cover what cannot change the result: trackers,
-    data loader processes, how often a checkpoint is written. Nothing is loaded for it.
+    It covers the code of mode and family with everything that this imports from Tangora, the mode's settings, the
+    seed, the base's weights and the tasks' rows. It leaves out what cannot change the result: trackers, data loader
+    processes, the interval of checkpoints. Nothing is loaded for it.
 
     Args:
         config: a resolved mode of a recipe.
         base: fingerprint of the base's weights.
-        tasks: name -> fingerprint of what is trained on, in order.
+        tasks: name -> fingerprint of the task's data, in order.
         family: of the base.
-        metrics: of the tasks; their code decides which weights are kept if training stops early.
+        metrics: of the tasks; their code determines which weights are kept if training stops early.
     """
     watched = [METRICS.get(name) for name in sorted(set(metrics)) if config.training.early_stopping]
     settings = config.resolved().settings.model_dump(mode="json", exclude={"training": MACHINERY})

@@ -1,4 +1,4 @@
-"""Which layers a configuration adapts, checked before anything is trained: every name must match something."""
+"""Check, before anything is trained, which layers a configuration adapts: every name must match a layer."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def check_targets(backbone: nn.Module, targets: Collection[str] | str) -> None:
     """Refuse a target name that matches no layer, even if another one does, or a layer of another kind.
 
     Raises:
-        ModelError: a name matches nothing (the nearest names are told), or something that is not a Linear, Conv1D
-            or Embedding layer.
+        ModelError: a name matches nothing (the error suggests the nearest names), or something that is not a Linear,
+            Conv1D or Embedding layer.
     """
     modules = dict(backbone.named_modules())
     layers = {name: module for name, module in modules.items() if _adaptable(module)}
@@ -62,10 +62,10 @@ def check_patterns(sites: Iterable[str], lora: LoraSettings) -> None:
     Raises:
         ModelError: naming the key, and the nearest layers.
     """
-    known = list(sites)
+    names = list(sites)
     for field, key in _keys(lora):
-        if not any(re.match(rf"(.*\.)?({key})$", site) for site in known):
-            fix = did_you_mean(key, sorted({site.rpartition(".")[2] for site in known}))
+        if not any(re.match(rf"(.*\.)?({key})$", site) for site in names):
+            fix = did_you_mean(key, sorted({site.rpartition(".")[2] for site in names}))
             raise ModelError("a pattern matches no adapted layer", got=key, where=f"lora.{field}", fix=fix)
 
 

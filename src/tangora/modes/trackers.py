@@ -1,4 +1,4 @@
-"""Where a training can be watched: TensorBoard and Weights & Biases, one of their runs for each adapter."""
+"""Trackers of a training: TensorBoard and Weights & Biases, with one of their runs for each adapter."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["trackers"]
 
 @contextlib.contextmanager
 def trackers(names: Sequence[str], logs: Path) -> Iterator[list[TrainerCallback]]:
-    """Callbacks for the trackers asked for, closed at the end of the block: the last validation comes after training.
+    """Yield callbacks for the named trackers; close them at the end of the block, after the last validation.
 
     Args:
         names: of ``tensorboard`` and ``wandb``.
@@ -27,11 +27,11 @@ def trackers(names: Sequence[str], logs: Path) -> Iterator[list[TrainerCallback]
         MissingExtraError: one of them is not installed.
     """
     require(*names, purpose="training.report_to")
-    found = [_TensorBoard(logs) if name == "tensorboard" else _Wandb() for name in names]
+    callbacks = [_TensorBoard(logs) if name == "tensorboard" else _Wandb() for name in names]
     try:
-        yield list(found)
+        yield list(callbacks)
     finally:
-        for tracker in found:
+        for tracker in callbacks:
             tracker.close()
 
 
@@ -51,7 +51,7 @@ class _TensorBoard(TensorBoardCallback):
 
 
 class _Wandb(WandbCallback):
-    """Ends the run that it began; one that was there before is the caller's."""
+    """Ends the run that it started; a run that existed before belongs to the caller."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

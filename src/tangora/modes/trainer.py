@@ -1,8 +1,8 @@
-"""`transformers.Trainer`, restricted: it keeps only what is trained, is silent, and ends the same after a kill.
+"""A restricted `transformers.Trainer`: silent, saves only what is trained, and gives the same result after a kill.
 
-The order of the rows is fixed beforehand (seed and task decide it), so that the trainer sees one epoch of full
-batches, and a resumed run only has to skip to its place. Checkpoints hold the trained weights, the optimizer, the
-schedule and the random states; ``trainer_state.json`` is written last and makes a checkpoint whole.
+The order of the rows is fixed beforehand by seed and task. So the trainer sees one epoch of full batches, and a resumed
+run only has to skip to its position. Checkpoints contain the trained weights, the optimizer, the schedule and the
+random states. ``trainer_state.json`` is written last; a checkpoint without it is incomplete.
 """
 
 from __future__ import annotations
@@ -49,23 +49,23 @@ class Rows(Dataset[Any]):
         self.rows, self.order = rows, torch.cat(passes)[:length].tolist()
 
     def __len__(self) -> int:
-        """Rows that the whole training sees."""
+        """Return the number of rows that the training sees."""
         return len(self.order)
 
     def __getitem__(self, position: int) -> Any:
-        """The row at one place of the order."""
+        """Return the row at a position of the order."""
         return self.rows[self.order[position]]
 
 
 @dataclass
 class Watch:
-    """What is watched while a model trains.
+    """Validation and callbacks during a training.
 
     Attributes:
         name: task and mode, for errors.
-        validate: -> (score, loss) on the validation split; None where there is none.
-        higher_is_better: whether a higher score is the better one.
-        patience: validations without progress before stopping; None: never, and the last weights are kept.
+        validate: -> (score, loss) on the validation split; None if there is none.
+        higher_is_better: whether a higher score is better.
+        patience: validations without progress before stopping; None to never stop, and keep the last weights.
         on_step: called after each step with (step, total, loss).
     """
 
@@ -78,7 +78,7 @@ class Watch:
 
 
 class QuietTrainer(Trainer):
-    """Trains the parameters that require gradients, and nothing else is ever saved or loaded."""
+    """Trains the parameters that require gradients; saves and loads only these."""
 
     def __init__(
         self,
@@ -94,22 +94,22 @@ class QuietTrainer(Trainer):
         self.watch = watch
 
     def parameters(self) -> list[nn.Parameter]:
-        """Every parameter of the model, tied ones once."""
+        """Return every parameter of the model, tied ones once."""
         return list(cast(nn.Module, self.model).parameters())
 
     def trained(self) -> dict[str, Tensor]:
-        """Name -> parameter that is trained, tied ones once."""
+        """Return name -> trained parameter, tied ones once."""
         return {name: p.detach() for name, p in cast(nn.Module, self.model).named_parameters() if p.requires_grad}
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The task model's own loss."""
+        """Return the task model's own loss."""
         outputs = model(**inputs)
         return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Record, refuse a loss that is not finite (before a checkpoint could hold it), and report the step."""
+        """Record and report the step; refuse a loss that is not finite before a checkpoint is written."""
         step, loss = self.state.global_step, logs.get("loss")
         if loss is not None and not math.isfinite(loss):
             raise ModelError(
@@ -123,7 +123,7 @@ class QuietTrainer(Trainer):
             self.watch.on_step(step, self.state.max_steps, loss)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Score the validation split; keep the best weights and stop where patience asks for it."""
+        """Score the validation split; with patience, keep the best weights and stop if it runs out."""
         assert self.watch.validate is not None
         score, loss = self._agreed(self.watch.validate())
         metrics = {"eval_score": score, "eval_loss": loss}
@@ -138,17 +138,17 @@ class QuietTrainer(Trainer):
         return metrics
 
     def validations(self) -> list[dict[str, float]]:
-        """Step, loss and score of every validation so far."""
-        found = [entry for entry in self.state.log_history if "eval_score" in entry]
-        return [{"step": e["step"], "loss": e["eval_loss"], "score": e["eval_score"]} for e in found]
+        """Return step, loss and score of every validation so far."""
+        entries = [entry for entry in self.state.log_history if "eval_score" in entry]
+        return [{"step": e["step"], "loss": e["eval_loss"], "score": e["eval_score"]} for e in entries]
 
     @torch.no_grad()
     def load_best(self) -> None:
-        """Put the weights of the best validation back, where they were kept."""
+        """Put the weights of the best validation back."""
         _assign(self.trained(), self.watch.best)
 
     def _agreed(self, values: tuple[float, float]) -> tuple[float, float]:
-        """The main process's numbers, so that every process takes the same decision."""
+        """Return the main process's numbers, so that every process takes the same decision."""
         if self.args.world_size == 1:
             return values
 
@@ -160,7 +160,7 @@ class QuietTrainer(Trainer):
         return SequentialSampler(cast(Sized, self.train_dataset))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        if not self.control.should_training_stop:  # after the last step the adapter itself is written
+        if not self.control.should_training_stop:  # after the last step, the adapter itself is written
             with writing(Path(str(self.args.output_dir))):
                 super()._save_checkpoint(model, trial)
 
@@ -175,7 +175,7 @@ class QuietTrainer(Trainer):
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
-        self.accelerator.wait_for_everyone()  # trainer_state.json, written next, says that all of it is there
+        self.accelerator.wait_for_everyone()  # trainer_state.json, written next, marks the checkpoint as complete
 
     @torch.no_grad()
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -191,19 +191,19 @@ def _assign(parameters: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> N
 
 
 def _since_best(validations: list[dict[str, float]], higher_is_better: bool) -> int:
-    """Validations after the best one: best score, then lowest loss, then earliest."""
+    """Return the number of validations after the best one: best score, then lowest loss, then earliest."""
     sign = 1 if higher_is_better else -1
     keys = [(sign * v["score"], -v["loss"]) for v in validations]
     return len(keys) - 1 - keys.index(max(keys))
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The latest whole checkpoint in ``folder``."""
-    found = []
+    """Return the latest complete checkpoint in ``folder``."""
+    checkpoints = []
     for state in folder.glob("checkpoint-*/trainer_state.json"):
         with contextlib.suppress(ValueError, OSError):
-            found.append((json.loads(state.read_text())["global_step"], state.parent))
-    return max(found)[1] if found else None
+            checkpoints.append((json.loads(state.read_text())["global_step"], state.parent))
+    return max(checkpoints)[1] if checkpoints else None
 
 
 def training_arguments(
@@ -211,7 +211,7 @@ def training_arguments(
 ) -> TrainingArguments:
     """Translate `TrainingSettings` to the trainer's arguments; ``more`` overrides.
 
-    Under a launcher, every process has a device of its own, by its rank; else the machine's is used.
+    Under a launcher, every process has its own device, by its rank; else the machine's device is used.
     """
     launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
     cuda = torch.cuda.is_available() if launched else machine.torch_device.type == "cuda"
@@ -228,12 +228,12 @@ def training_arguments(
         lr_scheduler_type=config.schedule,
         max_grad_norm=config.max_grad_norm,
         bf16=config.bf16,
-        fp16=cuda and machine.dtype == "float16",  # with a scaled loss, or small gradients would vanish
+        fp16=cuda and machine.dtype == "float16",  # with a scaled loss, since small gradients would vanish
         dataloader_num_workers=config.workers,
         dataloader_pin_memory=cuda,
         use_cpu=not cuda,
         ddp_backend="gloo" if launched and not cuda else None,
-        ddp_find_unused_parameters=True,  # a target may lie in a part that the task does not use (a pooler)
+        ddp_find_unused_parameters=True,  # a target may be in a part that the task does not use (a pooler)
         seed=seed,
         logging_steps=1,
         logging_nan_inf_filter=False,
@@ -250,7 +250,7 @@ def training_arguments(
 
 @contextlib.contextmanager
 def quiet(seed: int) -> Iterator[None]:
-    """Nothing printed or warned, the global random states seeded, and all of it as before afterwards."""
+    """Silence output and warnings and seed the global random states; restore all of it at the end."""
     states = random.getstate(), np.random.get_state()
     verbosity = transformers.logging.get_verbosity()
     devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
@@ -262,7 +262,7 @@ def quiet(seed: int) -> Iterator[None]:
         accelerate.setLevel(logging.ERROR)
         transformers.set_seed(seed)
         frozen = gc.get_freeze_count()
-        gc.freeze()  # the trainer collects garbage first: up to seconds over everything imported, for nothing
+        gc.freeze()  # the trainer first collects garbage: seconds over everything imported, and nothing to free
         try:
             yield
         finally:
@@ -275,5 +275,5 @@ def quiet(seed: int) -> Iterator[None]:
 
 
 def training_seed(seed: int, task: str) -> int:
-    """The 32-bit seed of everything random in one training run."""
+    """Return the 32-bit seed of everything random in one training."""
     return seed_of("training", seed, task) % 2**32

@@ -1,4 +1,4 @@
-"""An adapter's folder in stock peft, around a base model."""
+"""Load an adapter's folder into a base model with stock peft."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def in_peft(folder: Path, model: nn.Module) -> PeftModel:
     """Return stock peft's model of an adapter's folder.
 
     Raises:
-        ModelError: peft refuses it, or leaves out a weight of the file.
+        ModelError: peft refuses it, or does not load a weight of the file.
     """
     from peft import PeftModel, get_peft_model_state_dict  # deferred: takes seconds to import
 
@@ -36,22 +36,22 @@ def in_peft(folder: Path, model: nn.Module) -> PeftModel:
     except (ValueError, RuntimeError, KeyError) as cause:
         what = f"peft cannot put the adapter into the base ({' '.join(str(cause).split())[:200]})"
         raise ModelError(what, where=folder, fix=_FIX) from cause
-    found = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
-    if odd := sorted(name for name in found.keys() ^ weights.keys() if "lora_" in name):
+    loaded = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
+    if odd := sorted(name for name in loaded.keys() ^ weights.keys() if "lora_" in name):
         raise ModelError("base and file do not have the same sites", got=odd[0], where=folder, fix=_FIX)
     return wrapped
 
 
 def expansion_point(adapter: Adapter) -> dict[str, tuple[Tensor, Tensor]] | None:
-    """Return site -> (A₀, B₀) if one factor of each site is φ₀'s; None if the file holds the expansion otherwise."""
+    """Return site -> (A₀, B₀) if one factor of each site equals φ₀'s; None if the file has other factors."""
     start = {}
     for site, update in adapter.updates.items():
-        known, factors = (adapter.initial or {}).get(site), update.factors()
-        if known is None or factors is None:
+        initial, factors = (adapter.initial or {}).get(site), update.factors()
+        if initial is None or factors is None:
             return None
-        kept_a = not bool(known.b.any()) and torch.equal(factors.a, known.a)
-        kept_b = not bool(known.a.any()) and torch.equal(factors.b, known.b)
+        kept_a = not bool(initial.b.any()) and torch.equal(factors.a, initial.a)
+        kept_b = not bool(initial.a.any()) and torch.equal(factors.b, initial.b)
         if not kept_a and not kept_b:
             return None
-        start[site] = (known.a, known.b)
+        start[site] = (initial.a, initial.b)
     return start

@@ -21,7 +21,7 @@ __all__ = ["MODE"]
 
 
 class _Full:
-    """Every weight is trained; the adapter holds the change of each parameter, as large as the model."""
+    """Train every weight; the adapter contains the change of each parameter and is as large as the model."""
 
     name: Final = "full"
     settings: Final = WeightSettings
@@ -44,7 +44,7 @@ class _Full:
         return weights_footprint(base)
 
     def train(self, bench: Bench, tasks: Sequence[Task], config: FinetuneConfig) -> Mapping[str, Adapter]:
-        """Train every weight in place, and put it back; see `Mode.train`."""
+        """Train every weight in place, and restore it; see `Mode.train`."""
         from tangora.modes.outcome import adapter_of  # deferred: torch
         from tangora.modes.session import training
         from tangora.tasks.model import TaskModel

@@ -21,7 +21,7 @@ __all__ = ["MODE"]
 
 
 class _FullTangent:
-    """Offsets of all weights are trained by the expansion's loss; the base stays. Logits are linear in coefficients."""
+    """Train offsets of all weights by the expansion's loss; the base stays. Logits are linear in coefficients."""
 
     name: Final = "full-tangent"
     settings: Final = WeightSettings

@@ -1,4 +1,4 @@
-"""L-LoRA (arXiv:2310.04742, eq. 5): LoRA whose every site is expanded to first order at φ₀."""
+"""L-LoRA (arXiv:2310.04742, eq. 5): LoRA with each site expanded to first order at φ₀."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ __all__ = ["MODE"]
 class _LinearizedLora:
     """Each adapted layer is linear in φ, the network between them is not.
 
-    With B₀ = 0 only B is trained. Choose it for adapters that shall be added: all that share A₀ add up exactly, at the
-    same rank. Its default rate is larger than LoRA's, since B's gradient passes through a small random A₀.
+    With B₀ = 0, only B is trained. Choose it for adapters to be added: if they share A₀, they add up exactly and keep
+    their rank. Its default rate is larger than LoRA's, since B's gradient passes through a small random A₀.
     """
 
     name: Final = "l-lora"
@@ -39,13 +39,13 @@ class _LinearizedLora:
     can_be_student: Final = True
 
     def check(self, base: Base, config: FinetuneConfig) -> None:
-        """Refuse targets that match nothing, patterns that are none, and starts that change the base's weights."""
+        """Refuse targets that match nothing, invalid patterns, and initial values that change the base's weights."""
         from tangora.modes.preparation import check_lora  # deferred: torch
 
         check_lora(base, config)
 
     def footprint(self, base: Base, config: FinetuneConfig) -> Footprint:
-        """Count the factors of every site, of which one may be frozen."""
+        """Count the factors of every site; one of them may be frozen."""
         from tangora.modes.preparation import lora_footprint  # deferred: torch
         from tangora.tangent.linearization import linearize
 

@@ -21,7 +21,7 @@ __all__ = ["MODE"]
 
 
 class _Lora:
-    """The ordinary, non-linear network with LoRA layers. Choose it as the standard that others are compared with."""
+    """The ordinary, non-linear network with LoRA layers. Choose it as the baseline for the other modes."""
 
     name: Final = "lora"
     settings: Final = AdapterSettings
@@ -35,7 +35,7 @@ class _Lora:
     can_be_student: Final = True
 
     def check(self, base: Base, config: FinetuneConfig) -> None:
-        """Refuse targets that match nothing, patterns that are none, and starts that change the base's weights."""
+        """Refuse targets that match nothing, invalid patterns, and initial values that change the base's weights."""
         from tangora.modes.preparation import check_lora  # deferred: torch
 
         check_lora(base, config)

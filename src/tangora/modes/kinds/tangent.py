@@ -23,8 +23,8 @@ __all__ = ["MODE"]
 class _Tangent:
     """Logits are linear in φ, and so in every fusion coefficient.
 
-    Choose it where many fusions are compared or coefficients are searched for: both cost no forward pass. A forward
-    pass of the expansion costs about two of the network's; `tangora.distill` makes an ordinary LoRA of it.
+    Choose it to compare many fusions or to search for coefficients: neither needs a forward pass. A forward pass of the
+    expansion costs about two of the network's; `tangora.distill` turns the adapter into an ordinary LoRA.
     """
 
     name: Final = "tangent"
@@ -39,14 +39,14 @@ class _Tangent:
     can_be_student: Final = False
 
     def check(self, base: Base, config: FinetuneConfig) -> None:
-        """Refuse targets that match nothing, starts that change the base's weights, and checkpointed gradients."""
+        """Refuse targets that match nothing, initial values that change the base, and checkpointed gradients."""
         from tangora.modes.preparation import check_lora, refuse_checkpointing  # deferred: torch
 
         check_lora(base, config)
         refuse_checkpointing(config)
 
     def footprint(self, base: Base, config: FinetuneConfig) -> Footprint:
-        """Count the factors of every site, of which one may be frozen."""
+        """Count the factors of every site; one of them may be frozen."""
         from tangora.modes.preparation import lora_footprint  # deferred: torch
         from tangora.tangent import expand_lora
 

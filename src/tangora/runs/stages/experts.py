@@ -57,7 +57,7 @@ class ExpertJob(Job):
         )
         folders = {task: _folder(context, self.mode, task) for task in self.tasks}
         tasks = [context.task(name) for name in self.tasks]
-        train_to(bench, tasks, config, folders, overwrite=True, about={"stage": self.key})
+        train_to(bench, tasks, config, folders, overwrite=True, extra={"stage": self.key})
         for name in self.tasks:
             context.experts.forget(self.mode, name)
         context.progress.end()
