@@ -41,7 +41,7 @@ def recipe(tmp_path, entry, family="text-zero-shot"):
             r"greater than or equal to 0, got -1.0 at fusion\.methods\.1\.search\.l2",
         ),
         ("{method: task_arithmetic, search: learned, weights: 0.3}", "a search finds the weights"),
-        ("{method: task_arithmetic, search: learned, spaces: [factors]}", r"for spaces: \[delta\]"),
+        ("{method: task_arithmetic, search: learned, spaces: [factors]}", r"needs spaces: \[delta\]"),
         (
             "{method: task_arithmetic, search: convex}",
             "convex needs logits .* of lora, full: use modes with train: tangent.* such as learned, minimax",
