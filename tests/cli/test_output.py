@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shlex
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 import toys
+from tangora.cli.exits import end
 from tangora.cli.output import Output
 
 PROGRAM = [sys.executable, "-m", "tangora"]
@@ -64,24 +68,60 @@ def test_quiet_leaves_the_result_and_verbose_shows_the_traceback(pair, tmp_path)
     assert verbose.returncode == 2
 
 
-@pytest.mark.parametrize("arguments", [["methods"], ["methods", "--json"]])
-def test_a_reader_that_stops_is_no_error(arguments):
-    command = f"{' '.join(PROGRAM)} {' '.join(arguments)} | true; echo ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
-    assert done.stdout == "0\n"
-    assert done.stderr == ""
+def ends(command, buffered=True):
+    """The exit code of the program before ``| true`` or another end of a line of bash, and what stands on stderr."""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    environment |= {} if buffered else {"PYTHONUNBUFFERED": "1"}
+    line = f"{shlex.join(PROGRAM)} {command}; echo ${{PIPESTATUS[0]}} >&3"
+    with tempfile.TemporaryFile("w+") as codes:
+        done = subprocess.run(
+            ["bash", "-c", f"exec 3>&{codes.fileno()}; {line}"],
+            capture_output=True,
+            text=True,
+            env=environment,
+            pass_fds=[codes.fileno()],
+        )
+        codes.seek(0)
+        return int(codes.read()), done.stderr
 
 
-def test_a_full_disk_behind_stdout_is_one_line():
-    done = subprocess.run(["bash", "-c", f"{' '.join(PROGRAM)} methods > /dev/full"], capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: the result cannot be printed")
-    assert done.stderr.count("\n") == 1
+PRINTING = ["-h", "--version", "fuse -h", "methods", "methods --json", "--show-completion bash"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "buffered"), [*((one, True) for one in PRINTING), ("-h", False), ("--show-completion bash", False)]
+)
+def test_a_reader_that_stops_is_no_error(arguments, buffered):
+    assert ends(f"{arguments} | true", buffered) == (0, "")
+
+
+def test_an_error_that_nobody_reads_is_still_one():
+    assert ends("fuse --nonsense 2>&1 | true") == (2, "")
+
+
+def test_a_pipe_that_breaks_elsewhere_is_a_bug(capsys):
+    def command():
+        try:
+            raise BrokenPipeError("a worker is gone")
+        except BrokenPipeError:
+            sys.exit(1)  # as typer does
+
+    with pytest.raises(SystemExit) as stop:
+        end(command)
+    assert stop.value.code == 1
+    assert "BrokenPipeError: a worker is gone" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", ["-h", "methods"])
+def test_a_full_disk_behind_stdout_is_one_line(arguments):
+    code, said = ends(f"{arguments} > /dev/full")
+    assert code == 2
+    assert said.startswith("error: the result cannot be printed")
+    assert said.count("\n") == 1
 
 
 def test_a_closed_stdout_is_no_error():
-    done = subprocess.run(["bash", "-c", f"{' '.join(PROGRAM)} methods >&-"], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert ends("-h >&-") == (0, "")
 
 
 def test_documents_are_json_whatever_they_hold(capsys):

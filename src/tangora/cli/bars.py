@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from types import TracebackType
 
@@ -10,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 
+from tangora.cli.terminal import say
 from tangora.progress import Overall, Progress, duration
 
 __all__ = ["Bars"]
@@ -70,11 +70,14 @@ class Bars(Progress):
         self._part = None
         if not self._live:
             seconds = time.perf_counter() - self._started
-            print(f"{self._label}: done in {seconds:.1f} s", file=sys.stderr, flush=True)
+            say(f"{self._label}: done in {seconds:.1f} s")
 
     def note(self, text: str) -> None:
         """Print a line above the bars."""
-        self._console.print(text, style="dim", markup=False)
+        if self._live:
+            self._console.print(text, style="dim", markup=False)
+        else:
+            say(text)
 
     def overall(self, state: Overall) -> None:
         """Move the bar of the whole run."""

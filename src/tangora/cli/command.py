@@ -26,11 +26,13 @@ from dataclasses import MISSING, Field, dataclass, fields
 from typing import Annotated, Any, get_type_hints
 
 import typer
+from typer.core import TyperCommand
 from typer.main import get_command
 
 from tangora.cli.exits import quiet_libraries
 from tangora.cli.options import Options
 from tangora.cli.output import Output
+from tangora.cli.terminal import printing
 from tangora.errors import TangoraError
 
 __all__ = ["Command"]
@@ -64,7 +66,7 @@ class Command:
         """Return what typer calls: a command with options of the fields."""
         alone = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
         shown = "[bold]Example[/bold]  " + self.example
-        alone.command(self.name, help="\n\n".join(self.help), epilog=shown)(self._typed())
+        alone.command(self.name, help="\n\n".join(self.help), epilog=shown, cls=_Called)(self._typed())
         return get_command(alone)
 
     def _typed(self) -> Callable[..., None]:
@@ -105,6 +107,12 @@ class Command:
             if options.verbose:
                 traceback.print_exc()
             raise
+
+
+class _Called(TyperCommand):
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        with printing():
+            super().format_help(ctx, formatter)
 
 
 def _default(field: Field[Any]) -> Any:

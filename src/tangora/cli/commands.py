@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from tangora.cli.command import Command
 from tangora.cli.exits import end
+from tangora.cli.terminal import printing, show
 
 __all__ = ["LISTED", "app", "command", "main"]
 
@@ -54,6 +55,11 @@ LISTED = {
 class Program(TyperGroup):
     """The group of all commands: each is listed by its summary, and imported when it is called."""
 
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help."""
+        with printing():
+            super().format_help(ctx, formatter)
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return the name, the command with its options, and the arguments that are left for it."""
         name, listed, rest = super().resolve_command(ctx, args)
@@ -90,10 +96,10 @@ def _root(
     if version:
         from tangora.support.version import package_version  # deferred: only here
 
-        print(f"tangora {package_version()}")
+        show(f"tangora {package_version()}")
         raise typer.Exit
     if context.invoked_subcommand is None:
-        print(context.get_help())
+        context.get_help()  # prints it
         raise typer.Exit
 
 

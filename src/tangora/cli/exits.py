@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from tangora.cli.terminal import say
+from tangora.cli.terminal import reader_is_gone, say
 from tangora.errors import TangoraError
 
 __all__ = ["end", "quiet_libraries", "traceback_goes_to"]
@@ -33,6 +33,13 @@ def end(command: Callable[[], Any]) -> NoReturn:
     except TangoraError as error:
         say(f"error: {' '.join(str(error).split())}")
         sys.exit(2)
+    except (BrokenPipeError, SystemExit) as stop:  # typer makes a silent exit of a broken pipe
+        cause = stop if isinstance(stop, BrokenPipeError) else stop.__context__
+        if not isinstance(cause, BrokenPipeError):
+            raise
+        if not reader_is_gone():
+            _bug(cause)
+        code = 0
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # click's own usage errors
             _usage(error)

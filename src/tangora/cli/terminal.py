@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console, RenderableType
 from rich.text import Text
 
 from tangora.errors import OutputError
 
-__all__ = ["WIDTH", "console", "printing", "say", "show"]
+__all__ = ["WIDTH", "console", "printing", "reader_is_gone", "say", "show"]
 
 WIDTH = 80
 """Columns where the output is no terminal: a pipe, a file, the log of a job. ``COLUMNS`` in the environment wins."""
@@ -57,17 +58,30 @@ def printing() -> Iterator[None]:
         if sys.stdout is not None:
             sys.stdout.flush()
     except BrokenPipeError:
-        _drop_stdout()
+        _drop(sys.stdout)
+    except SystemExit as stop:
+        if not isinstance(stop.__context__, BrokenPipeError):  # which a console of rich ends the program for
+            raise
+        _drop(sys.stdout)
     except OSError as cause:
-        _drop_stdout()
+        _drop(sys.stdout)
         fix = "free the disk, or redirect the output elsewhere"
         raise OutputError(f"the result cannot be printed ({cause.strerror})", where="stdout", fix=fix) from cause
 
 
-def _drop_stdout() -> None:
+def reader_is_gone() -> bool:
+    """Whether stdout is a pipe that nobody reads any more."""
+    if sys.__stdout__ is None or not hasattr(select, "poll"):
+        return False
+    poll = select.poll()
+    poll.register(sys.__stdout__.fileno(), 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+
+
+def _drop(stream: TextIO) -> None:
     """Lead what is left in the buffer nowhere: the interpreter tries to write it once more when it ends."""
     with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def show(*renderables: RenderableType) -> None:
@@ -80,8 +94,10 @@ def show(*renderables: RenderableType) -> None:
 
 def say(line: str) -> None:
     """Print a line on stderr."""
-    with suppress(OSError):  # nobody is left to be told
+    try:
         _print(console(stderr=True), line)
+    except OSError:  # nobody is left to read it
+        _drop(sys.stderr)
 
 
 def _print(printer: Console, renderable: RenderableType) -> None:
