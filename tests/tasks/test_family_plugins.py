@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 import plugins
 import tangora
 from tangora.adapters.adapter import load
-from tangora.config.recipe import Recipe, load_recipe
+from tangora.adapters.heads import heads_digest, read_heads, read_records
+from tangora.config.recipe import FinetuneConfig, Recipe, load_recipe
 from tangora.errors import AdapterError, RecipeError
 from tangora.evaluation.evaluator import evaluate, scoring_code
 from tangora.evaluation.results import rank_kept
@@ -209,6 +210,34 @@ def test_a_head_for_other_classes_is_refused(run, bench):
     again = load(run[0] / "adapters" / "l-lora" / "letter")
     with pytest.raises(AdapterError, match="two adapters have different heads for one task, got 'letter'"):
         make_readout(tasks[1], base, adapter, again)
+
+
+def written_beside(folder):
+    """The content of ``heads/``: parameters, and records."""
+    return heads_digest(read_heads(folder)), read_records(folder)
+
+
+def test_a_checkpoint_has_beside_it_what_prediction_by_the_heads_needs(run, tmp_path):
+    adapters, base = run[0] / "adapters" / "lora", run[1].base.model
+    tangora.fuse_checkpoints(base, [adapters / "number", adapters / "letter"], tmp_path / "merged", weights=0.5)
+    heads, records = written_beside(tmp_path / "merged")
+    assert heads == heads_digest(load(run[0] / "fused" / "lora" / "average").heads)
+    assert set(records) == {"letter", "number"}
+    for task in ("number", "letter"):
+        assert records[task] == read_records(adapters / task)[task]
+    tangora.fuse_checkpoints(base, [adapters / "letter"], tmp_path / "one", weights=1.0, space="factors")
+    assert written_beside(tmp_path / "one") == written_beside(adapters / "letter")
+
+
+def test_full_fine_tuning_writes_it_and_so_does_its_merge(run, bench, tmp_path):
+    base, tasks = bench
+    config = FinetuneConfig(mode="full", train="full", training={"steps": 2, "batch_size": 4}).resolved()
+    tangora.finetune(base, tasks[1], config, out=tmp_path / "full")
+    heads, records = written_beside(tmp_path / "full")
+    assert heads
+    assert records["letter"].labels == ["a", "b", "c"]
+    tangora.fuse_checkpoints(run[1].base.model, [tmp_path / "full"], tmp_path / "merged", weights=1.0)
+    assert written_beside(tmp_path / "merged") == (heads, records)
 
 
 def test_a_student_takes_the_heads_of_its_teacher(run, bench, tmp_path):

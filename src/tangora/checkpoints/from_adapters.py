@@ -15,6 +15,7 @@ from tangora.checkpoints.tied import apart, rejoined
 from tangora.fusion.computation import Computation
 from tangora.fusion.contract import space_of
 from tangora.fusion.fusion import Fusion
+from tangora.fusion.heads import carried_records
 from tangora.fusion.sources import Source
 from tangora.methods import get
 from tangora.storage.checkpoint import Checkpoint
@@ -55,7 +56,8 @@ def gather_adapters(base: Checkpoint, folders: Sequence[str | os.PathLike[str]],
     lineage = {**about(base, asked, told, fusion.names, prints), "space": asked.space}
     notes += [f"the head of {task} is in heads/{task}.safetensors" for task in kept]
     stamps = stamps_of(base.files)
-    return Models(targets, computation, fusion.names, notes, lineage, stamps, config, base.folder, kept, sources)
+    records, names, tokenizer = carried_records(fusion.adapters), fusion.names, base.folder
+    return Models(targets, computation, names, notes, lineage, stamps, config, tokenizer, kept, records, sources)
 
 
 def _has_experts(adapters: Sequence[Adapter]) -> bool:

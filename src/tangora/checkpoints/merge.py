@@ -199,10 +199,14 @@ def _checked(output: Output, base: Checkpoint, models: Models) -> Checked:
 def _write_beside(folder: Path, base: Checkpoint, about: Mapping[str, Any], models: Models, index: str | None) -> None:
     """What a folder holds beside its shards."""
     write_sidecars(folder, base, models.config, models.tokenizer, about)
-    if models.heads:
-        from tangora.adapters.heads import write_heads  # deferred: imports torch, which linear methods do without
+    if models.heads or models.records:
+        from tangora.adapters.heads import (  # deferred: torch, which linear methods do without
+            write_heads,
+            write_records,
+        )
 
         write_heads(folder, models.heads)
+        write_records(folder, models.records)
     if index is not None:
         write_text(folder / INDEX, index)
 

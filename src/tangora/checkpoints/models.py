@@ -17,6 +17,7 @@ from tangora.support.version import package_version
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from tangora.adapters.heads import HeadRecord
     from tangora.fusion.heads import Heads
     from tangora.fusion.sources import Source
 
@@ -52,6 +53,7 @@ class Models:
         config: the output's.
         tokenizer: the folder whose tokenizer it has.
         heads: task -> parameters that adapters saved whole, and that are kept apart.
+        records: task -> what prediction needs besides the tensors.
         sources: the adapters, by which the output can be verified.
     """
 
@@ -64,6 +66,7 @@ class Models:
     config: Mapping[str, Any]
     tokenizer: Path
     heads: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    records: Mapping[str, HeadRecord] = field(default_factory=dict)
     sources: Sequence[Source] = ()
 
 
