@@ -65,7 +65,7 @@ def test_an_empty_axis(weights: Any, parameters: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("weight", [float("nan"), float("inf"), "0.3", None, True, [0.1, 0.2]])
 def test_a_weight_that_is_no_number(weight: Any) -> None:
-    with pytest.raises(RecipeError, match="a weight is a finite number, got"):
+    with pytest.raises(RecipeError, match="a weight must be a finite number, got"):
         candidates([0.3, weight])
 
 

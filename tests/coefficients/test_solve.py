@@ -176,7 +176,7 @@ def test_columns_that_cannot_be_used():
         convex([a, replace(b, vectors=("x", "y"))])
     with pytest.raises(FusionError, match="a logit is not finite at columns of task t0"):
         convex([replace(a, columns=a.columns * float("nan")), b])
-    with pytest.raises(DataError, match="a label is no class of 3, got 7 at task t0"):
+    with pytest.raises(DataError, match="a label is not one of the 3 classes, got 7 at task t0"):
         convex([replace(a, labels=torch.full_like(a.labels, 7)), b])
     with pytest.raises(DataError, match="no rows to find coefficients on"):
         convex([a.rows(torch.tensor([], dtype=torch.int64)), b])

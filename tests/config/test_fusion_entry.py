@@ -35,7 +35,7 @@ def recipe(tmp_path, entry, family="text-zero-shot"):
         ("{method: ties, search: lorahub, per: site}", "per is not a setting of search lorahub"),
         ("{method: task_arithmetic, search: learned, budget: 5}", "budget is not a setting of search learned"),
         ("{method: task_arithmetic, search: convex, steps: 5}", "steps is not a setting of search convex"),
-        ("{method: task_arithmetic, search: learned, l2: auto}", "l2: auto is for search convex"),
+        ("{method: task_arithmetic, search: learned, l2: auto}", "l2: auto is only for search convex"),
         (
             "{method: task_arithmetic, search: learned, l2: -1.0}",
             r"greater than or equal to 0, got -1.0 at fusion\.methods\.1\.search\.l2",

@@ -1,21 +1,21 @@
-"""How fusion coefficients are found, without knowing what they are for.
+"""Searches for fusion coefficients.
 
-Without gradients, by one interface::
+Without gradients, through one interface::
 
     objective(weights: Sequence[float]) -> float      # a loss on validation data, lower is better
 
-- `tangora.coefficients.grid`: every combination that a recipe lists, and the best of them.
+- `tangora.coefficients.grid`: all combinations that a recipe lists, and the best of them.
 - `tangora.coefficients.lorahub`: one weight per task by a gradient-free search.
 
-With gradients, from logits as a function of one coefficient a task vector, or a vector and site: `LinearLogits` of
-tangent adapters (`tangora.coefficients.linear`), `ForwardLogits` of others (`tangora.coefficients.forward`).
+With gradients, from logits as a function of one coefficient per task vector, or per vector and site: `LinearLogits` for
+tangent adapters (`tangora.coefficients.linear`), `ForwardLogits` for others (`tangora.coefficients.forward`).
 
 - `tangora.coefficients.solve`: `convex` and `minimax`, solved on linear logits, with a certificate.
 - `tangora.coefficients.descend`: `adamerging` without labels, `learned` with them, on logits of either kind.
 
-What an objective does (fuse, put into the base model, score) belongs to its caller, and so does the honesty of
-it: coefficients found on a split may not be reported on that split. Data never gets past an objective, so what
-is found can be saved, and a fused adapter rebuilt from it, without data.
+The caller of a search defines the objective: how to fuse, apply to the base model, and score. The caller also keeps
+splits apart: scores on the rows of the search are not test scores. A search sees no data, only values of the objective,
+so its result can be saved, and a fused adapter rebuilt from it, without data.
 """
 
 from __future__ import annotations
@@ -26,4 +26,4 @@ from typing import TypeAlias
 __all__ = ["Objective"]
 
 Objective: TypeAlias = Callable[[Sequence[float]], float]
-"""Weights, one per task, to a loss."""
+"""A function from weights, one per task, to a loss."""

@@ -1,6 +1,6 @@
-"""What a search for fusion coefficients is. No torch.
+"""The contract of a search for fusion coefficients. No torch.
 
-A search chooses what each task vector is multiplied with when adapters are fused. One that is here in this process::
+A search chooses the factor of each task vector when adapters are fused. To register one in this process::
 
     class Coordinates:
         name, settings = "coordinates", CoordinateSettings    # see `SearchSettings`
@@ -12,7 +12,7 @@ A search chooses what each task vector is multiplied with when adapters are fuse
 
     tangora.support.seams.SEARCHES.register("coordinates", Coordinates())
 
-Another package announces its own by an entry point, and a recipe uses it by its name::
+Another package registers its own by an entry point, and a recipe uses it by its name::
 
     [project.entry-points."tangora.searches"]
     coordinates = "my_package.coordinates:SEARCH"
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 __all__ = ["Needs", "Search", "SearchSettings"]
 
 Needs = Literal["loss", "logits", "columns"]
-"""The view of a `Problem` that a search cannot do without, with what that asks of the rest of the run:
+"""The view of a `Problem` that a search needs, and the requirements that follow from it:
 
 | needs | uses | method and space | mode |
 | --- | --- | --- | --- |
-| ``loss`` | `Problem.loss`: whole fused models are scored | any | any |
+| ``loss`` | `Problem.loss`: complete fused models are scored | any | any |
 | ``logits`` | `Problem.logits`, or `Problem.columns` if there are any | additive, in ``delta`` | any |
 | ``columns`` | `Problem.columns` | additive, in ``delta`` | linear in the coefficients |
 """
@@ -45,29 +45,28 @@ Needs = Literal["loss", "logits", "columns"]
 
 @runtime_checkable
 class Search(Protocol):
-    """A way to choose coefficients: a function of a problem and of settings, with what it needs.
+    """A way to choose coefficients: a function of a problem and settings, and a declaration of its needs.
 
     Attributes:
-        name: what recipes call it; the name in the registry.
-        settings: its own settings, a subclass of `SearchSettings` whose ``name`` is a literal with that default.
-            Of settings with a ``row_limit`` the problem has so many rows of each task, and of settings that are
-            ``per_site`` it has a coefficient for each task and site.
-        needs: which view of the problem it uses: see `Needs`.
-        labelled: whether it looks at labels. If not, other labels do not change what it finds.
+        name: the registered name, used in recipes.
+        settings: the class of its settings, a subclass of `SearchSettings` with a literal ``name`` and that default.
+            With a ``row_limit``, the problem has at most that many rows of each task. With ``per_site``, it has a
+            coefficient for each task and site.
+        needs: the view of the problem that it uses: see `Needs`.
+        labelled: whether it uses labels. If not, other labels do not change its result.
         classes: whether every task must be a choice among classes.
 
-    A run checks what is declared before it trains anything. A search promises more, which
-    `tangora.testing.check_search` checks:
+    A run checks these declarations before it trains anything. `tangora.testing.check_search` checks further promises:
 
-    - The same problem and settings give the same result. Randomness comes from a generator of its own, seeded by
+    - The same problem and settings give the same result. Randomness comes from the search's own generator, seeded by
       ``problem.seed``; global random states stay as they are.
     - It uses no view of the problem that it does not declare.
     - The weights are finite: one for each of ``problem.tasks``, or one for each at every one of ``problem.sites``.
-    - The loss that is stated is the loss of these weights on ``problem.rows``, in nats.
-    - `Found.settings` holds whatever decided the result, as JSON can write it.
+    - The stated loss is the loss of these weights on ``problem.rows``, in nats.
+    - `Found.settings` contains everything that determined the result, as JSON values.
 
-    A run keeps what was found under a digest of the problem, the settings, and the source of the search, so that a
-    changed search searches again.
+    A run caches the result under a digest of the problem, the settings and the source of the search, so that a changed
+    search runs again.
     """
 
     name: str
@@ -80,7 +79,7 @@ class Search(Protocol):
         """Return coefficients for the problem.
 
         Args:
-            problem: the tasks, and what a fused model answers on their rows.
+            problem: the tasks, and the answers of fused models on their rows.
             settings: an instance of ``self.settings``.
 
         Raises:

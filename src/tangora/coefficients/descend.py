@@ -41,28 +41,28 @@ def adamerging(
     seed: int = 0,
     on_step: OnStep = silent,
 ) -> Found:
-    """Find the coefficients under which the fused model is least unsure of unlabelled rows: AdaMerging.
+    """Find the coefficients of least entropy of the fused model's predictions on unlabelled rows: AdaMerging.
 
     ``min_c sum_t mean_i H(softmax f(x_ti; c))``: the entropy of each row's prediction, then its mean (arXiv:2310.02575,
-    eq. 4), by Adam from 0.3 with rate 1e-3, 16 rows a task and step, 500 steps, coefficients kept in [0, 1]. With one
-    coefficient a task vector it is the paper's task-wise variant, with one a site its layer-wise one (which has one for
-    every tensor); with task vectors that were trimmed and whose signs were elected, its "++".
+    eq. 4), by Adam from 0.3 with rate 1e-3, 16 rows per task and step, 500 steps, coefficients kept in [0, 1]. With one
+    coefficient per task vector it is the paper's task-wise variant. With one per site it is the layer-wise variant (the
+    paper has one per tensor). With trimmed task vectors and elected signs it is the paper's "++".
 
     Choose it if there are no labels. It has no guarantee: entropy is not convex, it is least if every row falls into
-    one class with certainty, and larger coefficients alone lower it. The few small steps from 0.3 and the bound are
-    therefore part of the method. If there are some labels, compare it with a search that uses them.
+    one class with certainty, and larger coefficients alone lower it. So the few small steps from 0.3 and the bound are
+    part of the method. If there are some labels, compare it with a search that uses them.
 
-    Departures: rows are those of the validation split; the paper takes test rows. On columns every step sees every
-    row, so that without that noise 50 steps of rate 1e-2 go where 500 of 1e-3 would.
+    Departures: rows come from the validation split; the paper uses test rows. On columns every step uses every row.
+    Without the noise of samples, 50 steps of rate 1e-2 get as far as 500 of 1e-3.
 
     Args:
         logits: on the rows to use.
-        steps, learning_rate, rows: of Adam (betas 0.9, 0.999), and how many rows of each task a step takes; by default
-            those of the paper, on columns as above.
+        steps, learning_rate, rows: of Adam (betas 0.9, 0.999), and the number of rows of each task in a step; by
+            default those of the paper, on columns as above.
         nonnegative, bound: coefficients stay in ``[0 or -bound, bound]``.
-        l2: pulls a task's coefficients towards their mean over the sites, or all towards one.
-        l1: price of a magnitude; it shrinks, and sets none exactly to zero.
-        seed: of the rows' order.
+        l2: pull of a task's coefficients towards their mean over the sites, or of all towards their common mean.
+        l1: penalty on magnitudes; it shrinks coefficients, but sets none exactly to zero.
+        seed: of the order of rows.
         on_step: called after each step, see `tangora.coefficients.problem.Problem`.
 
     Raises:
@@ -100,16 +100,16 @@ def learned(
     """Find coefficients of low cross-entropy on labelled rows, by Adam: for models that are not linear in them.
 
     The objective is that of `tangora.coefficients.solve.convex`. For LoRA, L-LoRA and full fine-tuning it is not
-    convex, and nothing bounds the distance from the best; the norm of the last gradient over all rows is reported. With
-    ``worst_task`` the tasks are weighted by the softmax of their running excess over their own experts' loss, so that
-    the objective is that of `minimax` with a temperature of 0.1 nats (compare arXiv:1911.08731).
+    convex, and the distance from the best value is unknown; the norm of the last gradient is reported. With
+    ``worst_task``, tasks are weighted by the softmax of their running excess over their own experts' loss, so that the
+    objective is that of `minimax` with a temperature of 0.1 nats (compare arXiv:1911.08731).
 
-    Choose it when some labelled rows are at hand (8 a task are enough) and the adapters are not tangent ones.
+    Choose it if some labelled rows are available (8 per task suffice) and the adapters are not tangent adapters.
 
     Args:
         logits: on the rows to use.
         steps, learning_rate, rows, nonnegative, bound, l2, l1, seed, on_step: see `adamerging`.
-        worst_task: look at the worst task; each task's own vector must be among the vectors.
+        worst_task: minimize the loss of the worst task; each task's own vector must be among the vectors.
 
     Raises:
         FusionError: as `adamerging`.
@@ -159,7 +159,7 @@ class _Descent:
             with torch.no_grad():
                 adam.step()
                 self.x.clamp_(self._limits.lower, self._limits.upper)
-                # Steps on a few rows circle around the optimum; their mean is nearer to it than the last of them.
+                # Steps on a few rows circle around the optimum; their mean is nearer to it than the last one.
                 if step >= steps // 2 or not average:
                     total, counted = (total + self.x, counted + 1) if average else (self.x.clone(), 1)
         with torch.no_grad():
@@ -181,7 +181,7 @@ class _Descent:
         """Return the tasks' losses on the picked rows; leave the gradient of their mean and the penalty in x."""
         self.x.grad = None
         self._penalty().backward()
-        # Each part has a graph of its own and gradients add up, so that the activations of one part are held at a time.
+        # Each part has its own graph and gradients add up, so only one part's activations are in memory at a time.
         losses, weights = dict.fromkeys(picks, 0.0), self._weights()
         for part in self._logits(self.x, picks):
             each = {task: a.shares.to(a.logits) @ self._loss(a) for task, a in part.items()}
@@ -197,9 +197,9 @@ class _Descent:
         return losses
 
     def _weights(self) -> dict[str, float]:
-        """What each task's loss counts: all alike, or by how far it is behind its own expert.
+        """Return the weight of each task's loss: all equal, or larger the more it exceeds its own expert's loss.
 
-        The softmax is the gradient of the smooth maximum, at the running excess: that of a few rows is too noisy.
+        The softmax is the gradient of the smooth maximum, at the running excess: the excess on a few rows is too noisy.
         """
         if self._own is None:
             return dict.fromkeys(self._logits.tasks, 1.0 / len(self._logits.tasks))
@@ -207,8 +207,8 @@ class _Descent:
         return dict(zip(self._own, (excess / _TEMPERATURE).softmax(0).tolist(), strict=True))
 
     def _penalty(self) -> Tensor:
-        apart = self.x - self.x.mean(-1, keepdim=True)
-        return 0.5 * self._l2 * apart.square().sum() + self._limits.l1 * self.x.abs().sum()
+        deviation = self.x - self.x.mean(-1, keepdim=True)
+        return 0.5 * self._l2 * deviation.square().sum() + self._limits.l1 * self.x.abs().sum()
 
     @torch.no_grad()
     def _losses(self, x: Tensor, tasks: Sequence[str]) -> dict[str, float]:
@@ -222,7 +222,7 @@ class _Descent:
         return self._losses(own_coefficients(self._logits, task), [task])[task]
 
     def _norm(self) -> float:
-        """Return the norm of the gradient, without the entries that press against a bound."""
+        """Return the norm of the gradient without entries that point out of the box."""
         assert self.x.grad is not None
         x, gradient = self.x.detach(), self.x.grad
         held = ((x <= self._limits.lower) & (gradient > 0)) | ((x >= self._limits.upper) & (gradient < 0))
@@ -232,7 +232,7 @@ class _Descent:
 class _Adam:
     """``x -= rate * m / (sqrt(v) + eps)`` with bias correction (arXiv:1412.6980), on one small tensor.
 
-    It is here because importing torch.optim takes seconds, which is longer than most searches.
+    Importing torch.optim takes seconds, longer than most searches.
     """
 
     def __init__(self, x: Tensor, rate: float) -> None:
@@ -240,7 +240,7 @@ class _Adam:
         self._mean, self._square = torch.zeros_like(x), torch.zeros_like(x)
 
     def step(self) -> None:
-        """Take one step, by the gradient in x and outside of any graph."""
+        """Take one step along ``x.grad``, outside any graph."""
         assert self.x.grad is not None
         self._step += 1
         self._mean.lerp_(self.x.grad, 0.1)

@@ -31,25 +31,25 @@ __all__ = ["ForwardLogits"]
 
 
 class ForwardLogits:
-    """The logits of LoRA, L-LoRA and full adapters fused with coefficients that gradients flow to.
+    """The logits of fused LoRA, L-LoRA and full adapters, differentiable in the coefficients.
 
     The weights are ``W + s B0 A0 + sum_t c_ts (dW_ts)``, formed from the factors, as an evaluation forms them.
-    Where readouts say that their features are the same (``features_key``), rows of these tasks share a forward pass,
-    sorted by length; only the logits are each task's own. A pass with its backward costs about three forward passes,
-    whatever the number of tasks.
+    If readouts declare equal features (``features_key``), rows of their tasks share a forward pass, sorted by length;
+    only the logits are computed for each task. A forward and backward pass costs about three forward passes, for any
+    number of tasks.
 
     Args:
         base: the adapters' base; untouched.
-        tasks: whose rows are read.
-        split: which of their splits.
-        adapters: name -> adapter; their task vectors are what the coefficients multiply.
-        per_site: one coefficient a task vector and site; else one a task vector.
+        tasks: their rows are used.
+        split: of the tasks.
+        adapters: name -> adapter; the coefficients multiply their task vectors.
+        per_site: one coefficient per task vector and site; else one per task vector.
         rows: task -> rows of the split; by default all.
         batch_size: rows per forward pass.
 
     Raises:
         ArgumentError: there are no adapters.
-        FusionError: one has layers that were saved whole.
+        FusionError: an adapter has layers that were saved whole.
         DataError: a split or its rows are missing.
         ModelError: an adapter does not fit the base.
     """
@@ -66,7 +66,7 @@ class ForwardLogits:
         batch_size: int = 64,
     ) -> None:
         if not adapters:
-            raise ArgumentError("nothing to find coefficients for", got=0, where="adapters", fix="give one at least")
+            raise ArgumentError("nothing to find coefficients for", got=0, where="adapters", fix="give at least one")
         self._tasks = {task.name: task for task in tasks}
         self._split, self._batch_size = split, batch_size
         self._chosen = {t.name: _rows_of(t, split, (rows or {}).get(t.name)) for t in tasks}
@@ -83,7 +83,7 @@ class ForwardLogits:
     def __call__(
         self, coefficients: Float[Tensor, " vectors *sites"], picks: Mapping[str, Sequence[int]]
     ) -> Iterator[dict[str, Answers]]:
-        """A forward pass a part; every part has a graph of its own, so that activations of one are held at a time."""
+        """Yield one part per forward pass; each has its own graph, so only one part's activations are in memory."""
         data = {name: self._tasks[name].splits[self._split].dataset() for name in picks}
         counts = {name: len(picked) for name, picked in picks.items()}
         alike: dict[Hashable, list[tuple[str, Any]]] = {}
@@ -105,20 +105,20 @@ class ForwardLogits:
         weights = {f"backbone.{n}": w for n, w in self._weights(coefficients).items()}
         with self._machine.autocast():
             features = functional_call(self._backbone, weights, (self._readouts[names[0]], batch)).float()
-        found: dict[str, Answers] = {}
+        answers: dict[str, Answers] = {}
         for name in dict.fromkeys(names):
             which = torch.tensor([i for i, task in enumerate(names) if task == name], device=device)
             logits = self._readouts[name].logits(features[which])
-            found[name] = _lines(logits, batch["labels"][which], len(which) / counts[name])
-        return found
+            answers[name] = _lines(logits, batch["labels"][which], len(which) / counts[name])
+        return answers
 
 
 def _readouts(tasks: Sequence[Task], base: Base, adapters: Mapping[str, Adapter]) -> dict[str, Readout]:
-    """Task -> its readout, with the head of the adapter that holds one, where the backbone is."""
+    """Return task -> readout, with the head of the adapter that has one, on the backbone's device."""
     for task in tasks:
         if FAMILIES.get(task.family).logits_over is None:
             fix = "choose coefficients by a grid"
-            raise FusionError("no search by gradients: logits are no distribution", got=task.family, fix=fix)
+            raise FusionError("no search by gradients: logits are not a distribution", got=task.family, fix=fix)
     made = {t.name: TaskModel(base.backbone, t, base, make_readout(t, base, *adapters.values())) for t in tasks}
     for model in made.values():
         cast(nn.Module, model.readout).requires_grad_(False)
@@ -126,7 +126,7 @@ def _readouts(tasks: Sequence[Task], base: Base, adapters: Mapping[str, Adapter]
 
 
 class _Backbone(nn.Module):
-    """What a readout computes of the backbone, as one module for `functional_call`."""
+    """The features of a readout as one module, for `functional_call`."""
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
@@ -139,14 +139,14 @@ class _Backbone(nn.Module):
 
 @dataclass(frozen=True)
 class _Site:
-    """Where the updates of one site go; those of ``vectors`` that have one."""
+    """The slot of one site in the model, and the updates of the vectors that have one."""
 
     index: int
     slot: Slot
     updates: Sequence[tuple[int, Update]]
 
     def added_to(self, weight: Tensor, coefficients: Float[Tensor, " vectors"]) -> Tensor:
-        """A weight with ``sum_t c_t dW_t`` added at the site's place; differentiable in the coefficients."""
+        """Return a weight with ``sum_t c_t dW_t`` added at the site's slot; differentiable in the coefficients."""
         part = self.slot.view(weight)
         delta = _sum(self.updates, coefficients.to(weight)).reshape(part.shape)
         delta = delta.T if self.slot.transposed else delta
@@ -156,26 +156,26 @@ class _Site:
 
 
 class _Weights:
-    """Weights of the base as a function of the coefficients, for what the adapters touch."""
+    """The base's adapted weights as a function of the coefficients."""
 
     def __init__(self, model: nn.Module, adapters: Sequence[Adapter]) -> None:
         first = adapters[0]
         if any(adapter.whole for adapter in adapters):
             what, fix = "no coefficient can be learned for layers that were saved whole", "fuse with given weights"
             raise FusionError(what, where="adapters", fix=fix)
-        found = {site: slot for adapter in adapters for site, slot in find_slots(model, adapter).items()}
-        self.sites = tuple(sorted(found))
+        slots = {site: slot for adapter in adapters for site, slot in find_slots(model, adapter).items()}
+        self.sites = tuple(sorted(slots))
         vectors = [a.task_vector for a in adapters]
         self._sites = [
-            _Site(i, found[site], [(t, vector[site]) for t, vector in enumerate(vectors) if site in vector])
+            _Site(i, slots[site], [(t, vector[site]) for t, vector in enumerate(vectors) if site in vector])
             for i, site in enumerate(self.sites)
         ]
         parameters = dict(model.named_parameters(remove_duplicate=False))
         self._start = {site.slot.name: parameters[site.slot.name].detach() for site in self._sites}
         ones = torch.ones(1)
         for site, update in first.start.items():
-            name = found[site].name
-            self._start[name] = _Site(0, found[site], [(0, update)]).added_to(self._start[name], ones)
+            name = slots[site].name
+            self._start[name] = _Site(0, slots[site], [(0, update)]).added_to(self._start[name], ones)
 
     def __call__(self, coefficients: Float[Tensor, " vectors *sites"]) -> dict[str, Tensor]:
         made = dict(self._start)
@@ -198,7 +198,7 @@ def _sum(updates: Sequence[tuple[int, Update]], coefficients: Float[Tensor, " ve
 
 
 def _lines(logits: Tensor, labels: Tensor, share: float) -> Answers:
-    """One line a row, or one a target token; ``share`` is that of these rows among the task's."""
+    """Return a line per row, or per target token; ``share`` is the rows' fraction of the task's rows."""
     if labels.ndim == 1:
         return Answers(logits, labels, torch.full((len(labels),), share / len(labels), device=labels.device))
     real = labels != IGNORED

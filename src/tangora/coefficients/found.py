@@ -1,4 +1,4 @@
-"""The result of a search: coefficients as `tangora.fuse` takes them, and how good they are known to be. No torch."""
+"""The result of a search: coefficients for `tangora.fuse`, and a bound on how much better others can be. No torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["DIGITS", "Found", "as_weights"]
 
 DIGITS = 6
-"""Decimals of a coefficient: what is scored, listed and saved is one number."""
+"""Decimals of a coefficient: the same number is scored, listed and saved."""
 
 
 @dataclass(frozen=True)
@@ -24,15 +24,15 @@ class Found:
 
     Attributes:
         weights: one per task vector, or site -> one per task vector.
-        loss: what was minimized, without penalties: cross-entropy, entropy, or the worst task's excess, in nats.
+        loss: the minimized quantity without penalties: cross-entropy, entropy, or the worst task's excess, in nats.
         objective: the loss with penalties.
         gradient: norm of the smallest subgradient of objective and bounds; None if it was not computed.
-        gap: no coefficients within the bounds have an objective lower by more; None if nothing proves it.
-        steps: how many: of Newton's method or Adam, or evaluations of the loss.
+        gap: proven bound: no coefficients within the limits have an objective lower by more; None if there is none.
+        steps: number of steps of Newton's method or Adam, or of evaluations of the loss.
         seconds: duration of the search, without the preparation of columns or weights.
-        rows: task -> how many were used.
-        settings: everything that decided it.
-        tried: weights whose loss was evaluated, in order; empty if none was. A run fills it in.
+        rows: task -> number of rows used.
+        settings: everything that determined the result.
+        tried: weights with an evaluated loss, in order; empty if there are none. A run fills it in.
     """
 
     weights: list[float] | dict[str, list[float]]
@@ -56,7 +56,7 @@ class Found:
         return one_line("Found", text, f"loss {self.loss:.4g}", gap, f"{self.steps} steps")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what ``fused.selection`` of ``tangora.json`` holds: the settings, the certificate and the rows."""
+        """Return the content of ``fused.selection`` in ``tangora.json``: settings, certificate and rows."""
         certificate = {"loss": self.loss, "objective": self.objective, "gradient": self.gradient, "gap": self.gap}
         kept = {name: value for name, value in certificate.items() if value is not None}
         return {**self.settings, **kept, "steps": self.steps, "rows": dict(self.rows)}
@@ -65,7 +65,7 @@ class Found:
 def as_weights(
     coefficients: Float[Tensor, " vectors *sites"], sites: Sequence[str]
 ) -> list[float] | dict[str, list[float]]:
-    """Return coefficients as `tangora.fuse` takes them, rounded to `DIGITS`.
+    """Return coefficients in the form that `tangora.fuse` accepts, rounded to `DIGITS`.
 
     >>> import torch
     >>> as_weights(torch.tensor([[0.5, 1.0], [0.25, 0.0]]), ["up", "down"])

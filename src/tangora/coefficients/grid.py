@@ -1,6 +1,6 @@
-"""A grid of coefficients: every combination in a fixed order, each known by its index.
+"""A grid of coefficients: every combination in a fixed order, each identified by its index.
 
-Nearly equal floats make bad keys (0.1 + 0.2 is not 0.3), so a candidate is never looked up by its weight.
+Nearly equal floats are bad keys (0.1 + 0.2 is not 0.3), so a candidate is never looked up by its weight.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class GridPoint:
 def candidates(weights: float | Sequence[float], parameters: Mapping[str, Any] | None = None) -> list[GridPoint]:
     """Return every combination of the listed weights and parameters; a single value counts as a list of one.
 
-    The last parameter varies faster than the first, and the weight fastest of all: the candidates that differ only
-    in λ stand together, which is the order in which a homogeneous method is fused once for all of them.
+    The last parameter varies faster than the first, and the weight fastest. So candidates that differ only in λ are
+    adjacent, and a homogeneous method is fused once for all of them.
 
     Args:
         weights: λ for every task, or a list of them.
@@ -64,10 +64,10 @@ def select(
     """Return the candidate with the best score, the first of equal ones.
 
     Args:
-        candidates: what to choose from, such as a grid.
-        scores: one for each, higher is better; or a tuple for each, whose later entries break ties. A score that
-            holds a NaN never wins.
-        where: what the error names.
+        candidates: to choose from, such as a grid.
+        scores: one for each, higher is better; or a tuple for each, in which later entries break ties. A score that
+            contains a NaN never wins.
+        where: the location that an error names.
 
     Raises:
         ArgumentError: the numbers of candidates and scores differ, or there are none.
@@ -96,5 +96,5 @@ def _axis(name: str, value: Any) -> list[Any]:
 
 def _weight(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-        raise RecipeError("weights: a weight is a finite number", got=value, where="fusion", fix="such as 0.3")
+        raise RecipeError("weights: a weight must be a finite number", got=value, where="fusion", fix="such as 0.3")
     return float(value)

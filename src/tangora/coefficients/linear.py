@@ -43,12 +43,12 @@ class LinearLogits:
     """The logits of fused tangent models on the rows of some tasks, as a function of the coefficients.
 
     Args:
-        columns: one entry a task, all with the same vectors and sites.
+        columns: one entry per task, all with the same vectors and sites.
 
     Raises:
         ArgumentError: there are no columns.
         FusionError: the tasks' columns do not belong together, or hold a value that is not finite.
-        DataError: a task has no rows, or a label that is no class.
+        DataError: a task has no rows, or a label that is not a class.
 
     >>> from tangora.tangent.columns import Columns
     >>> rows = {"origin": torch.zeros(1, 2), "labels": torch.tensor([0]), "examples": torch.tensor([0])}
@@ -60,12 +60,12 @@ class LinearLogits:
     def __init__(self, columns: Sequence[Columns]) -> None:
         if not columns:
             raise ArgumentError(
-                "nothing to find coefficients on", got=0, where="columns", fix="give one task's at least"
+                "nothing to find coefficients on", got=0, where="columns", fix="give those of at least one task"
             )
         first = columns[0]
         for other in columns[1:]:
             if (other.vectors, other.sites) != (first.vectors, first.sites):
-                what = f"the columns of {first.task} and {other.task} are of other task vectors or sites"
+                what = f"the columns of {first.task} and {other.task} are of different task vectors or sites"
                 raise FusionError(what, where="columns", fix="make them from the same adapters")
         self.tasks = tuple(c.task for c in columns)
         self.vectors, self.sites = first.vectors, first.sites
@@ -77,7 +77,7 @@ class LinearLogits:
     def __call__(
         self, coefficients: Float[Tensor, " vectors *sites"], picks: Mapping[str, Sequence[int]]
     ) -> Iterator[dict[str, Answers]]:
-        """Every row of every task at once, whatever is picked: a pass costs next to nothing."""
+        """Yield every row of every task at once and ignore ``picks``: a pass costs next to nothing."""
         x = coefficients.reshape(-1).double()
         yield {t: Answers(b.logits(x), b.labels, b.shares) for t, b in zip(self.tasks, self._blocks, strict=True)}
 
@@ -96,7 +96,7 @@ def _block(columns: Columns) -> _Block:
     if rows == 0:
         raise DataError("a task has no rows to find coefficients on", got=0, where=f"task {columns.task}")
     if int(labels.min()) < 0 or int(labels.max()) >= classes:
-        what = f"a label is no class of {classes}"
+        what = f"a label is not one of the {classes} classes"
         raise DataError(what, got=int(labels.max()), where=f"task {columns.task}", fix="make the columns again")
     origin = columns.origin.double()
     slopes = columns.columns.double().reshape(-1, rows * classes).T.contiguous()
@@ -122,10 +122,10 @@ def _expand(block: _Block, x: Tensor) -> Expansion:
     residual = p.clone()
     residual[torch.arange(len(p)), block.labels] -= 1.0
     gradient = block.slopes.T @ (residual * block.shares[:, None]).reshape(-1)
-    # Of thousands of token classes a few have all the probability; the others would be most of the work.
+    # A few of thousands of token classes have all the probability; the others would be most of the work.
     seen = (p.reshape(-1) > _NEGLIGIBLE).nonzero()[:, 0]
     row = seen // p.shape[1]
-    # The Hessian steers and the gradient decides, so that single precision does for the larger of the two.
+    # The Hessian only shapes the steps and the gradient determines the solution, so the Hessian is in single precision.
     slopes, share = block.slopes[seen].float(), block.shares[row, None].float()
     weighted = slopes * p.reshape(-1)[seen, None].float()
     means = torch.zeros(len(p), len(x)).index_add_(0, row, weighted)

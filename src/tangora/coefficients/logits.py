@@ -1,4 +1,4 @@
-"""Logits of fused models on some rows of some tasks, differentiable in the coefficients: for searches by gradients."""
+"""Logits of fused models, differentiable in the coefficients, for searches by gradients."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Answers", "Logits", "own_coefficients"]
 class Answers(NamedTuple):
     """Logits of some lines (rows, or tokens of target texts) of one task.
 
-    ``shares`` say what a line counts in the task's loss; over all lines of a step they add up to 1.
+    ``shares`` are the weights of lines in the task's loss; over all lines of a step they add up to 1.
     """
 
     logits: Float[Tensor, "lines classes"]
@@ -31,10 +31,10 @@ class Logits(Protocol):
     Attributes:
         tasks: those with rows here.
         vectors: names of the task vectors, one coefficient each.
-        sites: empty for one coefficient a task vector; else one a vector and site.
+        sites: empty for one coefficient per task vector; else one per vector and site.
         shape: of the coefficients, ``(vectors,)`` or ``(vectors, sites)``.
-        rows: task -> how many.
-        whole: every call gives all rows, whatever is picked.
+        rows: task -> number of rows.
+        whole: whether every call yields all rows and ignores the picks.
     """
 
     tasks: tuple[str, ...]
@@ -47,7 +47,7 @@ class Logits(Protocol):
     def __call__(
         self, coefficients: Float[Tensor, " vectors *sites"], picks: Mapping[str, Sequence[int]]
     ) -> Iterator[Mapping[str, Answers]]:
-        """The picked rows of each task, in parts that may each be differentiated and forgotten."""
+        """Yield the picked rows of each task, in parts that are each differentiated and freed."""
         ...
 
 

@@ -44,23 +44,23 @@ def lorahub(
 
     This is LoraHub (arXiv:2307.13269, section 3.3) with the defaults of arXiv:2310.04742: 40 evaluations, bounds of
     1.5, a penalty of 0.05 on the mean absolute weight. The optimizer is COBYLA (Powell 1994; SciPy's), which fits a
-    linear model to the best points and moves within a region that it trusts. It is what Nevergrad's NGOpt, LoraHub's
-    optimizer, chooses at this budget, and it draws nothing at random.
+    linear model to the best points and moves within a trust region. NGOpt of Nevergrad, LoraHub's optimizer, selects it
+    at this budget. It is deterministic.
 
-    Choose it when tasks should weigh differently and there are too many for a grid, or when the method or the space
-    admits no gradient. With few tasks, or a loss that one λ already serves, a grid is as good and cheaper.
+    Choose it if tasks need different weights and are too many for a grid, or if the method or the space has no
+    gradient. With few tasks, or if one λ is enough, a grid is as good and cheaper.
 
-    Departures: the result is the best of the evaluated points (the first of equal ones), so that the loss stated is
-    the loss measured, where the reference takes Nevergrad's recommendation. A loss that is not finite counts as worse
-    than every finite one so far, and does not end the search. With larger budgets NGOpt would choose other optimizers.
+    Departures: the result is the best of the evaluated points (the first of equal ones), so that the stated loss is
+    the measured one; the reference uses Nevergrad's recommendation. A loss that is not finite counts as worse than
+    every finite one so far, and does not end the search. With larger budgets NGOpt would select other optimizers.
 
     Args:
-        loss: weights, one per task, to a loss; deterministic.
-        tasks: how many weights.
-        budget: how often the loss is called at most; less often once the steps are down to 1e-4.
+        loss: a deterministic function from weights, one per task, to a loss.
+        tasks: number of weights.
+        budget: the largest number of calls of the loss; the search ends earlier if steps fall to 1e-4.
         bound: the largest magnitude of a weight.
-        penalty: times the mean magnitude, added to the loss.
-        rows: task -> how many rows the loss looks at, for the record.
+        penalty: factor of the mean magnitude, which is added to the loss.
+        rows: task -> number of rows that the loss uses, for the record.
         on_step: called after each evaluation, see `Problem`.
 
     Raises:
@@ -75,9 +75,9 @@ def lorahub(
     began, history = time.perf_counter(), list[_Evaluation]()
 
     def value(point: Sequence[float]) -> float:
-        if len(history) == budget:  # SciPy wants size + 2 values at least; those beyond the budget cost nothing
+        if len(history) == budget:  # SciPy needs at least size + 2 values; those beyond the budget cost nothing
             return _finite(history)
-        # COBYLA may leave the box on its way, and what is evaluated is what is saved.
+        # COBYLA may leave the box. Clip and round first, so that the evaluated weights are the saved ones.
         weights = [round(min(max(float(w), -bound), bound), DIGITS) + 0.0 for w in point]
         reached = float(loss(weights))
         history.append(_Evaluation(tuple(weights), reached, reached + penalty * sum(map(abs, weights)) / tasks))
@@ -96,7 +96,7 @@ def lorahub(
 
 
 def _minimize(value: Callable[[Any], float], size: int, budget: int, bound: float) -> None:
-    """Call ``value`` where COBYLA wants it, until the budget is spent or its steps are small."""
+    """Call ``value`` at COBYLA's points, until the budget is spent or its steps are small."""
     from scipy.optimize import minimize  # deferred: half a second
 
     minimize(
@@ -109,7 +109,7 @@ def _minimize(value: Callable[[Any], float], size: int, budget: int, bound: floa
 
 
 def _finite(history: Sequence[_Evaluation]) -> float:
-    """The last value, or a finite one beyond every other: an infinite one would break a model of the loss."""
+    """Return the last value, or a finite one above all others: an infinite one would break COBYLA's model."""
     if math.isfinite(history[-1].value):
         return history[-1].value
     finite = [e.value for e in history if math.isfinite(e.value)] or [0.0]

@@ -13,11 +13,11 @@ from torch import Tensor
 __all__ = ["Box", "Expansion", "Minimum", "minimize"]
 
 _ARMIJO = 1e-4
-_NEAR = 1e-3  # how near a bound counts as on it, while far from the solution
+_NEAR = 1e-3  # a coordinate this near to a bound counts as on it, while far from the solution
 
 
 class Expansion(NamedTuple):
-    """A function around a point, to second order; gradient and Hessian are None if only the value was computed."""
+    """A second-order expansion of a function; gradient and Hessian are None if only the value was computed."""
 
     value: float
     gradient: Float[Tensor, " k"] | None = None
@@ -42,14 +42,14 @@ class Box:
 
 @dataclass(frozen=True)
 class Minimum:
-    """The point that was reached, and how near to the best it is known to be.
+    """The point that was reached, and a bound on its distance from the best value.
 
     Attributes:
         x: the point.
         value: of the function and the L1 penalty.
         gradient: norm of the smallest subgradient of function, penalty and box: 0 at a solution, and only there.
-        gap: no point of the box has a value lower than ``value - gap``, where the function is convex.
-        steps: how many were taken.
+        gap: if the function is convex, no point of the box has a value lower than ``value - gap``.
+        steps: number of steps taken.
     """
 
     x: Float[Tensor, " k"]
@@ -69,23 +69,23 @@ def minimize(
 ) -> Minimum:
     """Minimize ``function(x) + l1 * sum |x|`` over the box.
 
-    Bertsekas' projected Newton method (SIAM J. Control Optim. 20, 1982): coordinates that the gradient presses against
-    a bound are held, the others take a Newton step, and the line search runs along the projected path. With an L1
-    penalty each step stays in one orthant, in which the penalty is linear.
+    Bertsekas' projected Newton method (SIAM J. Control Optim. 20, 1982): coordinates at a bound that descent would
+    leave the box through are held, the others take a Newton step, and the line search runs along the projected path.
+    With an L1 penalty, each step stays in one orthant, in which the penalty is linear.
 
     Args:
-        function: ``(x, expand)`` to its value, with gradient and positive semidefinite Hessian when ``expand``.
+        function: ``(x, expand)`` -> its value, with gradient and positive semidefinite Hessian if ``expand``.
         start: float64; moved into the box.
         box: bounds and penalty.
         tolerance: the largest entry of the projected gradient at which to stop.
-        steps: the most to take.
+        steps: the largest number of steps.
     """
     x, taken = box.clip(start), 0
     while True:
         here = function(x, True)
         assert here.gradient is not None
         assert here.hessian is not None
-        # |x| has a corner at 0. Within an orthant it is linear, so that there a step is as for a smooth function.
+        # |x| has a kink at 0. Within an orthant it is linear, so a step is as for a smooth function.
         signs, lower, upper = _orthant(x, here.gradient, box)
         gradient = here.gradient + box.l1 * signs
         projected = _projected(x, gradient, lower, upper)
@@ -99,7 +99,7 @@ def minimize(
 
 
 def _orthant(x: Tensor, gradient: Tensor, box: Box) -> tuple[Tensor, Tensor, Tensor]:
-    """Signs by which the penalty is linear around x, and the bounds of that orthant inside the box."""
+    """Return the signs of the orthant around x in which the penalty is linear, and its bounds inside the box."""
     lower, upper = torch.full_like(x, box.lower), torch.full_like(x, box.upper)
     if not box.l1:
         return torch.zeros_like(x), lower, upper
@@ -111,7 +111,7 @@ def _orthant(x: Tensor, gradient: Tensor, box: Box) -> tuple[Tensor, Tensor, Ten
 
 
 def _projected(x: Tensor, gradient: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    """The gradient without the entries that press against a bound: zero at a solution."""
+    """Return the gradient without entries that point out of the box: zero at a solution."""
     held = ((x <= lower) & (gradient > 0)) | ((x >= upper) & (gradient < 0))
     return torch.where(held, 0.0, gradient)
 
@@ -126,9 +126,9 @@ def _step(
     lower: Tensor,
     upper: Tensor,
 ) -> Tensor | None:
-    """The next point; None if rounding leaves nothing to gain."""
-    # Coordinates near a bound are held too, not only those on it: else the projected path could bend at once, and the
-    # line search would shorten the step of all the others to nothing. Near means less and less as the end comes near.
+    """Return the next point, or None if rounding prevents progress."""
+    # Also hold coordinates near a bound, not only those on it. Otherwise the projected path could bend at once, and the
+    # line search would shrink the step of all the others to nothing. The threshold shrinks towards the solution.
     reach = float((x - torch.clamp(x - gradient, lower, upper)).norm())
     near = min(_NEAR, reach)
     held = ((x <= lower + near) & (gradient > 0)) | ((x >= upper - near) & (gradient < 0))
@@ -136,7 +136,7 @@ def _step(
     if bool((~held).any()):
         free = (~held).nonzero()[:, 0]
         direction[free] = -_solve(hessian[free][:, free], gradient[free])
-    # Armijo along the projected path: held coordinates promise what they really move, free ones the full slope.
+    # Armijo along the projected path: held coordinates count with their actual move, free ones with the full slope.
     slope, length = -float((gradient * direction)[~held].sum()), 1.0
     for _ in range(40):
         moved = torch.clamp(x + length * direction, lower, upper)
@@ -149,7 +149,7 @@ def _step(
 
 
 def _solve(hessian: Float[Tensor, "k k"], gradient: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
-    """A Newton step, damped until the matrix is safely positive definite: in a direction that no row sees, no step."""
+    """Return a Newton step, damped until the matrix is positive definite; flat directions get no step."""
     damping = 1e-10 * float(hessian.diagonal().mean()) + 1e-12
     identity = torch.eye(len(gradient), dtype=hessian.dtype)
     while True:
@@ -160,8 +160,8 @@ def _solve(hessian: Float[Tensor, "k k"], gradient: Float[Tensor, " k"]) -> Floa
 
 
 def _gap(x: Tensor, gradient: Tensor, box: Box) -> float:
-    """How much a convex function can fall below its value at x: its tangent plane bounds it everywhere in the box."""
-    # The plane and the penalty are separable and piecewise linear, so that each coordinate is least at an end or at 0.
+    """Return how far a convex function can fall below its value at x: its tangent plane bounds it within the box."""
+    # The plane and the penalty are separable and piecewise linear, so each coordinate is least at an end or at 0.
     ends = [gradient * end + box.l1 * abs(end) for end in (box.lower, box.upper, 0.0)]
     least = torch.stack(ends).amin(0)
     return max(0.0, float((gradient * x + box.l1 * x.abs() - least).sum()))

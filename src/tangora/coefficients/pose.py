@@ -1,4 +1,4 @@
-"""Pose the problem of a search: from adapters, a base and tasks to a `Problem`."""
+"""Set up the problem of a search: from adapters, a base and tasks to a `Problem`."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ if TYPE_CHECKING:
     from tangora.tasks import Base, Task
     from tangora.tasks.contract import Family
 
-__all__ = ["Bench", "ColumnSource", "Posed", "code_of", "pose"]
+__all__ = ["SearchContext", "ColumnSource", "Posed", "code_of", "pose"]
 
 
 class ColumnSource(Protocol):
-    """Makes or keeps the columns of some adapters."""
+    """Provides the columns of some adapters."""
 
     def __call__(self, task: str, split: str, rows: Sequence[int] | None, per_site: bool) -> Columns:
-        """Return the columns of a task's split, or of some of its rows."""
+        """Return the columns of a task's split, or of the given rows."""
         ...
 
 
 @dataclass(frozen=True)
-class Bench:
-    """What fused models are made from and judged on.
+class SearchContext:
+    """The base, tasks and scoring of a search.
 
     Attributes:
         base: the adapters' base.
         tasks: name -> task.
         scoring: scores fused models.
-        columns: of the adapters, named by their tasks; None to make them when they are asked for.
+        columns: provides those of the adapters, named by their tasks; None to compute them on first use.
         batch_size: rows per forward pass.
     """
 
@@ -63,21 +63,21 @@ class Bench:
 
 @dataclass(frozen=True)
 class Posed:
-    """A problem with the settings of a search, and the weights whose loss was evaluated so far, in order."""
+    """A problem with the settings of a search, and the weights evaluated so far, in order."""
 
     problem: Problem
     settings: SearchSettings
     tried: list[Coefficients]
 
     def solve(self) -> Found:
-        """Search; the result says on which split and how many rows of each task."""
+        """Search, and record in the result the split and the number of rows of each task."""
         found: Found = SEARCHES.get(self.settings.name)(self.problem, self.settings)
-        about = {**found.settings, "split": self.problem.split, "labels": self.settings.row_limit}
-        return replace(found, settings=about, tried=tuple(self.tried))
+        settings = {**found.settings, "split": self.problem.split, "labels": self.settings.row_limit}
+        return replace(found, settings=settings, tried=tuple(self.tried))
 
 
 def pose(
-    bench: Bench,
+    context: SearchContext,
     fusion: Fusion,
     tasks: Sequence[str],
     settings: SearchSettings,
@@ -88,22 +88,22 @@ def pose(
     seed: int = 0,
     on_step: Callable[[int, int, str], None] = silent,
 ) -> Posed:
-    """Pose the problem of fusing adapters, one of each task, by a method.
+    """Set up the problem of fusing adapters, one for each task, by a method.
 
     Args:
-        bench: base, tasks and how a fused model is scored.
+        context: base, tasks and scoring.
         fusion: of the adapters.
         tasks: names of their tasks, in the order of the adapters.
-        settings: of the search: how many rows, and whether a coefficient is a site's own.
-        method: fuses them.
+        settings: of the search; they limit the rows, and may give each site its own coefficient.
+        method: the fusion method.
         parameters: of the method.
-        split: whose rows may be looked at.
-        seed: of the choice of rows and of whatever the search draws.
+        split: the search uses rows of this split.
+        seed: of the choice of rows and of the search's random draws.
         on_step: see `Problem`.
     """
-    chosen, given = get(method), dict(parameters or {})
-    rows = {name: pick(bench.tasks[name].splits[split].targets, settings.row_limit, seed, name) for name in tasks}
-    views = _Views(bench, fusion, tuple(tasks), chosen, given, split, settings, rows)
+    chosen, fixed = get(method), dict(parameters or {})
+    rows = {name: pick(context.tasks[name].splits[split].targets, settings.row_limit, seed, name) for name in tasks}
+    views = _Views(context, fusion, tuple(tasks), chosen, fixed, split, settings, rows)
     linear = all(mode_of(adapter).linear_in_coefficients for adapter in fusion.adapters)
     problem = Problem(
         tuple(tasks),
@@ -120,11 +120,11 @@ def pose(
 
 
 class _Views:
-    """The three views of a problem, each made when it is asked for."""
+    """The three views of a problem, each computed on first use."""
 
     def __init__(
         self,
-        bench: Bench,
+        context: SearchContext,
         fusion: Fusion,
         tasks: tuple[str, ...],
         method: Method,
@@ -133,43 +133,43 @@ class _Views:
         settings: SearchSettings,
         rows: Mapping[str, Sequence[int]],
     ) -> None:
-        self._bench, self._fusion, self._tasks, self._split = bench, fusion, tasks, split
+        self._context, self._fusion, self._tasks, self._split = context, fusion, tasks, split
         self._method, self._parameters, self._settings = method, parameters, settings
         self._rows, self._some = rows, rows if settings.row_limit is not None else None
         self.tried: list[Coefficients] = []
 
     def loss(self, weights: Coefficients) -> float:
         self.tried.append(weights)
-        name, given = self._method.name, self._parameters
-        scoring = self._bench.scoring if self._some is None else self._bench.scoring.on(self._some, self._split)
-        results = scoring.results(self._fusion, name, weights, given, self._tasks, self._split)
+        name, parameters = self._method.name, self._parameters
+        scoring = self._context.scoring if self._some is None else self._context.scoring.on(self._some, self._split)
+        results = scoring.results(self._fusion, name, weights, parameters, self._tasks, self._split)
         return float(np.mean([result.loss for result in results.values()]))
 
     def logits(self) -> ForwardLogits:
         return ForwardLogits(
-            self._bench.base,
-            [self._bench.tasks[name] for name in self._tasks],
+            self._context.base,
+            [self._context.tasks[name] for name in self._tasks],
             self._split,
             dict(zip(self._tasks, self._summands(), strict=True)),
             per_site=self._settings.per_site,
             rows=self._rows,
-            batch_size=self._bench.batch_size,
+            batch_size=self._context.batch_size,
         )
 
     def columns(self) -> list[Columns]:
-        source, rows = self._bench.columns or self._made, self._some or {}
+        source, rows = self._context.columns or self._made, self._some or {}
         per_site = self._settings.per_site
         return [source(n, self._split, rows.get(n), per_site).subset(self._tasks) for n in self._tasks]
 
     def _made(self, task: str, split: str, rows: Sequence[int] | None, per_site: bool) -> Columns:
-        bench, adapters = self._bench, dict(zip(self._tasks, self._fusion.adapters, strict=True))
+        context, adapters = self._context, dict(zip(self._tasks, self._fusion.adapters, strict=True))
         if per_site:
-            return site_columns(bench.base, bench.tasks[task], split, adapters, rows=rows)
-        part = bench.tasks[task] if rows is None else only(bench.tasks[task], split, rows)
-        return make_columns(bench.base, part, split, adapters, batch_size=bench.batch_size)
+            return site_columns(context.base, context.tasks[task], split, adapters, rows=rows)
+        part = context.tasks[task] if rows is None else only(context.tasks[task], split, rows)
+        return make_columns(context.base, part, split, adapters, batch_size=context.batch_size)
 
     def _summands(self) -> Sequence[Adapter]:
-        """What each coefficient multiplies: the adapters, or what the method makes of each beside the others."""
+        """Return what each coefficient multiplies: the adapters, or the method's result for each beside the others."""
         count = len(self._tasks)
         if is_plain_sum(self._method):
             return self._fusion.adapters
@@ -178,11 +178,11 @@ class _Views:
 
 
 def code_of(search: Search, method: Method, family: Family[Any, Any], *modes: Mode) -> str:
-    """Return the digest of the code that decides what a search finds: its own, the method's, and that of the views.
+    """Return a digest of the code that determines a search's result: its own, the method's and that of the views.
 
     Args:
-        search, method: find and fuse.
-        family, modes: decide the answers that are judged.
+        search, method: the search and the fusion method.
+        family, modes: of the adapters; they determine the scored answers.
     """
     without = ("tangora.errors", "tangora.progress")
     return source_digest(search, search.settings, method.function, pose, family, *modes, without=without)

@@ -1,4 +1,4 @@
-"""The problem that a search solves: which coefficients, for which tasks, judged by which rows. No torch."""
+"""The problem that a search solves: coefficients for some tasks, scored on some of their rows. No torch."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ def silent(done: int, total: int, detail: str) -> None:
 
 @dataclass(frozen=True)
 class Problem:
-    """Coefficients to choose for the task vectors of some tasks, and what a choice comes to.
+    """Coefficients to choose for the task vectors of some tasks, and views that score a choice.
 
-    A run builds one for every set of tasks that it fuses, `tangora.coefficients.search` one for the adapters that it
-    is given. A problem for a test needs no model: a function of the weights will do.
+    A run builds one for every set of tasks that it fuses; `tangora.coefficients.search` builds one for its adapters. A
+    problem for a test needs no model, only a function of the weights.
 
     Args:
-        tasks: their names, in the order of the weights.
-        rows: task -> the rows of ``split`` that may be looked at.
-        split: which rows these are, such as ``validation``.
+        tasks: names, in the order of the weights.
+        rows: task -> the rows of ``split`` that the search may use.
+        split: such as ``validation``.
         seed: of everything random.
-        sites: for a coefficient per task and site, their names; else empty.
+        sites: their names, for a coefficient per task and site; else empty.
         loss_of: weights -> loss; see `loss`.
         logits_of: returns the logits; None if the method is not additive. See `logits`.
         columns_of: returns the columns; None if the logits are not linear in the coefficients. See `columns`.
-        on_step: called with what is done, of how much, and a word on it.
+        on_step: called with the number of steps done, their total, and a short description.
 
     >>> problem = Problem(("a", "b"), {"a": [0, 1], "b": [0]}, loss_of=lambda weights: (weights[0] - 0.5) ** 2)
     >>> problem.loss([0.25, 1.0]), problem.linear
@@ -59,7 +59,7 @@ class Problem:
 
     @property
     def per(self) -> Literal["task", "site"]:
-        """What has a coefficient of its own: a task, or a task at a site."""
+        """Whether there is a coefficient per task, or per task and site."""
         return "site" if self.sites else "task"
 
     @property
@@ -69,27 +69,27 @@ class Problem:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Task -> how many of its rows may be looked at."""
+        """Task -> the number of its rows that the search may use."""
         return {task: len(rows) for task, rows in self.rows.items()}
 
     def loss(self, weights: Coefficients) -> float:
         """Return the mean over the tasks of the mean loss over the rows, of the model fused with ``weights``.
 
-        The whole model is fused and scored, which takes a pass over all rows. Equal weights are scored once. The loss
+        A complete model is fused and scored, which takes a pass over all rows. Equal weights are scored once. The loss
         is that of the tasks, in nats; it may be infinite or NaN.
         """
-        return float(_given(self.loss_of, "loss")(weights))
+        return float(_require(self.loss_of, "loss")(weights))
 
     def logits(self) -> Logits:
         """Return the logits of fused models on the rows, differentiable in the coefficients."""
-        return _given(self.logits_of, "logits")()
+        return _require(self.logits_of, "logits")()
 
     def columns(self) -> list[Columns]:
         """Return the logits as affine functions of the coefficients: an entry for each task, on its rows."""
-        return list(_given(self.columns_of, "columns")())
+        return list(_require(self.columns_of, "columns")())
 
 
-def _given(view: _View | None, name: str) -> _View:
+def _require(view: _View | None, name: str) -> _View:
     if view is None:
         fix = "use a search that does not need them, or another method or mode"
         raise FusionError(f"this problem has no {name}", where="problem", fix=fix)

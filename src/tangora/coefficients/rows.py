@@ -1,4 +1,4 @@
-"""Which rows of a task a search may look at."""
+"""The rows of a task that a search may use."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ __all__ = ["pick"]
 
 
 def pick(targets: Sequence[object], count: int | None, seed: int, task: str) -> list[int]:
-    """Return ``count`` rows in which every class has about its share.
+    """Return ``count`` rows with about the same class proportions as all rows.
 
-    Fewer rows are the first of more, so that 8 are contained in 32. Row j of a class of n, in a random order, is put at
-    ``(j + u) / n`` with one random u in [0, 1) a class; the first ``count`` of all rows are taken.
+    Fewer rows are a prefix of more, so 32 contain the 8. Row j of a class of n, in a random order, gets the position
+    ``(j + u) / n`` with one random u in [0, 1) per class; the first ``count`` of all rows are taken.
 
     Args:
-        targets: labels or target texts, one a row.
-        count: how many; None, or more than there are, for all.
-        seed: decides the order and u, together with the task's name.
+        targets: labels or target texts, one per row.
+        count: number of rows; None, or more than there are, for all.
+        seed: determines the order and u, together with the task's name.
         task: the name.
 
     >>> sorted([0, 0, 0, 0, 0, 0, 1, 1][i] for i in pick([0, 0, 0, 0, 0, 0, 1, 1], 4, 0, "task"))
@@ -30,10 +30,10 @@ def pick(targets: Sequence[object], count: int | None, seed: int, task: str) -> 
     classes: dict[object, list[int]] = {}
     for row, target in enumerate(targets):
         classes.setdefault(target, []).append(row)
-    places = []
+    positions = []
     for target in sorted(classes, key=repr):
         rows = classes[target]
         offset = float(torch.rand((), generator=generator))
         order = torch.randperm(len(rows), generator=generator).tolist()
-        places += [((j + offset) / len(rows), rows[i]) for j, i in enumerate(order)]
-    return [row for _, row in sorted(places)][:count]
+        positions += [((j + offset) / len(rows), rows[i]) for j, i in enumerate(order)]
+    return [row for _, row in sorted(positions)][:count]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tangora.adapters.adapter import Adapter, load
 from tangora.coefficients.found import Found
-from tangora.coefficients.pose import Bench, pose
+from tangora.coefficients.pose import SearchContext, pose
 from tangora.coefficients.requirements import refuse_unless_searchable
 from tangora.config.fusion import FusionEntry, check_search
 from tangora.errors import ArgumentError
@@ -39,20 +39,20 @@ def search(
     progress: Progress | bool | None = None,
     **settings: Any,
 ) -> Found:
-    """Find the coefficients with which adapters are fused best, by a search that looks at rows of their tasks.
+    """Find the best coefficients for fusing adapters, by a search on rows of their tasks.
 
     Args:
-        adapters: adapters or their folders, one of each task. If every one names its task, their order is free;
-            else it is that of the tasks.
-        base: the adapters' base; as before afterwards.
-        tasks: whose rows are looked at.
-        search: ``learned``, ``convex``, ``minimax``, ``adamerging``, ``lorahub``, or a search of another package.
-        method: the fusion method; `tangora.coefficients.contract` says which search goes with which.
+        adapters: adapters or their folders, one for each task. If each one names its task, their order is free;
+            else give them in the order of the tasks.
+        base: the adapters' base; restored afterwards.
+        tasks: the search uses their rows.
+        search: ``learned``, ``convex``, ``minimax``, ``adamerging``, ``lorahub``, or a search from another package.
+        method: the fusion method; see `tangora.coefficients.contract` for those that fit a search.
         parameters: of the method.
-        split: whose rows may be looked at. Report no scores on the same rows.
-        seed: of the choice of rows and of whatever the search draws.
+        split: the search uses rows of this split. Report no scores on the same rows.
+        seed: of the choice of rows and of the search's random draws.
         batch_size: rows per forward pass.
-        progress: shows the steps of the search; by default they are shown in a terminal or a notebook. False is silent.
+        progress: shows the steps of the search; by default in a terminal or a notebook. False is silent.
         **settings: of the search, such as ``labels=32``.
 
     Returns:
@@ -80,7 +80,7 @@ def search(
     assert entry.search is not None
     _check(entry, loaded, base)
     fusion = Fusion(loaded, seed=seed, names=names)
-    bench = Bench(
+    context = SearchContext(
         base,
         {task.name: task for task in tasks},
         Scoring(Evaluator(base, tasks, batch_size=batch_size), seed),
@@ -89,7 +89,7 @@ def search(
     with shown(progress) as listener:
         steps = _Steps(listener, f"search {search}")
         posed = pose(
-            bench,
+            context,
             fusion,
             names,
             entry.search,
@@ -105,17 +105,17 @@ def search(
 
 
 def _tasks_of(adapters: Sequence[Adapter], tasks: Sequence[Task]) -> list[str]:
-    """The name of each adapter's task."""
-    given = [task.name for task in tasks]
-    if len(adapters) != len(given):
-        what = f"{len(given)} tasks need {len(given)} adapters"
+    """Return the name of each adapter's task."""
+    names = [task.name for task in tasks]
+    if len(adapters) != len(names):
+        what = f"{len(names)} tasks need {len(names)} adapters"
         raise ArgumentError(what, got=len(adapters), where="search.adapters", fix="give one adapter of each task")
-    known = [str(adapter.metadata.task) for adapter in adapters]
-    return known if sorted(known) == sorted(given) else given
+    recorded = [str(adapter.metadata.task) for adapter in adapters]
+    return recorded if sorted(recorded) == sorted(names) else names
 
 
 def _check(entry: FusionEntry, adapters: Sequence[Adapter], base: Base) -> None:
-    """Refuse adapters, tasks and a method that the search is not made for."""
+    """Refuse adapters, tasks and a method that do not fit the search."""
     linear = {"these adapters": all(mode_of(adapter).linear_in_coefficients for adapter in adapters)}
     try:
         check_search(entry, linear, base.config.family)
@@ -125,7 +125,7 @@ def _check(entry: FusionEntry, adapters: Sequence[Adapter], base: Base) -> None:
 
 
 class _Steps:
-    """Shows the steps of a search as one stage, whose length is known from its first step on."""
+    """Shows the steps of a search as one stage; its length is known from the first step on."""
 
     def __init__(self, progress: Progress, label: str) -> None:
         self._progress, self._label, self._begun = progress, label, False

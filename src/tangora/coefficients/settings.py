@@ -12,7 +12,7 @@ __all__ = ["AdamSettings", "DescentSettings", "GradientSettings", "RowSettings"]
 
 
 class RowSettings(SearchSettings):
-    """Settings of a search that may look at some rows, and may give each site its own coefficient."""
+    """Settings of a search that can use a part of the rows, and can give each site its own coefficient."""
 
     per: Literal["task", "site"] = Field(default="task", description="a coefficient per task, or task and site")
     labels: int | None = Field(
@@ -36,7 +36,7 @@ class RowSettings(SearchSettings):
 
 
 class GradientSettings(RowSettings):
-    """Settings of a search that looks at logits: penalties and bounds of the coefficients."""
+    """Settings of a search on logits: penalties and bounds of the coefficients."""
 
     l1: float = Field(default=0.0, ge=0, description="times the sum of magnitudes, added to the loss")
     nonnegative: bool = Field(default=False, description="no coefficient below 0")
@@ -44,12 +44,12 @@ class GradientSettings(RowSettings):
 
     @property
     def default_l2(self) -> float:
-        """The pull towards the mean, if none is given: sites need one, since they are many."""
+        """The pull towards the mean if none is given: the many coefficients per site need one."""
         return 0.01 if self.per_site else 0.0
 
 
 class DescentSettings(GradientSettings):
-    """Settings of a search that takes steps along gradients."""
+    """Settings of a search by gradient steps."""
 
     l2: float | None = Field(
         default=None,
@@ -62,7 +62,7 @@ class DescentSettings(GradientSettings):
     @classmethod
     def _a_number(cls, value: Any) -> Any:
         if value == "auto":
-            raise ValueError("l2: auto is for search convex, which is fast enough; give a number")
+            raise ValueError("l2: auto is only for search convex, which is fast enough; give a number")
         return value
 
     @property
@@ -72,7 +72,7 @@ class DescentSettings(GradientSettings):
 
 
 class AdamSettings(DescentSettings):
-    """Settings of a search that solves what is convex, and else takes some large steps of Adam."""
+    """Settings of a search that solves convex problems exactly and takes some large steps of Adam on others."""
 
     steps: int = Field(default=60, ge=1, description="steps of Adam")
     learning_rate: float = Field(default=0.05, gt=0, description="rate of Adam")

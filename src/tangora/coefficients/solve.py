@@ -1,7 +1,7 @@
-"""Solve for coefficients of tangent models: least mean cross-entropy (`convex`), least of the worst task (`minimax`).
+"""Solve for coefficients of tangent models, for the mean cross-entropy (`convex`) or the worst task (`minimax`).
 
-Their logits are linear in the coefficients, so that both problems are convex. A solution comes with a certificate: the
-norm of the projected gradient, and a bound on how much better any other coefficients within the bounds could be.
+Their logits are linear in the coefficients, so both problems are convex. A solution comes with a certificate: the norm
+of the projected gradient, and a bound on how much better other coefficients within the limits could be.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 __all__ = ["BOUND", "PULLS", "START", "box", "choose_l2", "convex", "minimax"]
 
 BOUND = 3.0
-"""The largest magnitude of a solved coefficient: if rows can be separated, they would go to infinity."""
+"""The largest magnitude of a coefficient. Without it, coefficients diverge if rows can be separated."""
 
 START = 0.3
-"""Where a search begins: a usual single coefficient of task arithmetic, and AdaMerging's start."""
+"""The start of a search: a usual single coefficient of task arithmetic, and AdaMerging's start."""
 
 PULLS = (0.0, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-"""What `choose_l2` tries."""
+"""The values of ``l2`` that `choose_l2` compares."""
 
 _TEMPERATURES = (1.0, 0.1, 0.01, 0.001)  # of the smooth maximum, in nats
 
@@ -52,18 +52,18 @@ def convex(
     """Find the coefficients of least cross-entropy on labelled rows: a convex problem, solved by Newton's method.
 
     ``min_c (1/T) sum_t mean_i CE(f(x_ti; phi_0) + sum_k c_k J(x_ti) nu_k, y_ti) + l2/2 |c - mean c|^2 + l1 |c|_1``,
-    every task counting alike. The L2 term pulls each coefficient towards the mean of its kind: per task and site those
-    of a task towards their mean over the sites, per task all towards one number.
+    with equal weight for every task. The L2 term pulls coefficients towards their mean: with a coefficient per site, a
+    task's coefficients towards their mean over the sites; with one per task, all of them towards one number.
 
-    Choose it for tangent adapters with some labelled rows (8 a task are enough for one coefficient a task): no other
-    coefficients do better on these rows. With a coefficient per site, take ``l2`` of 1e-2 or ``"auto"``.
+    Choose it for tangent adapters with some labelled rows (8 per task suffice for one coefficient per task): no other
+    coefficients are better on these rows. With a coefficient per site, use ``l2`` of 1e-2 or ``"auto"``.
 
     Args:
         columns: of each task, on the rows to use.
         l2: the pull; ``"auto"`` chooses among `PULLS` by cross-validation on the same rows.
-        l1: the price of a magnitude; larger ones set task vectors aside.
-        nonnegative: allow no negative coefficient.
-        bound: the largest magnitude. Few rows can often be separated, and then only this keeps the solution finite.
+        l1: penalty on magnitudes; larger values set coefficients of some task vectors to zero.
+        nonnegative: forbid negative coefficients.
+        bound: the largest magnitude. Few rows can often be separated; then only the bound keeps the solution finite.
 
     Raises:
         ArgumentError: a setting is out of range.
@@ -85,7 +85,7 @@ def convex(
     solved = minimize(objective, _start(logits), limits)
     loss = sum(logits.losses(solved.x)) / len(logits.tasks)
     settings = {"search": "convex", "l2": pull, "l1": l1, "bounds": [limits.lower, limits.upper]}
-    return _found(logits, solved, loss, solved.value, solved.gap, solved.steps, began, settings)
+    return _result(logits, solved, loss, solved.value, solved.gap, solved.steps, began, settings)
 
 
 def minimax(
@@ -96,15 +96,15 @@ def minimax(
     nonnegative: bool = False,
     bound: float = BOUND,
 ) -> Found:
-    """Find the coefficients whose worst task is best, by its cross-entropy's excess over that of its own expert.
+    """Find the coefficients that minimize the largest excess of a task's cross-entropy over that of its own expert.
 
-    ``min_c max_t [CE_t(c) - CE_t(e_t)]``, with the pull and the price of `convex`. A fusion with excess e keeps a share
-    ``exp(-e)`` of the likelihood that the expert gives the right answers (the geometric mean over rows): a normalized
-    score with likelihood in place of accuracy, which makes it convex. What is minimized is
-    ``tau log sum_t exp(e_t / tau)``, which exceeds the maximum by ``tau log T`` at most, with tau from 1 to 0.001; the
+    ``min_c max_t [CE_t(c) - CE_t(e_t)]``, with the penalties of `convex`. A fusion with excess e keeps a share
+    ``exp(-e)`` of the likelihood that the expert gives the right answers (the geometric mean over rows). So the
+    objective is a normalized score with likelihood in place of accuracy, which makes it convex. The minimized function
+    is ``tau log sum_t exp(e_t / tau)``, with tau from 1 to 0.001. It exceeds the maximum by at most ``tau log T``; the
     reported gap includes that.
 
-    Choose it when no task may suffer; on average `convex` is better.
+    Choose it if no task may fall behind; on average `convex` is better.
 
     Args:
         columns: of each task, on the rows to use; each task's own vector must be among the vectors.
@@ -126,7 +126,7 @@ def minimax(
     experts = [own_coefficients(logits, task).double().reshape(-1) for task in logits.tasks]
     own = [logits.losses(expert)[i] for i, expert in enumerate(experts)]
     x, steps, pull = _start(logits), 0, _checked_l2(l2)
-    # From smooth to sharp, each from the last solution: at the lowest temperature alone, Newton's steps are tiny.
+    # From smooth to sharp, each starting at the last solution: from scratch at the lowest temperature, steps are tiny.
     for temperature in _TEMPERATURES:
         smooth = _smooth_maximum(logits, own, temperature)
         tolerance = 1e-9 if temperature == _TEMPERATURES[-1] else 1e-4
@@ -136,7 +136,7 @@ def minimax(
     objective = solved.value - smooth(x, False).value + worst
     settings = {"search": "minimax", "l2": pull, "l1": l1, "bounds": [limits.lower, limits.upper]}
     gap = solved.gap + temperature * math.log(len(own))
-    return _found(logits, solved, worst, objective, gap, steps, began, settings)
+    return _result(logits, solved, worst, objective, gap, steps, began, settings)
 
 
 def choose_l2(
@@ -147,10 +147,10 @@ def choose_l2(
     nonnegative: bool = False,
     bound: float = BOUND,
 ) -> float:
-    """Return the pull of `PULLS` with the least cross-entropy on rows left out, the strongest of equals.
+    """Return the value of `PULLS` with the least cross-entropy on held-out rows, the largest of equal ones.
 
-    The rows of a task are dealt to the folds class by class; all lines of one example go to the same. A task of too few
-    rows has as many folds as rows, and one of a single row is never left out.
+    The rows of a task are dealt to the folds class by class; all lines of one example go to the same fold. A task with
+    too few rows has as many folds as rows, and a single row is never held out.
     """
     limits = box(bound, nonnegative, l1)
     held_out = dict.fromkeys(PULLS, 0.0)
@@ -162,7 +162,7 @@ def choose_l2(
         kept = LinearLogits([c.rows((~o).nonzero()[:, 0]) if not bool(o.all()) else c for c, o in pairs])
         tested = LinearLogits([c.rows(o.nonzero()[:, 0]) for c, o in pairs if bool(o.any()) and not bool(o.all())])
         x = _start(kept)
-        # From strong to weak, each from the last solution: neighbours are near each other.
+        # From strong to weak, each starting at the last solution, since neighbouring solutions are close.
         for pull in PULLS[::-1]:
             solved = minimize(_with_pull(partial(_mean, kept), kept.shape, pull), x, limits)
             x = solved.x
@@ -171,13 +171,13 @@ def choose_l2(
 
 
 def _dealt(columns: Columns, folds: int) -> Int[Tensor, " lines"]:
-    """The fold of each line; labelled rows are dealt class by class, so that every fold has its share of each."""
+    """Return the fold of each line; labelled rows are dealt class by class, so that every fold has all classes."""
     examples, which = columns.examples.unique(return_inverse=True)
-    place: Tensor = which
-    if len(examples) == len(which):  # else tokens of answers, which have no class
-        place = torch.empty_like(which)
-        place[columns.labels.argsort(stable=True)] = torch.arange(len(which))
-    return place.remainder(folds)
+    position: Tensor = which
+    if len(examples) == len(which):  # else lines are tokens of answers, which have no class
+        position = torch.empty_like(which)
+        position[columns.labels.argsort(stable=True)] = torch.arange(len(which))
+    return position.remainder(folds)
 
 
 def box(bound: float, nonnegative: bool, l1: float = 0.0) -> Box:
@@ -233,17 +233,17 @@ def _smooth_maximum(logits: LinearLogits, own: Sequence[float], temperature: flo
 
 
 def _with_pull(function: Objective, shape: tuple[int, ...], l2: float) -> Objective:
-    """The function and ``l2/2 |x - mean x|^2``, the mean over the last axis of ``shape``."""
+    """Return the function plus ``l2/2 |x - mean x|^2``, with the mean over the last axis of ``shape``."""
     if l2 == 0:
         return function
     size = shape[-1]
     centering = torch.eye(size, dtype=torch.float64) - 1.0 / size
-    whole = l2 * torch.block_diag(*[centering] * math.prod(shape[:-1]))
+    penalty = l2 * torch.block_diag(*[centering] * math.prod(shape[:-1]))
 
     def penalized(x: Tensor, expand: bool) -> Expansion:
-        here, pulled = function(x, expand), whole @ x
+        here, pulled = function(x, expand), penalty @ x
         value = here.value + 0.5 * float(x @ pulled)
-        return Expansion(value, _gradient(here) + pulled, _hessian(here) + whole) if expand else Expansion(value)
+        return Expansion(value, _gradient(here) + pulled, _hessian(here) + penalty) if expand else Expansion(value)
 
     return penalized
 
@@ -258,7 +258,7 @@ def _hessian(expansion: Expansion) -> Tensor:
     return expansion.hessian
 
 
-def _found(
+def _result(
     logits: LinearLogits,
     solved: Minimum,
     loss: float,

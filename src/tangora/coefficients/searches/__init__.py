@@ -1,1 +1,1 @@
-"""Our own searches, a file each: the name in a recipe is the name of the file. No torch until one is called."""
+"""Tangora's own searches, one file each, named as in a recipe. None imports torch before it is called."""

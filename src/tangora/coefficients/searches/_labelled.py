@@ -1,4 +1,4 @@
-"""Searches by labelled rows: solved where logits are linear in the coefficients, else by Adam on forward passes."""
+"""Searches on labelled rows: solved if logits are linear in the coefficients, else by Adam on forward passes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["by_labels"]
 
 
 def by_labels(problem: Problem, settings: AdamSettings, *, worst_task: bool) -> Found:
-    """Minimize the mean loss of the tasks, or that of the worst task."""
+    """Minimize the mean loss of the tasks, or the loss of the worst task."""
     if problem.linear:
         from tangora.coefficients.solve import convex, minimax  # deferred: torch
 

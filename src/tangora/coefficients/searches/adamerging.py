@@ -33,10 +33,10 @@ class Adamerging:
     settings: type[SearchSettings] = AdamergingSettings
     needs: Needs = "logits"
     labelled = False
-    classes = True  # a generated text has no entropy of its own
+    classes = True  # a generated text has no entropy over classes
 
     def __call__(self, problem: Problem, settings: AdamergingSettings) -> Found:
-        """Descend on columns, where a pass costs next to nothing, or by forward passes."""
+        """Descend on columns if there are any, since a pass costs next to nothing, else by forward passes."""
         from tangora.coefficients.descend import adamerging  # deferred: torch
         from tangora.coefficients.linear import LinearLogits  # deferred: torch
 

@@ -1,4 +1,4 @@
-"""Least cross-entropy of labelled rows, solved: for modes whose logits are linear in the coefficients."""
+"""Exact least cross-entropy on labelled rows, for modes with logits that are linear in the coefficients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Least cross-entropy of labelled rows: solved where it is convex, else by Adam on forward passes."""
+"""Least cross-entropy on labelled rows: solved if the problem is convex, else by Adam on forward passes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["SEARCH", "Learned", "LearnedSettings"]
 
 
 class LearnedSettings(AdamSettings):
-    """Settings of `learned`; steps, rate and rows of a step matter only where there is no column to solve on."""
+    """Settings of `learned`; steps, rate and rows per step matter only if there are no columns to solve on."""
 
     name: Literal["learned"] = "learned"
 

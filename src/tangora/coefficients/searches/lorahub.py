@@ -1,4 +1,4 @@
-"""One weight per task without gradients, by the loss of whole fused models: LoraHub (arXiv:2307.13269)."""
+"""One weight per task without gradients, by the loss of complete fused models: LoraHub (arXiv:2307.13269)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Lorahub:
     classes = False
 
     def __call__(self, problem: Problem, settings: LorahubSettings) -> Found:
-        """Score fused models until the budget is spent, or nothing is left to gain."""
+        """Score fused models until the budget is spent or the search has converged."""
         return lorahub(
             problem.loss,
             len(problem.tasks),

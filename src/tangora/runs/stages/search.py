@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from tangora.adapters.heads import heads_digest
 from tangora.coefficients.found import Found
-from tangora.coefficients.pose import Bench, code_of, pose
+from tangora.coefficients.pose import SearchContext, code_of, pose
 from tangora.coefficients.problem import silent
 from tangora.methods import get
 from tangora.modes.contract import mode_of
@@ -114,7 +114,7 @@ class Searches:
     ) -> Found:
         entry, columns = cell.entry, partial(self.columns.get, cell.mode)
         posed = pose(
-            Bench(self.base, self.tasks, scoring, columns, self.batch_size),
+            SearchContext(self.base, self.tasks, scoring, columns, self.batch_size),
             fusion,
             cell.subset,
             settings,
