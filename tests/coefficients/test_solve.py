@@ -172,7 +172,7 @@ def test_columns_that_cannot_be_used():
     a, b = tasks_of(2)
     with pytest.raises(ArgumentError, match="nothing to find coefficients on"):
         convex([])
-    with pytest.raises(FusionError, match="of other task vectors or sites"):
+    with pytest.raises(FusionError, match="of different task vectors or sites"):
         convex([a, replace(b, vectors=("x", "y"))])
     with pytest.raises(FusionError, match="a logit is not finite at columns of task t0"):
         convex([replace(a, columns=a.columns * float("nan")), b])
