@@ -94,7 +94,7 @@ def test_neither_threads_nor_blocks_nor_shards_change_a_bit(tmp_path, monkeypatc
     for module in ("tangora.fusion.uniforms", "tangora.checkpoints.fuser", "tangora.checkpoints.plan"):
         monkeypatch.setattr(f"{module}.CHUNK", 100)
     monkeypatch.setattr("tangora.checkpoints.steps._SAMPLES", {"tensor": 64, "model": 64})
-    monkeypatch.setattr("tangora.checkpoints.steps._PIECE", 4)
+    monkeypatch.setattr("tangora.checkpoints.steps._RUN", 4)
     base, folders, _, _ = family(tmp_path)
     fuse_checkpoints(base, folders, tmp_path / "one", method, threads=1)
     expected = read(tmp_path / "one")
@@ -140,15 +140,15 @@ def test_dtype_and_shards_and_what_lies_beside(tmp_path):
     names = {p.name for p in out.iterdir() if p.suffix != ".safetensors"}
     expected = {"config.json", "generation_config.json", "tokenizer.json", "README.md", "tangora_fusion.json"}
     assert names == expected | {"model.safetensors.index.json"}
-    told = json.loads((out / "tangora_fusion.json").read_text())
-    assert (told["method"], told["weights"], [p["name"] for p in told["parents"]]) == (
+    lineage = json.loads((out / "tangora_fusion.json").read_text())
+    assert (lineage["method"], lineage["weights"], [p["name"] for p in lineage["parents"]]) == (
         "task_arithmetic",
         [0.1] * 3,
         ["m0", "m1", "m2"],
     )
     card = (out / "README.md").read_text()
     assert all(f"| m{i} | 0.1 |" in card for i in range(3))
-    assert told["parents"][0]["fingerprint"][:16] in card
+    assert lineage["parents"][0]["fingerprint"][:16] in card
 
 
 def test_transformers_loads_the_result(tmp_path, tiny_bert):
@@ -210,7 +210,7 @@ def test_integers_are_copied_or_refused(tmp_path):
     save(folders[1], {**models[1], **extra, "position_ids": torch.arange(5) + 1}, 2)
     refuse(tmp_path, FusionError, "integers differ", base, folders)
     save(folders[1], {**models[1], **extra, "position_ids": torch.arange(5).float()}, 2)
-    refuse(tmp_path, FusionError, "dtypes that cannot be averaged", base, folders)
+    refuse(tmp_path, FusionError, "dtypes that cannot be fused", base, folders)
 
 
 def test_other_shapes_names_and_architectures(tmp_path):
@@ -220,7 +220,7 @@ def test_other_shapes_names_and_architectures(tmp_path):
     save(folders[0], {k: v for k, v in models[0].items() if k != "model.scale"})
     refuse(tmp_path, FusionError, "lacks a tensor of the base, got 'model.scale'", base, folders)
     save(folders[0], {**models[0], "extra.w": torch.zeros(2)})
-    refuse(tmp_path, FusionError, "the base has not, got 'extra.w'", base, folders)
+    refuse(tmp_path, FusionError, "the base does not have, got 'extra.w'", base, folders)
     save(folders[0], models[0], config={**CONFIG, "num_attention_heads": 4})
     refuse(tmp_path, FusionError, "another architecture: num_attention_heads is 4", base, folders)
 
@@ -251,7 +251,7 @@ def test_a_tied_model_and_an_untied_base(tmp_path):
     assert equal(read(tmp_path / "fused"), naive("task_arithmetic", weights, models, 0.5))
     del weights["lm_head.weight"]
     save(base, weights, config={**CONFIG, "tie_word_embeddings": True})
-    refuse(tmp_path, FusionError, "an output head of its own", base, folders)
+    refuse(tmp_path, FusionError, "a separate output head", base, folders)
 
 
 @pytest.mark.parametrize(

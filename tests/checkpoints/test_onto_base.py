@@ -202,6 +202,6 @@ def test_tied_weights_are_refused(tmp_path):
 def test_the_lineage_names_the_adapters(work):
     root, base, folders = work
     fuse_checkpoints(base, folders, root / "out", "dare", seed=3)
-    told = json.loads((root / "out" / "tangora_fusion.json").read_text())
-    assert [p["fingerprint"] for p in told["parents"]] == [load(f).fingerprint for f in folders]
-    assert (told["seed"], told["space"]) == (3, "delta")
+    lineage = json.loads((root / "out" / "tangora_fusion.json").read_text())
+    assert [p["fingerprint"] for p in lineage["parents"]] == [load(f).fingerprint for f in folders]
+    assert (lineage["seed"], lineage["space"]) == (3, "delta")

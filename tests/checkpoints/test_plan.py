@@ -24,15 +24,15 @@ def target(name, shape=(4,), dtype="BF16", path="x"):
 
 def test_shards_are_filled_in_order_and_tensors_begin_aligned():
     plan = make_plan([target("a"), target("i", dtype="I64"), target("b"), target("c")], dtype=None, shard_size=40)
-    assert [(p.target.name, p.shard) for p in plan.places] == [("i", 0), ("a", 0), ("b", 1), ("c", 1)]
-    assert all(p.offset % 8 == 0 for p in plan.places if p.dtype == "I64")
+    assert [(p.target.name, p.shard) for p in plan.placements] == [("i", 0), ("a", 0), ("b", 1), ("c", 1)]
+    assert all(p.offset % 8 == 0 for p in plan.placements if p.dtype == "I64")
     assert plan.sizes == [len(plan.headers[0]) + 40, len(plan.headers[1]) + 16]
     assert json.loads(plan.index)["weight_map"]["c"] == "model-00002-of-00002.safetensors"
 
 
 def test_dtype_is_of_what_is_fused():
     plan = make_plan([target("a"), target("i", dtype="I64")], dtype="F32", shard_size=1000)
-    assert {p.target.name: p.dtype for p in plan.places} == {"a": "F32", "i": "I64"}
+    assert {p.target.name: p.dtype for p in plan.placements} == {"a": "F32", "i": "I64"}
     assert plan.index is None
 
 

@@ -80,7 +80,7 @@ def test_it_computes_what_peft_computes(tmp_path, settings):
     torch.testing.assert_close(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "out")), expected, **ROUNDING)
     assert (expected - logits(llama())).abs().max() > 0.1
     assert merged.notes == [
-        "adapters change them apart, so that input embedding and output head are no longer tied: "
+        "input embedding and output head are no longer tied, since adapters change them differently: "
         "0.0 MB more than the base"
     ]
     assert json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"] is False

@@ -13,7 +13,7 @@ from folders import read, save
 from tangora.adapters.adapter import Adapter, LoraDetails, load
 from tangora.adapters.metadata import BaseInfo, Metadata
 from tangora.checkpoints import fuse_checkpoints, onto_base, verified
-from tangora.checkpoints.output import Output
+from tangora.checkpoints.output import OutputFolder
 from tangora.cli.merge import merged_lines
 from tangora.errors import FileError
 from tangora.fusion.sources import Source
@@ -64,7 +64,7 @@ def test_conventions(tmp_path, space, settings, read):
     checked = fuse_checkpoints(base, folders, tmp_path / "out", weights=0.5, space=space).verified
     assert (checked.read, checked.unknown) == (read, 0)
     assert checked.compared >= 2
-    assert ("fused in memory" in checked.words()) == (space == "core")
+    assert ("fused in memory" in checked.summary()) == (space == "core")
 
 
 def test_factors_from_the_file_are_what_peft_computes(tmp_path):
@@ -117,15 +117,15 @@ def test_sums_that_cancel_may_be_in_another_order(tmp_path, monkeypatch):
         flipped = LowRank(factors.b.flip(1), factors.a.flip(0), factors.scaling)
         return once(replace(part, update=flipped), spans, **options)
 
-    monkeypatch.setattr(onto_base.Added, "rows", rows)
+    monkeypatch.setattr(onto_base.OrientedUpdate, "rows", rows)
     monkeypatch.setattr(verified, "_read", again)
     save(tmp_path / "toy", toys.toy().state_dict(), config={})
     checked = fuse_checkpoints(tmp_path / "toy", [tmp_path / "a"], tmp_path / "out", weights=1.0).verified
     assert (checked.compared, checked.read) == (1, 1)
 
 
-def refused(root, words, *arguments, **options):
-    with pytest.raises(FileError, match=words):
+def refused(root, message, *arguments, **options):
+    with pytest.raises(FileError, match=message):
         fuse_checkpoints(*arguments, root / "out", **options)
     assert not (root / "out").exists()
     assert not list(root.glob(".out*"))
@@ -134,34 +134,34 @@ def refused(root, words, *arguments, **options):
 @pytest.mark.parametrize("dtype", [None, "bfloat16"])
 @pytest.mark.parametrize("method", ["task_arithmetic", "ties", "iso_c"])
 @pytest.mark.parametrize(("name", "words"), [("up.weight", "not the base and its"), ("embed.weight", "no adapter")])
-def test_a_corrupt_file_is_an_error(tmp_path, monkeypatch, method, name, words, dtype):
+def test_a_corrupt_file_is_an_error(tmp_path, monkeypatch, method, name, message, dtype):
     base, folders = made(tmp_path)
-    write = Output.write
+    write = OutputFolder.write
 
-    def corrupt(self, place, start, data):
-        if place.target.name == name:
+    def corrupt(self, placement, start, data):
+        if placement.target.name == name:
             data = bytearray(data)
             data[-1] ^= 0x40  # of the exponent
             data = memoryview(bytes(data))
-        write(self, place, start, data)
+        write(self, placement, start, data)
 
-    monkeypatch.setattr(Output, "write", corrupt)
-    refused(tmp_path, f"{words}.*{name}", base, folders, method=method, dtype=dtype)
+    monkeypatch.setattr(OutputFolder, "write", corrupt)
+    refused(tmp_path, f"{message}.*{name}", base, folders, method=method, dtype=dtype)
     assert fuse_checkpoints(base, folders, tmp_path / "out", method, dtype=dtype, verify=False).verified is None
 
 
 @pytest.mark.parametrize(("method", "factor"), [("average", 1.001), ("average", -1.0), ("knots", 1.05), ("ties", 1.05)])
 def test_a_wrong_product_is_an_error(tmp_path, monkeypatch, method, factor):
     base, folders = made(tmp_path)
-    rows = onto_base.Added.rows
-    monkeypatch.setattr(onto_base.Added, "rows", lambda self, a, b: rows(self, a, b) * factor)
-    refused(tmp_path, "it is not the base and its adapters, got .* of its norm away", base, folders, method=method)
+    rows = onto_base.OrientedUpdate.rows
+    monkeypatch.setattr(onto_base.OrientedUpdate, "rows", lambda self, a, b: rows(self, a, b) * factor)
+    refused(tmp_path, "it is not the base plus the fused adapters, got .* of its norm", base, folders, method=method)
 
 
 def test_an_update_that_is_lost_is_an_error(tmp_path, monkeypatch):
     base, folders = made(tmp_path)
     monkeypatch.setattr("tangora.checkpoints.fuser.Fuser._weighted", lambda s, t, a, b, base, lane: base * 0)
-    refused(tmp_path, "it is not the base and its adapters", base, folders)
+    refused(tmp_path, "it is not the base plus the fused adapters", base, folders)
 
 
 def test_a_tensor_that_is_missing_is_an_error(tmp_path, monkeypatch):
@@ -192,9 +192,9 @@ def test_large_tensors_are_sampled(tmp_path, monkeypatch, method, sampled, unkno
     merged = fuse_checkpoints(base, folders, tmp_path / "out", method)
     assert (merged.verified.sampled, merged.verified.unknown) == (sampled, unknown)
     (line,) = [line for line in merged_lines(merged, False) if line.startswith("verified")]
-    assert "tensors are the base's, bit for bit" in line
+    assert "tensors equal the base's, bit for bit" in line
     assert ("in sampled rows" in line) == bool(sampled)
-    assert ("were not computed anew" in line) == bool(unknown)
+    assert ("were not recomputed" in line) == bool(unknown)
     assert ("every entry up to its rounding" in line) == (method == "task_arithmetic")
 
 

@@ -118,8 +118,11 @@ def test_transformers_loads_a_tied_model_with_new_tokens(tmp_path):
 
     torch.manual_seed(0)
     shape = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2}
-    told = json.dumps({"version": "1.0", "added_tokens": [], "model": {"type": "WordLevel", "unk_token": "t0"}})
-    words = {**json.loads(told), "model": {**json.loads(told)["model"], "vocab": {f"t{i}": i for i in range(12)}}}
+    tokenizer = json.dumps({"version": "1.0", "added_tokens": [], "model": {"type": "WordLevel", "unk_token": "t0"}})
+    words = {
+        **json.loads(tokenizer),
+        "model": {**json.loads(tokenizer)["model"], "vocab": {f"t{i}": i for i in range(12)}},
+    }
     (tmp_path / "words.json").write_text(json.dumps(words))
     folders = []
     for i, added in enumerate([(), ("<x>", "<y>"), ("<x>",)]):
@@ -150,9 +153,9 @@ def test_vocabularies_that_contradict_each_other(tmp_path):
     tokenizer(folders[1], ("<c>",))
     refuse(tmp_path, FusionError, "different tokens under the id 40: <a> and <c>", base, folders)
     tokenizer(folders[1], ("<a>", "", "<c>"))
-    refuse(tmp_path, FusionError, "no tokenizer holds the added tokens of all models; m0's lacks <c>", base, folders)
+    refuse(tmp_path, FusionError, "no tokenizer has the added tokens of all models; m0's lacks <c>", base, folders)
     (folders[0] / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {"t0": 1}}}))
-    refuse(tmp_path, FusionError, "another id for a token", base, folders)
+    refuse(tmp_path, FusionError, "another id for one of its tokens", base, folders)
     (folders[0] / "tokenizer.json").write_text(json.dumps({"model": {"vocab": 3}}))
     refuse(tmp_path, FileError, "no vocabulary", base, folders)
     (folders[0] / "tokenizer.json").unlink()
@@ -181,9 +184,11 @@ def test_tokens_in_rows_that_the_base_had_already(tmp_path, kind):
     for folder, added in zip([base, *folders], [(), ("<a>",), ("<b>",)], strict=True):
         tokenizer(folder, added, first=39)
         if kind == "vocab":
-            told = json.loads((folder / "tokenizer.json").read_text())
-            (folder / "vocab.json").write_text(json.dumps(told["model"]["vocab"]))
-            (folder / "added_tokens.json").write_text(json.dumps({t["content"]: t["id"] for t in told["added_tokens"]}))
+            saved = json.loads((folder / "tokenizer.json").read_text())
+            (folder / "vocab.json").write_text(json.dumps(saved["model"]["vocab"]))
+            (folder / "added_tokens.json").write_text(
+                json.dumps({t["content"]: t["id"] for t in saved["added_tokens"]})
+            )
             (folder / "tokenizer.json").unlink()
     name = "tokenizer.json" if kind == "tokenizer" else "added_tokens.json"
     one = fuse_checkpoints(base, folders[:1], tmp_path / "one")

@@ -246,7 +246,9 @@ def test_wrong_statistics_are_refused_with_fingerprints(pair):
 
 @pytest.mark.parametrize("method", ["regmean", "fisher"])
 def test_checkpoints_have_none(method):
-    with pytest.raises(FusionError, match=f"{method} needs statistics, which are of adapters.*Fuse the adapters first"):
+    with pytest.raises(
+        FusionError, match=f"{method} needs statistics, which only adapters have.*Fuse the adapters first"
+    ):
         check_method(get(method))
 
 

@@ -1,4 +1,4 @@
-"""Models, whatever they are, as targets and a computation: fine-tuned checkpoints, or adapters onto a base."""
+"""Prepare a fusion: turn fine-tuned checkpoints, or adapters for a base, into targets and a computation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tangora.adapters.contract import holds_adapter
 from tangora.checkpoints.align import align
-from tangora.checkpoints.models import Models, Request, about, computation_of, stamps_of
+from tangora.checkpoints.models import Models, Request, computation_of, lineage_of, stamps_of
 from tangora.checkpoints.steps import check_method
 from tangora.errors import ArgumentError, FusionError
 from tangora.storage.checkpoint import Checkpoint, open_checkpoint
@@ -17,7 +17,7 @@ __all__ = ["gather"]
 
 
 def gather(
-    base: Checkpoint, models: Sequence[str | os.PathLike[str]], allow_missing: Sequence[str], asked: Request
+    base: Checkpoint, models: Sequence[str | os.PathLike[str]], allow_missing: Sequence[str], request: Request
 ) -> Models:
     """Open the models and pair them with the base.
 
@@ -28,7 +28,7 @@ def gather(
         raise ArgumentError(
             "nothing to fuse", got=models, where="fuse.models", fix="give a list of at least one folder"
         )
-    asked.method.check_count(len(models), where="fuse.models")
+    request.method.check_count(len(models), where="fuse.models")
     kinds = [holds_adapter(Path(model)) for model in models]
     if any(kinds) and not all(kinds):
         odd = models[kinds.index(False)]
@@ -42,23 +42,23 @@ def gather(
             )
         from tangora.checkpoints.from_adapters import gather_adapters  # deferred: imports torch, as adapters need
 
-        return gather_adapters(base, models, asked)
-    _refuse_of_adapters(asked)
-    check_method(asked.method)
+        return gather_adapters(base, models, request)
+    _refuse_options_of_adapters(request)
+    check_method(request.method)
     opened = [open_checkpoint(model) for model in models]
     aligned = align(base, opened, allow_missing)
     names = [model.name for model in opened]
     prints = [model.fingerprint for model in opened]
-    computation = computation_of(asked, prints, [target.key for target in aligned.targets])
-    lineage = about(base, asked, computation, names, prints)
+    computation = computation_of(request, prints, [target.key for target in aligned.targets])
+    lineage = lineage_of(base, request, computation, names, prints)
     files = [path for checkpoint in (base, *opened) for path in checkpoint.files]
     stamps = stamps_of([*files, *aligned.vocabulary.files])
     tokenizer = aligned.vocabulary.tokenizer
     return Models(aligned.targets, computation, names, aligned.notes, lineage, stamps, aligned.config, tokenizer)
 
 
-def _refuse_of_adapters(asked: Request) -> None:
-    given = {"space": asked.space != "delta", "heads": asked.heads is not None, "same_base": asked.same_base}
+def _refuse_options_of_adapters(request: Request) -> None:
+    given = {"space": request.space != "delta", "heads": request.heads is not None, "same_base": request.same_base}
     for name in (name for name, differs in given.items() if differs):
-        fix = f"leave {name} out: whole models have neither factors nor heads of their own, and one base is given"
-        raise ArgumentError(f"{name} is for adapters", got=getattr(asked, name), where=f"fuse.{name}", fix=fix)
+        fix = f"leave {name} out: checkpoints have neither factors nor separate heads, and their base is given"
+        raise ArgumentError(f"{name} is for adapters", got=getattr(request, name), where=f"fuse.{name}", fix=fix)

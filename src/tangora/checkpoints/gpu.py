@@ -1,7 +1,7 @@
-"""The lane through a GPU: pinned buffers, copies and arithmetic on a stream that the thread has to itself.
+"""A lane through a GPU: pinned buffers, copies and arithmetic on the thread's own stream.
 
-One thread's copies run while another's kernels do. Written for any device that torch has; tests run it on the
-processor, where nothing is pinned and there is no stream.
+One thread's copies run while another's kernels do. It works on any device of torch; tests run it on the CPU, without
+pinned memory and streams.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["GpuLane", "check_device"]
 
 
 class GpuLane(Lane):
-    """A `Lane` whose numbers are tensors on ``device``."""
+    """A `Lane` that computes with tensors on ``device``."""
 
     def __init__(self, files: InputFiles, tasks: int, block: int, itemsize: int, wide: bool, device: str) -> None:
         self.device, self._pinned = device, torch.device(device).type == "cuda"
@@ -32,7 +32,7 @@ class GpuLane(Lane):
 
     @property
     def _sources(self) -> int:
-        """A buffer for each file: a copy may still be under way when the next is read."""
+        """One buffer per file: a copy may still be under way when the next file is read."""
         return 1 + self._models
 
     def _bytes(self, count: int) -> Array:
@@ -40,27 +40,27 @@ class GpuLane(Lane):
         return array
 
     def make(self, *shape: int) -> Tensor:
-        """Room for numbers."""
+        """Return an uninitialized tensor."""
         return torch.empty(shape, dtype=torch.float64 if self.wide else torch.float32, device=self.device)
 
     def numbers(self, tensor: Tensor) -> Tensor:
-        """What torch made, on this device."""
+        """Return a tensor on this device."""
         return tensor.to(self.device)
 
     def tensor(self, numbers: Any) -> Tensor:
-        """Itself."""
+        """Return the tensor itself."""
         tensor: Tensor = numbers
         return tensor
 
     def _load(self, raw: Array, dtype: str, into: Tensor) -> Tensor:
         kind: torch.dtype = getattr(torch, FLOATS[dtype])
-        # the copy crosses over as narrow as it is stored, and is widened there
+        # copied in the stored dtype, and widened on the device
         return into.copy_(torch.from_numpy(raw).view(kind).to(self.device, non_blocking=True))
 
     def _store(self, result: Tensor, dtype: str) -> Array:
         out = self._out[: len(result) * ITEMSIZE[dtype]]
         torch.from_numpy(out).view(getattr(torch, FLOATS[dtype])).copy_(result.to(getattr(torch, FLOATS[dtype])))
-        return out  # a copy to the host waits, and with it for everything that was read
+        return out  # a copy to the host waits until every earlier copy on the stream is done
 
     def _extremes(self, numbers: Tensor) -> tuple[float, float]:
         low, high = torch.aminmax(numbers)
@@ -68,10 +68,10 @@ class GpuLane(Lane):
 
 
 def check_device(name: str) -> None:
-    """Refuse what is no device, or is not there.
+    """Raise unless this is a CUDA device, and one is available.
 
     Raises:
-        ArgumentError: it is not.
+        ArgumentError: the name is not that of a CUDA device, or there is none.
     """
     try:
         kind = torch.device(name).type

@@ -1,7 +1,7 @@
-"""One thread's lane: buffers made once, blocks read into them, differences from the base, results rounded and written.
+"""A lane, the working memory of one thread: blocks are read into its buffers, subtracted from the base, and rounded.
 
-On a processor the numbers are NumPy's: what is linear needs no torch, whose import takes longer than a gigabyte.
-Other methods see torch's view of the same memory. `tangora.checkpoints.gpu` is the lane through a GPU.
+On the CPU it uses NumPy's arrays: a linear method then needs no torch, and importing torch takes longer than fusing a
+gigabyte. Other methods get torch's view of the same memory. `tangora.checkpoints.gpu` is the lane through a GPU.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 __all__ = ["Lane", "Numbers"]
 
 Numbers: TypeAlias = Any
-"""NumPy's array, or torch's tensor on a GPU: arithmetic in place is written alike for both."""
+"""A NumPy array, or a torch tensor on a GPU: arithmetic in place is written the same way for both."""
 
 
 class Lane:
-    """Buffers for blocks of ``block`` numbers of ``tasks`` models and their base.
+    """Buffers for blocks of ``block`` entries of ``tasks`` models and their base.
 
     Args:
         files: the open inputs.
-        tasks: how many models.
-        block: numbers in the largest block.
-        itemsize: bytes of the widest number read or written.
+        tasks: the number of models.
+        block: entries in the largest block.
+        itemsize: bytes of the widest entry read or written.
         wide: compute in float64, not in float32.
     """
 
@@ -42,34 +42,34 @@ class Lane:
 
     def __init__(self, files: InputFiles, tasks: int, block: int, itemsize: int, wide: bool) -> None:
         self.files, self.tasks, self.block, self.wide = files, tasks, block, wide
-        np.seterr(all="ignore")  # of this thread: what is not finite is found, and told with its place
+        np.seterr(all="ignore")  # for this thread: results are checked, and an error names the tensor
         self._raw = [self._bytes(block * itemsize) for _ in range(self._sources)]
         self._views = [raw.data for raw in self._raw]
         self._out = self._bytes(block * itemsize)
         self._base, self._sum, self._one = (self.make(block) for _ in range(3))
         self._deltas: Numbers = None
-        self.drawn: dict[tuple[Any, ...], Tensor] = {}  # the uniform numbers of the chunk at hand
+        self.drawn: dict[tuple[Any, ...], Tensor] = {}  # the uniform numbers of the current chunk
 
-    # What differs on a GPU
+    # Overridden for a GPU
 
     @property
     def _sources(self) -> int:
-        """Buffers of raw bytes."""
+        """The number of buffers of raw bytes."""
         return 1
 
     def _bytes(self, count: int) -> Array:
         return np.empty(count, np.uint8)
 
     def make(self, *shape: int) -> Numbers:
-        """Room for numbers."""
+        """Return an uninitialized array."""
         return np.empty(shape, np.float64 if self.wide else np.float32)
 
     def numbers(self, tensor: Tensor) -> Numbers:
-        """What torch made, as numbers of this lane."""
+        """Return a tensor as numbers of this lane."""
         return tensor.numpy()
 
     def tensor(self, numbers: Numbers) -> Tensor:
-        """The same memory as torch's tensor."""
+        """Return the same memory as a torch tensor."""
         import torch  # deferred: torch takes a second, and linear methods do without it
 
         return torch.from_numpy(numbers)
@@ -83,14 +83,14 @@ class Lane:
     def _extremes(self, numbers: Numbers) -> tuple[float, float]:
         return float(numbers.min()), float(numbers.max())
 
-    # What does not
+    # The same on every device
 
     def base(self, target: Target, start: int, stop: int) -> Numbers:
-        """The base's numbers ``[start, stop)``."""
+        """Read the base's entries ``[start, stop)``."""
         return self._read(target.base, start, stop, self._base[: stop - start], 0)
 
     def delta(self, target: Target, task: int, start: int, stop: int, base: Numbers, into: Numbers) -> Numbers:
-        """What model ``task`` changed of these numbers: its tensor minus the base, or its update."""
+        """Read how model ``task`` changed these entries: its tensor minus the base, or its update."""
         part = target.parts[task]
         if isinstance(part, Stored):
             self._read(part, start, stop, into, 1 + task)
@@ -102,7 +102,7 @@ class Lane:
         return into
 
     def deltas(self, target: Target, start: int, stop: int, base: Numbers) -> Numbers:
-        """Every model's ``[tasks, entries]``, and finite.
+        """Read every model's changes ``[tasks, entries]``, and check that they are finite.
 
         Raises:
             FileError: a model or the base has NaN or infinity here.
@@ -113,14 +113,14 @@ class Lane:
         return rows
 
     def differences(self, target: Target, start: int, stop: int, base: Numbers) -> Numbers:
-        """The same, unchecked: for a pass that is followed by another."""
+        """Read every model's changes without a check, for a pass that is followed by another."""
         rows = self.rows()[:, : stop - start]
         for task in range(self.tasks):
             self.delta(target, task, start, stop, base, rows[task])
         return rows
 
     def sampled(self, target: Target, spans: Sequence[tuple[int, int]]) -> Numbers:
-        """Every model's differences at these places, side by side; no more of them than fit into a block."""
+        """Read every model's changes in these spans, concatenated; together they must fit into a block."""
         base = self._gathered(target.base, spans, self._base, 0)
         rows = self.rows()[:, : len(base)]
         for task, (row, part) in enumerate(zip(rows, target.parts, strict=True)):
@@ -138,59 +138,56 @@ class Lane:
         return rows
 
     def rows(self) -> Numbers:
-        """A row of a block per task to work in, made when first needed."""
+        """Return a work buffer ``[tasks, block]``, made when it is first needed."""
         if self._deltas is None:
             self._deltas = self.make(self.tasks, self.block)
         return self._deltas
 
     def row(self, count: int) -> Numbers:
-        """Numbers of one task to work in."""
+        """Return a work buffer for one task."""
         return self._one[:count]
 
     def spare(self, count: int) -> Numbers:
-        """Numbers to sum up in."""
+        """Return a buffer for sums."""
         return self._sum[:count]
 
     def rounded(self, result: Numbers, dtype: str) -> memoryview | None:
-        """The bytes of the result in ``dtype`` (nearest, ties to even); None where they are not finite."""
+        """Return the bytes of the result in ``dtype`` (nearest, ties to even); None if one is not finite."""
         limit = LARGEST[dtype]
         if len(result) and not all(-limit <= end <= limit for end in self._extremes(result)):  # false for a NaN
             return None
         return self._store(result, dtype).data
 
     def copied(self, target: Target, start: int, stop: int) -> memoryview:
-        """The base's bytes of numbers that cannot be averaged.
+        """Return the base's bytes of a tensor that is copied.
 
         Raises:
-            FusionError: a model has others.
+            FusionError: a model's bytes differ.
         """
         size = ITEMSIZE[target.base.dtype]
         ours, theirs = (view[: (stop - start) * size] for view in (self._out.data, self._views[0]))
         self.files.read(target.base, start * size, ours)
-        for part in target.parts:
-            if isinstance(part, Stored):
-                self.files.read(part, start * size, theirs)
-                if ours != theirs:
-                    fix = "integers cannot be averaged and must be equal in every checkpoint"
-                    raise FusionError("integers differ from the base's", where=f"{target.name} in {part.path}", fix=fix)
+        for stored in target.stored[1:]:
+            self.files.read(stored, start * size, theirs)
+            if ours != theirs:
+                fix = "integers cannot be fused and must be equal in every checkpoint"
+                raise FusionError("integers differ from the base's", where=f"{target.name} in {stored.path}", fix=fix)
         return ours
 
     def expect(self, target: Target, start: int, stop: int) -> None:
-        """Have the system read these numbers ahead."""
-        for part in (target.base, *target.parts):
-            if isinstance(part, Stored):
-                size = ITEMSIZE[part.dtype]
-                self.files.expect(part, start * size, (stop - start) * size)
+        """Advise the system to read these entries ahead."""
+        for stored in target.stored:
+            size = ITEMSIZE[stored.dtype]
+            self.files.expect(stored, start * size, (stop - start) * size)
 
     def not_finite(self, target: Target, start: int, stop: int) -> TangoraError:
-        """Return the error that says which input is NaN or infinite; else that the result is too large."""
-        for part in (target.base, *target.parts):
-            if isinstance(part, Stored):
-                low, high = self._extremes(self._read(part, start, stop, self.make(stop - start), 0))
-                if not (math.isfinite(low) and math.isfinite(high)):
-                    bad = "NaN" if math.isnan(low) or math.isnan(high) else "infinity"
-                    fix = "the training diverged or the file is damaged: train or copy it again"
-                    return FileError(f"a weight is {bad}", where=f"{target.name} in {part.path}", fix=fix)
+        """Return an error that names the input with a NaN or infinity; else one that the result is too large."""
+        for stored in target.stored:
+            low, high = self._extremes(self._read(stored, start, stop, self.make(stop - start), 0))
+            if not (math.isfinite(low) and math.isfinite(high)):
+                bad = "NaN" if math.isnan(low) or math.isnan(high) else "infinity"
+                fix = "the training diverged or the file is damaged: train or copy it again"
+                return FileError(f"a weight is {bad}", where=f"{target.name} in {stored.path}", fix=fix)
         fix = "use smaller weights, or a wider --dtype"
         return ArgumentError("the result is too large for its dtype", where=target.name, fix=fix)
 

@@ -1,4 +1,4 @@
-"""`fuse_checkpoints`: a base and fine-tuned models, or adapters, into one full checkpoint on disk."""
+"""`fuse_checkpoints`: fuse a base with fine-tuned models, or adapters, into one full checkpoint on disk."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from tangora.checkpoints.align import Target
 from tangora.checkpoints.gather import gather
 from tangora.checkpoints.lane import Lane
 from tangora.checkpoints.models import Models, Request
-from tangora.checkpoints.output import Output, opened
-from tangora.checkpoints.plan import BLOCK, Memory, Place, Plan, make_plan
-from tangora.checkpoints.scheduler import run_jobs
+from tangora.checkpoints.output import OutputFolder, opened
+from tangora.checkpoints.plan import BLOCK, Memory, OutputPlan, Placement, make_plan
+from tangora.checkpoints.scheduler import run_steps
 from tangora.checkpoints.sidecars import write_sidecars
 from tangora.checkpoints.steps import Steps
 from tangora.errors import ArgumentError
@@ -27,40 +26,40 @@ from tangora.methods import get
 from tangora.progress import Progress
 from tangora.storage.checkpoint import INDEX, Checkpoint, open_checkpoint
 from tangora.storage.files import InputFiles
-from tangora.storage.header import ITEMSIZE, Stored
+from tangora.storage.header import ITEMSIZE
 from tangora.support.files import digest, refuse_existing, write_text
 from tangora.support.shown import one_line
 from tangora.support.validation import did_you_mean
 
 if TYPE_CHECKING:
-    from tangora.checkpoints.verified import Checked
+    from tangora.checkpoints.verified import CheckpointVerification
     from tangora.fusion.heads import Heads
 
 __all__ = ["Merged", "fuse_checkpoints"]
 
 _DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "float64": "F64"}
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-_THREADS = 8  # more wait for each other and for the disk
+_THREADS = 8  # more would wait for each other and for the disk
 
 
 @dataclass(frozen=True)
 class Merged:
-    """What a fusion made, or would make.
+    """The result of a fusion, or of its dry run.
 
     Attributes:
         out: the folder.
         method: the method's name.
         parents: the models' names.
-        tensors: how many tensors the output has.
-        size: its tensors' bytes.
-        read: bytes of the inputs.
-        shards: its files.
-        kept: of these, how many an earlier sitting had finished.
-        threads: how many worked.
-        memory: the peak resident memory that the plan allows itself.
-        weights: what the models were weighted with: one each, or tensor -> one each.
-        notes: what is to be known of the output, in words.
-        verified: what was compared with the adapters; None of checkpoints, or where it was not asked for.
+        tensors: the number of tensors in the output.
+        size: the bytes of these tensors.
+        read: the bytes of the inputs.
+        shards: the number of files.
+        kept: the number of these that an interrupted run had finished.
+        threads: the number of threads.
+        memory: the plan's bound of the peak resident memory.
+        weights: the models' weights: one each, or tensor -> one each.
+        notes: remarks on the output for the user.
+        verified: the comparison with the adapters; None for checkpoints, or if it was not requested.
     """
 
     out: Path
@@ -75,7 +74,7 @@ class Merged:
     memory: Memory
     weights: WeightTable
     notes: list[str] = field(default_factory=list)
-    verified: Checked | None = None
+    verified: CheckpointVerification | None = None
 
     def __repr__(self) -> str:
         models = f"{len(self.parents)} models by {self.method}"
@@ -109,37 +108,37 @@ def fuse_checkpoints(
 
     .. math:: \\theta = \\theta_0 + F(\\{\\theta_t - \\theta_0\\}; \\lambda)
 
-    Differences are taken in float32 (float64 where a file is), and the result is rounded once, to nearest. Its bits
-    depend neither on the threads nor on the blocks nor on the shards of any input. What is written is a folder that
-    transformers loads; a fusion that was killed goes on where it was.
+    Differences are computed in float32 (float64 if a file is), and the result is rounded once, to nearest. Its bits
+    do not depend on the threads, the blocks, or the inputs' shards. The output is a folder that transformers loads. A
+    fusion that was killed continues where it stopped.
 
     Args:
         base: the folder of the base model: ``config.json`` and safetensors, in any number of shards.
         models: folders of models fine-tuned from it, or of adapters made for it; not both.
         out: the folder to write.
         method: see ``tangora.methods()``; one that needs every tensor at once is refused.
-        weights: one λ for all, one per model, or tensor -> one per model; the method's default where not given.
-        dtype: of the result, such as ``float32``; the base's, tensor by tensor, where not given.
+        weights: one λ for all, one per model, or tensor -> one per model; the method's default if None.
+        dtype: of the result, such as ``float32``; if None, each tensor has the base's.
         shard_size: bytes in a file, such as ``"5GB"``.
         allow_missing: names, or patterns with ``*``, of tensors that may be in one model but not in another.
         seed: of random methods.
         space: for adapters, see `tangora.fuse`.
-        same_base: adapters' base names differ, and are one model.
-        heads: what becomes of adapters' ``modules_to_save`` that differ, see `tangora.fuse`.
-        threads: how many; the processors, but at most 8, where not given.
-        block: numbers of a tensor worked on at a time.
-        device: ``cpu``, or ``cuda`` to compute on a GPU, through which blocks are streamed.
+        same_base: treat adapters with different base names as adapters of one base model.
+        heads: how to treat adapters' ``modules_to_save`` that differ, see `tangora.fuse`.
+        threads: the number of threads; if None, one per processor, but at most 8.
+        block: the number of entries of a tensor that are computed at a time.
+        device: ``cpu``, or ``cuda`` to stream blocks through a GPU.
         overwrite: replace an output that exists.
-        dry_run: write nothing; only say what would be made, and in how much memory.
-        verify: of adapters, read the output again before it appears, and compare it with what their files say.
+        dry_run: write nothing; only return what would be made, and in how much memory.
+        verify: when fusing adapters, read the output again and compare it with their files before publishing it.
         progress: receives every finished chunk.
         parameters: the method's own, such as ``density=0.2``.
 
     Raises:
-        FusionError: models of different shapes, tensors or vocabularies; a method that needs all tensors at once; ...
-        ArgumentError: a weight, parameter, dtype, size or device that cannot be.
+        FusionError: the models' shapes, tensors or vocabularies differ; the method needs all tensors at once; ...
+        ArgumentError: a weight, parameter, dtype, size or device is invalid.
         PluginError: an unknown method or space.
-        FileError: a folder is not a checkpoint; a file is damaged, outside of it, or holds NaN or infinity.
+        FileError: a folder is not a checkpoint; a file is damaged, outside its folder, or contains NaN or infinity.
         OutputError: the output exists or cannot be written.
 
     >>> import tangora
@@ -153,32 +152,32 @@ def fuse_checkpoints(
     kind, size, workers = _dtype(dtype), _bytes(shard_size), _threads(threads)
     _check_device(device)
     origin = open_checkpoint(base)
-    models_ = gather(origin, models, allow_missing, Request(chosen, weights, parameters, seed, space, same_base, heads))
-    plan = make_plan(models_.targets, dtype=kind, shard_size=size, block=block)
-    if not models_.computation.method.linear or "F16" in plan.dtypes or (plan.wide and "BF16" in plan.dtypes):
-        import torch  # noqa: F401  # deferred: before the memory is measured that it takes
-    about = {**models_.about, "dtype": kind, "notes": models_.notes}
+    inputs = gather(origin, models, allow_missing, Request(chosen, weights, parameters, seed, space, same_base, heads))
+    plan = make_plan(inputs.targets, dtype=kind, shard_size=size, block=block)
+    if not inputs.computation.method.linear or "F16" in plan.dtypes or (plan.wide and "BF16" in plan.dtypes):
+        import torch  # noqa: F401  # deferred: linear methods do without; here, so that `plan.memory` measures it
+    lineage = {**inputs.lineage, "dtype": kind, "notes": inputs.notes}
     kept, checked = 0, None
     if not dry_run:
-        key = digest([about, plan.fingerprint, models_.stamps, device.partition(":")[0]])
+        key = digest([lineage, plan.fingerprint, inputs.stamps, device.partition(":")[0]])
         with opened(out, plan, key, overwrite=overwrite) as output:
             kept = len(output.kept)
-            _run(plan, models_.computation, output, workers, device, progress or Progress())
-            _write_beside(output.folder, origin, about, models_, plan.index)
-            checked = _checked(output, origin, models_) if verify and models_.sources else None
+            _run(plan, inputs.computation, output, workers, device, progress or Progress())
+            _write_beside(output.folder, origin, lineage, inputs, plan.index)
+            checked = _checked(output, origin, inputs) if verify and inputs.sources else None
     return Merged(
         out=out,
         method=chosen.name,
-        parents=models_.names,
-        tensors=len(models_.targets),
-        size=sum(p.size for p in plan.places),
-        read=sum(_bytes_of(target) for target in models_.targets),
+        parents=inputs.names,
+        tensors=len(inputs.targets),
+        size=sum(p.size for p in plan.placements),
+        read=sum(stored.size for target in inputs.targets for stored in target.stored),
         shards=len(plan.names),
         kept=kept,
         threads=workers,
-        memory=plan.memory(models_.computation.method, workers),
-        weights=models_.about["weights"],
-        notes=models_.notes,
+        memory=plan.memory(inputs.computation.method, workers),
+        weights=inputs.lineage["weights"],
+        notes=inputs.notes,
         verified=checked,
     )
 
@@ -190,15 +189,17 @@ def _check_device(device: str) -> None:
         check_device(device)
 
 
-def _checked(output: Output, base: Checkpoint, models: Models) -> Checked:
+def _checked(output: OutputFolder, base: Checkpoint, models: Models) -> CheckpointVerification:
     from tangora.checkpoints.verified import check_written  # deferred: imports torch, which linear methods do without
 
     return check_written(output.folder, base, models.targets, models.computation, models.sources, output.cutoffs)
 
 
-def _write_beside(folder: Path, base: Checkpoint, about: Mapping[str, Any], models: Models, index: str | None) -> None:
-    """What a folder holds beside its shards."""
-    write_sidecars(folder, base, models.config, models.tokenizer, about)
+def _write_beside(
+    folder: Path, base: Checkpoint, lineage: Mapping[str, Any], models: Models, index: str | None
+) -> None:
+    """Write the files of a checkpoint other than its shards."""
+    write_sidecars(folder, base, models.config, models.tokenizer, lineage)
     if models.heads or models.records:
         from tangora.adapters.heads import (  # deferred: torch, which linear methods do without
             write_heads,
@@ -211,25 +212,27 @@ def _write_beside(folder: Path, base: Checkpoint, about: Mapping[str, Any], mode
         write_text(folder / INDEX, index)
 
 
-def _run(plan: Plan, computation: Computation, output: Output, threads: int, device: str, progress: Progress) -> None:
+def _run(
+    plan: OutputPlan, computation: Computation, output: OutputFolder, threads: int, device: str, progress: Progress
+) -> None:
     files, torch = InputFiles(), sys.modules.get("torch")
-    tasks = max((len(place.target.parts) for place in plan.places), default=0)
+    tasks = max((len(placement.target.parts) for placement in plan.placements), default=0)
 
     def lane() -> Lane:
         if torch is not None:
-            torch.set_num_threads(1)  # of this thread: a block is too small to be divided
+            torch.set_num_threads(1)  # for this thread: a block is too small to be divided
         if device == "cpu":
             return Lane(files, tasks, plan.widest, plan.itemsize, plan.wide)
         from tangora.checkpoints.gpu import GpuLane  # deferred: imports torch, which linear methods do without
 
         return GpuLane(files, tasks, plan.widest, plan.itemsize, plan.wide, device)
 
-    sink = _Told(output, progress)
-    steps = Steps(plan, computation, sink, skip=output.kept, found=output.cutoffs, on_cutoffs=output.found)
+    sink = _ProgressSink(output, progress)
+    steps = Steps(plan, computation, sink, skip=output.kept, cutoffs=output.cutoffs, on_cutoffs=output.save_cutoffs)
     before = torch.get_num_threads() if torch is not None else 1
     progress.begin(f"fuse by {computation.method.name}, MB", sink.total(plan))
     try:
-        run_jobs(steps.jobs(), lane, threads)
+        run_steps(steps.first(), lane, threads)
     finally:
         if torch is not None:
             torch.set_num_threads(before)
@@ -237,27 +240,27 @@ def _run(plan: Plan, computation: Computation, output: Output, threads: int, dev
     progress.end()
 
 
-class _Told:
-    """The output, and somebody who is told of each finished chunk, in megabytes."""
+class _ProgressSink:
+    """Passes results on to the output, and reports finished chunks to the progress, in megabytes."""
 
-    def __init__(self, output: Output, progress: Progress) -> None:
+    def __init__(self, output: OutputFolder, progress: Progress) -> None:
         self.output, self.progress, self._lock = output, progress, Lock()
         self.bytes = 0
 
-    def write(self, place: Place, start: int, data: memoryview) -> None:
+    def write(self, placement: Placement, start: int, data: memoryview) -> None:
         """See `Output.write`."""
-        self.output.write(place, start, data)
+        self.output.write(placement, start, data)
 
-    def done(self, place: Place, start: int, stop: int, digest: str) -> None:
+    def done(self, placement: Placement, start: int, stop: int, digest: str) -> None:
         """See `Output.done`."""
-        self.output.done(place, start, stop, digest)
+        self.output.done(placement, start, stop, digest)
         with self._lock:
-            self.bytes += (stop - start) * ITEMSIZE[place.dtype]
-            self.progress.update(self.bytes // 10**6, place.target.name)
+            self.bytes += (stop - start) * ITEMSIZE[placement.dtype]
+            self.progress.update(self.bytes // 10**6, placement.target.name)
 
-    def total(self, plan: Plan) -> int:
-        """What is to be done, in megabytes."""
-        return sum(place.size for place in plan.places if place.shard not in self.output.kept) // 10**6
+    def total(self, plan: OutputPlan) -> int:
+        """Return the size of what is left to write, in megabytes."""
+        return sum(placement.size for placement in plan.placements if placement.shard not in self.output.kept) // 10**6
 
 
 def _dtype(name: str | None) -> str | None:
@@ -269,10 +272,10 @@ def _dtype(name: str | None) -> str | None:
 def _bytes(size: int | str) -> int:
     if isinstance(size, int):
         return size
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]I?B)?\s*", size.upper())
-    if found is None:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]I?B)?\s*", size.upper())
+    if match is None:
         raise ArgumentError("not a size", got=size, where="fuse.shard_size", fix="such as 5GB or 500MB")
-    return int(float(found[1]) * _UNITS[found[2] or ""])
+    return int(float(match[1]) * _UNITS[match[2] or ""])
 
 
 def _threads(count: int | None) -> int:
@@ -282,7 +285,3 @@ def _threads(count: int | None) -> int:
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise ArgumentError("threads must be a whole number of at least 1", got=count, where="fuse.threads")
     return count
-
-
-def _bytes_of(target: Target) -> int:
-    return sum(part.size for part in (target.base, *target.parts) if isinstance(part, Stored))

@@ -1,4 +1,4 @@
-"""What is to be fused into a checkpoint: the request, and the models as targets and a computation."""
+"""The inputs of a fusion into a checkpoint: the request, and the models as targets and a computation."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from tangora.fusion.heads import Heads
     from tangora.fusion.sources import Source
 
-__all__ = ["Models", "Request", "about", "computation_of", "stamps_of"]
+__all__ = ["Models", "Request", "computation_of", "lineage_of", "stamps_of"]
 
 FORMAT = 1
 
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for; see `tangora.fuse_checkpoints`."""
+    """The arguments of a fusion; see `tangora.fuse_checkpoints`."""
 
     method: Method
     weights: Weights | None
@@ -41,27 +41,27 @@ class Request:
 
 @dataclass(frozen=True)
 class Models:
-    """The models' part in the output.
+    """The models, prepared for the fusion.
 
     Attributes:
         targets: every tensor of the output.
-        computation: what is done to them.
-        names: the models'.
-        notes: what is to be known of the output.
-        about: how the output is made, for `tangora_fusion.json`.
-        stamps: size and time of every input file, which tell a change of it.
-        config: the output's.
-        tokenizer: the folder whose tokenizer it has.
-        heads: task -> parameters that adapters saved whole, and that are kept apart.
+        computation: what is computed from them.
+        names: the models' names.
+        notes: remarks on the output for the user.
+        lineage: how the output is made, for ``tangora_fusion.json``.
+        stamps: size and time of every input file, to detect changes.
+        config: the output's configuration.
+        tokenizer: the folder to copy the output's tokenizer from.
+        heads: task -> parameters that adapters saved whole, and that are kept per task.
         records: task -> what prediction needs besides the tensors.
-        sources: the adapters, by which the output can be verified.
+        sources: the adapters to verify the output with.
     """
 
     targets: list[Target]
     computation: Computation
     names: list[str]
     notes: list[str]
-    about: dict[str, Any]
+    lineage: dict[str, Any]
     stamps: list[tuple[str, int, int]]
     config: Mapping[str, Any]
     tokenizer: Path
@@ -70,32 +70,32 @@ class Models:
     sources: Sequence[Source] = ()
 
 
-def computation_of(asked: Request, prints: Sequence[str], names: Sequence[str]) -> Computation:
-    """Return what is computed of these models, on tensors of these names."""
-    method, weights = asked.method, asked.method.default_weight if asked.weights is None else asked.weights
+def computation_of(request: Request, prints: Sequence[str], names: Sequence[str]) -> Computation:
+    """Return the computation on tensors of these names; ``prints`` are the models' fingerprints."""
+    method, weights = request.method, request.method.default_weight if request.weights is None else request.weights
     table = tabulate(weights, len(prints), names)
-    return Computation(method, table, {**method.parameters, **asked.parameters}, asked.seed, list(prints))
+    return Computation(method, table, {**method.parameters, **request.parameters}, request.seed, list(prints))
 
 
-def about(
-    base: Checkpoint, asked: Request, computation: Computation, names: Sequence[str], prints: Sequence[str]
+def lineage_of(
+    base: Checkpoint, request: Request, computation: Computation, names: Sequence[str], prints: Sequence[str]
 ) -> dict[str, Any]:
     """Return how the output is made, for ``tangora_fusion.json``."""
-    told = base.config.get("_name_or_path")
+    model = base.config.get("_name_or_path")
     parents = [{"name": name, "fingerprint": text} for name, text in zip(names, prints, strict=True)]
     return {
         "format": FORMAT,
         "tangora": package_version(),
-        "method": asked.method.name,
+        "method": request.method.name,
         "parameters": dict(computation.parameters),
         "weights": computation.weights,
-        "random": asked.method.random,
-        "seed": asked.seed,
-        "base": {"name": base.name, "model": told or None, "fingerprint": base.fingerprint},
+        "random": request.method.random,
+        "seed": request.seed,
+        "base": {"name": base.name, "model": model or None, "fingerprint": base.fingerprint},
         "parents": parents,
     }
 
 
 def stamps_of(files: Sequence[Path]) -> list[tuple[str, int, int]]:
-    """Return size and time of files: one that changes between two sittings begins the fusion anew."""
+    """Return size and time of files; after a change of one, an interrupted fusion starts again from the beginning."""
     return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]

@@ -1,7 +1,7 @@
-"""Adapters onto a base's weights: a site's update, read a few rows at a time in the orientation of the stored weight.
+"""Pair adapters with a base's weights: a site's update is read in rows, in the orientation of the stored weight.
 
-A site is a module's path, its weight the tensor ``<site>.weight`` of the base; a prefix that only the one or the other
-has (``model.``, ``bert.``) is found once for all sites. Embeddings and transformers' ``Conv1D`` store the transpose.
+A site is a module's path, and its weight the base's tensor ``<site>.weight``. A prefix that only one of the two names
+has (``model.``, ``bert.``) is the same for all sites. Embeddings and transformers' ``Conv1D`` store the transpose.
 """
 
 from __future__ import annotations
@@ -24,35 +24,35 @@ from tangora.storage.names import Names, is_turned
 from tangora.storage.tensors import read_rows
 from tangora.updates.task_vector import Dense, LowRank, Update
 
-__all__ = ["Added", "Stacked", "align_adapters", "replaced"]
+__all__ = ["OrientedUpdate", "StackedExperts", "align_adapters", "replaced"]
 
 _FIX = "give the base model that the adapters were made for"
 
 
 @dataclass(frozen=True, eq=False)
-class Added:
-    """An update in the orientation of the stored weight, ``transposed`` where that is the other one."""
+class OrientedUpdate:
+    """An update in the orientation of the stored weight; ``transposed`` if that is the transpose of the update."""
 
     update: Update
     transposed: bool
 
     @property
     def rank(self) -> int:
-        """How many products are summed in an entry."""
+        """The number of products that are summed in an entry."""
         return _rank(self.update)
 
-    def positive(self) -> Added:
-        """Return the same with no sign in any factor: its entries are what the sums would be if nothing cancelled."""
+    def positive(self) -> OrientedUpdate:
+        """Return the update with the factors' absolute values: its entries are the sums if nothing cancelled."""
         return replace(self, update=_positive(self.update))
 
     def rows(self, start: int, stop: int) -> Float[Tensor, "rows width"]:
-        """Return rows ``[start, stop)`` of the dense update; the rest of it is never formed."""
+        """Return rows ``[start, stop)`` of the dense update; no others are formed."""
         return self.update.rows(start, stop, transposed=self.transposed)
 
 
 @dataclass(frozen=True, eq=False)
-class Stacked:
-    """The updates of a parameter's experts, one after the other; None where an adapter has none."""
+class StackedExperts:
+    """The updates of a parameter's experts in order; None for an expert without an update."""
 
     experts: Sequence[Update | None]
     transposed: bool
@@ -60,39 +60,39 @@ class Stacked:
 
     @property
     def rank(self) -> int:
-        """As of `Added`, the largest."""
+        """The largest number of products that are summed in an entry."""
         return max(map(_rank, self.experts), default=1)
 
-    def positive(self) -> Stacked:
-        """As of `Added`."""
+    def positive(self) -> StackedExperts:
+        """Return the updates with the factors' absolute values; see `OrientedUpdate.positive`."""
         return replace(self, experts=[None if update is None else _positive(update) for update in self.experts])
 
     def rows(self, start: int, stop: int) -> Float[Tensor, "experts width"]:
-        """The experts ``[start, stop)``, each as one row."""
-        found = []
+        """Return the experts ``[start, stop)``, each as one row."""
+        rows = []
         for update in self.experts[start:stop]:
             dense = torch.zeros(self.shape[1:]) if update is None else update.dense()
-            found.append((dense.T if self.transposed and update is not None else dense).reshape(-1))
-        return torch.stack(found)
+            rows.append((dense.T if self.transposed and update is not None else dense).reshape(-1))
+        return torch.stack(rows)
 
 
 def align_adapters(
     base: Checkpoint, vectors: Sequence[Mapping[str, Update]], adapters: Sequence[Adapter]
 ) -> list[Target]:
-    """The base's tensors, each with what every adapter changes of it.
+    """Return the base's tensors as targets, each with every adapter's change of it.
 
     Args:
         base: the model the adapters were made for.
         vectors: per adapter, site -> what its training changed.
-        adapters: the same ones; they tell embeddings, transposed layers, and the common start.
+        adapters: the same adapters; embeddings, transposed layers and the common start follow from them.
 
     Raises:
-        FusionError: a site has no weight in the base, one of another shape, or one that is tied to another layer.
+        FusionError: a site has no weight in the base, or its weight has another shape, or is tied to another layer.
     """
     full = adapters[0].metadata.of_kind.by_parameter
     sites = sorted({site for vector in vectors for site in vector} | set(adapters[0].start))
     plain = [site for site in sites if full or expert_of(site) is None]
-    layers = sorted({found[0] for site in sites if not full and (found := expert_of(site))})
+    layers = sorted({expert[0] for site in sites if not full and (expert := expert_of(site))})
     bias = {site for site in plain if any(site in v and is_bias(site, v[site]) for v in vectors)}
     tensors = {site: site if full or site in bias else f"{site}.weight" for site in plain}
     candidates = {layer: _candidates(layer, adapters) for layer in layers}
@@ -107,21 +107,21 @@ def align_adapters(
     for target in targets.values():
         if not target.fused:
             raise FusionError("no update can be added to integers", got=target.base.dtype, where=target.name, fix=_FIX)
-    nothing = (None,) * len(vectors)
+    unchanged = (None,) * len(vectors)
     return [
-        targets.get(name) or Target(name, base.find(name) or stored, nothing) for name, stored in base.tensors.items()
+        targets.get(name) or Target(name, base.find(name) or stored, unchanged) for name, stored in base.tensors.items()
     ]
 
 
 def replaced(targets: Sequence[Target], whole: Mapping[str, Tensor], base: Checkpoint) -> list[Target]:
-    """The targets, with parameters that adapters saved whole in the place of the base's.
+    """Return the targets, with parameters that adapters saved whole in place of the base's.
 
     Raises:
         FusionError: the base does not have one of them, or it has another shape.
     """
     if not whole:
         return list(targets)
-    found = {target.name: target for target in targets}
+    by_name = {target.name: target for target in targets}
     named = Names(base, sorted(whole))
     for site, value in whole.items():
         stored = base.find(named(site))
@@ -132,9 +132,9 @@ def replaced(targets: Sequence[Target], whole: Mapping[str, Tensor], base: Check
                 f"the base cannot hold a parameter of shape {list(value.shape)}", got=got, where=site, fix=fix
             )
         change = value.float() - read_rows(stored, 0, stored.shape[0]).reshape(stored.shape)
-        old = found[stored.name]
-        found[stored.name] = Target(old.name, old.base, old.parts, Added(Dense(change), False), old.site)
-    return list(found.values())
+        old = by_name[stored.name]
+        by_name[stored.name] = Target(old.name, old.base, old.parts, OrientedUpdate(Dense(change), False), old.site)
+    return list(by_name.values())
 
 
 def _target(
@@ -146,9 +146,9 @@ def _target(
         raise FusionError("the weight is shared by the input embedding and the output head", where=name, fix=fix)
     stored = base.tensors[name]
     owner = next(a for a in adapters if site in a.updates or site in a.start)
-    parts = [None if site not in v else _added(v[site], stored.shape, site, owner, base) for v in vectors]
-    begin = adapters[0].start.get(site)
-    start = None if begin is None else _added(begin, stored.shape, site, owner, base)
+    parts = [None if site not in v else _oriented(v[site], stored.shape, site, owner, base) for v in vectors]
+    common = adapters[0].start.get(site)
+    start = None if common is None else _oriented(common, stored.shape, site, owner, base)
     return Target(name, stored, tuple(parts), start, site)
 
 
@@ -159,11 +159,11 @@ def _candidates(layer: str, adapters: Sequence[Adapter]) -> list[str]:
 
 def _stack(
     layer: str, names: Sequence[str], base: Checkpoint, vectors: Sequence[Mapping[str, Update]]
-) -> tuple[Stored, list[Stacked | None]]:
-    """The parameter of a layer by its shape, which alone tells several of one module apart, and its parts."""
+) -> tuple[Stored, list[StackedExperts | None]]:
+    """Return the parameter of a layer's experts, and its parts; of a module's parameters, it is found by its shape."""
     experts = [{e[1]: u for s, u in v.items() if (e := expert_of(s)) and e[0] == layer} for v in vectors]
-    count = 1 + max(index for found in experts for index in found)
-    out, inside = next(update.shape for found in experts for update in found.values())
+    count = 1 + max(index for updates in experts for index in updates)
+    out, inside = next(update.shape for updates in experts for update in updates.values())
     fitting = []
     for name in names:
         stored = base.tensors.get(name)
@@ -172,21 +172,21 @@ def _stack(
             fitting.append((stored, shape == (count, inside, out)))
     if len(fitting) != 1 or (out == inside and len(fitting[0][0].shape) == 3):
         fix = "merge it with peft, where the order of the parameters is known"
-        what = f"{len(fitting)} of the parameters have the shape of the update {[count, out, inside]}, one way round"
+        what = f"{len(fitting)} parameters have the update's shape {[count, out, inside]} in exactly one orientation"
         raise FusionError(what, got=list(names), where=layer, fix=fix)
     stored, turned = fitting[0]
     shape = (count, *stored.shape[-2:])
-    stacks = [[None if (u := found.get(e)) is None else _float(u, base) for e in range(count)] for found in experts]
-    parts = [Stacked(stack, turned, shape) for stack in stacks]
-    return stored, [part if found else None for part, found in zip(parts, experts, strict=True)]
+    stacks = [[None if (u := updates.get(e)) is None else _float(u, base) for e in range(count)] for updates in experts]
+    parts = [StackedExperts(stack, turned, shape) for stack in stacks]
+    return stored, [part if updates else None for part, updates in zip(parts, experts, strict=True)]
 
 
-def _added(update: Update, stored: tuple[int, ...], site: str, adapter: Adapter, base: Checkpoint) -> Added:
+def _oriented(update: Update, stored: tuple[int, ...], site: str, adapter: Adapter, base: Checkpoint) -> OrientedUpdate:
     shape = tuple(update.shape)
     if adapter.metadata.of_kind.by_parameter and shape == stored:
-        return Added(_float(update, base), False)
+        return OrientedUpdate(_float(update, base), False)
     turned = is_turned(shape, stored, site, site in adapter.embeddings, adapter.config, base)
-    return Added(_float(update, base), turned)
+    return OrientedUpdate(_float(update, base), turned)
 
 
 def _rank(update: Update | None) -> int:
@@ -200,6 +200,6 @@ def _positive(update: Update) -> Update:
 
 
 def _float(update: Update, base: Checkpoint) -> Update:
-    """The update in the dtype that is computed with: noise of float32 would be rank to a method in float64."""
+    """Return the update in the dtype of the computation: a method in float64 would take float32's noise for rank."""
     wide = any(stored.dtype == "F64" for stored in base.tensors.values())
     return update.to(torch.float64 if wide else torch.float32)

@@ -1,11 +1,11 @@
-"""The output while it is made: a hidden work folder beside its place, which a killed fusion goes on from.
+"""The output while it is made: a hidden work folder beside it, from which a killed fusion continues.
 
-    .OUT.fusing/state.json                 the key, the finished shards with the hashes of their pieces, the cutoffs
-    .OUT.fusing/model-0000x-of-0000y...    shards; blocks are written at their places, in any order
+    .OUT.fusing/state.json                 the key, the finished shards with the hashes of their chunks, the cutoffs
+    .OUT.fusing/model-0000x-of-0000y...    shards; blocks are written at their offsets, in any order
 
-The key is a digest of everything that decides the output. Another key begins anew. A finished shard is read
-again and compared with its hashes before it is kept; a shard that was not finished is made again. In the end the
-folder is renamed to OUT. On an error that the caller must put right, the folder is removed.
+The key is a digest of everything that decides the output; if it differs, the fusion starts again. A finished shard is
+read again and compared with its hashes before it is kept; an unfinished shard is made again. At the end the folder is
+renamed to OUT. On an error that the caller must correct, the folder is removed.
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from tangora.checkpoints.plan import Place, Plan
+from tangora.checkpoints.plan import OutputPlan, Placement
 from tangora.errors import OutputError, TangoraError
 from tangora.storage.header import ITEMSIZE
 from tangora.support.files import read_json, refuse_existing, write_json, writing
 
-__all__ = ["Output", "opened"]
+__all__ = ["OutputFolder", "opened"]
 
 STATE = "state.json"
 
 
-class Output:
+class OutputFolder:
     """The shards of a plan, written by many threads.
 
     Args:
         folder: the work folder.
-        plan: what goes where.
-        key: everything that decides the bytes.
+        plan: the layout of the output.
+        key: a digest of everything that decides the bytes.
     """
 
-    def __init__(self, folder: Path, plan: Plan, key: str) -> None:
+    def __init__(self, folder: Path, plan: OutputPlan, key: str) -> None:
         self.folder, self.plan, self.key = folder, plan, key
         self._lock = Lock()
         self._handles: dict[int, int] = {}
-        self._pieces: list[list[list[Any]]] = [[] for _ in plan.names]
+        self._chunks: list[list[list[Any]]] = [[] for _ in plan.names]
         self._left = [0] * len(plan.names)
-        for place in plan.places:
-            self._left[place.shard] += max(1, place.target.entries)
+        for placement in plan.placements:
+            self._left[placement.shard] += max(1, placement.target.entries)
         state = self._read()
         self.finished: dict[str, Any] = state.get("shards") or {}
         self.cutoffs: list[float] | None = None
@@ -55,31 +55,31 @@ class Output:
         self.kept = frozenset(i for i, name in enumerate(plan.names) if self._intact(i, name))
         self.finished = {name: self.finished[name] for i, name in enumerate(plan.names) if i in self.kept}
 
-    def write(self, place: Place, start: int, data: memoryview) -> None:
-        """The bytes of a target from its entry ``start``."""
-        handle, at = self._handle(place.shard), place.offset + start * ITEMSIZE[place.dtype]
+    def write(self, placement: Placement, start: int, data: memoryview) -> None:
+        """Write the bytes of a target from its entry ``start``."""
+        handle, at = self._handle(placement.shard), placement.offset + start * ITEMSIZE[placement.dtype]
         with writing(self.folder):
             while len(data):
                 count = os.pwrite(handle, data, at)
                 data, at = data[count:], at + count
 
-    def done(self, place: Place, start: int, stop: int, digest: str) -> None:
-        """These entries are written; the last of a shard makes it a finished one."""
-        size = ITEMSIZE[place.dtype]
+    def done(self, placement: Placement, start: int, stop: int, digest: str) -> None:
+        """Record that these entries are written; a shard is finished with its last entries."""
+        size = ITEMSIZE[placement.dtype]
         with self._lock:
-            self._pieces[place.shard].append([place.offset + start * size, (stop - start) * size, digest])
-            self._left[place.shard] -= max(1, stop - start)
-            if self._left[place.shard] == 0:
-                self._finish(place.shard)
+            self._chunks[placement.shard].append([placement.offset + start * size, (stop - start) * size, digest])
+            self._left[placement.shard] -= max(1, stop - start)
+            if self._left[placement.shard] == 0:
+                self._finish(placement.shard)
 
-    def found(self, cutoffs: Sequence[float]) -> None:
-        """The whole model's cutoffs are known."""
+    def save_cutoffs(self, cutoffs: Sequence[float]) -> None:
+        """Save the whole model's cutoffs."""
         with self._lock:
             self.cutoffs = list(cutoffs)
             self._save()
 
     def close(self) -> None:
-        """Close what is open; a shard that is not finished stays so."""
+        """Close the open files; an unfinished shard stays unfinished."""
         for handle in self._handles.values():
             os.close(handle)
         self._handles.clear()
@@ -105,7 +105,7 @@ class Output:
                 self._lock.acquire()
             handle = self._handles.pop(shard)
         os.close(handle)
-        self.finished[self.plan.names[shard]] = sorted(self._pieces[shard])
+        self.finished[self.plan.names[shard]] = sorted(self._chunks[shard])
         self._save()
 
     def _save(self) -> None:
@@ -115,7 +115,7 @@ class Output:
     def _read(self) -> dict[str, Any]:
         try:
             state = read_json(self.folder / STATE)
-        except TangoraError:  # none, or torn: begin anew
+        except TangoraError:  # missing or damaged: start again
             state = {}
         if state.get("key") == self.key:
             return state
@@ -124,14 +124,14 @@ class Output:
         return {}
 
     def _intact(self, shard: int, name: str) -> bool:
-        """Whether a shard is there that is finished, and what was written."""
-        pieces, path = self.finished.get(name), self.folder / name
-        if not isinstance(pieces, list) or not path.is_file() or path.stat().st_size != self.plan.sizes[shard]:
+        """Return whether a shard is finished, and its file unchanged."""
+        chunks, path = self.finished.get(name), self.folder / name
+        if not isinstance(chunks, list) or not path.is_file() or path.stat().st_size != self.plan.sizes[shard]:
             return False
         with path.open("rb") as file:
             if file.read(len(self.plan.headers[shard])) != self.plan.headers[shard]:
                 return False
-            for offset, size, digest in pieces:
+            for offset, size, digest in chunks:
                 file.seek(offset)
                 if hashlib.sha256(file.read(size)).hexdigest() != digest:
                     return False
@@ -139,8 +139,8 @@ class Output:
 
 
 @contextlib.contextmanager
-def opened(out: Path, plan: Plan, key: str, *, overwrite: bool) -> Iterator[Output]:
-    """The output to write; it appears at ``out`` when the block ends.
+def opened(out: Path, plan: OutputPlan, key: str, *, overwrite: bool) -> Iterator[OutputFolder]:
+    """Provide the output to write; it appears at ``out`` when the block ends.
 
     Raises:
         OutputError: ``out`` exists and ``overwrite`` is false, another process is writing it, or it cannot be written.
@@ -153,7 +153,7 @@ def opened(out: Path, plan: Plan, key: str, *, overwrite: bool) -> Iterator[Outp
     try:
         _claim(lock, out)
         with writing(out):
-            output = Output(folder, plan, key)
+            output = OutputFolder(folder, plan, key)
         _refuse_full(output, out)
         try:
             yield output
@@ -179,7 +179,7 @@ def _claim(lock: int, out: Path) -> None:
         raise OutputError("another process is writing this output", where=out, fix="wait for it to end") from cause
 
 
-def _refuse_full(output: Output, out: Path) -> None:
+def _refuse_full(output: OutputFolder, out: Path) -> None:
     needed = sum(size for shard, size in enumerate(output.plan.sizes) if shard not in output.kept)
     written = sum(path.stat().st_blocks * 512 for path in output.folder.iterdir())
     kept = sum(output.plan.sizes[shard] for shard in output.kept)

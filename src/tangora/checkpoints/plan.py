@@ -1,20 +1,20 @@
-"""Everything about an output that is known before the first tensor is read: shards, places, and peak memory.
+"""The layout of an output, known before the first tensor is read: shards, offsets, and peak memory.
 
-The header of a safetensors file depends on names, shapes and dtypes alone. So every block of every tensor has a
-fixed place in a fixed file, and threads write blocks wherever they are ready, in any order.
+The header of a safetensors file depends only on names, shapes and dtypes. So every block of every tensor has a fixed
+offset in a fixed file, and threads write blocks as soon as they are ready, in any order.
 
-**Peak memory** (`Memory`): with T models, block of b numbers, W threads, c the bytes of a number computed with (4; 8
-where any tensor is float64) and s those of a number in the files::
+**Peak memory** (`Memory`): with T models, blocks of b entries, W threads, c bytes per computed number (4; 8 if any
+tensor is float64) and s bytes per number in the files::
 
     resident before the first block   (Python, torch; measured)
     + 64 MiB, without torch 8 MiB     what libraries load when they first compute
     + W · b · ((T + 2)·s + (T + 6)·c)  each thread's buffers, and the method's temporaries; of a linear one 6·c
     + (W + 1) · T · 10 MiB            a method with cutoffs: histograms, and entries waiting to be counted
     + W · T · 12 MiB                  a random method: its uniform numbers, 2²⁰ at a time
-    + W · n · (p·T + q)·c             a method that needs whole tensors: n numbers in the largest; it declares p and q,
+    + W · n · (p·T + q)·c             a method that needs whole tensors: n entries in the largest; it declares p and q,
                                       3 and 6 unless it keeps several decompositions (6 and 10)
 
-Nothing in it grows with the number of tensors, layers or shards, nor, but for the last line, with their size.
+The bound does not grow with the number of tensors, layers or shards, and only its last line grows with their size.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from tangora.errors import ArgumentError
 from tangora.fusion.uniforms import CHUNK
 from tangora.methods import Method
 from tangora.storage.checkpoint import INDEX, SINGLE
-from tangora.storage.header import ITEMSIZE, Stored, write_header
+from tangora.storage.header import ITEMSIZE, write_header
 from tangora.support.files import digest
 
-__all__ = ["BLOCK", "Memory", "Place", "Plan", "make_plan"]
+__all__ = ["BLOCK", "Memory", "OutputPlan", "Placement", "make_plan"]
 
 BLOCK = 2**18
-"""Numbers of a tensor that are worked on at a time: small enough for the caches, large enough to hide the calls."""
+"""Entries of a tensor that are computed at a time: few enough for the caches, enough to outweigh the calls."""
 
 _MIB = 2**20
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a target goes: which shard, at which byte, in which dtype."""
+class Placement:
+    """The location of a target in the output: shard and offset in bytes, with its dtype."""
 
     target: Target
     shard: int
@@ -54,7 +54,7 @@ class Place:
 
     @property
     def size(self) -> int:
-        """Bytes in the output."""
+        """The number of bytes in the output."""
         return self.target.entries * ITEMSIZE[self.dtype]
 
 
@@ -76,18 +76,18 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The output, before it exists.
+class OutputPlan:
+    """The layout of the output.
 
     Args:
-        places: every target's place, in the order of the files; rows that the base does not have follow its own.
+        placements: every target's location, in the order of the files; rows that the base does not have follow its own.
         headers: each shard's first bytes.
-        sizes: each shard's bytes.
+        sizes: each shard's number of bytes.
         names: each shard's file name.
-        block: numbers worked on at a time.
+        block: the number of entries that are computed at a time.
     """
 
-    places: list[Place]
+    placements: list[Placement]
     headers: list[bytes]
     sizes: list[int]
     names: list[str]
@@ -95,87 +95,86 @@ class Plan:
 
     @property
     def index(self) -> str | None:
-        """The text of the index; None where one file holds everything."""
+        """The text of the index; None if there is only one file."""
         if len(self.names) == 1:
             return None
-        total = sum(place.size for place in self.places)
-        table = {place.target.name: self.names[place.shard] for place in self.places}
-        told = {"metadata": {"total_size": total}, "weight_map": dict(sorted(table.items()))}
-        return json.dumps(told, indent=2, ensure_ascii=False) + "\n"
+        total = sum(placement.size for placement in self.placements)
+        table = {placement.target.name: self.names[placement.shard] for placement in self.placements}
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(table.items()))}
+        return json.dumps(index, indent=2, ensure_ascii=False) + "\n"
 
     @property
     def files(self) -> list[str]:
-        """What the plan writes, the index with it."""
+        """The files that are written, including the index."""
         return [*self.names, *([INDEX] if self.index else [])]
 
     @property
     def widest(self) -> int:
-        """Numbers in the largest block."""
-        return max([self.block, *(place.target.row_block for place in self.places if place.target.adapted)])
+        """The number of entries in the largest block."""
+        return max(
+            [self.block, *(placement.target.row_block for placement in self.placements if placement.target.adapted)]
+        )
 
     @property
     def itemsize(self) -> int:
-        """Bytes of the widest number that is read or written."""
-        return max((max(max_itemsize(p.target), ITEMSIZE[p.dtype]) for p in self.places), default=1)
+        """The number of bytes of the widest entry that is read or written."""
+        return max((max(max_itemsize(p.target), ITEMSIZE[p.dtype]) for p in self.placements), default=1)
 
     @property
     def dtypes(self) -> frozenset[str]:
-        """Those of all numbers that are fused, read or written."""
-        fused = [p for p in self.places if p.target.fused]
-        stored = [s for p in fused for s in (p.target.base, *p.target.parts) if isinstance(s, Stored)]
-        return frozenset([*(s.dtype for s in stored), *(p.dtype for p in fused)])
+        """The dtypes of all entries that are fused, read or written."""
+        fused = [p for p in self.placements if p.target.fused]
+        return frozenset([*(s.dtype for p in fused for s in p.target.stored), *(p.dtype for p in fused)])
 
     @property
     def wide(self) -> bool:
-        """Whether any tensor is float64, and with it the arithmetic."""
-        stored = [s for p in self.places if p.target.fused for s in (p.target.base, *p.target.parts)]
-        return any(isinstance(s, Stored) and s.dtype == "F64" for s in stored)
+        """Whether any tensor is float64, and so the arithmetic."""
+        return any(s.dtype == "F64" for p in self.placements if p.target.fused for s in p.target.stored)
 
     @property
     def fingerprint(self) -> str:
-        """Of the layout: names, shapes and dtypes of every shard."""
+        """The digest of the layout: names, shapes and dtypes of every shard."""
         return digest([[header.hex() for header in self.headers], self.sizes])
 
     def memory(self, method: Method, threads: int) -> Memory:
-        """The peak of a fusion by this method on so many threads."""
-        tasks = max((len(p.target.parts) for p in self.places), default=0)
+        """Return the peak memory of a fusion by this method with this number of threads."""
+        tasks = max((len(p.target.parts) for p in self.placements), default=0)
         stored, wide = self.itemsize, 8 if self.wide else 4
-        largest = max((p.target.entries for p in self.places if p.target.fused), default=0)
+        largest = max((p.target.entries for p in self.placements if p.target.fused), default=0)
         rows = 6 if method.linear else tasks + 6
-        whole, (per_task, once) = method.needs_whole, method.copies
+        per_task, once = method.copies
         return Memory(
             before=_resident(),
             libraries=(64 if "torch" in sys.modules else 8) * _MIB,
             buffers=threads * self.widest * ((tasks + 2) * stored + rows * wide),
             cutoffs=(threads + 1) * tasks * 10 * _MIB if method.cutoff else 0,
             uniforms=threads * tasks * 12 * _MIB if method.random else 0,
-            whole=threads * largest * (per_task * tasks + once) * wide if whole else 0,
+            whole=threads * largest * (per_task * tasks + once) * wide if method.needs_whole else 0,
         )
 
 
 def max_itemsize(target: Target) -> int:
-    """Bytes of the widest number that is read for a target."""
-    stored = [target.base, *(part for part in target.parts if isinstance(part, Stored))]
-    return max(ITEMSIZE[s.dtype] for s in stored)
+    """Return the number of bytes of the widest entry that is read for a target."""
+    return max(ITEMSIZE[stored.dtype] for stored in target.stored)
 
 
 def _resident() -> int:
-    """The peak resident set of this process so far, in bytes."""
-    with contextlib.suppress(OSError, StopIteration):  # getrusage counts what the parent had when it started us
+    """Return the peak resident set of this process so far, in bytes."""
+    with contextlib.suppress(OSError, StopIteration):  # getrusage includes the parent's peak before the fork
         lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         return 1024 * int(next(line for line in lines if line.startswith("VmHWM:")).split()[1])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def make_plan(targets: Sequence[Target], *, dtype: str | None, shard_size: int, block: int = BLOCK) -> Plan:
+def make_plan(targets: Sequence[Target], *, dtype: str | None, shard_size: int, block: int = BLOCK) -> OutputPlan:
     """Lay the output out: targets in the base's order, shards of at most ``shard_size`` bytes (or one tensor).
 
     Args:
-        targets: what the output holds.
-        dtype: the safetensors dtype of what is fused; None: the base's.
+        targets: the tensors of the output.
+        dtype: the safetensors dtype of the fused tensors; None for the base's.
         shard_size: bytes of tensors in a shard.
-        block: numbers worked on at a time.
+        block: the number of entries that are computed at a time.
 
     Raises:
         ArgumentError: a size is not positive.
@@ -193,22 +192,22 @@ def make_plan(targets: Sequence[Target], *, dtype: str | None, shard_size: int, 
             room = shard_size
         groups[-1].append((target, kind))
         room -= size
-    places: list[Place] = []
+    placements: list[Placement] = []
     headers, sizes = [], []
     for number, group in enumerate(groups):
         group.sort(key=lambda pair: -ITEMSIZE[pair[1]])  # so that every tensor begins aligned to its dtype
         header = write_header([(target.name, kind, target.shape) for target, kind in group])
         at = len(header)
         for part, kind in ((part, kind) for target, kind in group for part in (target, *target.tails)):
-            places.append(Place(part, number, at, kind))
-            at += places[-1].size
+            placements.append(Placement(part, number, at, kind))
+            at += placements[-1].size
         headers.append(header)
         sizes.append(at)
     count = len(groups)
     names = [SINGLE] if count == 1 else [f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
-    return Plan(places, headers, sizes, names, block)
+    return OutputPlan(placements, headers, sizes, names, block)
 
 
 def chunks(entries: int, step: int = CHUNK) -> list[tuple[int, int]]:
-    """``[start, stop)`` of every job on a tensor of so many numbers; an empty tensor has none."""
+    """Split the entries of a tensor into chunks ``[start, stop)``; an empty tensor has none."""
     return [(start, min(start + step, entries)) for start in range(0, entries, step)]

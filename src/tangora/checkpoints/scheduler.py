@@ -1,7 +1,7 @@
-"""Jobs in the order of their numbers, on threads; a job may answer with more jobs.
+"""Run steps on threads in the order of their numbers; a step may return more steps.
 
-The smallest number goes first, so that what follows from the work at hand is done before new work is begun: at most
-as many tensors are open as there are threads, which is what keeps the memory flat.
+The smallest number goes first, so that the steps which follow from a running one are done before new work is begun. At
+most as many tensors are open as there are threads, which keeps the memory flat.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ from collections.abc import Callable, Iterable
 from threading import Condition, Thread
 from typing import Generic, NamedTuple, TypeVar
 
-__all__ = ["Job", "run_jobs"]
+__all__ = ["Step", "run_steps"]
 
 _Lane = TypeVar("_Lane")
 
 
-class Job(NamedTuple, Generic[_Lane]):
-    """What to do, and when: ``order`` is compared, and differs between any two jobs that are waiting at once."""
+class Step(NamedTuple, Generic[_Lane]):
+    """What to do, and when: the smallest ``order`` goes first; no two waiting steps have the same."""
 
     order: tuple[int, ...]
-    run: Callable[[_Lane], Iterable[Job[_Lane]]]
+    run: Callable[[_Lane], Iterable[Step[_Lane]]]
 
 
 class _Queue(Generic[_Lane]):
-    def __init__(self, jobs: Iterable[Job[_Lane]]) -> None:
-        self.waiting = list(jobs)
+    def __init__(self, steps: Iterable[Step[_Lane]]) -> None:
+        self.waiting = list(steps)
         heapq.heapify(self.waiting)
         self.running, self.changed = 0, Condition()
         self.failure: BaseException | None = None
@@ -33,8 +33,8 @@ class _Queue(Generic[_Lane]):
     def work(self, make: Callable[[], _Lane]) -> None:
         try:
             lane = make()
-            while (job := self._next()) is not None:
-                more = list(job.run(lane))
+            while (step := self._next()) is not None:
+                more = list(step.run(lane))
                 with self.changed:
                     for each in more:
                         heapq.heappush(self.waiting, each)
@@ -43,7 +43,7 @@ class _Queue(Generic[_Lane]):
         except BaseException as error:
             self.stop(error)
 
-    def _next(self) -> Job[_Lane] | None:
+    def _next(self) -> Step[_Lane] | None:
         with self.changed:
             while self.failure is None and not self.waiting and self.running:
                 self.changed.wait()
@@ -58,15 +58,15 @@ class _Queue(Generic[_Lane]):
             self.changed.notify_all()
 
 
-def run_jobs(jobs: Iterable[Job[_Lane]], make: Callable[[], _Lane], threads: int) -> None:
-    """Run all jobs, and those they lead to; the first error stops the others and is raised.
+def run_steps(steps: Iterable[Step[_Lane]], make: Callable[[], _Lane], threads: int) -> None:
+    """Run all steps, and those that they return; the first error stops the others and is raised.
 
     Args:
-        jobs: to begin with.
+        steps: the first steps.
         make: called in each thread, for its lane.
-        threads: how many.
+        threads: the number of threads.
     """
-    queue: _Queue[_Lane] = _Queue(jobs)
+    queue: _Queue[_Lane] = _Queue(steps)
     workers = [Thread(target=queue.work, args=(make,), name=f"fuse-{i}", daemon=True) for i in range(threads)]
     for worker in workers:
         worker.start()

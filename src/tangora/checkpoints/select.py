@@ -1,14 +1,14 @@
-"""The k-th largest magnitude of a stream, exactly, in one pass and little memory.
+"""Find the k-th largest magnitude of a stream, exactly, in one pass and little memory.
 
 A float's magnitude and its bits without the sign, read as an integer, are in the same order. So:
 
-1. a sample of the entries says between which two patterns the cutoff lies, almost surely (`Selection.guess`);
+1. a sample of the entries brackets the cutoff between two bit patterns, almost surely (`Selection.guess`);
 2. one pass counts the entries above that bracket, and keeps those inside; too many to keep are counted by pattern, in
    up to 2¹⁹ bins (`Selection.count`);
-3. the cutoff is the entry of the right rank among those inside, or the bin of one pattern that it falls into; else a
-   wider bin, or what lies beyond the bracket, is the next bracket, and there is another pass (`Selection.narrow`).
+3. the cutoff is the entry of the right rank among those inside, or the pattern of the bin that it falls into; if that
+   bin has more than one pattern, or the bracket missed the cutoff, another pass follows (`Selection.narrow`).
 
-The result does not depend on the sample, the order or the blocks: those decide only how many passes there are.
+The result does not depend on the sample, the order or the blocks: these affect only the number of passes.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ __all__ = ["Selection"]
 
 _BINS = 19  # log2: a histogram of 4 MiB
 _WAITING = 2**18  # entries that wait to be counted together
-_SIGMAS = 4.5  # of the sample's rank
+_SIGMAS = 4.5  # standard deviations of the sample's rank
 
 
 class Selection:
-    """One cutoff to be found: the ``keep``-th largest magnitude of ``total`` entries.
+    """The search for one cutoff: the ``keep``-th largest magnitude of ``total`` entries.
 
     Args:
-        keep: at least 1; ``total`` or more finds 0.0, which cuts nothing.
-        total: how many entries will be counted in a pass.
-        wide: the entries are float64, not float32.
+        keep: at least 1; the cutoff for ``total`` or more is 0.0, which removes nothing.
+        total: the number of entries that are counted in a pass.
+        wide: whether the entries are float64, not float32.
 
     >>> wanted = Selection(keep=2, total=5)
     >>> wanted.guess([np.array([0.5, -3.0], np.float32)])
@@ -57,45 +57,45 @@ class Selection:
         self._set(0, self._end)
 
     def _set(self, low: int, high: int) -> None:
-        """Look between two patterns, the second of which is outside."""
+        """Set the bracket to the patterns ``[low, high)``."""
         self._low, self._width = low, high - low
         self._shift = max(0, (self._width - 1).bit_length() - _BINS)
-        self._bins: Array | None = None  # made when there are too many entries inside to keep them
+        self._bins: Array | None = None  # made when there are too many entries inside to keep
         self._above, self._held = 0, 0
         self._waiting: list[Array] = []
 
-    def guess(self, pieces: Sequence[Array]) -> None:
-        """Bracket the cutoff by pieces of the stream; the whole of it is a perfect sample."""
-        if self.cutoff is not None or not pieces:
+    def guess(self, samples: Sequence[Array]) -> None:
+        """Bracket the cutoff by runs of entries from the stream; if they are all of it, the cutoff is known."""
+        if self.cutoff is not None or not samples:
             return
-        patterns = [self._patterns(piece) for piece in pieces]
+        patterns = [self._patterns(sample) for sample in samples]
         ordered = np.sort(np.concatenate(patterns))[::-1]
         share, size = self.keep / self.total, len(ordered)
         if size == self.total:
             self.cutoff = self._value(int(ordered[self.keep - 1]))
             return
-        # Neighbours are alike, so the pieces differ by more than as many independent entries would.
+        # Neighbours are similar, so the runs differ by more than as many independent entries would.
         middle = ordered[min(size - 1, int(size * share))]
-        spread = sum((np.count_nonzero(piece >= middle) - share * len(piece)) ** 2 for piece in patterns)
+        spread = sum((np.count_nonzero(run >= middle) - share * len(run)) ** 2 for run in patterns)
         margin = _SIGMAS * math.sqrt(max(size * share * (1 - share), float(spread))) + 2
         first, last = math.floor(size * share - margin), math.ceil(size * share + margin)
         high = int(ordered[first]) + 1 if first >= 0 else self._end
         self._set(int(ordered[last]) if last < size else 0, high)
 
     def count(self, entries: Any) -> None:
-        """Count a block of entries, of which the signs are lost; blocks come in any order, from any thread."""
+        """Count a block of entries, overwriting it; blocks come in any order, from any thread."""
         if self.cutoff is not None:
             return
-        inside, above = self._inside(entries) if isinstance(entries, np.ndarray) else self._inside_there(entries)
+        inside, above = self._inside(entries) if isinstance(entries, np.ndarray) else self._inside_on_device(entries)
         with self._lock:
             self._above += above
             self._waiting.append(inside)
             self._held += len(inside)
             if self._held > _WAITING:
-                self._pour()
+                self._fill_bins()
 
     def narrow(self) -> None:
-        """After a pass: the cutoff, or a narrower bracket for the next."""
+        """Set the cutoff after a pass, or a narrower bracket for the next."""
         if self.cutoff is not None:
             return
         inside = self._held if self._bins is None else self._held + int(self._bins.sum())
@@ -105,10 +105,10 @@ class Selection:
             self._set(0, self._low)
         elif self._bins is None:
             entries = np.concatenate(self._waiting)
-            entries.partition(place := len(entries) - (self.keep - self._above))
-            self.cutoff = self._value(self._low + int(entries[place]))
+            entries.partition(rank := len(entries) - (self.keep - self._above))
+            self.cutoff = self._value(self._low + int(entries[rank]))
         else:
-            bins = self._pour()
+            bins = self._fill_bins()
             down = self._above + np.cumsum(bins[::-1])  # entries in the highest bin and above, the two highest, ...
             bin_ = len(bins) - 1 - int(np.searchsorted(down, self.keep))
             low = self._low + (bin_ << self._shift)
@@ -118,8 +118,8 @@ class Selection:
             else:
                 self._set(low, high)
 
-    def _pour(self) -> Array:
-        """What waits goes into the bins."""
+    def _fill_bins(self) -> Array:
+        """Count the waiting entries into the bins."""
         bins = self._bins
         if bins is None:
             bins = self._bins = np.zeros(((self._width - 1) >> self._shift) + 1, np.int64)
@@ -138,13 +138,13 @@ class Selection:
         patterns &= self._int.type(self._mask)
         patterns -= self._int.type(self._low)
         unsigned = patterns.view(f"u{patterns.itemsize}")
-        # what lies below has wrapped around; few are inside, and are found faster by their places than by a mask
-        places = np.flatnonzero(np.less(unsigned, unsigned.dtype.type(self._width)))
+        # Patterns below the bracket have wrapped around. Few are inside, so indexing is faster than a mask.
+        indices = np.flatnonzero(np.less(unsigned, unsigned.dtype.type(self._width)))
         above = np.count_nonzero(np.greater_equal(patterns, self._int.type(self._width)))
-        return patterns[places], int(above)
+        return patterns[indices], int(above)
 
-    def _inside_there(self, entries: Any) -> tuple[Array, int]:
-        """The same for torch's tensors, on the device where they are."""
+    def _inside_on_device(self, entries: Any) -> tuple[Array, int]:
+        """Do the same for a torch tensor, on its device."""
         import torch  # deferred: torch takes a second, and linear methods do without it
 
         kind = torch.int64 if self._int.itemsize == 8 else torch.int32

@@ -1,4 +1,4 @@
-"""What lies beside the tensors: configuration, tokenizer, generation settings, the model card, and how it was made."""
+"""Write the files beside the tensors: configuration, tokenizer, generation settings, model card, and lineage."""
 
 from __future__ import annotations
 
@@ -25,64 +25,65 @@ _TOKENIZER = (
     *("vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
     *("chat_template.jinja", "chat_template.json"),
 )
-_WORDS = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
+_DTYPE_NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
 
 
 def write_sidecars(
-    folder: Path, base: Checkpoint, config: Mapping[str, Any], tokenizer: Path, about: Mapping[str, Any]
+    folder: Path, base: Checkpoint, config: Mapping[str, Any], tokenizer: Path, lineage: Mapping[str, Any]
 ) -> None:
     """Fill ``folder`` with the small files of a checkpoint, a README and ``tangora_fusion.json``.
 
     Args:
         folder: the output.
-        base: whose files are copied.
-        config: ``config.json``, where only the dtype is to be adjusted.
-        tokenizer: the folder whose tokenizer is copied.
-        about: how the output was made.
+        base: the checkpoint to copy files from.
+        config: ``config.json``; only the dtype is still adjusted.
+        tokenizer: the folder to copy the tokenizer from.
+        lineage: how the output was made.
     """
     for home, names in ((base.folder, _COPIED), (tokenizer, _TOKENIZER)):
         for name in names:
             if (home / name).exists():
                 shutil.copyfile(inside(home, name), folder / name)
     config = dict(config)
-    if about["dtype"] is not None:
+    if lineage["dtype"] is not None:
         for key in [k for k in ("dtype", "torch_dtype") if k in config] or ["torch_dtype"]:
-            config[key] = _WORDS[about["dtype"]]
+            config[key] = _DTYPE_NAMES[lineage["dtype"]]
     write_json(folder / CONFIG, config)
-    write_json(folder / LINEAGE, about)
-    write_text(folder / "README.md", _card(about))
+    write_json(folder / LINEAGE, lineage)
+    write_text(folder / "README.md", _card(lineage))
 
 
-def _card(about: Mapping[str, Any]) -> str:
-    base, parents = about["base"], about["parents"]
+def _card(lineage: Mapping[str, Any]) -> str:
+    base, parents = lineage["base"], lineage["parents"]
     front = ["---"]
     if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(base.get("model") or "")):
         front.append(f"base_model: {base['model']}")
     front += ["library_name: transformers", "tags:", "- tangora", "- model-merging", "---"]
-    rows: list[Sequence[str]] = [("method", as_code(about["method"])), ("base", as_text(base["name"]))]
-    rows += [(as_text(name), as_code(json.dumps(value))) for name, value in about["parameters"].items()]
-    if about["random"]:
-        rows.append(("seed", str(about["seed"])))
-    told = [
-        (as_text(p["name"]), w, as_code(p["fingerprint"][:16])) for p, w in zip(parents, _weights(about), strict=True)
+    rows: list[Sequence[str]] = [("method", as_code(lineage["method"])), ("base", as_text(base["name"]))]
+    rows += [(as_text(name), as_code(json.dumps(value))) for name, value in lineage["parameters"].items()]
+    if lineage["random"]:
+        rows.append(("seed", str(lineage["seed"])))
+    sources = [
+        (as_text(p["name"]), w, as_code(p["fingerprint"][:16])) for p, w in zip(parents, _weights(lineage), strict=True)
     ]
+    table = as_table(("parent", "weight", "fingerprint"), sources)
     title = ", ".join(as_text(p["name"]) for p in parents)
-    notes = "\n".join(f"- {as_text(note)}" for note in about["notes"])
+    notes = "\n".join(f"- {as_text(note)}" for note in lineage["notes"])
     parts = [
         "\n".join(front),
         f"# {len(parents)} models in one: {title}",
-        f"A full checkpoint, fused with Tangora {about['tangora']}. It is the base plus what the method makes of the "
-        "differences from it, computed in float32 or wider and rounded once.",
-        f"## How it was fused\n\n{as_table(('', ''), rows)}\n\n{as_table(('parent', 'weight', 'fingerprint'), told)}",
+        f"A full checkpoint, fused with Tangora {lineage['tangora']}. It is the base plus the fused differences from "
+        "it, computed in float32 or wider and rounded once.",
+        f"## How it was fused\n\n{as_table(('', ''), rows)}\n\n{table}",
         f"## Notes\n\n{notes}" if notes else "",
         "## How to load it\n\n```python\nfrom transformers import AutoModel\n\n"
         'model = AutoModel.from_pretrained("path/to/this/folder")\n```\n\n'
-        f"All of this, for machines: `{LINEAGE}`.",
+        f"All of this in machine-readable form: `{LINEAGE}`.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _weights(about: Mapping[str, Any]) -> list[str]:
-    if isinstance(about["weights"], dict):
-        return ["per tensor"] * len(about["parents"])
-    return [f"{weight:g}" for weight in about["weights"]]
+def _weights(lineage: Mapping[str, Any]) -> list[str]:
+    if isinstance(lineage["weights"], dict):
+        return ["per tensor"] * len(lineage["parents"])
+    return [f"{weight:g}" for weight in lineage["weights"]]

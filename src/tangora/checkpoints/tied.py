@@ -1,10 +1,10 @@
-"""A base whose output head is its input embedding, for adapters that change the one, the other, or both.
+"""Untie a base that ties its output head to its input embedding, for adapters that change one of them, or both.
 
 peft adapts layers, not weights: with an adapter on the embedding alone, the model computes with W + ΔW there, and with
-W in the head. So what is exact has both tensors, and its configuration ties them no longer. The head is given a name of
-its own before adapters are looked at, and loses it again where none of them changed either end.
+W in the head. So an exact result has both tensors, and its configuration does not tie them. `untied` makes the head a
+separate tensor before the adapters are paired with the base; `tied_again` undoes it if no adapter changed either end.
 
-This is done where the head's name is known: in causal language models. Models without a head, by their architecture,
+This is done if the head's name is known: in causal language models. Models without a head, by their architecture,
 have one tensor and no tie. In others (encoder-decoders, masked language models) a change of a tied weight is refused.
 """
 
@@ -17,50 +17,52 @@ from typing import Any
 from tangora.checkpoints.align import Target
 from tangora.storage.checkpoint import Checkpoint
 
-__all__ = ["apart", "rejoined"]
+__all__ = ["tied_again", "untied"]
 
 _KEY = "tie_word_embeddings"
 _HEADLESS = ("Model", "Classification", "QuestionAnswering", "MultipleChoice")
 _CAUSAL = ("CausalLM", "LMHeadModel")
 
 
-def apart(base: Checkpoint) -> Checkpoint:
-    """The base as if its output head were a tensor of its own; itself, where nothing is tied or the head is unknown."""
+def untied(base: Checkpoint) -> Checkpoint:
+    """Return the base with its output head as a separate tensor, or unchanged if it is not tied or the head unknown."""
     if not base.tied or base.config.get("is_encoder_decoder"):
         return base
     kinds = base.config.get("architectures") or []
     heads = [name for name in base.tied if name in base.tensors]
     if not any(str(kind).endswith(_CAUSAL) for kind in kinds):
         headless = kinds and all(str(kind).endswith(_HEADLESS) for kind in kinds)
-        return replace(base, config=_untied(base.config)) if headless and not heads else base
+        return replace(base, config=_untied_config(base.config)) if headless and not heads else base
     usual = "embed_out.weight" if base.config.get("model_type") == "gpt_neox" else "lm_head.weight"
     head = heads[0] if heads else usual
     embedding = base.tensors[base.tied[head]]
-    return replace(base, config=_untied(base.config), tensors={**base.tensors, head: replace(embedding, name=head)})
+    return replace(
+        base, config=_untied_config(base.config), tensors={**base.tensors, head: replace(embedding, name=head)}
+    )
 
 
-def rejoined(
+def tied_again(
     base: Checkpoint, split: Checkpoint, targets: Sequence[Target]
 ) -> tuple[list[Target], Mapping[str, Any], list[str]]:
-    """The targets of the output, its configuration, and words where these are no longer tied.
+    """Return the targets of the output, its configuration, and a note if the two tensors are no longer tied.
 
     Args:
-        base: as it is.
-        split: what `apart` made of it.
-        targets: of that.
+        base: the base.
+        split: the result of `untied`.
+        targets: the targets on ``split``.
     """
     heads = [name for name in split.tensors if split.tensors[name] is not base.tensors.get(name)]
     ends = {*heads, *(base.tied[name] for name in heads)}
     if not any(target.adapted for target in targets if target.name in ends):
         return [target for target in targets if target.name in base.tensors], base.config, []
-    what = "adapters change them apart, so that input embedding and output head are no longer tied"
+    what = "input embedding and output head are no longer tied, since adapters change them differently"
     more = sum(split.tensors[name].size for name in heads if name not in base.tensors)
     note = f"{what}: {more / 1e6:.1f} MB more than the base" if more else what
     return list(targets), split.config, [note]
 
 
-def _untied(config: Mapping[str, Any]) -> dict[str, Any]:
-    told, nested = {**config, _KEY: False}, config.get("text_config")
+def _untied_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    untied_config, nested = {**config, _KEY: False}, config.get("text_config")
     if isinstance(nested, Mapping):
-        told["text_config"] = {**nested, _KEY: False}
-    return told
+        untied_config["text_config"] = {**nested, _KEY: False}
+    return untied_config

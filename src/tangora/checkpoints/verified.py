@@ -1,18 +1,18 @@
-"""Whether a written checkpoint is its base and its adapters: read again by stock safetensors, computed anew in float64.
+"""Verify a written checkpoint against its base and adapters: read it with stock safetensors, compute it in float64.
 
-An adapter's update is ``s·B A`` of the factors in its own file, under peft's names and with its scaling; neither the
-reader nor the stream that made the output takes part. What a file does not hold as plain factors (DoRA, experts,
-biases, values saved whole, a common start, a fusion in memory) is taken as it was read.
+An adapter's update is ``s·B A`` of the factors in its own file, by peft's names and scaling, independent of the code
+that read it and made the output. An update that is not stored as plain factors (DoRA, experts, biases, values saved
+whole, a common start, a fusion in memory) is used as it was read.
 
-    tensors that no adapter touches      the base's, bit for bit
-    linear methods                       W + Σ cₜ sₜ Bₜ Aₜ, every entry up to what rounding can do, see `_slack`
-    methods with cutoffs of the model    the method with those cutoffs, entries at a cutoff aside
-    methods that see a tensor            the method, on tensors of up to 2¹⁸ entries, and on the smallest of all
-    any other                            not computed, and said so
+    tensors that no adapter touches      equal to the base's, bit for bit
+    linear methods                       W + Σ cₜ sₜ Bₜ Aₜ, every entry within its rounding error, see `_slack`
+    methods with cutoffs of the model    the method with these cutoffs, ignoring entries close to a cutoff
+    methods on single tensors            the method, on tensors of up to 2¹⁸ entries, and on the smallest of all
+    any other                            not computed; the summary says so
 
-Methods may differ by 1 % of the update's norm, as a rounding may move an entry across a threshold; by up to 25 % where
-one entry is that much and the method gives, of updates in float32, what was written. Of larger tensors, runs of rows
-are drawn by their names. No more than one tensor's pages are mapped at a time.
+Methods with thresholds may differ by 1 % of the update's norm, since rounding may move an entry across a threshold. A
+single entry may be up to 25 %: that is accepted if the method, applied to the updates in float32, gives the output.
+In larger tensors, runs of rows are drawn, seeded by the tensor's name. At most one tensor's pages are mapped at a time.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from tangora.checkpoints.align import Target
-from tangora.checkpoints.onto_base import Added, Stacked
+from tangora.checkpoints.onto_base import OrientedUpdate, StackedExperts
 from tangora.errors import FileError
 from tangora.fusion.computation import Computation
 from tangora.fusion.sources import Source
@@ -37,7 +37,7 @@ from tangora.fusion.uniforms import drawn
 from tangora.storage.checkpoint import Checkpoint
 from tangora.support.threads import in_threads
 
-__all__ = ["Checked", "check_written"]
+__all__ = ["CheckpointVerification", "check_written"]
 
 _ENTRIES = 2**18
 _SMALLEST = 2**24  # entries of all adapters, of the smallest tensor
@@ -50,17 +50,17 @@ Spans = Sequence[tuple[int, int]]
 
 
 @dataclass(frozen=True)
-class Checked:
+class CheckpointVerification:
     """What was compared.
 
     Attributes:
-        equal: tensors that no adapter touches.
-        compared: tensors that were computed anew.
-        sampled: of these, in some rows.
-        read: of these, with an update that is no plain factors in a file.
-        unknown: changed tensors that were not computed anew.
-        update: what was added to the base, in words.
-        linear: whether every entry was held to its rounding.
+        equal: the number of tensors that no adapter touches.
+        compared: the number of tensors that were computed anew.
+        sampled: the number of these that were compared in some rows only.
+        read: the number of these with an update that is not stored as plain factors.
+        unknown: the number of changed tensors that were not computed anew.
+        update: a description of what was added to the base.
+        linear: whether every entry was compared within its rounding error.
         seconds: how long it took.
     """
 
@@ -73,18 +73,18 @@ class Checked:
     linear: bool
     seconds: float
 
-    def words(self) -> str:
-        """One line for a person."""
-        words = [f"{self.equal} tensors are the base's, bit for bit"]
+    def summary(self) -> str:
+        """Return one line for a person."""
+        parts = [f"{self.equal} tensors equal the base's, bit for bit"]
         if self.compared:
-            aside = [f"{self.sampled} in sampled rows"] if self.sampled else []
-            aside += [f"{self.read} not from plain factors in a file"] if self.read else []
+            remarks = [f"{self.sampled} in sampled rows"] if self.sampled else []
+            remarks += [f"{self.read} not from plain factors in a file"] if self.read else []
             within = "every entry up to its rounding" if self.linear else f"up to {_TOLERANCE:.0%} of the update"
-            told = f" ({', '.join(aside)})" if aside else ""
-            words.append(f"{self.compared} are the base and {self.update} in float64, {within}{told}")
+            suffix = f" ({', '.join(remarks)})" if remarks else ""
+            parts.append(f"{self.compared} are the base and {self.update} in float64, {within}{suffix}")
         if self.unknown:
-            words.append(f"{self.unknown} changed by {self.update} were not computed anew")
-        return "; ".join(words)
+            parts.append(f"{self.unknown} changed by {self.update} were not recomputed")
+        return "; ".join(parts)
 
 
 def check_written(
@@ -94,18 +94,18 @@ def check_written(
     computation: Computation,
     sources: Sequence[Source],
     cutoffs: Sequence[float] | None,
-) -> Checked:
+) -> CheckpointVerification:
     """Read a checkpoint again and compare it; see the module.
 
     Args:
-        folder: what was written.
-        base: the model that the adapters are for.
-        targets, computation: what was to be done.
+        folder: the written checkpoint.
+        base: the adapters' base model.
+        targets, computation: what was to be computed.
         sources: the adapters.
-        cutoffs: those of the whole model, of a method that has them.
+        cutoffs: the whole model's cutoffs, if the method has them.
 
     Raises:
-        FileError: a tensor is missing or another than it should be.
+        FileError: a tensor is missing, or not what it should be.
     """
     begun = time.perf_counter()
     written = _written(folder)
@@ -126,23 +126,22 @@ def check_written(
             read += check.computed(spans, cutoffs)
             compared += 1
             sampled += sum(b - a for a, b in spans) < target.base.shape[0]
-    update = f"{computation.method.name} of the adapters"
-    if sources[0].folder is None:
-        update = "the adapter fused in memory"
+    in_memory = sources[0].folder is None
+    update = "the adapter fused in memory" if in_memory else f"{computation.method.name} of the adapters"
     seconds = time.perf_counter() - begun
-    return Checked(equal, compared, sampled, read, unknown, update, computation.method.linear, seconds)
+    return CheckpointVerification(equal, compared, sampled, read, unknown, update, computation.method.linear, seconds)
 
 
 def _written(folder: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
-            found |= dict.fromkeys(file.keys(), path)
-    return found
+            files |= dict.fromkeys(file.keys(), path)
+    return files
 
 
 def _spans(target: Target, computation: Computation, cutoffs: Sequence[float] | None, smallest: bool) -> Spans | None:
-    """The rows that are computed anew; None where the method cannot be."""
+    """Return the rows to compute anew; None if the method cannot be applied to parts of the model."""
     rows, method = target.base.shape[0], computation.method
     if target.entries <= _ENTRIES and (method.granularity != "model" or cutoffs is not None or not target.by_method):
         return [(0, rows)]
@@ -157,7 +156,7 @@ def _spans(target: Target, computation: Computation, cutoffs: Sequence[float] | 
 
 @dataclass(frozen=True)
 class _Check:
-    """One tensor: where it was written, and where the base's is, as file and name."""
+    """The check of one tensor: file and name of what was written, and of the base's."""
 
     target: Target
     written: tuple[Path, str]
@@ -166,73 +165,75 @@ class _Check:
     sources: Sequence[Source]
 
     def same(self) -> None:
-        """Bit for bit the base's, or what its dtype makes of that."""
+        """Compare the tensor with the base's, rounded to the output's dtype, bit for bit."""
         shape, step = self.target.base.shape, max(1, _BLOCK // self.target.width)
         for start in range(0, shape[0] if shape else 1, step):
             ours, theirs = (_rows(*where, start, start + step) for where in (self.written, self.origin))
             wide = theirs if theirs.dtype == ours.dtype else theirs.to(torch.promote_types(ours.dtype, torch.float32))
             if ours.shape != theirs.shape or not torch.equal(_bits(ours), _bits(wide.to(ours.dtype))):
-                raise FileError("no adapter touches it, and it is not the base's", where=self._where, fix=_FIX)
+                raise FileError("it differs from the base's, but no adapter touches it", where=self._where, fix=_FIX)
 
     def computed(self, spans: Spans, cutoffs: Sequence[float] | None) -> bool:
-        """What float64 makes of these rows; whether an update was not read from factors in a file.
+        """Compute these rows in float64 and compare; return whether an update was not read from factors in a file.
 
         Raises:
-            FileError: it is something else.
+            FileError: the rows differ.
         """
         out, base = (torch.cat([_rows(*w, a, b).reshape(-1) for a, b in spans]) for w in (self.written, self.origin))
-        sharp = self.computation.method.linear or not self.target.by_method
-        away, far, plain = self._away(out, base, spans, cutoffs)
-        right = away <= (0.0 if sharp else _TOLERANCE)
-        if not right and not sharp and away <= _COARSE:
-            right = self._away(out, base, spans, cutoffs, narrow=True)[0] <= _TOLERANCE
-        if not right:
-            got = f"{far:.1e} of its norm away"
-            raise FileError("it is not the base and its adapters", got=got, where=self._where, fix=_FIX)
+        linear = self.computation.method.linear or not self.target.by_method
+        excess, difference, plain = self._differences(out, base, spans, cutoffs)
+        equal = excess <= (0.0 if linear else _TOLERANCE)
+        if not equal and not linear and excess <= _COARSE:
+            equal = self._differences(out, base, spans, cutoffs, narrow=True)[0] <= _TOLERANCE
+        if not equal:
+            what, got = "it is not the base plus the fused adapters", f"a difference of {difference:.1e} of its norm"
+            raise FileError(what, got=got, where=self._where, fix=_FIX)
         return not plain
 
-    def _away(
+    def _differences(
         self, out: Tensor, base: Tensor, spans: Spans, cutoffs: Sequence[float] | None, narrow: bool = False
     ) -> tuple[float, float, bool]:
-        """How far it is beyond rounding, in the update's norm; how far at all, in its own; whether files hold all."""
-        update, size, aside, plain = self._update(spans, cutoffs, narrow)
+        """Return the difference beyond rounding, by the update's norm; the relative one; whether all is plain."""
+        update, size, ignored, plain = self._update(spans, cutoffs, narrow)
         expected, slack = base.double() + update, self._slack(base.double().abs() + size)
         info = torch.finfo(out.dtype)
         rounding = (expected.abs() + slack) * (info.eps / 2) + info.smallest_normal * info.eps
         over = ((out.double() - expected).abs() - slack - rounding).clamp(min=0)
-        far = (out.double() - expected).norm() / expected.norm()
-        return float(over.masked_fill(aside, 0.0).norm() / update.norm().clamp(min=1e-300)), float(far), plain
+        excess = over.masked_fill(ignored, 0.0).norm() / update.norm().clamp(min=1e-300)
+        return float(excess), float((out.double() - expected).norm() / expected.norm()), plain
 
     def _update(
         self, spans: Spans, cutoffs: Sequence[float] | None, narrow: bool
     ) -> tuple[Tensor, Tensor, Tensor, bool]:
-        """What is added to the base, its terms' magnitudes, what is left aside, and whether files hold all of it."""
-        target, computation, aside = self.target, self.computation, torch.zeros((), dtype=torch.bool)
+        """Return what is added to the base, its terms' magnitudes, the entries to ignore, and whether all is plain."""
+        target, computation, ignored = self.target, self.computation, torch.zeros((), dtype=torch.bool)
         plain = target.start is None
-        total = size = _nothing(target, spans)
+        total = size = _zeros(target, spans)
         if target.start is not None:
             total, size = _read(target.start, spans), _read(target.start, spans, positive=True)
         if not target.by_method:
-            return total, size, aside, plain
-        found = self._updates(spans)
+            return total, size, ignored, plain
+        updates = self._updates(spans)
         if computation.method.linear:
-            for c, (delta, bound, filed) in zip(computation.coefficients(target.key), found, strict=True):
-                total, size, plain = total + c * delta, size + abs(c) * bound, plain and filed
-            return total, size, aside, plain
-        rows, magnitudes, filed_all = zip(*found, strict=True)
+            for c, (delta, bound, from_file) in zip(computation.coefficients(target.key), updates, strict=True):
+                total, size, plain = total + c * delta, size + abs(c) * bound, plain and from_file
+            return total, size, ignored, plain
+        rows, magnitudes, from_files = zip(*updates, strict=True)
         deltas, bounds = torch.stack(rows), torch.stack(magnitudes)
         if cutoffs is not None:
             column = torch.tensor(cutoffs, dtype=torch.float64)[:, None]
-            aside = ((deltas.abs() - column).abs() <= self._slack(bounds)).any(0)
+            ignored = ((deltas.abs() - column).abs() <= self._slack(bounds)).any(0)
         if narrow:
-            near = self._narrow(spans)
-            deltas = torch.where((near - deltas).abs() <= self._slack(bounds), near.double(), deltas).float()
+            streamed = self._streamed(spans)
+            deltas = torch.where((streamed - deltas).abs() <= self._slack(bounds), streamed.double(), deltas).float()
         fused = in_threads(lambda rows: self._method(rows, cutoffs), [deltas])[0]
-        return total + fused, size + bounds.sum(0), aside, plain and all(filed_all)
+        return total + fused, size + bounds.sum(0), ignored, plain and all(from_files)
 
     def _slack(self, size: Tensor) -> Tensor:
-        """What float32 may lose in products of r terms and sums over adapters, of magnitude ``size``."""
-        ranks = [p.rank for p in (*self.target.parts, self.target.start) if isinstance(p, Added | Stacked)]
+        """Bound the rounding error in float32 of products of r terms and sums over adapters, of magnitude ``size``."""
+        ranks = [
+            p.rank for p in (*self.target.parts, self.target.start) if isinstance(p, OrientedUpdate | StackedExperts)
+        ]
         return size * ((max(ranks, default=1) + len(self.target.parts) + 8) * 2.0**-23)
 
     @property
@@ -240,37 +241,37 @@ class _Check:
         return f"{self.target.name} of the written checkpoint"
 
     def _updates(self, spans: Spans) -> Iterator[tuple[Tensor, Tensor, bool]]:
-        """Of every adapter, the update's rows, the sum of its products' magnitudes, and whether a file holds them."""
+        """Yield every adapter's rows, the sums of their products' magnitudes, and whether its file has the factors."""
         for part, source in zip(self.target.parts, self.sources, strict=True):
             if part is None:
-                nothing = _nothing(self.target, spans)
-                yield nothing, nothing, True
-            elif isinstance(part, Added) and (factors := source.factors(self.target.site)) is not None:
+                zeros = _zeros(self.target, spans)
+                yield zeros, zeros, True
+            elif isinstance(part, OrientedUpdate) and (factors := source.factors(self.target.site)) is not None:
                 left, right = (factors[1].T, factors[0].T) if part.transposed else factors
                 yield _product(left, right, spans), _product(left.abs(), right.abs(), spans), True
             else:
                 yield _read(part, spans), _read(part, spans, positive=True), False
 
-    def _narrow(self, spans: Spans) -> Tensor:
-        """Of every adapter, the update's rows with the roundings of the stream that wrote them, a block at a time."""
+    def _streamed(self, spans: Spans) -> Tensor:
+        """Return every adapter's rows with the rounding of the stream that wrote them, block by block."""
         target, step = self.target, self.target.row_block // self.target.width
-        pieces = [(start, min(start + step, b)) for a, b in spans for start in range(a, b, step)]
+        blocks = [(start, min(start + step, b)) for a, b in spans for start in range(a, b, step)]
 
         def rows(part: Any) -> Tensor:
-            return _nothing(target, spans) if part is None else torch.cat([part.rows(*p).reshape(-1) for p in pieces])
+            return _zeros(target, spans) if part is None else torch.cat([part.rows(*b).reshape(-1) for b in blocks])
 
         return torch.stack(in_threads(rows, target.parts)).float()
 
     def _method(self, deltas: Tensor, cutoffs: Sequence[float] | None) -> Tensor:
         computation, target = self.computation, self.target
-        given: dict[str, Any] = {} if cutoffs is None else {"cutoffs": list(cutoffs)}
+        extra: dict[str, Any] = {} if cutoffs is None else {"cutoffs": list(cutoffs)}
         shape = (len(deltas), -1) if cutoffs is not None else (len(deltas), *target.base.shape)
         if computation.method.random:
             uniforms = drawn(computation.seed, target.key, computation.fingerprints, target.base.shape)
-            given["uniforms"] = uniforms.reshape(shape)
+            extra["uniforms"] = uniforms.reshape(shape)
         stacked = deltas.reshape(shape)
         weights = stacked.new_tensor(computation.row(target.key)).reshape(-1, *(1,) * (stacked.ndim - 1))
-        fused: Tensor = computation.method.function(stacked, weights=weights, **given, **computation.parameters)
+        fused: Tensor = computation.method.function(stacked, weights=weights, **extra, **computation.parameters)
         return fused.reshape(-1)
 
 
@@ -278,12 +279,12 @@ def _product(left: Tensor, right: Tensor, spans: Spans) -> Tensor:
     return torch.cat([(left[a:b] @ right).reshape(-1) for a, b in spans])
 
 
-def _nothing(target: Target, spans: Spans) -> Tensor:
+def _zeros(target: Target, spans: Spans) -> Tensor:
     return torch.zeros(sum(b - a for a, b in spans) * target.width, dtype=torch.float64)
 
 
 def _rows(path: Path, name: str, start: int, stop: int) -> Tensor:
-    """Rows of a tensor; the file is opened for them alone, so that nothing stays mapped."""
+    """Read rows of a tensor; the file is opened only for them, so that nothing stays mapped."""
     with safe_open(path, framework="pt") as file:
         part = file.get_slice(name)
         rows: Tensor = part[start:stop] if part.get_shape() else file.get_tensor(name).reshape(1)
@@ -291,8 +292,8 @@ def _rows(path: Path, name: str, start: int, stop: int) -> Tensor:
 
 
 def _read(part: Any, spans: Spans, positive: bool = False) -> Tensor:
-    found = torch.cat([(part.positive() if positive else part).rows(a, b).double().reshape(-1) for a, b in spans])
-    return found.abs() if positive else found
+    rows = torch.cat([(part.positive() if positive else part).rows(a, b).double().reshape(-1) for a, b in spans])
+    return rows.abs() if positive else rows
 
 
 def _bits(tensor: Tensor) -> Tensor:

@@ -1,11 +1,11 @@
-"""Vocabularies that grew: which model has which token, by the ids of its tokenizer, and whose tokenizer the output has.
+"""Vocabularies that grew: find the models that have a token, by the ids of their tokenizers, and choose a tokenizer.
 
-A row that the base has is fused like any other. A row beyond has no base to differ from: whatever the method and its
-weights, it is the mean of the models whose tokenizer has a token of that id; where none has, it is padding, and
-the mean of the models that have the row. No token is lost: the output's tokenizer is the first that holds all.
+A row that the base has is fused like any other. A row beyond the base's has nothing to differ from: for every method
+and all weights it is the mean of the models with a token of that id in their tokenizer. If there is none, the row is
+padding, and the mean of the models that have it. No token is lost: the output's tokenizer is the first that has all.
 
-Where no model has more rows than the base, tokenizers are only looked at to write the one that holds all tokens; if
-none does, the base's is written, and a note says what it lacks.
+If no model has more rows than the base, tokenizers are only compared to write the one that has all tokens. If none has
+all, the base's is written, and a note says what it lacks.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _NAMES = ("tokenizer.json", "vocab.json", "added_tokens.json")
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What the tokenizers say.
+    """The result of comparing the tokenizers.
 
     Attributes:
-        tokenizer: the folder whose tokenizer the output has.
-        ids: per model, those of its tokens; empty where they do not matter.
-        notes: what is to be known of it, in words.
-        files: what was read.
+        tokenizer: the folder to copy the output's tokenizer from.
+        ids: per model, the ids of its tokens; empty if they are not needed.
+        notes: remarks on the tokenizer for the user.
+        files: the files that were read.
     """
 
     tokenizer: Path
@@ -47,18 +47,18 @@ def compare(base: Checkpoint, models: Sequence[Checkpoint], rows: int | None) ->
 
     Args:
         base, models: the checkpoints.
-        rows: of the output's vocabulary, where it has more than the base's; None where it has as many.
+        rows: the number of rows of the output's vocabulary if it is larger than the base's, else None.
 
     Raises:
         FusionError: there are more rows, and a tokenizer is missing, gives a token of the base another id, or
-            contradicts another's, or none holds the tokens of all.
+            contradicts another tokenizer, or none has the tokens of all.
         FileError: a tokenizer cannot be read.
     """
     files = {folder: _files(folder) for folder in (base.folder, *(model.folder for model in models))}
-    if rows is None and (not files[base.folder] or _alike([found for found in files.values() if found])):
+    if rows is None and (not files[base.folder] or _alike([paths for paths in files.values() if paths])):
         return Vocabulary(base.folder)
-    tables = {folder: _tokens(folder) for folder, found in files.items() if found or rows is not None}
-    read = [path for found in files.values() for path in found]
+    tables = {folder: _tokens(folder) for folder, paths in files.items() if paths or rows is not None}
+    read = [path for paths in files.values() for path in paths]
     holder = next((f for f, table in tables.items() if all(t.items() <= table.items() for t in tables.values())), None)
     if rows is None:
         lacking = {token for table in tables.values() for token in table.keys() - tables[base.folder].keys()}
@@ -70,46 +70,46 @@ def compare(base: Checkpoint, models: Sequence[Checkpoint], rows: int | None) ->
     if holder is None:
         missing = {_name(f): added.keys() - table.keys() for f, table in tables.items() if f != base.folder}
         least = min(missing, key=lambda name: len(missing[name]))
-        what = f"no tokenizer holds the added tokens of all models; {least}'s lacks {_some(missing[least])}"
+        what = f"no tokenizer has the added tokens of all models; {least}'s lacks {_some(missing[least])}"
         fix = "add them, under their ids, to the tokenizer of one model; it need not have their rows"
         raise FusionError(what, where="fuse.models", fix=fix)
     return Vocabulary(holder, [set(tables[m.folder].values()) for m in models], [_note(rows, added, holder)], read)
 
 
 def owners(first: int, lengths: Sequence[int], ids: Sequence[Collection[int]]) -> Iterator[tuple[list[int], int, int]]:
-    """Which models a row beyond the base's is the mean of, as runs of rows ``(models, start, stop)``.
+    """Yield the models that a row beyond the base's is the mean of, as runs of rows ``(models, start, stop)``.
 
     >>> list(owners(4, [4, 7, 6], [{0}, {4, 5}, {4}]))
     [([1, 2], 4, 5), ([1], 5, 7)]
     """
 
-    def who(row: int) -> list[int]:
+    def models_of(row: int) -> list[int]:
         have = [i for i, length in enumerate(lengths) if row < length]
         return [i for i in have if row in ids[i]] or have
 
-    for models, run in itertools.groupby(range(first, max(lengths)), who):
-        found = list(run)
-        yield models, found[0], found[-1] + 1
+    for models, run in itertools.groupby(range(first, max(lengths)), models_of):
+        rows = list(run)
+        yield models, rows[0], rows[-1] + 1
 
 
 def resized(config: Mapping[str, Any], rows: int) -> dict[str, Any]:
-    """The configuration, its ``vocab_size`` (of the text model, where it is there) set to so many rows."""
-    told = dict(config)
-    if "vocab_size" in told:
-        told["vocab_size"] = rows
-    if isinstance(nested := told.get("text_config"), Mapping) and "vocab_size" in nested:
-        told["text_config"] = {**nested, "vocab_size": rows}
-    return told
+    """Return the configuration with its ``vocab_size``, or that of its text model, set to ``rows``."""
+    changed = dict(config)
+    if "vocab_size" in changed:
+        changed["vocab_size"] = rows
+    if isinstance(nested := changed.get("text_config"), Mapping) and "vocab_size" in nested:
+        changed["text_config"] = {**nested, "vocab_size": rows}
+    return changed
 
 
 def _added(base: Checkpoint, tables: Mapping[Path, Mapping[str, int]], ours: Mapping[str, int]) -> dict[str, int]:
-    """The tokens that the base does not have, refused where ids contradict each other."""
+    """Return the tokens that the base does not have; raise if their ids contradict each other."""
     added: dict[str, int] = {}
     taken: dict[int, str] = {}
     for folder, theirs in tables.items():
         changed = sorted(token for token, index in ours.items() if theirs.get(token) != index)
         if changed:
-            what = f"a model has more rows in its embedding than {base.name}, and another id for a token of it"
+            what = f"a model has more rows in its embedding than {base.name}, and another id for one of its tokens"
             raise FusionError(what, got=changed[0], where=folder, fix="fuse models of one vocabulary")
         for token, index in ((t, i) for t, i in theirs.items() if t not in ours):
             if added.setdefault(token, index) != index:
@@ -117,7 +117,7 @@ def _added(base: Checkpoint, tables: Mapping[Path, Mapping[str, int]], ours: Map
                 raise FusionError(what, got=token, where=folder, fix="give the token one id")
             if taken.setdefault(index, token) != token:
                 what = f"models added different tokens under the id {index}: {taken[index]} and {token}"
-                fix = "move one to an id of its own, in its model's tokenizer and embedding"
+                fix = "give one of them an unused id, in its model's tokenizer and embedding"
                 raise FusionError(what, where=folder, fix=fix)
     return added
 
@@ -137,7 +137,7 @@ def _name(folder: Path) -> str:
 
 
 def _files(folder: Path) -> list[Path]:
-    """What a folder's tokens and ids are read from."""
+    """Return the files that a folder's tokens and ids are read from."""
     names = [name for name in _NAMES if (folder / name).is_file()]
     if "tokenizer.json" in names:
         names = names[:1]
@@ -153,15 +153,15 @@ def _equal(one: Path, other: Path) -> bool:
 
 
 def _tokens(folder: Path) -> dict[str, int]:
-    """Token -> id, by the files of the tokenizer."""
+    """Read token -> id from the files of a tokenizer."""
     paths = _files(folder)
     if not paths:
         fix = "put each model's tokenizer.json beside it, or cut the embeddings to one length"
         raise FusionError("embeddings of different lengths, and no tokenizer to compare", where=folder, fix=fix)
     if paths[0].name != "tokenizer.json":
         return _numbers({token: index for path in paths for token, index in read_json(path).items()}, paths[0])
-    told = read_json(paths[0])
-    model, listed = told.get("model"), told.get("added_tokens") or []
+    tokenizer = read_json(paths[0])
+    model, listed = tokenizer.get("model"), tokenizer.get("added_tokens") or []
     vocabulary: Any = model.get("vocab") if isinstance(model, Mapping) else None
     if isinstance(vocabulary, list):  # Unigram: pairs of a token and its score
         vocabulary = {pair[0]: i for i, pair in enumerate(vocabulary) if isinstance(pair, list) and pair}

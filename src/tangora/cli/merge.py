@@ -192,7 +192,7 @@ def merged_lines(merged: Merged, dry_run: bool = False, origin: str = "") -> Ite
     if not dry_run:
         yield f"checkpoint: {merged.out.resolve()}"
         if merged.verified is not None:
-            yield f"verified in {merged.verified.seconds:.1f} s: {merged.verified.words()}"
+            yield f"verified in {merged.verified.seconds:.1f} s: {merged.verified.summary()}"
         return
     mib = {name: value / 2**20 for name, value in vars(merged.memory).items()}
     parts = " + ".join(f"{value:.0f} {name}" for name, value in mib.items() if value)

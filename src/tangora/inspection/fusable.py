@@ -10,7 +10,7 @@ from typing import Any
 from tangora.checkpoints.align import align
 from tangora.checkpoints.onto_base import align_adapters
 from tangora.checkpoints.steps import check_method
-from tangora.checkpoints.tied import apart
+from tangora.checkpoints.tied import untied
 from tangora.errors import TangoraError
 from tangora.fusion.contract import space_of
 from tangora.fusion.lineage import check
@@ -58,7 +58,7 @@ def fusable(found: Sequence[Inspected]) -> Fusable:
     elif adapters:
         _adapters(adapters, answer)
         if checkpoints and answer.spaces:
-            _full(answer, lambda: align_adapters(apart(checkpoints[0]), *_vectors(adapters)), len(adapters))
+            _full(answer, lambda: align_adapters(untied(checkpoints[0]), *_vectors(adapters)), len(adapters))
     elif len(checkpoints) > 1:
         base, *models = checkpoints
         answer.notes.append(f"the first, {base.name}, is taken for the base")

@@ -130,7 +130,7 @@ def test_square_experts_are_refused(tmp_path):
     model.experts.down = torch.nn.Parameter(torch.randn(3, 6, 6))
     base = zoo.save_base(tmp_path / "base", model=model)
     folder = zoo.write(tmp_path / "a", 1, model, target_modules=[], target_parameters=["experts.down"])
-    with pytest.raises(FusionError, match="one way round"):
+    with pytest.raises(FusionError, match="in exactly one orientation"):
         fuse_checkpoints(base, [folder], tmp_path / "out")
 
 
