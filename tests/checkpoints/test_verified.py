@@ -133,7 +133,7 @@ def refused(root, message, *arguments, **options):
 
 @pytest.mark.parametrize("dtype", [None, "bfloat16"])
 @pytest.mark.parametrize("method", ["task_arithmetic", "ties", "iso_c"])
-@pytest.mark.parametrize(("name", "words"), [("up.weight", "not the base and its"), ("embed.weight", "no adapter")])
+@pytest.mark.parametrize(("name", "message"), [("up.weight", "not the base plus"), ("embed.weight", "no adapter")])
 def test_a_corrupt_file_is_an_error(tmp_path, monkeypatch, method, name, message, dtype):
     base, folders = made(tmp_path)
     write = OutputFolder.write

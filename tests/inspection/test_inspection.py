@@ -119,7 +119,7 @@ def test_checkpoints(tmp_path):
     for name in answer.spaces["full"]:
         fuse_checkpoints(base, models, tmp_path / "out", name, overwrite=True)
     other = folders.save(tmp_path / "other", {"x": torch.ones(2)})
-    assert "has a tensor that the base has not" in fusable([found[0], inspect(other)]).reasons["full"]
+    assert "has a tensor that the base does not have" in fusable([found[0], inspect(other)]).reasons["full"]
     tied = folders.save(tmp_path / "tied", {"model.embed_tokens.weight": torch.ones(3, 2)},
                         config={"tie_word_embeddings": True})  # fmt: skip
     assert inspect(tied).tied == {"lm_head.weight": "model.embed_tokens.weight"}
