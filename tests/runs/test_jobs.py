@@ -11,9 +11,11 @@ import pytest
 from filelock import FileLock
 from typer.testing import CliRunner
 
+import tangora
 from tangora.cli import app
 from tangora.config.recipe import load_recipe
 from tangora.errors import ArgumentError, DataError, RecipeError
+from tangora.progress import Progress
 from tangora.runs.context import Context
 from tangora.runs.execution import perform
 from tangora.runs.folder import claim
@@ -54,6 +56,26 @@ def test_a_block_has_a_bounded_number_of_subsets(short_recipe, short_run, monkey
     recipe = type(short_recipe).model_validate(raw)
     jobs = [job for job in Context(short_run.parent / "absent", recipe).plan if isinstance(job, FusionScoresJob)]
     assert [len(job.subsets) for job in jobs] == [2, 2, 2, 2, 2, 1]  # 6 + 4 + 1 subsets
+
+
+def test_the_whole_run_is_reported_from_its_preparation_to_its_end(short_recipe, short_copy, monkeypatch):
+    class States(Progress):
+        def __init__(self):
+            self.seen = []
+
+        def overall(self, state):
+            self.seen.append(state)
+
+    monkeypatch.setattr("tangora.report.build", lambda run: (run / "report.html").write_text("drawn elsewhere"))
+    shutil.rmtree(short_copy / "fused")
+    states = States()
+    tangora.run(short_recipe, short_copy, progress=states)
+    first, *others = states.seen
+    assert (first.stage, first.fraction, first.remaining, first.jobs) == ("prepare", 0.0, None, 0)
+    assert [state.fraction for state in others] == sorted(state.fraction for state in others)
+    last = others[-1]
+    assert last.fraction == 1.0
+    assert last.done == last.jobs > 0
 
 
 def test_a_result_that_changed_is_made_again_and_what_reads_it_only_if_it_differs(short_copy):

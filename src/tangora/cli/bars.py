@@ -8,6 +8,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
+from rich.table import Column
 
 from tangora.cli.terminal import say
 from tangora.progress import Overall, Progress, duration
@@ -16,19 +17,27 @@ __all__ = ["Bars"]
 
 
 class Bars(Progress):
-    """Draws on stderr: work of one part as a bar with its time, a run of many jobs as one bar above the job at hand."""
+    """Draws on stderr: work of one part as a bar with its time, a run of many jobs as one bar above the job at hand.
 
-    def __init__(self) -> None:
-        self._console = Console(stderr=True)
+    Every column but the last has a width that depends on the terminal alone, so that no label moves a bar.
+
+    Args:
+        console: where they are drawn; stderr by default.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True)
         self._live = self._console.is_terminal
+        label, bar = _widths(self._console.width)
         self._rich = RichProgress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            TaskProgressColumn("{task.percentage:>3.0f}%"),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[detail]}", style="dim", markup=False),
+            TextColumn("{task.description}", markup=False, table_column=_cut(width=label)),
+            BarColumn(bar_width=bar, table_column=Column(width=bar)),
+            TaskProgressColumn("{task.percentage:>3.0f}%", table_column=Column(width=4)),
+            TimeElapsedColumn(table_column=Column(width=8, justify="right")),
+            TextColumn("{task.fields[detail]}", style="dim", markup=False, table_column=_cut(ratio=1)),
             console=self._console,
             disable=not self._live,
+            expand=True,
         )
         self._whole: TaskID | None = None
         self._part: TaskID | None = None
@@ -48,7 +57,7 @@ class Bars(Progress):
     def begin(self, label: str, total: int) -> None:
         """Draw a new bar."""
         self._label, self._total, self._done, self._started = label, total, 0, time.perf_counter()
-        self._part = self._rich.add_task(f"{label[:40]:<26}", total=total or None, detail="")
+        self._part = self._rich.add_task(label, total=total or None, detail="")
 
     def advance(self, steps: int = 1, detail: str = "") -> None:
         """Move the bar."""
@@ -59,7 +68,7 @@ class Bars(Progress):
         self._done = done
         if self._part is not None:
             steps = f"{done}/{self._total}" if self._total else ""
-            self._rich.update(self._part, completed=done, detail=f"{steps} {detail[:40]}".strip())
+            self._rich.update(self._part, completed=done, detail=_joined(self._left(), steps, detail))
 
     def end(self) -> None:
         """Keep the finished bar, unless it is that of one job among others."""
@@ -82,9 +91,32 @@ class Bars(Progress):
     def overall(self, state: Overall) -> None:
         """Move the bar of the whole run."""
         if self._whole is None:
-            self._whole = self._rich.add_task(f"{'run':<26}", total=1.0, detail="")
+            self._whole = self._rich.add_task("run", total=1.0, detail="")
         left = f"about {duration(state.remaining)} left" if state.remaining is not None else "estimating"
-        if state.done == state.jobs:
+        if state.jobs and state.done == state.jobs:
             left = ""
-        detail = " · ".join(part for part in (state.stage, f"job {state.done}/{state.jobs}", left) if part)
-        self._rich.update(self._whole, completed=state.fraction, detail=detail)
+        detail = _joined(left, f"job {state.done}/{state.jobs}" if state.jobs else "")
+        self._rich.update(self._whole, description=_joined("run", state.stage), completed=state.fraction, detail=detail)
+
+    def _left(self) -> str:
+        """The time that a part takes from here on, if no bar of a whole run says so."""
+        seconds = time.perf_counter() - self._started
+        if self._whole is not None or seconds < 1 or not 0 < self._done < self._total:
+            return ""
+        return f"about {duration(seconds * (self._total - self._done) / self._done)} left"
+
+
+def _widths(terminal: int) -> tuple[int, int]:
+    """Columns of a label and of a bar."""
+    if terminal >= 110:
+        return 40, 24
+    return (20, 10) if terminal >= 72 else (16, 6)
+
+
+def _cut(*, width: int | None = None, ratio: int | None = None) -> Column:
+    """A column of one line, with an ellipsis where the text is longer."""
+    return Column(width=width, ratio=ratio, no_wrap=True, overflow="ellipsis")
+
+
+def _joined(*parts: str) -> str:
+    return " · ".join(part for part in parts if part)

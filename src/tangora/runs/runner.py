@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tangora.config.recipe import Recipe
-from tangora.progress import Progress
+from tangora.progress import Overall, Progress
 from tangora.runs.checks import check_methods, check_modes
 from tangora.runs.context import Context, prepare
 from tangora.runs.estimate import Estimate, measured_rates
@@ -79,6 +79,7 @@ def run(
 def _prepare(context: Context, clock: Clock) -> None:
     """Load what the plan depends on, and write down what other processes make the same plan from."""
     started = time.perf_counter()
+    context.progress.overall(Overall(0.0, None, 0, 0, "prepare"))
     try:
         sources = context.load()
         check_modes(context.recipe, context.base)
