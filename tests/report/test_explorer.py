@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from dataclasses import replace
+from importlib.resources import files
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from tangora.errors import ArgumentError, FileError, RecipeError
 from tangora.report import _examples, _pack, explorer, html
 from tangora.report.data import read_run
 from tangora.report.summary import Summary
+from tangora.support.seams import METRICS
 from tangora.tangent.columns import Columns, load_columns
 
 SMALL = {"a": 3, "b": 2}
@@ -204,15 +207,41 @@ def test_refused_in_one_line(small, tmp_path):
         explorer.build(tmp_path)
 
 
-def test_tasks_without_logits_or_classes_are_left_out_and_named(tmp_path):
+def test_tasks_without_logits_are_left_out_and_named(tmp_path):
     folder = make_run(
         tmp_path / "run", {"a": 3, "b": 2, "c": 2}, {"validation": 12, "test": 12}, ("accuracy", "spearman")
     )
     (folder / "cache" / "columns" / "tangent" / "c-validation.safetensors").unlink()
     page = explorer.build(folder)
-    assert [task["name"] for task in content(page)["tasks"]] == ["a"]
-    assert "b is left out: its answers are not classes, or spearman is not of classes." in page.read_text()
+    assert [task["name"] for task in content(page)["tasks"]] == ["a", "b"]
     assert "c is left out: it has no cached logits." in page.read_text()
+
+
+@pytest.fixture
+def errors():
+    """A metric of another package, which the page does not have."""
+    metric = type(METRICS.get("accuracy"))
+    METRICS.register("errors", type("Errors", (metric,), {"name": "errors", "higher_is_better": False})())
+    yield
+    METRICS.unregister("errors")
+
+
+def test_a_metric_that_the_page_cannot_compute_is_replaced_and_named(tmp_path, errors):
+    folder = make_run(tmp_path / "run", SMALL, {"validation": 12, "test": 12}, ("errors", "errors"))
+    raw = yaml.safe_load((folder / "recipe.yaml").read_text())
+    raw["tasks"][1]["metrics"] = ["errors", "macro_f1", "accuracy"]
+    del raw["tasks"][1]["metric"]
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(raw))
+    page = explorer.build(folder)
+    assert [(task["name"], task["metric"]) for task in content(page)["tasks"]] == [("a", "accuracy"), ("b", "macro_f1")]
+    assert "a is scored by accuracy on this page, which cannot compute errors." in page.read_text()
+    assert "b is scored by macro_f1 on this page, which cannot compute errors." in page.read_text()
+
+
+def test_the_page_has_every_metric_that_it_is_said_to_have():
+    script = (files("tangora") / "report" / "explorer_model.js").read_text()
+    (listed,) = re.findall(r"const METRICS = \{(.*)\};", script)
+    assert tuple(part.partition(":")[0].strip() for part in listed.split(",")) == explorer._METRICS
 
 
 def test_the_command_line_and_the_link_in_the_report(small, monkeypatch):

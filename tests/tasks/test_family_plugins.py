@@ -155,7 +155,9 @@ def test_the_candidate_is_chosen_by_what_is_kept_of_errors(run):
         }
     assert [json.loads(text)["weights"] for text in chosen] == [json.loads(max(ranks, key=ranks.__getitem__))]
     assert (run[0] / "report.html").is_file()
-    assert (run[0] / "explorer-tangent.html").is_file()
+    page = (run[0] / "explorer-tangent.html").read_text()
+    assert "number is scored by accuracy on this page, which cannot compute balanced_error." in page
+    assert "left out" not in page
 
 
 def test_a_head_that_changed_is_noticed_by_everything_that_reads_it(run, tmp_path, monkeypatch):

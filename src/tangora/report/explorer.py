@@ -32,7 +32,7 @@ _OWN = 160_000  # of them for everything but logits and examples
 _EXAMPLES = (300_000, 3_000_000)  # kept free for examples and predictions; at most
 _APART = 200_000  # for predictions of fusions per site, at most
 _UNKNOWN = "its coefficients are per layer, and the run kept no predictions of it. Run the recipe again to have them."
-_METRICS = ("accuracy", "exact_match", "macro_f1", "matthews")
+_METRICS = ("accuracy", "exact_match", "macro_f1", "matthews")  # those of explorer_model.js
 _RANGE = (-0.5, 1.5)  # of a slider
 
 
@@ -78,9 +78,8 @@ def modes(run: str | Path, recipe: Recipe) -> list[str]:
 def build_all(run: str | Path, recipe: Recipe) -> list[Path]:
     """Write the explorer of every mode that can be shown, and remove those of other modes."""
     paths = [build(run, mode) for mode in modes(run, recipe)]
-    for path in Path(run).glob("explorer-*.html"):
-        if path not in paths:
-            path.unlink()
+    for path in set(Path(run).glob("explorer-*.html")) - set(paths):
+        path.unlink()
     return paths
 
 
@@ -127,17 +126,24 @@ def _paths(folder: Path, mode: str, task: str) -> dict[str, Path]:
 
 
 def _showable(folder: Path, recipe: Recipe, mode: str) -> tuple[list[TaskSettings], list[str]]:
-    """Tasks that have logits and a metric of classes, and why the others are left out."""
+    """Tasks that have logits of classes; and why others are left out, or scored by another metric than the run's."""
     tasks, notes = [], []
     classes = FAMILIES.get(recipe.base.family).logits_over == "classes"
     for task in recipe.tasks:
-        if not classes or task.metric not in _METRICS:
-            notes.append(f"{task.name} is left out: its answers are not classes, or {task.metric} is not of classes.")
+        if not classes:
+            notes.append(f"{task.name} is left out: its answers are not classes.")
         elif not all(path.is_file() for path in _paths(folder, mode, task.name).values()):
             notes.append(f"{task.name} is left out: it has no cached logits.")
         else:
             tasks.append(task)
+            if (metric := _metric(task)) != task.metric:
+                notes.append(f"{task.name} is scored by {metric} on this page, which cannot compute {task.metric}.")
     return tasks, notes
+
+
+def _metric(task: TaskSettings) -> str:
+    """The metric by which the page scores a task: the first of the task's that it can compute, else accuracy."""
+    return next((name for name in task.all_metrics if name in _METRICS), "accuracy")
 
 
 def _read(folder: Path, recipe: Recipe, mode: str) -> _Content:
@@ -284,7 +290,7 @@ def _task(
         }
         for split, shown in content.splits[task.name].items()
     }
-    return {"name": task.name, "metric": task.metric, "classes": own["classes"], "splits": splits}
+    return {"name": task.name, "metric": _metric(task), "classes": own["classes"], "splits": splits}
 
 
 def _subsets(content: _Content, presets: Sequence[_presets.Preset]) -> dict[int, list[tuple[str, ...]]]:
