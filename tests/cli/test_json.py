@@ -65,7 +65,25 @@ def test_run(run, recipe):
 def test_a_dry_run(recipe, tmp_path):
     planned = document("run", recipe, "--out", tmp_path / "run", "--dry-run")
     assert planned["dry_run"] is True
+    assert planned["run"] == str((tmp_path / "run").resolve())
+    assert planned["tasks"] == list(TASKS)
+    modes = {mode["mode"]: mode for mode in planned["modes"]}
+    assert {"lora", "tangent"} == set(modes)
+    assert (modes["lora"]["adapters"], modes["lora"]["done"]) == (2, 0)
+    assert modes["lora"]["trainable"][0] > 0
+    assert planned["size"] == sum(mode["size"] for mode in modes.values())
+    assert [job["done"] for job in planned["jobs"]] == [False] * len(planned["jobs"])
+    assert {"expert", "tables", "report"} <= {job["kind"] for job in planned["jobs"]}
+    assert planned["seconds"] is None, "nothing was measured yet"
     assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_of_a_finished_run(run, recipe):
+    planned = document("run", recipe, "--out", run, "--dry-run")
+    assert all(mode["done"] == mode["adapters"] for mode in planned["modes"])
+    assert all(job["done"] for job in planned["jobs"])
+    assert planned["jobs"] == document("jobs", run)["jobs"]
+    assert planned["seconds"] == 0
 
 
 def test_what_looks_into_a_run(run, tmp_path):

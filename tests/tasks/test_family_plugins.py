@@ -23,7 +23,6 @@ from tangora.runs.context import Context
 from tangora.runs.preflight import preflight
 from tangora.runs.runner import missing
 from tangora.support.seams import FAMILIES, METRICS
-from tangora.support.sizes import size_text
 from tangora.support.source import source_digest
 from tangora.support.validation import validate
 from tangora.tasks import load_base, load_task, make_readout
@@ -220,22 +219,20 @@ def test_a_head_for_other_classes_is_refused(run, bench):
 def test_a_dry_run_counts_the_heads(raw, run, tmp_path):
     raw = raw | {"modes": {**raw["modes"], "full": {"train": "full"}}}
     recipe = validate(Recipe, raw, "test")
-    table, _ = preflight(recipe, tmp_path / "planned", Progress())
-    shown = {column.header: list(column.cells) for column in table.columns}
-    trainable = dict(zip(shown["mode"], shown["trainable"], strict=True))
+    planned = {mode.mode: mode for mode in preflight(recipe, tmp_path / "planned", Progress()).modes}
     for mode in run[1].modes:
         training = json.loads((run[0] / "adapters" / mode / "letter" / "training.json").read_text())
-        assert trainable[mode] == f"{training['trainable']:,}", mode
+        assert planned[mode].trainable == (training["trainable"], training["trainable"]), mode
     weights = (run[0] / "adapters" / "lora" / "letter").rglob("*.safetensors")
     numbers = sum(value.numel() for path in weights for value in load_file(path).values())
-    assert dict(zip(shown["mode"], shown["disk"], strict=True))["lora"] == size_text(2 * 4 * numbers)
+    assert planned["lora"].size == 2 * 4 * numbers
     source = {"jsonl": {split: str(tmp_path / f"{split}.jsonl") for split in ("train", "test")}}
     for split, count in (("train", 12), ("test", 8)):
         rows = "".join(json.dumps({"text": f"{split} {i}", "label": i % 2}) + "\n" for i in range(count))
         (tmp_path / f"{split}.jsonl").write_text(rows)
     fewer = raw | {"tasks": [raw["tasks"][0], {"name": "letter", "source": source, "labels": ["a", "b"]}]}
-    table, _ = preflight(validate(Recipe, fewer, "test"), tmp_path / "planned", Progress())
-    low, high = (int(text.replace(",", "")) for text in next(iter(table.columns[6].cells)).split(" to "))
+    first, *_ = preflight(validate(Recipe, fewer, "test"), tmp_path / "planned", Progress()).modes
+    low, high = first.trainable
     assert high - low == load_base(recipe.base).backbone.config.hidden_size + 1, "a class less"
 
 

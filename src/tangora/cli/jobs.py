@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from tangora.cli.output import Output
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from tangora.runs.jobs import Job
+    from tangora.runs.preflight import PlannedJob
 
 __all__ = ["COMMAND", "JobsOptions", "jobs"]
 
@@ -30,24 +31,18 @@ def jobs(options: JobsOptions, output: Output) -> None:
     The run must have been started once: then its recipe is in its folder.
     """
     from tangora.runs.context import Context  # deferred: imports torch
-    from tangora.runs.runner import missing  # deferred: imports torch
+    from tangora.runs.preflight import PlannedJob
+    from tangora.runs.runner import missing
 
     context = Context.open(options.run)
     with output.progress() as progress:
         context.progress = progress
-        left = {job.key for job in missing(context)}
-    listed = list(context.plan)
-    document = [
-        {"key": job.key, "kind": job.kind, "label": job.label, "tasks": job.tasks, "inputs": job.inputs,
-         "done": job.key not in left} for job in listed
-    ]  # fmt: skip
-    done = len(listed) - len(left)
-    output.result(
-        {"run": options.run, "jobs": document}, _table(listed, left), f"{done} of {len(listed)} jobs are done"
-    )
+        listed = PlannedJob.of(context.plan, missing(context))
+    done = sum(job.done for job in listed)
+    output.result({"run": options.run, "jobs": listed}, _table(listed), f"{done} of {len(listed)} jobs are done")
 
 
-def _table(listed: list[Job], left: set[str]) -> Table:
+def _table(listed: Sequence[PlannedJob]) -> Table:
     from rich import box  # deferred: with the table
     from rich.table import Table  # deferred: --json needs none
 
@@ -55,7 +50,7 @@ def _table(listed: list[Job], left: set[str]) -> Table:
     for column in ("key", "kind", "job", "done"):
         table.add_column(column, no_wrap=column in ("key", "done"), overflow="fold")
     for job in listed:
-        table.add_row(job.key[:12], job.kind, job.label, "" if job.key in left else "yes")
+        table.add_row(job.key[:12], job.kind, job.label, "yes" if job.done else "")
     return table
 
 

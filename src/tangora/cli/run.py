@@ -12,6 +12,7 @@ from tangora.cli.command import Command
 from tangora.cli.exits import traceback_goes_to
 from tangora.cli.options import Options, OverwriteOption, RecipeArgument, SettingsOption
 from tangora.cli.output import Output
+from tangora.cli.tables import plan_lines, plan_table
 
 if TYPE_CHECKING:
     from tangora.config.recipe import Recipe
@@ -74,8 +75,8 @@ def _plan(recipe: Recipe, folder: Path, options: RunOptions, output: Output) -> 
     from tangora.runs.preflight import preflight  # deferred: imports torch
 
     with output.progress() as progress:
-        table, totals = preflight(recipe, folder, progress, overwrite=options.overwrite)
-    output.result({"run": folder, "dry_run": True}, table, totals)
+        plan = preflight(recipe, folder, progress, overwrite=options.overwrite)
+    output.result({"dry_run": True, **vars(plan), "size": plan.size}, plan_table(plan), *plan_lines(plan))
 
 
 COMMAND = Command(run, example="tangora run quickstart --set seed=1 --out runs/first")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
+
+from tangora.progress import duration
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -11,8 +13,9 @@ if TYPE_CHECKING:
     from tangora.evaluation.evaluator import Result
     from tangora.methods import Method
     from tangora.report.wide import Wide
+    from tangora.runs.preflight import Preflight
 
-__all__ = ["method_table", "score_table"]
+__all__ = ["method_table", "plan_lines", "plan_table", "score_table"]
 
 
 def score_table(scores: Mapping[str, Mapping[str, Result]], names: Sequence[str], split: str) -> Wide:
@@ -40,3 +43,43 @@ def method_table(methods: Mapping[str, Method]) -> Table:
         parameters = "\n".join(f"{key}={value}" for key, value in method.parameters.items())
         table.add_row(name, f"{method.summary} {method.reference}", parameters, f"{method.default_weight:g}")
     return table
+
+
+def plan_table(plan: Preflight) -> Wide:
+    """What a run would train: a row for each mode."""
+    from tangora.report.wide import Column, Wide  # deferred: as above
+    from tangora.support.sizes import size_text
+
+    modes = plan.modes
+    columns = [
+        Column("adapters", [str(mode.adapters) for mode in modes]),
+        Column("done", [str(mode.done) for mode in modes]),
+        Column("steps each", [str(mode.steps) for mode in modes]),
+        Column("rate", [f"{mode.learning_rate:g}" for mode in modes]),
+        Column("sites", [str(mode.sites) for mode in modes]),
+        Column("trainable", [_span(*mode.trainable) for mode in modes]),
+        Column("disk", [size_text(mode.size) for mode in modes]),
+    ]
+    return Wide(f"{plan.name} -> {plan.run}", Column("mode", [mode.mode for mode in modes], numbers=False), columns)
+
+
+def _span(low: int, high: int) -> str:
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def plan_lines(plan: Preflight) -> Iterator[str]:
+    """What a run comes to, line by line."""
+    from tangora.support.sizes import size_text  # deferred: as above
+
+    yield (
+        f"{len(plan.tasks)} tasks, {plan.subsets} subsets, {plan.comparisons} comparisons; adapters take "
+        f"{size_text(plan.size)}, {size_text(plan.free)} are free"
+    )
+    done = sum(job.done for job in plan.jobs)
+    planned = f"{len(plan.jobs)} jobs, {done} done"
+    if done == len(plan.jobs):
+        yield planned
+    elif plan.seconds is None:
+        yield f"{planned}; how long they take is known after the first ones"
+    else:
+        yield f"{planned}; the others take about {duration(plan.seconds)} in one process"

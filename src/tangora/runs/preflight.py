@@ -3,35 +3,114 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from rich.table import Table
 from torch import nn
 
 from tangora.config.recipe import Recipe
 from tangora.modes.contract import mode_of
-from tangora.progress import Progress, duration
+from tangora.progress import Progress
 from tangora.runs.checks import check_methods
 from tangora.runs.context import Context
 from tangora.runs.estimate import measured_rates
 from tangora.runs.folder import claim
+from tangora.runs.jobs import Job
 from tangora.runs.runner import missing
 from tangora.runs.stages.cells import cells
 from tangora.runs.stages.experts import ExpertJob
-from tangora.support.sizes import size_text
 from tangora.tasks import make_readout
 
 if TYPE_CHECKING:
     from tangora.tasks import Base, Task
 
-__all__ = ["preflight"]
+__all__ = ["PlannedJob", "PlannedMode", "Preflight", "preflight"]
 
 
-def preflight(recipe: Recipe, out: Path, progress: Progress, *, overwrite: bool = False) -> tuple[Table, str]:
-    """Return the plan, with a row for each mode, and what it comes to; write nothing.
+@dataclass(frozen=True)
+class PlannedMode:
+    """What a mode of a run would train.
+
+    Attributes:
+        mode: its name.
+        adapters: how many it has.
+        done: how many of them are there already.
+        steps: of each training.
+        learning_rate: of each training.
+        sites: places in the model where an adapter changes weights.
+        trainable: the smallest and the largest number of trained parameters; heads differ by task.
+        size: bytes of all of its adapters.
+    """
+
+    mode: str
+    adapters: int
+    done: int
+    steps: int
+    learning_rate: float
+    sites: int
+    trainable: tuple[int, int]
+    size: int
+
+
+@dataclass(frozen=True)
+class PlannedJob:
+    """A job of a run, and whether its files are there.
+
+    Attributes:
+        key, kind, label, tasks, inputs: those of the `Job`.
+        done: whether its files are there.
+    """
+
+    key: str
+    kind: str
+    label: str
+    tasks: tuple[str, ...]
+    inputs: tuple[str, ...]
+    done: bool
+
+    @classmethod
+    def of(cls, jobs: Iterable[Job], left: Sequence[Job]) -> tuple[PlannedJob, ...]:
+        """Return the jobs, those in ``left`` as not done."""
+        keys = {job.key for job in left}
+        return tuple(cls(job.key, job.kind, job.label, job.tasks, job.inputs, job.key not in keys) for job in jobs)
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What a run would do.
+
+    Attributes:
+        name: the recipe's.
+        run: the folder.
+        modes: what each trains.
+        tasks: names.
+        subsets: how many sets of tasks are fused.
+        comparisons: how many fusions are scored: by mode, subset, method and space.
+        free: bytes that are free where the run would be.
+        jobs: every one, behind its inputs.
+        seconds: that the jobs which are not done take in one process, an estimate; None before any was measured.
+    """
+
+    name: str
+    run: Path
+    modes: tuple[PlannedMode, ...]
+    tasks: tuple[str, ...]
+    subsets: int
+    comparisons: int
+    free: int
+    jobs: tuple[PlannedJob, ...]
+    seconds: float | None
+
+    @property
+    def size(self) -> int:
+        """Bytes of all adapters."""
+        return sum(mode.size for mode in self.modes)
+
+
+def preflight(recipe: Recipe, out: Path, progress: Progress, *, overwrite: bool = False) -> Preflight:
+    """Return what a run would do; write nothing.
 
     Base and data are loaded, so that their errors surface before training starts.
 
@@ -42,30 +121,41 @@ def preflight(recipe: Recipe, out: Path, progress: Progress, *, overwrite: bool 
     claim(out, recipe, overwrite)
     context = Context(out, recipe, progress)
     context.load()
+    left, rates = missing(context), measured_rates(out)
+    planned = list(cells(recipe))
+    nearest = next(p for p in [out, *out.absolute().parents] if p.exists())
+    return Preflight(
+        name=recipe.name,
+        run=out,
+        modes=tuple(_modes(context)),
+        tasks=tuple(context.names),
+        subsets=len({cell.subset for cell in planned}),
+        comparisons=len(planned),
+        free=shutil.disk_usage(nearest).free,
+        jobs=PlannedJob.of(context.plan, left),
+        seconds=sum(rates.seconds(job) for job in left) if rates.measured or not left else None,
+    )
+
+
+def _modes(context: Context) -> Iterable[PlannedMode]:
     experts = [job for job in context.plan if isinstance(job, ExpertJob)]
     heads = {task.name: _head_footprint(task, context.base) for task in context.tasks.values()}
-    table = Table(title=f"{recipe.name} -> {out}", box=None, header_style="bold", title_justify="left")
-    for column in ("mode", "adapters", "cached", "steps each", "rate", "sites", "trainable", "disk"):
-        table.add_column(column, justify="left" if column == "mode" else "right")
-    total = 0
-    for mode in recipe.modes:
-        config = recipe.finetune_config(mode)
+    for mode in context.recipe.modes:
+        config = context.recipe.finetune_config(mode)
         of_mode = [job for job in experts if job.mode == mode]
         weight = mode_of(config).footprint(context.base, config)
         own = [_Head.sum_of(heads[task] for task in job.tasks) for job in of_mode]  # each adapter has all of its job's
-        size = sum(len(job.tasks) * (weight.size + head.size) for job, head in zip(of_mode, own, strict=True))
-        total += size
-        table.add_row(
-            mode,
-            str(sum(len(job.tasks) for job in of_mode)),
-            str(sum(len(job.tasks) for job in of_mode if job.done(context))),
-            str(config.training.steps),
-            f"{config.learning_rate:g}",
-            str(weight.sites),
-            _span({weight.trainable + head.trainable for head in own}),
-            size_text(size),
+        trainable = [weight.trainable + head.trainable for head in own]
+        yield PlannedMode(
+            mode=mode,
+            adapters=sum(len(job.tasks) for job in of_mode),
+            done=sum(len(job.tasks) for job in of_mode if job.done(context)),
+            steps=config.training.steps,
+            learning_rate=config.learning_rate,
+            sites=weight.sites,
+            trainable=(min(trainable), max(trainable)),
+            size=sum(len(job.tasks) * (weight.size + head.size) for job, head in zip(of_mode, own, strict=True)),
         )
-    return table, f"{_totals(recipe, context.names, total, out)}\n{_jobs(context)}"
 
 
 @dataclass(frozen=True)
@@ -85,30 +175,3 @@ def _head_footprint(task: Task, base: Base) -> _Head:
     readout = cast(nn.Module, make_readout(task, base))
     trainable = sum(p.numel() for p in readout.parameters() if p.requires_grad)
     return _Head(trainable, 4 * sum(value.numel() for value in readout.state_dict().values()))
-
-
-def _span(counts: Collection[int]) -> str:
-    """One number, or the smallest and the largest: heads of tasks with more classes have more parameters."""
-    return " to ".join(f"{count:,}" for count in dict.fromkeys([min(counts), max(counts)]))
-
-
-def _jobs(context: Context) -> str:
-    """How many jobs are left, and how long they take if jobs of this run have been measured."""
-    left, rates = missing(context), measured_rates(context.run)
-    planned = f"{len(context.plan)} jobs, {len(context.plan) - len(left)} done"
-    if not left:
-        return planned
-    if not rates.measured:
-        return f"{planned}; how long they take is known after the first ones"
-    seconds = sum(rates.seconds(job) for job in left)
-    return f"{planned}; the others take about {duration(seconds)} in one process"
-
-
-def _totals(recipe: Recipe, tasks: Sequence[str], total: int, out: Path) -> str:
-    planned = list(cells(recipe))
-    subsets = len({c.subset for c in planned})
-    nearest = next(p for p in [out, *out.absolute().parents] if p.exists())
-    return (
-        f"{len(tasks)} tasks, {subsets} subsets, {len(planned)} comparisons; adapters take {size_text(total)}, "
-        f"{size_text(shutil.disk_usage(nearest).free)} are free"
-    )
