@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from importlib import resources
 
 import pytest
 from typer.main import get_command
@@ -83,6 +84,10 @@ def test_commands_are_listed_in_groups():
     assert all(f" {name} " in text for name in PROGRAM.commands)
 
 
+def bundled_recipe(name):
+    return (resources.files("tangora") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
+
+
 def completed(shell, *words):
     """What the program offers a shell for the last word."""
     line = shlex.join(["tangora", *words])
@@ -114,6 +119,39 @@ def test_names_are_completed():
     assert completed("bash", "plugins", "met").split() == ["methods", "metrics"]
     assert completed("bash", "statistics", "--kind", "").split() == ["gram", "fisher"]
     assert completed("bash", "fuse", "--space", "d").split() == ["delta"]
+
+
+def test_executors_are_completed():
+    assert completed("bash", "run", "quickstart", "--executor", "").split() == ["processes", "serial"]
+
+
+def test_modes_of_a_run_are_completed(tmp_path, monkeypatch):
+    from tangora.cli import completion
+
+    (tmp_path / "run").mkdir()
+    raw = bundled_recipe("quickstart").replace("  l-lora: #", "  mine: #")
+    (tmp_path / "run" / "recipe.yaml").write_text(raw)
+    monkeypatch.setenv("COMP_WORDS", f"tangora explore {tmp_path / 'run'} --mode ")
+    assert completion.modes("") == ["lora", "mine"]
+    assert completion.mode_lists("lora,m") == ["lora,mine"]
+    assert completion.analyses("signs,a") == ["signs,angles"]
+    monkeypatch.setenv("COMP_WORDS", "tangora explore nothing --mode ")
+    assert "l-lora" in completion.modes("")
+
+
+def test_options_that_name_something_are_completed():
+    named = {"method", "space", "heads", "mode", "modes", "executor", "split", "task", "kinds", "only", "settings"}
+    for name in NAMES:
+        for parameter in command(name).built().params:
+            if parameter.name in named:
+                assert parameter._custom_shell_complete is not None, (name, parameter.name)
+
+
+def test_the_analyses_are_those_that_there_are():
+    from tangora.cli import completion
+    from tangora.runs.stages.analysis_plan import KINDS
+
+    assert completion.ANALYSES == KINDS
 
 
 def test_every_method_is_completed():

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from tangora.cli import completion
 from tangora.cli.command import Command
 from tangora.cli.options import Options, RunArgument, SplitOption
 from tangora.cli.output import Output
@@ -25,9 +26,18 @@ class AnalyzeOptions(Options):
         str | None,
         typer.Option("--pairs", metavar="A+B,...", help="Tasks whose planes are computed, or: all."),
     ] = None
-    modes: Annotated[str | None, typer.Option("--modes", metavar="M,...", help="Only these modes.")] = None
+    modes: Annotated[
+        str | None,
+        typer.Option("--modes", metavar="M,...", help="Only these modes.", autocompletion=completion.mode_lists),
+    ] = None
     only: Annotated[
-        str | None, typer.Option("--only", metavar="KIND,...", help="Some of signs, angles, planes, linearity.")
+        str | None,
+        typer.Option(
+            "--only",
+            metavar="KIND,...",
+            help="Some of signs, angles, planes, linearity.",
+            autocompletion=completion.analyses,
+        ),
     ] = None
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done at what cost, and stop.")] = False
     points: Annotated[

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Iterable
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tangora.errors import TangoraError
@@ -17,11 +18,29 @@ if TYPE_CHECKING:
     from tangora.config.recipe import Recipe
     from tangora.support.registry import Registry
 
-__all__ = ["KINDS", "kinds", "methods", "modes", "recipes", "settings", "spaces", "splits", "statistics", "tasks"]
+__all__ = [
+    "ANALYSES",
+    "KINDS",
+    "analyses",
+    "executors",
+    "heads",
+    "kinds",
+    "methods",
+    "mode_lists",
+    "modes",
+    "recipes",
+    "settings",
+    "spaces",
+    "splits",
+    "statistics",
+    "tasks",
+]
 
 _SPLITS = ("train", "validation", "test")
 KINDS = ("methods", "families", "metrics", "modes", "formats", "spaces", "searches", "executors")
 """What `tangora plugins` lists: fusion methods, and the registries of `tangora.support.seams`."""
+ANALYSES = ("signs", "angles", "planes", "linearity")
+"""What `tangora analyze` computes."""
 
 
 def recipes(incomplete: str) -> list[str]:
@@ -46,9 +65,31 @@ def methods(incomplete: str) -> list[str]:
 
 
 def modes(incomplete: str) -> list[str]:
-    """Modes of the recipe that was typed before; all known ones if it cannot be read."""
+    """Modes of the recipe or the run that was typed before; all known ones if it cannot be read."""
     recipe = _recipe()
     return _starting(_registry("MODES") if recipe is None else recipe.modes, incomplete)
+
+
+def mode_lists(incomplete: str) -> list[str]:
+    """The same for a list with commas."""
+    before, comma, last = incomplete.rpartition(",")
+    return [f"{before}{comma}{name}" for name in modes(last)]
+
+
+def analyses(incomplete: str) -> list[str]:
+    """A list of analyses with commas."""
+    before, comma, last = incomplete.rpartition(",")
+    return [f"{before}{comma}{name}" for name in _starting(ANALYSES, last)]
+
+
+def executors(incomplete: str) -> list[str]:
+    """Where the jobs of a run are done."""
+    return _starting(_registry("EXECUTORS"), incomplete)
+
+
+def heads(incomplete: str) -> list[str]:
+    """What is done with modules that adapters hold whole."""
+    return _starting(("keep", "fuse"), incomplete)
 
 
 def tasks(incomplete: str) -> list[str]:
@@ -58,7 +99,7 @@ def tasks(incomplete: str) -> list[str]:
 
 
 def _recipe() -> Recipe | None:
-    """The first word on the line that is a recipe.
+    """The first word on the line that is a recipe, or a run, which has one in its folder.
 
     The line is not whole yet, so that typer has not parsed it; the scripts of the shells pass it in the environment.
     """
@@ -67,8 +108,9 @@ def _recipe() -> Recipe | None:
     line = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS") or ""
     for word in line.split()[2:]:
         if not word.startswith("-"):
+            name = word.strip("'\"")
             with suppress(TangoraError):
-                return load_recipe(word.strip("'\""))
+                return load_recipe(next((path for path in [Path(name, "recipe.yaml")] if path.is_file()), name))
     return None
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from tangora.cli import completion
 from tangora.cli.command import Command
 from tangora.cli.options import Options, RunArgument
 from tangora.cli.output import Output
@@ -20,7 +21,10 @@ class ExploreOptions(Options):
     """Which run and mode, and where the page goes."""
 
     run: RunArgument
-    mode: Annotated[str | None, typer.Option("--mode", help="A tangent mode of the run; default: the first.")] = None
+    mode: Annotated[
+        str | None,
+        typer.Option("--mode", help="A tangent mode of the run; default: the first.", autocompletion=completion.modes),
+    ] = None
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="Default: RUN/explorer-MODE.html.")
     ] = None

@@ -60,7 +60,10 @@ class FusionOptions(Options):
     heads: Annotated[
         str | None,
         typer.Option(
-            "--heads", help="modules_to_save: keep one per task, or fuse them by name.", rich_help_panel=ADAPTERS
+            "--heads",
+            help="modules_to_save: keep one per task, or fuse them by name.",
+            autocompletion=completion.heads,
+            rich_help_panel=ADAPTERS,
         ),
     ] = None
     same_base: Annotated[

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tangora.cli import completion
 from tangora.cli.command import Command
 from tangora.cli.exits import traceback_goes_to
 from tangora.cli.options import Options, OverwriteOption, RecipeArgument, SettingsOption
@@ -29,7 +30,12 @@ class RunOptions(Options):
     settings: SettingsOption = None
     overwrite: OverwriteOption = False
     executor: Annotated[
-        str | None, typer.Option("--executor", help="Where jobs are done: serial, processes, or another package's.")
+        str | None,
+        typer.Option(
+            "--executor",
+            help="Where jobs are done: serial, processes, or another package's.",
+            autocompletion=completion.executors,
+        ),
     ] = None
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="Processes of the executor.")] = None
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")] = False
