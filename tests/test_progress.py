@@ -129,6 +129,23 @@ def test_a_measured_job_tells_how_long_the_others_take():
     assert (state.done, state.jobs, state.stage) == (1, 3, "fine-tune")
 
 
+def test_the_time_is_unknown_while_a_job_does_not_say_how_much_it_does():
+    jobs = [*toys(100.0, 100.0), Toy("searches", (), (), Resources(1.0, known=False))]
+    estimate = Estimate(jobs, Rates())
+    estimate.take(Event("job 0", "started"))
+    estimate.take(Event("job 0", "done", seconds=10.0))
+    state = estimate.state()
+    assert (state.remaining, state.unknown, state.left("estimating")) == (None, True, "time left unknown")
+    estimate.take(Event("searches", "started"))
+    assert estimate.state().unknown
+    estimate.take(Event("searches", "progressed", step=1, steps=2))
+    assert not estimate.state().unknown, "its own steps say how far it is"
+    estimate.take(Event("searches", "done", seconds=1000.0))
+    state = estimate.state()
+    assert state.remaining == pytest.approx(10.0, abs=0.2), "the other one takes as long as the first one"
+    assert state.left("estimating") == "about 10 s left"
+
+
 def test_the_fraction_never_falls_and_ends_at_one():
     jobs = toys(100.0, 100.0)
     estimate, seen = Estimate(jobs, Rates()), []
@@ -148,4 +165,5 @@ def test_records_of_earlier_jobs_are_read_and_broken_ones_left_out(tmp_path):
     folder.mkdir(parents=True)
     (folder / "a.json").write_text(json.dumps({"kind": "expert", "work": 10.0, "seconds": 5.0}))
     (folder / "b.json").write_text("{")
+    (folder / "c.json").write_text(json.dumps({"kind": "expert", "work": None, "seconds": 500.0}))
     assert measured_rates(tmp_path).seconds(toys(20.0)[0]) == pytest.approx(10.05)

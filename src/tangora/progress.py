@@ -28,6 +28,7 @@ class Overall:
         done: jobs that are done.
         jobs: how many there are.
         stage: what the run is at, such as ``fine-tune``.
+        unknown: whether a job that is left does not say how much it does, so that ``remaining`` cannot be estimated.
     """
 
     fraction: float
@@ -35,6 +36,13 @@ class Overall:
     done: int
     jobs: int
     stage: str
+    unknown: bool = False
+
+    def left(self, otherwise: str) -> str:
+        """Return the time that is left, in words; ``otherwise`` while there is nothing to estimate from."""
+        if self.unknown:
+            return "time left unknown"
+        return otherwise if self.remaining is None else f"about {duration(self.remaining)} left"
 
 
 class Progress:
@@ -127,9 +135,8 @@ class Line(Progress):
             fraction = self._done / self._total if self._total else 0.0
             yield from (self._label, self._bar(fraction), steps)
         else:
-            left = self._overall.remaining
             yield self._bar(self._overall.fraction)
-            yield f"{self._overall.fraction:.0%}, {'about ' + duration(left) + ' left' if left is not None else '...'}:"
+            yield f"{self._overall.fraction:.0%}, {self._overall.left('...')}:"
             yield from (self._label, steps)
         yield self._detail[:30]
 

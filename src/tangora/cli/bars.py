@@ -92,7 +92,7 @@ class Bars(Progress):
         """Move the bar of the whole run."""
         if self._whole is None:
             self._whole = self._rich.add_task("run", total=1.0, detail="")
-        left = f"about {duration(state.remaining)} left" if state.remaining is not None else "estimating"
+        left = state.left("estimating")
         if state.jobs and state.done == state.jobs:
             left = ""
         detail = _joined(left, f"job {state.done}/{state.jobs}" if state.jobs else "")

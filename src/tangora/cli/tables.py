@@ -82,4 +82,7 @@ def plan_lines(plan: Preflight) -> Iterator[str]:
     elif plan.seconds is None:
         yield f"{planned}; how long they take is known after the first ones"
     else:
-        yield f"{planned}; the others take about {duration(plan.seconds)} in one process"
+        about = f"{planned}; the others take about {duration(plan.seconds)} in one process"
+        yield (
+            f"{about}, and {plan.unknown} of them longer: their searches do not say how long" if plan.unknown else about
+        )

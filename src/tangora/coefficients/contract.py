@@ -51,7 +51,7 @@ class Search(Protocol):
         name: the registered name, used in recipes.
         settings: the class of its settings, a subclass of `SearchSettings` with a literal ``name`` and that default.
             With a ``row_limit``, the problem has at most that many rows of each task. With ``per_site``, it has a
-            coefficient for each task and site.
+            coefficient for each task and site. With `SearchSettings.passes`, a run can estimate its time.
         needs: the view of the problem that it uses: see `Needs`.
         labelled: whether it uses labels. If not, other labels do not change its result.
         classes: whether every task must be a choice among classes.

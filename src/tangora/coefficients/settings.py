@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
@@ -65,6 +66,11 @@ class DescentSettings(GradientSettings):
             raise ValueError("l2: auto is only for search convex, which is fast enough; give a number")
         return value
 
+    def passes_of(self, steps: int, rows: Sequence[int]) -> float:
+        """Return the passes of some steps on a part of the rows, and of the loss on all of them at the end."""
+        a_step = sum(min(count, self.rows_per_step) for count in rows)
+        return 3.0 * (steps * a_step + sum(rows))
+
     @property
     def pull(self) -> float:
         """``l2``, with its default."""
@@ -76,3 +82,7 @@ class AdamSettings(DescentSettings):
 
     steps: int = Field(default=60, ge=1, description="steps of Adam")
     learning_rate: float = Field(default=0.05, gt=0, description="rate of Adam")
+
+    def passes(self, rows: Sequence[int]) -> float:
+        """Return the passes of all steps, forward and backward."""
+        return self.passes_of(self.steps, rows)

@@ -62,6 +62,16 @@ class SearchSettings(Frozen):
         """Whether there is a coefficient for each task and site, rather than for each task."""
         return False
 
+    def passes(self, rows: Sequence[int]) -> float | None:
+        """Return about how many rows pass forward through the model in a search; a backward pass counts as two.
+
+        A run estimates its time by it. None: unknown, and then the run says so.
+
+        Args:
+            rows: how many rows each task has that the search may look at.
+        """
+        return None
+
 
 class FusionEntry(Frozen):
     """One row of the comparison: a method, its space, and the source of its coefficients.

@@ -1,7 +1,8 @@
 """How long jobs take: guessed by kind at first, and measured as soon as one of the kind was done.
 
 A job's ``resources.work`` says how much there is to do, in rows that pass through the model. What a unit takes depends
-on the model and the machine, and is taken from the records of jobs that were done in the run's folder.
+on the model and the machine, and is taken from the records of jobs that were done in the run's folder. While a job is
+left with a search that does not say how many rows it passes, the time is unknown.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from tangora.runs.jobs import Job
 __all__ = ["Estimate", "Rates", "measured_rates"]
 
 _FLOOR = 0.05  # seconds that every job takes: reading, locking, writing
+_FEW = 0.02  # of a job's own steps, from which nothing can be estimated yet
 _GUESSED: Mapping[str, float] = {"tables": 1e-4, "fused": 2.0, "report": 10.0}
 """Seconds of a unit of work, relative to `_PASS`, for kinds whose work is no rows that pass."""
 _PASS = 2e-3  # seconds of a row that passes forward through a small encoder on one core
@@ -58,7 +60,7 @@ class Rates:
 
 
 def measured_rates(run: Path) -> Rates:
-    """Return what the records in a run's folder say."""
+    """Return what the records in a run's folder say; those of jobs whose work is not known say nothing."""
     rates = Rates()
     for path in sorted((run / "cache" / "jobs").glob("*.json")):
         with suppress(OSError, ValueError, KeyError, TypeError):
@@ -96,7 +98,7 @@ class Estimate:
             self._steps.pop(event.key, None)
             if event.what == "done":
                 self._done.add(event.key)
-                if event.seconds:
+                if event.seconds and job.resources.known:
                     self._rates.add(job.kind, job.resources.work, event.seconds)
 
     def state(self) -> Overall:
@@ -107,16 +109,21 @@ class Estimate:
         spent += sum(part[0] for part in parts)
         left = waiting + sum(part[1] for part in parts)
         self._fraction = max(self._fraction, spent / (spent + left) if spent + left else 1.0)
-        known = self._done or any(self._steps.values())
+        unknown = any(not job.resources.known for job in self._waiting()) or any(map(self._is_unknown, self._began))
+        known = not unknown and (self._done or any(self._steps.values()))
         remaining = left / max(1, len(parts)) if known else None
-        return Overall(min(1.0, self._fraction), remaining, len(self._done), len(self._jobs), self._stage)
+        return Overall(min(1.0, self._fraction), remaining, len(self._done), len(self._jobs), self._stage, unknown)
 
     def _waiting(self) -> Iterable[Job]:
         return (job for key, job in self._jobs.items() if key not in self._done and key not in self._began)
 
+    def _is_unknown(self, key: str) -> bool:
+        """Whether a job that is being done does not say how much it does, by its resources or by its own steps."""
+        return not self._jobs[key].resources.known and self._steps.get(key, 0.0) <= _FEW
+
     def _part(self, key: str) -> tuple[float, float]:
         """Seconds behind and ahead of a job that is being done: by its own steps if it has done any."""
         behind, fraction = time.monotonic() - self._began[key], self._steps.get(key, 0.0)
-        if fraction > 0.02:
+        if fraction > _FEW:
             return behind, behind * (1 - fraction) / fraction
         return behind, max(0.0, self._rates.seconds(self._jobs[key]) - behind)

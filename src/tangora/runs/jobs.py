@@ -32,10 +32,12 @@ class Resources:
             counts as two. It is a guess, good enough to compare jobs of one kind.
         device: whether the job computes with the base model, and so wants the device of the run's machine. A job
             without it reads and writes files, on one or two threads of a processor.
+        known: whether ``work`` is everything. If not, the job also searches, and the search does not say how long.
     """
 
     work: float = 1.0
     device: bool = True
+    known: bool = True
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,8 @@ class Job(ABC):
 
     def record(self, context: Context, seconds: float) -> None:
         """Write down what was read and written, and how long it took, after the job was run."""
-        about = {"kind": self.kind, "label": self.label, "work": self.resources.work, "seconds": round(seconds, 3)}
+        work = self.resources.work if self.resources.known else None
+        about = {"kind": self.kind, "label": self.label, "work": work, "seconds": round(seconds, 3)}
         write_json(_record(self, context), {**about, "inputs": self._inputs(context), "files": _digests(self, context)})
 
 

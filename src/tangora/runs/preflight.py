@@ -91,6 +91,7 @@ class Preflight:
         free: bytes that are free where the run would be.
         jobs: every one, behind its inputs.
         seconds: that the jobs which are not done take in one process, an estimate; None before any was measured.
+        unknown: how many of these jobs take longer, by a search that does not say how much it does.
     """
 
     name: str
@@ -102,6 +103,7 @@ class Preflight:
     free: int
     jobs: tuple[PlannedJob, ...]
     seconds: float | None
+    unknown: int
 
     @property
     def size(self) -> int:
@@ -134,6 +136,7 @@ def preflight(recipe: Recipe, out: Path, progress: Progress, *, overwrite: bool 
         free=shutil.disk_usage(nearest).free,
         jobs=PlannedJob.of(context.plan, left),
         seconds=sum(rates.seconds(job) for job in left) if rates.measured or not left else None,
+        unknown=sum(not job.resources.known for job in left),
     )
 
 

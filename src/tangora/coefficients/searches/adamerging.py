@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -24,6 +25,10 @@ class AdamergingSettings(DescentSettings):
     bound: float = Field(default=1.0, gt=0, description="largest magnitude")
     steps: int | None = Field(default=None, ge=1, description="steps of Adam; default 500, on columns 50")
     learning_rate: float | None = Field(default=None, gt=0, description="rate of Adam; default 0.001, on columns 0.01")
+
+    def passes(self, rows: Sequence[int]) -> float:
+        """Return the passes of all steps, forward and backward."""
+        return self.passes_of(self.steps or 500, rows)
 
 
 class Adamerging:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -23,6 +24,10 @@ class LorahubSettings(SearchSettings):
     budget: int = Field(default=40, ge=1, description="evaluations at most")
     bound: float = Field(default=1.5, gt=0, description="largest magnitude")
     penalty: float = Field(default=0.05, ge=0, description="times the mean magnitude, added to the loss")
+
+    def passes(self, rows: Sequence[int]) -> float:
+        """Return ``budget`` passes of every row."""
+        return float(self.budget * sum(rows))
 
 
 class Lorahub:

@@ -31,6 +31,7 @@ from tangora.runs.stages.fusion import FusionStage, candidate_rows, search_rows
 from tangora.runs.stages.outcomes import Outcomes, read_outcomes, write_outcomes
 from tangora.runs.stages.search import Searches
 from tangora.runs.stages.statistics import StatisticsJob, kinds_of
+from tangora.runs.stages.work import cells_work, rows_of
 from tangora.support.files import digest
 from tangora.support.seams import SEARCHES
 from tangora.support.source import source_digest
@@ -206,7 +207,7 @@ def zero_shot_job(recipe: Recipe, sources: Sources) -> ZeroShotJob:
     key = digest(
         [CODE, "zero-shot", _code(recipe), sources.base, list(sources.tasks), prints, recipe.evaluation.batch_size]
     )
-    return ZeroShotJob(key, tuple(sources.tasks), (), Resources(_rows(sources, sources.tasks, "test", "validation")))
+    return ZeroShotJob(key, tuple(sources.tasks), (), Resources(rows_of(sources, sources.tasks, "test", "validation")))
 
 
 def expert_score_jobs(
@@ -220,7 +221,7 @@ def expert_score_jobs(
             needed = [job.key for job in read if job.split == "test" or job.tasks == (task,)]
             inputs = (expert.key, *needed)
             key = digest([CODE, "expert", _code(recipe), task, inputs, list(names), recipe.evaluation.batch_size])
-            work = 1.0 if read else _rows(sources, names, "test") + _rows(sources, [task], "validation")
+            work = 1.0 if read else rows_of(sources, names, "test") + rows_of(sources, [task], "validation")
             jobs.append(ExpertScoresJob(key, names, inputs, Resources(work), expert.mode, task))
     return jobs
 
@@ -240,7 +241,7 @@ def fusion_score_jobs(recipe: Recipe, sources: Sources, before: Sequence[Job]) -
             own = [cell for cell in listed if cell.subset in block]
             same = tuple(job.key for job in jobs if job.mode == mode and set(job.subsets) & set(block))
             key = digest([CODE, "fusion", mode, space, block, _decides(recipe, own), read, same])
-            work = Resources(sum(_work(recipe, sources, cell) for cell in own))
+            work = cells_work(recipe, sources, own)
             names = tuple(dict.fromkeys(name for subset in block for name in subset))
             jobs.append(FusionScoresJob(key, names, (*read, *same), work, mode, space, block))
     return jobs
@@ -270,28 +271,6 @@ def _code(recipe: Recipe) -> str:
     metrics = sorted({metric for task in recipe.tasks for metric in task.all_metrics})
     modes = [mode_of(settings) for settings in recipe.modes.values()]
     return digest([scoring_code(recipe.base.family, tuple(metrics)), source_digest(*modes)])
-
-
-def _rows(sources: Sources, tasks: Iterable[str], *splits: str) -> float:
-    return float(sum(sources.tasks[name].rows[split] for name in tasks for split in splits))
-
-
-def _work(recipe: Recipe, sources: Sources, cell: Cell) -> float:
-    """Rows that are passed to choose coefficients, and then to score what was chosen; columns need none."""
-    if scored_on_columns(recipe, sources, cell.mode) and get(cell.entry.method).linear:
-        return 0.01 * _rows(sources, sources.tasks, "test")
-    return _looked_at(cell.entry) * _rows(sources, cell.subset, "validation") + _rows(sources, sources.tasks, "test")
-
-
-def _looked_at(entry: FusionEntry) -> int:
-    """About how many candidates are scored for an entry."""
-    if entry.search is not None:
-        return 30
-    lists = [value for value in (entry.weights, *entry.parameters.values()) if isinstance(value, list)]
-    count = 1
-    for values in lists:
-        count *= len(values)
-    return count if count > 1 else 0
 
 
 def fold(run: Path, keep: Iterable[str] = ()) -> None:
