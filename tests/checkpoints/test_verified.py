@@ -16,7 +16,7 @@ from tangora.checkpoints import fuse_checkpoints, onto_base, verified
 from tangora.checkpoints.output import OutputFolder
 from tangora.cli.merge import merged_lines
 from tangora.errors import FileError
-from tangora.fusion.sources import Source
+from tangora.fusion.sources import SourceAdapter
 from tangora.methods import get, methods
 from tangora.updates.task_vector import LowRank
 
@@ -71,7 +71,7 @@ def test_factors_from_the_file_are_what_peft_computes(tmp_path):
     settings = {"alpha_pattern": {"up": 3}, "rank_pattern": {"line": 2, "embed": 5}, "use_rslora": True}
     folder = zoo.write(tmp_path / "a", target_modules=["embed", "line", "up", "square"], **settings)
     differences = zoo.differences(folder)
-    source = Source(load(folder), folder)
+    source = SourceAdapter(load(folder), folder)
     for site in ("embed", "line", "up", "square"):
         b, a = source.factors(site)
         expected = differences[f"{site}.weight"].flatten(1)

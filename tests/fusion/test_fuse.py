@@ -331,13 +331,13 @@ def test_lineage(tmp_path):
     y = toys.lora(2, mode="lora")
     x.save(tmp_path / "first")
     fused = fuse([tmp_path / "first", y], "ties", [0.5, np.float64(1.0)], density=np.float32(0.25), rank=3, seed=9)
-    told = fused.metadata.fused
-    assert [(p.name, p.task, p.fingerprint) for p in told.parents] == [
+    info = fused.metadata.fused
+    assert [(p.name, p.task, p.fingerprint) for p in info.parents] == [
         ("first", "task1", x.fingerprint),
         ("task2", "task2", y.fingerprint),
     ]
-    assert (told.method, told.space, told.weights, told.parameters) == ("ties", "delta", [0.5, 1.0], {"density": 0.25})
-    assert (told.seed, told.rank) == (9, 3)
+    assert (info.method, info.space, info.weights, info.parameters) == ("ties", "delta", [0.5, 1.0], {"density": 0.25})
+    assert (info.seed, info.rank) == (9, 3)
     assert (fused.metadata.mode, fused.metadata.task) == ("lora", None)
     assert fused.metadata.base.fingerprint == "f" * 64
     fused.save(tmp_path / "fused")
@@ -347,9 +347,9 @@ def test_lineage(tmp_path):
 def test_what_is_fused_can_be_made_again_from_its_metadata():
     adapters = three()
     fused = fuse(adapters, "dare_ties", [0.5, 1.0, 0.2], space="factors", seed=4, density=0.3)
-    told = json.loads(fused.metadata.model_dump_json())["fused"]
+    info = json.loads(fused.metadata.model_dump_json())["fused"]
     again = fuse(
-        adapters, told["method"], told["weights"], space=told["space"], seed=told["seed"], **told["parameters"]
+        adapters, info["method"], info["weights"], space=info["space"], seed=info["seed"], **info["parameters"]
     )
     assert again.fingerprint == fused.fingerprint
 
@@ -382,9 +382,9 @@ def test_stock_peft_loads_what_was_fused(tmp_path, space, method, parameters):
         loaded = peft.PeftModel.from_pretrained(toys.toy(), tmp_path / "fused").eval()
     torch.testing.assert_close(loaded(ids), model(ids), rtol=1e-5, atol=1e-5)
     assert not torch.allclose(loaded(ids), toys.toy()(ids), atol=1e-4)
-    told = json.loads((tmp_path / "fused/adapter_config.json").read_text())
-    assert told["use_rslora"] is False
-    assert sorted(told["target_modules"]) == sorted(sites)
+    config = json.loads((tmp_path / "fused/adapter_config.json").read_text())
+    assert config["use_rslora"] is False
+    assert sorted(config["target_modules"]) == sorted(sites)
 
 
 def test_full_adapters():
@@ -478,11 +478,11 @@ UNLIKE = [
         with_good(toys.lora(2, shapes={"up": (10, 7)})),
         r"widths differ: task1 has \(10, 6\), task2 has \(10, 7\) at up",
     ),
-    (with_good(half_embedding()), "an embedding in only one of task1 and task2 at up"),
-    (with_good(toys.lora(2, initial=False), **IN_FACTORS), "needs φ₀, which task2 does not tell"),
+    (with_good(half_embedding()), "the site is an embedding in only one of task1 and task2 at up"),
+    (with_good(toys.lora(2, initial=False), **IN_FACTORS), "needs φ₀, which task2 does not record"),
     (
         with_good(other_start(), **IN_FACTORS),
-        "task1 and task2 started from different φ₀, of fingerprints [0-9a-f]{12} and [0-9a-f]{12} at up",
+        "task1 and task2 started from different φ₀, with fingerprints [0-9a-f]{12} and [0-9a-f]{12} at up",
     ),
     (with_good(toys.lora(2, 4), **IN_FACTORS), "the ranks differ: task1 has 2, task2 has 4"),
     (with_good(other_scaling(), **IN_FACTORS), "the scalings differ: task1 has 2, task2 has 3"),

@@ -138,8 +138,8 @@ def made(adapter: Adapter, seed: int = 0, kinds=("gram", "fisher"), **about) -> 
         x = torch.randn(20, update.shape[1], generator=g)
         made_here = {"gram": x.T @ x / 20, "fisher": torch.rand(update.shape, generator=g)}
         tensors |= {f"{site}.{kind}": made_here[kind] for kind in kinds}
-    told = {"task": "toy", "task_fingerprint": "0", "split": "train", "rows": 20, "seed": seed, **about}
-    return Statistics(About(kinds=list(kinds), adapter=adapter.fingerprint, **told), tensors)
+    provenance = {"task": "toy", "task_fingerprint": "0", "split": "train", "rows": 20, "seed": seed, **about}
+    return Statistics(About(kinds=list(kinds), adapter=adapter.fingerprint, **provenance), tensors)
 
 
 @pytest.fixture
@@ -175,8 +175,8 @@ def test_order_grid_and_rank(pair, method, tmp_path):
     assert {u.rank for u in cut.updates.values()} == {2}
     assert 0 < cut.metadata.fused.truncation_error < 1
     fused.save(tmp_path / "fused")
-    told = load(tmp_path / "fused").metadata.fused.statistics
-    assert [(t["kind"], t["split"], t["rows"], t["fingerprint"]) for t in told] == [
+    recorded = load(tmp_path / "fused").metadata.fused.statistics
+    assert [(t["kind"], t["split"], t["rows"], t["fingerprint"]) for t in recorded] == [
         ({"regmean": "gram"}.get(method, method), "train", 20, k.fingerprint) for k in known
     ]
 
@@ -240,7 +240,7 @@ def test_wrong_statistics_are_refused_with_fingerprints(pair):
         fuse(adapters, "fisher", statistics=[made(a, kinds=["gram"]) for a in adapters])
     for space in ("factors", "core"):
         pair_of_one_start = [toys.lora(1), toys.lora(2)]
-        with pytest.raises(FusionError, match=f"statistics are of whole weights, got '{space}'"):
+        with pytest.raises(FusionError, match=f"statistics, which apply to changes of weights only, got '{space}'"):
             fuse(pair_of_one_start, "regmean", statistics=[made(a) for a in pair_of_one_start], space=space)
 
 
@@ -269,12 +269,12 @@ def test_wrong_files_are_refused(pair, tmp_path):
     with pytest.raises(ArgumentError, match=r"a \.safetensors file, got .*a\.pt"):
         pair[1][0].save(tmp_path / "a.pt")
     pair[1][0].save(path)
-    told = json.loads(path.with_suffix(".json").read_text())
+    sidecar = json.loads(path.with_suffix(".json").read_text())
     for change, message in (({"format": 2}, "format"), ({"rows": 0}, "rows"), ({"extra": 1}, "unknown key 'extra'")):
-        path.with_suffix(".json").write_text(json.dumps(told | change))
+        path.with_suffix(".json").write_text(json.dumps(sidecar | change))
         with pytest.raises(FileError, match=message):
             load_statistics(path)
-    path.with_suffix(".json").write_text(json.dumps(told))
+    path.with_suffix(".json").write_text(json.dumps(sidecar))
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(FileError, match=r"sha-256 .*do not belong together"):
         load_statistics(path)

@@ -21,7 +21,7 @@ from tangora.errors import AdapterError
 from tangora.fusion import reevaluation, verification
 from tangora.fusion.engine import Engine
 from tangora.fusion.fusion import fuse
-from tangora.fusion.sources import Source
+from tangora.fusion.sources import SourceAdapter
 from tangora.fusion.verification import verify
 from tangora.methods import get, methods
 from tangora.updates import update as updates
@@ -128,17 +128,17 @@ def test_a_lost_head_is_found(tmp_path):
 def test_the_command_verifies(tmp_path, pair, capsys, method):
     command(pair, tmp_path / "out", method)
     assert "verified in" in capsys.readouterr().out
-    told = load(tmp_path / "out").metadata.verified
+    recorded = load(tmp_path / "out").metadata.verified
     linear = method in ("task_arithmetic", "average")
-    assert told["reference"] == ("parents" if linear else "result")
-    assert told["again"] == (0 if linear else 3)
-    assert linear or told["again_error"] < 1e-5
-    assert told["error"] < 1e-5
-    assert told["identity"] < 1e-6
-    assert (told["gauge"] is None) == (method == "dare")
+    assert recorded["reference"] == ("parents" if linear else "result")
+    assert recorded["again"] == (0 if linear else 3)
+    assert linear or recorded["again_error"] < 1e-5
+    assert recorded["error"] < 1e-5
+    assert recorded["identity"] < 1e-6
+    assert (recorded["gauge"] is None) == (method == "dare")
     card = (tmp_path / "out/README.md").read_text()
     assert "## Verified" in card
-    assert f"{told['error']:.1e}" in card
+    assert f"{recorded['error']:.1e}" in card
 
 
 def test_the_bits_do_not_depend_on_the_verification(tmp_path, pair):
@@ -165,7 +165,7 @@ ALL = [name for name in methods() if get(name).statistics is None]
 def test_every_method_is_evaluated_again(tmp_path, pair, method, rank):
     fused = fuse(pair, method, rank=rank)
     fused.save(tmp_path / "out")
-    found = verify(fused, tmp_path / "out", [Source(load(folder)) for folder in pair])
+    found = verify(fused, tmp_path / "out", [SourceAdapter(load(folder)) for folder in pair])
     assert found.again == (0 if found.reference == "parents" else 3)
     assert found.again == 0 or found.again_error < 1e-4
     assert found.reference == "result" or (get(method).linear and rank is None)
@@ -177,7 +177,7 @@ def test_factors_and_weights_of_sites_are_evaluated_again(tmp_path, method):
     weights = {site: [0.5, 0.2 + i] for i, site in enumerate(parents[0].updates)}
     fused = fuse(parents, method, weights, space="factors")
     fused.save(tmp_path / "out")
-    found = verify(fused, tmp_path / "out", [Source(adapter) for adapter in parents])
+    found = verify(fused, tmp_path / "out", [SourceAdapter(adapter) for adapter in parents])
     assert found.again == len(fused.updates)
     assert found.again_error < 1e-4
 
@@ -201,7 +201,7 @@ def test_an_entry_that_a_rounding_moves_across_a_threshold_is_no_error(tmp_path)
     fused = fuse(parents, "ties", density=1.0)
     assert abs(fused.updates["up"].dense()[0, 0]) < 1e-6
     fused.save(tmp_path / "out")
-    found = verify(fused, tmp_path / "out", [Source(adapter) for adapter in parents])
+    found = verify(fused, tmp_path / "out", [SourceAdapter(adapter) for adapter in parents])
     assert 0.01 < found.again_error < 0.25
 
 
@@ -227,7 +227,7 @@ def test_a_cut_that_is_not_the_best_is_found(tmp_path, pair, monkeypatch):
         return u[:, -rank:], s[-rank:], vh[-rank:], float(s[:-rank].norm() / s.norm())
 
     monkeypatch.setattr(updates, "truncate_matrix", worst)
-    with pytest.raises(AdapterError, match=r"the cut to rank 2 loses .* is the least"):
+    with pytest.raises(AdapterError, match=r"the truncation to rank 2 loses .* is possible"):
         command(pair, tmp_path / "out", "ties", rank=2)
 
 
@@ -236,7 +236,7 @@ def test_large_models_are_evaluated_in_part(tmp_path, pair, monkeypatch):
     for method, sites in (("ties_per_tensor", 1), ("ties", 0)):
         fused = fuse(pair, method)
         fused.save(tmp_path / method)
-        found = verify(fused, tmp_path / method, [Source(load(folder)) for folder in pair])
+        found = verify(fused, tmp_path / method, [SourceAdapter(load(folder)) for folder in pair])
         assert found.again == sites
         assert (found.again_error is None) == (sites == 0)
 
@@ -244,9 +244,9 @@ def test_large_models_are_evaluated_in_part(tmp_path, pair, monkeypatch):
 def test_inputs_that_peft_reads_otherwise_are_found(tmp_path, pair):
     adapter = fuse(pair, weights=1.0)
     adapter.save(tmp_path / "out")
-    parents = [Source(load(folder), folder) for folder in pair]
+    parents = [SourceAdapter(load(folder), folder) for folder in pair]
     assert verify(adapter, tmp_path / "out", parents).identity < 1e-6
-    swapped = [Source(parents[0].adapter, pair[0]), Source(parents[1].adapter, pair[0])]
+    swapped = [SourceAdapter(parents[0].adapter, pair[0]), SourceAdapter(parents[1].adapter, pair[0])]
     with pytest.raises(AdapterError):
         verify(adapter, tmp_path / "out", swapped)
 
@@ -256,18 +256,18 @@ def test_a_method_that_sees_the_factors_is_found(pair, monkeypatch, tmp_path):
     monkeypatch.setattr(LowRank, "dense", lambda self: (self.b @ self.a.abs()) * self.scaling)
     parents = [load(folder) for folder in pair]
     info = fuse(parents, "ties_per_tensor").metadata.fused
-    with pytest.raises(AdapterError, match="depends on how the factors are written"):
+    with pytest.raises(AdapterError, match="depends on how the updates are factored"):
         verification._gauge(info, parents)
 
 
 def test_the_bound_of_random_vectors():
-    """A difference of rank one, the worst case, is hardly ever told as less than a tenth."""
+    """A difference of rank one, the worst case, is hardly ever measured as less than a tenth."""
     generator = torch.Generator().manual_seed(0)
     d = torch.zeros(6, 5, dtype=torch.float64)
     d[2, 3] = 1.0
     tries = [d @ torch.randn(5, 16, dtype=torch.float64, generator=generator) for _ in range(2000)]
-    told = [float(y.norm()) / math.sqrt(16) for y in tries]
-    assert min(told) > 0.1
+    measured = [float(y.norm()) / math.sqrt(16) for y in tries]
+    assert min(measured) > 0.1
     for delta in (0.3, 0.5):
         bound = (delta * math.exp(1 - delta)) ** 8
-        assert sum(t * t <= delta for t in told) / len(told) <= bound
+        assert sum(t * t <= delta for t in measured) / len(measured) <= bound

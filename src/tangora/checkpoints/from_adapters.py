@@ -16,7 +16,7 @@ from tangora.fusion.computation import Computation
 from tangora.fusion.contract import space_of
 from tangora.fusion.fusion import Fusion
 from tangora.fusion.heads import carried_records
-from tangora.fusion.sources import Source
+from tangora.fusion.sources import SourceAdapter
 from tangora.methods import get
 from tangora.storage.checkpoint import Checkpoint
 from tangora.support.threads import in_threads
@@ -45,13 +45,15 @@ def gather_adapters(base: Checkpoint, folders: Sequence[str | os.PathLike[str]],
         targets = align_adapters(split, vectors, fusion.adapters)
         computation = recorded = computation_of(request, prints, [target.site for target in targets if target.site])
         whole, kept = fusion.whole(request.method, recorded.weights, request.parameters)
-        sources = [Source(adapter, Path(folder)) for adapter, folder in zip(fusion.adapters, folders, strict=True)]
+        sources = [
+            SourceAdapter(adapter, Path(folder)) for adapter, folder in zip(fusion.adapters, folders, strict=True)
+        ]
     else:  # the coordinates of other spaces are small, as are experts: they are fused in memory, and the result added
         fused = fusion.merge(request.method.name, request.weights, request.parameters)
         targets = align_adapters(split, [fused.task_vector], [fused])
         computation = Computation(get("task_arithmetic"), [1.0], {}, 0, [fused.fingerprint])
         recorded = computation_of(request, prints, sorted(fused.updates))
-        whole, kept, sources = dict(fused.whole), dict(fused.heads), [Source(fused)]
+        whole, kept, sources = dict(fused.whole), dict(fused.heads), [SourceAdapter(fused)]
     targets, config, notes = tied_again(base, split, replaced(targets, whole, split))
     lineage = {**lineage_of(base, request, recorded, fusion.names, prints), "space": request.space}
     notes += [f"the head of {task} is in heads/{task}.safetensors" for task in kept]

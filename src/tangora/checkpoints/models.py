@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from tangora.adapters.heads import HeadRecord
     from tangora.fusion.heads import Heads
-    from tangora.fusion.sources import Source
+    from tangora.fusion.sources import SourceAdapter
 
 __all__ = ["Models", "Request", "computation_of", "lineage_of", "stamps_of"]
 
@@ -67,7 +67,7 @@ class Models:
     tokenizer: Path
     heads: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     records: Mapping[str, HeadRecord] = field(default_factory=dict)
-    sources: Sequence[Source] = ()
+    sources: Sequence[SourceAdapter] = ()
 
 
 def computation_of(request: Request, prints: Sequence[str], names: Sequence[str]) -> Computation:

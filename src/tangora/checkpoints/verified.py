@@ -32,7 +32,7 @@ from tangora.checkpoints.align import Target
 from tangora.checkpoints.onto_base import OrientedUpdate, StackedExperts
 from tangora.errors import FileError
 from tangora.fusion.computation import Computation
-from tangora.fusion.sources import Source
+from tangora.fusion.sources import SourceAdapter
 from tangora.fusion.uniforms import drawn
 from tangora.storage.checkpoint import Checkpoint
 from tangora.support.threads import in_threads
@@ -92,7 +92,7 @@ def check_written(
     base: Checkpoint,
     targets: Sequence[Target],
     computation: Computation,
-    sources: Sequence[Source],
+    sources: Sequence[SourceAdapter],
     cutoffs: Sequence[float] | None,
 ) -> CheckpointVerification:
     """Read a checkpoint again and compare it; see the module.
@@ -162,7 +162,7 @@ class _Check:
     written: tuple[Path, str]
     origin: tuple[Path, str]
     computation: Computation
-    sources: Sequence[Source]
+    sources: Sequence[SourceAdapter]
 
     def same(self) -> None:
         """Compare the tensor with the base's, rounded to the output's dtype, bit for bit."""

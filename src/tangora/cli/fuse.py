@@ -133,11 +133,11 @@ def _saved(fused: Adapter, fusion: Fusion, options: FuseOptions) -> Verification
     verifications: list[Verification] = []
 
     def check(adapter: Adapter, folder: Path) -> Mapping[str, Any]:
-        from tangora.fusion.sources import Source  # deferred: imports torch
+        from tangora.fusion.sources import SourceAdapter  # deferred: imports torch
         from tangora.fusion.verification import verify  # deferred: imports peft
 
         pairs = zip(fusion.adapters, options.adapters, strict=True)
-        verifications.append(verify(adapter, folder, [Source(a, f) for a, f in pairs]))
+        verifications.append(verify(adapter, folder, [SourceAdapter(a, f) for a, f in pairs]))
         return verifications[0].to_dict()
 
     checked = options.verify and fused.metadata.of_kind.in_peft

@@ -1,1 +1,1 @@
-"""Several adapters of one base model into one, with the evidence that the result is right."""
+"""Fuse several adapters of one base model into one, and verify the result."""

@@ -1,4 +1,4 @@
-"""What is computed by a fusion, and nothing of where: a method with everything that decides its numbers."""
+"""`Computation`: a method with everything that decides its numbers, independent of where it runs."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Computation:
 
     Attributes:
         method: the record of the fusion method.
-        weights: one per adapter or model, or for each site (of checkpoints: tensor) one per adapter.
+        weights: one per adapter or model, or per site (in checkpoints: per tensor) one per adapter.
         parameters: the method's own.
-        seed, fingerprints: what decides the uniform numbers of a random method, with the tensor's name.
+        seed, fingerprints: with a tensor's name, they decide the uniform numbers of a random method.
     """
 
     method: Method
@@ -31,7 +31,7 @@ class Computation:
 
     @property
     def by_site(self) -> bool:
-        """Whether sites have weights of their own."""
+        """Whether the weights differ between sites."""
         return isinstance(self.weights, dict)
 
     def row(self, site: str) -> list[float]:
@@ -39,5 +39,5 @@ class Computation:
         return self.weights[site] if isinstance(self.weights, dict) else self.weights
 
     def coefficients(self, site: str) -> list[float]:
-        """Return what a linear method multiplies each update with at one site."""
+        """Return the factor of each update at one site, for a linear method."""
         return self.method.coefficients(self.row(site), self.parameters)

@@ -1,8 +1,8 @@
-"""What a space is: the coordinates in which adapters are fused, and the way back to updates.
+"""The contract of a space, the coordinates in which adapters are fused.
 
-A space is one object, found by its name: ours by file (`tangora.fusion.spaces`), another package's by an entry point of
-the group ``tangora.spaces``. Everything that depends on the space of a fusion asks it. `tangora.testing.check_space`
-checks the promises below on tiny adapters.
+A space is one object, found by its name: a built-in one by file (`tangora.fusion.spaces`), another package's by an
+entry point of the group ``tangora.spaces``. Everything that depends on the space of a fusion is part of this contract.
+`tangora.testing.check_space` checks the promises below on tiny adapters.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class Coordinates:
     """Adapters as vectors that a method fuses.
 
     Attributes:
-        vectors: one per adapter, over named coordinate tensors; one that a vector does not have is zero there. A tensor
-            may be as lazy as the adapter's own: a method sees one name of all vectors at a time.
-        back: fused coordinates, of some or all sites -> these sites' absolute updates, φ₀ included.
-        site_of: coordinate tensor -> its site, by which weights are given.
-        separate: whether each vector depends on its own adapter alone, so that those of a subset are some of these.
+        vectors: one per adapter, over named coordinate tensors; a missing tensor is zero. Tensors may stay in their
+            files: a method gets one name of all vectors at a time.
+        back: fused coordinates of some or all sites -> these sites' absolute updates, including φ₀.
+        site_of: name of a coordinate tensor -> its site, for weights by site.
+        separate: whether each vector depends only on its own adapter, so that a subset's vectors are a subset of these.
     """
 
     vectors: Sequence[TaskVector]
@@ -53,18 +53,18 @@ class Space(Protocol):
 
     Attributes:
         summary: one line for ``--help`` and the documentation.
-        needs_factors: whether it fuses low-rank updates only, so that adapters of kind ``full`` cannot enter.
+        needs_factors: whether it fuses only low-rank updates, so that it refuses adapters of kind ``full``.
         needs_start: whether φ₀ of every adapter must be known.
-        plain: whether a coordinate tensor is the change of a site's weight, as it is. Then statistics of weights apply,
-            a site can be cut to a rank as soon as it is fused, and a checkpoint can be fused a block at a time.
-        intrinsic: whether the result depends on the changes of weights alone, and not on how they are factored.
+        plain: whether a coordinate tensor is a site's change of weight. Then statistics of weights apply, a site can be
+            truncated as soon as it is fused, and a checkpoint can be fused a block at a time.
+        intrinsic: whether the result depends only on the changes of weights, and not on how they are factored.
 
     A space promises:
 
-    1. `check` refuses adapters that it cannot fuse, with a `FusionError` that names them; what it lets pass, it fuses.
-    2. Coordinates go back: those of one adapter, unchanged, are that adapter's updates.
-    3. Where `is_linear`, the sum of coordinates, each times a coefficient, is the sum of the changes of weights.
-    4. Nothing is changed, and the same adapters give the same coordinates.
+    1. `check` refuses adapters that it cannot fuse, with a `FusionError` that names them; all others are fused.
+    2. `Coordinates.back` of one adapter's own coordinates returns that adapter's updates.
+    3. If `is_linear`, a linear combination of coordinates gives the same linear combination of changes of weights.
+    4. No adapter is changed, and the same adapters give the same coordinates.
     """
 
     summary: str
@@ -74,23 +74,23 @@ class Space(Protocol):
     intrinsic: bool
 
     def check(self, adapters: Sequence[Adapter], names: Sequence[str]) -> None:
-        """Refuse adapters that cannot be fused here. They are of one base, kind, and start already.
+        """Refuse adapters that cannot be fused in this space; they have the same base, kind and start.
 
         Args:
             adapters: at least one.
-            names: theirs, for the message.
+            names: their names, for the message.
 
         Raises:
-            FusionError: says which adapter, and at which site.
+            FusionError: an adapter cannot be fused; the message names it and the site.
         """
         ...
 
     def coordinates(self, adapters: Sequence[Adapter]) -> Coordinates:
-        """Return the adapters' coordinates; they were checked."""
+        """Return the coordinates of adapters that passed `check`."""
         ...
 
     def is_linear(self, adapters: Sequence[Adapter]) -> bool:
-        """Whether a sum of these adapters' coordinates is the same sum of their changes of weights."""
+        """Return whether a linear combination of coordinates is that of the adapters' changes of weights."""
         ...
 
 
@@ -98,7 +98,7 @@ def space_of(name: str) -> Space:
     """Return the space of that name.
 
     Raises:
-        PluginError: it is no space that is installed; the nearest name is in the message.
+        PluginError: no such space is installed; the message contains the nearest name.
 
     >>> space_of("delta").plain
     True

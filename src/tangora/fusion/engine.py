@@ -1,4 +1,4 @@
-"""A fusion method applied to task vectors: on coefficients where it is linear, else tensor by tensor or whole."""
+"""Apply a fusion method to task vectors: as coefficients if it is linear, else to single tensors or the whole model."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Engine:
-    """Coordinates of adapters, on which methods are applied.
+    """Applies methods to the coordinates of adapters.
 
     Args:
         coordinates: the vectors that are fused.
-        statistics: those of a coordinate tensor and its shape, stacked, for a method that needs them.
+        statistics: name and shape of a coordinate tensor -> its stacked statistics, for a method that needs them.
     """
 
     coordinates: Coordinates
     statistics: Callable[[str, Sequence[int]], Tensor | None] = lambda name, shape: None
 
     def linear(self, computation: Computation) -> TaskVector:
-        """Return ``sum_t c_t * nu_t``, which is low-rank where they are."""
+        """Return ``sum_t c_t * nu_t``; it is low-rank at sites where all vectors are."""
         if not computation.by_site:
             return TaskVector.combination(self._vectors, computation.coefficients(""))
         rows = {name: computation.coefficients(self._site(name)) for name in self._names()}
         return TaskVector.combination(self._vectors, rows)
 
-    def linear_cut(self, computation: Computation, rank: int) -> dict[str, tuple[Update, float]]:
-        """Return the same, every site cut to ``rank`` while it is at hand, with its error."""
+    def linear_truncated(self, computation: Computation, rank: int) -> dict[str, tuple[Update, float]]:
+        """Return the same with every site truncated to ``rank`` as soon as it is fused, and the sites' errors."""
 
         def one(name: str) -> tuple[Update, float]:
             coefficients = computation.coefficients(self._site(name))
@@ -53,44 +53,44 @@ class Engine:
         return dict(zip(names, in_threads(one, names), strict=True))
 
     def dense(self, computation: Computation, then: Callable[[Update], _T]) -> dict[str, _T]:
-        """Return ``then`` of what the method makes of stacked tensors, by name.
+        """Apply the method to stacked tensors; return name -> ``then`` of its result.
 
-        One tensor a thread is dense at a time, or all of them where the method must see the whole model: what
-        ``then`` returns is all that stays.
+        Each thread holds one dense tensor at a time, or all of them if the method needs the whole model. Only the
+        results of ``then`` are kept.
         """
         method = computation.method
         if method.granularity == "model":
-            whole = self._whole(computation)
-            return dict(zip(whole, in_threads(then, list(whole.values())), strict=True))
+            fused = self._fuse_model(computation)
+            return dict(zip(fused, in_threads(then, list(fused.values())), strict=True))
 
         def one(name: str) -> _T:
             factors = self._factors(name) if method.by_rows else None
             deltas = self._stacked(name) if factors is None else factors[1]
             weights = self._column(computation, name, deltas).reshape(-1, *(1,) * (deltas.ndim - 1))
-            given: dict[str, Any] = {"uniforms": self._draws(computation, name, deltas)} if method.random else {}
+            extra: dict[str, Any] = {"uniforms": self._draws(computation, name, deltas)} if method.random else {}
             if method.statistics:
-                given["statistics"] = self.statistics(name, self._shape(name))
-            made = method.function(deltas, weights=weights, **given, **computation.parameters)
-            return then(Dense(made) if factors is None else LowRank(factors[0], made))
+                extra["statistics"] = self.statistics(name, self._shape(name))
+            result = method.function(deltas, weights=weights, **extra, **computation.parameters)
+            return then(Dense(result) if factors is None else LowRank(factors[0], result))
 
         names = self._names()
         return dict(zip(names, in_threads(one, names), strict=True))
 
-    def _whole(self, computation: Computation) -> TaskVector:
-        """What the method makes of every site at once, as one vector per task."""
+    def _fuse_model(self, computation: Computation) -> TaskVector:
+        """Apply the method to all sites at once, as one vector per task."""
         method, names = computation.method, self._names()
         shapes = [self._shape(name) for name in names]
         sizes = [math.prod(shape) for shape in shapes]
         deltas = torch.cat([_rows(self._stacked(name)) for name in names], 1)
-        given = {}
+        extra = {}
         if method.random:
-            given = {"uniforms": torch.cat([_rows(self._draws(computation, n, deltas)) for n in names], 1)}
+            extra = {"uniforms": torch.cat([_rows(self._draws(computation, n, deltas)) for n in names], 1)}
         columns = [self._column(computation, name, deltas)[:, None] for name in names]
-        weights = columns[0]  # which broadcasts, unless sites have weights of their own
+        weights = columns[0]  # broadcast over all entries, unless the weights differ between sites
         if computation.by_site:
             weights = torch.cat([c.expand(-1, size) for c, size in zip(columns, sizes, strict=True)], 1)
-        pieces = method.function(deltas, weights=weights, **given, **computation.parameters).split(sizes)
-        return TaskVector({n: Dense(p.reshape(s).clone()) for n, p, s in zip(names, pieces, shapes, strict=True)})
+        parts = method.function(deltas, weights=weights, **extra, **computation.parameters).split(sizes)
+        return TaskVector({n: Dense(p.reshape(s).clone()) for n, p, s in zip(names, parts, shapes, strict=True)})
 
     @property
     def _vectors(self) -> Sequence[TaskVector]:
@@ -118,9 +118,10 @@ class Engine:
         return stacked
 
     def _factors(self, name: str) -> tuple[Tensor, Float[Tensor, "tasks ranks in"]] | None:
-        """``[s₁B₁ | s₂B₂ …]``, and per task A in its own rows, zero in the others'; None where an update is dense.
+        """Return ``[s₁B₁ | s₂B₂ …]``, and per task its A in rows that are zero for the others; None if one is dense.
 
-        A method that treats rows alike and linearly gives ``Σ sₜBₜ f(Aₜ)`` from these: exact, and never dense.
+        A method that acts on the inputs alone commutes with the factors B: applied to the second result, it gives
+        ``Σ sₜBₜ f(Aₜ)`` exactly, without a dense update.
         """
         present = {i: vector[name].factors() for i, vector in enumerate(self._vectors) if name in vector}
         low_rank = {i: factors for i, factors in present.items() if factors is not None}
@@ -139,7 +140,7 @@ class Engine:
         return torch.tensor(computation.row(self._site(name)), dtype=like.dtype, device=like.device)
 
     def _draws(self, computation: Computation, name: str, like: Tensor) -> Float[Tensor, " tasks *param"]:
-        """Numbers in [0, 1) that depend on the seed, the tensor and the adapter alone, not on order or company."""
+        """Draw numbers in [0, 1) that depend only on the seed, the tensor and the adapter, not on other adapters."""
         return drawn(computation.seed, name, computation.fingerprints, self._shape(name)).to(like.device)
 
 

@@ -1,7 +1,7 @@
-"""Several adapters of one base model into one: φ₀ + F({φₜ − φ₀}; coefficients).
+"""Fuse adapters of one base model: φ₀ + F({φₜ − φ₀}; coefficients).
 
-Linear methods never see a dense matrix: applied to the identity they yield one coefficient per task, and the sum
-is formed on the factors. Other methods see one site at a time, or all of them as one vector where they must.
+A linear method needs no dense matrix: applied to the identity it gives one coefficient per task, and the sum is formed
+on the factors. Other methods get one site at a time, or all sites as one vector if they need the whole model.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tangora.fusion.computation import Computation
 from tangora.fusion.contract import Coordinates, space_of
 from tangora.fusion.engine import Engine
 from tangora.fusion.heads import Heads, carried_records, check_heads, fuse_whole
-from tangora.fusion.lineage import check, check_belongs, cut_to, inherit
+from tangora.fusion.lineage import check, check_belongs, inherit, truncate
 from tangora.fusion.routes import Routes
 from tangora.fusion.statistics import MethodStatistics, StatisticsLike, match, opened, refuse_superfluous
 from tangora.fusion.weights import Weights, WeightTable, tabulate
@@ -55,35 +55,33 @@ def fuse(
 
     .. math:: \\phi = \\phi_0 + F(\\{\\phi_t - \\phi_0\\}; \\lambda)
 
-    (arXiv:2310.04742, section 3.) Linear methods are exact: adapters that share A₀ stay at their rank, otherwise the
-    ranks add up, or are cut to ``rank`` by the best approximation, whose relative error is in ``metadata.fused``.
+    (arXiv:2310.04742, section 3.) Linear methods are exact: adapters that share A₀ keep their rank, otherwise the ranks
+    add up. With ``rank``, the result is truncated by the best approximation; ``metadata.fused`` has its relative error.
 
     Args:
         adapters: adapters, or their folders. A single one is allowed; a negative weight makes the model forget it.
         method: see ``tangora.methods()``.
-        weights: one λ for all, one per adapter, or site -> one per adapter; the method's default where not given.
+        weights: one λ for all, one per adapter, or site -> one per adapter; the method's default if None.
         space: ``delta`` fuses the changes of the weights, independent of how they are factored; ``factors`` fuses A
-            and B by themselves, as the paper does for LoRA, with the cross terms that this brings; ``core`` fuses
-            the changes in bases that all adapters share (arXiv:2509.17786), small matrices whatever the width; or the
-            name of a space that another package brings.
-        rank: the largest rank of the result at a site.
+            and B separately, as the paper does for LoRA, which adds cross terms; ``core`` fuses the changes in bases
+            that all adapters share (arXiv:2509.17786), as small matrices for any width; or another package's space.
+        rank: the maximum rank of the result at a site.
         seed: of random methods; with the adapters' contents it decides every draw.
-        same_base: the bases are the same weights although their names or fingerprints differ.
+        same_base: treat the bases as the same weights although their names or fingerprints differ.
         statistics: of every adapter, in any order, for a method that needs them: files of ``tangora statistics``, or
-            what `tangora.collect_statistics` returned.
-        base: the base's folder, where updates depend on its weights (DoRA, PiSSA, OLoRA, biases saved whole).
-        heads: what becomes of ``modules_to_save`` that differ: ``keep`` one per task in ``heads/``, to be loaded by
-            choice, or ``fuse`` them by name into their mean, weighted by λ. Nothing is dropped: without it they are
-            refused.
+            results of `tangora.collect_statistics`.
+        base: the base's folder, if updates depend on its weights (DoRA, PiSSA, OLoRA, biases saved whole).
+        heads: how to treat ``modules_to_save`` that differ: ``keep`` one file per task in ``heads/``, or ``fuse`` them
+            by name into their mean, weighted by λ. They are refused if it is None.
         parameters: the method's own, such as ``density=0.2``.
 
     Raises:
-        FusionError: adapters that do not go together: different bases, kinds or widths; ``factors`` without one common
-            φ₀, rank and scaling; statistics that are missing or of another adapter; heads that differ.
-        ArgumentError: weights of the wrong count or not finite; a parameter that the method does not have, or that is
-            out of range; a rank that is none; statistics that are not needed.
-        PluginError: an unknown method or space; the nearest name is in the message.
-        AdapterError: a folder does not hold an adapter that can be read.
+        FusionError: the adapters cannot be fused: their bases, kinds or widths differ; ``factors`` without one common
+            φ₀, rank and scaling; statistics are missing or of another adapter; heads differ.
+        ArgumentError: the number of weights is wrong, or one is not finite; the method does not have a parameter, or it
+            is out of range; the rank is invalid; the method needs no statistics.
+        PluginError: an unknown method or space; the message contains the nearest name.
+        AdapterError: a folder does not contain a readable adapter.
 
     >>> import torch
     >>> from tangora.updates.task_vector import LowRank
@@ -98,14 +96,14 @@ def fuse(
 
 
 class Fusion:
-    """Adapters that were checked once, to be fused many times: for grids, searches and subsets.
+    """Adapters that are checked once and fused many times: for grids, searches and subsets.
 
     Args:
         adapters: adapters, or their folders.
         space: see `fuse`.
         seed: of random methods.
         same_base, base, heads: see `fuse`.
-        names: for errors and for ``metadata.fused.parents``; the task's or the folder's name where not given.
+        names: for errors and for ``metadata.fused.parents``; the task's or the folder's name if None.
         statistics: see `fuse`.
 
     Raises:
@@ -139,14 +137,14 @@ class Fusion:
         if origin is not None and not same_base:
             check_belongs(self.adapters, self.names, origin)
         chosen.check(self.adapters, self.names)
-        self._coordinates: dict[str, Coordinates] = {}  # by space; made when a method first needs them
+        self._coordinates: dict[str, Coordinates] = {}  # by space, made on first use
         self._routes = Routes()
 
     def __repr__(self) -> str:
         return f"Fusion({', '.join(self.names)}; space {self.space})"
 
     def subset(self, indices: Sequence[int]) -> Fusion:
-        """Return the same with some of the adapters, in the order given; nothing is checked again.
+        """Return the fusion of some of the adapters, in the given order; they are not checked again.
 
         Raises:
             ArgumentError: there are none.
@@ -167,7 +165,7 @@ class Fusion:
         parameters: Mapping[str, Any] | None = None,
         rank: int | None = None,
     ) -> Adapter:
-        """Return one fused adapter; arguments and errors as of `fuse`."""
+        """Fuse the adapters into one; arguments and errors are those of `fuse`."""
         self._check_rank(rank)
         chosen = get(method)
         given = {key: _plain(value) for key, value in (parameters or {}).items()}
@@ -180,31 +178,31 @@ class Fusion:
         statistics = match(self.statistics, chosen, space, self.adapters, self.names)
         prints = in_threads(lambda adapter: adapter.fingerprint, self.adapters) if chosen.random else []
         computation = Computation(chosen, table, given, self.seed, prints)
-        cut = rank if space_of(space).plain and self._own_factors(chosen) else None
-        coordinates = self._in(space)
-        fused, errors = self._routes.fused(Engine(coordinates, statistics.of), computation, cut)
+        at_once = rank if space_of(space).plain and self._can_truncate_sites(chosen) else None
+        coordinates = self._coordinates_in(space)
+        fused, errors = self._routes.fused(Engine(coordinates, statistics.of), computation, at_once)
         info = self._info(computation, statistics, bool(kept))
-        made = inherit(self.adapters, coordinates.back(fused), info)
-        made = replace(made, whole=whole, heads=kept, records=carried_records(self.adapters))
-        return made if rank is None else cut_to(made, rank, errors)
+        adapter = inherit(self.adapters, coordinates.back(fused), info)
+        adapter = replace(adapter, whole=whole, heads=kept, records=carried_records(self.adapters))
+        return adapter if rank is None else truncate(adapter, rank, errors)
 
     def whole(
         self, method: Method, table: WeightTable, parameters: Mapping[str, Any]
     ) -> tuple[dict[str, Tensor], dict[str, Mapping[str, Tensor]]]:
-        """Return what becomes of what the adapters saved whole: values that replace the base's, and heads kept."""
+        """Fuse the parameters that the adapters saved whole; return values that replace the base's, and kept heads."""
         coefficients = method.coefficients(table, parameters) if method.linear and isinstance(table, list) else None
         return fuse_whole(self.adapters, self.names, table, coefficients, self.heads)
 
     def is_linear(self) -> bool:
-        """Whether a linear method gives, in this space, the weighted sum of the adapters' changes of weights."""
+        """Return whether a linear method gives, in this space, the weighted sum of the adapters' changes of weights."""
         return space_of(self.space).is_linear(self.adapters)
 
     def _space_for(self, method: Method) -> str:
-        """The space in which the method gives the same for less; only a linear one ever has a choice.
+        """Return the cheapest space in which the method gives the same result; only a linear method has a choice.
 
-        A sum needs no cores: it is formed on factors in ``delta``. Where φ₀ is not zero, each change of a weight
-        carries −s·B₀A₀ as further columns, and the ranks add up; the factors of linearized adapters of one φ₀ sum up
-        to the same at twice its rank.
+        A sum needs no cores: in ``delta`` it is formed on the factors. If s·B₀A₀ is not zero, however, every change of
+        a weight includes −s·B₀A₀, in further columns of its factors, and the ranks add up. Linearized adapters of one
+        φ₀ are then better summed in ``factors``, where the result has only twice the rank of φ₀.
         """
         here = space_of(self.space)
         if not method.linear or not here.intrinsic or not here.is_linear(self.adapters):
@@ -219,13 +217,17 @@ class Fusion:
                 return "delta"
         return "factors"
 
-    def _in(self, space: str) -> Coordinates:
+    def _coordinates_in(self, space: str) -> Coordinates:
         if space not in self._coordinates:
             self._coordinates[space] = space_of(space).coordinates(self.adapters)
         return self._coordinates[space]
 
-    def _own_factors(self, method: Method) -> bool:
-        """Whether each site can be cut as soon as it is made: its factors are not those of a φ₀ that is known."""
+    def _can_truncate_sites(self, method: Method) -> bool:
+        """Return whether to truncate each site as soon as it is fused.
+
+        Not if s·B₀A₀ is still to be added to it, nor if a linear method may keep the factors of a known φ₀: then the
+        ranks may be small enough without truncation, and the result keeps φ₀.
+        """
         dense = any(u.factors() is None for adapter in self.adapters for u in adapter.updates.values())
         return not self.adapters[0].start and (not method.linear or dense or self.adapters[0].initial is None)
 
@@ -239,7 +241,7 @@ class Fusion:
             raise ArgumentError("rank is for low-rank adapters", got=rank, where="fuse.rank", fix=fix)
 
     def _info(self, computation: Computation, statistics: MethodStatistics, kept: bool) -> FusedInfo:
-        """How the fused adapter was made, for its metadata."""
+        """Return how the fused adapter was made, for its metadata."""
         return FusedInfo(
             method=computation.method.name,
             space=self.space,
@@ -256,7 +258,7 @@ class Fusion:
 
 
 def _plain(value: Any) -> Any:
-    """NumPy's numbers are not JSON's."""
+    """Return a NumPy number as Python's, which JSON needs."""
     return value.item() if hasattr(value, "item") else value
 
 

@@ -1,7 +1,7 @@
-"""What a fused adapter has of what its parents saved whole: heads kept per task or averaged, biases summed.
+"""Fuse the parameters that adapters saved whole: heads are kept per task or averaged, biases are summed.
 
-A head (``modules_to_save``) has no common start that could be subtracted: it was often made for its task. So several
-of them are either kept, one file per task, or averaged; the caller chooses.
+Heads (``modules_to_save``) have no common start that could be subtracted: a head is often initialized for its task. So
+the caller chooses to keep them, one file per task, or to average them.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["Heads", "carried_records", "check_heads", "fuse_whole"]
 
 Heads: TypeAlias = Literal["keep", "fuse"]
-Named: TypeAlias = "Mapping[str, Tensor]"
-_SAY = "say heads='keep', --heads keep, for a file per task, or heads='fuse', --heads fuse, for their weighted mean"
+Tensors: TypeAlias = "Mapping[str, Tensor]"
+_FIX = "use heads='keep', --heads keep, for one file per task, or heads='fuse', --heads fuse, for their weighted mean"
 _BASE = "give the base's folder, with --base or base=, from which the biases differ"
 
 
@@ -38,7 +38,7 @@ def check_heads(heads: object) -> None:
     """
     if heads is not None and heads not in get_args(Heads):
         fix = did_you_mean(str(heads), list(get_args(Heads)))
-        raise ArgumentError("heads are kept or fused", got=heads, where="fuse.heads", fix=fix)
+        raise ArgumentError("heads must be keep or fuse", got=heads, where="fuse.heads", fix=fix)
 
 
 def fuse_whole(
@@ -47,18 +47,18 @@ def fuse_whole(
     weights: WeightTable,
     coefficients: Sequence[float] | None,
     heads: Heads | None,
-) -> tuple[dict[str, Tensor], dict[str, Named]]:
-    """What a fused adapter has of what its parents saved whole: values that replace the base's, and heads kept apart.
+) -> tuple[dict[str, Tensor], dict[str, Tensors]]:
+    """Fuse the parameters that the parents saved whole; return values that replace the base's, and heads by task.
 
     Args:
         adapters, names: the parents.
-        weights: λ, by which heads are averaged.
-        coefficients: of a linear method; biases that were saved whole are exact where these sum to one.
-        heads: what becomes of heads that differ.
+        weights: λ, the weights of the heads' mean.
+        coefficients: of a linear method; biases that were saved whole are exact if these sum to one.
+        heads: how to treat heads that differ.
 
     Raises:
-        FusionError: heads differ and ``heads`` does not say what to do, or cannot be done; biases whose fusion depends
-            on those of the base.
+        FusionError: heads differ and ``heads`` is None, or they cannot be averaged; the fusion of biases depends on
+            the base's biases.
     """
     carried = _carried(adapters)
     biases = [{n: t for n, t in a.whole.items() if _is_bias(n, a)} for a in adapters]
@@ -74,22 +74,22 @@ def fuse_whole(
             raise FusionError("two heads of one name", got=list(names), where="fuse.heads", fix="rename the folders")
         return whole, carried | kept
     first = next(name for named in modules for name in named)
-    raise FusionError("adapters with heads of their own, modules_to_save", got=first, where="fuse.heads", fix=_SAY)
+    raise FusionError("the adapters' heads (modules_to_save) differ", got=first, where="fuse.heads", fix=_FIX)
 
 
 def carried_records(adapters: Sequence[Adapter]) -> dict[str, HeadRecord]:
-    """Return task -> what prediction needs, of every task that the adapters agree on."""
+    """Return task -> what prediction needs, for every task that the adapters agree on."""
     records: dict[str, list[HeadRecord]] = {}
     for adapter in adapters:
         for task, record in adapter.records.items():
             if record not in records.setdefault(task, []):
                 records[task].append(record)
-    return {task: found[0] for task, found in records.items() if len(found) == 1}
+    return {task: different[0] for task, different in records.items() if len(different) == 1}
 
 
-def _carried(adapters: Sequence[Adapter]) -> dict[str, Named]:
-    """Heads that the adapters hold per task; two of one task must be equal."""
-    carried: dict[str, Named] = {}
+def _carried(adapters: Sequence[Adapter]) -> dict[str, Tensors]:
+    """Return the adapters' heads by task; two heads of one task must be equal."""
+    carried: dict[str, Tensors] = {}
     for adapter in adapters:
         for task, named in adapter.heads.items():
             if task in carried and heads_digest({task: named}) != heads_digest({task: carried[task]}):
@@ -105,33 +105,33 @@ def _is_bias(name: str, adapter: Adapter) -> bool:
     return name.endswith(".bias") and not any(f".{m}." in f".{name}" for m in modules)
 
 
-def _biases(biases: Sequence[Named], coefficients: Sequence[float] | None) -> dict[str, Tensor]:
-    """``b₀ + Σ cₜ (bₜ − b₀) = Σ cₜ bₜ`` where Σ cₜ = 1; else the base's are needed, which are not here."""
+def _biases(biases: Sequence[Tensors], coefficients: Sequence[float] | None) -> dict[str, Tensor]:
+    """Return ``b₀ + Σ cₜ (bₜ − b₀) = Σ cₜ bₜ`` if Σ cₜ = 1; else the base's b₀ would be needed, so refuse them."""
     if not any(biases):
         return {}
     exact = coefficients is not None and math.isclose(math.fsum(coefficients), 1.0, rel_tol=1e-12)
     same = all(named.keys() == biases[0].keys() for named in biases)
     if not exact or not same or coefficients is None:
         name = next(name for named in biases for name in named)
-        what = "biases that were saved whole, bias='all' or 'lora_only'"
-        raise FusionError(f"{what}: their change is not known", got=name, where="fuse.adapters", fix=_BASE)
+        what = "biases that were saved whole (bias='all' or 'lora_only'): their change is not known without the base"
+        raise FusionError(what, got=name, where="fuse.adapters", fix=_BASE)
     return {name: _sum([named[name] for named in biases], coefficients, name) for name in biases[0]}
 
 
-def _mean(modules: Sequence[Named], names: Sequence[str], weights: WeightTable) -> dict[str, Tensor]:
-    place = "fuse.heads"
+def _mean(modules: Sequence[Tensors], names: Sequence[str], weights: WeightTable) -> dict[str, Tensor]:
+    where = "fuse.heads"
     for name, named in zip(names, modules, strict=True):
         if odd := sorted(named.keys() ^ modules[0].keys()):
-            what = f"heads are fused by name, and {names[0]} and {name} do not have the same"
-            raise FusionError(what, got=odd[0], where=place, fix="use heads='keep', --heads keep")
+            what = f"heads are fused by name, but {names[0]} and {name} have different names"
+            raise FusionError(what, got=odd[0], where=where, fix="use heads='keep', --heads keep")
     if isinstance(weights, dict):
         fix = "give one weight per adapter, or keep the heads"
-        raise FusionError("weights per site do not say how to average heads", where=place, fix=fix)
+        raise FusionError("weights per site give no weights for heads", where=where, fix=fix)
     total = math.fsum(weights)
     if total <= 0 or min(weights) < 0:
         fix = "give positive weights, or keep the heads"
         raise FusionError(
-            "heads are averaged by their weights, which must be positive", got=weights, where=place, fix=fix
+            "heads are averaged by their weights, which must be positive", got=weights, where=where, fix=fix
         )
     share = [weight / total for weight in weights]
     return {name: _sum([named[name] for named in modules], share, name) for name in modules[0]}
@@ -147,7 +147,7 @@ def _sum(tensors: Sequence[Tensor], coefficients: Sequence[float], name: str) ->
     return total.to(tensors[0].dtype)
 
 
-def _all_equal(modules: Sequence[Named]) -> bool:
+def _all_equal(modules: Sequence[Tensors]) -> bool:
     first = modules[0]
     return all(
         named.keys() == first.keys() and all(torch.equal(named[n], first[n]) for n in first) for named in modules[1:]

@@ -1,4 +1,4 @@
-"""Whether adapters may be fused at all, and what the fused one inherits from them."""
+"""Check whether adapters may be fused, and derive what the fused adapter inherits from them."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from tangora.updates.task_vector import LowRank, TaskVector, Update
 if TYPE_CHECKING:
     from tangora.storage.checkpoint import Checkpoint
 
-__all__ = ["check", "check_belongs", "cut_to", "fingerprint_of", "inherit", "is_same"]
+__all__ = ["check", "check_belongs", "fingerprint_of", "inherit", "is_same", "truncate"]
 
-_PLACE = "fuse.adapters"
+_WHERE = "fuse.adapters"
 _SELECTION = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
 _LISTS = ("modules_to_save", "target_parameters")
 _T = TypeVar("_T")
@@ -34,52 +34,52 @@ def check(adapters: Sequence[Adapter], names: Sequence[str], same_base: bool) ->
 
     Raises:
         ArgumentError: there are none.
-        FusionError: says which two, and where.
+        FusionError: two of them differ; the message names both, and the site.
     """
     if not adapters:
-        raise ArgumentError("nothing to fuse", got=0, where=_PLACE, fix="give at least one adapter")
+        raise ArgumentError("nothing to fuse", got=0, where=_WHERE, fix="give at least one adapter")
     a, x = names[0], adapters[0]
     bases: dict[BaseInfo, str] = {}
     owners: dict[str, tuple[str, Adapter]] = {}
     for b, y in zip(names, adapters, strict=True):
         if x.metadata.kind != y.metadata.kind:
             what = f"{a} is of kind {x.metadata.kind}, {b} of kind {y.metadata.kind}"
-            raise FusionError(what, where=_PLACE, fix="fuse adapters of one kind")
+            raise FusionError(what, where=_WHERE, fix="fuse adapters of one kind")
         bases.setdefault(y.metadata.base, b)
         _check_sites(b, y, owners)
         if not _same_factors(x.start, y.start):
             what = f"{a} and {b} started from different functions: B₀A₀ is not zero and differs"
             what += f", φ₀ has fingerprints {fingerprint_of(x.start)} and {fingerprint_of(y.start)}"
-            raise FusionError(what, where=_PLACE, fix="train them with a_init: shared, or with B₀ = 0")
+            raise FusionError(what, where=_WHERE, fix="train them with a_init: shared, or with B₀ = 0")
     for (one, first), (other, second) in combinations(bases.items(), 2) if not same_base else ():
         _check_base(first, one, second, other)
 
 
 def _check_base(a: str, x: BaseInfo, b: str, y: BaseInfo) -> None:
-    fix = "fuse adapters of one base; if the two are the same weights, say so: same_base=True, --same-base"
+    fix = "fuse adapters of one base; if the two are the same weights, use same_base=True, --same-base"
     if x.fingerprint and y.fingerprint:
         different = x.fingerprint != y.fingerprint
     else:
         different = x.model != y.model or bool(x.revision and y.revision and x.revision != y.revision)
     if different:
-        raise FusionError(f"different bases: {a} has {_base(x)}, {b} has {_base(y)}", where=_PLACE, fix=fix)
+        raise FusionError(f"different bases: {a} has {_base(x)}, {b} has {_base(y)}", where=_WHERE, fix=fix)
 
 
 def check_belongs(adapters: Sequence[Adapter], names: Sequence[str], base: Checkpoint) -> None:
-    """Refuse a base folder whose own name is another than the one that the adapters were made for, as far as both say.
+    """Refuse a base folder that is not the base which the adapters name, if both are named.
 
-    Folders are renamed and moved, so that the last part of a name, or the folder's, is enough.
+    Folders are renamed and moved, so only the last parts of the names are compared, and the folder's name is accepted.
 
     Raises:
-        FusionError: says both names.
+        FusionError: the names differ; the message has both.
     """
-    told = str(base.config.get("_name_or_path") or "")
-    known = {PurePath(told).name.lower(), base.name.lower()}
+    stated = str(base.config.get("_name_or_path") or "")
+    accepted = {PurePath(stated).name.lower(), base.name.lower()}
     for name, adapter in zip(names, adapters, strict=True):
         made_for = adapter.metadata.base.model
-        if told and made_for and PurePath(made_for).name.lower() not in known:
-            what = f"{name} was made for {_base(adapter.metadata.base)}, the base given is {told}"
-            fix = "give the adapters' base; if the two are the same weights, say so: same_base=True, --same-base"
+        if stated and made_for and PurePath(made_for).name.lower() not in accepted:
+            what = f"{name} was made for {_base(adapter.metadata.base)}, the base given is {stated}"
+            fix = "give the adapters' base; if the two are the same weights, use same_base=True, --same-base"
             raise FusionError(what, where="fuse.base", fix=fix)
 
 
@@ -90,7 +90,7 @@ def _base(base: BaseInfo) -> str:
 
 
 def _check_sites(b: str, y: Adapter, owners: dict[str, tuple[str, Adapter]]) -> None:
-    """Against the first adapter that has the same site; ``owners`` is filled."""
+    """Compare each site with the first adapter that has it; fill ``owners``."""
     fix = "fuse adapters of one base"
     for site, update in y.updates.items():
         a, x = owners.setdefault(site, (b, y))
@@ -100,14 +100,14 @@ def _check_sites(b: str, y: Adapter, owners: dict[str, tuple[str, Adapter]]) -> 
             what = f"the widths differ: {a} has {x.updates[site].shape}, {b} has {update.shape}"
             raise FusionError(what, where=site, fix=fix)
         if (site in x.embeddings) != (site in y.embeddings):
-            raise FusionError(f"an embedding in only one of {a} and {b}", where=site, fix=fix)
+            raise FusionError(f"the site is an embedding in only one of {a} and {b}", where=site, fix=fix)
         if x.kernels.get(site) != y.kernels.get(site):
             what = f"the kernels differ: {a} has {x.kernels.get(site)}, {b} has {y.kernels.get(site)}"
             raise FusionError(what, where=site, fix=fix)
         if expert_of(site) and not x.metadata.of_kind.by_parameter:
             mine, theirs = (parameters_of(z.config, layer_of(site)) for z in (x, y))
             if mine != theirs:
-                what = f"other parameters of one module are adapted: {a} has {mine}, {b} has {theirs}"
+                what = f"different parameters of one module are adapted: {a} has {mine}, {b} has {theirs}"
                 raise FusionError(what, where=site, fix="fuse adapters of equal target_parameters")
 
 
@@ -116,12 +116,12 @@ def _same_factors(x: Mapping[str, LowRank], y: Mapping[str, LowRank]) -> bool:
 
 
 def fingerprint_of(initial: Mapping[str, LowRank]) -> str:
-    """Return the first digits of φ₀'s fingerprint, for a message."""
+    """Return the first characters of φ₀'s fingerprint, for a message."""
     return fingerprint(initial)[:12]
 
 
 def is_same(x: LowRank, y: LowRank) -> bool:
-    """Whether two factorizations are equal, scaling aside."""
+    """Return whether two factorizations are equal, ignoring the scaling."""
     return x is y or (torch.equal(x.a, y.a) and torch.equal(x.b, y.b))
 
 
@@ -131,20 +131,20 @@ def _rank(update: Update) -> int | None:
 
 
 def inherit(parents: Sequence[Adapter], updates: Mapping[str, Update], fused: FusedInfo) -> Adapter:
-    """The fused adapter: the given updates, and everything on which all parents agree."""
-    told = [parent.metadata for parent in parents]
+    """Return the fused adapter: the given updates, and everything on which all parents agree."""
+    each = [parent.metadata for parent in parents]
     initial = _initial(parents, updates)
-    drawn = _common(m.initial for m in told) if initial is parents[0].initial else None
-    mode = _common(m.train for m in told)
+    drawn = _common(m.initial for m in each) if initial is parents[0].initial else None
+    mode = _common(m.train for m in each)
     metadata = Metadata(
-        kind=told[0].kind,
-        mode=_common(m.mode for m in told),
-        task=told[0].task if len(told) == 1 else None,
-        base=next((m.base for m in told if m.base.fingerprint), told[0].base),
-        linearize=_common(m.linearize for m in told) or "none",
+        kind=each[0].kind,
+        mode=_common(m.mode for m in each),
+        task=each[0].task if len(each) == 1 else None,
+        base=next((m.base for m in each if m.base.fingerprint), each[0].base),
+        linearize=_common(m.linearize for m in each) or "none",
         initial=drawn if initial is not None else None,
         fused=fused,
-        **({"train": mode} if mode is not None else {}),  # of several modes: what kind and linearize say
+        **({"train": mode} if mode is not None else {}),  # if modes differ, it follows from kind and linearize
     )
     embeddings = frozenset().union(*(parent.embeddings for parent in parents))
     kernels = {site: kernel for parent in parents for site, kernel in parent.kernels.items()}
@@ -152,7 +152,7 @@ def inherit(parents: Sequence[Adapter], updates: Mapping[str, Update], fused: Fu
 
 
 def _initial(parents: Sequence[Adapter], updates: Mapping[str, Update]) -> Mapping[str, LowRank] | None:
-    """The shared φ₀ where the result can be read against it: its factors are of φ₀'s rank, or B₀A₀ is not zero."""
+    """Return the shared φ₀ if the result can be compared with it: the ranks are equal, or B₀A₀ is not zero."""
     first = parents[0]
     shared = first.initial is not None and all(
         parent.initial is not None and _same_factors(first.initial, parent.initial) for parent in parents[1:]
@@ -170,7 +170,7 @@ def _config(parents: Sequence[Adapter]) -> dict[str, Any] | None:
         return None
     config = configs[0]
     agree = all(_selected(c) == _selected(config) for c in configs[1:])
-    config |= {} if agree else dict.fromkeys(_SELECTION)  # then every site is named on saving
+    config |= {} if agree else dict.fromkeys(_SELECTION)  # then saving names every site
     task_type = _common(c.get("task_type") for c in configs)
     config |= {"task_type": task_type, "fan_in_fan_out": any(c.get("fan_in_fan_out") for c in configs)}
     for key in _LISTS:
@@ -183,20 +183,20 @@ def _selected(config: Mapping[str, Any]) -> list[Any]:
 
 
 def _common(values: Iterable[_T]) -> _T | None:
-    found = list(values)
-    return found[0] if all(value == found[0] for value in found) else None
+    first, *others = values
+    return first if all(value == first for value in others) else None
 
 
-def cut_to(fused: Adapter, rank: int, errors: Mapping[str, float]) -> Adapter:
-    """The adapter at most ``rank`` at every site; ``errors`` are given where it was cut already."""
-    whole = TaskVector(fused.updates)
-    smaller, found = (whole, dict(errors)) if errors else whole.compress_by_site(rank)
+def truncate(fused: Adapter, rank: int, errors: Mapping[str, float]) -> Adapter:
+    """Truncate every site of the adapter to ``rank``; if ``errors`` are given, it has been truncated already."""
+    updates = TaskVector(fused.updates)
+    smaller, site_errors = (updates, dict(errors)) if errors else updates.compress_by_site(rank)
     info = fused.metadata.fused
     assert info is not None
-    told = {"rank": rank, "truncation_error": smaller.total_error(found), "site_errors": found}
-    metadata = fused.metadata.model_copy(update={"fused": info.model_copy(update=told)})
-    other_factors = bool(errors) or any(update is not whole[site] for site, update in smaller.items())
-    if not fused.start and other_factors:  # they cannot be read against φ₀ any more
+    change = {"rank": rank, "truncation_error": smaller.total_error(site_errors), "site_errors": site_errors}
+    metadata = fused.metadata.model_copy(update={"fused": info.model_copy(update=change)})
+    other_factors = bool(errors) or any(update is not updates[site] for site, update in smaller.items())
+    if not fused.start and other_factors:  # new factors cannot be compared with φ₀
         metadata = metadata.model_copy(update={"initial": None})
         return replace(fused, updates=dict(smaller), metadata=metadata).with_details(initial=None)
     return replace(fused, updates=dict(smaller), metadata=metadata)

@@ -1,13 +1,13 @@
-"""A non-linear fusion evaluated again at some sites, in float64 on dense matrices, beside what stock peft loads.
+"""Evaluate a non-linear fusion again at some sites, in float64 on dense matrices, and compare it with peft's updates.
 
     parents -> dense updates of a site, in float64 -> the method -> E;    the files -> peft -> P;    ‖P − E‖ / ‖E‖
 
-Neither the engine and its factors nor truncation have a part in it. Where the result was cut, the
-difference must be the error that was told, and that one the smallest that its rank allows (Eckart-Young). Sites are
-taken in an order drawn from their names, as long as they fit into 2²⁴ numbers of all tasks, at most four.
+This uses neither the engine nor truncation. If the result was truncated, the difference must be the recorded error, and
+that must be the smallest possible at its rank (Eckart-Young). At most four sites are taken, in a random order seeded by
+their names, as long as all tasks' updates have no more than 2²⁴ entries.
 
-A rounding may move an entry across a threshold, which matters where few are kept: in KnOTS of small sites one entry is
-2 % of the norm. So a difference of up to 25 % is no error where float32 gives, of the same updates, what the files say.
+Rounding may move an entry across a threshold, which matters if few entries are kept: with KnOTS on small sites, one
+entry is 2 % of the norm. So a difference of up to 25 % is accepted if the method in float32 gives what the files have.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from tangora.updates.task_vector import Dense, TaskVector
 if TYPE_CHECKING:
     from tangora.adapters.adapter import Adapter
 
-__all__ = ["evaluate_again"]
+__all__ = ["reevaluate"]
 
 TOLERANCE, COARSE = 1e-2, 0.25  # rounding may move an entry across a threshold
 _SITES, _NUMBERS = 4, 2**24
-_WHOLE_SVD = 768  # the shorter side of a matrix whose singular values are computed
+_LARGEST_SVD = 768  # the shorter side of the largest matrix to compute singular values of
 
 
-def evaluate_again(info: FusedInfo, parents: Sequence[Adapter], read: InPeft) -> tuple[int, float | None]:
-    """At how many sites, and the largest difference; at none where what it needs is not known, or too large.
+def reevaluate(info: FusedInfo, parents: Sequence[Adapter], read: InPeft) -> tuple[int, float | None]:
+    """Return the number of sites and their largest difference; no sites if something is not known, or too large.
 
     Raises:
-        AdapterError: the files hold something else than the method gives.
+        AdapterError: the files differ from the method's result.
     """
     method, space = get(info.method), space_of(info.space)
     if method.statistics or (space.needs_start and any(parent.initial is None for parent in parents)):
@@ -60,13 +60,13 @@ def evaluate_again(info: FusedInfo, parents: Sequence[Adapter], read: InPeft) ->
     part = space.coordinates([_only(parent, sites) for parent in parents])
     worst, narrow = 0.0, dict[str, Tensor]()
     for site, expected in _expected(computation, part, sites, torch.float64):
-        found = read.dense(site).reshape(expected.shape)
+        loaded = read.dense(site).reshape(expected.shape)
         try:
-            difference = _difference(site, found, expected, info)
+            difference = _difference(site, loaded, expected, info)
         except AdapterError:
-            difference = _difference(site, found, expected, info, COARSE)
+            difference = _difference(site, loaded, expected, info, COARSE)
             narrow = narrow or dict(_expected(computation, part, sites, torch.float32))
-            _difference(site, found, narrow[site], info)
+            _difference(site, loaded, narrow[site], info)
         worst = max(worst, difference)
     return len(sites), worst
 
@@ -91,18 +91,18 @@ def _chosen(method: Method, coordinates: Coordinates) -> list[str]:
 def _expected(
     computation: Computation, coordinates: Coordinates, sites: Sequence[str], dtype: torch.dtype
 ) -> Iterator[tuple[str, Float[Tensor, "out in"]]]:
-    """Site -> the whole update, as the method makes it in ``dtype``."""
+    """Yield each site with its absolute update, computed in ``dtype``."""
     vectors = coordinates.vectors
     names = sorted({name for vector in vectors for name in vector if coordinates.site_of(name) in sites})
     rows = {name: computation.row(coordinates.site_of(name)) for name in names}
     if computation.method.granularity == "model":
-        pieces = _together(computation, rows, {name: _stack(name, vectors, dtype) for name in names})
-    else:  # a thread for each, as products in several may round otherwise
-        made = in_threads(lambda name: _one(computation, rows[name], name, _stack(name, vectors, dtype)), names)
-        pieces = dict(zip(names, made, strict=True))
-    whole = coordinates.back(TaskVector({n: Dense(p) for n, p in pieces.items()}))
+        fused = _fuse_model(computation, rows, {name: _stack(name, vectors, dtype) for name in names})
+    else:  # one thread each, as products by several threads may round differently
+        results = in_threads(lambda name: _fuse(computation, rows[name], name, _stack(name, vectors, dtype)), names)
+        fused = dict(zip(names, results, strict=True))
+    updates = coordinates.back(TaskVector({name: Dense(tensor) for name, tensor in fused.items()}))
     for site in sites:
-        yield site, whole[site].dense().double()
+        yield site, updates[site].dense().double()
 
 
 def _stack(name: str, vectors: Sequence[TaskVector], dtype: torch.dtype) -> Float[Tensor, " tasks *param"]:
@@ -113,29 +113,29 @@ def _stack(name: str, vectors: Sequence[TaskVector], dtype: torch.dtype) -> Floa
     return stack
 
 
-def _one(
+def _fuse(
     computation: Computation, row: Sequence[float], name: str, stack: Float[Tensor, " tasks *param"]
 ) -> Float[Tensor, "*param"]:
     weights = stack.new_tensor(row).reshape(-1, *(1,) * (stack.ndim - 1))
-    given = _draws(computation, name, stack) | dict(computation.parameters)
-    made: Tensor = computation.method.function(stack, weights=weights, **given)
-    return made
+    extra = _draws(computation, name, stack) | dict(computation.parameters)
+    result: Tensor = computation.method.function(stack, weights=weights, **extra)
+    return result
 
 
-def _together(
+def _fuse_model(
     computation: Computation, rows: Mapping[str, Sequence[float]], stacks: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Every site as one vector per task, for a method that must see the whole model."""
+    """Fuse all sites as one vector per task, for a method that needs the whole model."""
     flat = {name: stack.flatten(1) for name, stack in stacks.items()}
     sizes = [stack.shape[1] for stack in flat.values()]
     weights = torch.cat([stack.new_tensor(rows[n])[:, None].expand_as(stack) for n, stack in flat.items()], 1)
-    given: dict[str, Any] = dict(computation.parameters)
+    extra: dict[str, Any] = dict(computation.parameters)
     if computation.method.random:
         draws = [_draws(computation, name, stack)["uniforms"].flatten(1) for name, stack in stacks.items()]
-        given["uniforms"] = torch.cat(draws, 1)
-    whole = computation.method.function(torch.cat([*flat.values()], 1), weights=weights, **given)
-    pieces = zip(stacks.items(), whole.split(sizes), strict=True)
-    return {name: piece.reshape(stack.shape[1:]) for (name, stack), piece in pieces}
+        extra["uniforms"] = torch.cat(draws, 1)
+    fused = computation.method.function(torch.cat([*flat.values()], 1), weights=weights, **extra)
+    parts = zip(stacks.items(), fused.split(sizes), strict=True)
+    return {name: part.reshape(stack.shape[1:]) for (name, stack), part in parts}
 
 
 def _draws(computation: Computation, name: str, stack: Tensor) -> dict[str, Any]:
@@ -145,25 +145,25 @@ def _draws(computation: Computation, name: str, stack: Tensor) -> dict[str, Any]
 
 
 def _only(adapter: Adapter, sites: Sequence[str]) -> Adapter:
-    """The adapter at these sites alone."""
+    """Return the adapter restricted to these sites."""
     initial = adapter.initial
     kept = None if initial is None else {site: initial[site] for site in sites if site in initial}
     updates = {site: adapter.updates[site] for site in sites if site in adapter.updates}
     return replace(adapter, updates=updates).with_details(initial=kept)
 
 
-def _difference(site: str, found: Tensor, expected: Tensor, info: FusedInfo, tolerance: float = TOLERANCE) -> float:
-    """How far what was read is from what it should be; of a cut result, how far that error is from the one told."""
-    error = relative(found - expected, expected)
-    told = (info.site_errors or {}).get(site, 0.0)
+def _difference(site: str, loaded: Tensor, expected: Tensor, info: FusedInfo, tolerance: float = TOLERANCE) -> float:
+    """Return the relative difference; for a truncated result, its difference from the recorded truncation error."""
+    error = relative(loaded - expected, expected)
+    recorded = (info.site_errors or {}).get(site, 0.0)
     fix = "report it, with the adapters' configurations; --no-verify writes it all the same"
-    if not abs(error - told) <= tolerance:
-        what = f"evaluated again, the fusion differs by {error:.1e} of its norm where {told:.1e} is told"
+    if not abs(error - recorded) <= tolerance:
+        what = f"evaluated again, the fusion differs by {error:.1e} of its norm, but {recorded:.1e} is recorded"
         raise AdapterError(what, where=site, fix=fix)
-    if info.rank is not None and expected.ndim == 2 and min(expected.shape) <= _WHOLE_SVD:
+    if info.rank is not None and expected.ndim == 2 and min(expected.shape) <= _LARGEST_SVD:
         values = torch.linalg.svdvals(expected)
         least = float(values[info.rank :].norm()) / max(float(values.norm()), 1e-300)
         if not error <= least + tolerance:
-            what = f"the cut to rank {info.rank} loses {error:.1e} of the norm, where {least:.1e} is the least"
+            what = f"the truncation to rank {info.rank} loses {error:.1e} of the norm, but {least:.1e} is possible"
             raise AdapterError(what, where=site, fix=fix)
-    return abs(error - told)
+    return abs(error - recorded)

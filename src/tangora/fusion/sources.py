@@ -1,4 +1,4 @@
-"""An adapter that was fused, and its update as its own file has it: for checks that trust no reader of ours."""
+"""An adapter that was fused, and its factors straight from its file, for checks independent of Tangora's reader."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from tangora.adapters.adapter import Adapter
 from tangora.adapters.formats.lora.names import PREFIX
 from tangora.adapters.formats.lora.reading import CONFIG, WEIGHTS
 
-__all__ = ["Source"]
+__all__ = ["SourceAdapter"]
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceAdapter:
     """An adapter that was fused, and the folder it was read from; None if it was made in memory."""
 
     adapter: Adapter
@@ -30,15 +30,15 @@ class Source:
 
     @cached_property
     def config(self) -> Mapping[str, Any]:
-        """``adapter_config.json``, where its updates are plain factors; else nothing."""
+        """``adapter_config.json`` if its updates are plain factors, else empty."""
         if self.folder is None or not (self.folder / CONFIG).is_file() or self.adapter.start:
             return {}
-        told: dict[str, Any] = json.loads((self.folder / CONFIG).read_text(encoding="utf-8"))
-        starts = str(told.get("init_lora_weights")).lower() in ("pissa", "olora")
-        return {} if told.get("use_dora") or told.get("target_parameters") or starts else told
+        config: dict[str, Any] = json.loads((self.folder / CONFIG).read_text(encoding="utf-8"))
+        changes_base = str(config.get("init_lora_weights")).lower() in ("pissa", "olora")
+        return {} if config.get("use_dora") or config.get("target_parameters") or changes_base else config
 
     def factors(self, site: str) -> tuple[Tensor, Tensor] | None:
-        """``s·B`` and A in float64, straight from the file; None where it has none of this site."""
+        """Return ``s·B`` and A in float64, straight from the file; None if it has none for this site."""
         if self.folder is None or not self.config:
             return None
         with safe_open(self.folder / WEIGHTS, framework="pt") as file:

@@ -1,11 +1,11 @@
-"""What a fusion may know of an expert's data, as tensors in a file: `Statistics`.
+"""`Statistics`: what a fusion method needs from an expert's data, as tensors in a file.
 
     a.safetensors   <site>.gram [in, in], <site>.fisher shaped like the update; float32
-    a.json          of which adapter, base, task, split and rows; which sites have no Gram; the tensors' sha-256
+    a.json          adapter, base, task, split and rows; the sites without a Gram; the tensors' sha-256
 
-``gram`` is ``E[x xᵀ]`` over the inputs x of a linear layer in the expert; ``fisher`` is ``E_x E_{y∼p(y|x)}``
-of the squared gradients of ``log p(y|x)`` by the entries of the layer's whole weight, at the expert. Tensors are read
-when they are needed, one at a time. `tangora.collect_statistics` makes them.
+``gram`` is ``E[x xᵀ]`` over the inputs x of a linear layer in the expert. ``fisher`` is ``E_x E_{y∼p(y|x)}`` of the
+squared gradients of ``log p(y|x)`` with respect to the entries of the layer's weight, at the expert. Tensors are read
+one at a time, when they are needed. `tangora.collect_statistics` makes them.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ __all__ = ["About", "MethodStatistics", "Statistics", "StatisticsLike", "load", 
 
 StatisticsLike: TypeAlias = "Statistics | str | os.PathLike[str]"
 
-_PLACE = "fuse.statistics"
+_WHERE = "fuse.statistics"
 _FIX = "collect them with tangora statistics RECIPE ADAPTER --out FILE.safetensors"
 
 
 class About(BaseModel):
-    """Whose statistics they are, and what they were made from."""
+    """The provenance of statistics: their adapter, and the data that they were collected on."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
@@ -64,7 +64,7 @@ class About(BaseModel):
     task_fingerprint: str = Field(description="of the task's rows, labels and preprocessing")
     split: str
     rows: int = Field(ge=1)
-    seed: int = Field(description="of the choice of rows, and of the labels that are drawn")
+    seed: int = Field(description="of the choice of rows, and of the drawn labels")
     labels: Literal["every", "drawn"] | None = Field(
         default=None, description="fisher: the expectation over every class, or over one label drawn per row"
     )
@@ -78,9 +78,9 @@ class Statistics:
     """Statistics of one expert on one task.
 
     Args:
-        about: what the sidecar says.
+        about: the content of the sidecar.
         tensors: ``<site>.<kind>`` -> tensor.
-        where: for errors: the file, or a few words.
+        where: the file or a description, for errors.
     """
 
     about: About
@@ -98,7 +98,7 @@ class Statistics:
         return digest(self.about.model_dump(mode="json", exclude={"tangora", "sha256"}))
 
     def get(self, site: str, kind: str) -> Tensor | None:
-        """The tensor of one site; None where it has no Gram because it is not a linear layer.
+        """Return the tensor of one site; None if it has no Gram because it is not a linear layer.
 
         Raises:
             FusionError: the site is missing.
@@ -127,9 +127,9 @@ class Statistics:
             refuse_existing(file, overwrite)
         with atomic_file(path) as scratch:
             write_safetensors(scratch, self.tensors)
-            told = self.about.model_copy(update={"sha256": file_digest(scratch)})
-        write_json(sidecar, told.model_dump(mode="json"))
-        return Statistics(told, _File(path), str(path))
+            about = self.about.model_copy(update={"sha256": file_digest(scratch)})
+        write_json(sidecar, about.model_dump(mode="json"))
+        return Statistics(about, _File(path), str(path))
 
 
 def load(path: str | os.PathLike[str]) -> Statistics:
@@ -142,17 +142,17 @@ def load(path: str | os.PathLike[str]) -> Statistics:
     sidecar = _sidecar(path)
     about = validate(About, read_json(sidecar), str(sidecar), FileError)
     try:
-        found = file_digest(path)
+        actual = file_digest(path)
     except OSError as cause:
         raise FileError(f"cannot be read ({cause.strerror})", where=path, fix="check the path") from cause
-    if found != about.sha256:
-        what = f"the tensors have sha-256 {found[:12]}, {sidecar.name} says {about.sha256[:12]}"
+    if actual != about.sha256:
+        what = f"the tensors have sha-256 {actual[:12]}, {sidecar.name} records {about.sha256[:12]}"
         raise FileError(what, where=path, fix="the two files do not belong together: copy or collect both again")
     return Statistics(about, _File(path), str(path))
 
 
 def opened(given: StatisticsLike) -> Statistics:
-    """The statistics, read where they are a file."""
+    """Return the statistics, loaded if a file is given."""
     return given if isinstance(given, Statistics) else load(given)
 
 
@@ -164,7 +164,7 @@ class MethodStatistics:
     statistics: Sequence[Statistics] = ()
 
     def to_dicts(self) -> list[dict[str, Any]] | None:
-        """Return whose statistics they are, for the metadata of what is fused; None if the method needs none."""
+        """Return the statistics' provenance, for the fused adapter's metadata; None if the method needs none."""
         keys = {"task", "split", "rows", "seed"}
         each = [s.about.model_dump(include=keys) | {"fingerprint": s.fingerprint} for s in self.statistics]
         return [{"kind": self.kind, **one} for one in each] if self.kind else None
@@ -173,7 +173,7 @@ class MethodStatistics:
         """Return the tensors of one site, stacked; None if it has none.
 
         Raises:
-            FusionError: one is missing, or of a shape that does not go with the update's.
+            FusionError: one is missing, or its shape does not fit the update's.
         """
         assert self.kind is not None
         wanted = (shape[-1], shape[-1]) if self.kind == "gram" else tuple(shape)
@@ -192,52 +192,53 @@ class MethodStatistics:
 def match(
     given: Sequence[Statistics], method: Method, space: str, adapters: Sequence[Adapter], names: Sequence[str]
 ) -> MethodStatistics:
-    """Pick the statistics that ``method`` needs of each adapter, by fingerprint, in whatever order they are given.
+    """Select the statistics that ``method`` needs for each adapter, by fingerprint; they may be in any order.
 
     Raises:
-        FusionError: an adapter has none, or none of the kind; the space does not fuse changes of weights as they are.
+        FusionError: an adapter has none, or none of this kind; the space does not fuse changes of weights.
     """
     kind = method.statistics
     if kind is None:
         return MethodStatistics(None)
     if not space_of(space).plain:
         fix = "use space='delta'"
-        raise FusionError(f"{method.name}: statistics are of whole weights", got=space, where="fuse.space", fix=fix)
+        what = f"{method.name} needs statistics, which apply to changes of weights only"
+        raise FusionError(what, got=space, where="fuse.space", fix=fix)
     by_print = {one.about.adapter: one for one in given}
-    found = []
+    matched = []
     for adapter, name in zip(adapters, names, strict=True):
         if (mine := by_print.get(adapter.fingerprint)) is None:
-            there = ", ".join(f"{one.where} is of {one.about.adapter[:12]}" for one in given) or "none were given"
-            what = f"{method.name} needs {kind} statistics of {name}, fingerprint {adapter.fingerprint[:12]}: {there}"
-            raise FusionError(what, where=_PLACE, fix=_FIX)
+            present = ", ".join(f"{one.where} is of {one.about.adapter[:12]}" for one in given) or "none were given"
+            what = f"{method.name} needs {kind} statistics of {name}, fingerprint {adapter.fingerprint[:12]}: {present}"
+            raise FusionError(what, where=_WHERE, fix=_FIX)
         if kind not in mine.about.kinds:
             what = f"{method.name} needs {kind} statistics"
             raise FusionError(what, got=", ".join(mine.about.kinds), where=mine.where, fix=f"{_FIX} --kind {kind}")
-        found.append(mine)
-    return MethodStatistics(kind, found)
+        matched.append(mine)
+    return MethodStatistics(kind, matched)
 
 
 def refuse_superfluous(
     given: Sequence[Statistics], method: Method, adapters: Sequence[Adapter], names: Sequence[str]
 ) -> None:
-    """Refuse statistics that would not be used: they are a misunderstanding.
+    """Refuse statistics that would not be used, since the caller expects that they are.
 
     Raises:
         ArgumentError: the method needs none.
         FusionError: some are of an adapter that is not fused.
     """
     if given and method.statistics is None:
-        raise ArgumentError(f"{method.name} needs no statistics", got=len(given), where=_PLACE, fix="leave them out")
+        raise ArgumentError(f"{method.name} needs no statistics", got=len(given), where=_WHERE, fix="leave them out")
     prints = {adapter.fingerprint for adapter in adapters} if given else set()
     for one in given:
         if one.about.adapter not in prints:
             fused = ", ".join(f"{n} {a.fingerprint[:12]}" for n, a in zip(names, adapters, strict=True))
             what = f"statistics of an adapter that is not fused, fingerprint {one.about.adapter[:12]}"
-            raise FusionError(what, where=one.where, fix=f"fused are {fused}")
+            raise FusionError(what, where=one.where, fix=f"the fused adapters are {fused}")
 
 
 class _File(Mapping[str, Tensor]):
-    """The tensors of a safetensors file, each read when it is asked for."""
+    """The tensors of a safetensors file, each read on access."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -270,5 +271,6 @@ class _File(Mapping[str, Tensor]):
 
 def _sidecar(path: Path) -> Path:
     if path.suffix != ".safetensors":
-        raise ArgumentError("statistics are a .safetensors file", got=str(path), where="statistics", fix="name it so")
+        fix = "change its suffix"
+        raise ArgumentError("statistics are a .safetensors file", got=str(path), where="statistics", fix=fix)
     return path.with_suffix(".json")

@@ -1,4 +1,4 @@
-"""The random numbers of a fusion: by seed, tensor, adapter and position, so that order and chunking change nothing."""
+"""Random numbers that depend only on seed, tensor, adapter and position, so that order and chunking change nothing."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ if TYPE_CHECKING:
 __all__ = ["CHUNK", "drawn", "uniforms"]
 
 CHUNK = 2**20
-"""Numbers in one draw; a draw is made whole."""
+"""The number of entries in one draw."""
 
 
 def uniforms(seed: int, name: str, fingerprint: str, part: int, count: int) -> Float[Tensor, " count"]:
-    """Numbers in [0, 1) for the entries from ``part * CHUNK`` of a tensor, at most `CHUNK` of them.
+    """Draw numbers in [0, 1) for the entries from ``part * CHUNK`` of a tensor, at most `CHUNK` of them.
 
     Args:
-        seed: the fusion's.
-        name: the tensor's.
+        seed: the fusion's seed.
+        name: the tensor's name.
         fingerprint: of the adapter or checkpoint.
-        part: which chunk of the tensor.
-        count: how many.
+        part: the index of the chunk in the tensor.
+        count: the number of entries.
     """
     import torch  # deferred: torch takes a second, and linear methods do without it
 
     from tangora.adapters.initial import seed_of  # deferred: imports torch
 
-    place = () if part == 0 else (part,)
-    generator = torch.Generator().manual_seed(seed_of("uniforms", seed, name, fingerprint, *place))
+    suffix = () if part == 0 else (part,)
+    generator = torch.Generator().manual_seed(seed_of("uniforms", seed, name, fingerprint, *suffix))
     return torch.rand(count, generator=generator)
 
 
 def drawn(seed: int, name: str, fingerprints: Sequence[str], shape: Sequence[int]) -> Float[Tensor, " tasks *param"]:
-    """`uniforms` for all entries of a tensor, of every adapter."""
+    """Draw `uniforms` for all entries of a tensor, for every adapter."""
     import torch  # deferred: torch takes a second, and linear methods do without it
 
     parts = range(max(1, math.ceil((count := math.prod(shape)) / CHUNK)))

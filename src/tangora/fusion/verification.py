@@ -1,25 +1,26 @@
-"""Whether the files say what they should: read again by stock peft, compared in float64, site by site.
+"""Verify the files of a fused adapter: read them through stock peft, and compare in float64, site by site.
 
-Four checks:
+There are four checks:
 
 reload
-    What peft loads from the files, against the fused update in float64: for a linear method summed anew from the
-    factors of its parents, else the result in memory. Sites of up to 2¹⁸ entries are compared entry by entry, by
-    peft's own ``get_delta_weight``; larger ones on k = 16 random vectors X, ``‖(P − E) X‖ / ‖E X‖``, in linear time.
+    What peft loads from the files, against the fused update in float64: for a linear method the sum of the parents'
+    factors, else the result in memory. Sites of up to 2¹⁸ entries are compared entry by entry, with peft's
+    ``get_delta_weight``; larger ones on k = 16 random vectors X, ``‖(P − E) X‖ / ‖E X‖``, in linear time.
 evaluated again
-    Where that is the result in memory: the method anew at some sites, in float64 on dense matrices, against what peft
-    loads (`tangora.fusion.reevaluation`).
+    If the result in memory was compared: the method again at some sites, in float64 on dense matrices, against what
+    peft loads (`tangora.fusion.reevaluation`).
 identity
-    What peft loads from the parents' own files, against what Tangora read: a merge of one is that one. Of parents
-    with equal configurations and shapes, which are read the same way, one is loaded.
+    What peft loads from the parents' own files, against what Tangora read. Parents with equal configurations and
+    shapes are read in the same way, so only one of them is loaded.
 gauge
-    The smallest site fused in float64 from the parents, and from the same whose factors are written otherwise,
+    The smallest site fused in float64 from the parents, and from the same updates in other factors,
     ``A → G A, B → B G⁻¹``.
 
 The bound for random vectors: for a matrix D and X of k columns with independent entries from N(0, 1),
 ``P(‖D X‖² ≤ δ k ‖D‖²) ≤ (δ e^{1−δ})^{k/2}``. By Chernoff: with the squared singular values λᵢ of D, of sum 1,
 ``E exp(−t ‖D X‖²) = Π (1 + 2tλᵢ)^{−k/2} ≤ (1 + 2t)^{−k/2}``, as the product is at least ``1 + 2tΣλᵢ``; choose
-``t = (1/δ − 1)/2``. With k = 16 and δ = 0.01, a difference of more than ten times what is told has a chance of 3·10⁻¹³.
+``t = (1/δ − 1)/2``. With k = 16 and δ = 0.01, the true difference exceeds ten times the measured one with probability
+3·10⁻¹³ at most.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ from tangora.errors import AdapterError
 from tangora.fusion.computation import Computation
 from tangora.fusion.contract import space_of
 from tangora.fusion.fusion import Fusion
-from tangora.fusion.reevaluation import evaluate_again
-from tangora.fusion.sources import Source
+from tangora.fusion.reevaluation import reevaluate
+from tangora.fusion.sources import SourceAdapter
 from tangora.methods import get
 from tangora.updates.task_vector import LowRank, Update
 
@@ -52,16 +53,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Verification", "verify"]
 
-GAUGE_TOLERANCE = 1e-2  # of methods with thresholds, where a rounding may move an entry across
+GAUGE_TOLERANCE = 1e-2  # of methods with thresholds: rounding may move an entry across one
 
 
-def verify(adapter: Adapter, folder: Path, sources: Sequence[Source] = ()) -> Verification:
+def verify(adapter: Adapter, folder: Path, sources: Sequence[SourceAdapter] = ()) -> Verification:
     """Read an adapter's folder through stock peft and compare it; see the module.
 
     Args:
-        adapter: what the folder should say.
+        adapter: the adapter that was written.
         folder: its files.
-        sources: what it was fused from, if that is known.
+        sources: the adapters it was fused from, if known.
 
     Raises:
         AdapterError: peft loads something else.
@@ -71,12 +72,12 @@ def verify(adapter: Adapter, folder: Path, sources: Sequence[Source] = ()) -> Ve
     computation = _linear(info, parents) if info is not None and parents else None
     read = InPeft(adapter, folder)
     expected = None if computation is None else partial(_terms, parents=parents, computation=computation)
-    found = compare(adapter, read, expected)
+    verification = compare(adapter, read, expected)
     again, again_error = 0, None
     if info is not None and parents and computation is None:
-        again, again_error = evaluate_again(info, parents, read)
+        again, again_error = reevaluate(info, parents, read)
     return replace(
-        found,
+        verification,
         reference="result" if computation is None else "parents",
         again=again,
         again_error=again_error,
@@ -87,7 +88,7 @@ def verify(adapter: Adapter, folder: Path, sources: Sequence[Source] = ()) -> Ve
 
 
 def _linear(info: FusedInfo, parents: Sequence[Adapter]) -> Computation | None:
-    """What a linear method computed, if its result is the sum of the parents' updates: neither cut nor by factors."""
+    """Return the computation of a linear method if its result is the untruncated sum of the parents' updates."""
     method = get(info.method)
     summed = method.linear and info.rank is None and space_of(info.space).intrinsic
     if not summed or any(parent.start for parent in parents):
@@ -100,29 +101,30 @@ def _terms(site: str, parents: Sequence[Adapter], computation: Computation) -> l
     return [(parent.updates[site], c) for parent, c in pairs if site in parent.updates]
 
 
-def _identity(sources: Sequence[Source]) -> float | None:
-    """The largest difference between what peft reads from the parents' own files, and what Tangora did."""
-    alike = {layout_digest(s.adapter): s for s in reversed(sources) if s.folder is not None}
-    errors = [check_readable(s.adapter, s.folder) for s in alike.values() if s.folder is not None]
+def _identity(sources: Sequence[SourceAdapter]) -> float | None:
+    """Return the largest difference between what peft and what Tangora reads from the parents' own files."""
+    by_layout = {layout_digest(s.adapter): s for s in reversed(sources) if s.folder is not None}
+    errors = [check_readable(s.adapter, s.folder) for s in by_layout.values() if s.folder is not None]
     return max((error for error in errors if error is not None), default=None)
 
 
 def _gauge(info: FusedInfo, adapters: Sequence[Adapter]) -> float | None:
-    """How far the smallest site's fusion moves when the parents' factors are written otherwise."""
+    """Return the relative difference of the smallest site's fusion if the parents' updates are factored differently."""
     method, site = get(info.method), _smallest(adapters)
     depends = not space_of(info.space).intrinsic or any(a.start for a in adapters)
     if site is None or depends or method.random or method.statistics:
         return None
     weights: Any = {site: info.weights[site]} if isinstance(info.weights, dict) else info.weights
-    found = []
+    fused = []
     for seed in (None, 0):
         ones = [_only(a, site, None if seed is None else seed + i) for i, a in enumerate(adapters)]
         fusion = Fusion(ones, info.space, seed=info.seed, same_base=True, names=[p.name for p in info.parents])
-        # not cut: where singular values are equal, as Iso-C makes them, which of them are kept is by chance
-        found.append(fusion.merge(method.name, weights, info.parameters).updates[site].dense().double())
-    error = relative(found[1] - found[0], found[0])
+        # Not truncated: with equal singular values, as Iso-C makes them, the choice of those to keep is arbitrary.
+        fused.append(fusion.merge(method.name, weights, info.parameters).updates[site].dense().double())
+    error = relative(fused[1] - fused[0], fused[0])
     if not error <= (TOLERANCE * 10 if method.linear else GAUGE_TOLERANCE):
-        raise AdapterError("the result depends on how the factors are written", got=error, where=site, fix="report it")
+        what = "the result depends on how the updates are factored"
+        raise AdapterError(what, got=error, where=site, fix="report it")
     return error
 
 
@@ -135,9 +137,9 @@ def _smallest(adapters: Sequence[Adapter]) -> str | None:
 
 
 def _only(adapter: Adapter, site: str, seed: int | None) -> Adapter:
-    """The adapter with that site alone, in float64; with a seed, its factors written in another basis."""
+    """Return the adapter restricted to a site, in float64; with a seed, its update has other factors."""
     factors = adapter.updates[site].factors()
-    assert factors is not None  # so it was chosen
+    assert factors is not None  # as `_smallest` requires
     update = LowRank(factors.b.double(), factors.a.double(), factors.scaling)
     if seed is not None:
         generator = torch.Generator().manual_seed(seed_of("gauge", seed))

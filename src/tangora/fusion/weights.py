@@ -1,4 +1,4 @@
-"""Fusion weights as people give them, made into one row per task vector, or one per site."""
+"""Convert fusion weights as users give them into one row of numbers, or one row per site."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ WeightTable: TypeAlias = "list[float] | dict[str, list[float]]"
 
 
 def tabulate(weights: Weights, count: int, sites: Iterable[str]) -> WeightTable:
-    """One finite number for each of ``count`` task vectors, or that for every site.
+    """Return one finite number for each of ``count`` task vectors, or such a row for every site.
 
     Raises:
-        ArgumentError: the count is wrong, a weight is not a finite number, a site is unknown or left out.
+        ArgumentError: the count is wrong, a weight is not a finite number, or a site is unknown or missing.
     """
     if not isinstance(weights, Mapping):
         return _row(weights, count, "fuse.weights")
@@ -31,7 +31,7 @@ def tabulate(weights: Weights, count: int, sites: Iterable[str]) -> WeightTable:
         if site not in known:
             raise ArgumentError("no such site", got=site, where="fuse.weights", fix=did_you_mean(site, known[:20]))
     if missing := [site for site in known if site not in weights]:
-        fix = "give every site its own"
+        fix = "give weights for every site"
         raise ArgumentError("a site has no weights", got=missing[0], where="fuse.weights", fix=fix)
     return {site: _row(weights[site], count, f"fuse.weights.{site}") for site in known}
 
@@ -52,7 +52,7 @@ def _row(weights: Any, count: int, where: str) -> list[float]:
 
 
 def common_scale(table: WeightTable) -> float | None:
-    """λ where it is one positive number for all tasks and sites."""
+    """Return λ if it is the same positive number for all tasks and sites, else None."""
     rows = list(table.values()) if isinstance(table, dict) else [table]
     first = rows[0][0]
     return first if first > 0 and all(w == first for row in rows for w in row) else None

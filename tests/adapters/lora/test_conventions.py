@@ -155,7 +155,7 @@ def test_heads_fused_by_name(tmp_path):
     with pytest.raises(FusionError, match="must be positive"):
         fuse(pair, weights=[1.0, -0.5], heads="fuse")
     without = zoo.write(tmp_path / "plain", 5, target_modules=["up"])
-    with pytest.raises(FusionError, match=r"do not have the same, got 'head\.bias'"):
+    with pytest.raises(FusionError, match=r"have different names, got 'head\.bias'"):
         fuse([*pair, without], heads="fuse")
 
 
@@ -213,7 +213,7 @@ def test_what_peft_has_no_file_for(tmp_path):
         fuse([turned, zoo.write(tmp_path / "f", 6, **CONVENTIONS["experts"])]).save(tmp_path / "out")
     some = zoo.write(tmp_path / "c", 3, **CONVENTIONS["one parameter"])
     both = zoo.write(tmp_path / "d", 4, **CONVENTIONS["experts"])
-    with pytest.raises(FusionError, match="other parameters of one module"):
+    with pytest.raises(FusionError, match="different parameters of one module"):
         fuse([some, both])
 
 

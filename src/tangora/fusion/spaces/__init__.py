@@ -1,1 +1,1 @@
-"""Our spaces, a file each; see `tangora.fusion.contract`."""
+"""The built-in spaces, one module each; see `tangora.fusion.contract`."""

@@ -1,8 +1,8 @@
 """The space ``core``: changes of the weights in bases that all adapters share (arXiv:2509.17786).
 
-``Mₜ = Uᵀ ΔWₜ V`` per site, whose sides are no longer than the sum of the ranks. Nothing is lost. U and V are the left
-and right singular vectors of the updates side by side, and one above the other; the paper takes those of the stacked
-factors, which depend on how an update is factored.
+Per site, ``Mₜ = Uᵀ ΔWₜ V``; its dimensions are at most the sum of the ranks, and nothing is lost. U has the left
+singular vectors of the updates side by side, V the right ones of the updates stacked vertically. The paper uses those
+of the stacked factors, which depend on how an update is factored.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ __all__ = ["SPACE"]
 Bases: TypeAlias = "Mapping[str, tuple[Tensor, Tensor]]"
 """Site -> orthonormal U ``[out, k]`` and V ``[in, l]``."""
 
-# Squared singular values under this fraction of the largest are rounding of float64, not directions.
+# Squared singular values below this fraction of the largest are float64's rounding, not directions.
 _NOISE = 1e-13
 
 
-class _Core:
+class _CoreSpace:
     summary = "changes of the weights, in small bases that all adapters share"
     needs_factors = True
     needs_start = False
@@ -38,7 +38,7 @@ class _Core:
     intrinsic = True
 
     def check(self, adapters: Sequence[Adapter], names: Sequence[str]) -> None:
-        """Refuse updates that are not low-rank: their bases are as large as the weight."""
+        """Refuse updates that are not low-rank: their bases would be as large as the weight."""
         for name, adapter in zip(names, adapters, strict=True):
             for site, update in adapter.task_vector.items():
                 if update.factors() is None:
@@ -46,7 +46,7 @@ class _Core:
                     raise FusionError(what, where=site, fix="use space='delta', which does not need it")
 
     def coordinates(self, adapters: Sequence[Adapter]) -> Coordinates:
-        """Return the cores, which depend on the whole company."""
+        """Return the cores; each depends on all adapters."""
         like = adapters[0]
         vectors, bases = _cores([adapter.task_vector for adapter in adapters])
 
@@ -56,12 +56,12 @@ class _Core:
         return Coordinates(vectors, back, separate=False)
 
     def is_linear(self, adapters: Sequence[Adapter]) -> bool:
-        """Return true: the bases are common, and hold every change."""
+        """Return True: the adapters share the bases, which span every change."""
         return True
 
 
 def _cores(vectors: Sequence[TaskVector]) -> tuple[list[TaskVector], Bases]:
-    """``Mₜ = Uᵀ ΔWₜ V`` per site and task, and the bases."""
+    """Return ``Mₜ = Uᵀ ΔWₜ V`` per task and site, and the bases."""
     sites = list(dict.fromkeys(site for vector in vectors for site in vector))
 
     def one(site: str) -> tuple[list[Tensor | None], tuple[Tensor, Tensor]]:
@@ -70,39 +70,39 @@ def _cores(vectors: Sequence[TaskVector]) -> tuple[list[TaskVector], Bases]:
         pairs = [(f.b.double() * f.scaling, f.a.double()) for f in factors]
         left = _basis([(b, a @ a.T) for b, a in pairs])
         right = _basis([(a.T, b.T @ b) for b, a in pairs])
-        made = iter([(left.T @ b) @ (a @ right) for b, a in pairs])
-        return [next(made) if u is not None else None for u in present], (left, right)
+        cores = iter([(left.T @ b) @ (a @ right) for b, a in pairs])
+        return [next(cores) if u is not None else None for u in present], (left, right)
 
-    found = dict(zip(sites, in_threads(one, sites), strict=True))
+    by_site = dict(zip(sites, in_threads(one, sites), strict=True))
     each: list[dict[str, Update]] = [{} for _ in vectors]
-    for site, (matrices, _) in found.items():
-        for mine, matrix in zip(each, matrices, strict=True):
-            mine |= {site: Dense(matrix)} if matrix is not None else {}
-    return [TaskVector(mine) for mine in each], {site: bases for site, (_, bases) in found.items()}
+    for site, (cores, _) in by_site.items():
+        for vector, core in zip(each, cores, strict=True):
+            vector |= {site: Dense(core)} if core is not None else {}
+    return [TaskVector(vector) for vector in each], {site: bases for site, (_, bases) in by_site.items()}
 
 
 def _basis(parts: Sequence[tuple[Float[Tensor, "n r"], Float[Tensor, "r r"]]]) -> Float[Tensor, "n k"]:
-    """Eigenvectors of ``Σ fₜ gₜ fₜᵀ`` that are not noise; through QR of the f, so never ``n x n``."""
+    """Return eigenvectors of ``Σ fₜ gₜ fₜᵀ`` without noise, by a QR of the f, without an ``n x n`` matrix."""
     q, r = torch.linalg.qr(torch.cat([f for f, _ in parts], 1))
     values, vectors = torch.linalg.eigh(r @ torch.block_diag(*(g for _, g in parts)) @ r.T)
     chosen = values > _NOISE * values[-1].clamp(min=0)
     if not bool(chosen.any()):
-        chosen[-1] = True  # all zero: one direction, so that no tensor is empty
+        chosen[-1] = True  # all zero: keep one direction, so that no tensor is empty
     basis: Tensor = q @ vectors[:, chosen].flip(1)
     return basis
 
 
 def _from_cores(fused: TaskVector, bases: Bases, like: TaskVector) -> TaskVector:
-    """``U M Vᵀ`` as factors ``U M`` and ``Vᵀ``, in the dtype of ``like``; never the whole matrix."""
+    """Return ``U M Vᵀ`` as factors ``U M`` and ``Vᵀ``, in the dtype of ``like``."""
     updates: dict[str, Update] = {}
     for site, (left, right) in bases.items():
         if site not in fused:
             continue
         factors = like.get(site, next(iter(like.values()))).factors()
-        assert factors is not None  # as was checked
+        assert factors is not None  # checked by `check`
         dtype = factors.a.dtype
         updates[site] = LowRank((left @ fused[site].dense()).to(dtype), right.T.to(dtype).contiguous())
     return TaskVector(updates)
 
 
-SPACE = _Core()
+SPACE = _CoreSpace()

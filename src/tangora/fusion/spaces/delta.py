@@ -11,7 +11,7 @@ from tangora.updates.task_vector import TaskVector, Update
 __all__ = ["SPACE", "with_start"]
 
 
-class _Delta:
+class _DeltaSpace:
     summary = "changes of the weights, however they are factored"
     needs_factors = False
     needs_start = False
@@ -19,22 +19,22 @@ class _Delta:
     intrinsic = True
 
     def check(self, adapters: Sequence[Adapter], names: Sequence[str]) -> None:
-        """Take any adapters that can be fused at all."""
+        """Accept all adapters."""
 
     def coordinates(self, adapters: Sequence[Adapter]) -> Coordinates:
-        """Return the task vectors; their tensors stay in their files until a method sees them."""
+        """Return the task vectors; their tensors stay in their files until a method needs them."""
         return Coordinates([a.task_vector for a in adapters], lambda fused: with_start(fused, adapters[0]))
 
     def is_linear(self, adapters: Sequence[Adapter]) -> bool:
-        """Return true: these are the changes of weights."""
+        """Return True: the coordinates are the changes of weights."""
         return True
 
 
 def with_start(fused: TaskVector, like: Adapter) -> Mapping[str, Update]:
-    """Return absolute updates: ``s·B₀A₀``, which the adapters have in common, plus the fused change."""
+    """Return absolute updates: the fused change plus ``s·B₀A₀``, which the adapters have in common."""
     if not like.start:
         return dict(fused)
     return dict(fused + TaskVector({site: u for site, u in like.start.items() if site in fused}))
 
 
-SPACE = _Delta()
+SPACE = _DeltaSpace()

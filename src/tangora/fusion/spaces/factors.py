@@ -1,7 +1,7 @@
-"""The space ``factors``: the changes of A and B by themselves, as the paper (arXiv:2310.04742) does for LoRA.
+"""The space ``factors``: the changes of A and of B, as in the paper (arXiv:2310.04742) for LoRA.
 
-Fusing A and B apart and multiplying afterwards brings cross terms between tasks, unless A is shared and frozen. For
-linearized adapters there are none: their update is linear in ``(A − A₀, B − B₀)``.
+Fusing A and B separately and multiplying afterwards adds cross terms between tasks, unless A is shared and frozen.
+Linearized adapters have none: their update is linear in ``(A − A₀, B − B₀)``.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ __all__ = ["SPACE"]
 _DELTA = "use space='delta', which does not need it"
 
 
-class _Factors:
-    summary = "A and B apart, with the cross terms that this brings"
+class _FactorsSpace:
+    summary = "A and B separately, which adds cross terms"
     needs_factors = True
     needs_start = True
     plain = False
     intrinsic = False
 
     def check(self, adapters: Sequence[Adapter], names: Sequence[str]) -> None:
-        """Refuse what cannot be fused factor by factor: other sites, ranks, scalings, or not one known φ₀."""
+        """Refuse adapters with different sites, ranks, scalings or φ₀, or an unknown φ₀."""
         for name, adapter in zip(names, adapters, strict=True):
             initial = adapter.initial
             if initial is None or not adapter.updates.keys() <= initial.keys():
-                what = f"space 'factors' needs φ₀, which {name} does not tell"
+                what = f"space 'factors' needs φ₀, which {name} does not record"
                 raise FusionError(what, where="fuse.space", fix=_DELTA)
             if odd := sorted(adapter.updates.keys() ^ adapters[0].updates.keys()):
                 what = f"space 'factors' needs equal sites; {names[0]} and {name} differ"
@@ -47,7 +47,7 @@ class _Factors:
         return Coordinates(vectors, lambda fused: _updates(fused, adapters[0]), _site_of)
 
     def is_linear(self, adapters: Sequence[Adapter]) -> bool:
-        """Whether all are linearized: then an update is linear in its factors, and there are no cross terms."""
+        """Return whether all are linearized: an update is then linear in its factors, without cross terms."""
         return all(adapter.metadata.linear_in_factors for adapter in adapters)
 
 
@@ -63,7 +63,7 @@ def _vector(adapter: Adapter) -> TaskVector:
 
 
 def _updates(fused: TaskVector, like: Adapter) -> Mapping[str, Update]:
-    """Absolute updates of the fused sites; φ₀ and scalings are common to all adapters, so those of ``like``."""
+    """Return absolute updates of the fused sites; φ₀ and scalings are those of ``like``, as of all adapters."""
     updates: dict[str, Update] = {}
     for site, update in like.updates.items():
         if f"{site}.lora_A" not in fused:
@@ -84,12 +84,12 @@ def _site_of(name: str) -> str:
 
 def _factors_of(update: Update) -> Factors:
     factors = update.factors()
-    assert factors is not None  # as was checked
+    assert factors is not None  # checked by `check`
     return factors
 
 
 def _is_exported(factors: Factors, start: LowRank) -> bool:
-    """Whether a linearized update is written as stock peft computes it, at twice the rank of φ₀."""
+    """Return whether a linearized update is in the form that stock peft computes, with twice the rank of φ₀."""
     return factors.rank == 2 * start.rank
 
 
@@ -103,12 +103,12 @@ def _check_site(site: str, first: Adapter, a: str, adapter: Adapter, b: str) -> 
             raise FusionError(f"the {what} differ: {a} has {x:g}, {b} has {y:g}", where=site, fix=_DELTA)
     if not is_same(theirs, ours):
         prints = f"{fingerprint_of(first.initial or {})} and {fingerprint_of(adapter.initial or {})}"
-        what = f"{a} and {b} started from different φ₀, of fingerprints {prints}"
+        what = f"{a} and {b} started from different φ₀, with fingerprints {prints}"
         raise FusionError(what, where=site, fix=_DELTA)
 
 
 def _check_factored(update: Update, start: LowRank, where: str, linearized: bool) -> Factors:
-    """Refuse an update that is neither ``s·BA`` of φ₀'s rank nor the linearized ``s·[B | B₀] [A₀ ; A − A₀]``."""
+    """Refuse an update that is neither ``s·BA`` with φ₀'s rank nor the linearized ``s·[B | B₀] [A₀ ; A − A₀]``."""
     factors = update.factors()
     if factors is None:
         raise FusionError("space 'factors' needs a low-rank update", where=where, fix=_DELTA)
@@ -121,4 +121,4 @@ def _check_factored(update: Update, start: LowRank, where: str, linearized: bool
     return factors
 
 
-SPACE = _Factors()
+SPACE = _FactorsSpace()
