@@ -125,7 +125,7 @@ def heads(tmp_path, **settings):
 
 def test_heads_are_never_dropped(tmp_path):
     pair = heads(tmp_path)
-    with pytest.raises(FusionError, match=r"heads of their own.*head\.bias.*--heads keep"):
+    with pytest.raises(FusionError, match=r"heads \(modules_to_save\) differ.*head\.bias.*--heads keep"):
         fuse(pair)
     with pytest.raises(ArgumentError, match="kept or fused, got 'drop'"):
         fuse(pair, heads="drop")
@@ -170,7 +170,7 @@ def test_biases_saved_whole(tmp_path):
     fuse(pair, "average").save(tmp_path / "out")
     first, second, found = (zoo.differences(folder) for folder in (*pair, tmp_path / "out"))
     torch.testing.assert_close(found["up.bias"], (first["up.bias"] + second["up.bias"]) / 2, atol=1e-6, rtol=1e-5)
-    with pytest.raises(FusionError, match=r"saved whole.*not known, got 'up\.bias'.*--base"):
+    with pytest.raises(FusionError, match=r"saved whole.*not known without the base, got 'up\.bias'.*--base"):
         fuse(pair, weights=0.3)
 
 
