@@ -127,7 +127,7 @@ def test_heads_are_never_dropped(tmp_path):
     pair = heads(tmp_path)
     with pytest.raises(FusionError, match=r"heads \(modules_to_save\) differ.*head\.bias.*--heads keep"):
         fuse(pair)
-    with pytest.raises(ArgumentError, match="kept or fused, got 'drop'"):
+    with pytest.raises(ArgumentError, match="must be keep or fuse, got 'drop'"):
         fuse(pair, heads="drop")
 
 
