@@ -1,10 +1,10 @@
-"""Tasks: rows of a data set made into a model's inputs, with their head and metrics.
+"""Tasks: the rows of a data set as inputs of a model, with a readout and metrics.
 
     Source ── sources ──> rows ── splits ──> three disjoint sets ── a family ──> Task
     BaseConfig ── load_base ──> Base (frozen backbone, text tower for heads)
 
-A **family** says how a model answers: ``image-zero-shot`` (CLIP, SigLIP), ``text-zero-shot`` (sentence encoders) and
-``text-to-text`` (T5). Everything is preprocessed once; `predict` then costs nothing but forward passes.
+A **family** defines how a model predicts: ``image-zero-shot`` (CLIP, SigLIP), ``text-zero-shot`` (sentence encoders) or
+``text-to-text`` (T5). Everything is preprocessed once, so that `predict` costs only forward passes.
 
 >>> import tangora
 >>> tangora.tasks.score("accuracy", [0, 1, 1], [0, 1, 0])
@@ -56,7 +56,7 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name when it is first used: a recipe names metrics and families, and needs no torch for that."""
+    """Import a name when it is first used: reading the names of metrics and families needs no torch."""
     if name in _HOME:
         return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

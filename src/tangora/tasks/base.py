@@ -1,4 +1,4 @@
-"""The frozen pretrained model that every adapter of a run belongs to."""
+"""The frozen pretrained model that all adapters of a run share."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ BUILTIN = "builtin:quickstart"
 
 @dataclass
 class Base:
-    """A pretrained model: frozen, in float32, in evaluation mode. A family may add to it in a derived class.
+    """A pretrained model: frozen, in float32, in evaluation mode. A family may extend it in a derived class.
 
     Attributes:
-        config: what the recipe says.
+        config: the base's settings in the recipe.
         backbone: the part that is adapted: a vision tower, a sentence encoder, a sequence-to-sequence model.
         processor: image processor or tokenizer.
         fingerprint: sha-256 over the names, shapes and bytes of the backbone's weights.
-        machine: where the backbone is, and the dtype of forward passes; everything that computes with it asks here.
+        machine: the backbone's device, and the dtype of forward passes.
 
     >>> import tangora
     >>> tangora.load_base("encoder", family="text-zero-shot")
@@ -57,45 +57,42 @@ class Base:
         return one_line("Base", repr(self.config.model), self.config.family, type(self.backbone).__name__)
 
     def _repr_html_(self) -> str:
-        """A table for notebooks."""
+        """Return a table for notebooks."""
         count = sum(parameter.numel() for parameter in self.backbone.parameters())
         facts = {"family": self.config.family, "class": type(self.backbone).__name__, "parameters": f"{count:,}"}
         return html_table(f"Base {self.config.model}", ["", ""], facts.items())
 
 
 def weights_fingerprint(model: nn.Module, without: Sequence[str] = ()) -> str:
-    """Sha-256 (hex) over the names, shapes and bytes of a model's parameters, without those of some children."""
+    """Return the sha-256 (hex) over names, shapes and bytes of a model's parameters, without those of some children."""
     prefixes = tuple(f"{name}." for name in without)
     return digest({n: fingerprint_of(p) for n, p in model.named_parameters() if not n.startswith(prefixes or "\0")})
 
 
 def take_out(model: nn.Module, children: Sequence[str]) -> None:
-    """Replace children of a model that its family does not use by None, where there are any."""
+    """Replace the children of a model that its family does not use by None."""
     for name in children:
         if getattr(model, name, None) is not None:
             setattr(model, name, None)
 
 
 def location(config: BaseSettings) -> str:
-    """The folder or Hub id that transformers understands; makes the built-in model when it is asked for."""
-    if config.model != BUILTIN:
-        return config.model
-
-    return str(quickstart.encoder())
+    """Return the folder or Hub id for transformers; make the built-in model if the recipe names it."""
+    return str(quickstart.encoder()) if config.model == BUILTIN else config.model
 
 
 def pretrained(loader: Any, config: BaseSettings, *, unused: Sequence[str] = ()) -> nn.Module:
-    """A model in float32 through ``loader.from_pretrained``, every weight of it from the checkpoint.
+    """Load a model in float32 through ``loader.from_pretrained``, with every weight from the checkpoint.
 
     Args:
         loader: an ``AutoModel`` class or a model class.
-        config: where from.
-        unused: children whose weights may be missing, because nothing here uses them.
+        config: the base's settings.
+        unused: children whose weights may be missing, because the family does not use them.
     """
-    place = location(config)
-    with _loading(config, place):
+    path = location(config)
+    with _loading(config, path):
         model, info = loader.from_pretrained(
-            place,
+            path,
             revision=config.revision,
             trust_remote_code=config.trust_remote_code,
             use_safetensors=True,
@@ -106,30 +103,30 @@ def pretrained(loader: Any, config: BaseSettings, *, unused: Sequence[str] = ())
     if missing:
         raise ModelError(
             f"the checkpoint lacks {len(missing)} weights of {type(model).__name__}, such as {missing[0]}",
-            where=place,
+            where=path,
             fix="use a checkpoint of this family",
         )
     return model.float()  # type: ignore[no-any-return]
 
 
 def processor(loader: Any, config: BaseSettings, **options: Any) -> Any:
-    """A tokenizer or image processor through ``loader.from_pretrained``."""
-    place = location(config)
-    with _loading(config, place):
+    """Load a tokenizer or image processor through ``loader.from_pretrained``."""
+    path = location(config)
+    with _loading(config, path):
         return loader.from_pretrained(
-            place, revision=config.revision, trust_remote_code=config.trust_remote_code, **options
+            path, revision=config.revision, trust_remote_code=config.trust_remote_code, **options
         )
 
 
 @contextlib.contextmanager
-def _loading(config: BaseSettings, place: str) -> Iterator[None]:
-    """Quietly, and with every failure of transformers to find or read a file as a `ModelError`."""
-    folder = Path(place)
-    if (folder.is_absolute() or place.startswith((".", "~"))) and not folder.is_dir():
-        raise FileError("the model's folder is not found", where=place, fix="check base.model")
+def _loading(config: BaseSettings, path: str) -> Iterator[None]:
+    """Silence transformers, and turn its failures to find or read a file into `ModelError`."""
+    folder = Path(path)
+    if (folder.is_absolute() or path.startswith((".", "~"))) and not folder.is_dir():
+        raise FileError("the model's folder is not found", where=path, fix="check base.model")
     if folder.is_dir() and list(folder.glob("*.bin")) and not list(folder.glob("*.safetensors")):
-        fix = "convert it: model.save_pretrained(folder) in a process that trusts the file"
-        raise FileError("the checkpoint has only pickled weights, which are refused", where=place, fix=fix)
+        fix = "if you trust it, load it with transformers, and save it again with model.save_pretrained(folder)"
+        raise FileError("the checkpoint has only pickled weights, which are refused", where=path, fix=fix)
     try:
         with _quiet():
             yield
@@ -137,19 +134,19 @@ def _loading(config: BaseSettings, place: str) -> Iterator[None]:
         detail = " ".join(str(cause).split())[:300]
         raise ModelError(
             f"the model cannot be loaded ({detail})",
-            where=place,
+            where=path,
             fix=f"check base.model and base.revision, and that it fits the family {config.family}",
         ) from cause
     except Exception as cause:
         if type(cause).__name__ != "SafetensorError":
             raise
         fix = "the file is truncated or corrupt: copy it again"
-        raise FileError(f"the weights are not readable ({cause})", where=place, fix=fix) from cause
+        raise FileError(f"the weights are not readable ({cause})", where=path, fix=fix) from cause
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without transformers' advice and bars: a checkpoint used in part is normal here, and checked above."""
+    """Silence transformers' warnings and progress bars: its warnings about unused weights are expected here."""
     from transformers.utils import logging  # deferred: it takes seconds to import
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -1,4 +1,4 @@
-"""From entries of a split to padded batches."""
+"""Collate entries of a split into padded batches."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 __all__ = ["IGNORED", "Collator", "collator", "pad"]
 
 IGNORED = -100
-"""The label of a position that has none, as cross_entropy's default has it."""
+"""The label of positions that do not count, cross_entropy's default."""
 
 
 def pad(rows: Sequence[Tensor], value: int) -> Tensor:
-    """1-D tensors as one, filled up on the right with ``value``."""
+    """Stack 1-D tensors, padded on the right with ``value``."""
     return nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=value)
 
 
 @dataclass(frozen=True)
 class Collator:
-    """Entries of a `Split` to one padded batch with ``labels``; a value, so that data loader processes can have it.
+    """Collates entries of a `Split` into one padded batch with ``labels``; it can be pickled for data loader processes.
 
     Ids are padded on the right, with an attention mask; pixels are stacked.
     """

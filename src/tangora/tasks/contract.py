@@ -1,12 +1,12 @@
-"""The contracts of what a task consists of. A third party implements them; nothing here imports torch.
+"""The contracts of a family, a readout and a metric, for third parties to implement. This module imports no torch.
 
-A **family** makes rows of a data set into inputs of a base model, and features of the model into answers::
+A **family** turns rows of a data set into inputs of a base model, and the model's features into answers::
 
     BaseSettings ── load ──> Base: a frozen backbone, a tokenizer or image processor
     rows ── targets ──> Targets: class names, a target per row
                       │  rows are split and limited here, the same way for every family
     rows, targets ── encode ──> inputs and labels, one entry per row     (once per run)
-    task without a head ── finish ──> Task: with what the readout needs
+    task without a head ── finish ──> Task with what the readout needs
                       │
     entries ── collate ──> a padded batch
     batch ── backbone ──> whatever the model returns
@@ -15,8 +15,8 @@ A **family** makes rows of a data set into inputs of a base model, and features 
                                                     └─ Readout.answer ──> an answer per row
     answers, targets ── Metric.score ──> a number
 
-A `TaskModel` is a backbone and the readout of one task. A **readout** may have parameters, such as a trained head: they
-are trained with the adapter, and travel with it in ``heads/<task>.safetensors``.
+A `TaskModel` is a backbone with the readout of one task. A **readout** may have parameters, such as a trained head.
+They are trained with the adapter, and saved with it in ``heads/<task>.safetensors``.
 
 A **metric** compares predictions with targets::
 
@@ -45,10 +45,10 @@ if TYPE_CHECKING:
 __all__ = ["Answers", "Family", "LogitsOver", "Metric", "Readout", "Targets"]
 
 Answers: TypeAlias = Literal["classes", "text", "number"]
-"""What a model answers a row with: the number of a class, a text, or a number."""
+"""The kind of a model's answers: class numbers, texts, or numbers."""
 
 LogitsOver: TypeAlias = Literal["classes", "tokens"]
-"""What logits, after a softmax, are a distribution of: the classes of a row, or the vocabulary at a target's token."""
+"""What the softmax of the logits is a distribution over: the classes of a row, or the vocabulary per target token."""
 
 _Base = TypeVar("_Base", bound=BaseSettings, contravariant=True)
 _Task = TypeVar("_Task", bound=TaskSettings, contravariant=True)
@@ -56,12 +56,12 @@ _Task = TypeVar("_Task", bound=TaskSettings, contravariant=True)
 
 @dataclass(frozen=True)
 class Targets:
-    """What the rows of a task are to be answered with.
+    """The expected answers of a task's rows.
 
     Attributes:
-        classes: names in label order; empty if the rows do not fall into classes.
+        classes: names in label order; empty if the rows have no classes.
         of_split: split -> a target per row: a class number, a text or a number.
-        stratify: whether splits and limits keep the targets in proportion; they must be hashable then.
+        stratify: whether splits and limits keep the targets' proportions; the targets must then be hashable.
     """
 
     classes: list[str]
@@ -71,21 +71,21 @@ class Targets:
 
 @runtime_checkable
 class Family(Protocol[_Base, _Task]):
-    """How rows become inputs of a model, and what the model returns becomes answers.
+    """Turns rows into inputs of a model, and the model's outputs into answers.
 
-    A family is a value without state. All that it needs of a model is in a `Base`, and all that it needs of a data set
-    in a `Task`; it may derive classes of its own from both. Base and task settings are classes of its own too: the
-    keys of ``base`` and of every entry of ``tasks`` in a recipe that names the family.
+    A family has no state. What it needs from a model is in a `Base`, and what it needs from a data set in a `Task`; it
+    may derive its own classes from both. It also defines the classes of base and task settings: the keys of ``base``
+    and of every entry of ``tasks`` in a recipe that names the family.
 
     Attributes:
-        name: what recipes and ``tangora.json`` call it; letters, digits and ``-``.
+        name: its name in recipes and ``tangora.json``; letters, digits and ``-``.
         base_settings: a frozen pydantic class derived from `BaseSettings`; an unknown key is an error.
-        task_settings: one derived from `TaskSettings`.
-        answers: what its models answer a row with. Metrics that do not take it are refused.
-        logits_over: what logits are a distribution of; None if they are none, as for a regression. Columns of the
-            tangent expansion, and searches by gradients, exist for logits over classes and tokens; fusions are scored
-            on columns, and shown in the explorer, where logits are over classes.
-        unused: children of the backbone that are taken out, since nothing reads them and checkpoints may lack their
+        task_settings: a frozen pydantic class derived from `TaskSettings`.
+        answers: the kind of its models' answers. Metrics for other kinds are refused.
+        logits_over: what the softmax of the logits is a distribution over; None if it is no distribution, as for a
+            regression. Columns of the tangent expansion, and searches by gradients, exist for logits over classes and
+            tokens. Fusions are scored on columns, and shown in the explorer, if logits are over classes.
+        unused: children of the backbone to remove, because the family does not use them and checkpoints may lack their
             weights; adapters and fingerprints do not cover them.
     """
 
@@ -97,10 +97,10 @@ class Family(Protocol[_Base, _Task]):
     unused: tuple[str, ...]
 
     def load(self, config: _Base, /) -> Base:
-        """Return the pretrained model, with what is needed to preprocess rows.
+        """Load the pretrained model, and what is needed to preprocess rows.
 
-        `tangora.tasks.load_base` then takes out what is ``unused``, freezes the backbone, and takes its fingerprint.
-        What the base holds besides the backbone must follow the backbone's device when it is used.
+        `tangora.tasks.load_base` then removes the ``unused`` children, freezes the backbone, and computes its
+        fingerprint. Other modules of the base must be on the backbone's device when they are used.
 
         Raises:
             ModelError: the model is not found, or does not fit the family.
@@ -108,7 +108,7 @@ class Family(Protocol[_Base, _Task]):
         ...
 
     def targets(self, tables: Mapping[str, Table], config: _Task, /) -> Targets:
-        """Return what the rows of every split are to be answered with; no model is needed.
+        """Return the expected answers of the rows of every split; this needs no model.
 
         Raises:
             DataError: a column is missing, or a row has no valid target; the message names it.
@@ -118,10 +118,10 @@ class Family(Protocol[_Base, _Task]):
     def encode(
         self, table: Table, targets: Sequence[Any], config: _Task, base: Base, /
     ) -> dict[str, list[Tensor] | Tensor]:
-        """Return inputs, one entry per row, by the names that the backbone takes: unpadded 1-D tensors, or one tensor.
+        """Return inputs, one entry per row, by the backbone's names for them: unpadded 1-D tensors, or one tensor.
 
-        ``input_ids``, if there are any, decide which rows share a batch: those of similar length. ``labels`` are what
-        the loss is computed from: one tensor per row if they are tokens; leave them out if they are the targets.
+        Rows with ``input_ids`` of similar length share a batch. The loss is computed from ``labels``: one tensor per
+        row if they are tokens. Omit them if they are the targets.
 
         Raises:
             DataError: a row cannot be encoded; the message names it.
@@ -129,7 +129,7 @@ class Family(Protocol[_Base, _Task]):
         ...
 
     def decides(self, config: _Task, base: Base, /) -> Mapping[str, Any]:
-        """Return what decides answers besides rows, targets, class names and backbone, for the task's fingerprint."""
+        """Return what affects answers besides rows, targets, class names and backbone, for the task's fingerprint."""
         ...
 
     def finish(self, task: Task, config: _Task, base: Base, /) -> Task:
@@ -141,42 +141,42 @@ class Family(Protocol[_Base, _Task]):
         ...
 
     def collate(self, base: Base, /) -> Collate:
-        """Return a function, which can be pickled, from entries of a split with ``labels`` to a padded batch."""
+        """Return a function that collates entries of a split with ``labels`` into a padded batch; it can be pickled."""
         ...
 
     def readout(self, task: Task, base: Base, /) -> Readout:
-        """Return a new readout of the task. Its parameters, if any, start at the same values every time."""
+        """Return a new readout of the task. Its parameters, if any, have the same initial values every time."""
         ...
 
     def followed(self, task: Task, /) -> Task | None:
-        """Return the task whose logits are the features that this task's logits are a linear function of.
+        """Return a task with unit features as its logits, if this task's logits are a linear function of them.
 
-        They are unit vectors, and its readout has no parameters; None if there are no such features. A student is
-        trained to follow them by `tangora.distill`.
+        The readout of the returned task has no parameters. None if there are no such features. `tangora.distill` trains
+        a student to follow them.
         """
         ...
 
     def examples(self, table: Table, config: _Task, /) -> Iterator[str | Image]:
-        """Iterate over the rows as a person would look at them, for reports."""
+        """Iterate over the rows in a form for people, for reports."""
         ...
 
     def auto_class(self, model: str, /) -> str:
-        """Return the class of transformers that loads the backbone of a checkpoint, for the code in a model card."""
+        """Return the transformers class that loads the backbone of a checkpoint, for the code in a model card."""
         ...
 
 
 class Readout(Protocol):
-    """What makes logits, losses and answers of a backbone's output: a `torch.nn.Module`, for one task of one base.
+    """Computes logits, losses and answers from a backbone's output: a `torch.nn.Module`, for one task of one base.
 
-    Derive one from `tangora.tasks.readouts.ClassReadout` if logits are of classes: `features` and `logits` are left.
+    If logits are over classes, derive from `tangora.tasks.readouts.ClassReadout`, and define `features` and `logits`.
 
-    Everything that is computed must be differentiable in the backbone's weights, in both directions: modes train
-    through it, and expand it. Parameters of a readout (``parameters()``) are trained with an adapter, and its
-    ``state_dict()`` is what travels; buffers that can be made again are registered with ``persistent=False``.
+    All computations must be differentiable in the backbone's weights, in both modes of differentiation: modes train
+    through them, and expand them. Parameters of a readout (``parameters()``) are trained with an adapter, and its
+    ``state_dict()`` is saved; register buffers that can be computed again with ``persistent=False``.
 
     Attributes:
-        width: how many logits there are for a row, or for a token.
-        features_key: readouts of one base whose keys are equal compute the same features, so that rows of several tasks
+        width: the number of logits for a row, or for a token.
+        features_key: readouts of one base with equal keys compute the same features, so that rows of several tasks
             share a forward pass.
     """
 
@@ -184,21 +184,21 @@ class Readout(Protocol):
     features_key: Hashable
 
     def features(self, backbone: nn.Module, inputs: Batch, labels: Tensor | None, /) -> Tensor:
-        """Return what is computed before anything of the task, one entry per row.
+        """Compute the part that does not depend on the task, one entry per row.
 
         Args:
             backbone: the base's own, or a `PeftModel` around it.
             inputs: a batch without its labels.
-            labels: those of the batch, for teacher forcing; None where they are not known.
+            labels: those of the batch, for teacher forcing; None if they are not known.
         """
         ...
 
     def logits(self, features: Tensor, /) -> Float[Tensor, "batch *tokens width"]:
-        """Return float32 logits of the rows (or of the tokens of their targets) whose features are given."""
+        """Return float32 logits of the rows (or of their targets' tokens) from their features."""
         ...
 
     def losses(self, logits: Tensor, labels: Tensor, /) -> Float[Tensor, " batch"]:
-        """Return a loss per row, whose mean is minimized."""
+        """Return a loss per row; training minimizes their mean."""
         ...
 
     def answer(
@@ -210,13 +210,13 @@ class Readout(Protocol):
             backbone: as for `features`.
             inputs: a batch without its labels.
             labels: those of the batch.
-            settle: None for an ordinary model. In an expanded one, tensors carry a tangent, and ``settle`` returns
-                primal plus tangent: apply it to logits before anything not linear in them, such as the largest one.
+            settle: None for an ordinary model. In an expanded one, tensors have a tangent, and ``settle`` returns
+                primal plus tangent: apply it to logits before any operation that is not linear, such as the maximum.
         """
         ...
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Iterate over what is trained, as every `torch.nn.Module` does."""
+        """Iterate over the parameters that are trained, like every `torch.nn.Module`."""
         ...
 
 
@@ -224,18 +224,18 @@ class Readout(Protocol):
 class Metric(Protocol):
     """A score of predictions against targets, one of each per row.
 
-    Both come as plain Python values, of one kind of `Answers`: class numbers in [0, classes), texts without
-    surrounding white space, or numbers. There is at least one row, and as many predictions as targets; `score` in
-    `tangora.tasks.metrics` refuses anything else before a metric is called.
+    Both are plain Python values, of one kind of `Answers`: class numbers in [0, classes), texts without surrounding
+    white space, or numbers. There is at least one row, and as many predictions as targets; `score` in
+    `tangora.tasks.metrics` refuses anything else before it calls a metric.
 
-    A metric is a value without state: equal arguments give equal results, and the arguments are not changed. The order
-    of the rows does not matter.
+    A metric has no state: equal arguments give equal results, and the arguments are not changed. The order of the rows
+    does not matter.
 
     Attributes:
-        name: what recipes and ``scores.csv`` call it; letters, digits and ``_``.
+        name: its name in recipes and ``scores.csv``; letters, digits and ``_``.
         takes: the kinds of answers that it can compare; a recipe with another kind is refused.
-        higher_is_better: whether a model with a higher score is the better one. Where it is false, 0 is a perfect
-            score and none is below, as for an error rate: see `tangora.evaluation.results.kept`.
+        higher_is_better: whether a higher score is better. If not, 0 is a perfect score and the minimum, as for an
+            error rate: see `tangora.evaluation.results.kept`.
     """
 
     name: str
@@ -251,8 +251,8 @@ class Metric(Protocol):
     ) -> Float[np.ndarray, " resamples"]:
         """Return the score of every resample; row ``i`` is ``counts[k, i]`` times in resample ``k``.
 
-        The result is `score` of the repeated rows, up to rounding. A run asks for thousands of resamples of every
-        prediction, so compute it from sums over rows (a confusion matrix, the number of right rows) rather than by
-        calling `score`. Where there is no such way, return ``tangora.tasks.metrics.resampled(self, ...)``.
+        The result is `score` of the repeated rows, up to rounding. A run computes thousands of resamples of every
+        prediction, so use sums over rows (a confusion matrix, the number of correct rows) instead of calling `score`.
+        If there is no such way, return ``tangora.tasks.metrics.resampled(self, ...)``.
         """
         ...

@@ -1,4 +1,4 @@
-"""Answers in words by a sequence-to-sequence model such as T5."""
+"""Generate text with a sequence-to-sequence model such as T5."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ __all__ = ["GenerationReadout", "encode", "load"]
 
 
 def load(config: BaseConfig) -> Base:
-    """Return the whole model."""
+    """Load the model and its tokenizer."""
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer  # deferred: it takes a second to import
 
     return Base(config, pretrained(AutoModelForSeq2SeqLM, config), processor(AutoTokenizer, config))
 
 
 def encode(table: Table, targets: Sequence[str], config: TaskConfig, base: Base, most: int) -> dict[str, Any]:
-    """Return token ids of the prompts, and as labels those of the texts to answer with.
+    """Return token ids of the prompts, and as labels those of the target texts.
 
     Raises:
-        DataError: a text to answer with has more than ``most`` tokens, so that no answer could match it.
+        DataError: a target text has more than ``most`` tokens, so that no answer could match it.
     """
     settings: Any = base.config
     ids = tokenize(base.processor, prompts(table, config), settings.max_length, table.place)
@@ -52,13 +52,13 @@ def encode(table: Table, targets: Sequence[str], config: TaskConfig, base: Base,
 
 
 class GenerationReadout(nn.Module):
-    """Logits of target tokens, teacher-forced; answers by greedy generation.
+    """A readout with the logits of target tokens (teacher-forced), and answers by greedy generation.
 
     The loss of a row is the mean cross-entropy over its target tokens.
 
     Args:
-        base: gives vocabulary and tokenizer.
-        most: tokens generated at most.
+        base: the model, for its vocabulary and tokenizer.
+        most: the maximum number of generated tokens.
     """
 
     def __init__(self, base: Base, most: int) -> None:
@@ -70,9 +70,9 @@ class GenerationReadout(nn.Module):
         self._tokenizer = base.processor
 
     def features(self, backbone: nn.Module, inputs: Batch, labels: Tensor | None, /) -> Tensor:
-        """Return the logits of the target tokens, all of the model's own."""
-        found: Tensor = backbone(**inputs, labels=labels).logits
-        return found
+        """Return the model's logits of the target tokens."""
+        logits: Tensor = backbone(**inputs, labels=labels).logits
+        return logits
 
     def logits(self, features: Tensor, /) -> Float[Tensor, "batch tokens vocabulary"]:
         """Return the logits in float32."""
@@ -93,11 +93,11 @@ class GenerationReadout(nn.Module):
         encoded = model.get_encoder()(**inputs)
 
         def step(**decoder: Tensor) -> Tensor:
-            found: Tensor = model(encoder_outputs=encoded, attention_mask=mask, **decoder).logits
-            return found.float() if settle is None else settle(found).float()
+            logits: Tensor = model(encoder_outputs=encoded, attention_mask=mask, **decoder).logits
+            return logits.float() if settle is None else settle(logits).float()
 
         losses = self.losses(step(labels=labels), labels)
-        if settle is not None:  # generate() would compare dual numbers by their primals alone
+        if settle is not None:  # generate() would compare only the primals of dual numbers
             ids = _greedy(step, model, len(mask), self._most)
         else:
             settings: dict[str, Any] = {"max_new_tokens": self._most, "do_sample": False, "num_beams": 1}
@@ -106,7 +106,7 @@ class GenerationReadout(nn.Module):
 
 
 def _greedy(step: Callable[..., Tensor], model: Any, rows: int, most: int) -> Tensor:
-    """Token ids ``[rows, tokens]``; a row that has ended is filled up with padding."""
+    """Generate token ids ``[rows, tokens]`` greedily; a row that has ended is padded."""
     settings = model.generation_config
     end, padding = settings.eos_token_id, settings.pad_token_id
     ends = torch.tensor(end if isinstance(end, list) else [end])

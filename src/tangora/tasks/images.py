@@ -1,4 +1,4 @@
-"""Images and the two-tower models (CLIP, SigLIP) that embed them beside texts."""
+"""Preprocess images, and load the two-tower models (CLIP, SigLIP) that embed images and texts in one space."""
 
 from __future__ import annotations
 
@@ -33,31 +33,31 @@ _CHUNK = 128
 
 
 def load(config: BaseConfig) -> ZeroShotBase:
-    """Return the vision tower as backbone, by the class that loads it alone, so that its adapters load there too."""
+    """Load the vision tower as backbone, in the class for the tower alone, so that adapters fit that class."""
     require("vision", purpose="a model of images")
     import transformers  # deferred: it takes a second to import
 
-    whole: Any = pretrained(transformers.AutoModel, config)
-    kind = str(whole.config.model_type)
+    model: Any = pretrained(transformers.AutoModel, config)
+    kind = str(model.config.model_type)
     if kind not in _TOWERS:
         fix = f"use a checkpoint of {' or '.join(_TOWERS)}"
         raise ModelError("no image tower for this kind of model", got=kind, where=config.model, fix=fix)
     images = processor(transformers.AutoImageProcessor, config, backend="pil")
     tokenizer = processor(transformers.AutoTokenizer, config)
     backbone = pretrained(getattr(transformers, _TOWERS[kind]), config)
-    scale = config.scale or float(whole.logit_scale.detach().exp())
-    return ZeroShotBase(config, backbone, images, text=_text_tower(whole, tokenizer), scale=scale)
+    scale = config.scale or float(model.logit_scale.detach().exp())
+    return ZeroShotBase(config, backbone, images, text=_text_tower(model, tokenizer), scale=scale)
 
 
 def features(backbone: nn.Module, batch: Batch) -> Float[Tensor, "batch dim"]:
     """Return the vision tower's embedding of each image, in the space it shares with the text tower."""
     output = backbone(pixel_values=batch["pixel_values"])
-    found = getattr(output, "image_embeds", None)
-    return found if found is not None else output.pooler_output  # type: ignore[no-any-return]
+    projected = getattr(output, "image_embeds", None)
+    return projected if projected is not None else output.pooler_output  # type: ignore[no-any-return]
 
 
 def encode(table: Table, config: TaskConfig, base: Base) -> dict[str, list[Tensor] | Tensor]:
-    """Return pixels of the image column, resized, cropped and normalized by the checkpoint's own processor."""
+    """Return pixels of the image column, resized, cropped and normalized by the checkpoint's processor."""
     table.need(config.image, "image")
     if isinstance(table.data, dict) and isinstance(column := table.data[config.image], np.ndarray):
         _check_array(column, f"{table.where}, {config.image}")
@@ -83,10 +83,10 @@ def _check_array(images: np.ndarray, where: str) -> None:
 
 
 def rgb(value: Any, where: str) -> Image:
-    """Return an array, a file name, encoded bytes or an image of any mode as an RGB image.
+    """Convert an array, a file name, encoded bytes or an image of any mode to an RGB image.
 
     Raises:
-        DataError: it is none of these.
+        DataError: the value is none of these.
     """
     require("vision", purpose="an image")
     from PIL import Image as images  # deferred: texts need none
@@ -103,12 +103,12 @@ def rgb(value: Any, where: str) -> Image:
         raise DataError(f"not an image ({cause})", where=where, fix="replace or drop the row") from cause
 
 
-def _text_tower(whole: Any, tokenizer: Any) -> TextEncoder:
-    tower, projection = whole.text_model, getattr(whole, "text_projection", nn.Identity())
+def _text_tower(model: Any, tokenizer: Any) -> TextEncoder:
+    tower, projection = model.text_model, getattr(model, "text_projection", nn.Identity())
     parts = nn.ModuleList([tower, projection]).requires_grad_(False).eval()
-    longest = min(int(tokenizer.model_max_length), int(whole.config.text_config.max_position_embeddings))
+    longest = min(int(tokenizer.model_max_length), int(model.config.text_config.max_position_embeddings))
     # SigLIP was trained on texts padded to the full length, without a mask
-    unmasked = whole.config.model_type == "siglip"
+    unmasked = model.config.model_type == "siglip"
     padding: Any = "max_length" if unmasked else True
     wanted = ["input_ids"] if unmasked else ["input_ids", "attention_mask"]
 
@@ -116,7 +116,7 @@ def _text_tower(whole: Any, tokenizer: Any) -> TextEncoder:
         batch = tokenizer(list(texts), padding=padding, truncation=True, max_length=longest, return_tensors="pt")
         device = next(parts.parameters()).device
         with torch.no_grad():
-            found: Tensor = projection(tower(**{name: batch[name].to(device) for name in wanted}).pooler_output)
-        return found.float().cpu()
+            embedded: Tensor = projection(tower(**{name: batch[name].to(device) for name in wanted}).pooler_output)
+        return embedded.float().cpu()
 
     return TextEncoder(embed, weights_fingerprint(parts), parts)

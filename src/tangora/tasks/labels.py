@@ -1,4 +1,4 @@
-"""From what a label column holds to class numbers, and back to the names of the classes."""
+"""Convert a label column to class numbers and class names."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ __all__ = ["class_numbers", "class_targets", "given_names", "raw_labels"]
 
 
 def class_targets(tables: Mapping[str, Table], config: TaskSettings) -> Targets:
-    """Return class numbers as targets, of names that the recipe or the data set gives.
+    """Return class numbers as targets, with class names from the recipe or the data set.
 
     Raises:
-        DataError: as `given_names` and `class_numbers`.
+        DataError: see `given_names` and `class_numbers`.
     """
     classes, numbers = class_numbers(tables, config, given_names(tables, config))
     return Targets(classes, {split: list(values) for split, values in numbers.items()}, stratify=True)
 
 
 def raw_labels(table: Table, column: str) -> list[Any]:
-    """The label column, complete.
+    """Return the label column.
 
     Raises:
-        DataError: no such column, or a row without a label.
+        DataError: there is no such column, or a row has no label.
     """
     table.need(column, "label")
     values = table.column(column)
@@ -39,7 +39,7 @@ def raw_labels(table: Table, column: str) -> list[Any]:
         if value is None or value != value:
             raise DataError("a label is missing", got=value, where=table.place(row, column))
         if not isinstance(value, (str, int, float)) or value in (float("inf"), -float("inf")):
-            fix = "give one number or name a row"
+            fix = "give one number or name per row"
             raise DataError(
                 "a label is neither a number nor a name", got=value, where=table.place(row, column), fix=fix
             )
@@ -47,10 +47,10 @@ def raw_labels(table: Table, column: str) -> list[Any]:
 
 
 def given_names(tables: Mapping[str, Table], config: TaskSettings) -> list[str] | dict[str, str] | None:
-    """Class names as the recipe or the data set gives them; None when neither does.
+    """Return the class names in the recipe or the data set; None if neither has any.
 
     Raises:
-        DataError: ``labels_from`` is unreadable or has no list of names, or a name comes twice or is empty.
+        DataError: ``labels_from`` is unreadable or has no list of names, or a name is a duplicate or empty.
     """
     names = config.labels
     if config.labels_from is not None:
@@ -65,13 +65,13 @@ def given_names(tables: Mapping[str, Table], config: TaskSettings) -> list[str] 
 def class_numbers(
     tables: Mapping[str, Table], config: TaskSettings, names: list[str] | dict[str, str] | None
 ) -> tuple[list[str], dict[str, list[int]]]:
-    """Names of the classes, and the number of each row's class per split.
+    """Return the class names, and split -> the class number of each row.
 
-    Names given as a list are in label order; a row holds its number, or the name itself. A mapping takes what a row
-    holds to a name. Without names, the sorted distinct values are the classes.
+    A list of names is in label order, and a row contains a number or a name. A mapping maps a row's value to a name.
+    Without names, the sorted distinct values are the classes.
 
     Raises:
-        DataError: a label without a class, a class without a row in train, or fewer than two classes.
+        DataError: a label has no class, a class has no row in train, or there are fewer than two classes.
     """
     raw = {split: raw_labels(table, config.label) for split, table in tables.items()}
     if names is None:
@@ -106,7 +106,7 @@ def _check_classes(classes: list[str], train: list[int], config: TaskSettings) -
         raise DataError("a task needs at least 2 classes", got=classes, where=f"task {config.name}")
     empty = [name for number, name in enumerate(classes) if number not in set(train)]
     if empty:
-        fix = "give rows of it, or leave it out of labels"
+        fix = "add rows of this class, or remove it from labels"
         raise DataError("a class has no row in train", got=empty[0], where=f"task {config.name}", fix=fix)
 
 

@@ -1,4 +1,4 @@
-"""`load_base`, and `load_task`: read, name, split, limit, preprocess, and give it what its readout needs."""
+"""`load_base` and `load_task`: read, label, split, limit and preprocess the rows, and add what the readout needs."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class LabelledRows:
 def load_base(config: BaseSettings, machine: Machine | None = None) -> Base:
     """Load the pretrained model of a recipe, with what its family needs to preprocess inputs and name classes.
 
-    Weights are read from safetensors only. The model is found as transformers finds it: a folder, or a Hub id.
+    Weights are read from safetensors only. The model is a folder or a Hub id, as in transformers.
 
     Args:
-        config: which model, and of which family.
-        machine: where it computes; the CPU, in float32, by default.
+        config: the base's settings: the model, its family, ...
+        machine: the machine that computes; by default the CPU, in float32.
 
     Raises:
         ModelError: the model is not found, has only pickled weights, lacks weights, or does not fit the family.
@@ -55,18 +55,18 @@ def load_base(config: BaseSettings, machine: Machine | None = None) -> Base:
 
 
 def load_task(config: TaskSettings, base: Base, seed: int) -> Task:
-    """Read a task's rows and make them into inputs of ``base``.
+    """Read a task's rows and preprocess them to inputs of ``base``.
 
-    Train, validation and test are three different sets of rows: without a validation split, one is cut from train by
-    ``seed``, in proportion to the classes. ``limit`` is applied after that.
+    Train, validation and test are three disjoint sets of rows: without a validation split, one is split off from train
+    by ``seed``, in proportion to the classes. ``limit`` is applied after that.
 
     Args:
-        config: where the rows are, which columns, which labels.
-        base: gives the preprocessing, and what its family's readout is made from.
-        seed: decides the cut and the samples of ``limit``.
+        config: the task's settings: source, columns, labels, ...
+        base: the base model, for its preprocessing and its family's readout.
+        seed: of the split and of the samples for ``limit``.
 
     Raises:
-        DataError: the data are not as the recipe says; the message says where.
+        DataError: the data do not match the recipe; the message names the place.
     """
     family: Family[Any, Any] = FAMILIES.get(base.config.family)
     classes, parts = read_rows(config, base.config.family, seed)
@@ -80,7 +80,7 @@ def load_task(config: TaskSettings, base: Base, seed: int) -> Task:
         "labels": classes,
         **family.decides(config, base),
     }
-    if not base.machine.exact:  # every cached result is kept under this fingerprint, and half precision rounds them
+    if not base.machine.exact:  # the fingerprint is part of cache keys, and results in half precision are rounded
         decides["dtype"] = base.machine.dtype
     task = Task(
         name=config.name,
@@ -99,7 +99,7 @@ _DATA = {"name", "source", "limit", "validation_fraction", "labels", "labels_fro
 
 
 def _record(family: Family[Any, Any], task: Task, config: TaskSettings, base: Base) -> dict[str, Any]:
-    """What prediction needs besides the base's weights, as JSON."""
+    """Return what prediction needs besides the base's weights, as JSON."""
     return {
         "family": family.name,
         "labels": list(task.labels),
@@ -110,24 +110,27 @@ def _record(family: Family[Any, Any], task: Task, config: TaskSettings, base: Ba
 
 
 def read_rows(config: TaskSettings, family: str, seed: int) -> tuple[list[str], dict[str, LabelledRows]]:
-    """Return class names, and the rows of the three splits before preprocessing: no base model is needed.
+    """Return class names, and the rows of the three splits before preprocessing; this needs no base model.
 
     Raises:
-        DataError: the data are not as the recipe says; the message says where.
+        DataError: the data do not match the recipe; the message names the place.
     """
     tables = read(config.source, config.name)
     targets = FAMILIES.get(family).targets(tables, config)
     parts = {split: LabelledRows(table, targets.of_split[split]) for split, table in tables.items()}
-    return targets.classes, _limited(_three(parts, config, seed, targets.stratify), config, seed, targets.stratify)
+    splits = _with_validation(parts, config, seed, targets.stratify)
+    return targets.classes, _limited(splits, config, seed, targets.stratify)
 
 
-def _three(parts: dict[str, LabelledRows], config: TaskSettings, seed: int, stratify: bool) -> dict[str, LabelledRows]:
+def _with_validation(
+    parts: dict[str, LabelledRows], config: TaskSettings, seed: int, stratify: bool
+) -> dict[str, LabelledRows]:
     if "validation" not in parts:
         train = parts["train"]
         n = len(train.targets)
         if n < 2:
             raise DataError(
-                "a validation split needs at least 2 rows of train", got=n, where=f"task {config.name}", fix="give more"
+                "a validation split needs at least 2 rows of train", got=n, where=f"task {config.name}", fix="add rows"
             )
         kept, held_out = cut(n, config.validation_fraction, seed, train.targets if stratify else None)
         parts = {**parts, "train": train.select(kept), "validation": train.select(held_out)}

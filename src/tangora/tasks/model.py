@@ -1,4 +1,4 @@
-"""A backbone and the readout of one task: losses, logits and predictions."""
+"""`TaskModel`: a backbone with the readout of one task, and its predictions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["Predictions", "TaskModel", "collate", "make_readout", "predict"]
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model answers each row with, in the split's order.
+    """A model's answer and loss for each row, in the split's order.
 
     Attributes:
         values: class numbers (int64), generated texts, or numbers (float64).
@@ -44,23 +44,23 @@ class Predictions:
 
 
 def collate(task: Task, base: Base) -> Collate:
-    """Return the function that makes entries of ``task`` a batch, as `DataLoader` and `Trainer` want it."""
-    found: Collate = FAMILIES.get(task.family).collate(base)
-    return found
+    """Return the function that collates entries of ``task`` into a batch, for `DataLoader` and `Trainer`."""
+    function: Collate = FAMILIES.get(task.family).collate(base)
+    return function
 
 
 def make_readout(task: Task, base: Base, *adapters: Adapter) -> Readout:
-    """Return a readout of the task, with the head that one of the adapters holds for it.
+    """Return a readout of the task, with the head that one of the adapters has for it.
 
-    If none of them does, or the readout has no parameters, it is as the family makes it.
+    If none has one, or the readout has no parameters, it is the family's new readout.
 
     Args:
-        task: which one.
+        task: the task.
         base: its base.
-        adapters: whose heads are looked through.
+        adapters: the adapters to search for heads.
 
     Raises:
-        AdapterError: the head is of other classes, names or shapes; two adapters hold different heads for the task.
+        AdapterError: the head's classes, names or shapes differ; two adapters have different heads for the task.
     """
     readout: Readout = FAMILIES.get(task.family).readout(task, base)
     module = cast(nn.Module, readout)
@@ -76,7 +76,7 @@ def make_readout(task: Task, base: Base, *adapters: Adapter) -> Readout:
             module.load_state_dict(dict(adapter.heads[task.name]))
         except RuntimeError as cause:
             what = f"the head does not fit the task ({' '.join(str(cause).split())[:200]})"
-            fix = "give the base and the task that the adapter was trained by"
+            fix = "give the base and the task that the adapter was trained with"
             raise AdapterError(what, where=f"heads/{task.name}.safetensors", fix=fix) from cause
     return readout
 
@@ -84,19 +84,19 @@ def make_readout(task: Task, base: Base, *adapters: Adapter) -> Readout:
 def _refuse_other_classes(task: Task, adapter: Adapter) -> None:
     record = adapter.records.get(task.name)
     if record is not None and record.labels != task.labels:
-        what = f"the head is of the classes {', '.join(record.labels)}, in this order"
+        what = f"the head was trained for the classes {', '.join(record.labels)}, in this order"
         fix = "name the same classes in the same order"
         raise AdapterError(what, got=task.labels, where=f"task {task.name}, labels", fix=fix)
 
 
 class TaskModel(nn.Module):
-    """A backbone (adapted or not) that answers ``task``, through a readout.
+    """A backbone (adapted or not) with the readout of a task.
 
     Args:
         backbone: the base's own, or a `PeftModel` around it.
-        task: gives the family, and what its readout needs.
-        base: gives preprocessing and settings.
-        readout: the task's, from `make_readout`; by default one whose parameters, if it has any, are at their start.
+        task: the task, with its family and what the readout needs.
+        base: the base model, for preprocessing and settings.
+        readout: the task's, from `make_readout`; by default a new one with initial parameters.
     """
 
     def __init__(self, backbone: nn.Module, task: Task, base: Base, readout: Readout | None = None) -> None:
@@ -110,11 +110,11 @@ class TaskModel(nn.Module):
         self.training = backbone.training
 
     def forward(self, labels: Tensor | None = None, **inputs: Tensor) -> dict[str, Tensor]:
-        """Return ``logits``, and with labels the mean ``loss``.
+        """Return ``logits`` and, with labels, the mean ``loss``.
 
         Args:
             labels: of the batch.
-            inputs: the rest of the batch, by the names that the family's backbone takes.
+            inputs: the other entries of the batch, by the backbone's names for them.
         """
         logits = self.logits(inputs, labels)
         if labels is None:
@@ -122,7 +122,7 @@ class TaskModel(nn.Module):
         return {"loss": self.readout.losses(logits, labels).mean(), "logits": logits}
 
     def predict_batch(self, batch: Batch) -> tuple[list[Any], Float[Tensor, " batch"]]:
-        """Return answers and losses of the rows of one batch."""
+        """Return answers and losses of a batch's rows."""
         inputs = {name: value for name, value in batch.items() if name != "labels"}
         with self._machine.autocast():
             return self.readout.answer(self.backbone, inputs, batch["labels"], None)
@@ -131,15 +131,15 @@ class TaskModel(nn.Module):
         """Return float32 logits of the classes, or of the tokens of the targets ``labels``."""
         with self._machine.autocast():
             features = self.readout.features(self.backbone, inputs, labels)
-        return self.readout.logits(features.float())  # a loss in half precision would be of little use
+        return self.readout.logits(features.float())  # a loss in half precision would be too coarse
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
-        """Recompute activations in the backward pass; frozen inputs need it non-reentrant, so that is the default."""
+        """Recompute activations in the backward pass; non-reentrant by default, as frozen inputs require."""
         chosen = gradient_checkpointing_kwargs or {"use_reentrant": False}
         cast(Any, self.backbone).gradient_checkpointing_enable(gradient_checkpointing_kwargs=chosen)
 
     def gradient_checkpointing_disable(self) -> None:
-        """Keep activations again."""
+        """Stop recomputing activations."""
         cast(Any, self.backbone).gradient_checkpointing_disable()
 
 
@@ -147,12 +147,12 @@ def predict(model: TaskModel, split: Split, batch_size: int) -> Predictions:
     """Return predictions and losses for every row of ``split``, in order.
 
     Rows of similar length share a batch, and batches are prepared once per split and ``batch_size``: predicting again
-    with other weights costs forward passes only.
+    with other weights costs only forward passes.
 
     Args:
-        model: put into evaluation mode meanwhile.
+        model: the model; it is in evaluation mode during the call.
         split: of the model's task.
-        batch_size: rows per forward pass; changes results by rounding at most.
+        batch_size: rows per forward pass; it changes results by rounding at most.
 
     Raises:
         ArgumentError: ``batch_size`` is smaller than 1.
@@ -161,14 +161,14 @@ def predict(model: TaskModel, split: Split, batch_size: int) -> Predictions:
         raise ArgumentError("batch_size must be at least 1", got=batch_size, where="evaluation.batch_size")
     device = next(model.parameters()).device
     values: list[Any] = [None] * len(split)
-    found = np.empty(len(split), dtype=np.float32)
-    with evaluating(model), torch.no_grad():  # not inference mode, in which no tangent flows
+    losses = np.empty(len(split), dtype=np.float32)
+    with evaluating(model), torch.no_grad():  # inference mode would disable forward-mode differentiation
         for rows, batch in split.batches(batch_size, model.collator):
             answers, row_losses = model.predict_batch({k: v.to(device) for k, v in batch.items()})
-            found[rows] = row_losses.cpu().numpy()
+            losses[rows] = row_losses.cpu().numpy()
             for row, answer in zip(rows, answers, strict=True):
                 values[row] = answer
-    return Predictions(_of_kind(values, model.answers), found)
+    return Predictions(_of_kind(values, model.answers), losses)
 
 
 def _of_kind(values: list[Any], answers: str) -> np.ndarray | list[str]:

@@ -1,4 +1,4 @@
-"""Readouts that families share: of classes, and of the classes whose names are embedded."""
+"""A base class for readouts with logits over classes, and the loss of tokens."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ __all__ = ["ClassReadout", "token_losses"]
 
 
 class ClassReadout(nn.Module, ABC):
-    """A readout whose logits are of classes: the loss is their cross-entropy, the answer the largest one.
+    """A readout with logits over classes: the loss is their cross-entropy, the answer the class of the largest logit.
 
-    Derive from it, and implement `features` and `logits` as `tangora.tasks.contract.Readout` describes them. Parameters
+    Derive from it, and implement `features` and `logits` as described in `tangora.tasks.contract.Readout`. Parameters
     of the derived class are trained with an adapter.
 
     Args:
@@ -36,11 +36,11 @@ class ClassReadout(nn.Module, ABC):
 
     @abstractmethod
     def features(self, backbone: nn.Module, inputs: Batch, labels: Tensor | None, /) -> Tensor:
-        """Return what is computed before anything of the task, one entry per row."""
+        """Compute the part that does not depend on the task, one entry per row."""
 
     @abstractmethod
     def logits(self, features: Tensor, /) -> Float[Tensor, "batch classes"]:
-        """Return float32 logits of the rows whose features are given."""
+        """Return float32 logits of the rows from their features."""
 
     def losses(
         self, logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"], /
@@ -60,6 +60,6 @@ class ClassReadout(nn.Module, ABC):
 def token_losses(
     logits: Float[Tensor, "batch tokens vocabulary"], labels: Int[Tensor, "batch tokens"]
 ) -> Float[Tensor, " batch"]:
-    """Return the cross-entropy of each row: the mean over its target tokens; ignored ones do not count."""
+    """Return the cross-entropy of each row: the mean over its target tokens, without ignored ones."""
     tokens = cross_entropy(logits.transpose(1, 2), labels, reduction="none", ignore_index=IGNORED)
     return tokens.sum(1) / (labels != IGNORED).sum(1)

@@ -1,4 +1,4 @@
-"""Rows of a data set, from wherever a recipe's `Source` points."""
+"""Read the rows of a data set from a recipe's `Source`."""
 
 from __future__ import annotations
 
@@ -26,50 +26,50 @@ _IMAGES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".ti
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of one split: a `datasets.Dataset` or columns in memory, and the class names of columns that have them."""
+    """Rows of one split: a `datasets.Dataset` or columns in memory, and the class names of label columns."""
 
     data: Dataset | dict[str, Sequence[Any] | np.ndarray]
     where: str
     class_names: Mapping[str, list[str]]
-    numbers: Sequence[int] | None = None  # of the rows where they were read, after a selection
+    numbers: Sequence[int] | None = None  # row numbers in the source, after a selection
 
     def __len__(self) -> int:
-        """Number of rows."""
+        """Return the number of rows."""
         return len(next(iter(self.data.values()))) if isinstance(self.data, dict) else len(self.data)
 
     @property
     def columns(self) -> list[str]:
-        """Names of the columns."""
+        """The names of the columns."""
         return list(self.data) if isinstance(self.data, dict) else list(self.data.column_names)
 
     def place(self, row: int, column: str | None = None) -> str:
-        """How an error names a row: by its number where it was read."""
+        """Return the name of a row in errors, with its number in the source."""
         number = row if self.numbers is None else self.numbers[row]
         return f"{self.where}, {f'column {column}, ' if column else ''}row {number}"
 
     def need(self, column: str, key: str) -> None:
-        """Raise `DataError` unless there is such a column; ``key`` is what names it in the recipe."""
+        """Raise `DataError` unless there is such a column; ``key`` is the recipe's key for it."""
         if column not in self.columns:
             raise DataError(
                 f"unknown column for {key}", got=column, where=self.where, fix=did_you_mean(column, self.columns)
             )
 
     def column(self, name: str) -> list[Any]:
-        """The values of one column, in order."""
+        """Return the values of one column, in order."""
         if isinstance(self.data, dict):
             values = self.data[name]
             return values.tolist() if isinstance(values, np.ndarray) and values.ndim == 1 else list(values)
         return list(self.data[name])
 
     def rows(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """One dictionary per row; images are decoded one at a time."""
+        """Iterate over the rows as dictionaries; images are decoded one at a time."""
         if isinstance(self.data, dict):
             columns = {name: self.data[name] for name in names}
             return ({name: values[i] for name, values in columns.items()} for i in range(len(self)))
         return iter(self.data.select_columns(list(names)))
 
     def select(self, rows: Sequence[int]) -> Table:
-        """The rows with these numbers, in this order."""
+        """Return the rows with these numbers, in this order."""
         numbers = [self.numbers[i] for i in rows] if self.numbers is not None else list(rows)
         if isinstance(self.data, dict):
             picked = {
@@ -81,7 +81,7 @@ class Table:
 
 
 def read(source: Source, task: str) -> dict[str, Table]:
-    """The splits that ``source`` has, at least ``train`` and ``test``.
+    """Read the splits of ``source``, at least ``train`` and ``test``.
 
     Raises:
         DataError: a file is missing or unreadable, a split is missing or empty, or two splits are the same rows.
@@ -98,7 +98,7 @@ def read(source: Source, task: str) -> dict[str, Table]:
             )
     for split, table in tables.items():
         if not len(table):
-            raise DataError(f"the {split} split is empty", where=table.where, fix="give it rows")
+            raise DataError(f"the {split} split is empty", where=table.where, fix="add rows")
     return tables
 
 
@@ -124,7 +124,7 @@ def _open(reader: Callable[[Path], Table], path: Path) -> Table:
         raise
     except FileNotFoundError:
         raise DataError("file not found", where=path, fix="check the path") from None
-    except Exception as cause:  # pyarrow, zipfile and numpy each have their own
+    except Exception as cause:  # pyarrow, zipfile and NumPy raise different exceptions
         detail = " ".join(str(cause).split())
         raise DataError(f"not readable ({detail})", where=path, fix="the file is corrupt or of another kind") from cause
 
@@ -149,7 +149,7 @@ def _jsonl(path: Path) -> Table:
 
 
 def _arrow(table: Any, path: Path) -> Table:
-    """A pyarrow table as a data set in memory: nothing is written to a cache."""
+    """Return a pyarrow table as a data set in memory, without a cache on disk."""
     from datasets import Dataset  # deferred: an extra
 
     return _dataset(Dataset(table), str(path))
@@ -171,14 +171,14 @@ def _npz(path: Path) -> Table:
 
 def _imagefolder(path: Path) -> Table:
     if not path.is_dir():
-        raise DataError("folder not found", where=path, fix="give a folder with one folder a class")
+        raise DataError("folder not found", where=path, fix="give a folder with one folder per class")
     images, labels = [], []
     for folder in sorted(p for p in path.iterdir() if p.is_dir()):
         for file in sorted(p for p in folder.rglob("*") if p.suffix.lower() in _IMAGES):
             images.append(str(file))
             labels.append(folder.name)
     if not images:
-        raise DataError("no images found", where=path, fix="it needs one folder a class, with images in it")
+        raise DataError("no images found", where=path, fix="it needs one folder per class, with images in it")
     return Table({"image": images, "label": labels}, str(path), {})
 
 
@@ -191,7 +191,7 @@ def _builtin(name: str) -> dict[str, Table]:
 
 
 def _hub(source: Source, task: str) -> dict[str, Table]:
-    """Through the data set library's own cache; without ``splits``, those of the three that exist."""
+    """Load a data set from the Hub with `datasets`; without ``splits``, those of the three that exist."""
     import datasets  # deferred: an extra
 
     where = f"task {task}, {source.hub}"
@@ -201,23 +201,23 @@ def _hub(source: Source, task: str) -> dict[str, Table]:
             read = datasets.load_dataset(
                 source.hub, source.config, revision=source.revision, split=list(wanted.values())
             )
-            found = dict(zip(wanted, read, strict=True))
+            loaded = dict(zip(wanted, read, strict=True))
         else:
             read = datasets.load_dataset(source.hub, source.config, revision=source.revision)
-            found = {split: read[split] for split in ("train", "validation", "test") if split in read}
-    except Exception as cause:  # offline, unknown id, unknown split or configuration: each its own exception
+            loaded = {split: read[split] for split in ("train", "validation", "test") if split in read}
+    except Exception as cause:  # offline, unknown id, split or configuration: they raise different exceptions
         detail = " ".join(str(cause).split())
         raise DataError(
             f"the data set cannot be loaded ({detail})", where=where, fix="check hub, config, revision and splits"
         ) from cause
     if wanted:
-        info = next(iter(found.values())).info.splits or {}
+        info = next(iter(loaded.values())).info.splits or {}
         _refuse_overlap(wanted, {name: split.num_examples for name, split in info.items()}, where)
-    return {split: _dataset(data, f"{where}, {split}") for split, data in found.items()}
+    return {split: _dataset(data, f"{where}, {split}") for split, data in loaded.items()}
 
 
 def _refuse_overlap(splits: Mapping[Any, str], sizes: Mapping[str, int], where: str) -> None:
-    """Raise `DataError` when two of our splits name a common row, such as ``train`` and ``train[:100]``."""
+    """Raise `DataError` if two splits share a row, such as ``train`` and ``train[:100]``."""
     from datasets import ReadInstruction  # deferred: an extra
 
     taken: list[tuple[str, Any]] = []
@@ -225,7 +225,7 @@ def _refuse_overlap(splits: Mapping[Any, str], sizes: Mapping[str, int], where: 
         for part in ReadInstruction.from_spec(theirs).to_absolute(sizes):
             for other, seen in taken:
                 if seen.splitname == part.splitname and seen.from_ < part.to and part.from_ < seen.to:
-                    fix = "use slices that are apart"
+                    fix = "use disjoint slices"
                     raise DataError(f"{other} and {ours} share rows", got=theirs, where=where, fix=fix)
             taken.append((ours, part))
 

@@ -1,4 +1,4 @@
-"""Which rows go where: decided by a hash of seed and row number, the same on every machine and version."""
+"""Choose rows by a hash of seed and row number: the same rows on every machine and version."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ __all__ = ["cut", "sample"]
 
 
 def cut(n: int, fraction: float, seed: int, classes: Sequence[Hashable] | None = None) -> tuple[list[int], list[int]]:
-    """Two disjoint sets of the rows 0..n-1, both in order: the kept ones and the ``fraction`` cut from them.
+    """Split the rows 0..n-1 into two sets, both in order: the kept ones, and a ``fraction`` that is split off.
 
     Args:
         n: number of rows, at least 2.
-        fraction: share that is cut, at least one row and at most all but one.
-        seed: decides which rows.
-        classes: class of each row; then each class is cut in proportion, and keeps a row where it has two.
+        fraction: share that is split off, at least one row and at most all but one.
+        seed: of the choice of rows.
+        classes: class of each row; if given, each class is split in proportion, and keeps a row if it has two.
 
     >>> kept, held_out = cut(10, 0.2, seed=0, classes=[0] * 5 + [1] * 5)
     >>> len(kept), len(held_out), len({i // 5 for i in held_out})
@@ -28,7 +28,7 @@ def cut(n: int, fraction: float, seed: int, classes: Sequence[Hashable] | None =
 
 
 def sample(n: int, count: int, seed: int, classes: Sequence[Hashable] | None = None) -> list[int]:
-    """At most ``count`` of the rows 0..n-1, in order; each class in proportion when ``classes`` is given.
+    """Sample at most ``count`` of the rows 0..n-1, in order; each class in proportion if ``classes`` is given.
 
     >>> len(sample(100, 10, seed=0)), sample(3, 10, seed=0)
     (10, [0, 1, 2])
@@ -52,7 +52,7 @@ def _choose(n: int, count: int, salt: str, classes: Sequence[Hashable] | None, l
 
 
 def _quotas(sizes: list[int], count: int, leave: int) -> list[int]:
-    """Shares of ``count`` in proportion to ``sizes``, by largest remainder; each class gets one where there is room."""
+    """Divide ``count`` in proportion to ``sizes``, by largest remainder; each class gets one if there are enough."""
     most = [max(size - leave, 0) for size in sizes]
     if sum(most) < count:  # every class is down to its last row: take those too
         most = sizes

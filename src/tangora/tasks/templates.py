@@ -1,4 +1,4 @@
-"""Texts made of the columns of a row: prompts, and the texts to answer with."""
+"""Format texts from the columns of a row: prompts and target texts."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ __all__ = ["fields", "prompts", "text_targets"]
 
 
 def prompts(table: Table, config: TaskConfig) -> list[str]:
-    """Return the input of every row: ``prompt`` formatted with its columns, or the text column.
+    """Return the input text of every row: ``prompt`` formatted with its columns, or the text column.
 
     Raises:
-        DataError: an unknown column, or a row that does not fit the template.
+        DataError: a column is unknown, or a row does not fit the template.
     """
     prompt = config.prompt if config.prompt is not None else "{" + config.text + "}"
     return _formatted(table, prompt, "prompt", {})
 
 
 def text_targets(tables: Mapping[str, Table], config: TaskConfig) -> Targets:
-    """Return the texts to answer with: ``target``, in which ``{label}`` is the class name, or the value as it is.
+    """Return the target texts: ``target`` with the class name, or the raw value, for ``{label}``.
 
-    The rows fall into classes if the target names a label, and labels are neither fractions nor formatted as numbers.
+    The rows have classes if the target contains a label, and labels are neither fractions nor formatted as numbers.
 
     Raises:
-        DataError: an unknown column, a label without a class, or a row that does not fit the template.
+        DataError: a column is unknown, a label has no class, or a row does not fit the template.
     """
     classes, labels = _labels(tables, config)
     texts = {
@@ -45,7 +45,7 @@ def text_targets(tables: Mapping[str, Table], config: TaskConfig) -> Targets:
 
 
 def _labels(tables: Mapping[str, Table], config: TaskConfig) -> tuple[list[str], dict[str, list[Any]]]:
-    """Class names, and what ``{label}`` stands for in every row."""
+    """Return class names, and the value of ``{label}`` in every row."""
     names = naming.given_names(tables, config)
     if "label" not in fields(config.target, "target"):
         return [], {}
@@ -60,16 +60,16 @@ def _labels(tables: Mapping[str, Table], config: TaskConfig) -> tuple[list[str],
 
 
 def fields(template: str, key: str) -> list[str]:
-    """Names between braces, each once.
+    """Return the names between braces, each once.
 
     Raises:
-        DataError: braces that do not match, or an empty pair.
+        DataError: braces do not match, or a pair is empty.
     """
     try:
-        found = [field for _, field, _, _ in string.Formatter().parse(template) if field is not None]
+        parsed = [field for _, field, _, _ in string.Formatter().parse(template) if field is not None]
     except ValueError as cause:
         raise DataError(f"not a format string ({cause})", got=template, where=key) from None
-    names = [field.split(".")[0].split("[")[0] for field in found]
+    names = [field.split(".")[0].split("[")[0] for field in parsed]
     if "" in names:
         raise DataError("a field needs a column's name", got=template, where=key, fix="write {column}, not {}")
     return list(dict.fromkeys(names))

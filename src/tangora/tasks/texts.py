@@ -1,4 +1,4 @@
-"""Texts and their encoders: columns of texts, token ids, features pooled to one vector."""
+"""Tokenize columns of texts, and load encoders that pool features to one vector per text."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ SCALE = 20.0  # of sentence-transformers' contrastive losses
 
 
 def encoder(config: BaseSettings, unused: Sequence[str] = ()) -> tuple[nn.Module, Any]:
-    """Return an encoder and its tokenizer, which cuts texts to what the encoder takes.
+    """Load an encoder and its tokenizer, which truncates texts to the encoder's maximum length.
 
     Args:
-        config: which checkpoint.
-        unused: children of the encoder that are taken out; the checkpoint may lack their weights.
+        config: the base's settings.
+        unused: children of the encoder to remove; the checkpoint may lack their weights.
 
     Raises:
-        ModelError: the checkpoint cannot be loaded, or is of another kind of model.
+        ModelError: the checkpoint cannot be loaded, or has another kind of model.
     """
     from transformers import AutoModel, AutoTokenizer  # deferred: it takes a second to import
 
@@ -49,7 +49,7 @@ def encoder(config: BaseSettings, unused: Sequence[str] = ()) -> tuple[nn.Module
 
 
 def load(config: BaseConfig, unused: Sequence[str]) -> ZeroShotBase:
-    """Return a sentence encoder that embeds class names as it embeds texts."""
+    """Load a sentence encoder that also embeds class names."""
     backbone, tokenizer = encoder(config, unused)
     padding = Collator(tokenizer.pad_token_id or 0)
 
@@ -66,7 +66,7 @@ def load(config: BaseConfig, unused: Sequence[str]) -> ZeroShotBase:
 
 
 def pooled(backbone: nn.Module, batch: Batch, pooling: str) -> Float[Tensor, "batch dim"]:
-    """Return token features as one vector: their mean over the text, or that of the first token (``cls``)."""
+    """Pool token features to one vector per text: their mean, or the first token's (``cls``)."""
     hidden: Tensor = backbone(**batch).last_hidden_state
     if pooling == "cls":
         return hidden[:, 0]
@@ -75,10 +75,10 @@ def pooled(backbone: nn.Module, batch: Batch, pooling: str) -> Float[Tensor, "ba
 
 
 def texts_of(table: Table, column: str, key: str) -> list[str]:
-    """A column of texts, complete.
+    """Return a column of texts.
 
     Raises:
-        DataError: no such column, or a row without a text.
+        DataError: there is no such column, or a row has no text.
     """
     table.need(column, key)
     texts = table.column(column)
@@ -91,7 +91,7 @@ def texts_of(table: Table, column: str, key: str) -> list[str]:
 def tokenize(
     tokenizer: Any, texts: Sequence[str], max_length: int, place: Callable[[int], str] = "text {}".format
 ) -> list[Tensor]:
-    """Token ids per text, cut to ``max_length`` or what the model takes, not padded; ``place`` names a row in an error.
+    """Return token ids per text, unpadded, truncated to ``max_length`` or the model's; ``place`` names a row in errors.
 
     Raises:
         DataError: a text has no tokens.

@@ -1,4 +1,4 @@
-"""What a task is once its data has been read: inputs and targets. Plain values, no files and no models."""
+"""Tasks and splits as values: inputs and targets, independent of files and models."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Batch", "Collate", "Split", "SplitRows", "Task", "evaluating", "fing
 
 Batch: TypeAlias = dict[str, Tensor]
 Collate: TypeAlias = Callable[[Sequence[Mapping[str, Any]]], Batch]
-"""From entries of a split to a padded batch with ``labels``."""
+"""Collates entries of a split into a padded batch with ``labels``."""
 
 
 class SplitRows(Dataset[dict[str, Any]]):
@@ -29,11 +29,11 @@ class SplitRows(Dataset[dict[str, Any]]):
         self._split = split
 
     def __len__(self) -> int:
-        """Number of rows."""
+        """Return the number of rows."""
         return len(self._split)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        """The inputs and the label of one row."""
+        """Return the inputs and labels of one row."""
         item: dict[str, Any] = {name: values[row] for name, values in self._split.inputs.items()}
         if "labels" not in item:
             item["labels"] = self._split.targets[row]
@@ -42,12 +42,12 @@ class SplitRows(Dataset[dict[str, Any]]):
 
 @dataclass(frozen=True)
 class Split:
-    """Rows ready for a model.
+    """Preprocessed rows.
 
     Attributes:
-        inputs: one entry per row, by the names that the backbone takes: ``input_ids`` as unpadded 1-D int64 tensors, or
+        inputs: one entry per row, by the backbone's names for them: ``input_ids`` as unpadded 1-D int64 tensors, or
             ``pixel_values`` of shape [n, 3, height, width]; and ``labels``, if they are not the targets.
-        targets: what metrics compare with: class numbers, texts or numbers.
+        targets: the targets of metrics: class numbers, texts or numbers.
         fingerprint: sha-256 of inputs and targets.
     """
 
@@ -60,16 +60,16 @@ class Split:
         return one_line("Split", f"{len(self)} rows", f"inputs {' '.join(self.inputs)}")
 
     def __post_init__(self) -> None:
-        """Take the fingerprint, unless it is given."""
+        """Compute the fingerprint unless it is given."""
         if not self.fingerprint:
             object.__setattr__(self, "fingerprint", fingerprint_of([self.inputs, self.targets]))
 
     def __len__(self) -> int:
-        """Number of rows."""
+        """Return the number of rows."""
         return len(self.targets)
 
     def dataset(self) -> SplitRows:
-        """The rows as a torch data set, for a `DataLoader` or a `Trainer`."""
+        """Return the rows as a torch data set, for a `DataLoader` or a `Trainer`."""
         return SplitRows(self)
 
     def batches(
@@ -78,10 +78,10 @@ class Split:
         collator: Collate,
         only: Collection[int] | None = None,
     ) -> list[tuple[list[int], Batch]]:
-        """Padded batches and the rows they hold, rows of similar length together; made once per ``size``.
+        """Return padded batches with their row numbers, rows of similar length together; made once per ``size``.
 
-        A candidate of a fusion grid costs a pass over the same rows again, so that padding is paid for once only.
-        With ``only``, batches of these rows alone.
+        Every candidate of a fusion grid is a pass over the same rows, so they are padded only once. With ``only``, the
+        batches contain just these rows.
         """
         if only is not None:
             return self._padded(only, size, collator)
@@ -101,16 +101,16 @@ class Split:
 
 @dataclass(frozen=True)
 class Task:
-    """One task, read and preprocessed. A family may add what its readout needs, in a class derived from this one.
+    """One task, read and preprocessed. A family may add what its readout needs, in a derived class.
 
     Attributes:
         name: unique in a recipe.
-        family: how the model answers; the base's.
-        metric: the primary one of `tangora.tasks.METRICS`: coefficients and checkpoints are chosen by it.
+        family: the base's family.
+        metric: the primary one of `tangora.tasks.METRICS`; coefficients and checkpoints are chosen by it.
         labels: class names in label order; empty for regression and free text.
         splits: ``train``, ``validation`` and ``test``: three disjoint sets of rows.
-        fingerprint: sha-256 of everything above and of how rows are preprocessed and answered.
-        more_metrics: others that predictions are scored by; they decide nothing.
+        fingerprint: sha-256 of everything above, and of how rows are preprocessed and answered.
+        more_metrics: further metrics that predictions are scored by, but nothing is chosen by.
         record: what prediction needs besides the base, as JSON: see `tangora.adapters.heads.HeadRecord`.
 
     >>> import tangora
@@ -135,7 +135,7 @@ class Task:
         return one_line("Task", repr(self.name), self.family, " ".join(self.metrics), classes, f"rows: {rows}")
 
     def _repr_html_(self) -> str:
-        """A table for notebooks."""
+        """Return a table for notebooks."""
         title = f"Task {self.name}: {self.family}, {' '.join(self.metrics)}"
         if self.labels:
             title += f"; classes: {', '.join(self.labels[:12])}{', …' if len(self.labels) > 12 else ''}"
@@ -143,16 +143,16 @@ class Task:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Every metric, the primary one first."""
+        """All metrics, the primary one first."""
         return (self.metric, *self.more_metrics)
 
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode, and each of its modules afterwards as it was.
+    """Put the model into evaluation mode for the block, and restore the mode of each of its modules.
 
-    Each, because a frozen backbone in evaluation mode may lie inside a module in training mode: ``model.train()`` on
-    the whole would switch its dropout on.
+    ``model.train()`` would not do: a frozen backbone in evaluation mode may be inside a module in training mode, and
+    its dropout would be switched on.
     """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -164,16 +164,16 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def only(task: Task, split: str, rows: Sequence[int]) -> Task:
-    """Return the task with some rows of one split, and no other split."""
-    whole = task.splits[split]
+    """Return the task with only some rows of one split."""
+    source = task.splits[split]
     inputs = {name: [values[i] for i in rows] if isinstance(values, list) else values[list(rows)]
-              for name, values in whole.inputs.items()}  # fmt: skip
-    part = Split(inputs, [whole.targets[i] for i in rows])  # type: ignore[arg-type]  # all labels, or all texts
+              for name, values in source.inputs.items()}  # fmt: skip
+    part = Split(inputs, [source.targets[i] for i in rows])  # type: ignore[arg-type]  # all labels, or all texts
     return replace(task, splits={split: part}, fingerprint=digest([task.fingerprint, split, part.fingerprint]))
 
 
 def fingerprint_of(value: Any) -> str:
-    """Sha-256 (hex) of nested mappings, sequences, tensors and plain values, bytes and shapes included."""
+    """Return the sha-256 (hex) of nested mappings, sequences, tensors (bytes and shapes) and plain values."""
     state = hashlib.sha256()
     _feed(state, value)
     return state.hexdigest()

@@ -1,4 +1,4 @@
-"""Zero-shot classification: the class whose embedded name lies nearest to the features of a row.
+"""Zero-shot classification: predict the class with the embedded name nearest to the features of a row.
 
 With unit features v and unit class embeddings h: ``logits_c = scale * <v, h_c>``.
 """
@@ -45,9 +45,9 @@ class TextEncoder:
     """Turns class names in prompts into features.
 
     Attributes:
-        embed: texts to features of shape [texts, dim], not normalized, without gradients, on the CPU.
-        fingerprint: sha-256 of what decides the features.
-        tower: the model that embeds, if it is not the backbone itself.
+        embed: maps texts to features of shape [texts, dim], not normalized, without gradients, on the CPU.
+        fingerprint: sha-256 of everything that affects the features.
+        tower: the model that embeds, if it is not the backbone.
     """
 
     embed: Callable[[Sequence[str]], Float[Tensor, "texts dim"]]
@@ -60,7 +60,7 @@ class ZeroShotBase(Base):
     """A base that can embed class names.
 
     Attributes:
-        text: embeds class names.
+        text: the encoder of class names.
         scale: logits = scale * cosine.
     """
 
@@ -76,7 +76,7 @@ class ZeroShotBase(Base):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class ZeroShotTask(Task):
-    """A task of which every class is a vector.
+    """A task with a vector for every class.
 
     Attributes:
         head: a unit vector per class.
@@ -91,9 +91,9 @@ class ZeroShotReadout(ClassReadout):
     """``logits_c = scale * <v, h_c>`` of unit features v.
 
     Args:
-        task: gives class embeddings and scale.
-        features: a backbone and a batch -> a vector per row, not normalized.
-        features_key: what decides these.
+        task: the task, with class embeddings and scale.
+        features: maps a backbone and a batch to a vector per row, not normalized.
+        features_key: what the features depend on; see `tangora.tasks.contract.Readout`.
     """
 
     head: Tensor
@@ -119,19 +119,19 @@ class ZeroShotReadout(ClassReadout):
 
 
 def of_base(base: Base) -> ZeroShotBase:
-    """Return the base as what it is.
+    """Return the base as a `ZeroShotBase`.
 
     Raises:
         ModelError: it was loaded by a family that does not embed class names.
     """
     if not isinstance(base, ZeroShotBase):
-        fix = "load the base by the family of the task"
+        fix = "load the base with the task's family"
         raise ModelError("the base does not embed class names", got=base.config.family, where="base.family", fix=fix)
     return base
 
 
 def of_task(task: Task) -> ZeroShotTask:
-    """Return the task as what it is.
+    """Return the task as a `ZeroShotTask`.
 
     Raises:
         ModelError: it was made for a base that does not embed class names.
@@ -143,22 +143,22 @@ def of_task(task: Task) -> ZeroShotTask:
 
 
 def decides(config: TaskConfig, base: Base) -> Mapping[str, Any]:
-    """Return what decides answers: the encoder of class names, their templates, the scale."""
-    known = of_base(base)
-    return {"scale": known.scale, "head": [known.text.fingerprint, config.templates], "generation": None}
+    """Return what affects answers: the encoder of class names, their templates, the scale."""
+    base = of_base(base)
+    return {"scale": base.scale, "head": [base.text.fingerprint, config.templates], "generation": None}
 
 
 def finish(task: Task, config: TaskConfig, base: Base) -> ZeroShotTask:
     """Return the task with its class embeddings."""
-    known = of_base(base)
-    head = class_embeddings(known.text, task.labels, config.templates)
-    return ZeroShotTask(**vars(task), head=head, scale=known.scale)
+    base = of_base(base)
+    head = class_embeddings(base.text, task.labels, config.templates)
+    return ZeroShotTask(**vars(task), head=head, scale=base.scale)
 
 
 def followed(task: Task) -> ZeroShotTask:
-    """Return the task whose logits are the unit features."""
-    known = of_task(task)
-    return replace(known, head=torch.eye(known.head.shape[1]), scale=1.0)
+    """Return the task with the unit features as its logits."""
+    task = of_task(task)
+    return replace(task, head=torch.eye(task.head.shape[1]), scale=1.0)
 
 
 def class_embeddings(
@@ -171,7 +171,7 @@ def class_embeddings(
     Args:
         text: the pretrained text encoder.
         labels: class names.
-        templates: prompts with ``{}`` where the class name goes.
+        templates: prompts with ``{}`` for the class name.
     """
     prompts = [template.replace("{}", label) for label in labels for template in templates]
     chunks = [prompts[i : i + _EMBEDDED_AT_ONCE] for i in range(0, len(prompts), _EMBEDDED_AT_ONCE)]

@@ -1,4 +1,4 @@
-"""The families: one file each, found by its name; see `tangora.tasks.contract.Family`.
+"""The built-in families, one module each, found by its name; see `tangora.tasks.contract.Family`.
 
-A family's file imports no torch until one of its functions is called: a recipe is read by its settings alone.
+The modules import torch inside functions only, since reading a recipe needs nothing but a family's settings.
 """

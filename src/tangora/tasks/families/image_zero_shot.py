@@ -1,4 +1,4 @@
-"""Images by a two-tower model (CLIP, SigLIP): the class whose name lies nearest to the image."""
+"""The family `image-zero-shot`: a two-tower model (CLIP, SigLIP) predicts the class with the nearest name."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ImageZeroShot:
     unused: tuple[str, ...] = ()
 
     def load(self, config: BaseConfig, /) -> ZeroShotBase:
-        """Return the vision tower; the text tower embeds class names."""
+        """Load the vision tower as backbone, and the text tower to embed class names."""
         from tangora.tasks import images  # deferred: torch
 
         return images.load(config)
@@ -69,20 +69,20 @@ class ImageZeroShot:
         return {"scale": of_task(task).scale, "preprocessing": base.processor.to_dict()}
 
     def collate(self, base: Base, /) -> Collator:
-        """Return what stacks pixels."""
+        """Return a collator that stacks pixels."""
         from tangora.tasks.batches import collator  # deferred: torch
 
         return collator(base)
 
     def readout(self, task: Task, base: Base, /) -> ZeroShotReadout:
-        """Return the scaled cosines of image embeddings with the class embeddings."""
+        """Return a readout by scaled cosines of image embeddings with class embeddings."""
         from tangora.tasks.images import features  # deferred: torch
         from tangora.tasks.zero_shot import ZeroShotReadout, of_task  # deferred: torch
 
         return ZeroShotReadout(of_task(task), features, (self.name,))
 
     def followed(self, task: Task, /) -> ZeroShotTask:
-        """Return the task of unit features."""
+        """Return the task with the unit features as its logits."""
         from tangora.tasks import zero_shot  # deferred: torch
 
         return zero_shot.followed(task)

@@ -1,4 +1,4 @@
-"""Texts answered in words by a sequence-to-sequence model such as T5."""
+"""The family `text-to-text`: a sequence-to-sequence model such as T5 answers texts with texts."""
 
 from __future__ import annotations
 
@@ -32,49 +32,49 @@ class TextToText:
     unused: tuple[str, ...] = ()
 
     def load(self, config: BaseConfig, /) -> Base:
-        """Return the whole model."""
+        """Load the model and its tokenizer."""
         from tangora.tasks import generation  # deferred: torch
 
         return generation.load(config)
 
     def targets(self, tables: Mapping[str, Table], config: TaskConfig, /) -> Targets:
-        """Return the texts to answer with."""
+        """Return the target texts."""
         return text_targets(tables, config)
 
     def encode(
         self, table: Table, targets: Sequence[Any], config: TaskConfig, base: Base, /
     ) -> dict[str, list[Tensor] | Tensor]:
-        """Return token ids of the prompts and of the texts to answer with."""
+        """Return token ids of the prompts and of the target texts."""
         from tangora.tasks import generation  # deferred: torch
 
         return generation.encode(table, targets, config, base, _settings(base).max_new_tokens)
 
     def decides(self, config: TaskConfig, base: Base, /) -> Mapping[str, Any]:
-        """Return how many tokens are generated."""
+        """Return the maximum number of generated tokens."""
         return {"scale": None, "head": None, "generation": _settings(base).max_new_tokens}
 
     def finish(self, task: Task, config: TaskConfig, base: Base, /) -> Task:
-        """Return the task as it is: the model has its own output layer."""
+        """Return the task unchanged: the model has its own output layer."""
         return task
 
     def describe(self, task: Task, base: Base, /) -> Mapping[str, Any]:
-        """Return nothing: settings say it all."""
+        """Return nothing: prediction needs only the settings."""
         return {}
 
     def collate(self, base: Base, /) -> Collator:
-        """Return what pads ids and labels on the right."""
+        """Return a collator that pads ids and labels on the right."""
         from tangora.tasks.batches import collator  # deferred: torch
 
         return collator(base)
 
     def readout(self, task: Task, base: Base, /) -> GenerationReadout:
-        """Return the model's own logits of target tokens, and greedy answers."""
+        """Return a readout by the model's logits of target tokens, and greedy generation."""
         from tangora.tasks.generation import GenerationReadout  # deferred: torch
 
         return GenerationReadout(base, _settings(base).max_new_tokens)
 
     def followed(self, task: Task, /) -> None:
-        """Return None: logits of a token are no linear function of unit features of its row."""
+        """Return None: a token's logits are no linear function of unit features of its row."""
 
     def examples(self, table: Table, config: TaskConfig, /) -> Iterator[str]:
         """Iterate over the prompts."""

@@ -1,4 +1,4 @@
-"""Texts by a sentence encoder: the class whose name lies nearest to the text."""
+"""The family `text-zero-shot`: a sentence encoder predicts the class with the name nearest to a text."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class TextZeroShot:
     unused = ("pooler",)
 
     def load(self, config: BaseConfig, /) -> ZeroShotBase:
-        """Return the encoder, without the pooling head that many checkpoints lack."""
+        """Load the encoder, without the pooling head that many checkpoints lack."""
         from tangora.tasks import texts  # deferred: torch
 
         return texts.load(config, self.unused)
@@ -69,13 +69,13 @@ class TextZeroShot:
         return {"scale": of_task(task).scale}
 
     def collate(self, base: Base, /) -> Collator:
-        """Return what pads ids on the right."""
+        """Return a collator that pads ids on the right."""
         from tangora.tasks.batches import collator  # deferred: torch
 
         return collator(base)
 
     def readout(self, task: Task, base: Base, /) -> ZeroShotReadout:
-        """Return the scaled cosines of pooled features with the class embeddings."""
+        """Return a readout by scaled cosines of pooled features with class embeddings."""
         from tangora.tasks.texts import pooled  # deferred: torch
         from tangora.tasks.zero_shot import ZeroShotReadout, of_task  # deferred: torch
 
@@ -85,7 +85,7 @@ class TextZeroShot:
         )
 
     def followed(self, task: Task, /) -> ZeroShotTask:
-        """Return the task of unit features."""
+        """Return the task with the unit features as its logits."""
         from tangora.tasks import zero_shot  # deferred: torch
 
         return zero_shot.followed(task)

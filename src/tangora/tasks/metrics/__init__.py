@@ -1,6 +1,6 @@
-"""Metrics: one file each, and `score`, which checks its input before it calls one.
+"""The built-in metrics, one module each, and `score`, which checks its input before it calls one.
 
-A metric of your own implements `tangora.tasks.contract.Metric` and is announced by an entry point of the group
+To add a metric, implement `tangora.tasks.contract.Metric` and announce it by an entry point of the group
 ``tangora.metrics``; `tangora.testing.check_metric` checks it.
 """
 
@@ -28,8 +28,8 @@ def score(metric: str, predictions: Sequence[Any] | np.ndarray, targets: Sequenc
     Texts are compared without surrounding white space.
 
     Raises:
-        PluginError: no such metric.
-        ArgumentError: no rows, or numbers of rows that differ.
+        PluginError: there is no such metric.
+        ArgumentError: there are no rows, or the numbers of rows differ.
 
     >>> score("accuracy", [0, 1, 1], [0, 1, 0])
     0.6666666666666666
@@ -49,24 +49,21 @@ def bootstrap(
     """Return the metric of every resample of the rows; row ``i`` is ``counts[k, i]`` times in resample ``k``.
 
     Raises:
-        PluginError: no such metric.
-        ArgumentError: no rows, or numbers of rows that differ.
+        PluginError: there is no such metric.
+        ArgumentError: there are no rows, or the numbers of rows differ.
 
     >>> bootstrap("accuracy", [0, 1, 1], [0, 1, 0], np.array([[1, 1, 1], [0, 1, 2]])).round(3).tolist()
     [0.667, 0.333]
     """
     chosen: Metric = METRICS.get(metric)
-    found = chosen.bootstrap(*_checked(metric, predictions, targets), counts)
-    return np.asarray(found, dtype=np.float64)
+    scores = chosen.bootstrap(*_checked(metric, predictions, targets), counts)
+    return np.asarray(scores, dtype=np.float64)
 
 
 def resampled(
     metric: Metric, predictions: Sequence[Any], targets: Sequence[Any], counts: Int[np.ndarray, "resamples rows"]
 ) -> Float[np.ndarray, " resamples"]:
-    """Return what `Metric.bootstrap` promises by calling `Metric.score` for each resample: for a metric without sums.
-
-    It takes as many calls as there are resamples; the others take one.
-    """
+    """Implement `Metric.bootstrap` by calling `Metric.score` for each resample, for a metric that has no faster way."""
     rows = np.arange(len(targets))
     scores = []
     for count in counts:
@@ -85,6 +82,6 @@ def _checked(
 
 
 def _plain(values: Sequence[Any] | np.ndarray) -> list[Any]:
-    """Python values, texts stripped."""
+    """Return Python values, with texts stripped."""
     listed = values.tolist() if isinstance(values, np.ndarray) else list(values)
     return [v.strip() if isinstance(v, str) else v for v in listed]

@@ -1,4 +1,4 @@
-"""Accuracy: the share of rows that are right."""
+"""Accuracy: the share of correct rows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["METRIC", "Accuracy"]
 
 
 class Accuracy:
-    """The share of rows whose prediction equals the target, in [0, 1].
+    """The share of rows with a prediction equal to the target, in [0, 1].
 
     Choose it for classes that are about equally frequent.
 
@@ -37,7 +37,7 @@ class Accuracy:
     def bootstrap(
         self, predictions: Sequence[Any], targets: Sequence[Any], counts: Int[np.ndarray, "resamples rows"], /
     ) -> Float[np.ndarray, " resamples"]:
-        """Count the right rows of each resample."""
+        """Count the correct rows of each resample."""
         return share_right(predictions, targets, counts)
 
 

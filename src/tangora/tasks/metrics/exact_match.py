@@ -1,4 +1,4 @@
-"""Exact match: accuracy, by the name used for generated texts."""
+"""Exact match: accuracy, under the name used for generated texts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["METRIC", "ExactMatch"]
 
 
 class ExactMatch:
-    """The share of rows whose text equals the target, case included and surrounding white space not; in [0, 1].
+    """The share of rows with a text equal to the target, with case but without surrounding white space; in [0, 1].
 
     >>> METRIC.score(["yes", "No"], ["yes", "no"])
     0.5
@@ -34,7 +34,7 @@ class ExactMatch:
     def bootstrap(
         self, predictions: Sequence[Any], targets: Sequence[Any], counts: Int[np.ndarray, "resamples rows"], /
     ) -> Float[np.ndarray, " resamples"]:
-        """Count the right rows of each resample."""
+        """Count the correct rows of each resample."""
         return share_right(predictions, targets, counts)
 
 

@@ -22,7 +22,7 @@ __all__ = ["METRIC", "MacroF1"]
 class MacroF1:
     """The mean over classes of ``2 TP / (predicted + actual)``, in [0, 1], as scikit-learn's ``f1_score``.
 
-    The classes are those that are predicted or right somewhere; one that is never predicted counts 0. Choose it where
+    The classes are those that occur among predictions or targets; one that is never predicted counts as 0. Choose it if
     rare classes matter as much as frequent ones.
 
     >>> round(METRIC.score([0, 1, 1], [0, 1, 0]), 4)

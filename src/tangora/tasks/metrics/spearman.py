@@ -33,7 +33,7 @@ class Spearman:
     higher_is_better = True
 
     def score(self, predictions: Sequence[Any], targets: Sequence[Any], /) -> float:
-        """Return SciPy's ``spearmanr``, or 0 where it is undefined."""
+        """Return SciPy's ``spearmanr``, or 0 if it is undefined."""
         from scipy.stats import spearmanr  # deferred: it takes half a second to import
 
         x, y = _numbers(predictions), _numbers(targets)
