@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import pytest
 
+import tangora
 from tangora.progress import Line, Overall, Progress, shown
 from tangora.runs.estimate import Estimate, Rates, measured_rates
 from tangora.runs.events import Event, Reporter
@@ -167,3 +168,15 @@ def test_records_of_earlier_jobs_are_read_and_broken_ones_left_out(tmp_path):
     (folder / "b.json").write_text("{")
     (folder / "c.json").write_text(json.dumps({"kind": "expert", "work": None, "seconds": 500.0}))
     assert measured_rates(tmp_path).seconds(toys(20.0)[0]) == pytest.approx(10.05)
+
+
+@pytest.mark.parametrize(
+    ("watched", "asked", "kind"),
+    [(True, None, "Bars"), (False, None, "Progress"), (True, False, "Progress"), (False, True, "Bars")],
+)
+def test_a_run_from_python_shows_bars_to_somebody_who_watches(monkeypatch, watched, asked, kind):
+    seen = []
+    monkeypatch.setattr("tangora.api.shown._somebody_watches", lambda: watched)
+    monkeypatch.setattr("tangora.api.running.run_recipe", lambda *_, progress, **__: seen.append(type(progress)))
+    tangora.run("recipe", "out", progress=asked)
+    assert [one.__name__ for one in seen] == [kind]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
@@ -88,6 +89,19 @@ def test_they_are_what_single_rows_give(family, request):
         "split": "validation", "rows": len(task.splits["validation"]), "labels": "every", "averaged": [],
     }  # fmt: skip
     assert not any(p.requires_grad for p in base.backbone.parameters())
+
+
+def test_a_watched_collection_shows_how_far_it_is(text_base, text_task, monkeypatch, capsys):
+    collect = lambda **options: collect_statistics(  # noqa: E731
+        text_base, text_task, adapter_for(text_base, QUERY), kinds=["gram"], rows=8, batch_size=4, **options
+    )
+    collect()
+    assert not capsys.readouterr().err
+    monkeypatch.setattr("tangora.progress._watched", lambda: True)
+    collect(progress=False)
+    assert not capsys.readouterr().err
+    collect()
+    assert re.search(r"gram · colors \[#+\] (\d+)/\1 \n$", capsys.readouterr().err)
 
 
 def test_rows_one_by_one_and_layers_give_the_same(text_base, text_task):

@@ -14,6 +14,7 @@ from tangora.errors import ModelError
 from tangora.evaluation.evaluator import Evaluator
 from tangora.modes.distillation import _features, _mixed, distill
 from tangora.modes.finetuning import finetune
+from tangora.progress import Progress
 from tangora.tangent import make_columns
 from tangora.tasks import load_base, load_task
 
@@ -87,9 +88,9 @@ def test_every_task_may_have_a_teacher_of_its_own(base, text_data, teacher, tmp_
     labels = str(text_data / "info.json")
     tasks = [load_task(TaskConfig(name=n, source=source, labels_from=labels), base, 0) for n in ("colors", "again")]
     other = finetune(base, tasks[1], config("model", rate=2e-2, steps=10))
-    origin, moved = _features(base, [([tasks[0]], teacher), ([tasks[1]], other)], 6, 0)
+    origin, moved = _features(base, [([tasks[0]], teacher), ([tasks[1]], other)], 6, 0, Progress())
     for i, (task, adapter) in enumerate(zip(tasks, (teacher, other), strict=True)):
-        alone = _features(base, [([task], adapter)], 6, 0)
+        alone = _features(base, [([task], adapter)], 6, 0, Progress())
         assert torch.allclose(origin[6 * i : 6 * i + 6], alone[0], atol=1e-6)
         assert torch.allclose(moved[6 * i : 6 * i + 6], alone[1], atol=1e-6)
     assert not torch.allclose(moved[:6], moved[6:], atol=1e-3)
@@ -99,6 +100,38 @@ def test_every_task_may_have_a_teacher_of_its_own(base, text_data, teacher, tmp_
     assert tangora.load(tmp_path / "s").metadata.distilled == student.metadata.distilled
     with pytest.raises(ModelError, match=r"several teachers must be those of colors, again, got 'colors, colors'"):
         distill(base, tasks, [teacher, teacher], config())
+
+
+class Heard(Progress):
+    def __init__(self):
+        self.calls = []
+
+    def begin(self, label, total):
+        self.calls.append((label, total))
+
+    def advance(self, steps=1, detail=""):
+        self.calls.append(detail)
+
+    def update(self, done, detail=""):
+        self.calls.append(done)
+
+    def end(self):
+        self.calls.append("end")
+
+
+def test_it_shows_how_far_it_is(base, task, teacher, monkeypatch, capsys):
+    progress, steps = Heard(), []
+    watch = {"on_step": lambda step, total, loss: steps.append((step, total)), "progress": progress}
+    distill(base, [task], teacher, config(steps=2), rows=4, **watch)
+    assert progress.calls[:3] == [("features of the teachers", 1), "colors", "end"]
+    assert progress.calls[3][1:] == (2,)
+    assert progress.calls[4:] == [1, 2, "end"]
+    assert steps == [(1, 2), (2, 2)]
+    monkeypatch.setattr("tangora.progress._watched", lambda: True)
+    distill(base, [task], teacher, config(steps=2), rows=4)
+    assert "2/2" in capsys.readouterr().err
+    distill(base, [task], teacher, config(steps=2), rows=4, progress=False)
+    assert not capsys.readouterr().err
 
 
 def test_the_same_seed_gives_the_same_student(base, task, teacher):

@@ -50,7 +50,6 @@ def distill(options: DistillOptions, output: Output) -> None:
     teachers = [load(folder) for folder in options.teachers]
     with output.progress() as progress:
         base, tasks = prepare(recipe, progress)
-        progress.begin(f"{options.mode} · distilled", config.training.steps)
         train_student(
             base,
             tasks,
@@ -60,9 +59,8 @@ def distill(options: DistillOptions, output: Output) -> None:
             out=options.out,
             scratch=options.out.parent / f".{options.out.name}.training",
             overwrite=options.overwrite,
-            on_step=lambda step, total, loss: progress.update(step, f"loss {loss:.4f}"),
+            progress=progress,
         )
-        progress.end()
     record = read_json(options.out / "training.json")
     document = {"adapter": options.out, "teachers": options.teachers, "mode": options.mode, "training": record}
     output.result(document, f"adapter: {options.out.resolve()}")

@@ -22,7 +22,7 @@ from tangora.adapters.metadata import BaseInfo
 from tangora.errors import ArgumentError, DataError, FusionError, ModelError
 from tangora.fusion.statistics import About, Statistics
 from tangora.methods import Statistic
-from tangora.progress import Progress
+from tangora.progress import Progress, shown
 from tangora.support.seams import FAMILIES
 from tangora.support.validation import did_you_mean
 from tangora.tasks import TaskModel, make_readout
@@ -58,7 +58,7 @@ def collect_statistics(
     seed: int = 0,
     batch_size: int = 16,
     also: Sequence[Adapter] = (),
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> Statistics:
     """What a fusion may know of an expert's data: second moments of inputs, and Fisher information.
 
@@ -77,7 +77,7 @@ def collect_statistics(
         seed: of the sample and of labels that are drawn.
         batch_size: rows per forward pass; changes results by rounding at most.
         also: adapters at whose sites statistics are collected too, to be fused with one that lacks them.
-        progress: told of every batch.
+        progress: shows every batch; by default in a terminal or a notebook. False is silent.
 
     Raises:
         ArgumentError: an unknown kind, or ``rows`` or ``batch_size`` is smaller than 1.
@@ -95,21 +95,20 @@ def collect_statistics(
     _check(base, task, adapter, kinds, split, {"rows": rows, "batch_size": batch_size})
     layers = _layers(base.backbone, [adapter, *also])
     picks = sample(len(task.splits[split]), rows, seed)
-    progress = progress or Progress()
     tensors: dict[str, Tensor] = {}
-    with applied(base.backbone, adapter):
+    with shown(progress) as listener, applied(base.backbone, adapter):
         model = TaskModel(base.backbone, task, base, make_readout(task, base, adapter))
         jobs: dict[Statistic, Callable[[Sequence[Batch]], dict[str, Tensor]]] = {
-            "gram": lambda batches: _gram(model, batches, layers, progress),
-            "fisher": lambda batches: _fisher(model, batches, layers, seed_of("fisher", seed, task.name), progress),
+            "gram": lambda batches: _gram(model, batches, layers, listener),
+            "fisher": lambda batches: _fisher(model, batches, layers, seed_of("fisher", seed, task.name), listener),
         }
         with evaluating(model):
             for kind in kinds:
                 single = kind == "fisher" and any(layer.linear is None for layer in layers.values())
                 batches = list(_batches(task.splits[split], picks, 1 if single else batch_size, model))
-                progress.begin(f"{kind} · {task.name}", len(batches))
+                listener.begin(f"{kind} · {task.name}", len(batches))
                 tensors |= {f"{site}.{kind}": tensor for site, tensor in jobs[kind](batches).items()}
-                progress.end()
+                listener.end()
     classes = model.readout.width if FAMILIES.get(task.family).logits_over == "classes" else 0
     about = About(
         kinds=list(kinds),

@@ -28,6 +28,7 @@ from tangora.adapters.metadata import DistilledInfo
 from tangora.errors import ModelError
 from tangora.modes.contract import Bench, OnStep, mode_of
 from tangora.modes.finetuning import train_to
+from tangora.progress import Progress, shown
 from tangora.support.files import digest, refuse_existing
 from tangora.support.seams import FAMILIES
 from tangora.tangent import make_columns
@@ -59,6 +60,7 @@ def distill(
     scratch: Path | None = None,
     on_step: OnStep | None = None,
     overwrite: bool = False,
+    progress: Progress | bool | None = None,
 ) -> Adapter:
     """Train a LoRA or L-LoRA student whose features follow a tangent teacher's; no labels are used.
 
@@ -73,6 +75,7 @@ def distill(
         config: the student's mode: one that trains an ordinary network with LoRA layers, such as ``lora``, ``l-lora``.
         rows: the largest number of rows per task.
         out, scratch, on_step, overwrite: as for `tangora.finetune`.
+        progress: shows passes and steps; by default in a terminal or a notebook. False is silent.
 
     Raises:
         ModelError: a teacher is not a tangent adapter, several are not one of each task, the student is a tangent
@@ -94,20 +97,36 @@ def distill(
         refuse_existing(out, overwrite)
     mixed = _mixed(tasks, [adapter for _, adapter in lessons], rows, config.seed)
     prints = {task.name: adapter.fingerprint for group, adapter in lessons for task in group}
-    distilled = DistilledInfo(
-        teacher=prints if isinstance(teacher, Sequence) else teacher.fingerprint,
-        tasks=[task.name for task in tasks],
-        split="train",
-        rows=len(mixed.splits["train"]),
-    )
-    origin, moved = _features(base, lessons, rows, config.seed)
-    student = partial(StudentModel, base.backbone, base=base, origin=origin, moved=moved)
-    bench, folders = Bench(base, scratch, None, on_step, student), {mixed.name: out} if out is not None else {}
-    for _, adapter in lessons:  # heads answer by features, and the student has the teacher's
+    followed = prints if isinstance(teacher, Sequence) else teacher.fingerprint
+    names, count = [task.name for task in tasks], len(mixed.splits["train"])
+    distilled = DistilledInfo(teacher=followed, tasks=names, split="train", rows=count)
+    with shown(progress) as listener:
+        origin, moved = _features(base, lessons, rows, config.seed, listener)
+        student = partial(StudentModel, base.backbone, base=base, origin=origin, moved=moved)
+        bench, folders = Bench(base, scratch, None, _both(listener, on_step), student), {mixed.name: out} if out else {}
+        _take_heads(bench, lessons)
+        listener.begin(f"{config.mode} · distilled", config.training.steps)
+        made = train_to(bench, [mixed], config, folders, overwrite=overwrite, extra={"distilled": distilled})
+        listener.end()
+    return made[mixed.name]
+
+
+def _take_heads(bench: Bench, lessons: Sequence[_Lesson]) -> None:
+    """Give the student its teachers' heads, which answer by features."""
+    for _, adapter in lessons:
         bench.heads.update({name: dict(head) for name, head in adapter.heads.items()})
         bench.head_records.update(adapter.records)
-    made = train_to(bench, [mixed], config, folders, overwrite=overwrite, extra={"distilled": distilled})
-    return made[mixed.name]
+
+
+def _both(progress: Progress, on_step: OnStep | None) -> OnStep:
+    """Return what reports a step to the progress, and to the caller's function if there is one."""
+
+    def report(step: int, total: int, loss: float) -> None:
+        progress.update(step, f"loss {loss:.4f}")
+        if on_step is not None:
+            on_step(step, total, loss)
+
+    return report
 
 
 class StudentModel(TaskModel):
@@ -168,12 +187,17 @@ def _lessons(tasks: Sequence[Task], teacher: Adapter | Sequence[Adapter]) -> lis
     return [([task], by_task[task.name]) for task in tasks]
 
 
-def _features(base: Base, lessons: Sequence[_Lesson], rows: int, seed: int) -> tuple[Tensor, Tensor]:
+def _features(
+    base: Base, lessons: Sequence[_Lesson], rows: int, seed: int, progress: Progress
+) -> tuple[Tensor, Tensor]:
     """Return the features of all tasks' rows, in order: those at φ₀, and what the teacher adds to them."""
     parts = []
+    progress.begin("features of the teachers", len(lessons))
     for tasks, teacher in lessons:
         mixed = _mixed(tasks, [teacher], rows, seed)
         parts.append(make_columns(base, mixed, "train", {"teacher": teacher}))
+        progress.advance(detail="+".join(task.name for task in tasks))
+    progress.end()
     return torch.cat([part.origin for part in parts]), torch.cat([part.columns[0] for part in parts])
 
 
