@@ -254,7 +254,9 @@ def test_metadata_survives(tmp_path):
     again = load(tmp_path / "x")
     assert again.metadata == adapter.metadata
     assert again.metadata.scores == {"split": "test", "selection": "oracle", "tasks": {"a": 0.5}}
-    assert json.loads((tmp_path / "x/tangora.json").read_text()) == adapter.metadata.model_dump(mode="json")
+    files = ["README.md", "adapter_config.json", "adapter_model.safetensors"]
+    written = json.loads((tmp_path / "x/tangora.json").read_text())
+    assert written == {**adapter.metadata.model_dump(mode="json"), "files": files}
     assert again.config["base_model_name_or_path"] == "toy"
     assert (tmp_path / "x/README.md").read_text()
 

@@ -74,9 +74,9 @@ def test_a_damaged_shard_is_made_again(tmp_path, monkeypatch, killed_after):
     work = interrupt(tmp_path, killed_after, monkeypatch, base, folders)
     finished = sorted(json.loads((work / "state.json").read_text())["shards"])
     assert len(finished) > 1
-    data = bytearray((work / finished[0]).read_bytes())
+    data = bytearray((work / "out" / finished[0]).read_bytes())
     data[-1] ^= 1
-    (work / finished[0]).write_bytes(data)
+    (work / "out" / finished[0]).write_bytes(data)
     merged = fuse_checkpoints(base, folders, tmp_path / "out", shard_size=700)
     assert merged.kept == len(finished) - 1
     assert all(torch.equal(a, read(tmp_path / "whole")[n]) for n, a in read(tmp_path / "out").items())
@@ -123,7 +123,7 @@ def test_two_at_once(tmp_path):
 
     base, folders, _, _ = family(tmp_path)
     (tmp_path / ".out.fusing").mkdir()
-    handle = os.open(tmp_path / ".out.fusing", os.O_RDONLY)
+    handle = os.open(tmp_path / ".out.fusing" / ".lock~", os.O_RDWR | os.O_CREAT)
     fcntl.flock(handle, fcntl.LOCK_EX)
     with pytest.raises(OutputError, match="another process"):
         fuse_checkpoints(base, folders, tmp_path / "out")

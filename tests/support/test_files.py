@@ -49,14 +49,6 @@ def test_a_new_folder_replaces_the_old_one_whole(tmp_path):
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["b"]
 
 
-def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path):
-    stale = tmp_path / ".out.tmp-dead"
-    stale.mkdir()
-    with atomic_dir(tmp_path / "out"):
-        pass
-    assert not stale.exists()
-
-
 def test_existing_output_is_refused_and_kept(tmp_path):
     (tmp_path / "out").mkdir()
     refuse_existing(tmp_path / "out", overwrite=False)  # empty: nothing to lose

@@ -178,6 +178,7 @@ def read_metadata(folder: Path) -> Metadata | None:
     if not path.exists():
         return None
     raw = read_json(inside(folder, FILE))
+    raw.pop("files", None)  # of the folder, not of the adapter
     _check_format(raw, path)
     return validate(Metadata, raw, str(path), AdapterError)
 

@@ -36,7 +36,7 @@ def save(
 ) -> None:
     """Write an adapter; see `Adapter.save`."""
     _refuse_infinity(adapter, Path(path))
-    with atomic_dir(path, overwrite=overwrite) as folder:
+    with atomic_dir(path, overwrite=overwrite, record=FILE) as folder:
         write_weights(adapter, folder, format_name)
         write_heads(folder, adapter.heads)
         write_records(folder, adapter.records)

@@ -17,7 +17,7 @@ from tangora.checkpoints.models import Models, Request
 from tangora.checkpoints.output import OutputFolder, opened
 from tangora.checkpoints.plan import BLOCK, Memory, OutputPlan, Placement, make_plan
 from tangora.checkpoints.scheduler import run_steps
-from tangora.checkpoints.sidecars import write_sidecars
+from tangora.checkpoints.sidecars import LINEAGE, write_sidecars
 from tangora.checkpoints.steps import Steps
 from tangora.errors import ArgumentError
 from tangora.fusion.computation import Computation
@@ -27,7 +27,7 @@ from tangora.progress import Progress
 from tangora.storage.checkpoint import INDEX, Checkpoint, open_checkpoint
 from tangora.storage.files import InputFiles
 from tangora.storage.header import ITEMSIZE
-from tangora.support.files import digest, refuse_existing, write_text
+from tangora.support.files import digest, refuse_output, write_text
 from tangora.support.shown import one_line
 from tangora.support.validation import did_you_mean
 
@@ -148,7 +148,7 @@ def fuse_checkpoints(
     chosen = get(method)
     chosen.check(parameters)
     out = Path(out)
-    refuse_existing(out, overwrite)
+    refuse_output(out, overwrite, [base, *models])
     kind, size, workers = _dtype(dtype), _bytes(shard_size), _threads(threads)
     _check_device(device)
     origin = open_checkpoint(base)
@@ -160,7 +160,7 @@ def fuse_checkpoints(
     kept, checked = 0, None
     if not dry_run:
         key = digest([lineage, plan.fingerprint, inputs.stamps, device.partition(":")[0]])
-        with opened(out, plan, key, overwrite=overwrite) as output:
+        with opened(out, plan, key, record=LINEAGE, overwrite=overwrite) as output:
             kept = len(output.kept)
             _run(plan, inputs.computation, output, workers, device, progress or Progress())
             _write_beside(output.folder, origin, lineage, inputs, plan.index)

@@ -1,11 +1,13 @@
 """The output while it is made: a hidden work folder beside it, from which a killed fusion continues.
 
-    .OUT.fusing/state.json                 the key, the finished shards with the hashes of their chunks, the cutoffs
-    .OUT.fusing/model-0000x-of-0000y...    shards; blocks are written at their offsets, in any order
+    .OUT.fusing/state.json                     the key, the finished shards with the hashes of their chunks, the cutoffs
+    .OUT.fusing/OUT/model-0000x-of-0000y...    shards; blocks are written at their offsets, in any order
 
 The key is a digest of everything that decides the output; if it differs, the fusion starts again. A finished shard is
-read again and compared with its hashes before it is kept; an unfinished shard is made again. At the end the folder is
-renamed to OUT. On an error that the caller must correct, the folder is removed.
+read again and compared with its hashes before it is kept; an unfinished shard is made again. At the end OUT is renamed
+to its place. On an error that the caller must correct, the work folder is removed.
+
+The work folder is private, and locked while a process works in it (`tangora.support.publishing.claimed`).
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ import contextlib
 import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from threading import Lock
@@ -23,24 +24,27 @@ from typing import Any
 from tangora.checkpoints.plan import OutputPlan, Placement
 from tangora.errors import OutputError, TangoraError
 from tangora.storage.header import ITEMSIZE
-from tangora.support.files import read_json, refuse_existing, write_json, writing
+from tangora.support.files import list_files, read_json, refuse_output, write_json, writing
+from tangora.support.publishing import claimed, making, publish
 
 __all__ = ["OutputFolder", "opened"]
 
 STATE = "state.json"
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 
 
 class OutputFolder:
     """The shards of a plan, written by many threads.
 
     Args:
-        folder: the work folder.
+        work: the work folder.
+        name: the output's name in it.
         plan: the layout of the output.
         key: a digest of everything that decides the bytes.
     """
 
-    def __init__(self, folder: Path, plan: OutputPlan, key: str) -> None:
-        self.folder, self.plan, self.key = folder, plan, key
+    def __init__(self, work: Path, name: str, plan: OutputPlan, key: str) -> None:
+        self.work, self.folder, self.plan, self.key = work, work / name, plan, key
         self._lock = Lock()
         self._handles: dict[int, int] = {}
         self._chunks: list[list[list[Any]]] = [[] for _ in plan.names]
@@ -89,7 +93,7 @@ class OutputFolder:
             if shard not in self._handles:
                 with writing(self.folder):
                     path = self.folder / self.plan.names[shard]
-                    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+                    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | _NO_LINK, 0o666)
                     self._handles[shard] = handle
                     os.ftruncate(handle, self.plan.sizes[shard])
                     os.pwrite(handle, self.plan.headers[shard], 0)
@@ -110,17 +114,17 @@ class OutputFolder:
 
     def _save(self) -> None:
         cutoffs = None if self.cutoffs is None else [value.hex() for value in self.cutoffs]
-        write_json(self.folder / STATE, {"key": self.key, "shards": self.finished, "cutoffs": cutoffs})
+        write_json(self.work / STATE, {"key": self.key, "shards": self.finished, "cutoffs": cutoffs})
 
     def _read(self) -> dict[str, Any]:
         try:
-            state = read_json(self.folder / STATE)
+            state = read_json(self.work / STATE)
         except TangoraError:  # missing or damaged: start again
             state = {}
-        if state.get("key") == self.key:
+        if state.get("key") == self.key and self.folder.is_dir():
             return state
-        for path in self.folder.iterdir():
-            path.unlink()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir()
         return {}
 
     def _intact(self, shard: int, name: str) -> bool:
@@ -139,44 +143,39 @@ class OutputFolder:
 
 
 @contextlib.contextmanager
-def opened(out: Path, plan: OutputPlan, key: str, *, overwrite: bool) -> Iterator[OutputFolder]:
-    """Provide the output to write; it appears at ``out`` when the block ends.
+def opened(out: Path, plan: OutputPlan, key: str, *, record: str, overwrite: bool) -> Iterator[OutputFolder]:
+    """Provide the output to write; it appears at ``out`` when the block ends, with ``record`` in it.
 
     Raises:
         OutputError: ``out`` exists and ``overwrite`` is false, another process is writing it, or it cannot be written.
     """
-    refuse_existing(out, overwrite)
-    folder = out.parent / f".{out.name}.fusing"
-    with writing(out):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder, os.O_RDONLY)
-    try:
-        _claim(lock, out)
-        with writing(out):
-            output = OutputFolder(folder, plan, key)
-        _refuse_full(output, out)
+    refuse_output(out, overwrite)
+    work = out.parent / f".{out.name}.fusing"
+    with claimed(work, out):
         try:
-            yield output
-        finally:
-            output.close()
-        with writing(out):
-            _publish(folder, out)
-    except OutputError:
-        raise
-    except TangoraError:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    finally:
-        os.close(lock)
+            with writing(out):
+                output = OutputFolder(work, out.name, plan, key)
+            _refuse_full(output, out)
+            try:
+                with making(output.folder):
+                    yield output
+            finally:
+                output.close()
+            with writing(out):
+                _publish(output, out, record, overwrite)
+        except OutputError:
+            raise
+        except TangoraError:
+            shutil.rmtree(work, ignore_errors=True)
+            raise
 
 
-def _claim(lock: int, out: Path) -> None:
-    import fcntl  # deferred: Windows has none
-
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as cause:
-        raise OutputError("another process is writing this output", where=out, fix="wait for it to end") from cause
+def _publish(output: OutputFolder, out: Path, record: str, overwrite: bool) -> None:
+    refuse_output(out, overwrite)
+    list_files(output.folder, record)
+    (output.work / STATE).unlink()  # from here on, what lies beside it may be the output that was replaced
+    publish(output.folder, out, overwrite=overwrite)
+    shutil.rmtree(output.work, ignore_errors=True)
 
 
 def _refuse_full(output: OutputFolder, out: Path) -> None:
@@ -189,14 +188,3 @@ def _refuse_full(output: OutputFolder, out: Path) -> None:
         raise OutputError(
             "the disk is too full", got=got, where=out, fix="free some space and run the same command again"
         )
-
-
-def _publish(folder: Path, out: Path) -> None:
-    (folder / STATE).unlink(missing_ok=True)
-    if not out.exists():
-        folder.rename(out)
-        return
-    retired = Path(tempfile.mkdtemp(prefix=f".{out.name}.tmp-", dir=out.parent))
-    out.rename(retired / "old")
-    folder.rename(out)
-    shutil.rmtree(retired, ignore_errors=True)

@@ -38,10 +38,10 @@ class DistillOptions(Options):
 def distill(options: DistillOptions, output: Output) -> None:
     """Train a plain LoRA (or L-LoRA) adapter whose features follow those of a tangent adapter, or of several."""
     from tangora.config.recipe import load_recipe  # deferred: --help needs no pydantic
-    from tangora.support.files import read_json, refuse_existing
+    from tangora.support.files import read_json, refuse_output
 
     recipe = load_recipe(options.recipe, options.settings or [])
-    refuse_existing(options.out, options.overwrite)
+    refuse_output(options.out, options.overwrite, options.teachers)
     config = recipe.finetune_config(options.mode)
     from tangora.adapters.adapter import load  # deferred: imports torch
     from tangora.modes.distillation import distill as train_student

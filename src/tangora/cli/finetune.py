@@ -75,14 +75,14 @@ def finetune(options: FinetuneOptions, output: Output) -> None:
     """
     from tangora.config.recipe import load_recipe  # deferred: --help needs no pydantic
     from tangora.modes.contract import mode_of
-    from tangora.support.files import refuse_existing
+    from tangora.support.files import refuse_output
 
     recipe = load_recipe(options.recipe, options.settings or [])
     config = recipe.finetune_config(options.mode)
     chosen = options.chosen(recipe, mode_of(config).joint)
     folders = {task.name: options.out / task.name if options.task is None else options.out for task in chosen}
     for folder in folders.values():
-        refuse_existing(folder, options.overwrite)
+        refuse_output(folder, options.overwrite)
     with output.progress() as progress:
         _train(options, recipe, config, chosen, folders, progress)
     adapters = [

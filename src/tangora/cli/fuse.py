@@ -99,9 +99,9 @@ def fuse(options: FuseOptions, output: Output) -> None:
     The result is a PEFT adapter. Its rank is the sum of the ranks unless --rank cuts it. To write a full model
     instead, use [bold]tangora merge[/bold].
     """
-    from tangora.support.files import refuse_existing  # deferred: --help needs none of it
+    from tangora.support.files import refuse_output  # deferred: --help needs none of it
 
-    refuse_existing(options.out, options.overwrite)
+    refuse_output(options.out, options.overwrite, [*options.adapters, *filter(None, [options.base])])
     if options.full:
         _fuse_full(options.of_merge(), output)
         return

@@ -114,9 +114,9 @@ def merge(options: MergeOptions, output: Output) -> None:
     with weight 1 unless --weights says otherwise. Tensors are streamed: memory stays small, and a merge that was
     killed goes on where it was.
     """
-    from tangora.support.files import refuse_existing  # deferred: --help needs none of it
+    from tangora.support.files import refuse_output  # deferred: --help needs none of it
 
-    refuse_existing(options.out, options.overwrite)
+    refuse_output(options.out, options.overwrite, [*options.models, *filter(None, [options.base])])
     base, models = _sorted_out(options)
     weights, origin = options.numbers(), ""
     if weights is None and len(models) == 1 and _is_adapter(models[0]):

@@ -63,7 +63,7 @@ def statistics(options: StatisticsOptions, output: Output) -> None:
     from tangora.support.files import refuse_existing
 
     recipe = load_recipe(options.recipe, options.settings or [])
-    refuse_existing(options.out, options.overwrite)
+    refuse_existing(options.out, options.overwrite, [options.adapter])
     from tangora.adapters.adapter import load  # deferred: imports torch
     from tangora.evaluation.collection import collect_statistics
     from tangora.runs.machine import machine_of

@@ -29,7 +29,7 @@ from tangora.errors import ModelError
 from tangora.modes.contract import Bench, OnStep, mode_of
 from tangora.modes.finetuning import train_to
 from tangora.progress import Progress, shown
-from tangora.support.files import digest, refuse_existing
+from tangora.support.files import digest, refuse_output
 from tangora.support.seams import FAMILIES
 from tangora.tangent import make_columns
 from tangora.tasks.model import TaskModel
@@ -94,7 +94,7 @@ def distill(
     lessons = _lessons(tasks, teacher)
     _check(tasks, [adapter for _, adapter in lessons], config)
     if out is not None:
-        refuse_existing(out, overwrite)
+        refuse_output(out, overwrite)
     mixed = _mixed(tasks, [adapter for _, adapter in lessons], rows, config.seed)
     prints = {task.name: adapter.fingerprint for group, adapter in lessons for task in group}
     followed = prints if isinstance(teacher, Sequence) else teacher.fingerprint

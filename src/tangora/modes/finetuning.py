@@ -5,17 +5,20 @@ A mode adapts the base in place and restores it bit for bit, so that one base se
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+from tangora.adapters.metadata import FILE
 from tangora.errors import ArgumentError
 from tangora.modes.contract import Bench, OnStep, mode_of
 from tangora.modes.preparation import refuse_running_statistics
 from tangora.support.extras import require
-from tangora.support.files import atomic_dir, refuse_existing, write_json
+from tangora.support.files import atomic_dir, refuse_output, write_json
+from tangora.support.publishing import claimed
 from tangora.tasks.values import Task
 
 if TYPE_CHECKING:
@@ -130,13 +133,26 @@ def train_to(
         fix = "give one task, or choose a joint mode"
         raise ArgumentError(f"mode {config.train} trains one task at a time", got=len(tasks), where="tasks", fix=fix)
     for folder in folders.values():
-        refuse_existing(folder, overwrite)
+        refuse_output(folder, overwrite)
     refuse_running_statistics(bench.base.backbone)
     mode.check(bench.base, config)
-    trained = mode.train(bench, tasks, config)
-    made = {name: _stamped(bench, adapter, name, tasks, extra) for name, adapter in trained.items()}
-    _write(bench, made, folders, overwrite)
+    with _claimed(bench, folders):
+        trained = mode.train(bench, tasks, config)
+        made = {name: _stamped(bench, adapter, name, tasks, extra) for name, adapter in trained.items()}
+        _write(bench, made, folders, overwrite)
     return made
+
+
+@contextlib.contextmanager
+def _claimed(bench: Bench, folders: Mapping[str, Path]) -> Iterator[None]:
+    """Lock the folder of checkpoints, so that two trainings of one output do not share it; the first process does."""
+    from accelerate import PartialState  # deferred: takes a second to import
+
+    if bench.scratch is None or not PartialState().is_main_process:
+        yield
+        return
+    with claimed(bench.scratch, next(iter(folders.values()), bench.scratch)):
+        yield
 
 
 def _stamped(
@@ -155,7 +171,7 @@ def _write(bench: Bench, made: Mapping[str, Adapter], folders: Mapping[str, Path
 
     process = PartialState()
     for name, folder in folders.items() if process.is_main_process else ():
-        with atomic_dir(folder, overwrite=overwrite) as staging:
+        with atomic_dir(folder, overwrite=overwrite, record=FILE) as staging:
             made[name].save(staging)
             if name in bench.records:
                 write_json(staging / "training.json", bench.records[name])

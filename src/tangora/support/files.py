@@ -1,8 +1,8 @@
 """Write files completely or not at all, and turn the errors of reading them into ones that say what to do.
 
-Every output of Tangora goes through `atomic_dir` or `atomic_file`: it is written beside its final path under
-a hidden name, synced, and renamed. A killed process leaves at worst a hidden ``.name.tmp-*`` folder,
-which the next writer of the same path removes.
+Every output of Tangora goes through `atomic_dir` or `atomic_file`: it is made in a scratch folder beside its place,
+synced, and renamed (`publishing`). A killed process leaves at worst a hidden ``.NAME.tmp-*`` folder, which the next
+writer of the same place removes.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import hashlib
 import json
 import os
 import re
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tangora.errors import FileError, OutputError, TangoraError
+from tangora.support.publishing import in_scratch, is_special, publish, scratch_beside
+from tangora.support.records import files_in, refuse_foreign
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,9 +30,11 @@ __all__ = [
     "digest",
     "file_digest",
     "inside",
+    "list_files",
     "read_json",
     "read_safetensors",
     "refuse_existing",
+    "refuse_output",
     "write_json",
     "write_safetensors",
     "write_text",
@@ -55,58 +57,88 @@ def file_digest(path: str | os.PathLike[str]) -> str:
     return total.hexdigest()
 
 
-def refuse_existing(path: str | os.PathLike[str], overwrite: bool) -> None:
-    """Raise `OutputError` if ``path`` is a file or a folder that is not empty, and ``overwrite`` is false."""
+def refuse_existing(
+    path: str | os.PathLike[str], overwrite: bool, inputs: Iterable[str | os.PathLike[str]] = ()
+) -> None:
+    """Refuse an output that would replace something, unless ``overwrite``; links, devices and inputs always stay.
+
+    Args:
+        path: the output. An empty folder counts as nothing.
+        overwrite: it may replace an earlier output.
+        inputs: files or folders; the output must neither be nor contain one.
+
+    Raises:
+        OutputError: with what is in the way.
+    """
     path = Path(path)
-    exists = (path.is_dir() and any(path.iterdir())) or (path.exists() and not path.is_dir())
-    if exists and not overwrite:
-        raise OutputError("the output exists", where=path, fix="choose another --out, or pass --overwrite")
+    with writing(path):
+        if is_special(path):
+            raise OutputError("the output is a link or a device", where=path, fix="name a place of its own by --out")
+        if path.is_dir() and not any(path.iterdir()):
+            return
+        if os.path.lexists(path):
+            home = path.resolve()
+            for place in map(Path, inputs):
+                if place.exists() and home in (place.resolve(), *place.resolve().parents):
+                    what = "the output is an input, or contains it"
+                    raise OutputError(what, got=place, where=path, fix="choose another --out")
+        if path.exists() and not overwrite:
+            raise OutputError("the output exists", where=path, fix="choose another --out, or pass --overwrite")
+
+
+def refuse_output(
+    folder: str | os.PathLike[str], overwrite: bool, inputs: Iterable[str | os.PathLike[str]] = ()
+) -> None:
+    """Refuse an output folder before anything is computed: as `refuse_existing`, or if it holds files of others."""
+    refuse_existing(folder, overwrite, inputs)
+    refuse_foreign(Path(folder))
+
+
+def list_files(folder: Path, record: str) -> None:
+    """Write the names of a folder's files into its record, for `files_of`."""
+    names = [name for name in files_in(folder) if name != record]
+    write_json(folder / record, {**read_json(folder / record), "files": names})
 
 
 @contextlib.contextmanager
-def atomic_dir(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iterator[Path]:
-    """Provide a folder to fill, which replaces ``path`` when the block ends and is removed if it raises.
+def atomic_dir(path: str | os.PathLike[str], *, overwrite: bool = True, record: str | None = None) -> Iterator[Path]:
+    """Provide a folder to fill, which appears at ``path`` when the block ends, and is removed if it raises.
+
+    Args:
+        path: the place of the folder.
+        overwrite: replace what is there.
+        record: the file of the folder that lists its files, one of `RECORDS`. With it, ``overwrite`` replaces only what
+            Tangora has written; without it, the place is Tangora's own (a cache).
 
     Raises:
-        OutputError: ``path`` exists and ``overwrite`` is false, or it cannot be written.
+        OutputError: ``path`` exists and ``overwrite`` is false, holds what must stay, or cannot be written.
     """
     path = Path(path)
-    refuse_existing(path, overwrite)
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for stale in path.parent.glob(f".{path.name}.tmp-*"):
-            shutil.rmtree(stale, ignore_errors=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.tmp-", dir=path.parent))
-        try:
-            scratch.chmod(0o777 & ~_umask())
-            yield scratch
-            if path.exists():
-                retired = Path(tempfile.mkdtemp(prefix=f".{path.name}.tmp-", dir=path.parent))
-                path.rename(retired / "old")
-                scratch.rename(path)
-                shutil.rmtree(retired, ignore_errors=True)
-            else:
-                scratch.rename(path)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+    with writing(path), scratch_beside(path) as made:  # first: it puts back what a killed process has moved aside
+        refuse_existing(path, overwrite)
+        made.mkdir()
+        yield made
+        if record is not None:
+            refuse_foreign(path)
+            list_files(made, record)
+        publish(made, path, overwrite=overwrite)
 
 
 @contextlib.contextmanager
 def atomic_file(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iterator[Path]:
-    """Provide a temporary path to write, which replaces ``path`` when the block ends and is removed if it raises."""
+    """Provide a path to write, which replaces ``path`` when the block ends, and is removed if it raises.
+
+    In a folder that this process is making the file is written in its place: the folder is published as a whole.
+    """
     path = Path(path)
-    refuse_existing(path, overwrite)
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.tmp-", dir=path.parent)
-        os.close(handle)
-        scratch = Path(name)
-        try:
-            scratch.chmod(0o666 & ~_umask())
-            yield scratch
-            scratch.replace(path)
-        finally:
-            scratch.unlink(missing_ok=True)
+    if in_scratch(path):
+        with writing(path):
+            yield path
+        return
+    with writing(path), scratch_beside(path) as made:
+        refuse_existing(path, overwrite)
+        yield made
+        publish(made, path, overwrite=overwrite)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -198,13 +230,11 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as cause:
         if cause.errno in (errno.ENOSPC, errno.EDQUOT):
             raise _disk_full(path) from cause
-        refused = (
-            isinstance(cause, (PermissionError, NotADirectoryError, FileExistsError)) or cause.errno == errno.EROFS
-        )
-        if refused or (cause.filename and Path(cause.filename).parent == path.parent):  # the temporary path itself
-            fix = "choose another --out"
-            raise OutputError(f"cannot be written ({cause.strerror})", where=path, fix=fix) from cause
-        raise
+        final, named = _final(path), cause.filename
+        at = "" if named is None or _final(Path(os.fsdecode(named))) == final else f": {named}"
+        raise OutputError(
+            f"cannot be written ({cause.strerror or cause}{at})", where=final, fix="choose another --out"
+        ) from cause
     except Exception as cause:  # safetensors and torch report a full disk in exceptions of their own
         if _FULL.get(type(cause).__name__, _NEVER).search(str(cause)):
             raise _disk_full(path) from cause
@@ -219,15 +249,12 @@ _FULL = {
 
 
 def _disk_full(path: Path) -> OutputError:
-    final = Path(*(_final(part) for part in path.parts))
-    return OutputError("the disk is full", where=final, fix="free some space and run the same command again")
+    return OutputError("the disk is full", where=_final(path), fix="free some space and run the same command again")
 
 
-def _final(name: str) -> str:
-    """Return the name that a temporary path will get; one inside another is marked twice."""
-    while marked := re.fullmatch(r"\.(.+)\.tmp-[^.]+", name):
-        name = marked[1]
-    return name
+def _final(path: Path) -> Path:
+    """Return the place that a path in a scratch folder will get."""
+    return Path(*(part for part in path.parts if not re.fullmatch(r"\..+\.(tmp-[^.]+|fusing)", part)))
 
 
 def _umask() -> int:
