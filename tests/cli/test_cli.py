@@ -216,6 +216,10 @@ def test_an_existing_output_is_kept(tangora, pair, tmp_path):
     (out / "mine").write_text("1")
     refused(tangora("fuse", *pair, "--out", out), "exists", "--overwrite")
     assert [p.name for p in out.iterdir()] == ["mine"]
+    refused(tangora("fuse", *pair, "--out", out, "--overwrite"), "did not write", "mine")
+    assert [p.name for p in out.iterdir()] == ["mine"]
+    (out / "mine").unlink()
+    assert tangora("fuse", *pair, "--out", out)[0] == 0
     assert tangora("fuse", *pair, "--out", out, "--overwrite")[0] == 0
     assert not (out / "mine").exists()
 

@@ -6,6 +6,7 @@ A mode adapts the base in place and restores it bit for bit, so that one base se
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -146,9 +147,7 @@ def train_to(
 @contextlib.contextmanager
 def _claimed(bench: Bench, folders: Mapping[str, Path]) -> Iterator[None]:
     """Lock the folder of checkpoints, so that two trainings of one output do not share it; the first process does."""
-    from accelerate import PartialState  # deferred: takes a second to import
-
-    if bench.scratch is None or not PartialState().is_main_process:
+    if bench.scratch is None or os.environ.get("RANK", "0") != "0":  # set by torchrun and by accelerate
         yield
         return
     with claimed(bench.scratch, next(iter(folders.values()), bench.scratch)):

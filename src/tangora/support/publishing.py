@@ -133,8 +133,12 @@ def claimed(work: Path, out: Path) -> Iterator[None]:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         work.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileExistsError):
-            work.mkdir(mode=0o700)
+        if not os.path.lexists(work):
+            work.mkdir(mode=0o700, exist_ok=True)
+    except OSError as cause:
+        what = f"cannot be written ({cause.strerror}: {cause.filename})"
+        raise OutputError(what, where=out, fix="choose another --out") from cause
+    try:
         handle = _locked(work)
     except BlockingIOError as cause:
         raise OutputError("another process is writing this output", where=out, fix="wait for it to end") from cause
