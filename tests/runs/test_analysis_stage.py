@@ -22,7 +22,7 @@ from tangora.progress import Progress
 from tangora.report.data import SCORE_COLUMNS
 from tangora.runs.runner import prepare
 from tangora.runs.stages.analysis import analyze
-from tangora.runs.stages.analysis_plan import AnalysisPlan, Settings
+from tangora.runs.stages.analysis_plan import AnalysisPlan, AnalysisSettings
 from tangora.runs.stages.measures import limited, network_logits
 from tangora.tangent import TangentTaskModel, direction_of, make_columns
 from tangora.tasks import TaskModel, collate
@@ -78,7 +78,7 @@ def entries(run, kind):
 
 
 def test_signs_and_angles_are_those_of_the_experts(run):
-    analyze(AnalysisPlan(run, Settings(only=["signs", "angles"])))
+    analyze(AnalysisPlan(run, AnalysisSettings(only=["signs", "angles"])))
     assert [e["mode"] for e in entries(run, "signs")] == list(MODES)
     vectors = [load(run / "adapters" / "lora" / task).task_vector for task in TASKS]
     signs, angles = (next(e for e in entries(run, kind) if e["mode"] == "lora") for kind in ("signs", "angles"))
@@ -91,7 +91,9 @@ def test_signs_and_angles_are_those_of_the_experts(run):
 
 def test_a_plane_is_what_fusing_and_scoring_by_hand_give(run):
     analyze(
-        AnalysisPlan(run, Settings(only=["planes"], modes=["lora"], pairs="photo+plain", points=3, margin=0.5, rows=9))
+        AnalysisPlan(
+            run, AnalysisSettings(only=["planes"], modes=["lora"], pairs="photo+plain", points=3, margin=0.5, rows=9)
+        )
     )
     (entry,) = entries(run, "planes")
     assert (entry["tasks"], entry["coefficients"]) == (["plain", "photo"], [-0.5, 0.0, 0.5, 1.0, 1.5])
@@ -121,7 +123,9 @@ def test_a_plane_is_what_fusing_and_scoring_by_hand_give(run):
 def test_the_cost_is_said_beforehand_and_kept(run, monkeypatch):
     from tangora.tasks import TaskModel
 
-    settings = Settings(only=["planes"], modes=["lora", "l-lora"], pairs="plain+good", points=2, margin=0.0, rows=12)
+    settings = AnalysisSettings(
+        only=["planes"], modes=["lora", "l-lora"], pairs="plain+good", points=2, margin=0.0, rows=12
+    )
     plan = AnalysisPlan(run, settings)
     lines = list(plan.lines())
     assert "2 planes" in lines[0]
@@ -135,30 +139,32 @@ def test_the_cost_is_said_beforehand_and_kept(run, monkeypatch):
 
 
 def test_a_second_call_computes_nothing_and_changes_nothing(run, monkeypatch):
-    settings = Settings(modes=["lora"], pairs="plain+good", **FEW)
+    settings = AnalysisSettings(modes=["lora"], pairs="plain+good", **FEW)
     analyze(AnalysisPlan(run, settings))
     before = {p: p.read_bytes() for p in (run / "analysis").iterdir()}
     monkeypatch.setattr("tangora.runs.stages.analysis._measure", None)
     again = AnalysisPlan(run, settings)
     assert again.missing == []
-    assert "6 of 6 are there already" in next(again.lines())
+    assert "6 of 6 exist already" in next(again.lines())
     analyze(again)
     assert {p: p.read_bytes() for p in (run / "analysis").iterdir()} == before
 
 
 def test_other_pairs_and_modes_join_and_other_settings_replace(run):
-    analyze(AnalysisPlan(run, Settings(only=["planes"], modes=["lora"], pairs="good+photo", **FEW)))
-    analyze(AnalysisPlan(run, Settings(only=["planes"], modes=["full", "lora"], pairs="plain+good", **FEW)))
+    analyze(AnalysisPlan(run, AnalysisSettings(only=["planes"], modes=["lora"], pairs="good+photo", **FEW)))
+    analyze(AnalysisPlan(run, AnalysisSettings(only=["planes"], modes=["full", "lora"], pairs="plain+good", **FEW)))
     found = [(e["mode"], *e["tasks"]) for e in entries(run, "planes")]
     assert found == [("full", "plain", "good"), ("lora", "plain", "good"), ("lora", "good", "photo")]
     analyze(
-        AnalysisPlan(run, Settings(only=["planes"], modes=["lora"], pairs="plain+good", points=3, margin=0.0, rows=4))
+        AnalysisPlan(
+            run, AnalysisSettings(only=["planes"], modes=["lora"], pairs="plain+good", points=3, margin=0.0, rows=4)
+        )
     )
     assert [(e["mode"], len(e["coefficients"])) for e in entries(run, "planes")] == [("lora", 3)]
 
 
 def test_an_expert_that_changed_is_looked_at_again(run):
-    settings = Settings(only=["signs"], modes=["lora", "full"])
+    settings = AnalysisSettings(only=["signs"], modes=["lora", "full"])
     analyze(AnalysisPlan(run, settings))
     path = run / "adapters" / "lora" / "good" / "tangora.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"stage": "another"}))
@@ -167,7 +173,7 @@ def test_an_expert_that_changed_is_looked_at_again(run):
 
 def test_a_tangent_plane_needs_columns_and_no_pass_after_them(run, monkeypatch):
     settings = {"only": ["planes"], "modes": ["tangent"], "margin": 0.5, "rows": 9}
-    plan = AnalysisPlan(run, Settings(pairs="plain+photo", points=3, **settings))
+    plan = AnalysisPlan(run, AnalysisSettings(pairs="plain+photo", points=3, **settings))
     assert list(plan.lines())[-1] == "at most 16 forward passes of up to 8 rows"  # 2 tasks · 2 batches · (1 + 3)
     analyze(plan)
     (entry,) = entries(run, "planes")
@@ -180,14 +186,14 @@ def test_a_tangent_plane_needs_columns_and_no_pass_after_them(run, monkeypatch):
     assert entry["scores"]["photo"][2][4] == together["photo"].score
     for module in ("columns", "measures"):
         monkeypatch.setattr(f"tangora.runs.stages.{module}.make_columns", None)
-    again = AnalysisPlan(run, Settings(pairs="plain+photo", points=5, **settings))
+    again = AnalysisPlan(run, AnalysisSettings(pairs="plain+photo", points=5, **settings))
     assert list(again.lines())[-1].startswith("at most 0 forward passes")
     analyze(again)
     assert len(entries(run, "planes")[0]["coefficients"]) == 9
 
 
 def test_the_linearity_gap_of_an_expert(run):
-    plan = AnalysisPlan(run, Settings(only=["linearity"], modes=["tangent"], rows=9))
+    plan = AnalysisPlan(run, AnalysisSettings(only=["linearity"], modes=["tangent"], rows=9))
     assert plan.missing[0].passes == 2 * (6 + 2)
     analyze(plan)
     found = entries(run, "linearity")
@@ -233,7 +239,7 @@ class InterruptAt(Progress):
 def test_an_interrupted_plane_goes_on_where_it_was(run, monkeypatch):
     from tangora.evaluation.evaluator import Evaluator
 
-    settings = Settings(only=["planes"], modes=["lora"], pairs="plain+good", points=3, margin=0.0, rows=4)
+    settings = AnalysisSettings(only=["planes"], modes=["lora"], pairs="plain+good", points=3, margin=0.0, rows=4)
     with pytest.raises(KeyboardInterrupt):
         analyze(AnalysisPlan(run, settings), InterruptAt(4 + 5))  # base and three tasks, then five points
     assert not (run / "analysis").exists()
@@ -247,7 +253,7 @@ def test_an_interrupted_plane_goes_on_where_it_was(run, monkeypatch):
 
 def test_pairs_without_a_common_task_come_first(run):
     assert AnalysisPlan(run).pairs[0] == ("plain", "good")
-    assert len(AnalysisPlan(run, Settings(pairs="all")).pairs) == 3
+    assert len(AnalysisPlan(run, AnalysisSettings(pairs="all")).pairs) == 3
 
 
 def test_limited_rows_keep_the_classes_and_their_names(text_task):
@@ -274,7 +280,7 @@ def test_limited_rows_keep_the_classes_and_their_names(text_task):
 )
 def test_bad_settings(run, settings, match):
     with pytest.raises(ArgumentError, match=match):
-        AnalysisPlan(run, Settings(**settings))
+        AnalysisPlan(run, AnalysisSettings(**settings))
 
 
 def test_a_folder_that_is_no_finished_run(run, tmp_path):

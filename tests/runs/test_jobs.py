@@ -50,7 +50,7 @@ def test_nothing_is_loaded_to_list_the_jobs(short_run, monkeypatch):
 
 
 def test_a_block_has_a_bounded_number_of_subsets(short_recipe, short_run, monkeypatch):
-    monkeypatch.setattr("tangora.runs.stages.scores.SUBSETS", 2)
+    monkeypatch.setattr("tangora.runs.stages.score_jobs.SUBSETS", 2)
     raw = short_recipe.model_dump(mode="json")
     raw["tasks"] += [{**raw["tasks"][0], "name": name} for name in ("third", "fourth")]
     recipe = type(short_recipe).model_validate(raw)

@@ -1,4 +1,4 @@
-"""What task vectors show before anything is fused, and what a model answers in the plane of two of them.
+"""Measures of task vectors before anything is fused, and of a model in the plane of two of them.
 
 >>> import tangora
 >>> vectors = [tangora.load(folder).task_vector for folder in ("adapters/one", "adapters/two")]

@@ -1,4 +1,4 @@
-"""What every comparison of task vectors asks of them."""
+"""Checks and sites shared by all comparisons of task vectors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["check", "sites"]
 
 
 def check(task_vectors: Sequence[TaskVector]) -> None:
-    """Refuse what cannot be compared.
+    """Refuse task vectors that cannot be compared.
 
     Raises:
         ArgumentError: there is no task vector.
@@ -32,6 +32,6 @@ def check(task_vectors: Sequence[TaskVector]) -> None:
 
 
 def sites(task_vectors: Sequence[TaskVector]) -> dict[str, list[int]]:
-    """Each site, and which of the task vectors have it."""
+    """Return site -> the indices of the task vectors that have it."""
     names = dict.fromkeys(site for vector in task_vectors for site in vector)
     return {site: [i for i, vector in enumerate(task_vectors) if site in vector] for site in names}

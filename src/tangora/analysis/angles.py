@@ -20,7 +20,7 @@ __all__ = ["Angles", "Overlap", "principal_angles", "subspace_overlap"]
 
 @dataclass(frozen=True)
 class Angles:
-    """Principal angles in radians, ascending: in the output space of a site, and in its input space."""
+    """Principal angles in radians, ascending, in a site's output space (``columns``) and input space (``rows``)."""
 
     columns: Float[Tensor, " smaller_rank"]
     rows: Float[Tensor, " smaller_rank"]
@@ -28,7 +28,7 @@ class Angles:
 
 @dataclass(frozen=True)
 class Overlap:
-    """Mean of cos² of the principal angles over sites, for every pair of tasks, and what chance would give."""
+    """Mean of cos² of the principal angles over sites, for every pair of tasks, and its value for random subspaces."""
 
     columns: Float[Tensor, "tasks tasks"]
     rows: Float[Tensor, "tasks tasks"]
@@ -37,27 +37,27 @@ class Overlap:
 
 
 def principal_angles(one: Update, other: Update, rank: int | None = None) -> Angles:
-    """The angles between the column spaces of two updates of a site, and between their row spaces.
+    """Return the angles between the column spaces of two updates of a site, and between their row spaces.
 
-    With orthonormal bases U_t of what ΔW_t writes to and V_t of what it reads from (its singular vectors),
-    ``cos θ_i = σ_i(U_tᵀ U_u)`` for columns and ``σ_i(V_tᵀ V_u)`` for rows (Björck and Golub, 1973,
+    With orthonormal bases U_t of the column space of ΔW_t, which it writes to, and V_t of its row space, which it reads
+    from, ``cos θ_i = σ_i(U_tᵀ U_u)`` for columns and ``σ_i(V_tᵀ V_u)`` for rows (Björck and Golub, 1973,
     doi:10.2307/2005662, theorem 1). Bases come from the factors; no low-rank update becomes dense.
 
-    0 is a direction that both have; at π/2 nothing is shared, and ΔW_t and ΔW_u cannot touch each other's outputs
-    (columns), or are blind to each other's inputs (rows). Adapters with one frozen A₀ read the same directions: their
-    row angles are 0.
+    An angle of 0 is a shared direction. If all angles are π/2, ΔW_t and ΔW_u do not affect each other's outputs
+    (columns) or do not respond to each other's inputs (rows). Adapters with the same frozen A₀ read the same
+    directions: their row angles are 0.
 
     Args:
         one: a matrix update.
         other: one of the same shape.
-        rank: compare the leading ``rank`` directions only. Full fine-tuning needs it: whole matrices of full rank span
-            everything, and all angles are 0. None: every direction above rounding noise.
+        rank: compare only the leading ``rank`` directions. Full fine-tuning needs it: matrices of full rank span the
+            whole space, and all angles are 0. None: every direction above rounding noise.
 
     Returns:
-        As many angles as the smaller of the two ranks, so none where an update is zero.
+        As many angles as the smaller of the two ranks, so none if an update is zero.
 
     Raises:
-        ArgumentError: an update is no matrix, or the rank is below 1.
+        ArgumentError: an update is not a matrix, or the rank is below 1.
         FusionError: the shapes differ.
 
     >>> from tangora.updates.task_vector import Dense
@@ -73,19 +73,19 @@ def principal_angles(one: Update, other: Update, rank: int | None = None) -> Ang
 
 
 def subspace_overlap(task_vectors: Sequence[TaskVector], *, rank: int | None = 8) -> Overlap:
-    """How much of the directions that two task vectors write to, or read from, is common to both.
+    """Return the overlap of the directions that two task vectors write to, or read from.
 
-    For a site ``(1 / k) Σ_i cos² θ_i`` over its k principal angles (see `principal_angles`), and the mean of that over
-    the sites which both have and which are matrices: 1 where the smaller subspace lies within the other, 0 where they
-    are orthogonal. Random subspaces of ranks k ≤ l in n dimensions have ``l / n`` on average, which is `Overlap`'s
-    chance.
+    For a site it is ``(1 / k) Σ_i cos² θ_i`` over the k principal angles (see `principal_angles`); the result is the
+    mean over the matrix sites that both have. It is 1 if the smaller subspace lies within the other, and 0 if they are
+    orthogonal. Random subspaces of ranks k ≤ l in n dimensions have ``l / n`` on average: the chance values of
+    `Overlap`.
 
-    Where columns overlap far above chance, sums of task vectors interfere in what they write, whatever their cosine;
-    methods that work on singular directions (``tsv_m``, ``knots``, ``iso_cts``) are made for that.
+    If columns overlap far above chance, sums of task vectors interfere in their outputs, whatever their cosine. Methods
+    that work on singular directions (``tsv_m``, ``knots``, ``iso_cts``) address that.
 
     Args:
         task_vectors: one per task.
-        rank: the leading directions of a site that count, ordered by singular value.
+        rank: number of leading directions of a site to compare, ordered by singular value.
 
     Raises:
         ArgumentError: there is no task vector, or the rank is below 1.
@@ -94,16 +94,16 @@ def subspace_overlap(task_vectors: Sequence[TaskVector], *, rank: int | None = 8
     >>> from tangora.updates.task_vector import LowRank
     >>> a = torch.eye(1, 4)
     >>> one, other = (TaskVector({"layer": LowRank(b, a)}) for b in (torch.eye(3, 1), torch.eye(3).flip(1)[:, :1]))
-    >>> found = subspace_overlap([one, other])
-    >>> found.columns[0, 1].item(), found.rows[0, 1].item()
+    >>> overlap = subspace_overlap([one, other])
+    >>> overlap.columns[0, 1].item(), overlap.rows[0, 1].item()
     (0.0, 1.0)
     """
     check(task_vectors)
-    found = {s: members for s, members in sites(task_vectors).items() if len(task_vectors[members[0]][s].shape) == 2}
-    if not found:
+    matrices = {s: members for s, members in sites(task_vectors).items() if len(task_vectors[members[0]][s].shape) == 2}
+    if not matrices:
         nothing = torch.zeros(len(task_vectors), len(task_vectors), dtype=torch.float64)
         return Overlap(nothing, nothing, 0.0, 0.0)
-    per_site = in_threads(lambda site: _site(task_vectors, site, found[site], rank), list(found))
+    per_site = in_threads(lambda site: _site(task_vectors, site, matrices[site], rank), list(matrices))
     columns, rows = torch.stack([shares for shares, _ in per_site]).nanmean(0).nan_to_num()
     chance = torch.tensor([expected for _, expected in per_site], dtype=torch.float64).mean(0).tolist()
     return Overlap(columns, rows, *chance)
@@ -112,7 +112,7 @@ def subspace_overlap(task_vectors: Sequence[TaskVector], *, rank: int | None = 8
 def _site(
     vectors: Sequence[TaskVector], site: str, members: Sequence[int], rank: int | None
 ) -> tuple[Float[Tensor, "2 tasks tasks"], tuple[float, float]]:
-    """Mean cos² of the column and the row angles of every pair, NaN where there are none, and chance's."""
+    """Return the mean cos² of the column and row angles of every pair, NaN if there are none, and chance values."""
     shares = torch.full((2, len(vectors), len(vectors)), torch.nan, dtype=torch.float64)
     bases = {i: _bases(vectors[i][site], rank) for i in members}
     for i in members:
@@ -125,7 +125,7 @@ def _site(
 
 
 def _bases(update: Update, rank: int | None) -> tuple[Float[Tensor, "out k"], Float[Tensor, "in k"]]:
-    """Orthonormal bases of the column space and the row space, directions of rounding noise left out."""
+    """Return orthonormal bases of the column space and the row space, without directions of rounding noise."""
     if len(update.shape) != 2:
         raise ArgumentError("only a matrix has subspaces", got=tuple(update.shape), where="principal_angles")
     if rank is not None and rank < 1:
@@ -143,6 +143,6 @@ def _bases(update: Update, rank: int | None) -> tuple[Float[Tensor, "out k"], Fl
 
 
 def _cosines(one: Float[Tensor, "n k"], other: Float[Tensor, "n l"]) -> Float[Tensor, " smaller_rank"]:
-    """Cosines of the principal angles between two spans, descending."""
+    """Return cosines of the principal angles between two spans, descending."""
     cosines: Tensor = torch.linalg.svdvals(one.T @ other)
     return cosines.clamp(max=1.0)

@@ -15,14 +15,14 @@ __all__ = ["cosine_matrix"]
 
 
 def cosine_matrix(task_vectors: Sequence[TaskVector]) -> Float[Tensor, "tasks tasks"]:
-    """Cosine similarity between task vectors, over all their sites together, in float64.
+    """Return the cosine similarity between task vectors, over all their sites together, in float64.
 
     ``cos(t, u) = ⟨ν_t, ν_u⟩ / (‖ν_t‖ ‖ν_u‖)`` with the Frobenius inner product of the updates themselves. (The code of
     arXiv:2310.04742 compares flattened factors instead, which depends on how an update is factored.) Inner products
     are taken on the factors: no update becomes dense.
 
-    The further off the diagonal from 0, the more two tasks pull along the same directions (or against each other),
-    and the more their sum does to either. Near 0 they are orthogonal, and a sum leaves each almost as it was.
+    The further an off-diagonal value is from 0, the more two tasks pull in the same direction (or in opposite ones),
+    and the more a sum changes both. Near 0 they are orthogonal, and a sum leaves each almost unchanged.
 
     Args:
         task_vectors: one per task; a site that only one has is zero in the other.

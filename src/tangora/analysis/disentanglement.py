@@ -17,16 +17,16 @@ def disentanglement_error(plane: Plane) -> Float[np.ndarray, "points points"]:
     .. math:: \xi(\lambda_1, \lambda_2) = \sum_{t=1}^{2} P_{x \in D_t}\big[ f(x; \varphi_0 + \lambda_t \nu_t)
         \neq f(x; \varphi_0 + \lambda_1 \nu_1 + \lambda_2 \nu_2) \big]
 
-    (arXiv:2305.12827, section 3.2; here with f as the prediction, a label or a generated text, as in
-    arXiv:2310.04742, section 4.)
+    (arXiv:2305.12827, section 3.2. Here f is the prediction, a label or a generated text, as in arXiv:2310.04742,
+    section 4.)
 
-    On each task's own inputs the share of answers that the other task's vector changes, added over the two tasks: in
-    [0, 2], and 0 at the origin. Near 0 over the unit square, two tasks can be fused with any coefficients and keep what
-    they know; a model that is linear in φ, and whose gradients on D₁ are orthogonal to ν₂ and the reverse, has 0
-    everywhere. A wrong answer that stays the same counts as no error: read it beside the scores.
+    It is the fraction of answers on each task's own inputs that the other task's vector changes, summed over the two
+    tasks: in [0, 2], and 0 at the origin. If it is near 0 over the unit square, two tasks can be fused with any
+    coefficients and keep their answers. It is 0 everywhere for a model that is linear in φ, if the gradients on D₁ are
+    orthogonal to ν₂ and vice versa. A wrong answer that does not change is not an error here: read it with the scores.
 
     Args:
-        plane: from `tangora.analysis.survey`; its grid must have 0.
+        plane: from `tangora.analysis.survey`; its grid must contain 0.
 
     Returns:
         ξ for each λ₁ (rows) and λ₂ (columns).

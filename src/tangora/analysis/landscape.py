@@ -11,14 +11,15 @@ __all__ = ["joint_loss"]
 
 
 def joint_loss(plane: Plane) -> Float[np.ndarray, "points points"]:
-    """Joint loss ``(L₁ + L₂) / 2`` at every point of the plane of two task vectors, L_t the mean loss on task t's rows.
+    """Return the joint loss ``(L₁ + L₂) / 2`` over the plane of two task vectors, with L_t the mean loss on task t.
 
-    (The landscapes of arXiv:2310.04742, section 4, which has them through φ₀ and two experts.) The axes are λ₁ and λ₂,
-    so that a point is a choice of coefficients: φ₀ at (0, 0), the experts at (1, 0) and (0, 1), task arithmetic on the
+    (The landscapes of arXiv:2310.04742, section 4, which plots them through φ₀ and two experts.) The axes are λ₁ and
+    λ₂,
+    so a point is a choice of coefficients: φ₀ at (0, 0), the experts at (1, 0) and (0, 1), task arithmetic on the
     diagonal. Lengths and angles are not those of weight space.
 
-    One wide basin around the diagonal says that the experts add up; a minimum at one expert, or a ridge between the
-    two, that they do not. Losses of unlike tasks are unlike too: the larger one rules the picture.
+    One wide basin around the diagonal means that the experts add up; a minimum at one expert, or a ridge between the
+    two, means that they do not. Losses of different tasks have different scales: the larger one dominates the picture.
 
     Args:
         plane: from `tangora.analysis.survey`.

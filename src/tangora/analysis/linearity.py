@@ -14,10 +14,10 @@ __all__ = ["Gap", "linearity_gap"]
 
 @dataclass(frozen=True)
 class Gap:
-    """How the network differs from its expansion at one point of a path.
+    """The difference of the network from its expansion at one point of a path.
 
     Attributes:
-        distance: of the logits, relative to how far the network moved them.
+        distance: of the logits, relative to their change in the network.
         agreement: share of rows with the same prediction.
     """
 
@@ -30,17 +30,17 @@ def linearity_gap(
     expansion: Float[Tensor, "rows classes"],
     origin: Float[Tensor, "rows classes"],
 ) -> Gap:
-    """The gap between the network at φ and its first-order expansion at φ₀.
+    """Return the gap between the network at φ and its first-order expansion at φ₀.
 
     With ``f_lin(φ) = f(φ₀) + J(φ - φ₀)`` (arXiv:2310.04742, eq. 4) the distance is
-    ``‖f(φ) - f_lin(φ)‖ / ‖f(φ) - f(φ₀)‖``, Frobenius norms over all rows and classes, and 0 where nothing moved. Along
-    φ₀ + aτ it grows from 0, in proportion to a at first. Far below 1 the network behaves as its expansion (the kernel
-    regime, in which the theory of task arithmetic holds); from about 1 on, the expansion says nothing about it.
+    ``‖f(φ) - f_lin(φ)‖ / ‖f(φ) - f(φ₀)‖``, with Frobenius norms over all rows and classes, and 0 if nothing moved.
+    Along φ₀ + aτ it grows from 0, in proportion to a at first. Far below 1, the network behaves like its expansion (the
+    kernel regime, in which the theory of task arithmetic holds). From about 1, the expansion does not describe it.
 
-    ``tangora analyze`` takes the path in weights, τ = ΔW, where fusion coefficients act. Where B₀ = 0 and A
-    is frozen, it is the path of φ as well; for LoRA it is not, since A moves, too.
+    ``tangora analyze`` uses the path in weights, τ = ΔW, on which fusion coefficients act. If B₀ = 0 and A is frozen,
+    it is the path of φ as well. For LoRA it is not, since A moves too.
 
-    For a tangent adapter it tells what is lost where the file is served as an ordinary, non-linear network.
+    For a tangent adapter, it measures the loss from serving the file as an ordinary, non-linear network.
 
     Args:
         network: logits of the network at φ.
@@ -58,7 +58,7 @@ def linearity_gap(
     if not network.shape == expansion.shape == origin.shape:
         shapes = tuple(network.shape), tuple(expansion.shape), tuple(origin.shape)
         raise ArgumentError("logits of one set of rows must have one shape", got=shapes, where="linearity_gap")
-    apart = float((network.double() - expansion.double()).norm())
+    difference = float((network.double() - expansion.double()).norm())
     moved = float((network.double() - origin.double()).norm())
-    distance = apart / moved if moved > 0 else (0.0 if apart == 0 else float("inf"))
+    distance = difference / moved if moved > 0 else (0.0 if difference == 0 else float("inf"))
     return Gap(distance, float((network.argmax(-1) == expansion.argmax(-1)).double().mean()))

@@ -1,4 +1,4 @@
-"""What a model answers in the plane of two task vectors, ``φ₀ + λ₁ν₁ + λ₂ν₂``, on a grid."""
+"""Answers of a model in the plane of two task vectors, ``φ₀ + λ₁ν₁ + λ₂ν₂``, on a grid."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Answer", "Plane", "grid", "over_unit_square", "survey"]
 
 Answer = Callable[[tuple[float, float]], "Mapping[str, Result]"]
-"""(λ₁, λ₂) to the results on the rows of each of the two tasks, whatever gives them: forward passes, or columns."""
+"""(λ₁, λ₂) -> the results on the rows of each of the two tasks, by forward passes or from columns."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Plane:
     """Results on a grid.
 
     Attributes:
-        tasks: whose task vectors span the plane.
+        tasks: their task vectors span the plane.
         coefficients: the same for λ₁ and λ₂, ascending.
-        results: task -> one for each λ₁, in it one for each λ₂.
+        results: task -> a list over λ₁ of lists over λ₂.
     """
 
     tasks: tuple[str, str]
@@ -36,13 +36,13 @@ class Plane:
 
 
 def grid(points: int = 6, margin: float = 0.4) -> tuple[float, ...]:
-    """Equally spaced coefficients on [0, 1], and beyond it at the same distance as far as the margin goes.
+    """Return equally spaced coefficients on [0, 1], extended on both sides with the same spacing within the margin.
 
-    0 and 1 are always among them, and so φ₀, both experts and their sum on the plane's grid.
+    0 and 1 are always among them, so φ₀, both experts and their sum are on the plane's grid.
 
     Args:
-        points: on [0, 1], both ends among them.
-        margin: how far beyond 0 and 1.
+        points: number of points on [0, 1], with both ends.
+        margin: extension beyond 0 and 1.
 
     Raises:
         ArgumentError: fewer than 2 points, or a negative margin.
@@ -65,21 +65,21 @@ def survey(
     coefficients: Sequence[float],
     on_point: Callable[[], None] | None = None,
 ) -> Plane:
-    """Ask for every point of the grid, row by row; ``on_point`` hears of each."""
+    """Evaluate every point of the grid, row by row, and call ``on_point`` after each."""
     results: dict[str, list[list[Result]]] = {task: [] for task in tasks}
     for first in coefficients:
         for task in tasks:
             results[task].append([])
         for second in coefficients:
-            found = answer((first, second))
+            of_point = answer((first, second))
             for task in tasks:
-                results[task][-1].append(found[task])
+                results[task][-1].append(of_point[task])
             if on_point is not None:
                 on_point()
     return Plane(tasks, tuple(coefficients), results)
 
 
 def over_unit_square(values: Float[np.ndarray, "points points"], coefficients: Sequence[float]) -> float:
-    """The mean over the grid's points in [0, 1]², where fusion looks for its coefficients."""
+    """Return the mean over the grid's points in [0, 1]², the usual range of fusion coefficients."""
     inside = [i for i, c in enumerate(coefficients) if 0 <= c <= 1]
     return float(values[np.ix_(inside, inside)].mean())

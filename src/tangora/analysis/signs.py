@@ -14,28 +14,28 @@ from tangora.updates.task_vector import TaskVector, Update
 
 __all__ = ["sign_conflict"]
 
-_BLOCK = 1 << 20  # entries of a task that are dense at a time: sums of that many ±1 are exact in float32
+_BLOCK = 1 << 20  # dense entries of a task at a time: sums of that many ±1 are exact in float32
 
 
 def sign_conflict(task_vectors: Sequence[TaskVector], *, weighted: bool = False) -> Float[Tensor, "tasks tasks"]:
-    """Share of entries where two task vectors have opposite signs, of those where neither is zero.
+    """Return the fraction of entries with opposite signs in two task vectors, among those that are non-zero in both.
 
-    With D the entries e where ``ν_t[e] ν_u[e] < 0``: unweighted ``|D| / |{e : ν_t[e] ν_u[e] ≠ 0}|``; weighted by
+    With D the entries e with ``ν_t[e] ν_u[e] < 0``: unweighted ``|D| / |{e : ν_t[e] ν_u[e] ≠ 0}|``; weighted by
     magnitude ``Σ_{e ∈ D} |ν_t[e] ν_u[e]| / Σ_e |ν_t[e] ν_u[e]|``. The conflicts are those that TIES resolves
     (arXiv:2306.01708, sections 3 and 4.1) by electing a sign per entry.
 
-    Half is chance. Entries near zero have signs by accident, so read the weighted share beside the other: TIES has
-    most to offer where it is high. It is the part of the cosine that size cannot explain,
+    The value for random signs is a half. Entries near zero have random signs, so compare the weighted fraction with the
+    other: TIES helps most if it is high. It is the part of the cosine that magnitudes do not explain,
     ``(1 - ⟨ν_t, ν_u⟩ / ⟨|ν_t|, |ν_u|⟩) / 2``.
 
-    Low-rank updates become dense a block of rows at a time, never whole.
+    Low-rank updates become dense one block of rows at a time.
 
     Args:
         task_vectors: one per task; a site that only one has is zero in the other.
         weighted: count an entry by the product of the two magnitudes.
 
     Returns:
-        A symmetric float64 matrix with values in [0, 1] and a zero diagonal; 0 where no entry is shared.
+        A symmetric float64 matrix with values in [0, 1] and a zero diagonal; 0 if no entry is shared.
 
     Raises:
         ArgumentError: there is no task vector.
@@ -51,16 +51,16 @@ def sign_conflict(task_vectors: Sequence[TaskVector], *, weighted: bool = False)
     size = len(task_vectors)
     total, both = torch.zeros(size, size, dtype=torch.float64), torch.zeros(size, size, dtype=torch.float64)
     for site, members in sites(task_vectors).items():
-        place = torch.tensor(members)
+        rows = torch.tensor(members)
         for block in _blocks([task_vectors[i][site] for i in members]):
             values = block.double() if weighted else block.sign()
-            total[place[:, None], place] += (values @ values.T).double()
-            both[place[:, None], place] += (values.abs() @ values.abs().T).double()
+            total[rows[:, None], rows] += (values @ values.T).double()
+            both[rows[:, None], rows] += (values.abs() @ values.abs().T).double()
     return torch.where(both > 0, (both - total) / 2 / both, 0.0)
 
 
 def _blocks(updates: Sequence[Update]) -> Iterator[Float[Tensor, "tasks entries"]]:
-    """Some rows of every task's update at a time, flattened."""
+    """Yield blocks of rows of every task's update, flattened."""
     shape = updates[0].shape
     step = max(1, _BLOCK // math.prod(shape[1:]))
     for start in range(0, shape[0], step):

@@ -1,5 +1,5 @@
-"""The functions of ``import tangora`` that do more for a person than those they call.
+"""The convenience functions of ``import tangora``.
 
-They take folders where adapters are wanted, keywords where settings are wanted, and show progress in a terminal or a
-notebook. What they call is as public; `tangora.evaluation`, `tangora.modes` and `tangora.runs` have it.
+They accept folders in place of adapters and keywords in place of settings, and show progress in a terminal or a
+notebook. The functions that they call are public too, in `tangora.evaluation`, `tangora.modes` and `tangora.runs`.
 """

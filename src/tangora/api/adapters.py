@@ -1,4 +1,4 @@
-"""An adapter, however it is given."""
+"""An adapter, or the folder of one."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ AdapterLike: TypeAlias = "Adapter | str | os.PathLike[str]"
 
 
 def opened(adapter: AdapterLike | None) -> Adapter | None:
-    """Return the adapter, read from its folder if that is given; None stands for the base alone."""
+    """Return the adapter, read from a folder if necessary; None stands for the base alone."""
     return adapter if adapter is None or isinstance(adapter, Adapter) else load(adapter)

@@ -1,4 +1,4 @@
-"""`analyze`: why the experts of a run fuse well, or do not."""
+"""`analyze`: measures that explain how well the experts of a run can be fused."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tangora.api.shown import Shown, shown
 from tangora.runs.stages.analysis import analyze as analyze_plan
-from tangora.runs.stages.analysis_plan import KINDS, AnalysisPlan, Settings
+from tangora.runs.stages.analysis_plan import KINDS, AnalysisPlan, AnalysisSettings
 
 __all__ = ["analyze"]
 
@@ -25,18 +25,18 @@ def analyze(
     split: str = "validation",
     progress: Shown = None,
 ) -> Path:
-    """Look into the experts of a finished run, as ``tangora analyze`` does, and return the path of its report.
+    """Analyze the experts of a finished run, as ``tangora analyze`` does, and return the path of its report.
 
-    Results are kept in ``RUN/analysis``; what is there already is not computed again.
+    Results are kept in ``RUN/analysis``; existing ones are not computed again.
 
     Args:
         run: the run's folder.
         only: some of ``signs``, ``angles``, ``planes`` and ``linearity``.
-        modes: some of the recipe's modes; empty: all.
-        pairs: the tasks whose planes are computed, as ``a+b,c+d``, or ``all``; None: the first three pairs.
-        points: of a plane's grid, on [0, 1] in each direction.
-        margin: how far the grid goes beyond 0 and 1.
-        rows: at most this many rows of each task.
+        modes: some of the recipe's modes; empty for all.
+        pairs: pairs of tasks for planes, as ``a+b,c+d``, or ``all``; None for the first three pairs.
+        points: number of points of a plane's grid on [0, 1], in each direction.
+        margin: extension of the grid beyond 0 and 1.
+        rows: the largest number of rows per task.
         split: ``train``, ``validation`` or ``test``.
         progress: whether to show bars; by default in a terminal or a notebook.
 
@@ -47,6 +47,8 @@ def analyze(
     >>> tangora.analyze("run", only=["signs"]).name
     'report.html'
     """
-    settings = Settings(only=only, modes=modes, pairs=pairs, points=points, margin=margin, rows=rows, split=split)
+    settings = AnalysisSettings(
+        only=only, modes=modes, pairs=pairs, points=points, margin=margin, rows=rows, split=split
+    )
     with shown(progress) as bars:
         return analyze_plan(AnalysisPlan(Path(run), settings), bars)

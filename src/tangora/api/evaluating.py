@@ -1,4 +1,4 @@
-"""`evaluate`: how well an adapter does on tasks."""
+"""`evaluate`: score an adapter on tasks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Scores(Mapping[str, Result]):
 
     Args:
         results: of each task.
-        metrics: task -> what its score is.
+        metrics: task -> its metric.
         split: the split that was scored.
     """
 
@@ -48,7 +48,7 @@ class Scores(Mapping[str, Result]):
         return one_line("Scores", self.split, *each, f"mean {self.mean:.3f}" if len(self) > 1 else None)
 
     def _repr_html_(self) -> str:
-        """A table for notebooks."""
+        """Return a table for notebooks."""
         rows = [(task, self._metrics[task], f"{one.score:.3f}", f"{one.loss:.4f}") for task, one in self.items()]
         title = f"{self.split}: mean {self.mean:.3f}"
         return html_table(title, ["task", "metric", "score", "loss"], rows)
@@ -67,18 +67,18 @@ def evaluate(
     """Score an adapter, or the base alone, on tasks.
 
     Args:
-        adapter: an adapter of any mode, or its folder; None is the base as it is.
-        base: its weights are as before afterwards.
+        adapter: an adapter of any mode, or its folder; None is the unchanged base.
+        base: its weights are restored afterwards.
         tasks: one or several.
         split: ``train``, ``validation`` or ``test``.
         batch_size: rows per forward pass; changes results by rounding at most.
-        same_base: the base is the right one although the adapter names another.
+        same_base: accept an adapter that was made for another base.
         progress: whether to show a bar; by default in a terminal or a notebook.
 
     Raises:
         ModelError: the adapter was made for another base, or does not fit it.
         DataError: a task has no such split.
-        FileError: the folder does not hold an adapter that can be read.
+        FileError: the folder does not contain a readable adapter.
 
     >>> import tangora
     >>> base = tangora.load_base("encoder", family="text-zero-shot")

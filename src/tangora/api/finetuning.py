@@ -1,4 +1,4 @@
-"""`finetune`: train an adapter, and show how it goes."""
+"""`finetune`: train an adapter and show progress."""
 
 from __future__ import annotations
 
@@ -71,14 +71,14 @@ def finetune(
     (``batch_size`` is per process), the first one writes, and all return the same adapter.
 
     Args:
-        base: the model; adapted in place and put back as it was.
+        base: the model; adapted in place and restored.
         task: its ``train`` split is trained on, its ``validation`` split is scored. Several, for a joint mode: an
             adapter for each is returned, by the task's name.
         config: the mode, rank, steps, ...; by default a LoRA adapter.
-        out: folder for the adapter and ``training.json`` (loss and validation curves, wall time, parameter counts);
-            of several tasks, the folder of such folders.
-        scratch: folder for checkpoints to resume from, removed at the end; None: nothing to resume from.
-        stage: what ``tangora.json`` says decided the adapter.
+        out: folder for the adapter and ``training.json`` (loss and validation curves, wall time, parameter counts). For
+            several tasks, it contains one such folder for each.
+        scratch: folder for checkpoints to resume from, removed at the end; None for no checkpoints.
+        stage: key of the adapter's inputs, recorded in ``tangora.json``.
         on_step: called after each step with (step, total steps, loss), in the main process.
         logs: folder for TensorBoard; default: ``logs/<mode>/<task>``.
         overwrite: replace ``out``.

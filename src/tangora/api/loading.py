@@ -1,4 +1,4 @@
-"""`load_base` and `load_task`: from names and files to what adapters are trained on and scored by."""
+"""`load_base` and `load_task`: load a base model and tasks from names and files."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ def load_base(
     dtype: str = "float32",
     **settings: Any,
 ) -> Base:
-    """Load a pretrained model, with what its family needs to preprocess inputs and to name classes.
+    """Load a pretrained model, with the preprocessing and class names that its family needs.
 
     Weights are read from safetensors only.
 
     Args:
-        model: a folder or a Hub id; or the settings of a recipe, and nothing else.
-        family: how rows become inputs, and what the model returns answers; see ``tangora plugins families``.
-        device: ``auto`` is an accelerator if there is one, else ``cpu``; or a torch device, such as ``cuda:1``.
-        dtype: of forward passes, ``float32``, ``bfloat16`` or ``float16``; weights stay in float32.
-        settings: more of a recipe's keys under ``base``, such as ``revision`` or ``max_length``.
+        model: a folder or a Hub id; or settings from a recipe, without further settings here.
+        family: turns rows into inputs, and outputs into answers; see ``tangora plugins families``.
+        device: ``auto`` (an accelerator if there is one, else ``cpu``), or a torch device, such as ``cuda:1``.
+        dtype: of forward passes: ``float32``, ``bfloat16`` or ``float16``; weights stay in float32.
+        settings: further keys of ``base`` in a recipe, such as ``revision`` or ``max_length``.
 
     Raises:
         ArgumentError: no family, the device cannot be used, or a setting is unknown or invalid.
@@ -69,22 +69,22 @@ def load_task(
     seed: int = 0,
     **settings: Any,
 ) -> Task:
-    """Read a task's rows and make them into inputs of a base model.
+    """Read a task's rows and convert them to inputs of a base model.
 
-    Train, validation and test are three different sets of rows: without a validation split, one is cut from train by
+    Train, validation and test are three disjoint sets of rows. Without a validation split, one is cut from train by
     ``seed``, in proportion to the classes.
 
     Args:
-        task: a name; or the settings of a recipe, and nothing else.
-        base: gives the preprocessing.
-        source: split -> file (``.parquet``, ``.csv``, ``.jsonl``, ``.npz``) or folder of images; or what a recipe has
-            under ``source``, such as ``{"hub": "ag_news"}``.
-        seed: decides which rows are cut from train, and the samples of ``limit``.
-        settings: more of a recipe's keys of a task, such as ``text``, ``labels``, ``metric`` or ``limit``.
+        task: a name; or settings from a recipe, without further settings here.
+        base: provides the preprocessing.
+        source: split -> file (``.parquet``, ``.csv``, ``.jsonl``, ``.npz``) or folder of images; or the value of
+            ``source`` in a recipe, such as ``{"hub": "ag_news"}``.
+        seed: determines the rows that are cut from train, and the samples of ``limit``.
+        settings: further keys of a task in a recipe, such as ``text``, ``labels``, ``metric`` or ``limit``.
 
     Raises:
         ArgumentError: no source, or a setting is unknown or invalid.
-        DataError: the data are not as the settings say; the message says where.
+        DataError: the data do not match the settings; the message names the location.
 
     >>> import tangora
     >>> base = tangora.load_base("encoder", family="text-zero-shot")
@@ -103,11 +103,11 @@ def load_task(
     return load_task_of(validate(chosen, raw, "load_task"), base, seed)
 
 
-def _source(given: Mapping[str, Any]) -> Mapping[str, Any]:
-    """As a recipe writes it: files are of the kind that their names say."""
-    if not given or not set(given) <= {"train", "validation", "test"}:
-        return given
-    files = {split: os.fspath(path) for split, path in given.items()}
+def _source(source: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return ``source`` as in a recipe: the suffixes of the files determine their kind."""
+    if not source or not set(source) <= {"train", "validation", "test"}:
+        return source
+    files = {split: os.fspath(path) for split, path in source.items()}
     kinds = {_KINDS.get(Path(path).suffix.lower()) for path in files.values()}
     (kind, *others) = kinds
     if others or kind is None:

@@ -1,4 +1,4 @@
-"""`predict`: what a model answers rows with."""
+"""`predict`: a model's answers to rows."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class RowAnswers(Sequence[Any]):
     """An answer for each row, in the order of the rows.
 
     Attributes:
-        task: whose rows.
+        task: the name of the rows' task.
         answers: names of classes, texts or numbers.
         labels: names of the classes, in the order of the columns of ``probabilities``; empty if there are none.
-        probabilities: of the classes, float32; None if answers are no classes.
+        probabilities: of the classes, float32; None if answers are not classes.
     """
 
     task: str
@@ -71,7 +71,7 @@ class RowAnswers(Sequence[Any]):
         return one_line("RowAnswers", repr(self.task), f"{len(self)} rows", classes, first)
 
     def _repr_html_(self) -> str:
-        """A table of the first rows for notebooks."""
+        """Return a table of the first rows for notebooks."""
         columns = ["row", "answer", "probability"][: 2 if self.probabilities is None else 3]
         rows: list[tuple[object, ...]] = []
         for row, answer in enumerate(self.answers[:_SHOWN]):
@@ -93,20 +93,20 @@ def predict(
     """Answer rows with an adapter, or with the base alone.
 
     Args:
-        adapter: an adapter of any mode, or its folder; None is the base as it is.
-        base: its weights are as before afterwards.
-        task: says what the answers are, and how rows become inputs.
+        adapter: an adapter of any mode, or its folder; None is the unchanged base.
+        base: its weights are restored afterwards.
+        task: defines the answers, and how rows become inputs.
         rows: a split of the task; or new rows: texts or images, or mappings of the columns that the task's settings
             name.
         batch_size: rows per forward pass; changes results by rounding at most.
-        same_base: the base is the right one although the adapter names another.
+        same_base: accept an adapter that was made for another base.
         progress: whether to show a bar; by default in a terminal or a notebook.
 
     Raises:
         ModelError: the adapter was made for another base, or does not fit it.
         ArgumentError: there are no rows.
-        DataError: the task has no such split, or a row cannot be made an input.
-        FileError: the folder does not hold an adapter that can be read.
+        DataError: the task has no such split, or a row cannot be converted to an input.
+        FileError: the folder does not contain a readable adapter.
 
     >>> import tangora
     >>> base = tangora.load_base("encoder", family="text-zero-shot")
@@ -137,7 +137,7 @@ def _split(task: Task, name: str) -> Split:
 
 
 def _encoded(rows: Sequence[Any], task: Task, base: Base, family: Family[Any, Any]) -> Split:
-    """New rows as inputs; what they are to be answered with is made up, and decides nothing."""
+    """Return new rows as inputs, with placeholders as targets."""
     if not len(rows):
         raise ArgumentError("no rows", got=0, where=f"task {task.name}", fix="give at least one")
     nowhere = {"name": task.name, "source": {"csv": {"train": "-", "test": "-"}}}
@@ -148,7 +148,7 @@ def _encoded(rows: Sequence[Any], task: Task, base: Base, family: Family[Any, An
 
 
 def _columns(rows: Sequence[Any], config: Any) -> dict[str, list[Any]]:
-    """The columns of new rows. A bare text or image is in every column that could hold it."""
+    """Return the columns of new rows. A bare text or image goes into every column that can contain it."""
     if all(isinstance(row, Mapping) for row in rows):
         names = dict.fromkeys(name for row in rows for name in row)
         return {name: [row.get(name) for row in rows] for name in names}
@@ -163,23 +163,23 @@ def _columns(rows: Sequence[Any], config: Any) -> dict[str, list[Any]]:
 def _answers(
     model: TaskModel, split: Split, size: int, family: Family[Any, Any], bars: Progress
 ) -> tuple[list[Any], Tensor | None]:
-    """The answer of each row, and the probabilities of its classes if logits are of classes."""
+    """Return the answer to each row, and the probabilities of its classes if logits are over classes."""
     device = next(model.parameters()).device
     classes = family.logits_over == "classes"
     values: list[Any] = [None] * len(split)
     probabilities = torch.zeros(len(split), model.readout.width) if classes else None
     batches = split.batches(size, model.collator)
     bars.begin("predict", len(split))
-    with evaluating(model), torch.no_grad():  # not inference mode, in which no tangent flows
+    with evaluating(model), torch.no_grad():  # inference mode would disable forward-mode tangents
         for rows, batch in batches:
             placed = {name: value.to(device) for name, value in batch.items()}
             inputs = {name: value for name, value in placed.items() if name != "labels"}
-            found: Sequence[Any] = []
+            predicted: Sequence[Any] = []
             if probabilities is not None:
                 logits = model.logits(inputs, placed["labels"]).float()
                 probabilities[rows] = logits.softmax(-1).cpu()
-                found = logits.argmax(-1).tolist() if isinstance(model.readout, ClassReadout) else []
-            for row, value in zip(rows, found or model.predict_batch(placed)[0], strict=True):
+                predicted = logits.argmax(-1).tolist() if isinstance(model.readout, ClassReadout) else []
+            for row, value in zip(rows, predicted or model.predict_batch(placed)[0], strict=True):
                 values[row] = value
             bars.advance(len(rows))
     bars.end()

@@ -1,4 +1,4 @@
-"""`run`: a recipe, from its data to its report."""
+"""`run`: run a recipe, from its data to its report."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ __all__ = ["run"]
 def run(recipe: Recipe, out: str | os.PathLike[str], *, overwrite: bool = False, progress: Shown = None) -> Path:
     """Fine-tune, fuse, evaluate and report, as ``tangora run`` does; return the run's folder.
 
-    A run that was stopped goes on where it was. ``executor`` in the recipe says where its jobs are done; with
-    ``processes``, call this from a script below ``if __name__ == "__main__":``.
+    A run that was stopped resumes. ``executor`` in the recipe determines where its jobs are done. With ``processes``,
+    call this from a script below ``if __name__ == "__main__":``.
 
     Args:
         recipe: from `tangora.load_recipe`.
-        out: the run's folder. If it holds the same recipe, the run goes on.
-        overwrite: let a different recipe take over the folder; what it shares with the old one is reused.
+        out: the run's folder. If it contains a run of the same recipe, that run resumes.
+        overwrite: let a different recipe take over the folder; results that both share are reused.
         progress: whether to show bars; by default in a terminal or a notebook.
 
     Raises:
-        OutputError: ``out`` holds something else, is in use by another run, or cannot be written.
-        TangoraError: whatever is wrong with recipe, data, base or adapters.
+        OutputError: ``out`` contains something else, is in use by another run, or cannot be written.
+        TangoraError: the recipe, the data, the base or an adapter is invalid.
 
     >>> import tangora
     >>> tangora.run(tangora.load_recipe("recipe.yaml"), "run", progress=False).name

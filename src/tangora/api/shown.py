@@ -1,4 +1,4 @@
-"""Whether, and how, a function that is called from Python shows its progress."""
+"""Progress of functions that are called from Python."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from tangora.progress import Progress
 __all__ = ["Shown", "shown"]
 
 Shown: TypeAlias = "bool | Progress | None"
-"""True: show progress; False: do not; None: in a terminal or a notebook only. Or an object of one's own."""
+"""True to show progress, False to hide it, None for a terminal or a notebook only; or a `Progress` of your own."""
 
 
 @contextmanager
 def shown(progress: Shown) -> Iterator[Progress]:
-    """Return where to report progress for the length of the block."""
+    """Yield the object that receives progress."""
     if isinstance(progress, Progress):
         yield progress
-    elif progress is False or (progress is None and not _somebody_watches()):
+    elif progress is False or (progress is None and not _is_interactive()):
         yield Progress()
     else:
-        from tangora.cli.bars import Bars  # deferred: rich's bars, for those who see them
+        from tangora.cli.bars import Bars  # deferred: rich is only needed to draw bars
 
         with Bars() as bars:
             yield bars
 
 
-def _somebody_watches() -> bool:
+def _is_interactive() -> bool:
     return "ipykernel" in sys.modules or (sys.stderr is not None and sys.stderr.isatty())

@@ -52,9 +52,9 @@ class AnalyzeOptions(Options):
 
 def analyze(options: AnalyzeOptions, output: Output) -> None:
     """Look into a run's experts: do they disentangle, conflict, overlap, behave linearly? Adds it to the report."""
-    from tangora.runs.stages.analysis_plan import KINDS, AnalysisPlan, Settings  # deferred: imports torch
+    from tangora.runs.stages.analysis_plan import KINDS, AnalysisPlan, AnalysisSettings  # deferred: imports torch
 
-    settings = Settings(
+    settings = AnalysisSettings(
         only=_split(options.only) or KINDS,
         modes=_split(options.modes),
         pairs=options.pairs,

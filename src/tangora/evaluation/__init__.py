@@ -1,1 +1,1 @@
-"""Adapters in a base model to answers, scores and tidy rows."""
+"""Evaluation: from adapters in a base model to answers, scores and tidy rows."""

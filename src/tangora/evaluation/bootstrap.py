@@ -1,4 +1,4 @@
-"""Intervals by resampling rows: the same resamples for every candidate, so that differences and ratios are paired."""
+"""Intervals by resampling rows. All candidates share the resamples, so that differences and ratios are paired."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Bootstrap", "Samples", "interval"]
 
 Samples: TypeAlias = npt.NDArray[np.float64]
-_REMEMBERED = 2**26  # bytes of resamples that are kept, since every candidate is scored on the same
+_REMEMBERED = 2**26  # bytes of resamples to cache, since every candidate is scored on the same
 
 
 @dataclass
@@ -26,9 +26,9 @@ class Bootstrap:
     """Resampled scores of predictions, with one fixed set of resamples per task.
 
     Args:
-        tasks: gives targets and metrics.
-        resamples: how many.
-        seed: decides the resamples together with the task's name.
+        tasks: provide targets and metrics.
+        resamples: number of resamples.
+        seed: determines the resamples together with the task's name.
     """
 
     tasks: Sequence[Task]
@@ -41,7 +41,7 @@ class Bootstrap:
         """Return the scores of ``values`` on each resample of the split's rows, shape [resamples].
 
         Args:
-            task: whose targets.
+            task: provides the targets.
             split: one of its splits.
             values: the predictions.
             metric: one of the task's; by default the primary one.
@@ -54,7 +54,7 @@ class Bootstrap:
         return self._samples[key]
 
     def _resamples(self, task: Task, split: str) -> npt.NDArray[np.int32]:
-        """How often each resample has each row, shape [resamples, rows]."""
+        """Return how often each resample contains each row, shape [resamples, rows]."""
         if (task.name, split) not in self._counts:
             number = len(task.splits[split].targets)
             seed = int(digest([self.seed, task.name, split])[:16], 16)
@@ -68,6 +68,6 @@ class Bootstrap:
 
 
 def interval(samples: Samples) -> tuple[float, float]:
-    """The central 95 % of bootstrap samples; those that are not a number are left out."""
+    """Return the central 95 % of bootstrap samples, without those that are not a number."""
     low, high = np.nanpercentile(samples, [2.5, 97.5])
     return float(low), float(high)

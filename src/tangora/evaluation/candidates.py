@@ -1,4 +1,4 @@
-"""Score fused candidates: equal ones once, linear ones on columns where there are some."""
+"""Score fused candidates: equal ones once, linear ones on columns if there are any."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ class ColumnScores(Protocol):
 
 @dataclass(frozen=True)
 class Scoring:
-    """How fused candidates are scored: by forward passes, or on columns if their logits are linear.
+    """Scores fused candidates, by forward passes or on columns if their logits are linear.
 
     Attributes:
-        evaluator: passes rows through the model, and remembers results by the candidate's key.
+        evaluator: passes rows through the model, and caches results by the candidate's key.
         seed: of random methods.
         columns: of the adapters' mode, if its logits are linear in the coefficients.
-        rows: task -> the only rows to score on; else every row.
+        rows: task -> the rows to score on; by default all.
     """
 
     evaluator: Evaluator
@@ -54,7 +54,7 @@ class Scoring:
     rows: Mapping[str, Sequence[int]] | None = None
 
     def on(self, rows: Mapping[str, Sequence[int]], split: str) -> Scoring:
-        """Return the same on some rows of a split."""
+        """Return the same scoring on some rows of a split."""
         return replace(self, evaluator=self.evaluator.on(rows, split), rows=rows)
 
     def results(
@@ -69,10 +69,10 @@ class Scoring:
         """Return the results of one candidate on ``split`` of ``tasks``, measured now or before.
 
         Args:
-            fusion: of the adapters, whose names are those of their columns.
+            fusion: of the adapters, with the names of their columns.
             method, weights, parameters: the candidate, as `Fusion.merge` takes it.
             tasks: names.
-            split: which rows of the tasks.
+            split: of the tasks.
         """
         linear = linear_coefficients(method, weights, parameters)
         if linear is not None and self.columns is not None:
@@ -82,21 +82,21 @@ class Scoring:
 
 
 def candidate_key(fusion: Fusion, method: str, weights: WeightTable, parameters: Mapping[str, Any], seed: int) -> str:
-    """Return a key that equal candidates share, however they are named, and that changes with the code of the method.
+    """Return a key that equal candidates share, whatever their names, and that changes with the code of the method.
 
-    A linear method is its coefficients: the average of two is task arithmetic at 1/2, all zeros is the base model,
-    and a single 1 is the expert itself; where a space is linear, it is also the same as in ``delta``.
-    Coefficients that differ by less than 1e-9 count as equal, and those that are the same at every site are per task.
+    A linear method is identified by its coefficients: the average of two is task arithmetic at 1/2, all zeros is the
+    base model, and a single 1 is the expert itself. In a linear space it is also equal to the same fusion in ``delta``.
+    Coefficients that differ by less than 1e-9 count as equal, and those that are equal at every site as per task.
     """
     key = _updates_key(fusion, method, weights, parameters, seed)
     if not any(adapter.heads for adapter in fusion.adapters):
         return key
-    # a fusion carries the heads of all its adapters, also of those at zero
+    # a fusion contains the heads of all its adapters, also of those with coefficient zero
     return digest(["heads", sorted(heads_digest(adapter.heads) for adapter in fusion.adapters), key])
 
 
 def _updates_key(fusion: Fusion, method: str, weights: WeightTable, parameters: Mapping[str, Any], seed: int) -> str:
-    """What decides the fused updates."""
+    """Return a key of the fused updates."""
     chosen = get(method)
     prints = [scoring_key(a) for a in fusion.adapters]
     table = _collapsed(weights)
@@ -125,12 +125,12 @@ def _nonlinear_key(
 
 @cache
 def _engine_code() -> str:
-    """The code that fuses, without that of any one method."""
+    """Return a digest of the fusing code, without that of the methods."""
     return source_digest(Fusion, without=("tangora.errors", "tangora.progress"))
 
 
 def linear_coefficients(method: str, weights: WeightTable, parameters: Mapping[str, Any]) -> list[float] | None:
-    """Return what each adapter is multiplied with; None if the method is not linear, or weights differ by site."""
+    """Return each adapter's factor, or None if the method is not linear or weights differ by site."""
     chosen, table = get(method), _collapsed(weights)
     if not chosen.linear or isinstance(table, dict):
         return None
@@ -138,7 +138,7 @@ def linear_coefficients(method: str, weights: WeightTable, parameters: Mapping[s
 
 
 def _collapsed(weights: WeightTable) -> WeightTable:
-    """One row if every site has the same."""
+    """Return a single row if all sites have the same one."""
     if not isinstance(weights, dict):
         return weights
     rows = list(weights.values())
@@ -146,7 +146,7 @@ def _collapsed(weights: WeightTable) -> WeightTable:
 
 
 def _multipliers(method: Method, table: WeightTable, parameters: Mapping[str, Any]) -> WeightTable:
-    """What a linear method multiplies each adapter with."""
+    """Return the factor of each adapter in a linear method."""
     if isinstance(table, dict):
         return {site: method.coefficients(row, parameters) for site, row in table.items()}
     return method.coefficients(table, parameters)
@@ -155,21 +155,21 @@ def _multipliers(method: Method, table: WeightTable, parameters: Mapping[str, An
 def _terms(
     prints: Sequence[str], coefficients: Sequence[float] | Sequence[dict[str, float]]
 ) -> dict[str, float | dict[str, float]]:
-    """Adapter -> its coefficient, where it is not zero; those of equal adapters (of a joint mode) add up."""
-    found: dict[str, Any] = {}
+    """Return adapter -> coefficient, without zeros; those of equal adapters (of a joint mode) add up."""
+    terms: dict[str, Any] = {}
     for print_, value in zip(prints, coefficients, strict=True):
-        before = found.get(print_)
+        before = terms.get(print_)
         if before is None:
-            found[print_] = value
+            terms[print_] = value
         elif isinstance(value, dict):
-            found[print_] = {site: round(before[site] + c, _DIGITS) for site, c in value.items()}
+            terms[print_] = {site: round(before[site] + c, _DIGITS) for site, c in value.items()}
         else:
-            found[print_] = round(before + value, _DIGITS)
-    return {p: c for p, c in found.items() if (any(c.values()) if isinstance(c, dict) else c)}
+            terms[print_] = round(before + value, _DIGITS)
+    return {p: c for p, c in terms.items() if (any(c.values()) if isinstance(c, dict) else c)}
 
 
 def _by_adapter(table: WeightTable) -> list[float] | list[dict[str, float]]:
-    """A number for each adapter, or one for each of its sites."""
+    """Return a number for each adapter, or a number for each of its sites."""
     if not isinstance(table, dict):
         return [round(w, _DIGITS) for w in table]
     count = len(next(iter(table.values())))

@@ -1,8 +1,8 @@
-"""Statistics of an expert's data, which methods such as RegMean and Fisher merging are given: `collect_statistics`.
+"""`collect_statistics`: statistics of an expert's data, for methods such as RegMean and Fisher merging.
 
-Rows of one length share a batch, so that no padding is ever counted. A linear layer's gradient for one row is the
-product of its outputs' gradients and its inputs, so a whole batch costs one backward pass (a class); where anything but
-linear layers was trained, rows are taken one by one.
+Rows of one length share a batch, so padding is never counted. A linear layer's gradient for one row is the product of
+its outputs' gradients and its inputs, so a batch costs one backward pass per class. If other layers than linear ones
+were trained, rows are processed one by one.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 __all__ = ["collect_statistics"]
 
 EXACT = 16
-"""Classes up to which the Fisher information is the expectation over all of them, at one backward pass each."""
+"""The largest number of classes for which the Fisher information sums over all of them, at a backward pass each."""
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """One site in the model: its parameter, how that is stored, and its module where this is a linear layer."""
+    """One site in the model: its parameter, whether it is stored transposed, and its module if it is a linear layer."""
 
     parameter: nn.Parameter
     transposed: bool
@@ -60,28 +60,28 @@ def collect_statistics(
     also: Sequence[Adapter] = (),
     progress: Progress | bool | None = None,
 ) -> Statistics:
-    """What a fusion may know of an expert's data: second moments of inputs, and Fisher information.
+    """Collect statistics of an expert's data for fusion: second moments of inputs, and Fisher information.
 
-    ``gram``: ``G = E[x xᵀ]`` over the inputs x that a linear layer of the expert sees (arXiv:2212.09849). ``fisher``:
-    ``F = E_x E_{y∼p(y|x)} (∇ log p(y|x))²`` by the entries of the layer's whole weight, at the expert and by its own
-    predictions, not the data's labels (arXiv:2111.09832): exactly over all classes up to 16 of them; with more, over
-    one label drawn for each row, as also for text, whose words are drawn given the reference's words before them.
+    ``gram``: ``G = E[x xᵀ]`` over the inputs x of a linear layer of the expert (arXiv:2212.09849). ``fisher``:
+    ``F = E_x E_{y∼p(y|x)} (∇ log p(y|x))²`` for the entries of the layer's full weight, at the expert and by its own
+    predictions, not the data's labels (arXiv:2111.09832). Up to 16 classes, the expectation over y is exact. With more,
+    and for text, one label is drawn for each row; each token of a text is drawn given the reference's preceding tokens.
 
     Args:
-        base: the adapter's base model; its weights are as before afterwards.
-        task: gives the rows and the head.
+        base: the adapter's base model; its weights are restored afterwards.
+        task: provides the rows and the head.
         adapter: the expert.
         kinds: which statistics.
-        split: where rows are taken from; ``train`` leaves the others unseen.
-        rows: at most so many, a sample by ``seed``.
-        seed: of the sample and of labels that are drawn.
+        split: source of the rows; ``train`` leaves the others unseen.
+        rows: the largest number of rows, a sample by ``seed``.
+        seed: of the sample and of the drawn labels.
         batch_size: rows per forward pass; changes results by rounding at most.
-        also: adapters at whose sites statistics are collected too, to be fused with one that lacks them.
+        also: other adapters; statistics are collected at their sites too, for fusions with them.
         progress: shows every batch; by default in a terminal or a notebook. False is silent.
 
     Raises:
         ArgumentError: an unknown kind, or ``rows`` or ``batch_size`` is smaller than 1.
-        ModelError: the adapter is for another base, or a layer does not see one row of inputs per row of data.
+        ModelError: the adapter is for another base, or a layer does not get one row of inputs per row of data.
         DataError: no such split.
 
     >>> import tangora
@@ -128,22 +128,22 @@ def collect_statistics(
 def _check(
     base: Base, task: Task, adapter: Adapter, kinds: Sequence[str], split: str, counts: Mapping[str, int]
 ) -> None:
-    known = list(get_args(Statistic))
+    valid = list(get_args(Statistic))
     for kind in kinds or [""]:
-        if kind not in known:
-            raise ArgumentError("no such statistics", got=kind, where="statistics.kinds", fix=did_you_mean(kind, known))
+        if kind not in valid:
+            raise ArgumentError("no such statistics", got=kind, where="statistics.kinds", fix=did_you_mean(kind, valid))
     if split not in task.splits:
         fix = did_you_mean(split, list(task.splits))
         raise DataError("the split is missing", got=split, where=f"task {task.name}", fix=fix)
     if "fisher" in kinds and FAMILIES.get(task.family).logits_over is None:
         fix = "choose a method without Fisher information"
-        raise FusionError("logits of this family are no distribution", got=task.family, where="statistics", fix=fix)
+        raise FusionError("logits of this family are not a distribution", got=task.family, where="statistics", fix=fix)
     for name, count in counts.items():
         if count < 1:
             raise ArgumentError(f"{name} must be at least 1", got=count, where=f"statistics.{name}", fix="give more")
-    told = adapter.metadata.base.fingerprint
-    if told is not None and told != base.fingerprint:
-        what = f"the adapter is for a base with fingerprint {told[:12]}, this one has {base.fingerprint[:12]}"
+    expected = adapter.metadata.base.fingerprint
+    if expected is not None and expected != base.fingerprint:
+        what = f"the adapter is for a base with fingerprint {expected[:12]}, this one has {base.fingerprint[:12]}"
         raise ModelError(what, where=base.config.model, fix="give the recipe that the adapter was trained by")
 
 
@@ -164,7 +164,7 @@ def _layers(model: nn.Module, adapters: Sequence[Adapter]) -> dict[str, _Layer]:
 
 
 def _batches(split: Split, picks: Sequence[int], size: int, model: TaskModel) -> Iterator[Batch]:
-    """The rows in batches of one length each."""
+    """Yield the rows in batches of one length each."""
     rows, device = split.dataset(), next(model.parameters()).device
     groups: dict[tuple[int, ...], list[Mapping[str, Any]]] = {}
     for pick in picks:
@@ -222,7 +222,7 @@ def _fisher(
 
 
 def _likelihoods(logits: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
-    """Sums over rows of ``√p · log p(y|x)``, for every class y, or without p for a y drawn from p.
+    """Yield sums over rows of ``√p · log p(y|x)`` for every class y, or of ``log p(y|x)`` for one y drawn from p.
 
     The squared gradients of a row then sum up to their expectation over y.
     """
@@ -238,7 +238,7 @@ def _likelihoods(logits: Tensor, generator: torch.Generator) -> Iterator[Tensor]
 
 
 def _by_layer(likelihood: Tensor, calls: Mapping[str, Sequence[tuple[Tensor, Tensor]]], rows: int) -> dict[str, Tensor]:
-    """Squared gradients of every row, summed, from the inputs and outputs of each layer."""
+    """Return the squared gradients summed over rows, from the inputs and outputs of each layer."""
     listed = [(site, x, y) for site, pairs in calls.items() for x, y in pairs]
     gradients = torch.autograd.grad(likelihood, [y for *_, y in listed], retain_graph=True, allow_unused=True)
     each: dict[str, Tensor] = {}
@@ -247,26 +247,26 @@ def _by_layer(likelihood: Tensor, calls: Mapping[str, Sequence[tuple[Tensor, Ten
             continue
         if len(x) != rows:
             fix = "use batch_size 1"
-            raise ModelError(f"the layer sees {len(x)} rows of inputs for {rows} rows of data", where=site, fix=fix)
+            raise ModelError(f"the layer gets {len(x)} rows of inputs for {rows} rows of data", where=site, fix=fix)
         product = gradient.reshape(rows, -1, gradient.shape[-1]).mT @ x.reshape(rows, -1, x.shape[-1])
         each[site] = each[site] + product if site in each else product
     return {site: product.square().sum(0).double() for site, product in each.items()}
 
 
 def _by_row(likelihood: Tensor, layers: Mapping[str, _Layer]) -> dict[str, Tensor]:
-    """Squared gradients of the only row, whatever the parameters are."""
+    """Return the squared gradients of a single row, for any parameters."""
     parameters = [layer.parameter for layer in layers.values()]
     gradients = torch.autograd.grad(likelihood, parameters, retain_graph=True, allow_unused=True)
-    found = {}
+    squares = {}
     for (site, layer), gradient in zip(layers.items(), gradients, strict=True):
         if gradient is not None:
-            found[site] = _oriented(gradient, layer).square().double()
-    return found
+            squares[site] = _oriented(gradient, layer).square().double()
+    return squares
 
 
 @contextlib.contextmanager
 def _tapped(layers: Mapping[str, _Layer], keep: Callable[[str, Tensor, Tensor], None]) -> Iterator[None]:
-    """``keep(site, inputs, outputs)`` at every call of a linear layer."""
+    """Call ``keep(site, inputs, outputs)`` after every call of a linear layer."""
 
     def tap(site: str) -> Callable[..., None]:
         return lambda module, inputs, output: keep(site, inputs[0], output)

@@ -1,9 +1,9 @@
-"""Score adapters on tasks: weights swapped in place, and nothing scored twice.
+"""Score adapters on tasks. Weights are swapped in place, and nothing is scored twice.
 
-One base model in float32 serves every candidate. A candidate's updates are added into the weights it touches, the
-model is scored, and the saved weights are copied back bit for bit: no copy of the model, no adapter layer on the
-way. Each score is kept under a key, in memory and (given a path) in a file of JSON lines, so that an equal
-candidate is not scored again, in this run or after a kill.
+One base model in float32 serves every candidate. A candidate's updates are added to the weights that they change, the
+model is scored, and the saved weights are copied back bit for bit. The model is not copied, and no adapter layers are
+added. Each score is kept under a key, in memory and (given a path) in a file of JSON lines, so that an equal candidate
+is not scored again, in this run or after a kill.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Result:
-    """How one model does on one split of one task.
+    """The result of one model on one split of one task.
 
     Attributes:
         score: the task's metric, higher is better.
@@ -67,13 +67,13 @@ class Result:
 
 
 class ScoreStore:
-    """Results by key; with a ``path``, appended there line by line and read back on construction.
+    """Results by key. With a ``path``, they are appended to the file line by line and read on construction.
 
-    A line cut short by a kill is dropped: its score is measured again.
+    A line truncated by a kill is dropped: its score is measured again.
 
     Args:
-        path: a file of JSON lines; None keeps results in memory alone.
-        also: stores whose results are known too; nothing is added to them.
+        path: a file of JSON lines; None keeps results in memory only.
+        also: further stores to read results from; nothing is added to them.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None, also: Iterable[ScoreStore] = ()) -> None:
@@ -82,31 +82,31 @@ class ScoreStore:
         self._also = list(also)
         if self._path is not None and self._path.exists():
             text = self._path.read_text(encoding="utf-8", errors="replace")
-            if (whole := text[: text.rfind("\n") + 1]) != text:
-                self._path.write_text(whole, encoding="utf-8")
-            self._read(whole)
+            if (complete := text[: text.rfind("\n") + 1]) != text:
+                self._path.write_text(complete, encoding="utf-8")
+            self._read(complete)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> ScoreStore:
-        """Return what is in a file, which another process may be writing; an empty store if there is no file."""
+        """Return the results of a file that another process may be writing, or an empty store if there is none."""
         store = cls()
         if Path(path).exists():
             store._read(Path(path).read_text(encoding="utf-8", errors="replace"))
         return store
 
     def __len__(self) -> int:
-        """Return how many results are kept here."""
+        """Return the number of results in this store."""
         return len(self._results)
 
     def __iter__(self) -> Iterator[str]:
-        """Iterate over the keys of the results kept here, in the order in which they came."""
+        """Iterate over the keys in this store, in the order in which results were added."""
         return iter(self._results)
 
     def get(self, key: str) -> Result | None:
         """Return the result under ``key``, or None."""
         if key in self._results:
             return self._results[key]
-        return next((found for store in self._also if (found := store.get(key)) is not None), None)
+        return next((result for store in self._also if (result := store.get(key)) is not None), None)
 
     def put(self, key: str, result: Result) -> None:
         """Keep ``result`` under ``key``, on disk before this returns."""
@@ -129,11 +129,11 @@ class Evaluator:
     """Scores candidates on a fixed set of tasks with one base model.
 
     Args:
-        base: the pristine base; its weights are as before after every call.
-        tasks: everything a candidate may be scored on.
+        base: the pristine base; its weights are restored after every call.
+        tasks: all tasks that a candidate can be scored on.
         batch_size: rows per forward pass.
-        store: where results are kept; in memory by default.
-        same_base: the base is the right one although an adapter names another.
+        store: keeps the results; in memory by default.
+        same_base: accept adapters that were made for another base.
     """
 
     def __init__(
@@ -153,18 +153,18 @@ class Evaluator:
         self.scored = 0
 
     def on(self, rows: Mapping[str, Sequence[int]], split: str) -> Evaluator:
-        """Return an evaluator on some rows of a split of some tasks, which keeps its results in the same store."""
+        """Return an evaluator on some rows of a split of some tasks, with the same store."""
         tasks = [only(self._tasks[name], split, chosen) for name, chosen in rows.items()]
         return Evaluator(self._base, tasks, batch_size=self._batch_size, store=self._store)
 
     def evaluate(
         self, key: str, adapter: Callable[[], Adapter | None], tasks: Sequence[str], split: str
     ) -> dict[str, Result]:
-        """Results on ``split`` of ``tasks``; ``adapter`` is only called when one of them is not known yet.
+        """Return results on ``split`` of ``tasks``; call ``adapter`` only if one of them is missing in the store.
 
         Args:
-            key: identifies the candidate: equal keys promise equal weights.
-            adapter: makes the candidate; None stands for the base model as it is.
+            key: identifies the candidate: equal keys must mean equal weights.
+            adapter: makes the candidate; None stands for the unchanged base model.
 
         Raises:
             ModelError: the adapter does not fit the base, or was made for other weights.
@@ -198,10 +198,10 @@ class Evaluator:
 
 @cache
 def scoring_code(family: str, metrics: tuple[str, ...]) -> str:
-    """Return a digest of the code that scores: once it has changed, every score is measured again.
+    """Return a digest of the scoring code: after a change, every score is measured again.
 
-    It covers the family and the metrics, own and other packages', and how updates get into weights. How a mode answers
-    in another way is in `scoring_key`.
+    It covers the family, the metrics and the code that applies updates to weights, also from other packages.
+    `scoring_key` covers modes that answer in another way.
     """
     used = [FAMILIES.get(family), *(METRICS.get(name) for name in metrics)]
     return source_digest(Evaluator, answers, *used, without=("tangora.errors", "tangora.progress"))
@@ -211,13 +211,13 @@ def scoring_code(family: str, metrics: tuple[str, ...]) -> str:
 def answering(
     adapter: Adapter | None, base: Base, saved: dict[str, Tensor] | None = None, *, same_base: bool = False
 ) -> Iterator[Callable[[Task], TaskModel]]:
-    """Answer tasks by the base, with an adapter as the adapter's mode does; the base is as before afterwards.
+    """Yield a function, task -> model, that answers with an adapter by its mode; restore the base afterwards.
 
     Args:
-        adapter: of any mode; None stands for the base as it is.
-        base: whose model answers.
+        adapter: of any mode; None stands for the unchanged base.
+        base: its model answers.
         saved: pristine weights kept from earlier calls with the same base; filled here.
-        same_base: the base is the right one although the adapter names another.
+        same_base: accept an adapter that was made for another base.
 
     Raises:
         ModelError: the adapter was made for another base, or does not fit it.
@@ -235,8 +235,8 @@ def answering(
 def refuse_another_base(adapter: Adapter | None, base: Base, *, same_base: bool = False) -> None:
     """Refuse an adapter that was made for another base model.
 
-    Fingerprints decide if the adapter has one. If not, names do, as far as both are known; since folders are moved, the
-    last part of a name is enough.
+    Fingerprints are compared if the adapter has one. If not, names are compared, if both are known; only the last part
+    counts, since folders are moved.
 
     Raises:
         ModelError: says for which base it was made.
@@ -255,7 +255,7 @@ def refuse_another_base(adapter: Adapter | None, base: Base, *, same_base: bool 
 
 
 def scoring_key(adapter: Adapter) -> str:
-    """Return what decides an adapter's scores: its updates, how its mode answers with them, and its heads."""
+    """Return a key of an adapter's scores: its updates, the way its mode answers with them, and its heads."""
     mode, key = mode_of(adapter), adapter.fingerprint
     if mode.answers != "weights":
         key = digest([mode.answers, adapter.fingerprint, source_digest(mode)])
@@ -279,7 +279,7 @@ def evaluate(
         tasks: to score it on.
         split: of each task.
         batch_size: rows per forward pass.
-        same_base: the base is the right one although the adapter names another.
+        same_base: accept an adapter that was made for another base.
 
     Raises:
         ModelError: the adapter does not fit the base, or was made for other weights.

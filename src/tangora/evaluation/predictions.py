@@ -1,6 +1,6 @@
 """Predictions of fusions with a coefficient per task and site.
 
-A page that holds one column a task cannot work them out again, so the run keeps them: ``RUN/cache/predictions.json``.
+The explorer has one column per task and cannot compute them, so the run keeps them: ``RUN/cache/predictions.json``.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from tangora.support.files import read_json, write_text
 if TYPE_CHECKING:
     from tangora.evaluation.results import Outcome
 
-__all__ = ["read_apart", "write_apart"]
+__all__ = ["read_site_predictions", "write_site_predictions"]
 
 _FILE = Path("cache") / "predictions.json"
 
 
-def write_apart(run: Path, outcomes: Sequence[Outcome], linear: Callable[[str], bool]) -> None:
-    """Keep those of the modes that are ``linear`` in the coefficients; nothing is written where there are none."""
+def write_site_predictions(run: Path, outcomes: Sequence[Outcome], linear: Callable[[str], bool]) -> None:
+    """Write those of the modes that are ``linear`` in the coefficients; write no file if there are none."""
     rows = [
         {
             "mode": o.mode,
@@ -39,11 +39,11 @@ def write_apart(run: Path, outcomes: Sequence[Outcome], linear: Callable[[str], 
         write_text(run / _FILE, json.dumps({"rows": rows}, separators=(",", ":")))
 
 
-def read_apart(run: Path) -> list[dict[str, Any]]:
-    """What `write_apart` kept.
+def read_site_predictions(run: Path) -> list[dict[str, Any]]:
+    """Return the predictions that `write_site_predictions` wrote.
 
     Raises:
-        FileError: the file is there and cannot be right.
+        FileError: the file exists and is invalid.
     """
     if not (run / _FILE).is_file():
         return []

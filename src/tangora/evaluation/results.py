@@ -1,10 +1,10 @@
 """Tidy scores: one row per (mode, method, subset, selection, split, task, metric), with intervals.
 
-Absolute scores stand beside two normalized ones: by the expert of the same mode (what the fusion kept, see `kept`) and
-by the best mode's expert (fair across modes, since a weak expert is easy to keep). Rows whose ``task`` is ``mean``
-average the tasks in the subset, ``mean_all`` every task. A task's primary metric comes first; the others follow in rows
-of their own, and are averaged where every task has them. Intervals are percentiles of a bootstrap over test rows,
-whose resamples are the same for every candidate, so that differences and ratios are paired.
+Each absolute score has two normalized ones: by the expert of the same mode (see `kept`), and by the best mode's expert
+(fair across modes, since a weak expert is easy to match). Rows with ``task`` ``mean`` average the tasks in the subset,
+those with ``mean_all`` every task. A task's primary metric comes first. The others follow in further rows, and are
+averaged if every task has them. Intervals are percentiles of a bootstrap over test rows. All candidates share its
+resamples, so that differences and ratios are paired.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ class Outcome:
 
 
 def kept(score: float, expert: float, *, higher_is_better: bool = True) -> float:
-    """Return the share of an expert's score that another model has: 1 is as good as the expert.
+    """Return a model's share of an expert's score: 1 is as good as the expert.
 
-    - Higher is better: ``score / expert``. NaN if the expert is worth nothing, at or below 0 (a correlation).
+    - Higher is better: ``score / expert``. NaN if the expert's score is 0 or below (a correlation).
     - Lower is better, with 0 as perfect: ``expert / score``, so that twice the errors keep a half. A perfect score
-      keeps everything (1) of a perfect expert, and infinitely much of another.
+      has the share 1 of a perfect expert, and an infinite share of another.
 
     >>> kept(0.6, 0.8), kept(0.2, 0.1, higher_is_better=False)
     (0.7499999999999999, 0.5)
@@ -66,10 +66,10 @@ def kept(score: float, expert: float, *, higher_is_better: bool = True) -> float
 
 
 def rank_kept(scores: Mapping[str, float], experts: Mapping[str, float], metrics: Mapping[str, str]) -> float:
-    """Return the mean of `kept` over tasks, by which candidates are ranked: the highest is the best.
+    """Return the mean of `kept` over tasks, the rank of a candidate: the highest is the best.
 
-    A task whose expert is worth nothing has no share, whatever the candidate, and is left out. If no task is left, the
-    mean is 0 for every candidate, and their losses decide. A candidate with a score that is not a number comes last.
+    A task without a share, because its expert's score is 0 or below, is left out for every candidate. If no task is
+    left, the mean is 0 for every candidate, and their losses decide. A candidate with a NaN score comes last.
 
     Args:
         scores: task -> the candidate's score.
@@ -82,8 +82,8 @@ def rank_kept(scores: Mapping[str, float], experts: Mapping[str, float], metrics
     if any(math.isnan(value) for value in scores.values()):
         return -math.inf
     shares = [kept(s, experts[t], higher_is_better=METRICS.get(metrics[t]).higher_is_better) for t, s in scores.items()]
-    known = [share for share in shares if not math.isnan(share)]
-    return float(np.mean(known)) if known else 0.0
+    defined = [share for share in shares if not math.isnan(share)]
+    return float(np.mean(defined)) if defined else 0.0
 
 
 def rows(outcomes: Sequence[Outcome], tasks: Sequence[Task], bootstrap: Bootstrap) -> list[Row]:
@@ -105,19 +105,19 @@ def rows(outcomes: Sequence[Outcome], tasks: Sequence[Task], bootstrap: Bootstra
 
 
 def _experts(outcomes: Sequence[Outcome]) -> dict[tuple[str, str], dict[str, Result]]:
-    """(split, task) -> mode -> the expert's result on its own task."""
-    found: dict[tuple[str, str], dict[str, Result]] = {}
+    """Return (split, task) -> mode -> the expert's result on its own task."""
+    experts: dict[tuple[str, str], dict[str, Result]] = {}
     for outcome in outcomes:
         if outcome.method == "expert":
             for split, results in outcome.results.items():
                 own = outcome.subset[0]
                 if own in results:
-                    found.setdefault((split, own), {})[outcome.mode] = results[own]
-    return found
+                    experts.setdefault((split, own), {})[outcome.mode] = results[own]
+    return experts
 
 
 def _score(task: Task, split: str, metric: str, result: Result) -> float:
-    """A result's score by any of the task's metrics; that of the primary one was measured with the predictions."""
+    """Return a result's score by one of the task's metrics; the primary one was measured with the predictions."""
     return result.score if metric == task.metric else score(metric, result.values, task.splits[split].targets)
 
 
@@ -153,7 +153,7 @@ def _best(metric: str, scores: Iterable[float]) -> float | None:
 
 
 def _share(metric: str, measured: float, expert: float | None) -> float | None:
-    """What `kept` says, if there is an expert and the share is a finite number."""
+    """Return the value of `kept`, if there is an expert and the share is finite."""
     if expert is None:
         return None
     share = kept(measured, expert, higher_is_better=METRICS.get(metric).higher_is_better)
@@ -176,7 +176,7 @@ def _means(outcome: Outcome, own: Sequence[Row], tasks: Mapping[str, Task], boot
 
 
 def _mean(outcome: Outcome, name: str, chosen: Sequence[Row], tasks: Mapping[str, Task], bootstrap: Bootstrap) -> Row:
-    """The mean over tasks, of one row of each."""
+    """Return the mean over tasks, from one row of each."""
     results = outcome.results["test"]
     samples = [bootstrap.samples(tasks[r.task], r.split, results[r.task].values, r.metric) for r in chosen]
     low, high = interval(np.mean(samples, axis=0))
@@ -211,15 +211,15 @@ def _common(metrics: Sequence[str]) -> str:
 
 
 def _mean_or_none(values: Sequence[float | None]) -> float | None:
-    known = [v for v in values if v is not None]
-    return float(np.mean(known)) if known and len(known) == len(values) else None
+    defined = [v for v in values if v is not None]
+    return float(np.mean(defined)) if defined and len(defined) == len(values) else None
 
 
 def summary(outcomes: Sequence[Outcome], tasks: Sequence[Task], bootstrap: Bootstrap) -> list[dict[str, Any]]:
-    """Per (mode, method, space, selection, number of tasks): mean over its subsets of absolute and kept score.
+    """Return, per mode, method, space, selection and number of tasks, means over subsets of absolute and kept scores.
 
-    ``absolute`` is the mean test score over the tasks in a subset, by their primary metrics; ``kept`` is the mean over
-    them of what is `kept` of the expert of the same mode, ``kept_best`` of the best mode's expert; each with a paired
+    ``absolute`` is the mean test score over the tasks in a subset, by their primary metrics. ``kept`` is their mean
+    share (`kept`) of the expert of the same mode, and ``kept_best`` of the best mode's expert. Each has a paired
     bootstrap 95 % interval over test rows. A share is None if one of the tasks has none.
     """
     experts = _experts(outcomes)
@@ -238,9 +238,9 @@ def summary(outcomes: Sequence[Outcome], tasks: Sequence[Task], bootstrap: Boots
             if any(m is None for m in measured):
                 entry[name] = entry[f"{name}_low"] = entry[f"{name}_high"] = None
                 continue
-            whole = [m for m in measured if m is not None]
-            entry[name] = float(np.mean([value for value, _ in whole]))
-            entry[f"{name}_low"], entry[f"{name}_high"] = interval(np.mean([s for _, s in whole], axis=0))
+            defined = [m for m in measured if m is not None]
+            entry[name] = float(np.mean([value for value, _ in defined]))
+            entry[f"{name}_low"], entry[f"{name}_high"] = interval(np.mean([s for _, s in defined], axis=0))
         table.append(entry)
     return table
 
@@ -252,7 +252,7 @@ def _measured(
     tasks: Mapping[str, Task],
     bootstrap: Bootstrap,
 ) -> tuple[float, Samples] | None:
-    """A measure of one outcome over the tasks of its subset, and its bootstrap samples."""
+    """Return a measure of one outcome over the tasks of its subset, and its bootstrap samples."""
     values, samples = [], []
     for name in outcome.subset:
         task, result = tasks[name], outcome.results["test"].get(name)
@@ -271,14 +271,14 @@ def _measured(
 
 
 def _shares(metric: str, drawn: Samples, expert: Samples) -> Samples:
-    """`kept` on every resample; one without a finite share is NaN, and is left out of the interval."""
+    """Return `kept` on every resample; NaN, which intervals leave out, for one without a finite share."""
     above, below = (drawn, expert) if METRICS.get(metric).higher_is_better else (expert, drawn)
     shares: Samples = above / np.where(below > 0, below, np.nan)
     return shares
 
 
 def _reference(task: Task, of_task: Mapping[str, Result], mode: str | None) -> Result | None:
-    """The expert of a mode, or the best one."""
+    """Return the expert of a mode, or the best one."""
     if mode is not None:
         return of_task.get(mode)
     sign = 1 if METRICS.get(task.metric).higher_is_better else -1

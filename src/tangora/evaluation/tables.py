@@ -1,4 +1,4 @@
-"""Tables on disk: the rows of ``scores.csv``, and any rows as CSV."""
+"""CSV tables: the rows of ``scores.csv``, and any other rows."""
 
 from __future__ import annotations
 

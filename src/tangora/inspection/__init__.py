@@ -1,1 +1,1 @@
-"""What folders hold, and whether it can be fused."""
+"""Describe folders of adapters and checkpoints, and determine whether they can be fused."""

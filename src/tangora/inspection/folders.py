@@ -1,6 +1,6 @@
-"""What adapters and checkpoints are: from headers, and one layer's tensors at a time.
+"""Describe adapters and checkpoints, from file headers and one layer's tensors at a time.
 
-No base is loaded, and no adapter as a whole: its format describes it (`Format.survey`).
+No base is loaded, and no complete adapter: its format describes it (`Format.survey`).
 """
 
 from __future__ import annotations
@@ -26,24 +26,25 @@ __all__ = ["Inspected", "Site", "inspect"]
 
 @dataclass(frozen=True)
 class Inspected:
-    """One folder.
+    """The description of one folder.
 
     Attributes:
         path: the folder.
         kind: ``lora``, ``full`` (differences of all weights) or ``checkpoint``.
-        base: name, revision and fingerprint of the base, as far as they are known.
-        mode, task, linearize: what ``tangora.json`` says.
-        dtypes: dtype -> how many tensors.
+        base: name, revision and fingerprint of the base, as far as they are recorded.
+        mode, task, linearize: as in ``tangora.json``.
+        dtypes: dtype -> number of tensors.
         size: bytes of the tensors.
-        parameters: how many numbers.
-        sites: of an adapter.
-        shards, tensors, tied: of a checkpoint: files, how many tensors, output head -> input embedding.
+        parameters: number of entries of the tensors.
+        sites: those of an adapter.
+        shards, tensors, tied: of a checkpoint: number of files, number of tensors, output head -> input embedding.
         initial: the fingerprint of φ₀.
-        start: whether φ₀ is in a file of its own: the adapter may not have started at the base.
-        heads: parameters that are saved whole, and tasks whose heads are kept.
-        fused: the method, where it is fused.
-        needs_base: why its updates depend on the base's weights.
-        problem: why it cannot be read.
+        start: whether φ₀ is saved in its own file: the adapter may not have started at the base.
+        heads: parameters that are saved whole, and saved heads of tasks.
+        fused: the method of a fused adapter.
+        needs_base: the reason why its updates depend on the base's weights.
+        problem: the reason why it cannot be read.
+        content: the opened adapter or checkpoint.
     """
 
     path: str
@@ -65,20 +66,20 @@ class Inspected:
     fused: str | None = None
     needs_base: str | None = None
     problem: str | None = None
-    about: Any = field(default=None, repr=False)
+    content: Any = field(default=None, repr=False)
 
     def __repr__(self) -> str:
-        held = f"{len(self.sites)} sites" if self.sites else f"{self.tensors} tensors"
-        return one_line("Inspected", repr(self.path), self.kind, self.problem or held)
+        size = f"{len(self.sites)} sites" if self.sites else f"{self.tensors} tensors"
+        return one_line("Inspected", repr(self.path), self.kind, self.problem or size)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything but the objects behind it, as JSON has it."""
-        values = {key: value for key, value in vars(self).items() if key != "about"}
+        """Return everything except the opened adapter or checkpoint, as JSON values."""
+        values = {key: value for key, value in vars(self).items() if key != "content"}
         return {**values, "sites": [asdict(site) for site in self.sites]}
 
 
 def inspect(path: str | os.PathLike[str]) -> Inspected:
-    """What a folder holds; what is wrong with it is told in ``problem``, not raised.
+    """Describe a folder; report an error in ``problem`` instead of raising it.
 
     >>> import tempfile, torch, tangora
     >>> from tangora.updates.task_vector import LowRank
@@ -98,7 +99,7 @@ def inspect(path: str | os.PathLike[str]) -> Inspected:
 
 def _checkpoint(folder: Path) -> Inspected:
     checkpoint = open_checkpoint(folder)
-    said = checkpoint.config.get("tie_word_embeddings") is True  # a model without a head ties nothing
+    tied = checkpoint.config.get("tie_word_embeddings") is True  # a model without a head ties nothing
     return Inspected(
         str(folder),
         "checkpoint",
@@ -106,8 +107,8 @@ def _checkpoint(folder: Path) -> Inspected:
         **_counted(checkpoint.tensors),
         shards=len(checkpoint.files),
         tensors=len(checkpoint.tensors),
-        tied=dict(list(checkpoint.tied.items())[:1]) if said else {},
-        about=checkpoint,
+        tied=dict(list(checkpoint.tied.items())[:1]) if tied else {},
+        content=checkpoint,
     )
 
 
@@ -120,20 +121,20 @@ def _counted(tensors: Mapping[str, Stored]) -> dict[str, Any]:
 
 
 def _adapter(path: Path) -> Inspected:
-    about = read_metadata(path) if path.is_dir() else None
-    found = format_of(path).survey(path, about)
-    metadata = found.adapter.metadata
-    kept = sorted(p.name.removesuffix(".safetensors") for p in (path / FOLDER).glob("*.safetensors"))
+    metadata = read_metadata(path) if path.is_dir() else None
+    survey = format_of(path).survey(path, metadata)
+    metadata = survey.adapter.metadata
+    heads = sorted(p.name.removesuffix(".safetensors") for p in (path / FOLDER).glob("*.safetensors"))
     return Inspected(
         str(path),
         metadata.kind,
         **_described(metadata),
-        **_counted(found.tensors),
-        sites=found.sites,
-        heads=[*found.whole, *(f"{FOLDER}/{name}" for name in kept)],
-        start=found.start,
-        needs_base=found.needs_base,
-        about=found.adapter,
+        **_counted(survey.tensors),
+        sites=survey.sites,
+        heads=[*survey.whole, *(f"{FOLDER}/{name}" for name in heads)],
+        start=survey.start,
+        needs_base=survey.needs_base,
+        content=survey.adapter,
     )
 
 
@@ -149,11 +150,11 @@ def _described(metadata: Metadata) -> dict[str, Any]:
     }
 
 
-def adapters_of(found: Sequence[Inspected]) -> list[Inspected]:
-    """Those that are adapters."""
-    return [one for one in found if one.kind in KINDS]
+def adapters_of(inspected: Sequence[Inspected]) -> list[Inspected]:
+    """Return those that are adapters."""
+    return [one for one in inspected if one.kind in KINDS]
 
 
-def checkpoints_of(found: Sequence[Inspected]) -> list[Checkpoint]:
-    """The checkpoints among them."""
-    return [one.about for one in found if one.kind == "checkpoint"]
+def checkpoints_of(inspected: Sequence[Inspected]) -> list[Checkpoint]:
+    """Return the checkpoints among them."""
+    return [one.content for one in inspected if one.kind == "checkpoint"]

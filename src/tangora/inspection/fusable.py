@@ -1,4 +1,4 @@
-"""Whether a set of adapters and checkpoints can be fused, where, and by which methods; from what inspection found."""
+"""Determine from inspected folders whether they can be fused, in which spaces, and by which methods."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ __all__ = ["Fusable", "fusable"]
 
 @dataclass(frozen=True)
 class Fusable:
-    """The answer.
+    """Whether a set of adapters and checkpoints can be fused.
 
     Attributes:
-        spaces: space (``full``: a full checkpoint) -> the methods that take the set there.
-        reasons: space -> why not; ``all`` where there is none.
-        notes: what must be said on the command line.
+        spaces: space (``full``: a full checkpoint) -> the methods that can fuse the set in it.
+        reasons: space -> why not; ``all`` if there is no space.
+        notes: options that the command line needs.
     """
 
     spaces: dict[str, list[str]] = field(default_factory=dict)
@@ -41,18 +41,18 @@ class Fusable:
         return one_line("Fusable", *spaces, self.reasons.get("all"))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields, as JSON has them."""
+        """Return the fields, as JSON values."""
         return dict(vars(self))
 
 
-def fusable(found: Sequence[Inspected]) -> Fusable:
-    """Whether all of them go into one fusion; a single one too."""
+def fusable(inspected: Sequence[Inspected]) -> Fusable:
+    """Return whether all of them can be fused together; a single one counts too."""
     answer = Fusable()
-    for one in found:
+    for one in inspected:
         if one.problem is not None:
             answer.reasons["all"] = one.problem
             return answer
-    adapters, checkpoints = adapters_of(found), checkpoints_of(found)
+    adapters, checkpoints = adapters_of(inspected), checkpoints_of(inspected)
     if adapters and len(checkpoints) > 1:
         answer.reasons["all"] = "adapters and more than one checkpoint: fuse the adapters onto one base"
     elif adapters:
@@ -61,21 +61,21 @@ def fusable(found: Sequence[Inspected]) -> Fusable:
             _full(answer, lambda: align_adapters(untied(checkpoints[0]), *_vectors(adapters)), len(adapters))
     elif len(checkpoints) > 1:
         base, *models = checkpoints
-        answer.notes.append(f"the first, {base.name}, is taken for the base")
+        answer.notes.append(f"the first, {base.name}, is used as the base")
         _full(answer, lambda: align(base, models), len(models))
     else:
-        answer.reasons["all"] = "one checkpoint: give the models that were tuned from it, or adapters for it"
+        answer.reasons["all"] = "one checkpoint: give the models that were fine-tuned from it, or adapters for it"
     return answer
 
 
 def _vectors(adapters: Sequence[Inspected]) -> tuple[list[Any], list[Any]]:
-    return [one.about.updates for one in adapters], [one.about for one in adapters]
+    return [one.content.updates for one in adapters], [one.content for one in adapters]
 
 
 def _adapters(adapters: Sequence[Inspected], answer: Fusable) -> None:
-    lights, names = [one.about for one in adapters], [Path(one.path).name for one in adapters]
+    opened, names = [one.content for one in adapters], [Path(one.path).name for one in adapters]
     try:
-        check(lights, names, same_base=False)
+        check(opened, names, same_base=False)
     except TangoraError as reason:
         answer.reasons["all"] = str(reason)
         return
@@ -83,7 +83,7 @@ def _adapters(adapters: Sequence[Inspected], answer: Fusable) -> None:
         try:
             space = space_of(name)
             if not space.needs_start:
-                space.check(lights, names)
+                space.check(opened, names)
             elif reason_not := _other_starts(adapters, names):
                 answer.reasons[name] = reason_not
                 continue
@@ -109,7 +109,7 @@ def _takes(method: Method, count: int) -> bool:
 
 
 def _other_starts(adapters: Sequence[Inspected], names: Sequence[str]) -> str | None:
-    """Why a space that needs φ₀ cannot take them; from its fingerprint in ``tangora.json``, as φ₀ is not loaded."""
+    """Return why a space that needs φ₀ refuses them, by the fingerprint in ``tangora.json``: φ₀ is not loaded."""
     first = adapters[0]
     for name, one in zip(names, adapters, strict=True):
         if one.initial is None:
@@ -123,7 +123,7 @@ def _other_starts(adapters: Sequence[Inspected], names: Sequence[str]) -> str | 
 
 
 def _factors(one: Inspected) -> dict[str, tuple[int, float]]:
-    return {s: (f.rank, f.scaling) for s, u in one.about.updates.items() if (f := u.factors()) is not None}
+    return {s: (f.rank, f.scaling) for s, u in one.content.updates.items() if (f := u.factors()) is not None}
 
 
 def _full(answer: Fusable, attempt: Any, count: int) -> None:

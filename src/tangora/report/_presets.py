@@ -67,7 +67,7 @@ def per_site(
     Args:
         run: the folder, in which the command finds adapters and, of the largest set, the coefficients.
         recipe: the run's.
-        kept: what `tangora.evaluation.predictions.read_apart` gives.
+        kept: what `tangora.evaluation.predictions.read_site_predictions` gives.
         mode: one of the recipe.
         rows: task of the page -> split -> numbers of the rows that it shows.
     """

@@ -255,9 +255,9 @@ def _all_examples(content: _Content, budget: int) -> dict[str, dict[str, Any]]:
 
 def _all_presets(folder: Path, content: _Content) -> tuple[list[_presets.Preset], int]:
     """Presets, and the bytes that those apart from the sliders take: as many of these as there is room for."""
-    from tangora.evaluation.predictions import read_apart  # deferred: only a page needs them
+    from tangora.evaluation.predictions import read_site_predictions  # deferred: only a page needs them
 
-    scores, kept = read_scores(folder / "scores.csv"), read_apart(folder)
+    scores, kept = read_scores(folder / "scores.csv"), read_site_predictions(folder)
     presets = _presets.from_scores(content.recipe, scores, content.mode, content.names)
     rows = {name: {split: shown.rows for split, shown in splits.items()} for name, splits in content.splits.items()}
     taken, left_out = 0, [f"{label} is no preset: {_UNKNOWN}" for label in _presets.unknown(scores, kept, content.mode)]

@@ -1,1 +1,1 @@
-"""A run from its recipe to its report."""
+"""Runs: from a recipe to a report."""

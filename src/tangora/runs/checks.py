@@ -1,4 +1,4 @@
-"""What a recipe asks for that cannot be done, refused before anything is trained."""
+"""Refuse recipes that cannot be run, before anything is trained."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ __all__ = ["check_methods", "check_modes"]
 
 
 def check_modes(recipe: Recipe, base: Base) -> None:
-    """Refuse what a mode cannot adapt, or start from, before any other mode is trained.
+    """Check the settings of every mode before any mode is trained.
 
     Raises:
-        ModelError: a target that matches nothing, a pattern that is none, or a start that changes the base weights.
+        ModelError: a target matches nothing, a pattern is invalid, or initial values change the base weights.
     """
     for config in (recipe.finetune_config(mode) for mode in recipe.modes):
         mode_of(config).check(base, config)
 
 
 def check_methods(recipe: Recipe) -> None:
-    """Refuse unknown methods and parameters before anything is trained.
+    """Check methods and parameters before anything is trained.
 
     Raises:
-        FusionError: a method or one of its parameters is unknown or out of range, a subset has another number of
-            tasks than the method can fuse, or a method that needs statistics is to be used in another space than delta.
-        MissingExtraError: what draws the report at the end is not installed.
+        FusionError: a method or one of its parameters is unknown or out of range, a subset has a number of tasks that
+            the method cannot fuse, or a method that needs statistics is used in another space than delta.
+        MissingExtraError: the packages for training or for the report are not installed.
     """
     require("train", "report", purpose="a run")
     for entry in recipe.fusion.methods:
@@ -52,7 +52,7 @@ def check_methods(recipe: Recipe) -> None:
 
 
 def _sizes(recipe: Recipe, entry: FusionEntry) -> Iterator[int]:
-    """The numbers of tasks that an entry of the comparison fuses."""
+    """Yield the sizes of the subsets that an entry of the comparison fuses."""
     sizes = recipe.fusion.subsets.sizes
     for size in range(2, len(recipe.tasks) + 1) if isinstance(sizes, str) else sizes:
         if size in (entry.sizes or [size]):

@@ -1,8 +1,8 @@
-"""What the jobs of a run work with, rebuilt in any process from the run's folder alone.
+"""The context of a run's jobs: models, data and results, rebuilt in any process from the run's folder alone.
 
-    RUN/recipe.yaml ─▶ Context ─▶ base, tasks, experts, statistics, columns, scores: each loaded when first asked for
+    RUN/recipe.yaml ─▶ Context ─▶ base, tasks, experts, statistics, columns, scores: each loaded on first use
 
-A context belongs to one process. It owns whatever is costly to load, so that the jobs of this process share it.
+A context belongs to one process. It owns everything that is costly to load, so that the process's jobs share it.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ __all__ = ["Context", "Experts", "prepare"]
 
 @dataclass(eq=False)
 class Context:
-    """A run, as one process sees it.
+    """The state of a run in one process.
 
     Args:
         run: the run's folder.
-        recipe: what it says.
-        progress: receives what the job at hand reports.
-        given_machine: where this process computes; by default what the recipe says, see `machine_of`.
+        recipe: the run's recipe.
+        progress: receives the reports of the current job.
+        given_machine: the machine of this process; by default that of the recipe, see `machine_of`.
     """
 
     run: Path
@@ -58,32 +58,32 @@ class Context:
         """Return the context of a run's folder.
 
         Raises:
-            RecipeError: the folder has no recipe that can be read.
+            RecipeError: the folder has no readable recipe.
         """
         return cls(run, load_recipe(run / "recipe.yaml"), progress or Progress())
 
     @cached_property
     def machine(self) -> Machine:
-        """Where this process computes; its number of threads is set when this is first asked for."""
+        """The machine of this process; its number of threads is set on first use."""
         machine = self.given_machine or machine_of(self.recipe, self.run)
         machine.use_threads()
         return machine
 
     @cached_property
     def sources(self) -> Sources:
-        """Fingerprints and sizes of base and tasks, as the run wrote them down, or of what is loaded now."""
-        written = Sources.read(self.run, self.recipe)
-        return written if written is not None else self.load()
+        """Fingerprints and sizes of base and tasks, as recorded in the run's folder, or else as loaded now."""
+        recorded = Sources.read(self.run, self.recipe)
+        return recorded if recorded is not None else self.load()
 
     def load(self) -> Sources:
-        """Load the base and every task, whatever was written down before, and return what they are."""
+        """Load the base and every task, ignoring earlier records, and return their fingerprints and sizes."""
         base, tasks = prepare(self.recipe, self.progress, self.machine)
         self._base, self._tasks = base, {task.name: task for task in tasks}
         self.sources = Sources.of(base, tasks)
         return self.sources
 
     def release(self) -> None:
-        """Let go of base, data and adapters; they are loaded again if they are asked for."""
+        """Release base, data and adapters; they are loaded again on the next use."""
         self._base, self._tasks, self._fusion, self._statistics = None, {}, None, {}
         for name in ("experts", "columns", "archive"):
             self.__dict__.pop(name, None)
@@ -93,13 +93,13 @@ class Context:
         """The base model.
 
         Raises:
-            ModelError: its weights are not those that the run was planned for.
+            ModelError: its weights differ from those that the run was planned for.
         """
         expected = self.sources.base
         if self._base is None:
             self._base = load_base(self.recipe.base, self.machine)
         if self._base.fingerprint != expected:
-            fix = "start tangora run again: it makes what depends on them once more"
+            fix = "start tangora run again: it computes everything that depends on them again"
             raise ModelError("the base's weights changed since the run was planned", where="base.model", fix=fix)
         return self._base
 
@@ -107,14 +107,14 @@ class Context:
         """Return a task of the recipe.
 
         Raises:
-            DataError: its rows are not those that the run was planned for.
+            DataError: its rows differ from those that the run was planned for.
         """
         expected = self.sources.tasks[name].fingerprint
         if name not in self._tasks:
             config = next(task for task in self.recipe.tasks if task.name == name)
             self._tasks[name] = load_task(config, self.base, self.recipe.seed)
         if self._tasks[name].fingerprint != expected:
-            fix = "start tangora run again: it makes what depends on them once more"
+            fix = "start tangora run again: it computes everything that depends on them again"
             raise DataError("the task's rows changed since the run was planned", where=f"task {name}", fix=fix)
         return self._tasks[name]
 
@@ -134,18 +134,18 @@ class Context:
         return Experts(self.run / "adapters", list(self.recipe.modes), self.names)
 
     def statistics(self, mode: str) -> dict[str, Statistics]:
-        """Return the statistics of a mode's experts, by task; their tensors are read when they are needed."""
+        """Return the statistics of a mode's experts, by task; their tensors are read on first use."""
         if mode not in self._statistics:
             folder = self.run / "statistics" / mode
             self._statistics[mode] = {name: load_statistics(folder / f"{name}.safetensors") for name in self.names}
         return self._statistics[mode]
 
     def fusion(self, mode: str, space: str, statistics: Mapping[str, Statistics]) -> Fusion:
-        """Return the fusion of all experts of a mode; the last one is kept, since stacked full models are large."""
+        """Return the fusion of all experts of a mode; keep only the last one, since full models are large."""
         if self._fusion is None or self._fusion[0] != (mode, space):
-            self._fusion = None  # frees the last one before the next is made
-            adapters, known = list(self.experts[mode].values()), list(statistics.values())
-            made = Fusion(adapters, space, seed=self.recipe.seed, names=self.names, statistics=known)
+            self._fusion = None  # free the last one before the next is made
+            adapters, listed = list(self.experts[mode].values()), list(statistics.values())
+            made = Fusion(adapters, space, seed=self.recipe.seed, names=self.names, statistics=listed)
             self._fusion = ((mode, space), made)
         return self._fusion[1]
 
@@ -157,11 +157,11 @@ class Context:
 
     @cached_property
     def archive(self) -> ScoreStore:
-        """Scores that were measured by earlier plans and versions; nothing is added to it."""
+        """Scores measured by earlier plans and versions; nothing is added to it."""
         return ScoreStore.read(self.run / "cache" / "scores.jsonl")
 
     def evaluator(self, store: ScoreStore, tasks: Sequence[Task] | None = None) -> Evaluator:
-        """Return an evaluator on all tasks, or on those given, that keeps its scores in ``store``."""
+        """Return an evaluator on all tasks, or on the given ones, that keeps its scores in ``store``."""
         chosen = list(self.tasks.values()) if tasks is None else tasks
         return Evaluator(self.base, chosen, batch_size=self.recipe.evaluation.batch_size, store=store)
 
@@ -177,20 +177,20 @@ class Context:
         return self._digests[key]
 
     def changed(self, key: str) -> None:
-        """Forget what is known of a job's result, after the job was run."""
+        """Forget the hash of a job's result, after the job has run."""
         self._digests.pop(key, None)
 
     def forget_statistics(self, mode: str) -> None:
-        """Read the statistics of a mode again when they are asked for: some were collected."""
+        """Read the statistics of a mode again on next use, after some were collected."""
         self._statistics.pop(mode, None)
 
 
 @dataclass(eq=False)
 class Experts(Mapping[str, Mapping[str, "Adapter"]]):
-    """Mode -> task -> adapter, each read from its folder when it is asked for; one mode's are kept at a time.
+    """Mode -> task -> adapter. Adapters are read on first use; those of one mode are kept at a time.
 
     Args:
-        folder: with a folder a mode, and in it one a task.
+        folder: contains a folder for each mode, which contains one for each task.
         modes: their names.
         tasks: their names, in order.
     """
@@ -198,17 +198,17 @@ class Experts(Mapping[str, Mapping[str, "Adapter"]]):
     folder: Path
     modes: Sequence[str]
     tasks: Sequence[str]
-    _kept: tuple[str, OfMode] | None = field(default=None, repr=False)
+    _kept: tuple[str, ModeExperts] | None = field(default=None, repr=False)
 
     def __getitem__(self, mode: str) -> Mapping[str, Adapter]:
         if mode not in self.modes:
             raise KeyError(mode)
         if self._kept is None or self._kept[0] != mode:
-            self._kept = (mode, OfMode(self.folder / mode, self.tasks))
+            self._kept = (mode, ModeExperts(self.folder / mode, self.tasks))
         return self._kept[1]
 
     def forget(self, mode: str, task: str) -> None:
-        """Read an adapter again when it is asked for: it was trained."""
+        """Read an adapter again on next use, after it was trained."""
         if self._kept is not None and self._kept[0] == mode:
             self._kept[1].forget(task)
 
@@ -220,8 +220,8 @@ class Experts(Mapping[str, Mapping[str, "Adapter"]]):
 
 
 @dataclass(eq=False)
-class OfMode(Mapping[str, "Adapter"]):
-    """Task -> adapter of one mode, read when it is asked for."""
+class ModeExperts(Mapping[str, "Adapter"]):
+    """Task -> adapter of one mode, read on first use."""
 
     folder: Path
     tasks: Sequence[str]
@@ -235,7 +235,7 @@ class OfMode(Mapping[str, "Adapter"]):
         return self._read[task]
 
     def forget(self, task: str) -> None:
-        """Read an adapter again when it is asked for."""
+        """Read an adapter again on next use."""
         self._read.pop(task, None)
 
     def __iter__(self) -> Iterator[str]:
@@ -248,7 +248,7 @@ class OfMode(Mapping[str, "Adapter"]):
 def prepare(
     recipe: Recipe, progress: Progress | None = None, machine: Machine | None = None
 ) -> tuple[Base, list[Task]]:
-    """Load the base model and every task of a recipe, on the recipe's machine unless another is given."""
+    """Load the base model and every task of a recipe, by default on the recipe's machine."""
     progress = progress or Progress()
     if machine is None:
         machine = machine_of(recipe)
@@ -267,7 +267,7 @@ def prepare(
 
 
 def _pretrain(progress: Progress) -> None:
-    """Make the built-in model if it is not there yet, and report it: it takes a minute."""
+    """Make the built-in model if it does not exist yet, which takes a minute, and report progress."""
 
     def on_step(done: int, steps: int, loss: float) -> None:
         if done == 1:

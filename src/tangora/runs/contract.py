@@ -1,6 +1,6 @@
-"""What an executor is: where, and in which order, the jobs of a run are done.
+"""The contract of an executor, which decides where and in which order the jobs of a run are done.
 
-An executor is one object, found by its name: ours by file (`tangora.runs.executors`), another package's by an entry
+An executor is one object, looked up by name: ours by file (`tangora.runs.executors`), another package's by an entry
 point of the group ``tangora.executors``. `tangora.testing.check_executor` checks the promises below on a tiny run.
 """
 
@@ -21,32 +21,33 @@ __all__ = ["Executor"]
 
 @runtime_checkable
 class Executor(Protocol):
-    """A way to do jobs: one after the other here, in processes of this host, on other machines.
+    """A way to do jobs: one after the other in this process, in processes of this host, or on other machines.
 
     Attributes:
-        name: as it is registered: what a recipe says in ``executor.name``.
-        settings: a frozen pydantic class (`tangora.config.settings.Frozen`) with the keys that the recipe's
-            ``executor`` takes besides ``name``, all of them with defaults.
+        name: the registered name: the value of ``executor.name`` in a recipe.
+        settings: a frozen pydantic class (`tangora.config.settings.Frozen`) with the keys of the recipe's ``executor``
+            other than ``name``, all of them with defaults.
 
     An executor promises:
 
     1. **Every job, once.** When `run` returns, each job is done: its files are in the run's folder.
-    2. **Inputs first.** A job starts after the jobs that it names in ``inputs``, as far as they are among those given;
-       the others are done already. Jobs that do not depend on each other may be done in any order, or at once.
+    2. **Inputs first.** A job starts after those of its ``inputs`` that are among the given jobs; the others are done
+       already. Jobs that do not depend on each other may be done in any order, or at once.
     3. **By `tangora.runs.execution.perform`**, called here or in another process, or by ``tangora job RUN KEY`` on
-       another machine that sees the folder. These take the job's lock, skip what is done, and write the record. Another
-       process makes its own context, by ``Context.open(context.run)``: jobs can be pickled, contexts cannot.
+       another machine with access to the folder. Both take the job's lock, skip a job that is done, and write the
+       record. Another process makes its own context, by ``Context.open(context.run)``: jobs can be pickled, contexts
+       cannot.
     4. **Events.** For each job ``on_event`` receives ``started``, then any number of ``progressed``, then ``done`` or
-       ``failed``, in the process and the thread that called `run`. What `perform` reports is enough.
-    5. **Failure stops the run.** If a job fails, no other job is started that would not have been running by then, and
-       `run` raises the job's error: itself, or a `TangoraError` that quotes it. What was done stays done. The same
-       holds if a worker dies, and then the error names the job that it died with.
-    6. **Interruption stops everything.** On `KeyboardInterrupt` nothing that the executor started goes on.
-    7. **Same files.** Where and in which order jobs are done changes none of their files, if they compute with as many
-       threads: sums of floating-point numbers may be split among threads.
+       ``failed``, in the process and the thread that called `run`. The events of `perform` suffice.
+    5. **Failure stops the run.** After a job has failed, no further job is started, and `run` raises the job's error:
+       the error itself, or a `TangoraError` that quotes it. Jobs that are done stay done. The same holds if a worker
+       dies; the error then names the job that it was doing.
+    6. **Interruption stops everything.** On `KeyboardInterrupt`, everything that the executor started ends.
+    7. **Same files.** The place and order of jobs do not change their files, if the number of threads is the same:
+       threads split sums of floating-point numbers.
 
-    ``job.resources`` says how much work a job is, as compared with others of its kind, and whether it computes with the
-    base model on the device of the run's machine. An executor may use it to place jobs, or ignore it.
+    ``job.resources`` contains the amount of work, for comparison with other jobs of the same kind, and whether the job
+    computes with the base model on the device of the run's machine. An executor may use it to place jobs, or ignore it.
     """
 
     name: str
@@ -56,12 +57,12 @@ class Executor(Protocol):
         """Do the jobs.
 
         Args:
-            jobs: in an order in which every job is behind its inputs.
+            jobs: ordered so that every job comes after its inputs.
             context: of the run, in this process.
             settings: an object of the class `settings`.
             on_event: see above.
 
         Raises:
-            Exception: what the first job that failed raised.
+            Exception: the error of the first job that failed.
         """
         ...

@@ -1,4 +1,4 @@
-"""How long jobs take: guessed by kind at first, and measured as soon as one of the kind was done.
+"""Estimate how long jobs take: a guess by kind at first, and a measurement once a job of the kind is done.
 
 A job's ``resources.work`` says how much there is to do, in rows that pass through the model. What a unit takes depends
 on the model and the machine, and is taken from the records of jobs that were done in the run's folder. While a job is
@@ -24,13 +24,13 @@ __all__ = ["Estimate", "Rates", "measured_rates"]
 _FLOOR = 0.05  # seconds that every job takes: reading, locking, writing
 _FEW = 0.02  # of a job's own steps, from which nothing can be estimated yet
 _GUESSED: Mapping[str, float] = {"tables": 1e-4, "fused": 2.0, "report": 10.0}
-"""Seconds of a unit of work, relative to `_PASS`, for kinds whose work is no rows that pass."""
-_PASS = 2e-3  # seconds of a row that passes forward through a small encoder on one core
+"""Seconds per unit of work for kinds with work that is not counted in rows through the model."""
+_PASS = 2e-3  # seconds for one row to pass forward through a small encoder on one core
 
 
 @dataclass
 class Rates:
-    """Seconds of a unit of work, by kind of job.
+    """Seconds per unit of work, by kind of job.
 
     Args:
         measured: kind -> (work, seconds), summed over the jobs that were done.
@@ -44,7 +44,7 @@ class Rates:
         self.measured[kind] = (before[0] + work, before[1] + seconds)
 
     def seconds(self, job: Job) -> float:
-        """Return the time that a job is expected to take."""
+        """Return the expected time of a job."""
         return _FLOOR + job.resources.work * self._rate(job.kind)
 
     def _rate(self, kind: str) -> float:
@@ -54,7 +54,7 @@ class Rates:
         if kind in _GUESSED:
             return _GUESSED[kind]
         passes = [
-            seconds / max(work, 1e-9) for known, (work, seconds) in self.measured.items() if known not in _GUESSED
+            seconds / max(work, 1e-9) for other, (work, seconds) in self.measured.items() if other not in _GUESSED
         ]
         return median(passes) if passes else _PASS
 
@@ -70,11 +70,11 @@ def measured_rates(run: Path) -> Rates:
 
 
 class Estimate:
-    """How far a list of jobs is, from the events of those that are being done.
+    """The progress of a list of jobs, from the events of running ones.
 
     Args:
         jobs: those to do.
-        rates: what is known of their times.
+        rates: measured times.
     """
 
     def __init__(self, jobs: Sequence[Job], rates: Rates) -> None:
@@ -102,7 +102,7 @@ class Estimate:
                     self._rates.add(job.kind, job.resources.work, event.seconds)
 
     def state(self) -> Overall:
-        """Return how far the jobs are by now."""
+        """Return the current progress of all jobs."""
         spent = sum(self._rates.seconds(self._jobs[key]) for key in self._done)
         parts = [self._part(key) for key in self._began]
         waiting = sum(self._rates.seconds(job) for job in self._waiting())

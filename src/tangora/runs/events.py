@@ -1,4 +1,4 @@
-"""What happens to the jobs of a run, as values: executors report them, and a driver turns them into progress."""
+"""Events of a run's jobs: executors report them, and the driver of the run turns them into progress."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Event:
     Attributes:
         key: the job's.
         what: ``started``; ``progressed``, any number of times; then ``done`` or ``failed``, once.
-        step: how many steps the job has done, of its current part.
-        steps: how many steps this part has; 0 while that is not known.
-        label: what the part is called.
-        detail: what is being worked on.
-        seconds: done or failed: how long it took, 0 if its files were there already.
-        error: failed: what went wrong, in one line.
+        step: number of steps done of the job's current part.
+        steps: number of steps of this part; 0 while unknown.
+        label: name of the part.
+        detail: description of the current step.
+        seconds: for done or failed: the duration, 0 if the files existed already.
+        error: for failed: the error in one line.
     """
 
     key: str
@@ -40,7 +40,7 @@ OnEvent: TypeAlias = Callable[[Event], None]
 
 
 class Reporter(Progress):
-    """A job's progress as events.
+    """Reports a job's progress as events.
 
     Args:
         key: the job's.
@@ -61,7 +61,7 @@ class Reporter(Progress):
         self.update(self._step + steps, detail)
 
     def update(self, done: int, detail: str = "") -> None:
-        """Report how many steps are done."""
+        """Report the number of steps done."""
         self._step = done
         self._report(detail)
 

@@ -1,4 +1,4 @@
-"""Doing one job, in whatever process: once, whole, and with its record."""
+"""Do one job, in any process, exactly once, and write its record."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ log = logging.getLogger("tangora")
 
 
 def perform(job: Job, context: Context, on_event: OnEvent) -> bool:
-    """Do a job unless its files are there, and report it; return whether there was anything to do.
+    """Do a job unless it is done, and report events; return whether there was anything to do.
 
     Two processes never do the same job at once: the second waits for the first, and then has nothing to do.
 
     Args:
-        job: its inputs are done.
-        context: of the run; its progress is the job's for as long as this takes.
+        job: a job with all inputs done.
+        context: of the run; its progress is the job's for the length of the call.
         on_event: receives ``started``, ``progressed`` and ``done`` or ``failed``.
 
     Raises:
-        Exception: whatever the job raised, after it was reported.
+        Exception: the job's error, after it was reported.
     """
     on_event(Event(job.key, "started", label=job.label))
     before, started, did = context.progress, time.perf_counter(), False
@@ -64,7 +64,7 @@ def _run(job: Job, context: Context) -> None:
 
 @contextlib.contextmanager
 def _locked(job: Job, context: Context) -> Iterator[None]:
-    """Hold the lock of the job, wait for whoever has it; it goes with the process, however that ends."""
+    """Hold the lock of the job, waiting for it if necessary; the system releases it when the process ends."""
     path = context.run / "cache" / "locks" / f"{job.key}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path):

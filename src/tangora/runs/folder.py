@@ -22,8 +22,8 @@ __all__ = ["Clock", "claim", "locked", "logged", "provenance"]
 
 log = logging.getLogger("tangora")
 
-_OURS_BEFORE_A_RECIPE = {".lock", "run.log", "cache", "adapters"}
-_HOW: Mapping[str, Any] = {"executor": True, "machine": {"device", "threads"}}  # a run can go on with others
+_ENTRIES_BEFORE_RECIPE = {".lock", "run.log", "cache", "adapters"}
+_CHANGEABLE: Mapping[str, Any] = {"executor": True, "machine": {"device", "threads"}}  # may differ when a run resumes
 _PACKAGES = ("tangora", "torch", "transformers", "peft", "accelerate", "numpy", "scipy", "scikit-learn")
 
 
@@ -31,37 +31,37 @@ def claim(out: Path, recipe: Recipe, overwrite: bool) -> None:
     """Make ``out`` this run's folder, or refuse.
 
     Raises:
-        OutputError: it holds something that is not a run, or a run of another recipe, and ``overwrite`` is false.
+        OutputError: it contains something else than a run, or a run of another recipe, and ``overwrite`` is false.
     """
     if out.exists() and not out.is_dir():
         raise OutputError("the output is not a folder", where=out, fix="choose another --out")
     if not out.exists() or not any(p.name not in {".lock", "run.log"} for p in out.iterdir()) or overwrite:
         return
     if not (out / "recipe.yaml").is_file():
-        if {p.name for p in out.iterdir()} <= _OURS_BEFORE_A_RECIPE:
-            return  # killed before its recipe was written, or adapters were trained one by one
+        if {p.name for p in out.iterdir()} <= _ENTRIES_BEFORE_RECIPE:
+            return  # killed before its recipe was written, or with adapters that were trained one by one
         raise OutputError("the output exists and is not a run", where=out, fix="choose another --out, or --overwrite")
     if not _is_of(out / "recipe.yaml", recipe):
         raise OutputError(
             "the output holds a run of another recipe",
             where=out / "recipe.yaml",
-            fix="choose another --out, or pass --overwrite (adapters that stay valid are reused)",
+            fix="choose another --out, or pass --overwrite (adapters that are still valid are reused)",
         )
 
 
 def _is_of(path: Path, recipe: Recipe) -> bool:
-    """Whether a file says the same as a recipe; defaults that an older version did not write are filled in."""
+    """Return whether a file contains the same recipe, with defaults that an older version did not write filled in."""
     try:
         written = load_recipe(path)
-    except TangoraError:  # of another version, or with a plug-in that is gone
+    except TangoraError:  # written by another version, or with a plug-in that is not installed any more
         return False
-    return written.model_dump(exclude=dict(_HOW)) == recipe.model_dump(exclude=dict(_HOW))
+    return written.model_dump(exclude=dict(_CHANGEABLE)) == recipe.model_dump(exclude=dict(_CHANGEABLE))
 
 
 class Clock:
-    """Seconds per stage, summed over the sittings of a resumed run, in ``RUN/run.json``.
+    """Seconds per stage, summed over all starts of a resumed run, in ``RUN/run.json``.
 
-    A stage that several processes work on takes the sum of their seconds.
+    If several processes work on a stage, their seconds are added up.
     """
 
     def __init__(self, out: Path) -> None:
@@ -70,9 +70,9 @@ class Clock:
         self.seconds: dict[str, float] = read_json(self._kept, OutputError) if self._kept.is_file() else {}
 
     def add(self, stage: str, seconds: float) -> None:
-        """Add to the time of a stage, also if it was interrupted."""
+        """Add to the time of a stage, even if it was interrupted."""
         self.seconds[stage] = round(self.seconds.get(stage, 0.0) + seconds, 3)
-        with contextlib.suppress(OutputError, OSError):  # a full disk: the run's own error says so
+        with contextlib.suppress(OutputError, OSError):  # if the disk is full, the run's own error reports it
             write_json(self._kept, self.seconds)
 
     def save(self, facts: Mapping[str, Any]) -> None:
@@ -82,12 +82,12 @@ class Clock:
 
 @contextlib.contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Refuse a second run in the same folder; the lock goes with the process, however it ends.
+    """Refuse a second run in the same folder; the system releases the lock when the process ends.
 
-    Single jobs may be done in the folder by other processes: each has a lock of its own.
+    Other processes may do single jobs in the folder: each job has its own lock.
 
     Raises:
-        OutputError: another run has the folder, or it cannot be written.
+        OutputError: another run uses the folder, or it cannot be written.
     """
     lock = FileLock(out / ".lock", blocking=False)
     try:
@@ -104,20 +104,20 @@ def locked(out: Path) -> Iterator[None]:
 
 
 class _Log(logging.FileHandler):
-    """A log that a full disk cuts short: the run's own error is the one to report."""
+    """A log that ignores its own errors: if the disk is full, the run's own error is reported."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Ignore the error."""
 
     def close(self) -> None:
-        """Close the file, whether or not its last lines could be written."""
+        """Close the file, even if its last lines cannot be written."""
         with contextlib.suppress(OSError):
             super().close()
 
 
 @contextlib.contextmanager
 def logged(out: Path) -> Iterator[None]:
-    """Append the package's log to ``RUN/run.log``, with the traceback of whatever ends the block early."""
+    """Append the package's log to ``RUN/run.log``, with the traceback of an error that ends the block."""
     handler = _Log(out / "run.log", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     log.addHandler(handler)
@@ -133,7 +133,7 @@ def logged(out: Path) -> Iterator[None]:
 
 
 def provenance(recipe: Recipe, sources: Sources) -> dict[str, Any]:
-    """Return what decided a run besides its recipe, for ``run.json``: versions, machine, sizes of the data."""
+    """Return what determined a run besides its recipe, for ``run.json``: versions, machine, sizes of the data."""
     return {
         "recipe": recipe.name,
         "seed": recipe.seed,
@@ -145,16 +145,16 @@ def provenance(recipe: Recipe, sources: Sources) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    """Versions of the packages that decide results, as far as they are installed."""
-    found = {}
+    """Return the versions of installed packages that affect results."""
+    versions = {}
     for package in _PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[package] = metadata.version(package)
-    return found
+            versions[package] = metadata.version(package)
+    return versions
 
 
 def _processor() -> str:
-    """Name of the processor, which Python knows on some systems and Linux tells in a file."""
+    """Return the name of the processor: from /proc/cpuinfo on Linux, else from Python."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

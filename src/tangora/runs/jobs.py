@@ -1,8 +1,8 @@
-"""A job: one step of a run as a value, which can be handed to another process and done there.
+"""A job: one step of a run as a value, which can be sent to another process and done there.
 
-A run is a plan of jobs (`tangora.runs.plan`). Each of them reads the files of the jobs that it names as inputs, and
-writes files of its own into the run's folder. Its key is a hash of everything that decides these files, so that a job
-whose files are there need not be done again. The kinds of jobs are in `tangora.runs.stages`, one module each.
+A run is a plan of jobs (`tangora.runs.plan`). Each job reads the files of its input jobs, and writes its own files into
+the run's folder. Its key is a hash of everything that determines these files, so a job with existing files need not be
+done again. The kinds of jobs are in `tangora.runs.stages`, one module each.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["Job", "Resources"]
 
 @dataclass(frozen=True)
 class Resources:
-    """What a job takes, for executors that place jobs and for estimates of the time that is left.
+    """The cost of a job, for executors that place jobs and for estimates of the remaining time.
 
     Attributes:
         work: how much there is to do, as the number of rows that pass forward through the model; a backward pass
@@ -44,16 +44,16 @@ class Resources:
 class Job(ABC):
     """One step of a run: a value that can be pickled and compared.
 
-    A subclass is a frozen dataclass that adds what it needs to know, such as a mode, and nothing that is alive: base,
-    tasks and adapters come from the context of the process that does the job.
+    A subclass is a frozen dataclass that adds plain values, such as the name of a mode. Base, tasks and adapters come
+    from the context of the process that does the job.
 
     Attributes:
-        kind: what it does, in a word.
-        stage: the part of a run that it belongs to, by which ``run.json`` sums up wall times.
-        key: sha-256 (hex) of everything that decides its files.
-        tasks: those that it is about.
+        kind: the kind of job, in a word.
+        stage: the part of a run that it belongs to; ``run.json`` sums wall times by stage.
+        key: sha-256 (hex) of everything that determines its files.
+        tasks: names of the tasks that it works on.
         inputs: keys of the jobs whose files it reads.
-        resources: what it takes.
+        resources: its cost.
     """
 
     kind: ClassVar[str]
@@ -66,24 +66,24 @@ class Job(ABC):
     @property
     @abstractmethod
     def label(self) -> str:
-        """What people call it, such as ``lora · sst2``."""
+        """A readable name, such as ``lora · sst2``."""
 
     @abstractmethod
     def run(self, context: Context) -> None:
-        """Write the files, each of them whole or not at all; report the steps to ``context.progress``.
+        """Write the files, each of them atomically; report steps to ``context.progress``.
 
         Raises:
-            TangoraError: whatever is wrong with the base, the data or an adapter, or with the place.
+            TangoraError: the base, the data or an adapter is invalid, or a file cannot be written.
         """
 
     @abstractmethod
     def files(self, context: Context) -> list[Path]:
-        """Return the files whose contents are the job's result; none of them shows a wall time."""
+        """Return the files that contain the job's result; none of them contains a wall time."""
 
     def done(self, context: Context) -> bool:
-        """Return whether the files are there, whole, and made from the inputs as they are now.
+        """Return whether the files exist, are complete, and were made from the current inputs.
 
-        Only asked if the inputs are done.
+        Only called if the inputs are done.
         """
         try:
             record = read_json(_record(self, context), OutputError)
@@ -91,10 +91,10 @@ class Job(ABC):
             return False
         return record.get("inputs") == self._inputs(context) and record.get("files") == _digests(self, context)
 
-    def read_others(self, context: Context) -> bool:
-        """Return whether the job's record names other results of its inputs than are there now.
+    def inputs_changed(self, context: Context) -> bool:
+        """Return whether the job's record names other results of its inputs than the current ones.
 
-        For jobs that know in another way whether their files are right; false if there is no record.
+        For jobs that check their files in another way; false if there is no record.
         """
         try:
             record = read_json(_record(self, context), OutputError)
@@ -106,7 +106,7 @@ class Job(ABC):
         return {key: context.digest(key) for key in self.inputs}
 
     def digest(self, context: Context) -> str:
-        """Return a hash of the result, by which the jobs that read it notice a change."""
+        """Return a hash of the result; jobs that read the result compare it to detect a change."""
         return hashlib.sha256(repr(sorted(_digests(self, context).items())).encode()).hexdigest()
 
     def record(self, context: Context, seconds: float) -> None:
@@ -121,7 +121,7 @@ def _record(job: Job, context: Context) -> Path:
 
 
 def _digests(job: Job, context: Context) -> Mapping[str, str]:
-    """Path in the run's folder -> sha-256 of the file; files that are missing have none."""
+    """Return path in the run's folder -> sha-256 of the file, or an empty text if it is missing."""
     return {
         path.relative_to(context.run).as_posix(): file_digest(path) if path.is_file() else ""
         for path in job.files(context)

@@ -1,4 +1,4 @@
-"""What executors report, as progress for a person and as wall times for ``run.json``."""
+"""Turn events of executors into progress on the terminal and wall times for ``run.json``."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _PAUSE = 0.2  # seconds between two estimates: training reports every step
 class Listener:
     """Receives the events of a run.
 
-    Of several jobs that are being done at once a person sees one, until it ends, and the whole run.
+    If several jobs run at once, the progress shows one of them until it ends, and the run as a whole.
 
     Args:
         plan: the run's.
-        progress: what a person sees.
+        progress: shows it to the user.
         clock: sums up the seconds of each stage.
-        estimate: of the jobs that are to be done.
+        estimate: of the jobs to do.
     """
 
     def __init__(self, plan: Plan, progress: Progress, clock: Clock, estimate: Estimate) -> None:
@@ -33,7 +33,7 @@ class Listener:
         self._estimated = 0.0
 
     def __call__(self, event: Event) -> None:
-        """Pass an event on."""
+        """Handle an event."""
         self._estimate.take(event)
         if event.what == "progressed":
             self._part(event)
@@ -42,7 +42,7 @@ class Listener:
                 self._clock.add(self._plan[event.key].stage, event.seconds)
             if self._shown is not None and self._shown[0] == event.key:
                 self._end()
-        self._whole(at_once=event.what == "done")
+        self._overall(at_once=event.what == "done")
 
     def _part(self, event: Event) -> None:
         part = (event.key, event.label, event.steps)
@@ -55,7 +55,7 @@ class Listener:
         else:
             self._progress.update(event.step, event.detail)
 
-    def _whole(self, at_once: bool) -> None:
+    def _overall(self, at_once: bool) -> None:
         now = time.monotonic()
         if at_once or now - self._estimated >= _PAUSE:
             self._estimated = now

@@ -1,4 +1,4 @@
-"""The machine of a run: what its recipe asks for, and the number of threads that it began with."""
+"""The machine of a run, as configured in its recipe, with the number of threads that the run began with."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["machine_of"]
 
 
 def machine_of(recipe: Recipe, run: Path | None = None) -> Machine:
-    """Return the machine that a recipe asks for.
+    """Return the machine that a recipe configures.
 
-    The number of threads decides the last bits of a sum. So a number that was measured is kept in the run's folder, and
-    a run that goes on computes with the threads it began with.
+    The number of threads affects the last bits of a sum. So a measured number is recorded in the run's folder, and a
+    resumed run computes with the number that it began with.
 
     Args:
         recipe: its ``machine`` section.

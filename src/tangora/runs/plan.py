@@ -1,11 +1,11 @@
-"""The jobs of a run: what follows from its recipe and its sources.
+"""The plan of a run: its jobs, derived from its recipe and its sources.
 
     expert ─▶ statistics ─┐
        │  └─▶ columns ────┤
        └──────────────────┴─▶ expert scores ─▶ fusion scores ─▶ tables ─▶ report
     zero-shot scores ─────────────┘                  └─▶ fused adapters ─▶┘
 
-Nothing is loaded for it, and no file is read.
+No model or data are loaded for it, and no file is read.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tangora.runs.stages.column_files import column_jobs
 from tangora.runs.stages.experts import expert_jobs
 from tangora.runs.stages.fused import fused_jobs
 from tangora.runs.stages.report import report_job
-from tangora.runs.stages.scores import expert_score_jobs, fusion_score_jobs, zero_shot_job
+from tangora.runs.stages.score_jobs import expert_score_jobs, fusion_score_jobs, zero_shot_job
 from tangora.runs.stages.statistics import statistics_jobs
 from tangora.runs.stages.tables import tables_job
 
@@ -31,7 +31,7 @@ __all__ = ["Plan", "plan"]
 
 @dataclass(frozen=True)
 class Plan:
-    """The jobs of a run, every one behind those that it reads.
+    """The jobs of a run, each after the jobs that it reads.
 
     Args:
         jobs: in order.
@@ -53,19 +53,19 @@ class Plan:
         return {job.key: job for job in self.jobs}
 
     def find(self, start: str) -> Job:
-        """Return the job whose key begins with these characters.
+        """Return the job with a key that starts with ``start``.
 
         Raises:
-            ArgumentError: no job's does, or those of several do.
+            ArgumentError: no job, or more than one, has such a key.
         """
         matching = [job for job in self.jobs if start and job.key.startswith(start)]
         if len(matching) == 1:
             return matching[0]
-        what = f"{len(matching)} jobs have keys that begin like this" if matching else "no job has this key"
+        what = f"{len(matching)} jobs have keys that start with this" if matching else "no job has this key"
         raise ArgumentError(what, got=start, where="KEY", fix="list the keys with tangora jobs RUN")
 
     def before(self, job: Job) -> list[Job]:
-        """Return the jobs whose files a job reads, directly or not, in order."""
+        """Return the jobs that a job depends on, directly or not, in order."""
         keys = set(job.inputs)
         for other in reversed(self.jobs):
             if other.key in keys:

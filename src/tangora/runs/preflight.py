@@ -1,4 +1,4 @@
-"""What a run would do, before it does it: jobs and their time, sites, trainable parameters, disk, what is there."""
+"""Preview a run: its jobs and their time, sites, trainable parameters, disk space, and existing results."""
 
 from __future__ import annotations
 

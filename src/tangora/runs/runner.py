@@ -1,16 +1,16 @@
-"""A run from its recipe to its report: plan the jobs, do those whose files are missing, and write down what it took.
+"""Run a recipe: plan the jobs, do those with missing files, and record wall times.
 
-    RUN/recipe.yaml                                  as it was resolved
+    RUN/recipe.yaml                                  the resolved recipe
     RUN/adapters/<mode>/<task>/                      `tangora.runs.stages.experts`
     RUN/statistics/<mode>/<task>.safetensors, .json  `tangora.runs.stages.statistics`
     RUN/scores.csv, candidates.csv, summary.json, similarity.json, searches.json   `tangora.runs.stages.tables`
     RUN/fused/<mode>/<label>[-factors|-core][-oracle]/                             `tangora.runs.stages.fused`
-    RUN/run.json, run.log                            versions, machine, wall times; what happened
+    RUN/run.json, run.log                            versions, machine, wall times; the log
     RUN/report.html, figures/, explorer-<mode>.html  `tangora.runs.stages.report`
-    RUN/cache/                                       what another sitting need not do again
+    RUN/cache/                                       intermediate results, for resuming
 
-Every output appears whole or not at all, so a killed run started again goes on where it was and ends with the same
-files (wall times apart).
+Every output is written atomically, so a killed run that is started again resumes and ends with the same files, except
+for wall times.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ def run(
 
     Args:
         recipe: from `tangora.config.recipe.load_recipe`.
-        out: the run's folder. If it holds the same recipe, the run goes on where it was.
-        overwrite: let a different recipe take over the folder; what it shares with the old one is reused.
-        progress: receives what is being done.
+        out: the run's folder. If it contains a run of the same recipe, that run resumes.
+        overwrite: let a different recipe take over the folder; results that both share are reused.
+        progress: receives the progress.
 
     Raises:
-        OutputError: ``out`` holds something else, is in use by another run, or cannot be written.
-        TangoraError: whatever is wrong with recipe, data, base or adapters.
+        OutputError: ``out`` contains something else, is in use by another run, or cannot be written.
+        TangoraError: the recipe, the data, the base or an adapter is invalid.
     """
     out = Path(out)
     check_methods(recipe)
@@ -77,7 +77,7 @@ def run(
 
 
 def _prepare(context: Context, clock: Clock) -> None:
-    """Load what the plan depends on, and write down what other processes make the same plan from."""
+    """Load what the plan depends on, and write the files from which other processes make the same plan."""
     started = time.perf_counter()
     context.progress.overall(Overall(0.0, None, 0, 0, "prepare"))
     try:
@@ -90,7 +90,7 @@ def _prepare(context: Context, clock: Clock) -> None:
 
 
 def _drive(context: Context, clock: Clock) -> None:
-    """Do the jobs that are missing; the report comes last and here, since it shows what the others took."""
+    """Do the missing jobs; the report is last and made in this process, since it shows the wall times of the others."""
     left, report = missing(context), context.plan.jobs[-1]
     _log_earlier(context)
     fold(context.run, keep=[job.key for job in left])
@@ -118,11 +118,11 @@ def _log_earlier(context: Context) -> None:
 
 
 def missing(context: Context, jobs: Iterable[Job] | None = None) -> list[Job]:
-    """Return the jobs whose files are not there, or were made from other inputs than are there now.
+    """Return the jobs with missing files, or with files that were made from other inputs than the current ones.
 
     Args:
         context: of the run.
-        jobs: to look at, every one behind its inputs; by default the whole plan.
+        jobs: to check, each after its inputs; by default the whole plan.
     """
     left: dict[str, Job] = {}
     for job in context.plan if jobs is None else jobs:

@@ -1,9 +1,9 @@
-"""What a run starts from: the base and the data of its tasks, by their fingerprints and sizes.
+"""The sources of a run: fingerprints and sizes of its base and of the data of its tasks.
 
     RUN/cache/sources.json
 
-A plan of jobs follows from the recipe and from this alone, so that another process can make the same plan without
-loading any of it; what it does load is compared, since data that changed since would make other results under the same
+A plan of jobs follows from the recipe and the sources alone, so another process can make the same plan without loading
+base or data. What it does load is compared with the sources, since changed data would give other results under the same
 keys.
 """
 
@@ -27,11 +27,11 @@ __all__ = ["Sources", "TaskFacts"]
 
 @dataclass(frozen=True)
 class TaskFacts:
-    """What a plan depends on of one task.
+    """The facts about one task that a plan depends on.
 
     Attributes:
         fingerprint: of its rows, labels and preprocessing.
-        rows: split -> how many.
+        rows: split -> number of rows.
         classes: whether its logits are over classes.
     """
 
@@ -54,7 +54,7 @@ class Sources:
 
     @classmethod
     def of(cls, base: Base, tasks: Sequence[Task]) -> Sources:
-        """Describe what was loaded."""
+        """Return the sources of a loaded base and loaded tasks."""
         return cls(
             base.fingerprint,
             {
@@ -69,10 +69,10 @@ class Sources:
 
     @classmethod
     def read(cls, run: Path, recipe: Recipe) -> Sources | None:
-        """Read what `write` wrote for the same recipe; None if there is nothing of the kind."""
+        """Read the sources that `write` wrote for the same recipe; None if there are none."""
         try:
             raw = read_json(_path(run))
-            if raw["recipe"] != _decides(recipe):
+            if raw["recipe"] != _recipe_digest(recipe):
                 return None
             tasks: dict[str, Any] = {name: TaskFacts(**facts) for name, facts in raw["tasks"].items()}
             return cls(raw["base"], tasks)
@@ -81,13 +81,13 @@ class Sources:
 
     def write(self, run: Path, recipe: Recipe) -> None:
         """Write them into the run's folder."""
-        write_json(_path(run), {"recipe": _decides(recipe), **asdict(self)})
+        write_json(_path(run), {"recipe": _recipe_digest(recipe), **asdict(self)})
 
 
 def _path(run: Path) -> Path:
     return run / "cache" / "sources.json"
 
 
-def _decides(recipe: Recipe) -> str:
-    """Hash of the part of a recipe that names base and data."""
+def _recipe_digest(recipe: Recipe) -> str:
+    """Return a hash of the part of a recipe that names base and data."""
     return digest(recipe.model_dump(mode="json", include={"base", "tasks", "seed"}))

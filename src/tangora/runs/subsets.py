@@ -1,4 +1,4 @@
-"""Which sets of tasks are fused: all subsets of the sizes asked for, or a seeded sample of them."""
+"""The sets of tasks to fuse: all subsets of the configured sizes, or a seeded sample of them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["choose_subsets"]
 
 
 def choose_subsets(tasks: Sequence[str], config: SubsetConfig, seed: int) -> list[tuple[str, ...]]:
-    """Subsets of ``tasks``, each in the order of ``tasks``, by size and then lexicographic position.
+    """Return subsets of ``tasks``, each in the order of ``tasks``, sorted by size and then by positions.
 
-    A sample of one size does not depend on which other sizes are asked for.
+    The sample of one size does not depend on the other sizes.
 
     >>> from tangora.config.recipe import SubsetConfig
     >>> choose_subsets(["a", "b", "c"], SubsetConfig(sizes=[2, 3]), seed=0)

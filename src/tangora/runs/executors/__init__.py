@@ -1,1 +1,1 @@
-"""Our own executors, one file each."""
+"""Tangora's own executors, one file each."""

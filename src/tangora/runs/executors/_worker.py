@@ -1,4 +1,4 @@
-"""What a worker process does: jobs that it receives over a pipe, one after the other, until it receives None."""
+"""The main loop of a worker process: do the jobs that arrive over a pipe, one after the other, until None arrives."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Ready:
 
 @dataclass(frozen=True)
 class Finished:
-    """The worker ended a job.
+    """The worker has ended a job.
 
     Attributes:
-        error: what the job raised; None if it was done.
-        trace: where, as text.
+        error: the job's error; None if it was done.
+        trace: the traceback as text.
     """
 
     error: BaseException | None = None
@@ -35,14 +35,14 @@ class Finished:
 
 
 class WorkerTraceback(Exception):
-    """The traceback of an error in another process, as its cause, so that it shows up in a log."""
+    """The traceback of an error in another process, set as its cause, so that it appears in logs."""
 
 
 def work(run: str, threads: int, connection: Connection) -> None:
-    """Do jobs until there are no more, the parent process has gone, or it asks to stop."""
-    # Set before torch and BLAS are imported: they read it once.
+    """Do jobs until there are no more, the parent process has ended, or a signal stops this one."""
+    # Set it before torch and BLAS are imported: they read it once.
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the parent ends the workers
     signal.signal(signal.SIGTERM, _stop)
     import torch  # deferred: see above
 
@@ -67,13 +67,13 @@ def work(run: str, threads: int, connection: Connection) -> None:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    """End the job at hand as Ctrl-C would, so that nothing is left half-written; a second signal changes nothing."""
+    """End the current job as Ctrl-C does, so that no file is left partly written; ignore further signals."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 def _portable(error: Exception) -> Exception:
-    """The error itself if it survives a pipe, else its text."""
+    """Return the error itself if it can be pickled, else its text."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:

@@ -1,4 +1,4 @@
-"""Several jobs at once, in worker processes of this host."""
+"""Do several jobs at once, in worker processes of this host."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 __all__ = ["EXECUTOR", "Processes", "ProcessesSettings"]
 
-_GRACE = 15.0  # seconds that a worker has to end the job at hand properly
+_GRACE = 15.0  # seconds for a worker to end its current job properly
 
 
 class ProcessesSettings(Frozen):
-    """How many processes, and how they share the processor."""
+    """The number of processes, and of their threads."""
 
     workers: int = Field(default=2, ge=1, description="processes; each has a base model in memory")
     threads: int | None = Field(
@@ -42,10 +42,10 @@ class ProcessesSettings(Frozen):
 
 
 class Processes:
-    """Does jobs in worker processes, each with a base model of its own.
+    """Does jobs in worker processes, each with its own base model.
 
-    Choose it if there is memory for several base models and one job leaves the machine idle: small models on many
-    cores. On one GPU the workers share its memory.
+    Choose it if there is memory for several base models and one job does not use the whole machine, as with small
+    models on many cores. On one GPU the workers share its memory.
     """
 
     name = "processes"
@@ -54,17 +54,17 @@ class Processes:
     def run(self, jobs: Sequence[Job], context: Context, settings: BaseModel, on_event: OnEvent) -> None:
         """Do the jobs; see `tangora.runs.contract.Executor`.
 
-        A worker that dies costs the job it was at; the others end theirs, and the run stops.
+        If a worker dies, its job is lost; the others end theirs, and the run stops.
         """
         chosen = cast(ProcessesSettings, settings)
-        context.release()  # the workers have copies of their own
+        context.release()  # the workers have their own copies
         count = min(chosen.workers, len(jobs))
         with _workers(context.run, count, chosen.threads or _share(context, chosen.workers)) as workers:
             _Schedule(list(jobs), workers, on_event).run()
 
 
 def _share(context: Context, workers: int) -> int:
-    """Threads of one worker, if all of them have those of this process together."""
+    """Return the threads of one worker if the workers share this process's threads."""
     import torch  # deferred: validating a recipe needs only the settings
 
     return max(1, (context.machine.threads or torch.get_num_threads()) // workers)
@@ -72,7 +72,7 @@ def _share(context: Context, workers: int) -> int:
 
 @dataclass
 class _Worker:
-    """A process, the near end of its pipe, and what it is doing."""
+    """A process, this end of its pipe, and its current job."""
 
     process: BaseProcess
     connection: Connection
@@ -80,12 +80,12 @@ class _Worker:
     job: Job | None = None
 
     def send(self, job: Job | None) -> None:
-        """Hand out a job, or say that there are no more; one that has died is noticed by its sentinel."""
+        """Send a job, or None for no more jobs. If the worker has died, its sentinel reports it."""
         with suppress(BrokenPipeError, ConnectionResetError):
             self.connection.send(job)
 
     def death(self) -> TangoraError:
-        """The error to report when the process has ended by itself."""
+        """Return the error for a process that has ended by itself."""
         self.process.join()
         code = self.process.exitcode or 0
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
@@ -94,7 +94,7 @@ class _Worker:
             fix = "in a script, call tangora.run below `if __name__ == '__main__':`; stderr says more"
             return TangoraError(what, where="executor processes", fix=fix)
         what = f"a worker process died ({how})" + (f" while it did the job {self.job.label}" if self.job else "")
-        fix = "if memory ran out, give fewer workers; then start the same command again, which goes on from here"
+        fix = "if memory ran out, give fewer workers; then start the same command again to resume"
         return TangoraError(what, where="executor processes", fix=fix)
 
 
@@ -115,7 +115,7 @@ def _workers(run: Path, count: int, threads: int) -> Iterator[list[_Worker]]:
     except BaseException:
         for worker in workers:
             worker.process.terminate()
-            worker.connection.close()  # so that it does not wait for somebody to listen
+            worker.connection.close()  # so that it does not block on a full pipe
         raise
     finally:
         for worker in workers:
@@ -127,7 +127,7 @@ def _workers(run: Path, count: int, threads: int) -> Iterator[list[_Worker]]:
 
 @dataclass
 class _Schedule:
-    """Which jobs are waiting, which are being done, and what went wrong first."""
+    """Waiting jobs, the workers with their current jobs, and the first error."""
 
     waiting: list[Job]
     workers: list[_Worker]
@@ -139,7 +139,7 @@ class _Schedule:
         self._left = {job.key for job in self.waiting}
 
     def run(self) -> None:
-        """Go on until every job is done, or nothing is being done after an error; raise that."""
+        """Go on until every job is done, or until no job is running after an error; then raise the error."""
         while self._left:
             self._hand_out()
             if self._error is not None and not any(worker.job for worker in self.workers):
@@ -161,18 +161,18 @@ class _Schedule:
             worker.send(job)
 
     def _listen(self, source: object) -> None:
-        """Take what a worker sent, or notice that it died."""
+        """Receive a worker's messages, or handle its death."""
         worker = next((w for w in self.workers if source in (w.connection, w.process.sentinel)), None)
-        if worker is None:  # it was removed a moment ago
+        if worker is None:  # it was just removed
             return
         try:
             while worker.connection.poll():
                 self._receive(worker, worker.connection.recv())
         except (EOFError, ConnectionResetError):
-            self._bury(worker)
+            self._remove(worker)
             return
         if not worker.process.is_alive() and not worker.connection.poll():
-            self._bury(worker)
+            self._remove(worker)
 
     def _receive(self, worker: _Worker, message: object) -> None:
         if isinstance(message, Event):
@@ -187,10 +187,10 @@ class _Schedule:
             message.error.__cause__ = WorkerTraceback(f"\n{message.trace}")
             self._fail(message.error)
 
-    def _bury(self, worker: _Worker) -> None:
+    def _remove(self, worker: _Worker) -> None:
         self.workers.remove(worker)
         if worker.job is None and worker.ready and self.workers:
-            return  # the others do its share
+            return  # the other workers do its share
         error = worker.death()
         if worker.job is not None:
             self.on_event(Event(worker.job.key, "failed", label=worker.job.label, error=str(error)))

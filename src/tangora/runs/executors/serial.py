@@ -1,4 +1,4 @@
-"""One job after the other, in this process."""
+"""Do one job after the other, in this process."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ __all__ = ["EXECUTOR", "Serial", "SerialSettings"]
 
 
 class SerialSettings(Frozen):
-    """There is nothing to set."""
+    """No settings."""
 
 
 class Serial:
     """Does the jobs in the order given, with one base model in memory.
 
-    Choose it if a job makes good use of the whole machine, as on one GPU, and wherever you are not sure.
+    Choose it if one job uses the whole machine, as on one GPU, and if you are not sure.
     """
 
     name = "serial"

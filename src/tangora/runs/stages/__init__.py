@@ -1,1 +1,1 @@
-"""The stages of a run: fine-tuning the experts, then fusing and scoring; each is cached by what decides it."""
+"""The stages of a run: fine-tuning the experts, then fusing and scoring. Each is cached by a hash of its inputs."""

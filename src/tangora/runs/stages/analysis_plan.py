@@ -1,4 +1,4 @@
-"""What analyses of a run are to be done, what they cost, and which of them are there already."""
+"""Plan the analyses of a run: the measurements to do, their cost, and those that exist already."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from tangora.support.files import digest, read_json
 from tangora.support.seams import FAMILIES
 from tangora.support.validation import did_you_mean
 
-__all__ = ["KINDS", "Piece", "AnalysisPlan", "Settings"]
+__all__ = ["KINDS", "Measurement", "AnalysisPlan", "AnalysisSettings"]
 
-CODE = "analysis-1"  # raise it when the same settings would give other numbers
+CODE = "analysis-1"  # increase it if the same settings would give other numbers
 KINDS = ("signs", "angles", "planes", "linearity")
-MOST_PAIRS = 3  # of tasks, where none are named: a plane takes minutes
+MOST_PAIRS = 3  # default number of pairs of tasks: a plane takes minutes
 PATH = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)  # points of φ₀ + a·τ
-RANK = 8  # leading directions of a site whose subspaces are compared
+RANK = 8  # number of leading directions of a site to compare
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What to analyse, and how finely.
+class AnalysisSettings:
+    """The measurements to do, and their resolution.
 
     Args:
         only: some of `KINDS`.
-        modes: some of the recipe's; empty: all.
-        pairs: ``a+b,c+d``, or ``all``; None: the first `MOST_PAIRS`, disjoint ones before others.
-        points: of a plane's grid, on [0, 1] in each direction.
-        margin: how far the grid goes beyond.
-        rows: at most so many of each task.
-        split: whose rows.
+        modes: some of the recipe's; empty for all.
+        pairs: ``a+b,c+d``, or ``all``; None for the first `MOST_PAIRS`, disjoint ones before others.
+        points: number of points of a plane's grid on [0, 1], in each direction.
+        margin: extension of the grid beyond 0 and 1.
+        rows: the largest number of rows per task.
+        split: of the rows.
 
     Raises:
-        ArgumentError: one of them is invalid.
+        ArgumentError: a value is invalid.
     """
 
     only: Sequence[str] = KINDS
@@ -53,15 +53,15 @@ class Settings:
     split: str = "validation"
 
     def __post_init__(self) -> None:
-        """Check what needs no run."""
+        """Check the values that do not depend on a run."""
         grid(self.points, self.margin)
-        _known(self.only, KINDS, "--only")
-        _known([self.split], ["train", "validation", "test"], "--split")
+        _check_names(self.only, KINDS, "--only")
+        _check_names([self.split], ["train", "validation", "test"], "--split")
         if self.rows < 1:
             raise ArgumentError("rows must be at least 1", got=self.rows, where="--rows")
 
     def of(self, kind: str) -> dict[str, Any]:
-        """Those that decide the numbers of a kind."""
+        """Return the settings that determine the numbers of a kind."""
         data = {"rows": self.rows, "split": self.split}
         of_kind: dict[str, dict[str, Any]] = {
             "signs": {},
@@ -73,11 +73,11 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Piece:
-    """One entry of a file, before or after it is computed.
+class Measurement:
+    """One entry of a file of results, computed or not.
 
     Attributes:
-        passes: forward passes that it takes, at most.
+        passes: the largest number of forward passes that it takes.
     """
 
     kind: str
@@ -89,27 +89,27 @@ class Piece:
 
 @dataclass(frozen=True)
 class AnalysisPlan:
-    """What is to be done in a run's folder, and what is there already.
+    """The measurements to do in a run's folder, and those that exist already.
 
     Raises:
-        FileError: not a finished run.
-        ArgumentError: a mode or task that it does not have.
+        FileError: the folder is not a finished run.
+        ArgumentError: the run has no such mode or task.
     """
 
     run: Path
-    settings: Settings = field(default_factory=Settings)
+    settings: AnalysisSettings = field(default_factory=AnalysisSettings)
 
     def __post_init__(self) -> None:
-        """Refuse a folder that is no finished run, and names that it does not have."""
+        """Refuse a folder that is not a finished run, and names that the run does not have."""
         if not (self.run / "scores.csv").is_file() or not (self.run / "recipe.yaml").is_file():
             fix = "give the folder of a finished tangora run"
             raise FileError("not a finished run: recipe.yaml or scores.csv is missing", where=self.run, fix=fix)
-        _known(self.settings.modes, list(self.recipe.modes), "--modes")
+        _check_names(self.settings.modes, list(self.recipe.modes), "--modes")
         _ = self.pairs
 
     @cached_property
     def recipe(self) -> Recipe:
-        """The run's."""
+        """The run's recipe."""
         return load_recipe(self.run / "recipe.yaml")
 
     @cached_property
@@ -119,7 +119,7 @@ class AnalysisPlan:
 
     @cached_property
     def pairs(self) -> list[tuple[str, str]]:
-        """Those whose planes are looked at."""
+        """The pairs of tasks with planes to compute."""
         possible = _disjoint_first(self.tasks)
         if self.settings.pairs is None:
             return possible[:MOST_PAIRS]
@@ -130,14 +130,14 @@ class AnalysisPlan:
             if len(pair) != 2 or pair[0] == pair[1]:
                 fix = "two tasks joined by +, pairs separated by commas: a+b,c+d"
                 raise ArgumentError("a pair is two tasks", got="+".join(pair), where="--pairs", fix=fix)
-            _known(pair, self.tasks, "--pairs")
+            _check_names(pair, self.tasks, "--pairs")
         return [(a, b) for a, b in (sorted(pair, key=self.tasks.index) for pair in named)]
 
     @cached_property
-    def pieces(self) -> list[Piece]:
-        """Everything asked for, modes outermost."""
+    def measurements(self) -> list[Measurement]:
+        """All measurements under these settings, with modes outermost."""
         modes = self.settings.modes or list(self.recipe.modes)
-        return [self.piece(kind, mode, tasks) for mode in modes for kind in KINDS if kind in self.settings.only
+        return [self.measurement(kind, mode, tasks) for mode in modes for kind in KINDS if kind in self.settings.only
                 for tasks in self._scopes(kind)]  # fmt: skip
 
     def _scopes(self, kind: str) -> list[tuple[str, ...]]:
@@ -145,13 +145,13 @@ class AnalysisPlan:
             return [(task,) for task in self.tasks]
         return [*self.pairs] if kind == "planes" else [tuple(self.tasks)]
 
-    def piece(self, kind: str, mode: str, tasks: tuple[str, ...]) -> Piece:
-        """One piece under these settings."""
+    def measurement(self, kind: str, mode: str, tasks: tuple[str, ...]) -> Measurement:
+        """Return one measurement under these settings."""
         key = digest([CODE, kind, self.settings.of(kind), list(tasks), self.experts(mode, tasks)])
-        return Piece(kind, mode, tasks, key, self._passes(kind, mode, tasks))
+        return Measurement(kind, mode, tasks, key, self._passes(kind, mode, tasks))
 
     def _passes(self, kind: str, mode: str, tasks: tuple[str, ...]) -> int:
-        """Forward passes, at most; a tangent, and the primal it goes along, count as one each."""
+        """Return the largest number of forward passes; a tangent and its primal count as one each."""
         rows = {task: min(self.settings.rows, self._rows(task) or self.settings.rows) for task in tasks}
         if kind == "linearity":
             return (len(PATH) - 1 + 2) * sum(map(self._batches, rows.values()))
@@ -164,7 +164,7 @@ class AnalysisPlan:
         return (1 + len(self.tasks)) * sum(self._batches(self._rows(task) or rows[task]) for task in absent)
 
     def linear(self, mode: str) -> bool:
-        """Whether the planes of a mode come from columns: expanded as a whole, and every answer a choice of class."""
+        """Return whether planes of a mode come from columns: logits are linear in coefficients, and over classes."""
         linear = mode_of(self.recipe.modes[mode]).linear_in_coefficients
         return linear and FAMILIES.get(self.recipe.base.family).logits_over == "classes"
 
@@ -172,54 +172,54 @@ class AnalysisPlan:
         return -(-rows // self.recipe.evaluation.batch_size)
 
     def _rows(self, task: str) -> int | None:
-        """Rows of the split, where the run says so."""
+        """Return the rows of the split, if the run records them."""
         path = self.run / "run.json"
         sizes = read_json(path).get("tasks", {}) if path.is_file() else {}
         return sizes.get(task, {}).get(self.settings.split)  # type: ignore[no-any-return]
 
     def experts(self, mode: str, tasks: Sequence[str]) -> list[str]:
-        """What decided the experts of a mode, one hash for each."""
+        """Return the key of each expert of a mode."""
         return [self._stages[mode, task] for task in tasks]
 
     @cached_property
     def _stages(self) -> dict[tuple[str, str], str]:
-        """What decided each expert, as its ``tangora.json`` says."""
-        found = {}
+        """The key of each expert, from its ``tangora.json``."""
+        stages = {}
         for mode, task in itertools.product(self.recipe.modes, self.tasks):
             folder = self.run / "adapters" / mode / task
             stage = read_json(folder / "tangora.json").get("stage")
-            found[mode, task] = stage or load(folder).fingerprint
-        return found
+            stages[mode, task] = stage or load(folder).fingerprint
+        return stages
 
     def entries(self, kind: str) -> list[dict[str, Any]]:
-        """Those on disk whose key still holds.
+        """Return the entries on disk with a valid key.
 
         Raises:
-            DataError: the file cannot be right.
+            DataError: the file is invalid.
         """
         path = self.run / "analysis" / f"{kind}.json"
         if not path.is_file():
             return []
-        return [entry for entry in read_json(path).get("entries", []) if self._holds(kind, entry)]
+        return [entry for entry in read_json(path).get("entries", []) if self._is_valid(kind, entry)]
 
-    def _holds(self, kind: str, entry: Mapping[str, Any]) -> bool:
+    def _is_valid(self, kind: str, entry: Mapping[str, Any]) -> bool:
         mode, tasks = entry.get("mode"), tuple(entry.get("tasks", ()))
         if (mode or "") not in self.recipe.modes or not set(tasks) <= set(self.tasks):
             return False
-        return self.piece(kind, str(mode), tasks).key == entry.get("key")
+        return self.measurement(kind, str(mode), tasks).key == entry.get("key")
 
     @cached_property
-    def missing(self) -> list[Piece]:
-        """Pieces that are not on disk."""
-        there = {entry["key"] for kind in KINDS for entry in self.entries(kind)}
-        return [piece for piece in self.pieces if piece.key not in there]
+    def missing(self) -> list[Measurement]:
+        """The measurements that are not on disk."""
+        keys = {entry["key"] for kind in KINDS for entry in self.entries(kind)}
+        return [measurement for measurement in self.measurements if measurement.key not in keys]
 
     def lines(self) -> Iterator[str]:
-        """What will be done and what it costs, for people."""
+        """Yield lines that describe the measurements to do and their cost."""
         counts = {kind: sum(p.kind == kind for p in self.missing) for kind in self.settings.only}
         modes = ", ".join(self.settings.modes or self.recipe.modes)
         yield f"to compute: {', '.join(f'{n} {kind}' for kind, n in counts.items())} (modes {modes}); " + (
-            f"{len(self.pieces) - len(self.missing)} of {len(self.pieces)} are there already"
+            f"{len(self.measurements) - len(self.missing)} of {len(self.measurements)} exist already"
         )
         if "planes" in self.settings.only:
             side = len(grid(self.settings.points, self.settings.margin))
@@ -228,17 +228,17 @@ class AnalysisPlan:
             yield f"pairs: {', '.join('+'.join(pair) for pair in self.pairs)}{more}"
             yield f"a plane: {side} x {side} models, {self.settings.rows} {self.settings.split} rows of each task"
         size = self.recipe.evaluation.batch_size
-        passes = sum(piece.passes for piece in self.missing)
+        passes = sum(measurement.passes for measurement in self.missing)
         yield f"at most {passes:,} forward passes of up to {size} rows"
 
 
 def _disjoint_first(tasks: Sequence[str]) -> list[tuple[str, str]]:
-    """Every pair; first neighbours that share no task, so that a few pairs cover many tasks."""
-    apart = list(zip(tasks[::2], tasks[1::2], strict=False))
-    return [*apart, *(pair for pair in itertools.combinations(tasks, 2) if pair not in apart)]
+    """Return every pair, disjoint neighbours first, so that a few pairs cover many tasks."""
+    disjoint = list(zip(tasks[::2], tasks[1::2], strict=False))
+    return [*disjoint, *(pair for pair in itertools.combinations(tasks, 2) if pair not in disjoint)]
 
 
-def _known(names: Sequence[str], valid: Sequence[str], where: str) -> None:
+def _check_names(names: Sequence[str], valid: Sequence[str], where: str) -> None:
     for name in names:
         if name not in valid:
             raise ArgumentError("no such name", got=name, where=where, fix=did_you_mean(name, list(valid)))

@@ -1,4 +1,4 @@
-"""The cells of a comparison: each mode, space, subset of tasks and entry of the recipe."""
+"""The cells of a comparison: every combination of mode, space, subset of tasks and entry of the recipe."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Cell", "cells"]
 
 @dataclass(frozen=True)
 class Cell:
-    """One place in the comparison, before selection."""
+    """One cell of the comparison, before selection."""
 
     mode: str
     space: str

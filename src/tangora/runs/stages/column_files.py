@@ -1,8 +1,8 @@
-"""Columns of whole splits, for modes whose fusions are scored on them.
+"""Columns of complete splits, for modes with fusions that are scored on columns.
 
     RUN/cache/columns/<mode>/<task>-<split>.safetensors
 
-Columns of some rows or per site are made by the search that asks for them first.
+Columns of some rows or per site are made by the first search that needs them.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class ColumnsJob(Job):
         return [context.run / "cache" / "columns" / self.mode / name]
 
     def done(self, context: Context) -> bool:
-        """Whether the file is there, whole, and of these experts and rows."""
+        """Return whether the file exists, is complete, and is of these experts and rows."""
         experts, (name,) = dict(context.experts[self.mode]), self.tasks
         try:
             load_columns(self.files(context)[0], columns_key(context.base, context.task(name), self.split, experts))
@@ -73,7 +73,7 @@ class ColumnsJob(Job):
 def scored_on_columns(recipe: Recipe, sources: Sources, mode: str) -> bool:
     """Return whether linear fusions of a mode are scored on columns.
 
-    They are if logits are linear in the coefficients and every task is a choice among classes.
+    They are if logits are linear in the coefficients and every task has classes.
     """
     linear = mode_of(recipe.modes[mode]).linear_in_coefficients
     return linear and all(facts.classes for facts in sources.tasks.values())

@@ -1,8 +1,8 @@
-"""Columns of a run's linearized modes: made when they are first asked for, kept under what decides them.
+"""Columns of a run's linearized modes, computed on first use and cached by a hash of their inputs.
 
-RUN/cache/columns/<mode>/<task>-<split>.safetensors               one column an expert
-RUN/cache/columns/<mode>/<task>-<split>-start.safetensors         the same by a head that is not trained
-RUN/cache/columns/<mode>/<task>-<split>-sites-<rows>.safetensors  one an expert and site, on some rows
+RUN/cache/columns/<mode>/<task>-<split>.safetensors               one column per expert
+RUN/cache/columns/<mode>/<task>-<split>-start.safetensors         the same with an untrained head
+RUN/cache/columns/<mode>/<task>-<split>-sites-<rows>.safetensors  one column per expert and site, on some rows
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class ColumnStore:
         base: the model.
         tasks: name -> task.
         experts: mode -> task -> adapter.
-        folder: where the files are.
+        folder: folder of the files.
         batch_size: rows per forward pass.
     """
 
@@ -54,7 +54,7 @@ class ColumnStore:
     _kept: dict[str, Columns] = field(default_factory=dict, repr=False)
 
     def scores(self, mode: str) -> bool:
-        """Whether fusions of this mode are scored on columns: expanded as a whole, and every task a choice of class."""
+        """Return whether fusions of a mode are scored on columns: linear logits, and classes in every task."""
         linear = all(mode_of(adapter).linear_in_coefficients for adapter in self.experts[mode].values())
         return linear and all(FAMILIES.get(t.family).logits_over == "classes" for t in self.tasks.values())
 
@@ -71,18 +71,18 @@ class ColumnStore:
         """Return columns of every expert of ``mode`` on a task's split, or on some of its rows.
 
         Args:
-            mode, task, split: which.
+            mode, task, split: of the columns.
             rows: of the split; by default all.
-            per_site: one column an expert and site.
-            trained: whether logits are those of the head that the task's expert holds.
+            per_site: one column per expert and site.
+            trained: whether logits use the head of the task's expert.
         """
         if per_site:
             return self._stored(mode, task, split, None if rows is None else tuple(rows))
-        whole = self._stored(mode, task, split, (), trained)
+        full = self._stored(mode, task, split, (), trained)
         if rows is None:
-            return whole
-        wanted = torch.isin(whole.examples, torch.tensor(list(rows)))
-        return whole.rows(wanted.nonzero().flatten())
+            return full
+        wanted = torch.isin(full.examples, torch.tensor(list(rows)))
+        return full.rows(wanted.nonzero().flatten())
 
     def results(
         self,
@@ -92,17 +92,17 @@ class ColumnStore:
         weights: Mapping[str, float],
         rows: Mapping[str, Sequence[int]] | None = None,
     ) -> dict[str, Result]:
-        """Return how the fusion with these weights does; no forward pass.
+        """Return the results of the fusion with these weights, without a forward pass.
 
-        A fusion holds the heads of the experts that it is made of. On another task its logits are those of a head that
-        is not trained, whose columns are made when they are first asked for.
+        A fusion contains the heads of its experts. On another task, its logits are those of an untrained head; their
+        columns are computed on first use.
 
         Args:
             mode: of the experts.
-            tasks: what is scored.
-            split: of each.
-            weights: a coefficient for every expert that is fused, by its task.
-            rows: on these of a task; by default on all.
+            tasks: to score.
+            split: of each task.
+            weights: a coefficient for every fused expert, by its task.
+            rows: task -> rows to score on; by default all.
         """
         chosen = rows or {}
         trained = {n: n in weights or not any(a.heads for a in self.experts[mode].values()) for n in tasks}
@@ -117,7 +117,7 @@ class ColumnStore:
         return Result(float(score(self.tasks[task].metric, values, columns.labels.tolist())), float(loss), values)
 
     def _stored(self, mode: str, task: str, split: str, rows: tuple[int, ...] | None, trained: bool = True) -> Columns:
-        """From memory, from disk, or made now; ``rows`` is empty for columns that are not per site."""
+        """Return columns from memory, from disk, or computed now; ``rows`` is empty for columns not per site."""
         experts = dict(self.experts[mode])
         if not trained:
             experts = {name: replace(expert, heads={}) for name, expert in experts.items()}
@@ -128,11 +128,11 @@ class ColumnStore:
             name = f"{task}-{split}{self._suffix(rows) if trained else '-start'}"
             path = self.folder / mode / f"{name}.safetensors"
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Two jobs in two processes may want the same columns: the second waits, and then reads them.
+            # Jobs in two processes may need the same columns: the second waits, and then reads them.
             with FileLock(path.with_name(f".{name}.lock")):
                 try:
                     self._kept[kept] = load_columns(path, key)
-                except TangoraError:  # not there, cut short, or of experts that were trained again since
+                except TangoraError:  # missing, truncated, or of experts that were trained again since
                     log.info("columns of %s: %s, %s", mode, task, split)
                     self._kept[kept] = self._made(experts, task, split, rows)
                     self._kept[kept].save(path)

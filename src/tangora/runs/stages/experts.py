@@ -1,4 +1,4 @@
-"""Adapters of one task, or of several that are trained together: made once for a configuration, base and data.
+"""Train adapters of one task, or of several tasks jointly, once per configuration, base and data.
 
 RUN/adapters/<mode>/<task>/
 """
@@ -28,7 +28,7 @@ __all__ = ["ExpertJob", "expert_jobs"]
 
 @dataclass(frozen=True)
 class ExpertJob(Job):
-    """Train in one mode the adapter of a task, or those of all tasks at once; go on with a training that was stopped.
+    """Train the adapter of a task in one mode, or those of all tasks jointly; resume a training that was stopped.
 
     Attributes:
         mode: of the recipe.
@@ -63,11 +63,11 @@ class ExpertJob(Job):
         context.progress.end()
 
     def files(self, context: Context) -> list[Path]:
-        """What decides the adapter is in its ``tangora.json``."""
+        """Return each ``tangora.json``, which contains the key of the adapter."""
         return [_folder(context, self.mode, task) / "tangora.json" for task in self.tasks]
 
     def done(self, context: Context) -> bool:
-        """Whether the adapters of exactly this job are on disk; a folder appears whole or not at all."""
+        """Return whether the adapters of exactly this job are on disk; folders are written atomically."""
         try:
             if all(read_json(path).get("stage") == self.key for path in self.files(context)):
                 return True
@@ -90,7 +90,7 @@ class ExpertJob(Job):
         )
 
     def digest(self, context: Context) -> str:
-        """Hash of the weights, and of what the adapters keep of their tasks: trained heads, and how to predict."""
+        """Return a hash of the weights, of trained heads, and of the adapters' records for prediction."""
         adapters = [context.experts[self.mode][task] for task in self.tasks]
         return digest([[a.fingerprint, heads_digest(a.heads), _records(a)] for a in adapters])
 

@@ -31,7 +31,7 @@ __all__ = ["FusedJob", "fused_jobs"]
 
 @dataclass(frozen=True)
 class FusedJob(Job):
-    """Make the adapters of one mode and space, with the scores that they were measured to have.
+    """Make the adapters of one mode and space, with their measured scores.
 
     Attributes:
         mode, space: of the fusion.
@@ -48,7 +48,7 @@ class FusedJob(Job):
         return f"save · {self.mode} · {self.space}"
 
     def run(self, context: Context) -> None:
-        """Fuse once more with the coefficients that were chosen, and save what is not there yet."""
+        """Fuse again with the chosen coefficients, and save the adapters that do not exist yet."""
         chosen = self._chosen(context)
         context.progress.begin(self.label, len(chosen))
         for folder, (outcome, selection) in chosen.items():
@@ -59,18 +59,18 @@ class FusedJob(Job):
         context.progress.end()
 
     def files(self, context: Context) -> list[Path]:
-        """What decides each adapter is in its ``tangora.json``."""
+        """Return the ``tangora.json`` of each adapter."""
         return [folder / "tangora.json" for folder in self._chosen(context)]
 
     def _chosen(self, context: Context) -> dict[Path, tuple[Outcome, Mapping[str, Any] | None]]:
-        """Folder -> what goes there: of several subsets of the largest size, the last."""
+        """Return folder -> outcome and selection: for several subsets of the largest size, those of the last."""
         jobs = [job for key in self.inputs if isinstance(job := context.plan[key], FusionScoresJob)]
         outcomes = joined(job.outcomes(context) for job in jobs)
         size = max(len(subset) for job in jobs for subset in job.subsets)
         parent = context.run / "fused" / self.mode
         return {
-            parent / _name(one): (one, how)
-            for one, how in zip(outcomes.chosen, outcomes.selections, strict=True)
+            parent / _name(one): (one, selection)
+            for one, selection in zip(outcomes.chosen, outcomes.selections, strict=True)
             if len(one.subset) == size
         }
 
@@ -92,7 +92,7 @@ def _name(outcome: Outcome) -> str:
 
 
 def _entry(recipe: Recipe, outcome: Outcome) -> FusionEntry:
-    """The entry of the recipe that an outcome is of; the recipe refuses two of one name."""
+    """Return the entry of the recipe for an outcome; a recipe has no two entries with one name."""
     return next(
         entry
         for entry in recipe.fusion.methods

@@ -1,9 +1,9 @@
 """Stage two: every subset, space and method; coefficients selected on validation, scored on test.
 
-For one cell, a (mode, space, subset, entry), the candidates are the entry's grid, or the weights that its search
-tries. Selection looks at the mean over the subset's tasks of score / expert of the same mode, on the validation split
-(``validation``), or on test itself (``oracle``); the lower mean loss breaks ties. If nothing is chosen, the entry has
-one candidate and its selection is called ``given``.
+For one cell, a (mode, space, subset, entry), the candidates are the entry's grid, or the weights that its search tries.
+Selection compares the mean over the subset's tasks of score / expert of the same mode, on the validation split
+(``validation``), or on test itself (``oracle``); the lower mean loss breaks ties. If the entry has only one candidate,
+nothing is selected, and its selection is called ``given``.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class CellResult:
-    """How a candidate does on a split of some tasks."""
+    """The results of a candidate on a split of some tasks."""
 
     candidate: Candidate
     split: str
@@ -80,12 +80,12 @@ class CellResult:
 
 @dataclass(frozen=True)
 class Fused:
-    """The candidate that was chosen for a cell, its scores, and everything needed to make the adapter again.
+    """The chosen candidate of a cell, its scores, and everything needed to make the adapter again.
 
     Attributes:
         results: split -> task -> result.
-        tried: the candidates that it was chosen from, on the split that chose; empty if nothing was chosen.
-        found: by a search: how good the weights are known to be.
+        tried: the candidates that it was selected from, on the split of the selection; empty without selection.
+        found: the result of a search, with its certificate.
     """
 
     candidate: Candidate
@@ -96,7 +96,7 @@ class Fused:
 
     @property
     def cell(self) -> Cell:
-        """The candidate's."""
+        """The candidate's cell."""
         return self.candidate.cell
 
     @property
@@ -108,7 +108,7 @@ class Fused:
 
 
 def candidate_rows(fused: Iterable[Fused]) -> list[dict[str, Any]]:
-    """The rows of ``candidates.csv``: every candidate that something was chosen from, task by task."""
+    """Return the rows of ``candidates.csv``: every compared candidate, task by task."""
     return [
         {
             **result.candidate.cell.place,
@@ -126,7 +126,7 @@ def candidate_rows(fused: Iterable[Fused]) -> list[dict[str, Any]]:
 
 
 def search_rows(fused: Iterable[Fused]) -> list[dict[str, Any]]:
-    """The rows of ``searches.json``: what each search found, and how good that is known to be."""
+    """Return the rows of ``searches.json``: the weights of each search, with their certificates."""
     return [
         {**one.cell.place, **one.found.to_dict(), "weights": one.found.weights}
         for one in fused
@@ -138,11 +138,11 @@ def score(candidate: Candidate, fusion: Fusion, tasks: Sequence[str], split: str
     """Score a candidate on ``split`` of ``tasks``.
 
     Args:
-        candidate: the way to fill a cell.
+        candidate: to score.
         fusion: of the adapters of the cell's subset.
         tasks: names.
         split: of the tasks.
-        scoring: by forward passes or on columns; measures what it has not measured before.
+        scoring: by forward passes or on columns; uses cached results.
     """
     method = candidate.cell.entry.method
     results = scoring.results(fusion, method, candidate.weights, candidate.parameters, tasks, split)
@@ -154,7 +154,7 @@ class FusionStage:
     """Fills the cells of one mode and space.
 
     Args:
-        recipe: what to compare.
+        recipe: defines the comparison.
         fusion: of the mode's experts, named by their tasks.
         scoring: scores fused candidates.
         baselines: split -> task -> result of the expert on its own task.
@@ -168,11 +168,11 @@ class FusionStage:
     searches: Searches
 
     def run(self, listed: Sequence[Cell], progress: Progress) -> list[Fused]:
-        """Fill the cells, those of one subset after each other; the caller begins and ends the stage of progress."""
+        """Fill the cells, subset by subset; the caller begins and ends the stage of progress."""
         fused: list[Fused] = []
         done, order = 0, list(self.fusion.names)
         for subset, of_subset in groupby(listed, key=lambda cell: cell.subset):
-            part = self.fusion.subset([order.index(name) for name in subset])  # keeps what its cells share
+            part = self.fusion.subset([order.index(name) for name in subset])  # caches what its cells share
             for cell in of_subset:
                 what = f"{cell.entry.label} · {len(cell.subset)} tasks"
                 fused += self._filled(cell, part, partial(_show, progress, done, what))
@@ -181,7 +181,7 @@ class FusionStage:
         return fused
 
     def _filled(self, cell: Cell, fusion: Fusion, on_step: OnStep) -> list[Fused]:
-        """The chosen candidate for each way of selecting."""
+        """Return the chosen candidate for each kind of selection."""
         listed = _listed(cell)
         if cell.entry.search is None and len(listed) == 1:
             return [self._finished(listed[0], fusion, "given")]
@@ -206,7 +206,7 @@ class FusionStage:
         self, cell: Cell, settings: SearchSettings, fusion: Fusion, selection: str, split: str, on_step: OnStep
     ) -> Fused:
         found = self.searches.find(cell, settings, fusion, split, self.scoring, on_step)
-        # The table has scores of whole splits; what a search tried on some of the rows does not belong there.
+        # The table contains scores on complete splits, so candidates that a search tried on some rows are left out.
         weights = list(found.tried) if settings.row_limit is None else []
         weights += [found.weights] if found.weights not in weights else []
         candidates = [Candidate(cell, w, cell.entry.parameters) for w in weights]
@@ -231,12 +231,12 @@ class FusionStage:
 
 
 def _show(progress: Progress, cells_done: int, what: str, done: int, total: int, detail: str) -> None:
-    """Show a step of a search within its cell, which may take minutes."""
+    """Show a step of a search within its cell: a search can take minutes."""
     progress.update(cells_done, f"{what} · {done} of {total}, {detail}")
 
 
 def _listed(cell: Cell) -> list[Candidate]:
-    """The entry's grid: one candidate, if it lists nothing."""
+    """Return the entry's grid: one candidate if it has no lists."""
     entry, count = cell.entry, len(cell.subset)
     weights: Any = get(entry.method).default_weight if entry.weights is None else entry.weights
     points = grid.candidates(weights, entry.parameters)

@@ -1,4 +1,4 @@
-"""What an analysis computes for one mode, one pair of tasks or one task, as values for a JSON file."""
+"""The measurements of an analysis for one mode, one pair of tasks or one task, as values for a JSON file."""
 
 from __future__ import annotations
 
@@ -36,38 +36,38 @@ __all__ = ["angles", "by_columns", "by_forward_passes", "limited", "linearity", 
 
 
 def signs(experts: Mapping[str, Adapter]) -> dict[str, Any]:
-    """Sign conflicts between every two experts."""
+    """Return the sign conflicts between every two experts."""
     vectors = [adapter.task_vector for adapter in experts.values()]
     return {name: sign_conflict(vectors, weighted=name == "weighted").tolist() for name in ("counted", "weighted")}
 
 
 def angles(experts: Mapping[str, Adapter], rank: int) -> dict[str, Any]:
-    """How far the subspaces of every two experts overlap."""
-    found = subspace_overlap([adapter.task_vector for adapter in experts.values()], rank=rank)
-    chance = {"columns": found.chance_columns, "rows": found.chance_rows}
-    return {"columns": found.columns.tolist(), "rows": found.rows.tolist(), "chance": chance}
+    """Return the overlap of the subspaces of every two experts."""
+    overlap = subspace_overlap([adapter.task_vector for adapter in experts.values()], rank=rank)
+    chance = {"columns": overlap.chance_columns, "rows": overlap.chance_rows}
+    return {"columns": overlap.columns.tolist(), "rows": overlap.rows.tolist(), "chance": chance}
 
 
 def plane(
     answer: Answer, tasks: tuple[str, str], coefficients: Sequence[float], on_point: Callable[[], None]
 ) -> dict[str, Any]:
-    """Disentanglement error, joint loss and both tasks' scores over the plane of two task vectors."""
-    found = survey(answer, tasks, coefficients, on_point)
-    error = disentanglement_error(found)
+    """Return disentanglement error, joint loss and both tasks' scores over the plane of two task vectors."""
+    answers = survey(answer, tasks, coefficients, on_point)
+    error = disentanglement_error(answers)
     return {
         "coefficients": list(coefficients),
-        "rows": {task: len(found.results[task][0][0].values) for task in tasks},
+        "rows": {task: len(answers.results[task][0][0].values) for task in tasks},
         "error": error.tolist(),
         "mean_error": over_unit_square(error, coefficients),
-        "loss": joint_loss(found).tolist(),
-        "scores": {task: [[r.score for r in row] for row in found.results[task]] for task in tasks},
+        "loss": joint_loss(answers).tolist(),
+        "scores": {task: [[r.score for r in row] for row in answers.results[task]] for task in tasks},
     }
 
 
 def by_forward_passes(
     evaluator: Evaluator, experts: Mapping[str, Adapter], tasks: Sequence[str], split: str, seed: int
 ) -> Answer:
-    """Answers of the fused model at each point, weights swapped in place; equal models are scored once."""
+    """Return a function that scores the fused model at a point, with weights swapped in; equal models only once."""
     fusion = Fusion([experts[task] for task in tasks], seed=seed, names=tasks)
 
     def answer(coefficients: tuple[float, float]) -> Mapping[str, Any]:
@@ -80,7 +80,7 @@ def by_forward_passes(
 def by_columns(
     store: ColumnStore, mode: str, tasks: Sequence[str], split: str, rows: Mapping[str, list[int]]
 ) -> Answer:
-    """Answers of the expansion at each point, from columns: no forward pass once these are there."""
+    """Return a function that scores the expansion at a point, from columns: no forward pass once these exist."""
 
     def answer(coefficients: tuple[float, float]) -> Mapping[str, Any]:
         return store.results(mode, tasks, split, dict(zip(tasks, coefficients, strict=True)), rows)
@@ -97,7 +97,7 @@ def linearity(
     batch_size: int,
     on_point: Callable[[], None],
 ) -> dict[str, Any]:
-    """The gap between network and expansion at every point of φ₀ + a·τ; τ is the change of the weights."""
+    """Return the gap between network and expansion at every point of φ₀ + a·τ; τ is the change of the weights."""
     columns = make_columns(base, task, split, {task.name: expert}, batch_size=batch_size)
     fusion, gaps = Fusion([expert], names=[task.name]), []
     for a in path:
@@ -114,35 +114,35 @@ def linearity(
 def network_logits(
     base: Base, task: Task, split: str, expert: Adapter, batch_size: int
 ) -> Float[Tensor, "lines classes"]:
-    """Logits of the ordinary network, with the lines of `Columns`: row by row, or target token by target token."""
+    """Return logits of the ordinary network, in the lines of `Columns`: per row, or per target token."""
     model = TaskModel(base.backbone, task, base, make_readout(task, base, expert))
     device = next(base.backbone.parameters()).device
-    found: dict[int, Tensor] = {}
+    by_row: dict[int, Tensor] = {}
     with evaluating(model), torch.no_grad():
         for rows, batch in task.splits[split].batches(batch_size, model.collator):
             placed = {name: value.to(device) for name, value in batch.items()}
             labels = placed.pop("labels")
             logits = model.logits(placed, labels)
             for row, of_row, answers in zip(rows, logits, labels, strict=True):
-                found[row] = of_row[answers != IGNORED].cpu() if answers.ndim else of_row[None].cpu()
-    return torch.cat([found[row] for row in sorted(found)])
+                by_row[row] = of_row[answers != IGNORED].cpu() if answers.ndim else of_row[None].cpu()
+    return torch.cat([by_row[row] for row in sorted(by_row)])
 
 
 def picked(task: Task, split: str, rows: int, seed: int) -> list[int]:
-    """At most ``rows`` rows of a split, a sample by ``seed`` with each class in proportion.
+    """Return at most ``rows`` rows of a split, a sample by ``seed`` with all classes in proportion.
 
     Raises:
         DataError: the task has no such split.
     """
     if split not in task.splits:
         raise DataError("the split is missing", got=split, where=f"task {task.name}")
-    whole = task.splits[split]
+    full = task.splits[split]
     by_class = FAMILIES.get(task.family).answers == "classes"
-    return sample(len(whole), rows, seed, whole.targets if by_class else None)
+    return sample(len(full), rows, seed, full.targets if by_class else None)
 
 
 def limited(task: Task, split: str, rows: int, seed: int) -> Task:
-    """The task with the rows of one split that are `picked`, and no other.
+    """Return the task with only the `picked` rows of one split.
 
     Raises:
         DataError: the task has no such split.

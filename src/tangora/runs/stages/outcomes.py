@@ -1,4 +1,4 @@
-"""What scoring jobs come to, as a value and as a file.
+"""The results of scoring jobs, as a value and as a file.
 
 RUN/cache/outcomes/<key>.json
 """
@@ -21,11 +21,11 @@ __all__ = ["Outcomes", "joined", "read_outcomes", "write_outcomes"]
 
 @dataclass(frozen=True)
 class Outcomes:
-    """Chosen candidates with their results, and what was looked at to choose them.
+    """Chosen candidates with their results, and the candidates that they were chosen from.
 
     Attributes:
         chosen: in the order of the tables.
-        selections: for each of these, how its coefficients were searched for; None if they were not, or on a grid.
+        selections: for each of these, the record of its search; None without a search.
         candidates: rows of ``candidates.csv``.
         searches: rows of ``searches.json``.
     """
@@ -37,7 +37,7 @@ class Outcomes:
 
 
 def joined(parts: Iterable[Outcomes]) -> Outcomes:
-    """Return all of them as one, in their order."""
+    """Return the concatenation of all parts."""
     listed = list(parts)
     return Outcomes(
         [one for part in listed for one in part.chosen],
@@ -48,7 +48,7 @@ def joined(parts: Iterable[Outcomes]) -> Outcomes:
 
 
 def write_outcomes(path: Path, outcomes: Outcomes) -> None:
-    """Write them as one JSON file."""
+    """Write outcomes as one JSON file."""
     raw = {
         "chosen": [{**vars(one), "results": _plain(one.results)} for one in outcomes.chosen],
         "selections": list(outcomes.selections),
@@ -59,10 +59,10 @@ def write_outcomes(path: Path, outcomes: Outcomes) -> None:
 
 
 def read_outcomes(path: Path) -> Outcomes:
-    """Read what `write_outcomes` wrote.
+    """Read the outcomes that `write_outcomes` wrote.
 
     Raises:
-        FileError: the file is missing, or cannot be right.
+        FileError: the file is missing or invalid.
     """
     raw = read_json(path)
     try:

@@ -25,18 +25,18 @@ __all__ = ["ReportJob"]
 
 @dataclass(frozen=True)
 class ReportJob(Job):
-    """Draw the report from the run's tables, which it does for ``tangora report`` too."""
+    """Draw the report from the run's tables, as ``tangora report`` does."""
 
     kind: ClassVar[str] = "report"
     stage: ClassVar[str] = "report"
 
     @property
     def label(self) -> str:
-        """What is written."""
+        """The name of the output."""
         return "report"
 
     def run(self, context: Context) -> None:
-        """Build the explorer of every mode that can be shown, then the report, which links to them."""
+        """Build the explorer of every mode that has one, then the report, which links to them."""
         context.progress.begin(self.label, 2)
         explorer.build_all(context.run, context.recipe)
         context.progress.advance(detail="explorer")
@@ -45,7 +45,7 @@ class ReportJob(Job):
         context.progress.end()
 
     def files(self, context: Context) -> list[Path]:
-        """The page, which shows wall times: nothing reads it, so that they do not matter."""
+        """Return the page. It contains wall times, which do not matter since no job reads it."""
         return [context.run / "report.html"]
 
 

@@ -1,4 +1,4 @@
-"""Coefficients of one comparison by a search, each found once: a killed run does not search again."""
+"""Find the coefficients of a cell by a search, once: a resumed run does not search again."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from tangora.tangent.columns import Columns
     from tangora.tasks import Base, Task
 
-__all__ = ["ColumnSource", "Searches"]
+__all__ = ["RunColumns", "Searches"]
 
 log = logging.getLogger("tangora")
 
 
-class ColumnSource(Protocol):
-    """Keeps a run's columns."""
+class RunColumns(Protocol):
+    """Provides a run's columns."""
 
     def get(self, mode: str, task: str, split: str, rows: Sequence[int] | None, per_site: bool) -> Columns:
         """Return the columns of every expert of a mode, on some rows of a task's split."""
@@ -41,20 +41,20 @@ class ColumnSource(Protocol):
 
 @dataclass(frozen=True)
 class Searches:
-    """Finds coefficients for cells of a run, each once.
+    """Finds coefficients for cells of a run, and caches them.
 
     Args:
-        base: what forward passes go through.
-        tasks: whose rows may be looked at.
-        columns: of the modes whose logits are linear in the coefficients.
-        cache: folder of what was found.
-        seed: of the choice of rows and of whatever a search draws.
+        base: the base model.
+        tasks: searches use their rows.
+        columns: of the modes with logits that are linear in the coefficients.
+        cache: folder of the results.
+        seed: of the choice of rows and of a search's random draws.
         batch_size: rows per forward pass.
     """
 
     base: Base
     tasks: Mapping[str, Task]
-    columns: ColumnSource
+    columns: RunColumns
     cache: Path
     seed: int = 0
     batch_size: int = 64
@@ -68,13 +68,13 @@ class Searches:
         scoring: Scoring,
         on_step: Callable[[int, int, str], None] = silent,
     ) -> Found:
-        """Return coefficients for the adapters of a cell, found now or before.
+        """Return coefficients for the adapters of a cell, from the cache if possible.
 
         Args:
-            cell: which mode, tasks, method and parameters.
+            cell: determines mode, tasks, method and parameters.
             settings: of the search.
             fusion: of the cell's adapters.
-            split: whose rows may be looked at.
+            split: the search uses rows of this split.
             scoring: scores fused candidates.
             on_step: see `tangora.coefficients.problem.Problem`.
         """

@@ -1,4 +1,4 @@
-"""Statistics of an expert's training rows, for the methods of a recipe that need them.
+"""Collect statistics of an expert's training rows, for the methods of a recipe that need them.
 
 RUN/statistics/<mode>/<task>.safetensors, .json
 """
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["StatisticsJob", "kinds_of", "statistics_jobs", "used_rows"]
 
-SPLIT = "train"  # coefficients are chosen on validation rows, and scores are of test rows
+SPLIT = "train"  # coefficients are chosen on validation rows, and test rows are scored
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,11 @@ class StatisticsJob(Job):
         context.forget_statistics(self.mode)
 
     def files(self, context: Context) -> list[Path]:
-        """The sidecar, which holds the hash of the tensors."""
+        """Return the sidecar, which contains the hash of the tensors."""
         return [self._path(context).with_suffix(".json")]
 
     def done(self, context: Context) -> bool:
-        """Whether the files are there, whole, and of this expert with its head and these rows."""
+        """Return whether the files exist, are complete, and are of this expert with its head and these rows."""
         (name,), settings = self.tasks, context.recipe.fusion.statistics
         facts = context.sources.tasks[name]
         wanted = {
@@ -83,14 +83,14 @@ class StatisticsJob(Job):
             return False
         if about.model_dump(include=set(wanted)) != wanted or about.base.fingerprint != context.sources.base:
             return False
-        return not self.read_others(context)  # the files do not say which head the expert had
+        return not self.inputs_changed(context)  # the files do not record the expert's head
 
     def _path(self, context: Context) -> Path:
         return context.run / "statistics" / self.mode / f"{self.tasks[0]}.safetensors"
 
 
 def kinds_of(recipe: Recipe, mode: str) -> list[Statistic]:
-    """Return the kinds of statistics that the methods which a recipe compares in ``mode`` need."""
+    """Return the kinds of statistics that the recipe's methods for ``mode`` need."""
     methods = [get(entry.method) for entry in recipe.fusion.methods if mode in (entry.modes or [mode])]
     return sorted({method.statistics for method in methods if method.statistics is not None}, reverse=True)
 
@@ -108,10 +108,10 @@ def statistics_jobs(recipe: Recipe, sources: Sources, experts: Sequence[ExpertJo
 
 
 def used_rows(context: Context) -> dict[str, Any]:
-    """Return, for ``run.json``, which rows the statistics of a run are of: mode -> task -> kinds, split, rows."""
-    keys, found = {"kinds", "split", "rows", "labels"}, dict[str, Any]()
+    """Return the rows of a run's statistics, for ``run.json``: mode -> task -> kinds, split, rows."""
+    keys, rows = {"kinds", "split", "rows", "labels"}, dict[str, Any]()
     for job in context.plan:
         if isinstance(job, StatisticsJob):
             for task, one in context.statistics(job.mode).items():
-                found.setdefault(job.mode, {})[task] = one.about.model_dump(include=keys, exclude_none=True)
-    return found
+                rows.setdefault(job.mode, {})[task] = one.about.model_dump(include=keys, exclude_none=True)
+    return rows

@@ -1,7 +1,7 @@
 """The tables of a run.
 
 RUN/scores.csv, candidates.csv, summary.json, similarity.json; RUN/searches.json and RUN/cache/predictions.json
-if there is anything to put into them
+unless they would be empty
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 from tangora.analysis.cosine import cosine_matrix
 from tangora.config.recipe import Recipe
 from tangora.evaluation import results as scores
-from tangora.evaluation.predictions import write_apart
+from tangora.evaluation.predictions import write_site_predictions
 from tangora.runs.jobs import Job, Resources
 from tangora.runs.stages.column_files import scored_on_columns
 from tangora.runs.stages.fusion import CANDIDATE_COLUMNS
@@ -32,14 +32,14 @@ __all__ = ["TablesJob", "tables_job"]
 
 @dataclass(frozen=True)
 class TablesJob(Job):
-    """Put the outcomes of all scoring jobs into tables, with intervals."""
+    """Write the outcomes of all scoring jobs as tables, with intervals."""
 
     kind: ClassVar[str] = "tables"
     stage: ClassVar[str] = "tables"
 
     @property
     def label(self) -> str:
-        """What is written."""
+        """The name of the output."""
         return "tables"
 
     def run(self, context: Context) -> None:
@@ -55,7 +55,7 @@ class TablesJob(Job):
         progress.end()
 
     def files(self, context: Context) -> list[Path]:
-        """The tables that every run has."""
+        """Return the tables that every run has."""
         names = ("scores.csv", "summary.json", "candidates.csv", "similarity.json")
         return [context.run / name for name in names]
 
@@ -79,7 +79,7 @@ def _write_candidates(context: Context, outcomes: Outcomes) -> None:
     if outcomes.searches:
         write_json(context.run / "searches.json", {"rows": list(outcomes.searches)})
     linear = {mode: scored_on_columns(context.recipe, context.sources, mode) for mode in context.recipe.modes}
-    write_apart(context.run, outcomes.chosen, lambda mode: linear.get(mode, False))
+    write_site_predictions(context.run, outcomes.chosen, lambda mode: linear.get(mode, False))
 
 
 def _write_similarity(context: Context) -> None:
@@ -96,7 +96,7 @@ def _write_similarity(context: Context) -> None:
 def tables_job(recipe: Recipe, before: Sequence[Job]) -> TablesJob:
     """Return the job that reads every expert and every outcome."""
     inputs = tuple(job.key for job in before)
-    code = source_digest(scores, cosine_matrix, write_apart)
+    code = source_digest(scores, cosine_matrix, write_site_predictions)
     key = digest(["tables-1", code, inputs, recipe.evaluation.bootstrap, recipe.seed])
     names = tuple(task.name for task in recipe.tasks)
     return TablesJob(key, names, inputs, Resources(float(recipe.evaluation.bootstrap * len(before)), device=False))

@@ -1,0 +1,103 @@
+"""The scoring jobs of a run: their keys, inputs and amounts of work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from tangora.config.recipe import FusionEntry, Recipe
+from tangora.evaluation.evaluator import scoring_code
+from tangora.methods import get
+from tangora.modes.contract import mode_of
+from tangora.runs.jobs import Job, Resources
+from tangora.runs.stages.cells import Cell, cells
+from tangora.runs.stages.column_files import ColumnsJob
+from tangora.runs.stages.experts import ExpertJob
+from tangora.runs.stages.fusion import FusionStage
+from tangora.runs.stages.scores import ExpertScoresJob, FusionScoresJob, ZeroShotJob
+from tangora.runs.stages.statistics import StatisticsJob
+from tangora.runs.stages.work import cells_work, rows_of
+from tangora.support.files import digest
+from tangora.support.seams import SEARCHES
+from tangora.support.source import source_digest
+
+if TYPE_CHECKING:
+    from tangora.runs.sources import Sources
+
+__all__ = ["expert_score_jobs", "fusion_score_jobs", "zero_shot_job"]
+
+CODE = "scores-1"  # increase it if the same scores are written in another form
+SUBSETS = 8  # per job: enough to make the cost of loading experts small, few enough to share jobs among processes
+
+
+def zero_shot_job(recipe: Recipe, sources: Sources) -> ZeroShotJob:
+    """Return the job that scores the base model."""
+    prints = [facts.fingerprint for facts in sources.tasks.values()]
+    key = digest(
+        [CODE, "zero-shot", _code(recipe), sources.base, list(sources.tasks), prints, recipe.evaluation.batch_size]
+    )
+    return ZeroShotJob(key, tuple(sources.tasks), (), Resources(rows_of(sources, sources.tasks, "test", "validation")))
+
+
+def expert_score_jobs(
+    recipe: Recipe, sources: Sources, experts: Sequence[ExpertJob], columns: Sequence[ColumnsJob]
+) -> list[ExpertScoresJob]:
+    """Return a job for every expert."""
+    jobs, names = [], tuple(sources.tasks)
+    for expert in experts:
+        read = [job for job in columns if job.mode == expert.mode]
+        for task in expert.tasks:
+            needed = [job.key for job in read if job.split == "test" or job.tasks == (task,)]
+            inputs = (expert.key, *needed)
+            key = digest([CODE, "expert", _code(recipe), task, inputs, list(names), recipe.evaluation.batch_size])
+            work = 1.0 if read else rows_of(sources, names, "test") + rows_of(sources, [task], "validation")
+            jobs.append(ExpertScoresJob(key, names, inputs, Resources(work), expert.mode, task))
+    return jobs
+
+
+def fusion_score_jobs(recipe: Recipe, sources: Sources, before: Sequence[Job]) -> list[FusionScoresJob]:
+    """Return a job for every block of cells: a mode, a space, and up to `SUBSETS` subsets.
+
+    Cells that are equal in two spaces are scored once: the job of a space reads the scores of the previous one.
+    """
+    jobs: list[FusionScoresJob] = []
+    for (mode, space), of_space in groupby(cells(recipe), key=lambda cell: (cell.mode, cell.space)):
+        listed = list(of_space)
+        subsets = list(dict.fromkeys(cell.subset for cell in listed))
+        blocks = [tuple(subsets[i : i + SUBSETS]) for i in range(0, len(subsets), SUBSETS)]
+        read = tuple(job.key for job in before if _is_read(job, mode))
+        for block in blocks:
+            own = [cell for cell in listed if cell.subset in block]
+            same = tuple(job.key for job in jobs if job.mode == mode and set(job.subsets) & set(block))
+            key = digest([CODE, "fusion", mode, space, block, _determinants(recipe, own), read, same])
+            work = cells_work(recipe, sources, own)
+            names = tuple(dict.fromkeys(name for subset in block for name in subset))
+            jobs.append(FusionScoresJob(key, names, (*read, *same), work, mode, space, block))
+    return jobs
+
+
+def _is_read(job: Job, mode: str) -> bool:
+    if isinstance(job, ZeroShotJob):
+        return True
+    return isinstance(job, ExpertJob | StatisticsJob | ColumnsJob | ExpertScoresJob) and job.mode == mode
+
+
+def _determinants(recipe: Recipe, listed: Sequence[Cell]) -> list[object]:
+    """Return what determines the scores of cells, besides the inputs: settings, and the code of the methods."""
+    entries: list[FusionEntry] = []
+    for cell in listed:
+        if cell.entry not in entries:
+            entries.append(cell.entry)
+    searches = [SEARCHES.get(entry.search.name) for entry in entries if entry.search is not None]
+    methods = [get(entry.method).function for entry in entries]
+    code = source_digest(FusionStage, *methods, *searches, *(search.settings for search in searches))
+    settings = [entry.model_dump(mode="json") for entry in entries]
+    return [settings, code, _code(recipe), recipe.fusion.selection, recipe.seed, recipe.evaluation.batch_size]
+
+
+def _code(recipe: Recipe) -> str:
+    """Return a digest of the code that scores answers: that of the recipe's family, metrics and modes."""
+    metrics = sorted({metric for task in recipe.tasks for metric in task.all_metrics})
+    modes = [mode_of(settings) for settings in recipe.modes.values()]
+    return digest([scoring_code(recipe.base.family, tuple(metrics)), source_digest(*modes)])
