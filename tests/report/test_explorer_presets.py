@@ -148,7 +148,7 @@ def test_what_has_no_room_or_was_not_kept_is_said(run, monkeypatch):
     kept = run / "cache" / "predictions.json"
     text = kept.read_text()
     size = len(json.dumps(content(explorer.build(run))["presets"][-1], separators=(",", ":")))
-    monkeypatch.setattr(explorer, "_APART", 3 * size)
+    monkeypatch.setattr(explorer, "_SITE_PREDICTIONS", 3 * size)
     small = explorer.build(run).read_text()
     assert "is no preset: there is no room for it" in small
     assert "learned-site of plain + good + f1 is no preset" not in small  # the largest set comes first

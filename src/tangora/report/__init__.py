@@ -1,7 +1,6 @@
-"""A run's files, made legible: figures, one HTML page, terminal tables; and an adapter's model card.
+"""Present a run's files: figures, one HTML page, terminal tables and the explorer.
 
-Everything here reads the files of a run and nothing else, so a report can be built again, anywhere, from a
-copied folder.
+Everything here reads only the files of a run, so a report can be rebuilt anywhere from a copied folder.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ __all__ = ["build", "terminal"]
 
 
 def build(run: str | Path) -> Path:
-    """Write ``RUN/figures/*.{png,pdf}`` and ``RUN/report.html`` from the files of a run; the page's path.
+    """Write ``RUN/figures/*.{png,pdf}`` and ``RUN/report.html`` from a run's files, and return the page's path.
 
-    The same files give the same bytes. A section whose file is absent is left out, and the page says so.
+    The same files give the same bytes. Sections with missing files are left out, with a note on the page.
 
     Raises:
-        FileError: ``scores.csv`` is missing, or a file is there and cannot be right.
+        FileError: ``scores.csv`` is missing, or a file is invalid.
         OutputError: the folder cannot be written.
         MissingExtraError: the extra ``report`` is not installed.
     """
@@ -44,12 +43,12 @@ def build(run: str | Path) -> Path:
 
 
 def terminal(run: str | Path) -> RenderableType:
-    """The headline and one table per mode, to be printed by rich, in as many parts as the width needs.
+    """Return the headline and one table per mode for rich, in as many parts as the width requires.
 
     Raises:
-        FileError: ``scores.csv`` is missing, or a file is there and cannot be right.
+        FileError: ``scores.csv`` is missing, or a file is invalid.
     """
-    from rich.console import Group  # deferred: a tenth of a second, for those who print
+    from rich.console import Group  # deferred: only printing needs it
     from rich.text import Text
 
     summary = Summary(read_run(Path(run)))

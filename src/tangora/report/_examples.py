@@ -1,4 +1,4 @@
-"""What the rows of a split look like, for a page: texts, small pictures, and the names of the classes."""
+"""Examples of a split's rows for a page: texts, thumbnails, and the names of the classes."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 __all__ = ["Examples", "shown", "source"]
 
 _SIDE = 40  # pixels of a thumbnail
-_TEXT = (48, 240)  # characters of a text: at least, where the page is nearly full; at most
+_TEXT = (48, 240)  # characters of a text: at least (if the page is nearly full), and at most
 
 
 @dataclass(frozen=True)
 class Examples:
-    """One task's rows as they are in its source; empty where the source cannot be read now.
+    """One task's rows as in its source; empty if the source cannot be read now.
 
     Attributes:
         classes: names in label order.
         tables: split -> rows, before preprocessing.
-        note: why there are none.
+        note: the reason why there are none.
     """
 
     classes: list[str]
@@ -39,24 +39,24 @@ class Examples:
 
 
 def source(recipe: Recipe, task: TaskSettings, labels: Mapping[str, Mapping[int, int]], count: int) -> Examples:
-    """The rows of ``task`` read again, if they are still those whose ``labels`` (split, row -> label) are known."""
+    """Read the rows of ``task`` again, and return them if their ``labels`` (split -> row -> label) are unchanged."""
     from tangora.tasks.load import read_rows  # deferred: imports torch
 
     named = task.labels if isinstance(task.labels, list) else []
     classes = [named[i] if i < len(named) else f"class {i}" for i in range(count)]
     try:
-        found, parts = read_rows(task, recipe.base.family, recipe.seed)
+        names, parts = read_rows(task, recipe.base.family, recipe.seed)
     except DataError as cause:
         return Examples(classes, note=f"{task.name}: its rows are not at hand now ({cause.what}); numbers stand in.")
-    for split, known in labels.items():
+    for split, expected in labels.items():
         targets = dict(enumerate(parts[split].targets))
-        if len(found) != count or any(targets.get(row) != label for row, label in known.items()):
+        if len(names) != count or any(targets.get(row) != label for row, label in expected.items()):
             return Examples(classes, note=f"{task.name}: its rows have changed since the run; numbers stand in.")
-    return Examples(found, {split: parts[split].table for split in labels})
+    return Examples(names, {split: parts[split].table for split in labels})
 
 
 def shown(table: Table, task: TaskSettings, family: str, rows: Sequence[int], budget: int) -> list[str | None]:
-    """A text, or a picture as a data URL, for each of ``rows``; None once ``budget`` characters are spent."""
+    """Return a text, or a picture as a data URL, for each of ``rows``; None once ``budget`` characters are spent."""
     length = min(max(budget // max(len(rows), 1), _TEXT[0]), _TEXT[1])
     examples = FAMILIES.get(family).examples(table.select(rows), task)
     made = (_shortened(row, length) if isinstance(row, str) else _thumbnail(row) for row in examples)

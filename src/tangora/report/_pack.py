@@ -1,8 +1,8 @@
-"""Cached logits as few bytes: block floating point, one power of two a row and column.
+"""Pack cached logits into few bytes: block floating point, with one power of two per row and column.
 
-What every class of a row gains alike moves no prediction, so each row of each column is first centred on the middle
-of its range. A value is then ``mantissa · 2^exponent``: exponents as int8, the upper 16 bits of the mantissas as
-int16, what is below them (8, 4 or 0 bits) packed into bytes. 24 bits are float32's own precision.
+A constant added to all classes of a row changes no prediction, so each row of each column is first centred on the
+middle of its range. A value is then ``mantissa · 2^exponent``: exponents as int8, the upper 16 bits of the mantissas as
+int16, and their lower bits (8, 4 or 0) packed into bytes. 24 bits are the precision of float32.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 __all__ = ["BITS", "pack", "packed_size", "stacked", "unpack"]
 
 BITS = (24, 20, 16)
-_LOWEST = -100  # of exponents: below this, a whole row is zero in float32
+_LOWEST = -100  # smallest exponent: below it, all entries of the row are zero in float32
 
 
 def packed_size(columns: Columns, bits: int, rows: int | None = None) -> int:
-    """Bytes that `pack` makes of ``rows`` rows, by default all."""
+    """Return the number of bytes that `pack` makes of ``rows`` rows, by default all."""
     count, classes = columns.origin.shape
     blocks = (1 + len(columns.vectors)) * min(count, count if rows is None else rows)
     return blocks + 2 * blocks * classes + -(-blocks * classes * (bits - 16) // 8)
 
 
 def stacked(columns: Columns) -> Float32[np.ndarray, "columns rows classes"]:
-    """Origin and columns, each row centred on the middle of its range.
+    """Return origin and columns, with each row centred on the middle of its range.
 
     Raises:
         FileError: a logit is not finite.
@@ -48,7 +48,7 @@ def stacked(columns: Columns) -> Float32[np.ndarray, "columns rows classes"]:
 
 
 def pack(values: Float32[np.ndarray, "columns rows classes"], bits: int) -> bytes:
-    """Exponents, upper halves and the rest of ``values``, in this order, little-endian."""
+    """Return the exponents, upper halves and lower bits of ``values``, in this order, little-endian."""
     most = 2 ** (bits - 1) - 1
     largest = np.maximum(np.abs(values).max(-1, keepdims=True).astype(np.float64) / most, 2.0**_LOWEST)
     exponents = np.ceil(np.log2(largest)).astype(np.int8)
@@ -63,7 +63,7 @@ def pack(values: Float32[np.ndarray, "columns rows classes"], bits: int) -> byte
 
 
 def unpack(data: bytes, shape: tuple[int, int, int], bits: int) -> Float32[np.ndarray, "columns rows classes"]:
-    """What the page makes of the bytes: the counterpart of ``columnsOf`` in ``explorer_model.js``."""
+    """Return the values that the page reads from the bytes, as ``columnsOf`` in ``explorer_model.js`` does."""
     blocks, extra = shape[0] * shape[1], bits - 16
     numbers = blocks * shape[2]
     exponents = np.frombuffer(data, np.int8, blocks).reshape(*shape[:2], 1)

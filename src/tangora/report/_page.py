@@ -1,4 +1,4 @@
-"""A page from its template: styles and scripts inside it, and a policy that allows nothing else."""
+"""Render a page from its template, with inline styles and scripts and a policy that allows no other sources."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["render"]
 
 
 def render(template: str, *, styles: Sequence[str], scripts: Sequence[str], **values: Any) -> str:
-    """One HTML file that needs nothing else; styles and scripts are names of files beside this one."""
+    """Return a self-contained HTML page; styles and scripts are names of files beside this one."""
     require("report", purpose="a page")
     from jinja2 import Environment, FunctionLoader, StrictUndefined  # deferred: an extra
     from markupsafe import Markup  # deferred: an extra

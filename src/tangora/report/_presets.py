@@ -1,4 +1,4 @@
-"""Coefficients worth a button: those that a run found, as one number per task vector, or apart from the sliders."""
+"""Presets of the explorer: coefficients from the run, per task vector or per task and site."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Preset:
     """One button: a set of tasks and a coefficient for every vector, zero outside the set.
 
     Attributes:
-        predictions: where there is a coefficient per site, which no slider has: split -> the class of each row of each
-            task of the page, None of one that the run did not predict. The weights are then means over sites.
-        sites: how many.
-        command: that fuses it.
+        predictions: for coefficients per site, which have no sliders: split -> the class of each row of each task of
+            the page, None for a task without predictions in the run. The weights are then means over sites.
+        sites: number of sites.
+        command: the command that makes this fusion.
     """
 
     label: str
@@ -42,9 +42,9 @@ class Preset:
 
 
 def from_scores(recipe: Recipe, scores: Iterable[Row], mode: str, vectors: Sequence[str]) -> list[Preset]:
-    """What ``scores.csv`` says of linear methods with one weight a task, chosen on validation rows or given."""
+    """Return presets from ``scores.csv``: linear methods with one weight per task, selected on validation or given."""
     entries = {entry.label: entry for entry in recipe.fusion.methods}
-    found: dict[tuple[str, tuple[str, ...]], Preset] = {}
+    presets: dict[tuple[str, tuple[str, ...]], Preset] = {}
     for row in scores:
         tasks = tuple(row.subset.split("+"))
         wanted = row.mode == mode and row.space == "delta" and row.selection in {"validation", "given"}
@@ -55,71 +55,71 @@ def from_scores(recipe: Recipe, scores: Iterable[Row], mode: str, vectors: Seque
         if weights is not None and (label := _label(entry, row.selection)) is not None:
             placed = dict(zip(tasks, weights, strict=True))
             values = _rounded(placed.get(v, 0.0) for v in vectors)
-            found.setdefault((label, tasks), Preset(label, tasks, values, f"scores.csv, {row.selection}"))
-    return list(found.values())
+            presets.setdefault((label, tasks), Preset(label, tasks, values, f"scores.csv, {row.selection}"))
+    return list(presets.values())
 
 
 def per_site(
     run: Path, recipe: Recipe, kept: Iterable[Mapping[str, Any]], mode: str, rows: Mapping[str, Mapping[str, list[int]]]
 ) -> Iterator[Preset]:
-    """Fusions with a coefficient per task and site, by the predictions that the run kept; the largest sets first.
+    """Yield fusions with a coefficient per task and site, from predictions in the run; the largest sets first.
 
     Args:
-        run: the folder, in which the command finds adapters and, of the largest set, the coefficients.
+        run: the folder, which contains adapters and, for the largest set, the coefficients.
         recipe: the run's.
-        kept: what `tangora.evaluation.predictions.read_site_predictions` gives.
-        mode: one of the recipe.
+        kept: the entries from `tangora.evaluation.predictions.read_site_predictions`.
+        mode: one of the recipe's.
         rows: task of the page -> split -> numbers of the rows that it shows.
     """
     entries = {entry.label: entry for entry in recipe.fusion.methods}
-    known = [k for k in kept if k["mode"] == mode and k["selection"] == "validation" and k["method"] in entries]
-    for found in sorted(known, key=lambda k: -len(k["subset"])):
-        tasks, sites = tuple(found["subset"]), list(found["weights"].values())
+    of_mode = [k for k in kept if k["mode"] == mode and k["selection"] == "validation" and k["method"] in entries]
+    for entry in sorted(of_mode, key=lambda k: -len(k["subset"])):
+        tasks, sites = tuple(entry["subset"]), list(entry["weights"].values())
         if not set(tasks) <= set(rows):
             continue
         means = {task: sum(site[i] for site in sites) / len(sites) for i, task in enumerate(tasks)}
         yield Preset(
-            found["method"],
+            entry["method"],
             tasks,
             _rounded(means.get(name, 0.0) for name in rows),
-            f"a coefficient per task and layer: scores.csv, {found['selection']}",
+            f"a coefficient per task and layer: scores.csv, {entry['selection']}",
             {
-                s: [_of(found["predictions"].get(s, {}).get(n), rows[n][s]) for n in rows]
+                s: [_of(entry["predictions"].get(s, {}).get(n), rows[n][s]) for n in rows]
                 for s in ("validation", "test")
             },
             len(sites),
-            _command(run, recipe, found),
+            _command(run, recipe, entry),
         )
 
 
 def unknown(scores: Iterable[Row], kept: Iterable[Mapping[str, Any]], mode: str) -> list[str]:
-    """Methods of ``scores.csv`` with a coefficient per site, of which no predictions were kept."""
+    """Return methods of ``scores.csv`` with a coefficient per site and without predictions in the run."""
     chosen = (row for row in scores if row.mode == mode and row.selection == "validation")
-    apart = {row.method for row in chosen if isinstance(json.loads(row.coefficients or "{}").get("weights"), dict)}
-    return sorted(apart - {found["method"] for found in kept if found["mode"] == mode})
+    per_site_methods = {r.method for r in chosen if isinstance(json.loads(r.coefficients or "{}").get("weights"), dict)}
+    return sorted(per_site_methods - {entry["method"] for entry in kept if entry["mode"] == mode})
 
 
 def _of(values: Sequence[int] | None, rows: Sequence[int]) -> list[int] | None:
     return None if values is None else [values[row] for row in rows]
 
 
-def _command(run: Path, recipe: Recipe, found: Mapping[str, Any]) -> str:
-    """With the coefficients from the adapter that the run fused, where it did; else written to a file first."""
-    adapters = [shlex.quote(str(run / "adapters" / found["mode"] / task)) for task in found["subset"]]
-    fused = run / "fused" / found["mode"] / found["method"] / "tangora.json"
-    whole = len(found["subset"]) == len(recipe.tasks) and fused.is_file()
-    weights = shlex.quote(str(fused)) if whole else "weights.json"
-    before = "" if whole else f"printf %s {shlex.quote(json.dumps(found['weights']))} > weights.json && "
+def _command(run: Path, recipe: Recipe, entry: Mapping[str, Any]) -> str:
+    """Return the command, with coefficients from the run's fused adapter if it exists, else from a new file."""
+    adapters = [shlex.quote(str(run / "adapters" / entry["mode"] / task)) for task in entry["subset"]]
+    fused = run / "fused" / entry["mode"] / entry["method"] / "tangora.json"
+    saved = len(entry["subset"]) == len(recipe.tasks) and fused.is_file()
+    weights = shlex.quote(str(fused)) if saved else "weights.json"
+    before = "" if saved else f"printf %s {shlex.quote(json.dumps(entry['weights']))} > weights.json && "
     return f"{before}tangora fuse {' '.join(adapters)} --method task_arithmetic --weights {weights} --out fused"
 
 
 def _rounded(weights: Iterable[float]) -> tuple[float, ...]:
-    """As many digits as the page's command gives."""
+    """Round weights to the digits of the page's command."""
     return tuple(float(f"{weight:.6g}") for weight in weights)
 
 
 def _label(entry: FusionEntry, selection: str) -> str | None:
-    """None for what the page works out by itself."""
+    """Return the preset's name, or None if the page computes it itself."""
     if entry.search is not None:
         return entry.name or method_name(entry.search.name)
     if entry.method == "average":
@@ -129,7 +129,7 @@ def _label(entry: FusionEntry, selection: str) -> str | None:
 
 
 def _effective(entry: FusionEntry, coefficients: Mapping[str, Any], count: int) -> list[float] | None:
-    """What a linear method multiplies each task vector by; None where that is not one number a task."""
+    """Return a linear method's factor of each task vector, or None if there is not one number per task."""
     import torch  # deferred: torch takes a second
 
     method = get(entry.method)

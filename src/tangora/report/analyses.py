@@ -1,4 +1,4 @@
-"""What ``tangora analyze`` left in a run: read, checked, and averaged by mode."""
+"""Read and check the results of ``tangora analyze`` in a run, and average them by mode."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any, TypeVar
 from tangora.report.parsing import parsed
 from tangora.support.files import read_json
 
-__all__ = ["Analyses", "Pairwise", "PathOf", "PlaneOf", "read_analyses"]
+__all__ = ["Analyses", "PairwiseEntry", "PathEntry", "PlaneEntry", "read_analyses"]
 
 _T = TypeVar("_T")
 Matrix = list[list[float]]
 
 
 @dataclass(frozen=True)
-class PlaneOf:
+class PlaneEntry:
     """An entry of ``planes.json``; matrices have a row for each λ of the first task."""
 
     mode: str
@@ -31,7 +31,7 @@ class PlaneOf:
 
 
 @dataclass(frozen=True)
-class Pairwise:
+class PairwiseEntry:
     """An entry of ``signs.json`` or ``angles.json``: two numbers for every two tasks."""
 
     mode: str
@@ -53,7 +53,7 @@ class Pairwise:
 
 
 @dataclass(frozen=True)
-class PathOf:
+class PathEntry:
     """An entry of ``linearity.json``: the gap along φ₀ + aτ of one expert."""
 
     mode: str
@@ -65,21 +65,21 @@ class PathOf:
 
 @dataclass(frozen=True)
 class Analyses:
-    """Whatever of it is there."""
+    """The results that exist in a run."""
 
-    planes: Sequence[PlaneOf] = ()
-    signs: Sequence[Pairwise] = ()
-    angles: Sequence[Pairwise] = ()
-    paths: Sequence[PathOf] = ()
+    planes: Sequence[PlaneEntry] = ()
+    signs: Sequence[PairwiseEntry] = ()
+    angles: Sequence[PairwiseEntry] = ()
+    paths: Sequence[PathEntry] = ()
 
     @property
     def modes(self) -> list[str]:
-        """Those that any of it is about."""
-        entries: list[PlaneOf | Pairwise | PathOf] = [*self.planes, *self.signs, *self.angles, *self.paths]
+        """The modes of all results."""
+        entries: list[PlaneEntry | PairwiseEntry | PathEntry] = [*self.planes, *self.signs, *self.angles, *self.paths]
         return list(dict.fromkeys(entry.mode for entry in entries))
 
     def means(self, mode: str) -> dict[str, float]:
-        """The mean of each measure in one mode, over pairs or tasks; a measure that is not there is left out."""
+        """Return the mean of each measure in one mode, over pairs or tasks, without missing measures."""
         values = {"mean ξ on [0, 1]²": _mean(p.mean_error for p in self.planes if p.mode == mode)}
         for entries, names in (
             (self.signs, ("sign conflict", "by magnitude")),
@@ -94,10 +94,10 @@ class Analyses:
 
 
 def read_analyses(run: Path) -> Analyses:
-    """The files in ``RUN/analysis``; entries about experts that have been trained anew since are left out.
+    """Read the files in ``RUN/analysis``, without entries on experts that were trained again since.
 
     Raises:
-        FileError: a file is there and cannot be right.
+        FileError: a file is invalid.
     """
     return Analyses(
         planes=_entries(run, "planes", _plane),
@@ -117,7 +117,7 @@ def _entries(run: Path, kind: str, parse: Callable[[Mapping[str, Any]], _T]) -> 
 
 
 def _is_current(run: Path, raw: Mapping[str, Any]) -> bool:
-    """Whether the experts are still those that were looked at, as far as the folder can tell."""
+    """Return whether the experts are still the analyzed ones, as far as the folder records it."""
     for task, stage in zip(raw["tasks"], raw["experts"], strict=True):
         file = run / "adapters" / raw["mode"] / task / "tangora.json"
         if file.is_file() and read_json(file).get("stage") not in (None, stage):
@@ -125,26 +125,26 @@ def _is_current(run: Path, raw: Mapping[str, Any]) -> bool:
     return True
 
 
-def _plane(raw: Mapping[str, Any]) -> PlaneOf:
+def _plane(raw: Mapping[str, Any]) -> PlaneEntry:
     first, second = raw["tasks"]
     coefficients = [float(c) for c in raw["coefficients"]]
     error, loss = (_matrix(raw[name], len(coefficients)) for name in ("error", "loss"))
-    return PlaneOf(str(raw["mode"]), (first, second), coefficients, error, loss, float(raw["mean_error"]))
+    return PlaneEntry(str(raw["mode"]), (first, second), coefficients, error, loss, float(raw["mean_error"]))
 
 
-def _pairwise(raw: Mapping[str, Any], names: tuple[str, str]) -> Pairwise:
+def _pairwise(raw: Mapping[str, Any], names: tuple[str, str]) -> PairwiseEntry:
     tasks, chance = list(raw["tasks"]), raw.get("chance") or {}
     one, other = (_matrix(raw[name], len(tasks)) for name in names)
     expected = float(chance.get(names[0], 0.5)), float(chance.get(names[1], 0.5))
-    return Pairwise(str(raw["mode"]), tasks, one, other, expected)
+    return PairwiseEntry(str(raw["mode"]), tasks, one, other, expected)
 
 
-def _path(raw: Mapping[str, Any]) -> PathOf:
+def _path(raw: Mapping[str, Any]) -> PathEntry:
     (task,) = raw["tasks"]
     path, distance, agreement = ([float(x) for x in raw[name]] for name in ("path", "distance", "agreement"))
     if not len(path) == len(distance) == len(agreement):
         raise ValueError(f"{len(path)} points, {len(distance)} distances and {len(agreement)} agreements")
-    return PathOf(str(raw["mode"]), task, path, distance, agreement)
+    return PathEntry(str(raw["mode"]), task, path, distance, agreement)
 
 
 def _matrix(rows: Sequence[Sequence[float]], size: int) -> Matrix:
@@ -155,5 +155,5 @@ def _matrix(rows: Sequence[Sequence[float]], size: int) -> Matrix:
 
 
 def _mean(values: Iterable[float]) -> float:
-    known = list(values)
-    return fmean(known) if known else math.nan
+    listed = list(values)
+    return fmean(listed) if listed else math.nan

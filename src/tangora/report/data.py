@@ -1,7 +1,7 @@
-"""The files of a run, read and checked: the only place where the report touches the disk to read.
+"""Read and check the files of a run for a report.
 
-Only ``scores.csv`` is needed. Whatever else is absent is noted in `Run.missing` with the reason, which the
-report then prints where the section would have been.
+Only ``scores.csv`` is required. Other missing files are noted in `Run.missing` with a reason, which the report prints
+in place of the section.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tangora.report.parsing import parsed
 from tangora.support.files import read_json
 from tangora.support.yaml import parse
 
-__all__ = ["SCORE_COLUMNS", "Candidate", "Run", "Similarity", "Training", "read_run", "read_scores"]
+__all__ = ["SCORE_COLUMNS", "CandidateRow", "Run", "Similarity", "Training", "read_run", "read_scores"]
 
 _T = TypeVar("_T")
 SCORE_COLUMNS = [field.name for field in fields(Row)]
@@ -35,7 +35,7 @@ _MEASURES = ["subsets", "absolute", "absolute_low", "absolute_high", "kept", "ke
 
 
 @dataclass(frozen=True)
-class Candidate:
+class CandidateRow:
     """One row of ``candidates.csv``."""
 
     mode: str
@@ -72,11 +72,11 @@ class Training:
 
 @dataclass(frozen=True)
 class Run:
-    """Everything the report shows."""
+    """The contents of a report."""
 
     path: Path
     scores: list[Row]
-    candidates: list[Candidate] = field(default_factory=list)
+    candidates: list[CandidateRow] = field(default_factory=list)
     similarity: Mapping[str, Similarity] = field(default_factory=dict)
     training: Mapping[tuple[str, str], Training] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
@@ -101,7 +101,7 @@ def read_run(path: Path) -> Run:
     """Read the files of a run.
 
     Raises:
-        FileError: ``scores.csv`` is missing, or a file is there and cannot be right.
+        FileError: ``scores.csv`` is missing, or a file is invalid.
     """
     missing: dict[str, str] = {}
     recipe_text = _optional(path / "recipe.yaml", _text, "", missing)
@@ -121,10 +121,10 @@ def read_run(path: Path) -> Run:
 
 
 def read_scores(path: Path) -> list[Row]:
-    """Read ``scores.csv``: of a task with several metrics the rows of the first, by which a run chooses.
+    """Read ``scores.csv``; for a task with several metrics, only the rows of the first, by which a run selects.
 
     Raises:
-        FileError: the file is missing, lacks a column, or a cell is not what its column holds.
+        FileError: the file is missing, lacks a column, or has a cell of the wrong type.
     """
     if not path.is_file():
         raise FileError(
@@ -145,14 +145,14 @@ def _score(row: Mapping[str, str]) -> Row:
     return Row(**texts, **optional, n_tasks=int(row["n_tasks"]), in_subset=inside, score=float(row["score"]))
 
 
-def _candidates(path: Path) -> list[Candidate]:
+def _candidates(path: Path) -> list[CandidateRow]:
     return [parsed(path, line, _candidate, row) for line, row in _rows(path, _CANDIDATE_COLUMNS)]
 
 
-def _candidate(row: Mapping[str, str]) -> Candidate:
+def _candidate(row: Mapping[str, str]) -> CandidateRow:
     texts = {k: row[k] for k in ("mode", "method", "space", "subset", "split", "parameters", "task")}
     weights = json.loads(row["weights"] or "null")
-    return Candidate(**texts, weights=weights, score=float(row["score"]), loss=_number(row["loss"]))
+    return CandidateRow(**texts, weights=weights, score=float(row["score"]), loss=_number(row["loss"]))
 
 
 def _summary(path: Path) -> dict[tuple[str, str, str, str, int], dict[str, float | None]]:
@@ -182,13 +182,13 @@ def _matrix(value: Mapping[str, Any]) -> list[list[float]]:
 
 
 def _training(folder: Path, missing: dict[str, str]) -> dict[tuple[str, str], Training]:
-    found = {}
+    trainings = {}
     for path in sorted(folder.glob("*/*/training.json")):
         raw = read_json(path)
-        found[path.parts[-3], path.parts[-2]] = parsed(path, None, _one_training, raw)
-    if not found:
+        trainings[path.parts[-3], path.parts[-2]] = parsed(path, None, _one_training, raw)
+    if not trainings:
         missing["training.json"] = "there is no adapters/MODE/TASK/training.json in the run"
-    return found
+    return trainings
 
 
 def _one_training(raw: Mapping[str, Any]) -> Training:
@@ -216,7 +216,7 @@ def _rows(path: Path, columns: Iterable[str]) -> list[tuple[int, dict[str, str]]
     except (OSError, UnicodeDecodeError, csv.Error) as cause:
         raise FileError(f"not readable as CSV ({cause})", where=path, fix="write the file again") from cause
     if absent := [c for c in columns if c not in (reader.fieldnames or ())]:
-        raise FileError(f"no column {', '.join(absent)}", where=path, fix="the file is not Tangora's, or is cut off")
+        raise FileError(f"no column {', '.join(absent)}", where=path, fix="the file is not Tangora's, or is truncated")
     return rows
 
 

@@ -1,4 +1,4 @@
-"""What a run measured, as plain values: the document of ``tangora run --json``."""
+"""The results of a run as plain values, for ``tangora run --json``."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def document(summary: Summary) -> dict[str, Any]:
 
 def _fusion(summary: Summary, key: Key, mean: Mean) -> dict[str, Any]:
     rows = summary.fused_scores(key, summary.largest or "")
-    written = {row.coefficients for row in rows.values()}
+    texts = {row.coefficients for row in rows.values()}
     return {
         "mode": key.mode,
         "method": key.method,
         "space": key.space,
         "selection": key.selection,
-        "coefficients": _parsed(written.pop()) if len(written) == 1 else None,
+        "coefficients": _parsed(texts.pop()) if len(texts) == 1 else None,
         "subsets": mean.subsets,
         "mean": mean.score,
         "interval": [mean.low, mean.high],

@@ -1,4 +1,4 @@
-"""The fusion explorer: a run's cached logits in one page, and a slider for each task vector."""
+"""The fusion explorer: a page with a run's cached logits and a slider for each task vector."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 __all__ = ["build", "build_all", "modes"]
 
 SPLITS = ("validation", "test")
-_PAGE = 15_000_000  # bytes, at most
-_OWN = 160_000  # of them for everything but logits and examples
-_EXAMPLES = (300_000, 3_000_000)  # kept free for examples and predictions; at most
-_APART = 200_000  # for predictions of fusions per site, at most
+_PAGE = 15_000_000  # the largest number of bytes of a page
+_OWN = 160_000  # reserved for everything except logits and examples
+_EXAMPLES = (300_000, 3_000_000)  # reserved for examples and predictions; and their largest size
+_SITE_PREDICTIONS = 200_000  # largest size of predictions of fusions per site
 _UNKNOWN = "its coefficients are per layer, and the run kept no predictions of it. Run the recipe again to have them."
 _METRICS = ("accuracy", "exact_match", "macro_f1", "matthews")  # those of explorer_model.js
 _RANGE = (-0.5, 1.5)  # of a slider
@@ -38,10 +38,10 @@ _RANGE = (-0.5, 1.5)  # of a slider
 
 @dataclass(frozen=True)
 class _Split:
-    """Columns of one split as the page shows them, and how many rows there were."""
+    """Columns of one split as on the page, and the total number of rows of the split."""
 
     columns: Columns
-    of: int
+    total: int
 
     @property
     def rows(self) -> list[int]:
@@ -71,12 +71,12 @@ class _Content:
 
 
 def modes(run: str | Path, recipe: Recipe) -> list[str]:
-    """Modes of a run that can be shown: those with cached logits of classes, in the recipe's order."""
+    """Return the modes of a run that have an explorer: those with cached logits of classes, in the recipe's order."""
     return [mode for mode in recipe.modes if _showable(Path(run), recipe, mode)[0]]
 
 
 def build_all(run: str | Path, recipe: Recipe) -> list[Path]:
-    """Write the explorer of every mode that can be shown, and remove those of other modes."""
+    """Write the explorer of every mode that has one, and remove those of other modes."""
     paths = [build(run, mode) for mode in modes(run, recipe)]
     for path in set(Path(run).glob("explorer-*.html")) - set(paths):
         path.unlink()
@@ -84,20 +84,20 @@ def build_all(run: str | Path, recipe: Recipe) -> list[Path]:
 
 
 def build(run: str | Path, mode: str | None = None, out: str | Path | None = None) -> Path:
-    """Write the fusion explorer of one mode, by default as ``RUN/explorer-MODE.html``; the page's path.
+    """Write the fusion explorer of one mode, by default as ``RUN/explorer-MODE.html``, and return its path.
 
-    Logits of a tangent model are ``f(x; φ₀) + Σₜ λₜ J(x)τₜ``, linear in the coefficients. The page holds the terms and
-    adds them up at every move of a slider; it needs no network.
+    Logits of a tangent model are ``f(x; φ₀) + Σₜ λₜ J(x)τₜ``, linear in the coefficients. The page contains the terms
+    and adds them up when a slider moves; it needs no network.
 
     Args:
         run: the folder that ``tangora run`` wrote.
         mode: one with ``linearize: model``; by default the first that has cached logits.
-        out: where the page goes.
+        out: path of the page.
 
     Raises:
         RecipeError: the run has no cached logits of classes.
-        ArgumentError: the run has none of this mode.
-        FileError: a file is there and cannot be right.
+        ArgumentError: the run has no cached logits of this mode.
+        FileError: a file is invalid.
         OutputError: the page cannot be written.
         MissingExtraError: the extra ``report`` is not installed.
     """
@@ -111,14 +111,14 @@ def build(run: str | Path, mode: str | None = None, out: str | Path | None = Non
 
 
 def _chosen(folder: Path, recipe: Recipe, mode: str | None) -> str:
-    known = modes(folder, recipe)
-    if not known:
+    available = modes(folder, recipe)
+    if not available:
         fix = "the explorer shows tangent modes of classes: add modes.tangent: {linearize: model} and run again"
         raise RecipeError("the run has no cached logits of classes", where=folder, fix=fix)
-    if mode is not None and mode not in known:
-        fix = f"there are {', '.join(known)}"
+    if mode is not None and mode not in available:
+        fix = f"there are {', '.join(available)}"
         raise ArgumentError("no cached logits of this mode", got=mode, where=folder, fix=fix)
-    return known[0] if mode is None else mode
+    return available[0] if mode is None else mode
 
 
 def _paths(folder: Path, mode: str, task: str) -> dict[str, Path]:
@@ -147,15 +147,17 @@ def _metric(task: TaskSettings) -> str:
 
 
 def _read(folder: Path, recipe: Recipe, mode: str) -> _Content:
-    """The columns of a mode, cut to what fits into a page."""
+    """Return the columns of a mode, reduced to what fits into a page."""
     from tangora.tangent.columns import load_columns  # deferred: imports torch
 
     tasks, notes = _showable(folder, recipe, mode)
     content = _Content(recipe, mode, tasks, notes=notes)
     read = {}
     for task in tasks:
-        found = {split: load_columns(path) for split, path in _paths(folder, mode, task.name).items()}
-        read[task.name] = {split: columns.subset(_shared(columns, content.names)) for split, columns in found.items()}
+        columns_of = {split: load_columns(path) for split, path in _paths(folder, mode, task.name).items()}
+        read[task.name] = {
+            split: columns.subset(_shared(columns, content.names)) for split, columns in columns_of.items()
+        }
     _fit(content, read)
     return content
 
@@ -169,11 +171,11 @@ def _shared(columns: Columns, names: Sequence[str]) -> list[str]:
 
 
 def _fit(content: _Content, read: Mapping[str, Mapping[str, Columns]]) -> None:
-    """As many bits as fit; where 16 do not either, a seeded sample of the rows, in proportion to the classes."""
+    """Use as many bits as fit; if 16 do not fit, a seeded sample of the rows, in proportion to the classes."""
     from tangora.tasks.splits import sample  # deferred: only a page needs them
 
     everything = [columns for splits in read.values() for columns in splits.values()]
-    room = (_PAGE - _OWN - _EXAMPLES[0]) * 3 // 4  # of base64, which packs three bytes into four
+    room = (_PAGE - _OWN - _EXAMPLES[0]) * 3 // 4  # base64 turns three bytes into four
     content.bits = next((b for b in _pack.BITS if _size(everything, b) <= room), 16)
     most = max(len(columns.labels) for columns in everything)
     while _size(everything, content.bits, most) > room:
@@ -218,14 +220,14 @@ def _page(folder: Path, content: _Content) -> str:
         high=math.ceil(high * 10) / 10,
         subsets=_subsets(content, presets),
         notes=content.notes,
-        exact=content.bits == 24 and all(len(s.columns.labels) == s.of for _, _, s in content.each()),
+        exact=content.bits == 24 and all(len(s.columns.labels) == s.total for _, _, s in content.each()),
         data=json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"),
         logits=logits,
     )
 
 
 def _packed(content: _Content) -> tuple[str, dict[tuple[str, str], int]]:
-    """Every block of logits as one base64 text, and where each begins."""
+    """Return all blocks of logits as one base64 text, and the start of each block."""
     data, starts = bytearray(), {}
     for task, split, shown in content.each():
         starts[task.name, split] = len(data)
@@ -234,9 +236,9 @@ def _packed(content: _Content) -> tuple[str, dict[tuple[str, str], int]]:
 
 
 def _all_examples(content: _Content, budget: int) -> dict[str, dict[str, Any]]:
-    """Task -> its class names, and split -> a text or picture per row."""
+    """Return task -> its class names, and split -> a text or picture per row."""
     total = sum(len(shown.rows) for _, _, shown in content.each())
-    found: dict[str, dict[str, Any]] = {}
+    shown_of: dict[str, dict[str, Any]] = {}
     for task in content.tasks:
         splits = content.splits[task.name]
         labels = {
@@ -245,16 +247,16 @@ def _all_examples(content: _Content, budget: int) -> dict[str, dict[str, Any]]:
         examples = _examples.source(content.recipe, task, labels, splits["test"].columns.origin.shape[1])
         if examples.note:
             content.notes.append(examples.note)
-        found[task.name] = {"classes": examples.classes}
+        shown_of[task.name] = {"classes": examples.classes}
         for split, table in examples.tables.items():
             rows = splits[split].rows
             share = budget * len(rows) // total
-            found[task.name][split] = _examples.shown(table, task, content.recipe.base.family, rows, share)
-    return found
+            shown_of[task.name][split] = _examples.shown(table, task, content.recipe.base.family, rows, share)
+    return shown_of
 
 
 def _all_presets(folder: Path, content: _Content) -> tuple[list[_presets.Preset], int]:
-    """Presets, and the bytes that those apart from the sliders take: as many of these as there is room for."""
+    """Return presets, and the bytes of those with predictions per site: as many of these as fit."""
     from tangora.evaluation.predictions import read_site_predictions  # deferred: only a page needs them
 
     scores, kept = read_scores(folder / "scores.csv"), read_site_predictions(folder)
@@ -263,7 +265,7 @@ def _all_presets(folder: Path, content: _Content) -> tuple[list[_presets.Preset]
     taken, left_out = 0, [f"{label} is no preset: {_UNKNOWN}" for label in _presets.unknown(scores, kept, content.mode)]
     for preset in _presets.per_site(folder, content.recipe, kept, content.mode, rows):
         size = len(json.dumps(vars(preset), separators=(",", ":")))
-        if taken + size > _APART:
+        if taken + size > _SITE_PREDICTIONS:
             left_out.append(f"{preset.label} of {' + '.join(preset.tasks)} is no preset: there is no room for it.")
             continue
         taken += size
@@ -278,14 +280,14 @@ def _task(
     starts: Mapping[tuple[str, str], int],
     examples: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """What the page knows of a task besides its logits."""
+    """Return the data of a task on the page, without its logits."""
     own = examples[task.name]
     splits = {
         split: {
             "start": starts[task.name, split],
             "labels": shown.columns.labels.tolist(),
             "rows": shown.rows,
-            "of": shown.of,
+            "of": shown.total,
             "examples": own.get(split),
         }
         for split, shown in content.splits[task.name].items()
@@ -294,7 +296,7 @@ def _task(
 
 
 def _subsets(content: _Content, presets: Sequence[_presets.Preset]) -> dict[int, list[tuple[str, ...]]]:
-    """Sets of tasks to choose from, by size, the largest first."""
+    """Return the sets of tasks to choose from, by size, the largest first."""
     chosen = dict.fromkeys([tuple(content.names), *(p.tasks for p in presets)])
     sizes = sorted({len(tasks) for tasks in chosen}, reverse=True)
     return {size: [tasks for tasks in chosen if len(tasks) == size] for size in sizes}

@@ -1,4 +1,4 @@
-"""The sentence at the top of a report, and the words that keep it honest."""
+"""The sentences at the top of a report, and their caveats."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Headline", "Tile", "headline", "kept_text", "score_text"]
 
 @dataclass(frozen=True)
 class Tile:
-    """A number to see at a glance."""
+    """A prominent number of the report."""
 
     label: str
     value: str
@@ -21,12 +21,12 @@ class Tile:
 
 @dataclass(frozen=True)
 class Headline:
-    """What the run found.
+    """The main results of a run.
 
     Attributes:
-        sentences: which fusion scores highest and which keeps most, with intervals.
+        sentences: the fusions with the highest score and the largest kept share, with intervals.
         caveats: how to read them.
-        tiles: the same numbers to see at a glance.
+        tiles: the same numbers, shown prominently.
     """
 
     sentences: list[str]
@@ -48,19 +48,19 @@ def headline(summary: Summary) -> Headline:
 
 
 def score_text(mean: Mean) -> str:
-    """A score with its interval, ``0.812 [0.803, 0.821]``."""
+    """Return a score with its interval, ``0.812 [0.803, 0.821]``."""
     return _bracketed(f"{mean.score:.3f}", mean.low, mean.high, lambda x: f"{x:.3f}")
 
 
 def kept_text(mean: Mean) -> str:
-    """A kept share with its interval, ``91.2 % [90.1, 92.3]``; empty where it is not known."""
+    """Return a kept share with its interval, ``91.2 % [90.1, 92.3]``; empty if it is unknown."""
     if mean.kept is None:
         return ""
     return _bracketed(percent(mean.kept), mean.kept_low, mean.kept_high, lambda x: f"{100 * x:.1f}")
 
 
 def percent(fraction: float) -> str:
-    """``0.912`` as ``91.2 %``."""
+    """Return ``0.912`` as ``91.2 %``."""
     return f"{100 * fraction:.1f}\u00a0%"
 
 
@@ -88,9 +88,9 @@ def _keeper_sentence(key: Key, mean: Mean) -> str:
 def _references(summary: Summary) -> str:
     zero = mean_score(summary.zero_shot(_tasks(summary)))
     experts = ((mode_name(m), mean_score(summary.experts(m, _tasks(summary)))) for m in summary.run.modes)
-    known = [f"{name} {score:.3f}" for name, score in experts if score is not None]
+    listed = [f"{name} {score:.3f}" for name, score in experts if score is not None]
     parts = [f"the base model alone scores {zero:.3f}"] if zero is not None else []
-    parts += [f"the experts, one per task, {', '.join(known)}"] if known else []
+    parts += [f"the experts, one per task, {', '.join(listed)}"] if listed else []
     text = "; ".join(parts)
     return f"{text[0].upper()}{text[1:]}." if text else ""
 
@@ -121,13 +121,14 @@ def _caveats(summary: Summary, top: Key, means: dict[Key, Mean]) -> list[str]:
 
 
 def _statistics(summary: Summary) -> list[str]:
-    """Which rows the methods saw that are given statistics of data."""
-    told = [one for of_mode in (summary.run.info.get("statistics") or {}).values() for one in of_mode.values()]
-    if not told:
+    """Return a sentence on the rows that statistics were collected on."""
+    by_mode = summary.run.info.get("statistics") or {}
+    records = [record for by_task in by_mode.values() for record in by_task.values()]
+    if not records:
         return []
-    kinds, splits = (" and ".join(sorted({str(k) for k in found})) for found in (
-        (kind for one in told for kind in one["kinds"]), (one["split"] for one in told)))  # fmt: skip
-    most = max(one["rows"] for one in told)
+    kinds = " and ".join(sorted({str(kind) for record in records for kind in record["kinds"]}))
+    splits = " and ".join(sorted({str(record["split"]) for record in records}))
+    most = max(record["rows"] for record in records)
     return [f"Methods that are given statistics ({kinds}) saw at most {most} {splits} rows of every task."]
 
 

@@ -1,4 +1,4 @@
-"""The page: one HTML file that needs nothing else, not even a network."""
+"""The report as one self-contained HTML file, which needs no network."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["Drawing", "draw_all", "page"]
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure in the page: an SVG per layout, or the reason why there is none."""
+    """A figure of the page: an SVG per layout, or the reason why there is none."""
 
     plot: Plot
     svg: Mapping[str, Markup]
@@ -30,7 +30,7 @@ class Drawing:
 
 
 def draw_all(summary: Summary, folder: Path) -> list[Drawing]:
-    """Draw every figure: ``name.png`` and ``name.pdf`` into ``folder``, SVG for the page."""
+    """Draw every figure, as ``name.png`` and ``name.pdf`` in ``folder`` and as SVG for the page."""
     return [_draw(summary, plot, folder) for plot in PLOTS if not (plot.extra and plot.absent(summary))]
 
 
@@ -55,14 +55,14 @@ def _labelled(body: str, plot: Plot, salt: str, box: str) -> Markup:
     head = Markup('<svg viewBox="{box}" role="img" aria-labelledby="{salt}-title {salt}-desc">').format(
         box=box, salt=salt
     )
-    words = Markup('<title id="{0}-title">{1}</title><desc id="{0}-desc">{2}</desc>').format(
+    description = Markup('<title id="{0}-title">{1}</title><desc id="{0}-desc">{2}</desc>').format(
         salt, plot.title, plot.caption
     )
-    return head + words + Markup(body) + Markup("</svg>")
+    return head + description + Markup(body) + Markup("</svg>")
 
 
 def page(summary: Summary, drawings: list[Drawing]) -> str:
-    """The whole page."""
+    """Return the complete page."""
     run = summary.run
     all_rows = tables.csv_table(run.path / "scores.csv")
     return render(
@@ -91,7 +91,7 @@ _GROUPS = {"seconds": "wall time", "tasks": "rows"}
 
 
 def facts(info: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
-    """What ``run.json`` says, as groups of name and value, nested names joined by dots."""
+    """Return the content of ``run.json`` as groups of names and values, nested names joined by dots."""
     groups: dict[str, list[tuple[str, str]]] = {}
     for name, value in info.items():
         group, pairs = (name, value) if isinstance(value, Mapping) else ("run", {name: value})
@@ -115,7 +115,7 @@ def _flat(values: Mapping[str, Any], *, timed: bool, prefix: str = "") -> list[t
 
 
 def duration(seconds: float) -> str:
-    """``3725`` as ``1 h 2 min 5 s``; below a minute with one decimal."""
+    """Return ``3725`` as ``1 h 2 min 5 s``; below a minute with one decimal."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -16,4 +16,4 @@ COLORS: dict[str, tuple[str, str]] = {
     "s4": ("#7a6a00", "#e6dc4c"),
     "s5": ("#53565a", "#c3c7cc"),
 }
-"""Role -> (light, dark). Series colours are Okabe and Ito's, darkened or lightened to 3:1 against their ground."""
+"""Role -> (light, dark). Series colours are Okabe and Ito's, darkened or lightened to a contrast of 3:1."""

@@ -1,4 +1,4 @@
-"""Values out of files that a person may have edited, or cut off."""
+"""Parse values from files that may have been edited or truncated."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _T = TypeVar("_T")
 
 
 def parsed(path: Path, line: object, parse: Callable[[Any], _T], raw: Any) -> _T:
-    """``parse(raw)``; ``line`` says where in the file, None where it is the whole.
+    """Return ``parse(raw)``; errors name ``line`` as the location in the file, unless it is None.
 
     Raises:
-        FileError: a value has another type or shape than it must have.
+        FileError: a value has the wrong type or shape.
     """
     try:
         return parse(raw)

@@ -1,4 +1,4 @@
-"""What a run says: means over tasks, means over subsets, the winners and the sentence that names them."""
+"""Summaries of a run: means over tasks, means over subsets, and the best fusions."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ _SPELLED = {
     "lorahub": "LoraHub",
     "adamerging": "AdaMerging",
 }
-"""Names that people write otherwise; every other name, of ours or of third parties, stands as it is."""
+"""Names with a conventional spelling; all other names are shown unchanged."""
 
 
 def mode_name(mode: str) -> str:
-    """Return a mode as people write it."""
+    """Return the conventional spelling of a mode."""
     return _SPELLED.get(mode, mode)
 
 
 def method_name(method: str, space: str = "") -> str:
-    """Return a method or search as people write it; spaces other than ``delta`` are named.
+    """Return the conventional spelling of a method or search, with spaces other than ``delta``.
 
     >>> method_name("adamerging-site", "factors")
     'AdaMerging per site (factors)'
@@ -48,7 +48,7 @@ def method_name(method: str, space: str = "") -> str:
 
 @dataclass(frozen=True, order=True)
 class Key:
-    """What was done, whatever the subset."""
+    """A fusion, for any subset."""
 
     mode: str
     method: str
@@ -107,25 +107,25 @@ class Summary:
 
     @cached_property
     def largest(self) -> str | None:
-        """The subset with most tasks: the first of them when there are several."""
+        """The subset with most tasks, the first one if there are several."""
         best = max(self.sizes, default=None)
         return next((s for v in self.fused.values() for s, m in v.items() if m.n_tasks == best), None)
 
     def at_largest(self) -> dict[Key, Mean]:
-        """Means over the subsets with most tasks (usually one), where a key was evaluated there."""
+        """Return means over the subsets with most tasks (usually one), for the keys evaluated on them."""
         if not self.sizes:
             return {}
         means = {k: self.by_size(k) for k in self.fused}
         return {k: v[self.sizes[-1]] for k, v in means.items() if self.sizes[-1] in v}
 
     def by_size(self, key: Key) -> dict[int, Mean]:
-        """Mean over the subsets of each size."""
+        """Return the mean over the subsets of each size."""
         means = self.fused[key].values()
         sizes = sorted({m.n_tasks for m in means})
         return {n: self._paired(key, _over_subsets([m for m in means if m.n_tasks == n])) for n in sizes}
 
     def _paired(self, key: Key, mean: Mean) -> Mean:
-        """With the intervals of ``summary.json``, which know every test row, in place of ours."""
+        """Return the mean with the intervals of ``summary.json``, which come from test rows, in place of ours."""
         entry = self.run.summary.get((key.mode, key.method, key.space, key.selection, mean.n_tasks))
         if entry is None or int(entry["subsets"] or 0) != mean.subsets:
             return mean
@@ -133,21 +133,21 @@ class Summary:
         return replace(mean, kept_low=entry["kept_low"], kept_high=entry["kept_high"])
 
     def shown(self) -> list[Key]:
-        """Keys for figures: chosen honestly, unless a run has nothing else."""
+        """Return the keys for figures: without oracles, unless a run has only oracles."""
         return [k for k in self.fused if not k.oracle] or list(self.fused)
 
     def experts(self, mode: str, tasks: Iterable[str] | None = None) -> dict[str, Row]:
-        """Each task's own expert."""
+        """Return each task's own expert."""
         own = {r.task: r for r in self.rows if r.method == "expert" and r.mode == mode and r.subset == r.task}
         return own if tasks is None else {t: own[t] for t in tasks if t in own}
 
     def zero_shot(self, tasks: Iterable[str] | None = None) -> dict[str, Row]:
-        """The base model's scores."""
+        """Return the base model's scores."""
         rows = {r.task: r for r in self.rows if r.method == "zero_shot" and r.task not in {"mean", "mean_all"}}
         return rows if tasks is None else {t: rows[t] for t in tasks if t in rows}
 
     def fused_scores(self, key: Key, subset: str) -> dict[str, Row]:
-        """Per-task rows of one fusion."""
+        """Return the per-task rows of one fusion."""
         return {
             r.task: r
             for r in self.rows
@@ -158,33 +158,33 @@ class Summary:
 
     @cached_property
     def direction(self) -> int:
-        """1 if a higher score is better; -1 if a lower one is, by the metric of every task."""
+        """1 if a higher score is better; -1 if a lower one is, for every task's metric."""
         names = {r.metric for r in self.rows if r.task not in {"mean", "mean_all"}}
         lower = [name in METRICS and not METRICS.get(name).higher_is_better for name in names]
         return -1 if lower and all(lower) else 1
 
     def best(self, value: Callable[[Mean], float | None]) -> Key | None:
-        """The honestly chosen key with the highest value on the largest subset."""
+        """Return the key, from those of `shown`, with the highest value on the largest subset."""
         means = self.at_largest()
         candidates = [k for k in self.shown() if k in means and value(means[k]) is not None]
         return max(candidates, key=lambda k: float(value(means[k]) or 0.0), default=None)
 
 
 def mean_score(rows: dict[str, Row]) -> float | None:
-    """Mean of the scores, None of none."""
+    """Return the mean of the scores, or None if there are none."""
     return fmean(r.score for r in rows.values()) if rows else None
 
 
 def _mean(rows: list[Row]) -> Mean:
     inside = [r for r in rows if r.in_subset and r.task not in {"mean", "mean_all"}]
     everything = [r for r in rows if r.task not in {"mean", "mean_all"}]
-    given = next((r for r in rows if r.task == "mean"), None)
+    reported = next((r for r in rows if r.task == "mean"), None)
     overall = next((r.score for r in rows if r.task == "mean_all"), None)
     if overall is None and everything:
         overall = fmean(r.score for r in everything)
-    if given is not None:
-        n, score, kept, kept_best = given.n_tasks, given.score, given.normalized, given.normalized_best
-        low, high = given.ci_low, given.ci_high
+    if reported is not None:
+        n, score, kept, kept_best = reported.n_tasks, reported.score, reported.normalized, reported.normalized_best
+        low, high = reported.ci_low, reported.ci_high
     else:
         n, score = inside[0].n_tasks, fmean(r.score for r in inside)
         kept, kept_best = _mean_of(r.normalized for r in inside), _mean_of(r.normalized_best for r in inside)
@@ -195,19 +195,19 @@ def _mean(rows: list[Row]) -> Mean:
 def _kept_interval(
     score: float, low: float | None, high: float | None, kept: float | None
 ) -> tuple[float | None, float | None]:
-    """That of the score with the experts held fixed: all that ``scores.csv`` alone can tell."""
+    """Return the score's interval divided by fixed experts, which is all that ``scores.csv`` alone allows."""
     if kept is None or low is None or high is None or score <= 0:
         return None, None
     return low * kept / score, high * kept / score
 
 
 def _mean_of(values: Iterable[float | None]) -> float | None:
-    known = list(values)
-    return None if None in known or not known else fmean(v for v in known if v is not None)
+    listed = list(values)
+    return None if None in listed or not listed else fmean(v for v in listed if v is not None)
 
 
 def _interval(rows: list[Row], score: float) -> tuple[float | None, float | None]:
-    """The tasks' test rows are independent, so half-widths add up in squares."""
+    """Return the interval of a mean; the tasks' test rows are independent, so half-widths add up in squares."""
     below = [r.score - r.ci_low for r in rows if r.ci_low is not None]
     above = [r.ci_high - r.score for r in rows if r.ci_high is not None]
     if len(below) < len(rows) or len(above) < len(rows):

@@ -1,4 +1,4 @@
-"""The tables of a report: for the page, and for the terminal."""
+"""The tables of a report, for the page and for the terminal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tangora.report.wide import Column, Wide
 
 __all__ = [
     "MOST_ROWS",
-    "Table",
+    "PageTable",
     "analyses",
     "by_size",
     "coefficients_text",
@@ -27,7 +27,7 @@ __all__ = [
     "training",
 ]
 
-MOST_ROWS = 3000  # a longer table makes a phone stutter
+MOST_ROWS = 3000  # longer tables are slow on phones
 CHOSEN = {
     "validation": "validation",
     "oracle": "† test (oracle)",
@@ -38,18 +38,18 @@ CHOSEN = {
 
 
 @dataclass(frozen=True)
-class Table:
+class PageTable:
     """A table for the page: cells are text, escaped by the template."""
 
     caption: str
     columns: Sequence[str]
     rows: list[list[str]]
-    text_columns: int = 3  # that many on the left are text, the others numbers
-    marked: set[int] = field(default_factory=set)  # rows with the mark of an oracle
+    text_columns: int = 3  # number of text columns on the left; the others are numbers
+    marked: set[int] = field(default_factory=set)  # rows marked as oracle
 
 
-def overview(summary: Summary) -> Table:
-    """Base, experts and every fusion on the largest subset, task by task."""
+def overview(summary: Summary) -> PageTable:
+    """Return the table of base, experts and every fusion on the largest subset, task by task."""
     size = summary.sizes[-1] if summary.sizes else len(summary.run.tasks)
     tasks = summary.largest.split("+") if summary.largest else summary.run.tasks
     rows = [["–", "zero-shot", "", *_reference(summary.zero_shot(tasks), tasks, None)]]
@@ -66,11 +66,11 @@ def overview(summary: Summary) -> Table:
     several = f"; means over {subsets} subsets, tasks from the first" if subsets > 1 else ""
     caption = f"Test scores with {size} tasks fused{several}"
     columns = ["mode", "method", "chosen on", "mean score", "kept of own experts", "kept of best experts", *tasks]
-    return Table(caption, columns, rows, marked=marked)
+    return PageTable(caption, columns, rows, marked=marked)
 
 
-def by_size(summary: Summary) -> Table:
-    """Every fusion by number of tasks: mean score and kept share."""
+def by_size(summary: Summary) -> PageTable:
+    """Return the table of every fusion by number of tasks: mean score and kept share."""
     columns = ["mode", "method", "chosen on"]
     for n in summary.sizes:
         columns += [f"{n}: score", f"{n}: kept", f"{n}: every task"]
@@ -82,7 +82,7 @@ def by_size(summary: Summary) -> Table:
             row += [score_text(mean), kept_text(mean), _or_dash(mean.all_tasks)] if mean else ["–", "–", "–"]
         rows.append(row)
     marked = {i for i, key in enumerate(summary.fused) if key.oracle}
-    return Table(
+    return PageTable(
         "By number of fused tasks: score and kept over the fused tasks, score over every task of the run",
         columns,
         rows,
@@ -90,8 +90,8 @@ def by_size(summary: Summary) -> Table:
     )
 
 
-def training(summary: Summary) -> Table:
-    """What each expert cost and reached."""
+def training(summary: Summary) -> PageTable:
+    """Return the table of the cost and result of each expert's training."""
     rows = []
     for (mode, task), t in sorted(summary.run.training.items(), key=lambda item: _place(summary, *item[0])):
         share = percent(t.trainable / t.total) if t.trainable and t.total else "–"
@@ -109,40 +109,41 @@ def training(summary: Summary) -> Table:
             ]
         )
     columns = ["mode", "task", "trainable", "share", "steps", "last loss", "validation score", "seconds"]
-    return Table("Experts", columns, rows, text_columns=2)
+    return PageTable("Experts", columns, rows, text_columns=2)
 
 
-def analyses(summary: Summary) -> Table:
-    """What ``tangora analyze`` found, a row per mode."""
-    found = summary.run.analyses
-    modes = sorted(found.modes, key=lambda m: summary.run.modes.index(m) if m in summary.run.modes else 99)
-    measured = {mode: found.means(mode) for mode in modes}
+def analyses(summary: Summary) -> PageTable:
+    """Return the table of the results of ``tangora analyze``, a row per mode."""
+    results = summary.run.analyses
+    modes = sorted(results.modes, key=lambda m: summary.run.modes.index(m) if m in summary.run.modes else 99)
+    measured = {mode: results.means(mode) for mode in modes}
     names = list(dict.fromkeys(name for means in measured.values() for name in means))
     rows = [[mode_name(mode), *(_or_dash(measured[mode].get(name)) for name in names)] for mode in modes]
-    return Table("Analyses of the experts: means over pairs, or over experts", ["mode", *names], rows, text_columns=1)
+    caption = "Analyses of the experts: means over pairs, or over experts"
+    return PageTable(caption, ["mode", *names], rows, text_columns=1)
 
 
 def terminal_analyses(summary: Summary) -> Wide:
-    """The same, to be printed by rich."""
-    found = analyses(summary)
-    modes, *measures = zip(*found.rows, strict=True) if found.rows else ([] for _ in found.columns)
-    columns = [Column(name, cells, most=13) for name, cells in zip(found.columns[1:], measures, strict=True)]
-    return Wide(found.caption, Column(found.columns[0], modes, numbers=False), columns)
+    """Return the same table for rich."""
+    table = analyses(summary)
+    modes, *measures = zip(*table.rows, strict=True) if table.rows else ([] for _ in table.columns)
+    columns = [Column(name, cells, most=13) for name, cells in zip(table.columns[1:], measures, strict=True)]
+    return Wide(table.caption, Column(table.columns[0], modes, numbers=False), columns)
 
 
-def csv_table(path: Path) -> Table:
-    """A CSV file as it is."""
+def csv_table(path: Path) -> PageTable:
+    """Return a CSV file unchanged as a table."""
     with path.open(newline="", encoding="utf-8") as file:
         header, *rows = list(csv.reader(file)) or [[]]
     oracle = {i for i, row in enumerate(rows) if "oracle" in row}
-    return Table(f"{path.name}, as it is: {len(rows)} rows", header, rows, text_columns=0, marked=oracle)
+    return PageTable(f"{path.name}, as it is: {len(rows)} rows", header, rows, text_columns=0, marked=oracle)
 
 
 def terminal_tables(summary: Summary) -> list[Wide]:
-    """A table for each mode, to be printed by rich: a row for zero-shot, for the experts, and for each fusion.
+    """Return a table for each mode, for rich: a row for zero-shot, for the experts, and for each fusion.
 
-    Rows are those of the largest subset. Behind each score stands the share of the expert's that it is. Oracle rows are
-    shown only when there is nothing else, and marked.
+    Rows are those of the largest subset. Each score is followed by its share of the expert's score. Oracle rows are
+    marked, and shown only if there are no others.
     """
     return [_terminal_table(summary, mode) for mode in summary.run.modes]
 
@@ -166,7 +167,7 @@ def _terminal_table(summary: Summary, mode: str) -> Wide:
 
 
 def coefficients_text(written: Sequence[str]) -> str:
-    """Coefficients as ``scores.csv`` writes them, for a person.
+    """Return a readable text of coefficients from ``scores.csv``.
 
     Args:
         written: JSON with ``weights`` and ``parameters``, of every row of a fusion.

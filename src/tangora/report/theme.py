@@ -1,7 +1,7 @@
-"""How figures look: colours by role, two layouts, and the way to SVG, PNG and PDF.
+"""The style of figures: colours by role, two layouts, and output as SVG, PNG and PDF.
 
-A figure is drawn once, in the light colours. Every colour stands for a role and occurs in no other role, so
-in the SVG that goes into the page each is replaced by a CSS variable, and the page's theme colours it.
+A figure is drawn once, in the light colours. Every colour belongs to exactly one role, so in the SVG of the page each
+is replaced by a CSS variable, and the page's theme sets the colour.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MARKERS = "os^DvPX*<>pH"  # twice as many as colours: twelve modes differ
 
 @dataclass(frozen=True)
 class Layout:
-    """A width in CSS pixels, how many panels fit side by side, and the text size that stays legible there."""
+    """A width in CSS pixels, the number of panels side by side, and a legible text size."""
 
     name: str
     width: float
@@ -38,7 +38,7 @@ class Layout:
 
     @property
     def narrow(self) -> bool:
-        """Whether this is the layout for a phone."""
+        """Whether this is the layout for phones."""
         return self.columns <= 2
 
 
@@ -48,23 +48,23 @@ LAYOUTS = (WIDE, NARROW)
 
 
 def color(role: str) -> str:
-    """The light colour of a role."""
+    """Return the light colour of a role."""
     return COLORS[role][0]
 
 
 def series_role(index: int) -> str:
-    """The colour role of the ``index``-th mode."""
+    """Return the colour role of the ``index``-th mode."""
     return _SERIES[index % len(_SERIES)]
 
 
 def marker(index: int) -> str:
-    """The marker of the ``index``-th mode: colour is never the only difference."""
+    """Return the marker of the ``index``-th mode, so that colour is never the only difference."""
     return _MARKERS[index % len(_MARKERS)]
 
 
 @contextmanager
 def style(layout: Layout, salt: str) -> Iterator[None]:
-    """Matplotlib's own defaults with our changes, whatever the user's configuration, restored afterwards."""
+    """Use Matplotlib's defaults with our changes, ignoring the user's configuration; restore it afterwards."""
     with mpl.rc_context():
         mpl.rcdefaults()
         settings: Any = mpl.rcParams
@@ -113,7 +113,7 @@ def _settings(text: float, salt: str) -> dict[str, Any]:
 def panels(
     layout: Layout, count: int, *, height: float, columns: int | None = None, share_y: bool = True
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with ``count`` panels, each ``height`` pixels high, that share both axes, or only the lower one."""
+    """Return a figure with ``count`` panels of ``height`` pixels that share both axes, or only the lower one."""
     across = min(columns or layout.columns, count)
     rows = -(-count // across)
     size = (layout.width / 72, (rows * height + 40) / 72)
@@ -128,19 +128,19 @@ def panels(
 
 
 def settle(figure: Figure) -> None:
-    """Lay the panels out once and for all: three formats need not do it three times."""
+    """Compute the layout of the panels once for all three formats."""
     figure.draw_without_rendering()
     figure.set_layout_engine(None)
 
 
 def save(figure: Figure, folder: Path, name: str) -> None:
-    """Write ``name.png`` and ``name.pdf``, the same bytes each time."""
+    """Write ``name.png`` and ``name.pdf``, with the same bytes each time."""
     figure.savefig(folder / f"{name}.png", dpi=144, metadata={"Software": None})
     figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None})
 
 
 def inline_svg(figure: Figure, prefix: str) -> str:
-    """The figure as an ``<svg>`` for a page: real text in the page's font, colours as CSS variables, unique ids."""
+    """Return the body of an ``<svg>`` for a page: text in the page's font, colours as CSS variables, unique ids."""
     buffer = io.StringIO()
     none = {"Date": None, "Creator": None, "Format": None, "Type": None}
     figure.savefig(buffer, format="svg", metadata=none, facecolor="none")

@@ -1,4 +1,4 @@
-"""`Wide`: a table for the terminal that never drops a column: what does not fit goes on in a table below."""
+"""`Wide`: a table for the terminal that continues in a table below if its columns do not fit."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from rich.text import Text
 
 __all__ = ["Column", "Wide"]
 
-_GAP = 2  # between two columns: rich's padding, and the box's divider
+_GAP = 2  # between two columns: rich's padding and the box's divider
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its header, and a cell for each row; both are data, not markup.
+    """A column: its header, and a cell for each row. Both are plain text, not markup.
 
     Args:
         header, cells: text.
@@ -35,7 +35,7 @@ class Column:
 
     @property
     def width(self) -> int:
-        """Columns of the terminal that it takes."""
+        """The width in characters."""
         cells = max((cell_len(cell) for cell in self.cells), default=0)
         header = cell_len(self.header)
         return max(cells, min(header, self.most)) if self.numbers else min(max(cells, header), self.most)
@@ -43,13 +43,13 @@ class Column:
 
 @dataclass(frozen=True)
 class Wide:
-    """A table whose first column stands at the left of every part.
+    """A table in parts that each start with the first column.
 
     Args:
-        title: of the whole.
+        title: of the table.
         key: the first column.
-        columns: the others; of one width, as many to a part as there is room for.
-        ruled: rows above which there is a line.
+        columns: the others; each part has as many as fit.
+        ruled: rows with a line above them.
         bold: rows in bold.
     """
 
@@ -60,7 +60,7 @@ class Wide:
     bold: frozenset[int] = field(default_factory=frozenset)
 
     def parts(self, width: int) -> Iterator[list[Column]]:
-        """The columns beside the first one, part by part; at least one in each."""
+        """Yield the columns of each part, without the first one; at least one per part."""
         part: list[Column] = []
         left = room = width - self._key_width(width)
         for column in self.columns:
@@ -96,7 +96,7 @@ class Wide:
 
 
 def _broken(header: str, width: int) -> str:
-    """The header in lines of that width, broken after ``_``, ``-`` and the like if it has any."""
+    """Return the header in lines of that width, broken after ``_``, ``-`` and the like if possible."""
     lines = [""]
     for part in re.findall(r"[^_\-./ ]*[_\-./ ]?", header):
         if lines[-1] and cell_len(lines[-1] + part.rstrip()) > width:

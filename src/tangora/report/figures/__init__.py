@@ -1,7 +1,6 @@
 """The figures of a report, in the order of the page.
 
-Each is one function from a run and a layout to a `matplotlib.figure.Figure`; the same function draws the file
-and the picture in the page.
+Each is one function from a run and a layout to a `matplotlib.figure.Figure`, used for the file and for the page.
 """
 
 from __future__ import annotations
@@ -20,15 +19,15 @@ __all__ = ["PLOTS", "Plot"]
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure and its words.
+    """A figure and its texts.
 
     Attributes:
         name: file name, anchor.
         title: heading.
-        caption: what is drawn and how to read it.
+        caption: describes the figure and how to read it.
         draw: draws it.
-        absent: why it cannot be drawn from these files, or None.
-        extra: of ``tangora analyze``: without its file there is no section.
+        absent: returns why it cannot be drawn from these files, or None.
+        extra: whether it belongs to ``tangora analyze``: without its file, there is no section.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Expert beside fused, task by task: a panel per method, a pair of bars per mode."""
+"""Experts and fusions, task by task: a panel per method, a pair of bars per mode."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _GAP = 12.0
 
 
 def absent(summary: Summary) -> str | None:
-    """Nothing to draw without a fusion."""
+    """Return why there is nothing to draw: no fusion."""
     return None if summary.largest else "scores.csv has no fused rows on the test split"
 
 
 def draw(summary: Summary, layout: Layout) -> Figure:
-    """Horizontal bars, so that the names of many tasks stay legible on a phone."""
+    """Draw horizontal bars, so that the names of many tasks stay legible on a phone."""
     subset = summary.largest or ""
     keys = [k for k in summary.shown() if subset in summary.fused[k]]
     methods = [k.method for k in keys]
@@ -57,10 +57,10 @@ def _pairs(axis: Axes, summary: Summary, key: Key, tasks: list[str], *, place: i
     paint = color(series_role(summary.run.modes.index(key.mode)))
     experts, fused = summary.experts(key.mode, tasks), summary.fused_scores(key, summary.largest or "")
     for rows, offset, alpha in ((experts, top, legend.PALE), (fused, top + thick, 1.0)):
-        known = [t for t in tasks if t in rows]
-        places = [tasks.index(t) + offset for t in known]
-        axis.barh(places, [rows[t].score for t in known], height=thick * 0.94, color=paint, alpha=alpha)
-        _whiskers(axis, places, [rows[t] for t in known])
+        present = [t for t in tasks if t in rows]
+        places = [tasks.index(t) + offset for t in present]
+        axis.barh(places, [rows[t].score for t in present], height=thick * 0.94, color=paint, alpha=alpha)
+        _whiskers(axis, places, [rows[t] for t in present])
 
 
 def _whiskers(axis: Axes, places: list[float], rows: list[Row]) -> None:

@@ -20,14 +20,14 @@ Curve = tuple[str, str, str, str]  # mode, method, space, parameters
 
 
 def absent(summary: Summary) -> str | None:
-    """Nothing to draw without a grid."""
+    """Return why there is nothing to draw: no grid."""
     if "candidates.csv" in summary.run.missing:
         return summary.run.missing["candidates.csv"]
     return None if curves(summary) else "no method was tried with more than one λ on the validation split"
 
 
 def curves(summary: Summary) -> dict[Curve, dict[float, float]]:
-    """Curve -> λ -> mean validation score over the largest subset; only curves of two λ or more."""
+    """Return curve -> λ -> mean validation score over the largest subset, for curves of two λ or more."""
     inside = set((summary.largest or "").split("+"))
     scores: dict[Curve, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
     for c in summary.run.candidates:
@@ -39,7 +39,7 @@ def curves(summary: Summary) -> dict[Curve, dict[float, float]]:
 
 
 def draw(summary: Summary, layout: Layout) -> Figure:
-    """A panel per method, a line per mode and space."""
+    """Draw a panel per method, with a line per mode and space."""
     lines = curves(summary)
     modes = summary.run.modes
     methods = list(dict.fromkeys(method for _, method, _, _ in lines))
@@ -71,7 +71,7 @@ def _panel(axis: Axes, lines: Mapping[Curve, Mapping[float, float]], modes: list
 
 
 def _scalar(weights: object) -> float | None:
-    """One λ for all tasks, as a number or as equal entries."""
+    """Return the one λ for all tasks, from a number or equal entries."""
     if isinstance(weights, list) and weights and all(w == weights[0] for w in weights):
         weights = weights[0]
     return float(weights) if isinstance(weights, (int, float)) and not isinstance(weights, bool) else None

@@ -19,12 +19,12 @@ _ROW = 1.5  # height of a row, in text sizes
 
 
 def dashes(space: str) -> str:
-    """How a line of a space is drawn; ``delta`` is the rule, and spaces of other packages are dotted."""
+    """Return the line style of a space; spaces from other packages are dotted."""
     return {"delta": "-", "": "-", "factors": "--", "core": "-."}.get(space, ":")
 
 
 def mode_line(modes: Sequence[str], mode: str, space: str = "delta") -> Line2D:
-    """The sample of a mode's line in a space."""
+    """Return the legend entry of a mode's line in a space."""
     index = modes.index(mode)
     shape: dict[str, Any] = {"linestyle": dashes(space), "marker": marker(index)}
     label = mode_name(mode) + (f" ({space})" if dashes(space) != "-" else "")
@@ -32,13 +32,13 @@ def mode_line(modes: Sequence[str], mode: str, space: str = "delta") -> Line2D:
 
 
 def mode_bar(modes: Sequence[str], mode: str, *, pale: bool = False) -> Patch:
-    """The sample of a mode's bar."""
+    """Return the legend entry of a mode's bar."""
     label = f"{mode_name(mode)} {'expert' if pale else 'fused'}"
     return Patch(facecolor=color(series_role(modes.index(mode))), alpha=PALE if pale else 1.0, label=label)
 
 
 def plain_line(label: str, linestyle: Literal["-", ":"] = ":") -> Line2D:
-    """The sample of a line that belongs to no mode."""
+    """Return the legend entry of a line without a mode."""
     return Line2D([], [], color=color("fg"), linewidth=1.2, linestyle=linestyle, label=label)
 
 
@@ -48,7 +48,7 @@ def above(figure: Figure, layout: Layout, handles: Sequence[Any]) -> None:
     rows = -(-len(handles) // columns)
     width, height = figure.get_size_inches()
     figure.set_size_inches(width, height + (rows - 1) * _ROW * layout.text / 72)
-    # matplotlib fills columns first; people read rows first
+    # matplotlib fills columns first; readers read rows first
     order = [row * columns + column for column in range(columns) for row in range(rows)]
     figure.legend(
         handles=[handles[i] for i in order if i < len(handles)],
@@ -62,7 +62,7 @@ def above(figure: Figure, layout: Layout, handles: Sequence[Any]) -> None:
 
 
 def _columns(layout: Layout, lengths: Sequence[int]) -> int:
-    """The most columns whose widest labels still fit side by side."""
+    """Return the largest number of columns that fit side by side."""
     for columns in range(len(lengths), 1, -1):
         widths = [max(lengths[c::columns]) * 0.6 + 4.6 for c in range(columns)]
         if sum(widths) * layout.text <= layout.width:

@@ -1,4 +1,4 @@
-"""How far networks are from their expansions along the paths to their experts."""
+"""The gap between networks and their expansions along the paths to their experts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from statistics import fmean
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tangora.report.analyses import PathOf
+from tangora.report.analyses import PathEntry
 from tangora.report.figures import legend
 from tangora.report.summary import Summary
 from tangora.report.theme import Layout, color, marker, panels, series_role
@@ -17,12 +17,12 @@ __all__ = ["absent", "draw"]
 
 
 def absent(summary: Summary) -> str | None:
-    """Nothing to draw without paths."""
+    """Return why there is nothing to draw: no paths."""
     return None if summary.run.analyses.paths else "analysis/linearity.json has no paths"
 
 
 def draw(summary: Summary, layout: Layout) -> Figure:
-    """Distance and agreement, a line per mode: the mean over its experts, which are drawn faintly."""
+    """Draw distance and agreement, a line per mode: the mean over its experts, which are drawn faintly."""
     paths = summary.run.analyses.paths
     modes = list(dict.fromkeys([*summary.run.modes, *(p.mode for p in paths)]))
     figure, axes = panels(layout, 2, height=260, columns=1 if layout.narrow else 2, share_y=False)
@@ -40,14 +40,14 @@ def draw(summary: Summary, layout: Layout) -> Figure:
     return figure
 
 
-def _lines(axis: Axes, paths: list[PathOf], name: str, index: int) -> None:
+def _lines(axis: Axes, paths: list[PathEntry], name: str, index: int) -> None:
     paint = color(series_role(index))
-    found: dict[float, list[float]] = {}
+    by_position: dict[float, list[float]] = {}
     for one in paths:
         values: list[float] = getattr(one, name)
-        known = [(a, v) for a, v in zip(one.path, values, strict=True) if math.isfinite(v)]
-        axis.plot([a for a, _ in known], [v for _, v in known], color=paint, alpha=0.25, linewidth=1.0)
-        for a, value in known:
-            found.setdefault(a, []).append(value)
-    means = {a: fmean(values) for a, values in sorted(found.items())}
+        finite = [(a, v) for a, v in zip(one.path, values, strict=True) if math.isfinite(v)]
+        axis.plot([a for a, _ in finite], [v for _, v in finite], color=paint, alpha=0.25, linewidth=1.0)
+        for a, value in finite:
+            by_position.setdefault(a, []).append(value)
+    means = {a: fmean(values) for a, values in sorted(by_position.items())}
     axis.plot(list(means), list(means.values()), color=paint, marker=marker(index))

@@ -1,6 +1,6 @@
 """The plane of two task vectors, a panel per mode and pair: disentanglement error as cells, joint loss as contours.
 
-Shades are one series colour at an opacity, so that they sit on a light and a dark ground.
+Shades are one series colour with different opacities, so that they work on light and dark backgrounds.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from matplotlib.patches import Patch, PathPatch, Rectangle
 from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator
 
-from tangora.report.analyses import PlaneOf
+from tangora.report.analyses import PlaneEntry
 from tangora.report.figures import legend
 from tangora.report.summary import Summary, mode_name
 from tangora.report.theme import Layout, color, panels
@@ -30,12 +30,12 @@ _BANDS = 8
 
 
 def absent(summary: Summary) -> str | None:
-    """Nothing to draw without planes."""
+    """Return why there is nothing to draw: no planes."""
     return None if summary.run.analyses.planes else "analysis/planes.json has no planes"
 
 
 def error(summary: Summary, layout: Layout) -> Figure:
-    """Disentanglement error: one scale for every panel."""
+    """Draw the disentanglement error, with one scale for every panel."""
     planes = _ordered(summary)
     highest = max(np.max(plane.error) for plane in planes)
     edges = np.asarray(MaxNLocator(_BANDS, steps=[1, 2, 2.5, 5, 10]).tick_values(0.0, max(float(highest), 0.01)))
@@ -51,7 +51,7 @@ def error(summary: Summary, layout: Layout) -> Figure:
 
 
 def loss(summary: Summary, layout: Layout) -> Figure:
-    """Joint loss: contours of one pair are at the same heights in every mode."""
+    """Draw the joint loss, with contours of one pair at the same heights in every mode."""
     planes = _ordered(summary)
     levels = {pair: _levels([p for p in planes if p.tasks == pair]) for pair in {p.tasks for p in planes}}
     figure = _draw(planes, layout, lambda axis, p: _contours(axis, p, levels[p.tasks], layout), lambda _: "")
@@ -61,10 +61,10 @@ def loss(summary: Summary, layout: Layout) -> Figure:
 
 
 def _draw(
-    planes: Sequence[PlaneOf],
+    planes: Sequence[PlaneEntry],
     layout: Layout,
-    paint: Callable[[Axes, PlaneOf], None],
-    note: Callable[[PlaneOf], str],
+    paint: Callable[[Axes, PlaneEntry], None],
+    note: Callable[[PlaneEntry], str],
 ) -> Figure:
     columns = min(layout.columns, len({plane.mode for plane in planes}))  # modes side by side, a row per pair
     side = layout.width / max(columns, 2)
@@ -82,12 +82,12 @@ def _draw(
         axis.tick_params(labelbottom=True, labelleft=True)
         axis.set_xlabel(f"λ {plane.tasks[0]}")
         axis.set_ylabel(f"λ {plane.tasks[1]}")
-    figure.draw_without_rendering()  # square panels settle only in the second round of the layout
+    figure.draw_without_rendering()  # square panels need a second round of layout
     return figure
 
 
-def _cells(axis: Axes, plane: PlaneOf, edges: Grid) -> None:
-    """A cell around every point of the grid, all cells of one shade as one path; cells of exactly 0 stay empty."""
+def _cells(axis: Axes, plane: PlaneEntry, edges: Grid) -> None:
+    """Draw a cell around every point of the grid, one path per shade; cells of exactly 0 stay empty."""
     values, places = np.asarray(plane.error), np.asarray(plane.coefficients)
     half = (places[1] - places[0]) / 2
     bands = np.clip(np.digitize(values, edges) - 1, 0, len(edges) - 2)
@@ -103,7 +103,7 @@ def _cells(axis: Axes, plane: PlaneOf, edges: Grid) -> None:
     axis.set_ylim(low, high)
 
 
-def _contours(axis: Axes, plane: PlaneOf, levels: Grid, layout: Layout) -> None:
+def _contours(axis: Axes, plane: PlaneEntry, levels: Grid, layout: Layout) -> None:
     values, places = np.asarray(plane.loss).T, np.asarray(plane.coefficients)
     for i, (low, high) in enumerate(itertools.pairwise(levels)):
         shade = _opacity(len(levels) - 2 - i, len(levels))  # the lower, the stronger
@@ -121,8 +121,8 @@ def _contours(axis: Axes, plane: PlaneOf, levels: Grid, layout: Layout) -> None:
     axis.plot(places[column], places[row], "*", color=color("s1"), markersize=11)
 
 
-def _levels(planes: Sequence[PlaneOf]) -> Grid:
-    """Heights of contours, denser towards the lowest loss, where the question is decided."""
+def _levels(planes: Sequence[PlaneEntry]) -> Grid:
+    """Return heights of contours, denser towards the lowest loss, where the differences matter."""
     values = np.concatenate([np.ravel(plane.loss) for plane in planes])
     bottom, middle = float(values.min()), float(np.quantile(values, 0.75))
     heights = bottom + max(middle - bottom, 1e-6) * np.linspace(0.0, 1.0, _BANDS + 1) ** 1.5
@@ -151,8 +151,8 @@ def _marks() -> list[Line2D]:
     ]
 
 
-def _ordered(summary: Summary) -> list[PlaneOf]:
-    """By pair in the file's order, then by mode in the run's."""
+def _ordered(summary: Summary) -> list[PlaneEntry]:
+    """Return the planes by pair in the file's order, then by mode in the run's order."""
     planes, modes = summary.run.analyses.planes, summary.run.modes
     pairs = list(dict.fromkeys(plane.tasks for plane in planes))
     place = {mode: i for i, mode in enumerate([*modes, *(p.mode for p in planes if p.mode not in modes)])}

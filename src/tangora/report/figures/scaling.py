@@ -16,17 +16,17 @@ __all__ = ["absent", "absolute", "kept"]
 
 
 def absent(summary: Summary) -> str | None:
-    """Nothing to draw without a fusion."""
+    """Return why there is nothing to draw: no fusion."""
     return None if summary.fused else "scores.csv has no fused rows on the test split"
 
 
 def absolute(summary: Summary, layout: Layout) -> Figure:
-    """Mean test score over the fused tasks."""
+    """Draw the mean test score over the fused tasks."""
     return _draw(summary, layout, "score")
 
 
 def kept(summary: Summary, layout: Layout) -> Figure:
-    """Mean share of the same mode's experts."""
+    """Draw the mean share of the same mode's experts."""
     return _draw(summary, layout, "kept")
 
 
@@ -61,9 +61,9 @@ def _line(axis: Axes, summary: Summary, key: Key, value: str, *, shift: float) -
     expert = mean_score(summary.experts(key.mode))
     if expert is not None:
         points = {1: expert if value == "score" else 1.0, **points}
-    known = {n: v for n, v in points.items() if v is not None}
-    xs = [n + (shift if n > 1 else 0) for n in known]
-    axis.plot(xs, list(known.values()), legend.dashes(key.space), color=paint, marker=marker(index))
+    defined = {n: v for n, v in points.items() if v is not None}
+    xs = [n + (shift if n > 1 else 0) for n in defined]
+    axis.plot(xs, list(defined.values()), legend.dashes(key.space), color=paint, marker=marker(index))
     spans = [(n + shift, *_interval(m, value)) for n, m in summary.by_size(key).items()]
     axis.vlines(*zip(*spans, strict=True), color=paint, linewidth=1.1)
 
@@ -98,6 +98,6 @@ def _legend(summary: Summary, keys: list[Key], value: str) -> list[object]:
 
 
 def _sparse(sizes: list[int]) -> list[int]:
-    """At most eight ticks, the ends among them."""
+    """Return at most eight ticks, with both ends."""
     step = -(-(len(sizes) - 1) // 7) if len(sizes) > 1 else 1
     return sorted({*sizes[::step], sizes[-1]})

@@ -1,4 +1,4 @@
-"""Heat maps of a number for every two task vectors, a panel per mode: cosines, sign conflicts, common directions."""
+"""Heat maps of a number for every pair of task vectors, a panel per mode: cosines, sign conflicts, subspaces."""
 
 from __future__ import annotations
 
@@ -11,87 +11,87 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from tangora.report.analyses import Pairwise
+from tangora.report.analyses import PairwiseEntry
 from tangora.report.data import Similarity
 from tangora.report.summary import Summary, mode_name
 from tangora.report.theme import Layout, color, panels
 
 __all__ = ["absent", "angles", "draw", "no_angles", "no_signs", "signs"]
 
-_STRONGEST = 0.5  # opacity of the largest value: its number stays legible on it in both themes
+_STRONGEST = 0.5  # opacity of the largest value: the number on it stays legible in both themes
 
 
 def absent(summary: Summary) -> str | None:
-    """Nothing to draw without cosines."""
+    """Return why there is nothing to draw: no cosines."""
     if not summary.run.similarity:
         return summary.run.missing.get("similarity.json", "similarity.json is empty")
     return None
 
 
 def draw(summary: Summary, layout: Layout) -> Figure:
-    """Cosines."""
+    """Draw cosines."""
     return _draw(summary, layout, summary.run.similarity)
 
 
 def no_signs(summary: Summary) -> str | None:
-    """Nothing to draw without sign conflicts."""
+    """Return why there is nothing to draw: no sign conflicts."""
     return None if summary.run.analyses.signs else "analysis/signs.json has no entries"
 
 
 def signs(summary: Summary, layout: Layout) -> Figure:
-    """Sign conflicts, around chance."""
+    """Draw sign conflicts, relative to random signs."""
     return _draw(summary, layout, _pairwise(summary.run.analyses.signs), middle=0.5, above="s1", below="s0")
 
 
 def no_angles(summary: Summary) -> str | None:
-    """Nothing to draw without subspaces."""
+    """Return why there is nothing to draw: no subspaces."""
     return None if summary.run.analyses.angles else "analysis/angles.json has no entries"
 
 
 def angles(summary: Summary, layout: Layout) -> Figure:
-    """Common directions."""
+    """Draw common directions."""
     return _draw(summary, layout, _pairwise(summary.run.analyses.angles))
 
 
-def _pairwise(entries: Sequence[Pairwise]) -> dict[str, Similarity]:
+def _pairwise(entries: Sequence[PairwiseEntry]) -> dict[str, Similarity]:
     return {entry.mode: Similarity(entry.tasks, entry.combined()) for entry in entries}
 
 
 def _draw(
     summary: Summary,
     layout: Layout,
-    found: Mapping[str, Similarity],
+    by_mode: Mapping[str, Similarity],
     *,
     middle: float = 0.0,
     above: str = "s0",
     below: str = "s1",
 ) -> Figure:
-    """Cells are the series colours at an opacity, so that they sit on a light and a dark ground."""
-    modes = sorted(found, key=lambda m: (summary.run.modes.index(m) if m in summary.run.modes else 99, m))
-    size = max(len(found[m].tasks) for m in modes)
+    """Draw cells in series colours with opacities, so that they work on light and dark backgrounds."""
+    modes = sorted(by_mode, key=lambda m: (summary.run.modes.index(m) if m in summary.run.modes else 99, m))
+    size = max(len(by_mode[m].tasks) for m in modes)
     columns = 1 if layout.narrow else min(3, len(modes))
     letters = int((layout.width - 110) / columns / layout.text / 0.85)  # of a title, before it needs a further line
     titles = [fill(mode_name(mode), letters) for mode in modes]
     lines = max(title.count("\n") for title in titles)
     cell = min(44.0, (layout.width - 110) / columns / size)
     figure, axes = panels(layout, len(modes), height=cell * size + 32 + lines * layout.text, columns=columns)
-    longest = max(len(t) for m in modes for t in found[m].tasks)
+    longest = max(len(t) for m in modes for t in by_mode[m].tasks)
     width, height = figure.get_size_inches()
     slanted = 0.42 * layout.text * longest  # the names below the lowest row, at 45 degrees
     figure.set_size_inches(width, height + (slanted - 20) / 72)
     shades = _Shades(
-        middle, max((abs(x - middle) for m in modes for x in _off_diagonal(found[m])), default=1.0), above, below
+        middle, max((abs(x - middle) for m in modes for x in _off_diagonal(by_mode[m])), default=1.0), above, below
     )
     for axis, mode, title in zip(axes, modes, titles, strict=True):
         axis.set_title(title)
-        _cells(axis, found[mode], shades, layout.text - (1 if cell > 30 else 2))
-    figure.draw_without_rendering()  # square panels settle only in the second round of the layout
+        _cells(axis, by_mode[mode], shades, layout.text - (1 if cell > 30 else 2))
+    figure.draw_without_rendering()  # square panels need a second round of layout
     return figure
 
 
 @dataclass(frozen=True)
 class _Shades:
-    """Which colour a value has, and how strongly: by its distance from the middle."""
+    """Colour and opacity of a value, by its distance from the middle."""
 
     middle: float
     largest: float
@@ -99,7 +99,7 @@ class _Shades:
     below: str
 
     def of(self, value: float) -> tuple[str, float]:
-        """A colour and its opacity."""
+        """Return a colour and its opacity."""
         away = 0.0 if math.isnan(value) else value - self.middle
         return color(self.above if away >= 0 else self.below), min(1.0, abs(away) / (self.largest or 1.0)) * _STRONGEST
 
@@ -128,5 +128,5 @@ def _off_diagonal(similarity: Similarity) -> list[float]:
 
 
 def _number(value: float) -> str:
-    """Two decimals without the zero before the point, which would not fit."""
+    """Return two decimals without the leading zero, which would not fit."""
     return "–" if math.isnan(value) else f"{value:.2f}".replace("0.", ".", 1).replace("-", "−")

@@ -14,27 +14,27 @@ __all__ = ["absent", "draw"]
 
 
 def absent(summary: Summary) -> str | None:
-    """Nothing to draw without logged losses."""
+    """Return why there is nothing to draw: no logged losses."""
     if not summary.run.training:
         return summary.run.missing.get("training.json")
     return None if any(t.loss for t in summary.run.training.values()) else "no training.json holds a loss"
 
 
 def draw(summary: Summary, layout: Layout) -> Figure:
-    """Loss by step; both axes shared, so that tasks compare."""
-    found = summary.run.training
-    modes = list(dict.fromkeys([*summary.run.modes, *(m for m, _ in found)]))
-    trained = dict.fromkeys(t for _, t in found)
+    """Draw the loss by step, with shared axes, so that tasks are comparable."""
+    trainings = summary.run.training
+    modes = list(dict.fromkeys([*summary.run.modes, *(m for m, _ in trainings)]))
+    trained = dict.fromkeys(t for _, t in trainings)
     tasks = [*(t for t in summary.run.tasks if t in trained), *(t for t in trained if t not in summary.run.tasks)]
     figure, axes = panels(layout, len(tasks), height=150 if layout.narrow else 190)
     for axis, task in zip(axes, tasks, strict=True):
         axis.set_title(task if len(task) <= 20 else task[:19] + "…")
         for index, mode in enumerate(modes):
-            if (mode, task) in found:
-                _curve(axis, found[mode, task], index)
+            if (mode, task) in trainings:
+                _curve(axis, trainings[mode, task], index)
     figure.supxlabel("optimizer step", fontsize=layout.text, color=color("muted"))
     figure.supylabel("loss", fontsize=layout.text, color=color("muted"))
-    legend.above(figure, layout, [legend.mode_line(modes, m) for m in modes if any(m == k for k, _ in found)])
+    legend.above(figure, layout, [legend.mode_line(modes, m) for m in modes if any(m == k for k, _ in trainings)])
     return figure
 
 
@@ -47,6 +47,6 @@ def _curve(axis: Axes, training: Training, index: int) -> None:
 
 
 def _smooth(values: list[float], window: int) -> list[float]:
-    """Mean over the last ``window`` values, over as many as there are at the start."""
+    """Return means over the last ``window`` values, over fewer at the start."""
     parts = [values[max(0, i - window + 1) : i + 1] for i in range(len(values))]
     return [sum(part) / len(part) for part in parts]
