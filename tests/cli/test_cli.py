@@ -278,6 +278,12 @@ def test_run_ends_in_a_table_and_the_report(tangora, recipe, tmp_path):
     assert (tmp_path / "run" / "report.html").is_file()
 
 
+@pytest.mark.parametrize("arguments", [("jobs",), ("job", "3f2a91c04b7d"), ("explore",)])
+def test_a_folder_that_is_no_run(tangora, tmp_path, arguments):
+    name, *others = arguments
+    refused(tangora(name, tmp_path, *others), "not a run", str(tmp_path), "tangora run")
+
+
 def test_dry_run_says_what_and_writes_nothing(tangora, recipe, tmp_path):
     code, out, err = tangora("run", recipe, "--out", tmp_path / "run", "--dry-run")
     assert code == 0

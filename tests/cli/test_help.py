@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from importlib import resources
+from unittest.mock import patch
 
 import pytest
 from typer.main import get_command
@@ -21,7 +22,8 @@ NAMES = sorted(PROGRAM.commands)
 
 
 def help_of(*arguments, width=80):
-    done = CliRunner().invoke(app, [*arguments], env={"COLUMNS": str(width), "TERMINAL_WIDTH": str(width)})
+    with patch("typer.rich_utils.MAX_WIDTH", width):  # read from the environment when it was imported
+        done = CliRunner().invoke(app, [*arguments], env={"COLUMNS": str(width)})
     assert done.exit_code == 0, done.output
     return done.output
 
@@ -37,12 +39,28 @@ def test_every_command_has_short_help_an_example_and_the_common_options(name):
     assert f"Example  tangora {name}" in text
 
 
+@pytest.mark.parametrize("name", ["", *NAMES])
+def test_help_is_whole_at_60_columns(name):
+    text = help_of(*[name] * bool(name), "-h", width=60)
+    assert all(len(line) <= 60 for line in text.splitlines())
+    assert "…" not in text
+    assert "<bool>" not in text
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_examples_are_commands(name):
-    program, first, *arguments = shlex.split(command(name).example)
-    assert (program, first) == ("tangora", name)
-    values = command(name).built().make_context(name, arguments).params
-    assert values
+def test_every_group_of_options_has_an_example_which_is_a_command(name):
+    built = command(name).built()
+    groups = {getattr(one, "rich_help_panel", None) for one in built.params if not one.hidden} - {None}
+    lines = [command(name).example, f"{command(name).example} --json", *command(name).examples.values()]
+    assert groups == {"Output", *command(name).examples}
+    for line in lines:
+        program, first, *arguments = shlex.split(line)
+        assert (program, first) == ("tangora", name)
+        assert command(name).built().make_context(name, arguments).params
+    for group, line in command(name).examples.items():
+        options = [one for one in built.params if getattr(one, "rich_help_panel", None) == group]
+        assert any(option in shlex.split(line) for one in options for option in (*one.opts, *one.secondary_opts))
+        assert group in help_of(name, "-h").split("Example  ")[1]
 
 
 def test_the_list_says_of_each_command_what_its_own_help_says_first():

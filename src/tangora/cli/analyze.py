@@ -87,4 +87,8 @@ def _split(text: str | None) -> list[str]:
     return [part.strip() for part in text.split(",")] if text else []
 
 
-COMMAND = Command(analyze, example="tangora analyze runs/text7 --only signs,angles")
+COMMAND = Command(
+    analyze,
+    example="tangora analyze runs/text7 --only signs,angles",
+    examples={_PLANES: "tangora analyze runs/text7 --only planes --points 11 --margin 0.5 --rows 64"},
+)

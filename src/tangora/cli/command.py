@@ -20,9 +20,9 @@ from __future__ import annotations
 
 import inspect
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import MISSING, Field, dataclass, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Annotated, Any, get_type_hints
 
 import typer
@@ -35,7 +35,7 @@ from tangora.cli.output import Output
 from tangora.cli.terminal import printing
 from tangora.errors import TangoraError
 
-__all__ = ["Command"]
+__all__ = ["Command", "without_types"]
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,13 @@ class Command:
     Args:
         work: ``(options, output)``; its docstring is the help. What it returns is the exit code, None for 0.
         example: one line that a reader can adapt, shown below the options.
+        examples: the same for groups of options other than "Options" and "Output", by their titles.
         hidden: options that are left out of the help.
     """
 
     work: Callable[[Any, Output], int | None]
     example: str
+    examples: Mapping[str, str] = field(default_factory=dict)
     hidden: frozenset[str] = frozenset()
 
     @property
@@ -65,7 +67,8 @@ class Command:
     def built(self) -> Any:
         """Return what typer calls: a command with options of the fields."""
         alone = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
-        shown = "[bold]Example[/bold]  " + self.example
+        lines = {"Example": self.example, **self.examples, "Output": f"{self.example} --json"}
+        shown = "\n\n".join(f"[bold]{title}[/bold]  {line}" for title, line in lines.items())
         alone.command(self.name, help="\n\n".join(self.help), epilog=shown, cls=_Called)(self._typed())
         return get_command(alone)
 
@@ -83,12 +86,10 @@ class Command:
 
     def _parameters(self, kind: type[Options]) -> Iterator[inspect.Parameter]:
         hints = get_type_hints(kind, include_extras=True)
-        shared = {field.name for field in fields(Options)}
-        for field in sorted(fields(kind), key=lambda field: field.name in shared):
-            hint = self._shown(field.name, hints[field.name])
-            yield inspect.Parameter(
-                field.name, inspect.Parameter.KEYWORD_ONLY, default=_default(field), annotation=hint
-            )
+        shared = {one.name for one in fields(Options)}
+        for one in sorted(fields(kind), key=lambda one: one.name in shared):
+            hint = self._shown(one.name, hints[one.name])
+            yield inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=_default(one), annotation=hint)
 
     def _shown(self, name: str, hint: Any) -> Any:
         """The annotation of a field, with what its option is called in the help: nothing for a flag."""
@@ -109,11 +110,22 @@ class Command:
             raise
 
 
+def without_types(parameters: Sequence[Any]) -> list[Any]:
+    """Return the options of typer's own; the help names no type for a flag."""
+    for parameter in parameters:
+        if getattr(parameter, "is_flag", False) and parameter.metavar is None:
+            parameter.metavar = ""
+    return list(parameters)
+
+
 class _Called(TyperCommand):
+    def get_params(self, ctx: Any) -> list[Any]:
+        return without_types(super().get_params(ctx))
+
     def format_help(self, ctx: Any, formatter: Any) -> None:
         with printing():
             super().format_help(ctx, formatter)
 
 
-def _default(field: Field[Any]) -> Any:
-    return inspect.Parameter.empty if field.default is MISSING else field.default
+def _default(one: Field[Any]) -> Any:
+    return inspect.Parameter.empty if one.default is MISSING else one.default

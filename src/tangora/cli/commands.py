@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from tangora.cli.command import Command
+from tangora.cli.command import Command, without_types
 from tangora.cli.exits import end
 from tangora.cli.terminal import printing, show
 
@@ -59,6 +59,10 @@ class Program(TyperGroup):
         """Print the help."""
         with printing():
             super().format_help(ctx, formatter)
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the options of the program itself."""
+        return without_types(super().get_params(ctx))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return the name, the command with its options, and the arguments that are left for it."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tangora.cli.command import Command
-from tangora.cli.fusing import ADAPTERS, BaseFolder, FusionOptions
+from tangora.cli.fusing import ADAPTERS, CHECKS, BaseFolder, FusionOptions
 from tangora.cli.merge import AllowMissing, Device, DryRun, Dtype, MergeOptions, ShardSize, Threads, merge_models
 from tangora.cli.output import Output
 from tangora.cli.weights import weights_line
@@ -181,5 +181,9 @@ def _document(fused: Adapter, out: Path, verification: Verification | None) -> d
 COMMAND = Command(
     fuse,
     example="tangora fuse adapters/sst2 adapters/snips --method ties --set density=0.3 --out fused",
+    examples={
+        ADAPTERS: "tangora fuse adapters/sst2 adapters/snips --space core --heads keep --out fused",
+        CHECKS: "tangora fuse adapters/sst2 moved/snips --same-base --no-verify --out fused",
+    },
     hidden=frozenset({"full", *_OF_CHECKPOINTS}),
 )

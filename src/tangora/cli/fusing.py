@@ -12,10 +12,12 @@ from tangora.cli import completion
 from tangora.cli.options import Options, OverwriteOption
 from tangora.cli.weights import parse_parameters, parse_weights
 
-__all__ = ["ADAPTERS", "BaseFolder", "FusionOptions"]
+__all__ = ["ADAPTERS", "CHECKS", "BaseFolder", "FusionOptions"]
 
 ADAPTERS = "Adapters"
 """The group of options that only adapters have."""
+CHECKS = "Checks"
+"""The group of options that say what is checked."""
 
 BaseFolder = Annotated[
     Path | None,
@@ -45,9 +47,6 @@ class FusionOptions(Options):
     ] = None
     seed: Annotated[int, typer.Option("--seed", help="For methods that draw random masks.")] = 0
     overwrite: OverwriteOption = False
-    verify: Annotated[
-        bool, typer.Option("--verify/--no-verify", help="Read the result again and compare it with its adapters.")
-    ] = True
     space: Annotated[
         str,
         typer.Option(
@@ -71,9 +70,17 @@ class FusionOptions(Options):
         typer.Option(
             "--same-base",
             help="Treat adapters whose base names differ as sharing one base model.",
-            rich_help_panel=ADAPTERS,
+            rich_help_panel=CHECKS,
         ),
     ] = False
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify/--no-verify",
+            help="Read the result again and compare it with its adapters.",
+            rich_help_panel=CHECKS,
+        ),
+    ] = True
 
     def numbers(self) -> Any:
         """Return the weights as `tangora.fuse` takes them; None if none were given."""

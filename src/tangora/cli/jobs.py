@@ -54,4 +54,4 @@ def _table(listed: Sequence[PlannedJob]) -> Table:
     return table
 
 
-COMMAND = Command(jobs, example="tangora jobs runs/quickstart --json")
+COMMAND = Command(jobs, example="tangora jobs runs/quickstart")

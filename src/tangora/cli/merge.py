@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tangora.cli.command import Command
-from tangora.cli.fusing import BaseFolder, FusionOptions
+from tangora.cli.fusing import ADAPTERS, CHECKS, BaseFolder, FusionOptions
 from tangora.cli.output import Output
 from tangora.cli.weights import weights_line
 from tangora.errors import ArgumentError, FileError
@@ -209,4 +209,12 @@ def _document(merged: Merged, dry_run: bool) -> dict[str, Any]:
     }
 
 
-COMMAND = Command(merge, example="tangora merge adapters/sst2 adapters/snips --base base -w 0.5 --out merged")
+COMMAND = Command(
+    merge,
+    example="tangora merge adapters/sst2 adapters/snips --base base -w 0.5 --out merged",
+    examples={
+        ADAPTERS: "tangora merge adapters/sst2 adapters/snips --base base --space core --out merged",
+        CHECKS: "tangora merge adapters/sst2 --base moved/base --same-base --no-verify --out merged",
+        _MACHINE: "tangora merge base ft-code ft-math --dtype bfloat16 --shard-size 2GB --dry-run --out merged",
+    },
+)

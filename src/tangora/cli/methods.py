@@ -42,4 +42,4 @@ def _document(method: Method) -> dict[str, Any]:
     }
 
 
-COMMAND = Command(methods, example="tangora methods --json")
+COMMAND = Command(methods, example="tangora methods")

@@ -49,6 +49,7 @@ __all__ = [
     "TrainingSettings",
     "bundled_recipes",
     "load_recipe",
+    "load_run_recipe",
 ]
 
 
@@ -86,6 +87,18 @@ def load_recipe(source: str | Path, settings: Sequence[str] = ()) -> Recipe:
     if isinstance(data, dict):
         raw = {k: v if k == "data" else _interpolate(v, data, k) for k, v in raw.items()}
     return validate(Recipe, raw, str(where))
+
+
+def load_run_recipe(run: Path) -> Recipe:
+    """Read the recipe that a run wrote into its folder.
+
+    Raises:
+        FileError: there is none, since no run was started there, or it is unreadable.
+        RecipeError: it is none.
+    """
+    if not (run / "recipe.yaml").is_file():
+        raise FileError("not a run: recipe.yaml is missing", where=run, fix="give the folder that tangora run wrote")
+    return load_recipe(run / "recipe.yaml")
 
 
 def _read(source: str | Path) -> tuple[str, str | Path]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tangora.config.recipe import Recipe, load_recipe
+from tangora.config.recipe import Recipe, load_run_recipe
 from tangora.errors import ArgumentError, FileError, RecipeError
 from tangora.report import _examples, _pack, _presets
 from tangora.report._page import render
@@ -95,15 +95,15 @@ def build(run: str | Path, mode: str | None = None, out: str | Path | None = Non
         out: path of the page.
 
     Raises:
-        RecipeError: the run has no cached logits of classes.
+        RecipeError: the run has no cached logits of classes, or its recipe is invalid.
         ArgumentError: the run has no cached logits of this mode.
-        FileError: a file is invalid.
+        FileError: the folder is no run, or a file is invalid.
         OutputError: the page cannot be written.
         MissingExtraError: the extra ``report`` is not installed.
     """
     require("report", purpose="the explorer")
     folder = Path(run)
-    recipe = load_recipe(folder / "recipe.yaml")
+    recipe = load_run_recipe(folder)
     chosen = _chosen(folder, recipe, mode)
     path = Path(out) if out is not None else folder / f"explorer-{chosen}.html"
     write_text(path, _page(folder, _read(folder, recipe, chosen)))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tangora import quickstart
 from tangora.adapters.adapter import Adapter, load
-from tangora.config.recipe import Recipe, load_recipe
+from tangora.config.recipe import Recipe, load_run_recipe
 from tangora.errors import DataError, ModelError
 from tangora.evaluation.evaluator import Evaluator, ScoreStore
 from tangora.fusion.fusion import Fusion
@@ -58,9 +58,10 @@ class Context:
         """Return the context of a run's folder.
 
         Raises:
-            RecipeError: the folder has no readable recipe.
+            FileError: no run was started in the folder.
+            RecipeError: its recipe is invalid.
         """
-        return cls(run, load_recipe(run / "recipe.yaml"), progress or Progress())
+        return cls(run, load_run_recipe(run), progress or Progress())
 
     @cached_property
     def machine(self) -> Machine:
