@@ -71,12 +71,23 @@ class Balanced(HTMLParser):
 
 def test_tables_of_notebooks_are_whole(values):
     shown = [value for value in values if hasattr(value, "_repr_html_")]
-    assert {type(value).__name__ for value in shown} >= {"ZeroShotBase", "ZeroShotTask", "Scores", "RowAnswers"}
+    assert {type(value).__name__ for value in shown} >= {
+        "FinetuneConfig", "Recipe", "RowAnswers", "Scores", "TangentModel", "TaskVector", "ZeroShotBase",
+        "ZeroShotTask",
+    }  # fmt: skip
     for value in shown:
         page = Balanced()
         page.feed(value._repr_html_())
         assert page.open == []
         assert page.rows > 1
+
+
+def test_a_table_of_a_vector_has_its_largest_sites():
+    vector = tangora.TaskVector({f"site{i}": tangora.Dense(torch.full((2, 2), float(i))) for i in range(25)})
+    text = vector._repr_html_()
+    assert text.index("site24") < text.index("site23")
+    assert "and 5 more" in text
+    assert "site4<" not in text
 
 
 def test_names_in_tables_are_data():

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tangora.cli import completion
 from tangora.cli.options import Options, OverwriteOption
 from tangora.cli.weights import parse_parameters, parse_weights
+
+if TYPE_CHECKING:
+    from tangora.fusion.weights import WeightTable
 
 __all__ = ["ADAPTERS", "CHECKS", "BaseFolder", "FusionOptions"]
 
@@ -82,7 +85,7 @@ class FusionOptions(Options):
         ),
     ] = True
 
-    def numbers(self) -> Any:
+    def numbers(self) -> WeightTable | float | None:
         """Return the weights as `tangora.fuse` takes them; None if none were given."""
         return parse_weights(self.weights)
 

@@ -17,6 +17,7 @@ from tangora.errors import ArgumentError, FileError
 
 if TYPE_CHECKING:
     from tangora.checkpoints import Merged
+    from tangora.fusion.weights import WeightTable
 
 __all__ = [
     "COMMAND",
@@ -79,7 +80,7 @@ class MergeOptions(FusionOptions):
     device: Device = "cpu"
     dry_run: DryRun = False
 
-    def fuse(self, models: Sequence[Path], base: Path, weights: Any, output: Output) -> Merged:
+    def fuse(self, models: Sequence[Path], base: Path, weights: WeightTable | float | None, output: Output) -> Merged:
         """Fuse ``models`` into ``base`` and write the result."""
         from tangora.checkpoints import fuse_checkpoints  # deferred: --help needs none of it
 
@@ -125,7 +126,12 @@ def merge(options: MergeOptions, output: Output) -> None:
 
 
 def merge_models(
-    options: MergeOptions, base: Path, models: Sequence[Path], weights: Any, output: Output, origin: str = ""
+    options: MergeOptions,
+    base: Path,
+    models: Sequence[Path],
+    weights: WeightTable | float | None,
+    output: Output,
+    origin: str = "",
 ) -> None:
     """Fuse ``models`` into ``base``, and print the result.
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from tangora.support.seams import MODES, SPACES
-from tangora.support.shown import one_line
+from tangora.support.shown import html_table, one_line
 from tangora.support.validation import did_you_mean, validate
 
 __all__ = [
@@ -53,11 +53,19 @@ class Frozen(BaseModel):
 
     def __repr__(self) -> str:
         """Show the values that differ from the defaults."""
+        return one_line(type(self).__name__, *(f"{name}={value!r}" for name, value in self._changed().items()))
+
+    def _repr_html_(self) -> str:
+        """Return a table for notebooks: the values that differ from the defaults."""
+        rows = [[name, repr(value)] for name, value in self._changed().items()]
+        return html_table(type(self).__name__, ["key", "value"], rows)
+
+    def _changed(self) -> dict[str, Any]:
+        """The values that differ from the defaults."""
         fields = type(self).model_fields
         defaults = {n: f.get_default(call_default_factory=True, validated_data={}) for n, f in fields.items()}
         values = {name: getattr(self, name) for name in fields}
-        shown = {n: v for n, v in values.items() if fields[n].is_required() or v != defaults[n]}
-        return one_line(type(self).__name__, *(f"{name}={value!r}" for name, value in shown.items()))
+        return {n: v for n, v in values.items() if fields[n].is_required() or v != defaults[n]}
 
     @field_validator("*", mode="before")
     @classmethod

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tangora.adapters.adapter import Adapter
 from tangora.adapters.application import applied
 from tangora.errors import ModelError
-from tangora.support.shown import one_line
+from tangora.support.shown import html_table, one_line
 from tangora.tangent._dual import dual_numbers, expand, expand_last, expand_mapped, parts
 from tangora.tangent.direction import Direction, direction_of
 from tangora.tangent.lora import TangentLora
@@ -57,6 +57,13 @@ class TangentModel(nn.Module):
 
     def __repr__(self) -> str:
         return one_line("TangentModel", f"{type(self.model).__name__} expanded in an adapter's parameters")
+
+    def _repr_html_(self) -> str:
+        """Return a table for notebooks."""
+        parameters = list(self.model.parameters())
+        trained = sum(p.numel() for p in parameters if p.requires_grad)
+        facts = {"parameters": sum(p.numel() for p in parameters), "trained": trained}
+        return html_table(repr(self), ["", ""], [[name, f"{count:,}"] for name, count in facts.items()])
 
     def __init__(self, model: nn.Module, adapter: Adapter | None = None) -> None:
         super().__init__()

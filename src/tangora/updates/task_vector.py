@@ -14,11 +14,14 @@ from types import MappingProxyType
 from torch import Tensor
 
 from tangora.errors import FusionError
+from tangora.support.shown import html_table
 from tangora.support.threads import in_threads
 from tangora.updates.truncation import prepare
 from tangora.updates.update import Dense, Factors, LowRank, Update, combine
 
 __all__ = ["Dense", "Factors", "LowRank", "TaskVector", "Update", "combine"]
+
+_SHOWN = 20  # sites of a table in a notebook
 
 
 class TaskVector(Mapping[str, Update]):
@@ -50,6 +53,13 @@ class TaskVector(Mapping[str, Update]):
 
     def __repr__(self) -> str:
         return f"TaskVector({len(self)} sites, norm {self._norm:.4g})"
+
+    def _repr_html_(self) -> str:
+        """Return a table for notebooks: the sites with the largest norms."""
+        norms = sorted(((update.norm(), site) for site, update in self.items()), reverse=True)
+        rows = [[site, repr(self[site]), f"{norm:.4g}"] for norm, site in norms[:_SHOWN]]
+        rest = [[f"and {len(norms) - _SHOWN} more", "", ""]] if len(norms) > _SHOWN else []
+        return html_table(repr(self), ["site", "update", "norm"], [*rows, *rest])
 
     def dense(self) -> dict[str, Tensor]:
         """Return every update as a full tensor; this needs the memory of the weights."""
