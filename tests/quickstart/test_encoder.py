@@ -18,9 +18,11 @@ from tangora.config.recipe import load_recipe
 from tangora.errors import OutputError
 from tangora.progress import Progress
 from tangora.quickstart import cache, model, training
-from tangora.quickstart.training import Settings
+from tangora.quickstart.training import PretrainingSettings
 
-TINY = Settings(width=32, layers=1, patch=16, projection=16, steps=150, batch_size=64, learning_rate=5e-3, warmup=5)
+TINY = PretrainingSettings(
+    width=32, layers=1, patch=16, projection=16, steps=150, batch_size=64, learning_rate=5e-3, warmup=5
+)
 
 
 @pytest.fixture(scope="module")

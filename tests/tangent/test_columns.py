@@ -160,7 +160,7 @@ def test_a_file_gives_them_back_and_another_run_s_is_refused(setups, tmp_path):
         one, other = getattr(columns, field.name), getattr(back, field.name)
         assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
     key = columns_key(base, task, "validation", experts)
-    with pytest.raises(DataError, match=rf"columns are of fingerprint .*, not {key[:12]}.*belong to another run"):
+    with pytest.raises(DataError, match=rf"columns have fingerprint .*, not {key[:12]}.*belong to another run"):
         load_columns(tmp_path / "c.safetensors", key)
     (tmp_path / "c.safetensors").write_bytes(b"12345678")
     with pytest.raises(FileError):

@@ -242,7 +242,7 @@ def test_an_expanded_peft_model_does_not_run_by_itself(folders: dict) -> None:
 
 
 def test_nothing_to_expand_is_refused() -> None:
-    with pytest.raises(ModelError, match="nothing to be expanded in"):
+    with pytest.raises(ModelError, match="no adapter to expand in"):
         TangentModel(nn.Linear(2, 2))
 
 

@@ -1,8 +1,9 @@
-"""The embedded default: four small image tasks and a tiny CLIP, made on this machine without a network.
+"""The embedded example: four small image tasks and a tiny CLIP, made on this machine without a network.
 
-The pictures come inside the scikit-learn and scikit-image packages. `encoder` pretrains a CLIP of about half a million
-weights on captioned pictures that are in no task, once, and keeps it in a cache. Large enough to watch adapters learn,
-fuse and interfere in minutes; far too small to rank methods: a few hundred test rows a task, one seed, one toy model.
+The pictures are part of the scikit-learn and scikit-image packages. `encoder` pretrains a CLIP of about half a million
+weights once, on captioned pictures that are in no task, and keeps it in a cache. This is large enough to watch adapters
+learn, fuse and interfere in minutes, and far too small to rank methods: a few hundred test rows per task, one seed, one
+toy model.
 """
 
 from __future__ import annotations

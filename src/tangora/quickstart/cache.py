@@ -1,4 +1,4 @@
-"""The pretrained encoder on disk: made on first use, found again under the hash of everything that decides it."""
+"""The cache of the pretrained encoder: made on first use, stored under the hash of everything it depends on."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import torch
 
 from tangora.errors import FileError
 from tangora.quickstart.data import pretraining
-from tangora.quickstart.training import Progress, Settings, pretrain, save
+from tangora.quickstart.training import PretrainingSettings, Progress, pretrain, save
 from tangora.support.extras import require
 from tangora.support.files import atomic_dir, digest, file_digest, read_json, write_json
 
 __all__ = ["cache_folder", "encoder"]
 
-# To be raised with every change of the code that changes the weights.
+# Increase it with every change of the code that changes the weights.
 _CODE_VERSION = 1
 _RECORD = "tangora_quickstart.json"
 _WEIGHTS = "model.safetensors"
 
 
 def cache_folder() -> Path:
-    """``$TANGORA_CACHE``, or the place for caches of this user and system."""
+    """Return ``$TANGORA_CACHE``, or the user's cache folder on this system."""
     chosen = os.environ.get("TANGORA_CACHE")
     if chosen:
         return Path(chosen).expanduser()
@@ -34,30 +34,30 @@ def cache_folder() -> Path:
     return user_cache_path("tangora")
 
 
-def encoder(progress: Progress | None = None, settings: Settings | None = None) -> Path:
-    """The folder of the pretrained tiny CLIP (``CLIPModel``, tokenizer, image processor), made now if it is not there.
+def encoder(progress: Progress | None = None, settings: PretrainingSettings | None = None) -> Path:
+    """Return the folder of the pretrained tiny CLIP (``CLIPModel``, tokenizer, image processor); make it on first use.
 
-    A damaged cache entry is made again. Two processes may make the same entry; one of them is kept.
+    A damaged cache entry is made again. If two processes make the same entry, one of the two is kept.
 
     Args:
-        progress: called after each pretraining step with (steps done, steps, loss); not at all when cached.
-        settings: another model or schedule than the quickstart's.
+        progress: called after each pretraining step with (steps done, steps, loss); not called if it is cached.
+        settings: another model or schedule than the default.
 
     Raises:
         DataError: an installed package lacks one of the pictures.
         OutputError: the cache cannot be written.
     """
-    settings = settings or Settings()
+    settings = settings or PretrainingSettings()
     folder = cache_folder() / f"quickstart-{_key(settings)[:16]}"
     if not _intact(folder):
-        model, words = pretrain(settings, progress)
+        model, tokenizer = pretrain(settings, progress)
         with atomic_dir(folder) as scratch:  # only now: a second process may be training the same entry
-            save(model, words, scratch)
+            save(model, tokenizer, scratch)
             write_json(scratch / _RECORD, {"settings": asdict(settings), "model": file_digest(scratch / _WEIGHTS)})
     return folder
 
 
-def _key(settings: Settings) -> str:
+def _key(settings: PretrainingSettings) -> str:
     import transformers  # deferred: it takes seconds to import
 
     images, captions = pretraining()
@@ -73,7 +73,7 @@ def _key(settings: Settings) -> str:
 
 
 def _intact(folder: Path) -> bool:
-    """Whether the entry is whole: it appeared at once, so only what happened to it since can have broken it."""
+    """Return whether the entry's weights are unchanged; it is published atomically, so it was complete at first."""
     try:
         return bool(read_json(folder / _RECORD)["model"] == file_digest(folder / _WEIGHTS))
     except (FileError, OSError, KeyError):

@@ -1,8 +1,8 @@
-"""Four small image classification tasks and a captioned pretraining set, cut so that they share nothing.
+"""Four small image classification tasks and a captioned pretraining set, without shared pixels.
 
-A photograph is cut into blocks of 2 x 2 tiles; a whole block goes to pretraining, train, validation or test, and a tile
-is a row. So two rows of different sets never show the same pixels, though they may come from the same photograph. Where
-a row goes is decided by a hash of its place, not by a random generator: the same on every machine and version.
+A photograph is divided into blocks of 2 x 2 tiles. A whole block goes to pretraining, train, validation or test, and a
+tile is a row. So two rows of different sets never share pixels, though they may come from the same photograph. The
+assignment follows from a hash of the position, not from a random generator: the same on every machine and version.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TEMPLATES = ("a photo of a {}", "a picture of a {}", "a small image of a {}")
 _TILE = 24
 _BLOCK = 2 * _TILE
 
-# Rows of each class in pretraining, train, validation and test. Of blocks for what is cut from photographs.
+# Rows of each class in pretraining, train, validation and test; for photographs, the number of blocks.
 _ROWS: dict[str, tuple[int, int, int, int]] = {"digits": (30, 70, 30, 40), "faces": (10, 45, 15, 28)}
 _BLOCKS: dict[str, tuple[int, int, int, int]] = {"textures": (5, 25, 15, 40), "photos": (5, 22, 7, 14)}
 
@@ -50,7 +50,7 @@ _PHOTOS = {
     "retina": "retina.jpg",
     "rocket": "rocket.jpg",
 }
-# Shown in pretraining only: they widen what the encoder has seen and belong to no task.
+# Used in pretraining only, for variety; they belong to no task.
 _EXTRA: dict[str, tuple[str, pictures.Package]] = {
     "motorcycle": ("motorcycle_left.png", "skimage"),
     "pagoda": ("china.jpg", "sklearn"),
@@ -62,7 +62,7 @@ _LABELS = {"digits": _DIGITS, "textures": tuple(_TEXTURES), "faces": _FACES, "ph
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a row's pixels come from: a rectangle of a file, or of one item of a data set."""
+    """The origin of a row's pixels: a rectangle of a file, or of one item of a data set."""
 
     source: str
     top: int
@@ -71,7 +71,7 @@ class Origin:
     width: int
 
     def overlaps(self, other: Origin) -> bool:
-        """Whether the two show a common pixel."""
+        """Return whether the two rectangles share a pixel."""
         return (
             self.source == other.source
             and self.top < other.top + other.height
@@ -89,7 +89,7 @@ class _Row:
 
 
 def names() -> list[str]:
-    """The tasks that `load` knows.
+    """Return the names of the tasks for `load`.
 
     >>> names()
     ['digits', 'textures', 'faces', 'photos']
@@ -98,10 +98,10 @@ def names() -> list[str]:
 
 
 def labels(name: str) -> list[str]:
-    """Class names in label order.
+    """Return class names in label order.
 
     Raises:
-        DataError: no such task.
+        DataError: there is no such task.
 
     >>> labels("textures")
     ['brick', 'grass', 'gravel']
@@ -112,36 +112,36 @@ def labels(name: str) -> list[str]:
 
 
 def load(name: str) -> dict[str, dict[str, UInt8[ndarray, "n 32 32 3"] | Int[ndarray, " n"]]]:
-    """Images (uint8, RGB, 32 x 32) and labels (int64) of the train, validation and test rows of a task.
+    """Return images (uint8, RGB, 32 x 32) and labels (int64) of the train, validation and test rows of a task.
 
     Raises:
-        DataError: no such task, or an installed package lacks one of the pictures.
+        DataError: there is no such task, or an installed package lacks one of the pictures.
 
     >>> {split: len(rows["label"]) for split, rows in load("faces").items()}
     {'train': 90, 'validation': 30, 'test': 56}
     """
-    known = labels(name)
+    classes = labels(name)
     return {
         split: {
             "image": _stack(rows),
-            "label": np.array([known.index(row.label) for row in rows], dtype=np.int64),
+            "label": np.array([classes.index(row.label) for row in rows], dtype=np.int64),
         }
         for split, rows in zip(SPLITS, _sets(name)[1:], strict=True)
     }
 
 
 def origins(name: str) -> dict[str, list[Origin]]:
-    """Where each row of each split comes from, and under ``pretraining`` the task's share of that set.
+    """Return the origin of each row of each split, and under ``pretraining`` of the task's share of that set.
 
     Raises:
-        DataError: as `load`.
+        DataError: see `load`.
     """
     labels(name)
     return {s: [r.origin for r in rows] for s, rows in zip(("pretraining", *SPLITS), _sets(name), strict=True)}
 
 
 def pretraining() -> tuple[UInt8[ndarray, "n 32 32 3"], list[str]]:
-    """Images and captions ("a photo of a cat") kept apart from every task's rows; the templates take turns.
+    """Return images and captions ("a photo of a cat") that are in no task; the templates alternate.
 
     Raises:
         DataError: an installed package lacks one of the pictures.
@@ -183,7 +183,7 @@ def _items(name: str) -> Mapping[str, list[_Row]]:
 
 
 def _tiles(label: str, file: str, blocks: int, package: pictures.Package = "skimage") -> list[_Row]:
-    """The tiles of the first ``blocks`` blocks in hash order, block by block."""
+    """Return the tiles of the first ``blocks`` blocks in hash order, block by block."""
     picture = pictures.photo(file, package)
     height, width = picture.shape[:2]
     corners = [(y, x) for y in range(0, height - _BLOCK + 1, _BLOCK) for x in range(0, width - _BLOCK + 1, _BLOCK)]
@@ -192,12 +192,12 @@ def _tiles(label: str, file: str, blocks: int, package: pictures.Package = "skim
         raise DataError(
             "the picture is smaller than expected", got=picture.shape, where=file, fix="reinstall " + package
         )
-    places = [(y + dy, x + dx) for y, x in corners[:blocks] for dy in (0, _TILE) for dx in (0, _TILE)]
-    return [_Row(picture[y : y + _TILE, x : x + _TILE], label, Origin(file, y, x, _TILE, _TILE)) for y, x in places]
+    tiles = [(y + dy, x + dx) for y, x in corners[:blocks] for dy in (0, _TILE) for dx in (0, _TILE)]
+    return [_Row(picture[y : y + _TILE, x : x + _TILE], label, Origin(file, y, x, _TILE, _TILE)) for y, x in tiles]
 
 
-def _order(place: str) -> str:
-    return hashlib.sha256(place.encode()).hexdigest()
+def _order(position: str) -> str:
+    return hashlib.sha256(position.encode()).hexdigest()
 
 
 def _stack(rows: Sequence[_Row]) -> UInt8[ndarray, "n 32 32 3"]:

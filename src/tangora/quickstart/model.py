@@ -1,4 +1,4 @@
-"""A CLIP small enough to pretrain in half a minute on two cores, of stock transformers classes: loaded as any other."""
+"""A CLIP small enough to pretrain in half a minute on two cores, made of stock transformers classes."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
 
 __all__ = ["PIXEL_MEAN", "PIXEL_STD", "build", "image_processor", "tokenizer", "vocabulary"]
 
-# The end token must not be number 2: transformers then takes the largest id for the end, as old checkpoints need.
+# The end token must not have id 2: transformers then uses the largest id as the end, for old checkpoints.
 _SPECIAL = ("<pad>", "<start>", "<unk>", "<end>")
 _MAX_TOKENS = 16
 PIXEL_MEAN, PIXEL_STD = 0.5, 0.25
 
 
 def vocabulary(texts: Sequence[str]) -> list[str]:
-    """Special tokens, then every word of ``texts`` in alphabetical order."""
+    """Return the special tokens, then every word of ``texts`` in alphabetical order."""
     return [*_SPECIAL, *sorted({word for text in texts for word in text.lower().split()})]
 
 
 def tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
-    """One token a word, ``<start> ... <end>`` around a text, lower case; unknown words become ``<unk>``."""
+    """Return a tokenizer with one token per lower-case word, and ``<start> ... <end>`` around a text."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors  # deferred: an extra
     from transformers import PreTrainedTokenizerFast  # deferred: it takes seconds to import
 
@@ -46,7 +46,7 @@ def tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
 
 
 def image_processor() -> CLIPImageProcessorPil:
-    """Resize to 32 pixels, then (pixel / 255 - 0.5) / 0.25."""
+    """Return a processor that resizes to 32 pixels and computes (pixel / 255 - 0.5) / 0.25."""
     from transformers.models.clip.image_processing_pil_clip import (
         CLIPImageProcessorPil,  # deferred: it takes seconds to import
     )
@@ -61,7 +61,7 @@ def image_processor() -> CLIPImageProcessorPil:
 
 
 def build(words: int, width: int, layers: int, patch: int, projection: int) -> CLIPModel:
-    """The untrained model, drawn from torch's global generator: seed it, and fork it, outside."""
+    """Build the untrained model with torch's global generator; the caller seeds and forks it."""
     from transformers import CLIPModel  # deferred: it takes seconds to import
 
     return CLIPModel(_config(words, width, layers, patch, projection))

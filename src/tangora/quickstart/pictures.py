@@ -1,4 +1,4 @@
-"""The pictures inside the scikit-learn and scikit-image packages, read from their files; nothing is downloaded."""
+"""Read the pictures in the scikit-learn and scikit-image packages from their files, without downloads."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _MAX_SIDE = 750
 
 
 def photo(file: str, package: Package = "skimage") -> UInt8[ndarray, "height width 3"]:
-    """A photograph in RGB; larger ones are reduced by a whole factor until no side exceeds 750 pixels.
+    """Return a photograph in RGB; larger ones are reduced by an integer factor until no side exceeds 750 pixels.
 
     Raises:
-        DataError: the installed package does not bring the file.
+        DataError: the installed package does not include the file.
     """
     from PIL import Image  # deferred: an extra
 
@@ -36,7 +36,7 @@ def photo(file: str, package: Package = "skimage") -> UInt8[ndarray, "height wid
 
 
 def digits() -> tuple[UInt8[ndarray, "n 8 8"], Int[ndarray, " n"]]:
-    """Scanned handwritten digits and which digit each is (UCI optical recognition, test part)."""
+    """Return scanned handwritten digits and their labels (UCI optical recognition, test part)."""
     from sklearn.datasets import load_digits  # deferred: an extra
 
     images, labels = load_digits(return_X_y=True)
@@ -45,7 +45,7 @@ def digits() -> tuple[UInt8[ndarray, "n 8 8"], Int[ndarray, " n"]]:
 
 
 def faces() -> tuple[UInt8[ndarray, "n 25 25"], Int[ndarray, " n"]]:
-    """Patches of Labeled Faces in the Wild and whether each is a face (0) or not (1), without repeated patches."""
+    """Return patches of Labeled Faces in the Wild, without duplicates, and labels: a face (0) or not (1)."""
     patches: Float[ndarray, "200 25 25"] = np.load(_path("lfw_subset.npy", "skimage"), allow_pickle=False)
     images = np.rint(patches * 255).clip(0, 255).astype(np.uint8)
     labels = np.repeat(np.array([0, 1], dtype=np.int64), 100)
@@ -61,7 +61,7 @@ def _path(file: str, package: Package) -> Path:
         if path.is_file():
             return path
     raise DataError(
-        "the package does not bring this picture",
+        "the package does not include this picture",
         got=file,
         where=f"{package} {_FOLDERS[package]}",
         fix="install the versions named in constraints.txt",

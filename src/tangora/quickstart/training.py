@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import CLIPModel, PreTrainedTokenizerFast
 
-__all__ = ["Progress", "Settings", "pretrain", "save"]
+__all__ = ["PretrainingSettings", "Progress", "pretrain", "save"]
 
 Progress = Callable[[int, int, float], None]
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What the encoder is and how it is trained; with the data, all that decides its weights."""
+class PretrainingSettings:
+    """The encoder's architecture and training; with the data, they decide its weights."""
 
     width: int = 96
     layers: int = 4
@@ -42,10 +42,12 @@ class Settings:
     seed: int = 0
 
 
-def pretrain(settings: Settings, progress: Progress | None = None) -> tuple[CLIPModel, PreTrainedTokenizerFast]:
-    """Train the encoder on `data.pretraining`; the same settings give the same weights on one machine.
+def pretrain(
+    settings: PretrainingSettings, progress: Progress | None = None
+) -> tuple[CLIPModel, PreTrainedTokenizerFast]:
+    """Train the encoder on `data.pretraining`; on one machine, the same settings give the same weights.
 
-    The loss is CLIP's, except that images with equal captions are all positives of that caption.
+    The loss is CLIP's, except that all images with equal captions are positives of that caption.
 
     Args:
         settings: model and schedule.
@@ -66,7 +68,7 @@ def save(model: CLIPModel, words: PreTrainedTokenizerFast, folder: Path) -> None
     from transformers.utils import logging  # deferred: it takes seconds to import
 
     bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # one file in a blink: its bar would only break ours
+    logging.disable_progress_bar()  # for one small file, it would only disturb ours
     try:
         model.save_pretrained(folder)
     finally:
@@ -80,7 +82,7 @@ def _fit(
     model: CLIPModel,
     images: UInt8[Tensor, "n h w 3"],
     ids: Int[Tensor, "n words"],
-    settings: Settings,
+    settings: PretrainingSettings,
     progress: Progress,
 ) -> None:
     generator = torch.Generator().manual_seed(settings.seed)
@@ -99,8 +101,8 @@ def _fit(
         progress(step + 1, settings.steps, loss.item())
 
 
-def _rate(step: int, settings: Settings) -> float:
-    """Linear warm-up, then half a cosine to zero, as a fraction of the peak."""
+def _rate(step: int, settings: PretrainingSettings) -> float:
+    """Return the learning rate as a fraction of the peak: linear warm-up, then half a cosine to zero."""
     if step < settings.warmup:
         return (step + 1) / settings.warmup
     done = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
@@ -108,7 +110,7 @@ def _rate(step: int, settings: Settings) -> float:
 
 
 def _shifted(pixels: Float[Tensor, "n 3 h w"], generator: torch.Generator) -> Float[Tensor, "n 3 h w"]:
-    """The batch moved by up to two pixels: a few hundred images are soon known by heart."""
+    """Shift the batch by up to two pixels, since the model would soon memorize a few hundred images."""
     dy, dx = torch.randint(-2, 3, (2,), generator=generator).tolist()
     return torch.roll(pixels, (dy, dx), dims=(2, 3))
 

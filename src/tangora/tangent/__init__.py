@@ -2,10 +2,10 @@
 
     f(x; φ) = f(x; φ₀) + J(x) (φ − φ₀)
 
-`_dual` pushes tangents through a network in forward mode. Two things bring them in: while an adapter is trained, its
-own LoRA layers (`lora`); afterwards a `Direction`, made from any task vector, at the sites of the bare base model
+`_dual` pushes tangents through a network in forward mode. The tangents come from an adapter's LoRA layers while it is
+trained (`lora`), and afterwards from a `Direction`, made from a task vector, at the sites of the base model
 (`direction`). `model` adds primal and tangent: `TangentModel` around any module, `TangentTaskModel` for logits.
-`columns` keeps ``f(x; φ₀)`` and ``J(x) τₜ`` for the rows of a split, from which every fused model's logits follow.
+`columns` stores ``f(x; φ₀)`` and ``J(x) τₜ`` for the rows of a split, from which every fused model's logits follow.
 
     training     φ ─ TangentLora ─▶ dual numbers ─▶ logits ─▶ loss; backward through the primal: Jᵀ∇L
     evaluation   Adapter ─ direction_of ─▶ Direction ─▶ dual numbers ─▶ logits

@@ -1,18 +1,19 @@
-"""Forward-mode differentiation of a whole network, alongside the graph that reverse mode needs of its primal.
+"""Forward-mode differentiation of a whole network, with a graph of the primal for reverse mode.
 
-PyTorch's dual tensors carry a tangent through any operator. Left to itself, autograd would also record how each
-tangent came about, since tangents are computed from primals that require a gradient; nobody differentiates that
-graph here (the gradient of a linear model is taken at φ₀), and it would double the memory of a step. The operators
-that hold nearly all of a transformer's work therefore have a rule here, which computes the primal as ever and the
-tangent without a graph, by the fused kernels; every other operator goes PyTorch's own way, and its graph is cut off at
-the next rule. What autograd saves of a dual tensor keeps its tangent until the block ends, so products, of which it
-saves both sides, have a rule as well.
+PyTorch's dual tensors carry a tangent through any operator. By default, autograd also records the computation of each
+tangent, since tangents are computed from primals that require a gradient. That graph is never used here (the gradient
+of a linear model is taken at φ₀), and it would double the memory of a training step.
 
-Attention is among them because the fused kernels have no forward derivative: its primal stays fused, and
+The operators that do nearly all of a transformer's work therefore have rules here: a rule computes the primal as usual,
+and the tangent without a graph, by the fused kernels. Other operators use PyTorch's own derivative, and their graph of
+the tangent ends at the next rule. A dual tensor that autograd saves for the backward pass keeps its tangent until the
+block ends; since a product saves both of its operands, it has a rule too.
+
+Attention has a rule because the fused kernels have no forward derivative: its primal stays fused, and
 
     Ȯ = P V̇ + (P ∘ Ṡ) V − rowsum(P ∘ Ṡ) ∘ O,     Ṡ = scale · (Q̇ Kᵀ + Q K̇ᵀ),     P = softmax(scale · Q Kᵀ + mask);
 
-with dropout, P and P ∘ Ṡ are masked where they meet V̇ and V.
+with dropout, P and P ∘ Ṡ are masked before the products with V̇ and V.
 """
 
 from __future__ import annotations
@@ -36,32 +37,32 @@ __all__ = ["dual", "dual_numbers", "expand", "expand_last", "expand_mapped", "ha
 
 
 def parts(value: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Primal and tangent of a tensor, the tangent without a graph; None where there is none."""
+    """Return primal and tangent of a tensor; the tangent has no graph, and is None if there is none."""
     primal, tangent = forward_ad.unpack_dual(value)
     return primal, None if tangent is None else tangent.detach()
 
 
 def dual(primal: Tensor, tangent: Tensor | None) -> Tensor:
-    """A tensor with a tangent, in the primal's dtype."""
+    """Return a tensor with a tangent, in the primal's dtype."""
     return primal if tangent is None else forward_ad.make_dual(primal, tangent.to(primal.dtype))
 
 
 def has_tangent(value: Any) -> bool:
-    """Whether this is a tensor that carries a tangent."""
+    """Return whether this is a tensor with a tangent."""
     return isinstance(value, Tensor) and forward_ad.unpack_dual(value).tangent is not None
 
 
 def in_dual_numbers() -> bool:
-    """Whether a block of `dual_numbers` is open."""
+    """Return whether this runs in a block of `dual_numbers`."""
     return forward_ad._current_level >= 0
 
 
 @contextmanager
 def dual_numbers() -> Iterator[None]:
-    """A block in which tangents flow.
+    """Propagate tangents within the block.
 
     Raises:
-        ModelError: an operator in it has no forward derivative; it is named.
+        ModelError: an operator in the block has no forward derivative; the message names it.
     """
     with _named(), forward_ad.dual_level(), _Rules():
         yield
@@ -83,18 +84,18 @@ def _named() -> Iterator[None]:
 
 
 def expand(function: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
-    """Primal and tangent of what ``function`` returns, evaluated in dual numbers; no tangent is a zero one."""
+    """Evaluate ``function`` in dual numbers; return primal and tangent of its result, zero if it has no tangent."""
     with dual_numbers():
         primal, tangent = parts(function())
         return primal, torch.zeros_like(primal) if tangent is None else tangent
 
 
 def expand_last(function: Callable[[Tensor], Tensor], x: Tensor, dx: Tensor) -> tuple[Tensor, Tensor]:
-    """Primal and tangent of ``function`` at ``x`` in the direction ``dx``, both with the graph of its own parameters.
+    """Return primal and tangent of ``function`` at ``x`` in direction ``dx``, both with the graph of its parameters.
 
-    `expand` cuts the tangent's graph off, since a model that is linear in φ has the gradient of its primal. The last
-    part of a network may have parameters that the model is not linear in, a head that is trained beside φ: its gradient
-    has a term for what the tangent moves. The tangent is taken at ``x`` without its graph, so that φ gets no such term.
+    `expand` drops the tangent's graph: for a model linear in φ, the gradient follows from the primal alone. But the
+    last part of a network may have parameters that the model is not linear in, such as a head trained together with φ.
+    Their gradient has a further term, through the tangent. ``x`` is detached for the tangent, since φ has no such term.
     """
     with _named(), forward_ad.dual_level():
         moved = function(forward_ad.make_dual(x.detach(), dx.detach()))
@@ -104,7 +105,7 @@ def expand_last(function: Callable[[Tensor], Tensor], x: Tensor, dx: Tensor) -> 
 
 
 def expand_mapped(function: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
-    """`expand` for use inside of `torch.vmap`, where dual numbers need functorch's own level."""
+    """Do what `expand` does, inside `torch.vmap`, where dual numbers need functorch's own level."""
 
     def with_rules(_: Tensor) -> Tensor:
         with _Rules():
@@ -117,7 +118,7 @@ def expand_mapped(function: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
 
 
 class _Rules(TorchFunctionMode):
-    """Operators with a rule go to it when one of their tensors has a tangent."""
+    """Applies the rule of an operator, if it has one and one of its tensors has a tangent."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -145,7 +146,7 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def _layer_norm(
     x: Tensor, shape: Any, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
 ) -> Tensor:
-    """The Jacobian of the normalization itself is symmetric, so its backward kernel also pushes tangents forward."""
+    """Push a tangent by the backward kernel: the Jacobian of the normalization itself is symmetric."""
     x, dx = parts(x)
     (weight, dw), (bias, db) = (((None, None) if v is None else parts(v)) for v in (weight, bias))
     primal, mean, rstd = torch.native_layer_norm(x, list(shape), weight, bias, eps)
@@ -188,7 +189,7 @@ def _multiply(x: Tensor | float, other: Tensor | float) -> Tensor:
 
 
 def _softmax(x: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Tensor:
-    """Its Jacobian is symmetric as well."""
+    """Push a tangent by the backward kernel: the Jacobian is symmetric."""
     x, dx = parts(x)
     primal = F.softmax(x, dim=dim, dtype=dtype)
     with torch.no_grad():
@@ -217,7 +218,7 @@ def _attention(
         k, v = (t.repeat_interleave(groups, -3) for t in (k, v))
         dk, dv = (None if t is None else t.repeat_interleave(groups, -3) for t in (dk, dv))
     factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
-    if dropout_p > 0:  # the tangent needs the mask of the primal, which a fused kernel keeps to itself
+    if dropout_p > 0:  # the tangent needs the primal's mask, which a fused kernel does not return
         p = _probabilities(q, k, attn_mask, is_causal, factor)
         kept = F.dropout(torch.ones_like(p), dropout_p)
         primal, p = (p * kept) @ v, p.detach()
@@ -245,7 +246,7 @@ def _probabilities(q: Tensor, k: Tensor, mask: Tensor | None, causal: bool, fact
         scores.masked_fill_(~mask, -math.inf)
     elif mask is not None:
         scores.add_(mask)
-    return scores.softmax(-1).nan_to_num(0.0)  # a row that may look at nothing: zeros, as the fused kernels have
+    return scores.softmax(-1).nan_to_num(0.0)  # a row that attends to nothing gets zeros, as in the fused kernels
 
 
 def _sum(left: Tensor | None, right: Tensor) -> Tensor:

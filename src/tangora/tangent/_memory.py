@@ -1,4 +1,4 @@
-"""What columns will take, before anything is computed."""
+"""The memory that columns will need, checked before anything is computed."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 __all__ = ["available_memory", "column_bytes", "refuse_unless_fits"]
 
-SHARE = 0.5  # of the memory that is free; assembling the batches doubles it for a moment
+SHARE = 0.5  # of the free memory: concatenating the batches doubles the need for a moment
 
 
 def column_bytes(base: Base, task: Task, split: Split, columns: int, rows: int | None = None) -> int:
-    """Bytes of float32 logits for ``columns`` columns (the origin is one): lines · classes · columns · 4.
+    """Return the bytes of float32 logits for ``columns`` columns (the origin is one): lines · classes · columns · 4.
 
-    A line is a row, or a token of a target where logits are over tokens.
+    A line is a row, or a target's token if logits are over tokens.
     """
     share = 1.0 if rows is None else rows / max(1, len(split))
     labels = split.inputs.get("labels")
@@ -31,17 +31,17 @@ def column_bytes(base: Base, task: Task, split: Split, columns: int, rows: int |
 
 
 def available_memory() -> int:
-    """Return how many bytes can be had without swapping."""
+    """Return the number of bytes that are available without swapping."""
     return int(psutil.virtual_memory().available)
 
 
 def refuse_unless_fits(
     base: Base, task: Task, split: Split, columns: int, rows: int | None = None, where: str = "columns"
 ) -> None:
-    """Refuse columns of more than half of the memory that is free.
+    """Refuse columns that need more than half of the free memory.
 
     Raises:
-        DataError: with both numbers.
+        DataError: they do; the message has both numbers.
     """
     needed, free = column_bytes(base, task, split, columns, rows), available_memory()
     if needed > SHARE * free:

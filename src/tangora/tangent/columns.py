@@ -1,10 +1,10 @@
-"""Logits as a function of fusion coefficients: what the expansion says of a split, once, for every fusion of it.
+"""Logits as an affine function of fusion coefficients, computed once for a split and all fusions.
 
     logits(c) = origin + Σₖ cₖ · columnsₖ,      origin = f(x; φ₀),   columnsₖ = J(x) τₖ
 
-With T task vectors a forward pass and T tangents of it fill the columns of a batch, whatever the number of subsets,
-grids and searches that follow. Per task and site the columns are gradients: ``g`` of a logit by a site's output meets
-``s B (A x)`` of every vector, so that as many backward passes as there are classes give all T · S columns of a row.
+With T task vectors, a forward pass with T tangents gives the columns of a batch, for any number of subsets, grids and
+searches. Columns per task and site come from gradients: the gradient ``g`` of a logit by a site's output is multiplied
+with ``s B (A x)`` of every vector. So one backward pass per class gives all T · S columns of a row.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ __all__ = ["Columns", "columns_key", "load_columns", "make_columns", "site_colum
 class Columns:
     """The tangent model's logits on rows of one split, affine in the coefficients of task vectors.
 
-    Text-to-text: a row of ``origin`` is a token of a target, and ``examples`` says of which row of the split.
+    For text-to-text, a row of ``origin`` is a target's token, and ``examples`` has its row in the split.
 
     Attributes:
         vectors: names of the T task vectors.
-        sites: empty for one column a task vector; else the S sites, for one a vector and site.
+        sites: empty for one column per task vector; else the S sites, for one column per vector and site.
         origin: ``f(x; φ₀)``, float32.
         columns: ``J(x) τ``, float32.
-        labels: the class (or token) that is right.
-        examples: the row of the split that each row here belongs to.
+        labels: the correct class (or token).
+        examples: for each row here, its row in the split.
         fingerprint: of base, split, vectors and sites.
     """
 
@@ -76,10 +76,11 @@ class Columns:
         return one_line("Columns", repr(self.task), self.split, f"{rows} rows", f"{classes} classes", vectors)
 
     def logits(self, coefficients: Float[Tensor, "*many vectors *sites"]) -> Float[Tensor, "*many rows classes"]:
-        """Logits of the fusion with these coefficients, or of many at once; differentiable in them.
+        """Return logits of the fusion with these coefficients, differentiable in them.
 
         Args:
-            coefficients: one per vector, or with ``sites`` one per vector and site; leading dimensions are many.
+            coefficients: one per vector, or with ``sites`` one per vector and site; leading dimensions are for many
+                fusions at once.
         """
         own = self.columns.ndim - 2
         expected = tuple(self.columns.shape[:own])
@@ -92,10 +93,10 @@ class Columns:
         return logits
 
     def subset(self, vectors: Sequence[str]) -> Columns:
-        """Only these task vectors, in this order.
+        """Return the columns of only these task vectors, in this order.
 
         Raises:
-            ArgumentError: a name that is not among ``vectors``.
+            ArgumentError: a name is not among ``vectors``.
         """
         if unknown := [v for v in vectors if v not in self.vectors]:
             raise ArgumentError("no such task vector", got=unknown[0], where=f"columns of {', '.join(self.vectors)}")
@@ -103,7 +104,7 @@ class Columns:
         return replace(self, vectors=tuple(vectors), columns=picked)
 
     def rows(self, index: Int[Tensor, " picked"] | Sequence[int]) -> Columns:
-        """Only these rows."""
+        """Return the columns of only these rows."""
         chosen = torch.as_tensor(index, dtype=torch.int64)
         columns = self.columns.index_select(-2, chosen)
         return replace(
@@ -115,40 +116,39 @@ class Columns:
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write one safetensors file, names and fingerprint in its header."""
-        about = {k: getattr(self, k) for k in ("task", "split", "vectors", "sites", "fingerprint")}
+        """Write one safetensors file, with names and fingerprint in its header."""
+        metadata = {k: getattr(self, k) for k in ("task", "split", "vectors", "sites", "fingerprint")}
         tensors = {k: getattr(self, k).contiguous() for k in ("origin", "columns", "labels", "examples")}
         with atomic_file(path) as scratch:
-            write_safetensors(scratch, tensors, {"tangora.columns": json.dumps(about)})
+            write_safetensors(scratch, tensors, {"tangora.columns": json.dumps(metadata)})
 
 
 def load_columns(path: str | os.PathLike[str], fingerprint: str | None = None) -> Columns:
-    """Read what `Columns.save` wrote.
+    """Read columns that `Columns.save` wrote.
 
     Args:
         path: the file.
-        fingerprint: what it must be of.
+        fingerprint: the fingerprint that the columns must have, if given.
 
     Raises:
-        FileError: not such a file.
-        DataError: columns of another base, split or task vectors.
-        FileError: the file is missing or corrupt.
+        FileError: the file is missing or corrupt, or no file of columns.
+        DataError: the columns are of another base, split or task vectors.
     """
     tensors = read_safetensors(path)
     with safe_open(path, "pt") as file:
-        about: dict[str, Any] = json.loads((file.metadata() or {}).get("tangora.columns", "{}"))
-    if not about or tensors.keys() != {"origin", "columns", "labels", "examples"}:
+        metadata: dict[str, Any] = json.loads((file.metadata() or {}).get("tangora.columns", "{}"))
+    if not metadata or tensors.keys() != {"origin", "columns", "labels", "examples"}:
         raise FileError("not a file of columns", where=Path(path), fix="delete it; the run makes it again")
-    if fingerprint is not None and about["fingerprint"] != fingerprint:
-        what = f"the columns are of fingerprint {about['fingerprint'][:12]}, not {fingerprint[:12]}"
+    if fingerprint is not None and metadata["fingerprint"] != fingerprint:
+        what = f"the columns have fingerprint {metadata['fingerprint'][:12]}, not {fingerprint[:12]}"
         raise DataError(what, where=Path(path), fix="they belong to another run: delete the file")
-    names = {name: tuple(about.pop(name)) for name in ("vectors", "sites")}
-    fields: dict[str, Any] = {**about, **names, **tensors}
+    names = {name: tuple(metadata.pop(name)) for name in ("vectors", "sites")}
+    fields: dict[str, Any] = {**metadata, **names, **tensors}
     return Columns(**fields)
 
 
 def columns_key(base: Base, task: Task, split: str, adapters: Mapping[str, Adapter], sites: bool = False) -> str:
-    """Return the fingerprint that columns of these would have; it changes with the code that makes them."""
+    """Return the fingerprint of these adapters' columns; it changes with the code that computes them."""
     prints = [[name, adapter.fingerprint] for name, adapter in adapters.items()]
     heads = sorted({heads_digest({task.name: a.heads[task.name]}) for a in adapters.values() if task.name in a.heads})
     return digest([_code(task.family), base.fingerprint, task.name, task.fingerprint, split, prints, sites, *heads])
@@ -162,19 +162,19 @@ def _code(family: str) -> str:
 def make_columns(
     base: Base, task: Task, split: str, adapters: Mapping[str, Adapter], *, batch_size: int = 64
 ) -> Columns:
-    """One column a task vector, by forward mode: T tangents beside one primal.
+    """Compute one column per task vector, by forward mode: T tangents with one primal.
 
     Args:
-        base: the model that the adapters belong to; as before afterwards.
-        task: whose rows.
+        base: the adapters' base model; it is unchanged afterwards.
+        task: the task with the rows.
         split: one of its splits.
-        adapters: name -> adapter; their task vectors are pushed, and they share φ₀. If one of them holds a head for the
-            task, logits are those of this head.
+        adapters: name -> adapter; they share φ₀. If one of them has a head for the task, the logits are those of this
+            head.
         batch_size: rows per forward pass.
 
     Raises:
         ModelError: an adapter does not fit, φ₀ differs, or an operator has no forward derivative.
-        DataError: the split is missing, or the columns do not fit into memory (the size is given).
+        DataError: the split is missing, or the columns do not fit into memory (the message has their size).
     """
     _check(task, split)
     rows = task.splits[split]
@@ -195,22 +195,22 @@ def site_columns(
     rows: Sequence[int] | None = None,
     batch_size: int = 16,
 ) -> Columns:
-    """One column a task vector and site, by reverse mode: a backward pass a class.
+    """Compute one column per task vector and site, by reverse mode: one backward pass per class.
 
     Args:
-        base, task, split, adapters: as for `make_columns`; every update must be low-rank.
-        rows: only these rows of the split; by default all.
+        base, task, split, adapters: see `make_columns`; every update must be low-rank.
+        rows: rows of the split; by default all.
         batch_size: rows per forward pass.
 
     Raises:
-        ModelError, DataError: as `make_columns`.
+        ModelError, DataError: see `make_columns`.
     """
     _check(task, split)
     chosen = range(len(task.splits[split])) if rows is None else rows
     directions = [direction_of(a, base.backbone) for a in adapters.values()]
     if any(d.parameters for d in directions):
         fix = "use coefficients per task, or compress the updates"
-        raise ModelError("columns per site need low-rank updates", where="full or dense", fix=fix)
+        raise ModelError("columns per site need low-rank updates", where="coefficients", fix=fix)
     stacked = stacked_directions(directions)
     sites = tuple(stacked.low_rank)
     count = 1 + len(adapters) * len(sites)
@@ -218,8 +218,7 @@ def site_columns(
     with at_start(base.backbone, list(adapters.values())):
         model = TangentTaskModel(base.backbone, task, base, readout=make_readout(task, base, *adapters.values()))
         parts = _swept(model, task, split, partial(per_site, stacked=stacked), batch_size, set(chosen))
-    whole = _assembled(parts, task, split, tuple(adapters), sites, columns_key(base, task, split, adapters, True))
-    return whole
+    return _assembled(parts, task, split, tuple(adapters), sites, columns_key(base, task, split, adapters, True))
 
 
 def _check(task: Task, split: str) -> None:
@@ -227,31 +226,32 @@ def _check(task: Task, split: str) -> None:
         raise DataError("the split is missing", got=split, where=f"task {task.name}")
     if FAMILIES.get(task.family).logits_over is None:
         fix = "score by forward passes"
-        raise DataError("no columns: logits are no distribution", got=task.family, where=f"task {task.name}", fix=fix)
+        what = "columns need logits that are a distribution"
+        raise DataError(what, got=task.family, where=f"task {task.name}", fix=fix)
 
 
 def _swept(
     model: TangentTaskModel, task: Task, split: str, columns_of: Any, batch_size: int, only: set[int] | None = None
 ) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """(row of the split, label, origin, columns) batch by batch."""
+    """Return (rows of the split, labels, origin, columns) for each batch."""
     device = next(model.backbone.parameters()).device
-    found = []
+    batches = []
     with evaluating(model):
         for rows, batch in task.splits[split].batches(batch_size, model.collator, only):
             placed = {name: value.to(device) for name, value in batch.items()}
             origin, columns = columns_of(model, placed, placed.pop("labels"))
             labels = batch["labels"].cpu()
-            # The lines are chosen here: the device does not wait to count them, nor send those that do not count.
+            # Lines are chosen on the CPU, so that the device need not synchronize to count them, nor send ignored ones.
             lines = (labels != IGNORED).reshape(-1).nonzero().squeeze(1)
             examples = torch.tensor(rows)[:, None].expand(len(rows), labels.numel() // len(rows)).reshape(-1)
             chosen = lines.to(device)
             flat = origin.flatten(0, -2)[chosen].cpu(), columns.flatten(-labels.ndim - 1, -2)[..., chosen, :].cpu()
-            found.append((examples[lines], labels.reshape(-1)[lines], *flat))
-    return found
+            batches.append((examples[lines], labels.reshape(-1)[lines], *flat))
+    return batches
 
 
 def _pushed(model: TangentTaskModel, inputs: Any, labels: Tensor, *, stacked: Direction) -> tuple[Tensor, Tensor]:
-    """Logits at φ₀ and their T tangents."""
+    """Return logits at φ₀ and their T tangents."""
 
     def one(tensors: dict[str, Any]) -> tuple[Tensor, Tensor]:
         return model.expansion(inputs, labels, Direction(**tensors))
@@ -273,8 +273,8 @@ def _assembled(
     examples, labels, origin = (torch.cat([p[i] for p in parts]) for i in range(3))
     columns = torch.cat([p[3] for p in parts], -2)
     if not bool(torch.isfinite(columns).all() and torch.isfinite(origin).all()):
-        fix = "an expert has diverged: train it at a lower rate"
+        fix = "an expert has diverged: train it with a lower learning rate"
         raise ModelError("a logit of the expansion is not finite", where=f"{task.name}, {split}", fix=fix)
     order = torch.argsort(examples, stable=True)
-    whole = Columns(task.name, split, vectors, sites, origin, columns, labels, examples, fingerprint)
-    return whole.rows(order)
+    unsorted = Columns(task.name, split, vectors, sites, origin, columns, labels, examples, fingerprint)
+    return unsorted.rows(order)

@@ -1,7 +1,7 @@
-"""A direction in weight space, pushed through a model: what an adapter's task vector is to the expansion at φ₀.
+"""`Direction`: an adapter's task vector as a direction in weight space, to differentiate a model in.
 
-A low-rank update never becomes a matrix: at its site the tangent gets ``s B (A x)`` beside what comes from below. Any
-other update makes its parameter a dual number.
+A low-rank update never becomes a matrix: at its site, ``s B (A x)`` is added to the output's tangent. Any other update
+makes its parameter a dual number.
 """
 
 from __future__ import annotations
@@ -39,31 +39,31 @@ class Direction:
 
     @contextmanager
     def installed(self, model: nn.Module) -> Iterator[None]:
-        """The model with these tangents, for the length of the block, in dual numbers."""
+        """Give the model these tangents for the length of the block, within `dual_numbers`."""
         hooks = [model.get_submodule(site).register_forward_hook(_hook(a, b)) for site, (a, b) in self.low_rank.items()]
-        places = [(*_place(model, name), tangent) for name, tangent in self.parameters.items()]
-        before = [module._parameters[name] for module, name, _ in places]
+        owners = [(*_owner(model, name), tangent) for name, tangent in self.parameters.items()]
+        before = [module._parameters[name] for module, name, _ in owners]
         try:
-            for module, name, tangent in places:
+            for module, name, tangent in owners:
                 module._parameters[name] = _dual_parameter(module._parameters[name], tangent)
             yield
         finally:
             for hook in hooks:
                 hook.remove()
-            for (module, name, _), parameter in zip(places, before, strict=True):
+            for (module, name, _), parameter in zip(owners, before, strict=True):
                 module._parameters[name] = parameter
 
     def tensors(self) -> dict[str, Any]:
-        """Every tensor, as nested dictionaries: what `torch.vmap` maps over."""
+        """Return all tensors as nested dictionaries, for `torch.vmap`."""
         return {"low_rank": dict(self.low_rank), "parameters": dict(self.parameters)}
 
 
 def direction_of(adapter: Adapter, model: nn.Module) -> Direction:
-    """The task vector of an adapter as a direction in the weights of ``model``.
+    """Return the task vector of an adapter as a direction in the weights of ``model``.
 
     Raises:
         ModelError: a site is missing, of another kind or shape, or shares its weight with another layer; or a
-            parameter is replaced whole, which is no direction.
+            parameter is replaced whole.
     """
     if adapter.whole:
         fix = "train the adapter without modules_to_save"
@@ -83,11 +83,11 @@ def direction_of(adapter: Adapter, model: nn.Module) -> Direction:
 
 
 def stacked_directions(directions: Sequence[Direction]) -> Direction:
-    """Directions as one with a leading dimension; lower ranks and missing sites are filled up with zeros."""
+    """Stack directions along a leading dimension; lower ranks and missing sites are padded with zeros."""
     sites = dict.fromkeys(site for d in directions for site in d.low_rank)
     names = dict.fromkeys(name for d in directions for name in d.parameters)
     if clash := [name for name in names if name.removesuffix(".weight") in sites]:
-        fix = "compress the dense ones, or push them one by one"
+        fix = "compress the dense updates to low rank"
         raise ModelError("an update is low-rank in one vector and dense in another", where=clash[0], fix=fix)
     low_rank = {site: _stacked_factors([d.low_rank.get(site) for d in directions]) for site in sites}
     parameters = {name: _stacked([d.parameters.get(name) for d in directions]) for name in names}
@@ -127,7 +127,7 @@ def _hook(a: Tensor, b: Tensor) -> Callable[[nn.Module, tuple[Any, ...], Tensor]
     return moved
 
 
-def _place(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
     module, _, leaf = name.rpartition(".")
     return model.get_submodule(module), leaf
 
@@ -140,7 +140,7 @@ def _dual_parameter(parameter: Tensor | None, tangent: Tensor) -> Any:
 
 
 class _AtBase(torch.autograd.Function):
-    """The base's weight, whose gradient goes to the offset that is trained."""
+    """Returns the base's weight, and passes its gradient to the offset that is trained."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, offset: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
-"""L-LoRA: every LoRA site of a `PeftModel` replaced by its first-order expansion at φ₀, in closed form.
+"""L-LoRA: replace every LoRA site of a `PeftModel` by its first-order expansion at φ₀, in closed form.
 
     y = Wx + s [B₀A₀ + (B − B₀)A₀ + B₀(A − A₀)] x  =  Wx + s [B A₀ + B₀ (A − A₀)] x        (arXiv:2310.04742, eq. 5)
 
-peft starts with B₀ = 0. Then A has no part in it: the site is LoRA with A frozen at A₀, which costs less than
-LoRA, needs no further memory, and is already a plain adapter. An embedding starts with A₀ = 0, and B is frozen.
+peft starts with B₀ = 0. Then A drops out: the site is LoRA with A frozen at A₀, which costs less than LoRA, needs no
+further memory, and is already a plain adapter. An embedding starts with A₀ = 0, and B is frozen.
 """
 
 from __future__ import annotations
@@ -42,22 +42,21 @@ def linearize(
 
     .. math:: y = Wx + s [B A_0 + B_0 (A - A_0)] x
 
-    (arXiv:2310.04742, eq. 5, per layer as in the paper's code; the network between the layers stays as it is.)
-    Where B₀ = 0 (peft's default), A is set to A₀ and frozen; where A₀ = 0 (embeddings), B is. A frozen factor
-    stays so after ``set_adapter``, ``set_requires_grad`` and ``load_adapter(is_trainable=True)``. The model then
-    trains, merges and saves like any PEFT model; where both factors train, save `linear_factors` instead.
-    Choose it for adapters that shall be added: all that share A₀ add up exactly, at the same rank. It wants a
-    larger learning rate than LoRA.
+    (arXiv:2310.04742, eq. 5, per layer as in the paper's code; the network between the layers is unchanged.) If B₀ = 0
+    (peft's default), A is set to A₀ and frozen; if A₀ = 0 (embeddings), B is. A frozen factor stays frozen after
+    ``set_adapter``, ``set_requires_grad`` and ``load_adapter(is_trainable=True)``. The model then trains, merges and
+    saves like any PEFT model; if both factors are trained, save `linear_factors` instead. Choose it for adapters to be
+    added: adapters that share A₀ add up exactly, at the same rank. It needs a larger learning rate than LoRA.
 
     Args:
         peft_model: a `peft.PeftModel` (or a model with injected adapters) with LoRA on Linear, Conv1D or Embedding.
-        adapter_name: which of its adapters.
-        initial: site -> (A₀ ``[r, in]``, B₀ ``[out, r]``); by default the present values: right before
-            training, wrong for a trained adapter that was loaded.
+        adapter_name: the adapter to linearize.
+        initial: site -> (A₀ ``[r, in]``, B₀ ``[out, r]``); by default the current values, which are φ₀ before training,
+            but not for a trained adapter that was loaded.
 
     Raises:
-        ModelError: no such adapter, no layer that holds it, a layer of another kind, initial values that change
-            the base weights, DoRA or another variant, or an adapter that is linearized at another φ₀ already.
+        ModelError: there is no such adapter, no layer holds it, or a layer is of another kind; the initial values
+            change the base weights; the adapter is of DoRA or another variant, or linearized at another φ₀ already.
 
     >>> import torch, peft
     >>> base = torch.nn.Sequential(torch.nn.Linear(4, 4))
@@ -75,7 +74,7 @@ def expand_sites(
     initial: Mapping[str, tuple[Tensor, Tensor]] | None,
     variant: type[LinearizedLora],
 ) -> None:
-    """Give every LoRA site of an adapter a variant that knows φ₀; nothing changes where it has that variant already."""
+    """Give every LoRA site of an adapter a variant that has φ₀; do nothing if all have it already."""
     _refuse_config(adapter_config(peft_model, adapter_name))
     layers = lora_layers(peft_model, adapter_name)
     if all(type(layer.lora_variant.get(adapter_name)) is variant for layer in layers.values()):
@@ -91,36 +90,37 @@ def expand_sites(
 
 @torch.no_grad()
 def linear_factors(peft_model: nn.Module, adapter_name: str = "default") -> dict[str, LowRank]:
-    """The update of every site as plain LoRA: float32 copies on the CPU that stock peft computes the same with.
+    """Return the update of every site as plain LoRA for stock peft: float32 copies on the CPU.
 
-    Rank r, and for a linearized site where both factors train the exact rank-2r form ``s [B | B₀] [A₀ ; A − A₀]``.
+    Updates have rank r. A linearized site with two trained factors has the exact form ``s [B | B₀] [A₀ ; A − A₀]`` of
+    rank 2r.
 
     Raises:
-        ModelError: no such adapter, or no layer that holds it.
+        ModelError: there is no such adapter, or no layer holds it.
     """
     return {site: _export(layer, adapter_name) for site, layer in lora_layers(peft_model, adapter_name).items()}
 
 
 class LinearizedLora(LoraVariant):
-    """What peft's LoRA layers call in place of their own forward and merge.
+    """The variant that peft's LoRA layers call instead of their own forward and merge.
 
     Args:
-        frozen: the factor that stays at its initial value since the other one started at zero; None where both
-            train, and φ₀ is kept in buffers of the layer that no state dict shows.
+        frozen: the factor that stays at its initial value, since the other one started at zero; None if both are
+            trained. φ₀ is then kept in buffers of the layer that are not in its state dict.
     """
 
     def __init__(self, frozen: Literal["a", "b"] | None) -> None:
         self.frozen = frozen
 
     def supports_lora_conversion(self) -> bool:
-        """Whether B·A is the update."""
+        """Return whether B·A is the update."""
         return self.frozen is not None
 
     @staticmethod
     def forward(
         module: Layer, active_adapter: str, x: Tensor, result: Float[Tensor, "*batch out"], **_: Any
     ) -> Float[Tensor, "*batch out"]:
-        """The output of the site, dropout on x as peft does."""
+        """Return the site's output, with dropout on x as in peft."""
         a, b = _product(module, active_adapter)
         scaling: float = module.scaling[active_adapter]
         if active_adapter in module.lora_embedding_A:
@@ -134,7 +134,7 @@ class LinearizedLora(LoraVariant):
 
     @staticmethod
     def merge_safe(module: Layer, active_adapter: str, orig_weight: Tensor) -> Tensor:
-        """A new base weight with the update in it."""
+        """Return a new base weight that includes the update."""
         return orig_weight + _delta(module, active_adapter).to(orig_weight.dtype)
 
     @staticmethod
@@ -144,12 +144,12 @@ class LinearizedLora(LoraVariant):
 
     @staticmethod
     def unmerge(module: Layer, active_adapter: str, orig_weight: Tensor) -> Tensor:
-        """The base weight without the update."""
+        """Return the base weight without the update."""
         return orig_weight.data - _delta(module, active_adapter).to(orig_weight.dtype)
 
 
 def _product(layer: Layer, adapter_name: str) -> tuple[Tensor, Tensor]:
-    """The two matrices whose product is the update, with a gradient only where φ has one."""
+    """Return two matrices with the update as their product; only trained factors have a gradient."""
     a, b = factors(layer, adapter_name)
     variant = layer.lora_variant.get(adapter_name)
     if not isinstance(variant, LinearizedLora):
@@ -170,7 +170,7 @@ def _export(layer: Layer, adapter_name: str) -> LowRank:
 
 @torch.no_grad()
 def _delta(layer: Layer, adapter_name: str) -> Tensor:
-    """The update as the base layer holds its weight."""
+    """Return the update in the orientation of the base layer's weight."""
     delta = _export(layer, adapter_name).dense().to(layer.get_base_layer().weight.device)
     return delta.T if adapter_name in layer.lora_embedding_A or layer.fan_in_fan_out else delta
 
@@ -178,7 +178,7 @@ def _delta(layer: Layer, adapter_name: str) -> Tensor:
 def _refuse_config(config: Any) -> None:
     init = config.init_lora_weights
     if init == "mica":
-        fix = "mica trains A alone and so is linear already: train it as it is"
+        fix = "mica trains only A and is linear already: train it unchanged"
         raise ModelError("mica cannot be linearized", where="init_lora_weights", fix=fix)
     if init not in KEEPS_BASE:
         fix = (
@@ -193,7 +193,7 @@ def _refuse_config(config: Any) -> None:
 def _point(
     site: str, layer: Layer, adapter_name: str, initial: Mapping[str, tuple[Tensor, Tensor]] | None
 ) -> tuple[Tensor, Tensor]:
-    """(A₀, B₀) of a site, checked."""
+    """Return (A₀, B₀) of a site, checked."""
     if (variant := layer.lora_variant.get(adapter_name)) is not None:
         fix = "only plain LoRA has this expansion: switch DoRA and other variants off"
         raise ModelError("the layer computes a variant of LoRA", got=type(variant).__name__, where=site, fix=fix)
@@ -222,14 +222,14 @@ def _linearize_layer(layer: Layer, adapter_name: str, a0: Tensor, b0: Tensor, va
     else:
         (a if frozen == "a" else b).copy_(a0 if frozen == "a" else b0)
         name = factor_names(layer, adapter_name)[0 if frozen == "a" else 1]
-        # peft freezes what is listed here again whenever it makes an adapter trainable; the class holds the default
+        # peft freezes the names listed here whenever it makes an adapter trainable; the class attribute is the default
         layer.frozen_peft_weight_names = {**layer.frozen_peft_weight_names, adapter_name: (name,)}
         layer._freeze_non_trainable_peft_weights(adapter_name)
     layer.lora_variant[adapter_name] = variant(frozen)
 
 
 def looked_up(layer: Layer, adapter_name: str, x: Tensor, a: Tensor) -> Tensor:
-    """Columns of A by token, with the hooks and the scale that peft's own forward applies."""
+    """Return columns of A by token, with the hooks and the scale of peft's own forward."""
     hooks = layer.input_fns.get(adapter_name), layer.output_fns.get(adapter_name)
     rows = layer._embed(x, a.T, input_fn=hooks[0], output_fn=hooks[1])
     scale = layer._get_embed_scale()
@@ -238,5 +238,5 @@ def looked_up(layer: Layer, adapter_name: str, x: Tensor, a: Tensor) -> Tensor:
 
 
 def buffer_names(adapter_name: str) -> tuple[str, str]:
-    """Where a layer keeps A₀ and B₀ of an adapter of which both factors train."""
+    """Return the names of the buffers with A₀ and B₀ of an adapter with two trained factors."""
     return f"tangora_a0_{adapter_name}", f"tangora_b0_{adapter_name}"

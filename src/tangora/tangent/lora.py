@@ -1,11 +1,11 @@
-"""LoRA sites of the whole-network expansion: at φ₀ for the primal, in the direction φ − φ₀ for the tangent.
+"""LoRA sites in the expansion of the whole network: the primal at φ₀, the tangent in the direction φ − φ₀.
 
-With δA = A − A₀ and δB = B − B₀ a site's output and its tangent are
+With δA = A − A₀ and δB = B − B₀, a site's output and its tangent are
 
     y = W x + s B₀ A₀ x,        ẏ = W ẋ + s B₀ A₀ ẋ + s (δB A₀ + B₀ δA) x
 
-(arXiv:2310.04742, eq. 4, restricted to one site). The gradient of a loss of the linear model by φ is Jᵀ∇L with J taken
-at φ₀, so the primal carries the graph: the factors enter it with their initial values and pass gradients on to φ.
+(arXiv:2310.04742, eq. 4, restricted to one site). The gradient of the linear model's loss with respect to φ is Jᵀ∇L
+with J at φ₀. So only the primal has a graph: it uses the factors' initial values, and passes gradients to φ.
 """
 
 from __future__ import annotations
@@ -39,35 +39,35 @@ def expand_lora(
 ) -> _Model:
     """Prepare every LoRA site of an adapter for `TangentModel`, in place, and return the model.
 
-    As `tangora.linearize` does: where B₀ = 0, A is set to A₀ and frozen; where A₀ = 0 (embeddings), B is.
+    As in `tangora.linearize`, A is set to A₀ and frozen if B₀ = 0, and B if A₀ = 0 (embeddings).
 
     Args:
         peft_model: a `peft.PeftModel` with LoRA on Linear, Conv1D or Embedding.
-        adapter_name: which of its adapters.
-        initial: site -> (A₀ ``[r, in]``, B₀ ``[out, r]``); by default the present values: right before training.
+        adapter_name: the adapter to prepare.
+        initial: site -> (A₀ ``[r, in]``, B₀ ``[out, r]``); by default the current values, which are φ₀ before training.
 
     Raises:
-        ModelError: as `tangora.linearize`.
+        ModelError: see `tangora.linearize`.
     """
     expand_sites(peft_model, adapter_name, initial, TangentLora)
     return peft_model
 
 
 class TangentLora(LinearizedLora):
-    """What peft's LoRA layers call inside a network that is expanded as a whole."""
+    """The variant that peft's LoRA layers call in a network that is expanded as a whole."""
 
     @staticmethod
     def forward(
         module: Layer, active_adapter: str, x: Tensor, result: Float[Tensor, "*batch out"], **_: Any
     ) -> Float[Tensor, "*batch out"]:
-        """The site's output as a dual number.
+        """Return the site's output as a dual number.
 
         Raises:
-            ModelError: the model was called by itself; only `TangentModel` (or a task model) can call it.
+            ModelError: the model was called directly; only `TangentModel` (or a task model) can call it.
         """
         if not in_dual_numbers():
             fix = "call it through tangora.TangentModel, or merge the adapter for the non-linear network"
-            raise ModelError("the model is expanded as a whole and has no output of its own", where="forward", fix=fix)
+            raise ModelError("the model is expanded as a whole and cannot be called directly", where="forward", fix=fix)
         a, b = factors(module, active_adapter)
         scaling: float = module.scaling[active_adapter]
         embedding = active_adapter in module.lora_embedding_A
@@ -83,7 +83,7 @@ class TangentLora(LinearizedLora):
 
 
 def _initial(module: Layer, adapter_name: str, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """A₀ and B₀, of which one is zero where the other is frozen."""
+    """Return A₀ and B₀; if one factor is frozen, the other's initial value is zero."""
     frozen = module.lora_variant[adapter_name].frozen
     if frozen == "a":
         return a.detach(), torch.zeros_like(b)
@@ -94,17 +94,17 @@ def _initial(module: Layer, adapter_name: str, a: Tensor, b: Tensor) -> tuple[Te
 
 
 def _at(initial: Tensor, parameter: Tensor) -> Tensor:
-    """The value of ``initial``, the gradient of ``parameter``."""
+    """Return the value of ``initial`` with the gradient of ``parameter``."""
     return initial + (parameter - parameter.detach()) if parameter.requires_grad else initial
 
 
 def _moved_by_b(result: Tensor, x: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tensor:
-    """B₀ = 0: the primal is the base layer's, ẏ = W ẋ + s B A₀ x, and dL/dB = s gᵀ (A₀ x)."""
+    """Return the output for B₀ = 0: the primal is the base layer's, ẏ = W ẋ + s B A₀ x, and dL/dB = s gᵀ (A₀ x)."""
     primal, tangent = parts(result)
     with torch.no_grad():
         hidden = F.linear(x, a)
     primal = _GradientOfB.apply(primal, hidden, b, scaling)  # type: ignore[no-untyped-call]
-    with torch.no_grad():  # and the dual number outside of it, or the primal would lose its graph
+    with torch.no_grad():  # the dual number is made outside, or the primal would lose its graph
         if tangent is None or tangent.dtype != hidden.dtype:
             moved = F.linear(hidden, b) * scaling
             moved = moved if tangent is None else tangent + moved
@@ -114,7 +114,7 @@ def _moved_by_b(result: Tensor, x: Tensor, a: Tensor, b: Tensor, scaling: float)
 
 
 class _GradientOfB(torch.autograd.Function):
-    """The identity on the output of a site at B₀ = 0, and the gradient that B gets there."""
+    """The identity on the output of a site with B₀ = 0, and B's gradient there."""
 
     @staticmethod
     def forward(ctx: Any, output: Tensor, hidden: Tensor, b: Tensor, scaling: float) -> Tensor:

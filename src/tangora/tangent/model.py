@@ -1,4 +1,4 @@
-"""Models that are linear in φ: ``f(x; φ₀) + J(x) (φ − φ₀)``, any module or a model that answers a task."""
+"""Models that are linear in φ: ``f(x; φ₀) + J(x) (φ − φ₀)``, for any module and for task models."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ class TangentModel(nn.Module):
 
     .. math:: f_{lin}(x; \varphi) = f(x; \varphi_0) + \nabla_\varphi f(x; \varphi_0)^\top (\varphi - \varphi_0)
 
-    (arXiv:2310.04742, eq. 4). Every floating-point tensor that the module returns is expanded. Choose it to use a
-    fused tangent adapter as what it was trained and fused to be: loaded by peft, the same file is the ordinary
-    non-linear network with these weights. A forward pass costs about two of the module's own.
+    (arXiv:2310.04742, eq. 4). Every floating-point tensor that the module returns is expanded. Choose it to use a fused
+    tangent adapter as it was trained and fused; loaded by peft, the same file gives the ordinary, non-linear network
+    with these weights. A forward pass costs about two of the module's own.
 
     Args:
-        model: the base model of ``adapter``; or, without one, a `PeftModel` prepared by `expand_lora`, whose adapter
-            can then be trained.
-        adapter: whose task vector is the direction; of any kind.
+        model: the base model of ``adapter``; or, without one, a `PeftModel` prepared by `expand_lora`, to train its
+            adapter.
+        adapter: of any kind; the direction is its task vector.
 
     Raises:
-        ModelError: the adapter does not fit, the model has no expansion, or (when called) an operator has no forward
-            derivative; it is named.
+        ModelError: the adapter does not fit, the model has no expansion, or (on a call) an operator has no forward
+            derivative; the message names it.
 
     >>> import torch, peft
     >>> from tangora.tangent import expand_lora
@@ -69,27 +69,27 @@ class TangentModel(nn.Module):
         super().__init__()
         if adapter is None and not has_expansion(model):
             fix = "give an adapter, or prepare a PeftModel with tangora.tangent.expand_lora"
-            raise ModelError("the model has nothing to be expanded in", got=type(model).__name__, fix=fix)
+            raise ModelError("the model has no adapter to expand in", got=type(model).__name__, fix=fix)
         self.model = model
         self._adapter = adapter
         self._direction = direction_of(adapter, model) if adapter is not None else Direction()
         self._last: Callable[[Any], Any] | None = None
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
-        """What the module returns, with tensors expanded."""
+        """Return the module's output with its tensors expanded."""
         start = nullcontext() if self._adapter is None else at_start(self.model, [self._adapter])
         with start, dual_numbers(), self._direction.installed(self.model):
-            found = self.model(*inputs, **named)
-            return _summed(found if self._last is None else self._last(found))
+            output = self.model(*inputs, **named)
+            return _summed(output if self._last is None else self._last(output))
 
     def then(self, last: Callable[[Any], Any]) -> TangentModel:
-        """The same model with what follows the module inside of the expansion: its last part, of the same weights.
+        """Return the model with a further function included in the expansion.
 
-        A run expands logits. A zero-shot head normalizes features, which is not linear: what was trained and scored is
-        then ``model.then(head)(**inputs)``, not ``head(model(**inputs))``.
+        A run expands logits. A zero-shot head normalizes features, which is not linear: the model that was trained and
+        scored is ``model.then(head)(**inputs)``, not ``head(model(**inputs))``.
 
         Args:
-            last: what the module returns -> what is wanted.
+            last: applied to the module's output.
 
         >>> import torch
         >>> from tangora import Adapter
@@ -100,14 +100,14 @@ class TangentModel(nn.Module):
         >>> model(torch.ones(1, 1)).square().item(), model.then(torch.square)(torch.ones(1, 1)).item()  # 3² + 2·3·1
         (16.0, 15.0)
         """
-        found = copy.copy(self)
-        found._modules = dict(self._modules)  # or a module given here would be registered in both
-        found._last = last
-        return found
+        extended = copy.copy(self)
+        extended._modules = dict(self._modules)  # or a module given here would be registered in both
+        extended._last = last
+        return extended
 
 
 class Offsets(nn.Module):
-    """An offset for every floating-point weight of a model: what full tangent fine-tuning trains. The base stays.
+    """An offset for every floating-point weight of a model, trained by full tangent fine-tuning; the base is unchanged.
 
     Tied weights have one offset.
     """
@@ -118,29 +118,27 @@ class Offsets(nn.Module):
         self.names = tuple(chosen)
         self.values = nn.ParameterList([nn.Parameter(torch.zeros_like(p)) for p in chosen.values()])
         first = {id(p): i for i, p in enumerate(chosen.values())}
-        self._places = {n: first[id(p)] for n, p in model.named_parameters(remove_duplicate=False) if id(p) in first}
+        self._index = {n: first[id(p)] for n, p in model.named_parameters(remove_duplicate=False) if id(p) in first}
 
     def direction(self) -> Direction:
-        """The offsets as tangents of the weights."""
-        return Direction(parameters={name: self.values[i] for name, i in self._places.items()})
+        """Return the offsets as tangents of the weights."""
+        return Direction(parameters={name: self.values[i] for name, i in self._index.items()})
 
     def named(self) -> Mapping[str, Tensor]:
-        """Parameter name -> its offset, tied ones once."""
+        """Return parameter name -> its offset, tied ones once."""
         return dict(zip(self.names, self.values, strict=True))
 
 
 class TangentTaskModel(TaskModel):
-    """A task model whose logits are linear in φ; normalization and pooling are inside of the expansion.
+    """A task model with logits that are linear in φ; the expansion includes normalization and pooling.
 
-    Parameters of the readout are no part of φ: the expansion is that of the whole network, with them as they are.
+    Parameters of the readout are not part of φ: the network is expanded at their current values.
 
     Args:
         backbone: the base's own, or a `PeftModel` around it that `expand_lora` prepared.
-        task: gives the family, and what its readout needs.
-        base: gives preprocessing and settings.
-        direction: tangents of the backbone's weights, or the offsets that are trained; None where the LoRA layers
-            bring their own.
-        readout: as for `TaskModel`.
+        task, base, readout: see `TaskModel`.
+        direction: tangents of the backbone's weights, or the offsets that are trained; None if the LoRA layers have
+            their own tangents.
     """
 
     def __init__(
@@ -163,7 +161,7 @@ class TangentTaskModel(TaskModel):
     def expansion(
         self, inputs: Batch, labels: Tensor | None = None, mapped: Direction | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return ``f(x; φ₀)`` and ``J(x) (φ − φ₀)`` of the logits, apart; inside of `torch.vmap` in a mapped direction.
+        """Return ``f(x; φ₀)`` and ``J(x) (φ − φ₀)`` of the logits separately; inside `torch.vmap`, give ``mapped``.
 
         If the readout's parameters are being trained, the tangent has their graph.
         """
@@ -183,7 +181,7 @@ class TangentTaskModel(TaskModel):
         return expand(logits)
 
     def predict_batch(self, batch: Batch) -> tuple[list[Any], Float[Tensor, " batch"]]:
-        """Return answers by expanded logits, and losses of the rows of one batch."""
+        """Return answers by expanded logits, and losses of a batch's rows."""
         inputs = {name: value for name, value in batch.items() if name != "labels"}
         with dual_numbers(), self._installed().installed(self.backbone), self._machine.autocast():
             return self.readout.answer(self.backbone, inputs, batch["labels"], _summed)
@@ -193,14 +191,14 @@ class TangentTaskModel(TaskModel):
 
 
 def has_expansion(model: nn.Module) -> bool:
-    """Whether LoRA layers of the model are prepared by `expand_lora`."""
+    """Return whether LoRA layers of the model are prepared by `expand_lora`."""
     variants = (v for m in model.modules() for v in getattr(m, "lora_variant", {}).values())
     return any(isinstance(variant, TangentLora) for variant in variants)
 
 
 @contextmanager
 def at_start(model: nn.Module, adapters: Sequence[Adapter], saved: dict[str, Tensor] | None = None) -> Iterator[None]:
-    """The base model at φ₀, for the length of the block: with ``s·B₀A₀`` in its weights where that is not zero.
+    """Put the base model at φ₀ for the length of the block: add ``s·B₀A₀`` to its weights if that is not zero.
 
     Raises:
         ModelError: the adapters start at different φ₀.
@@ -216,11 +214,11 @@ def at_start(model: nn.Module, adapters: Sequence[Adapter], saved: dict[str, Ten
 
 
 def _summed(value: Any) -> Any:
-    """Primal plus tangent of every tensor in what a module returned."""
+    """Return a module's output with primal plus tangent for every tensor."""
     if isinstance(value, Tensor):
         primal, tangent = parts(value)
         return primal if tangent is None else primal + tangent
-    if isinstance(value, Mapping):  # also transformers' outputs, which are made from their items
+    if isinstance(value, Mapping):  # also transformers' outputs, constructed from their items
         summed = {name: _summed(item) for name, item in value.items()}
         return type(value)(**summed) if hasattr(value, "to_tuple") else summed
     if isinstance(value, (list, tuple)):

@@ -1,8 +1,8 @@
 """Columns per task vector and site, by reverse mode.
 
-A change of a site by ``s·B A`` moves a logit by ``Σ_tokens gᵀ (s B (A x))``, where ``x`` is what enters the site and
-``g`` the logit's gradient by what leaves it. One forward pass and a backward pass a class thus hold every vector's
-column at every site.
+A change of a site by ``s·B A`` changes a logit by ``Σ_tokens gᵀ (s B (A x))``, with the site's input ``x`` and the
+logit's gradient ``g`` with respect to its output. So one forward pass, and one backward pass per class, give every
+vector's column at every site.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["per_site"]
 
 
 def per_site(model: TangentTaskModel, inputs: Any, labels: Tensor, *, stacked: Direction) -> tuple[Tensor, Tensor]:
-    """Logits at φ₀, and columns ``[vectors, sites, batch, *tokens, classes]``."""
+    """Return logits at φ₀, and columns ``[vectors, sites, batch, *tokens, classes]``."""
     with torch.enable_grad(), _recorded(model.backbone, list(stacked.low_rank)) as calls:
         logits = TaskModel.logits(model, inputs, labels)
         flat = logits.reshape(len(logits), -1)
@@ -36,17 +36,17 @@ def per_site(model: TangentTaskModel, inputs: Any, labels: Tensor, *, stacked: D
         ]
     with torch.no_grad():
         by_site: dict[str, Tensor] = {}
-        for i, call in enumerate(calls):  # a layer that is shared by depths is called more than once, and adds up
-            column = torch.stack([_meet(g[i], call.x, *stacked.low_rank[call.site]) for g in gradients], -1)
+        for i, call in enumerate(calls):  # a layer that is called more than once gets the sum over its calls
+            column = torch.stack([_moved(g[i], call.x, *stacked.low_rank[call.site]) for g in gradients], -1)
             by_site[call.site] = by_site[call.site] + column if call.site in by_site else column
         missing = torch.zeros_like(column) if by_site else flat.new_zeros(0)
-        whole = torch.stack([by_site.get(site, missing) for site in stacked.low_rank], 1)
-    return logits.detach(), whole.unflatten(-1, logits.shape[1:])
+        columns = torch.stack([by_site.get(site, missing) for site in stacked.low_rank], 1)
+    return logits.detach(), columns.unflatten(-1, logits.shape[1:])
 
 
 @dataclass(frozen=True)
 class _Call:
-    """What entered a site, and what left it with a gradient."""
+    """One call of a site: its input, and its output with a gradient."""
 
     site: str
     x: Tensor
@@ -55,7 +55,7 @@ class _Call:
 
 @contextmanager
 def _recorded(model: nn.Module, sites: list[str]) -> Iterator[list[_Call]]:
-    """Every call of the sites, filled by the forward pass inside the block."""
+    """Record every call of the sites in the forward pass inside the block."""
     calls: list[_Call] = []
 
     def record(site: str) -> Any:
@@ -75,8 +75,8 @@ def _recorded(model: nn.Module, sites: list[str]) -> Iterator[list[_Call]]:
             hook.remove()
 
 
-def _meet(gradient: Tensor | None, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """``Σ_tokens gᵀ B_t (A_t x)``, shape [vectors, batch]."""
+def _moved(gradient: Tensor | None, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Return ``Σ_tokens gᵀ B_t (A_t x)``, of shape [vectors, batch]."""
     if gradient is None:
         return x.new_zeros(len(a), len(x))
     rows = x.shape[0]
