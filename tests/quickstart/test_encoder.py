@@ -165,7 +165,7 @@ def test_the_cache_is_the_users_unless_the_environment_says_otherwise(monkeypatc
 
 def test_the_bundled_recipe_runs_whole(cached, monkeypatch, tmp_path, capsys):
     """With fewer steps, and the smaller model, whose making it tells when there is none."""
-    monkeypatch.setattr(cache, "Settings", lambda: replace(TINY, steps=3))
+    monkeypatch.setattr(cache, "PretrainingSettings", lambda: replace(TINY, steps=3))
     monkeypatch.setenv("TANGORA_CACHE", str(tmp_path / "cache"))
     heard: list[tuple[str, int]] = []
 

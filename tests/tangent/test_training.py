@@ -134,8 +134,8 @@ def test_text_to_text_and_images(tiny_t5, tiny_clip, text_data, image_data):
     clip = load_base(BaseConfig(family="image-zero-shot", model=str(tiny_clip)))
     t5_task = TaskConfig(name="t", source=rows, prompt="{text}", target="{label}", labels=colors, metric="exact_match")
     clip_task = TaskConfig(name="i", source=pixels, image="images", label="labels", labels=colors)
-    for base, config, targets in ((t5, t5_task, ["q", "v", "wo"]), (clip, clip_task, ["q_proj", "fc1"])):
-        task = load_task(config, base, 0)
+    for base, task_config, targets in ((t5, t5_task, ["q", "v", "wo"]), (clip, clip_task, ["q_proj", "fc1"])):
+        task = load_task(task_config, base, 0)
         settings = config(steps=25, learning_rate=1e-2).model_copy(
             update={"lora": LoraSettings(r=2, target_modules=targets)}
         )

@@ -1,6 +1,6 @@
-"""Fusion methods: pure functions from stacked updates to one update, one file each, and their registry.
+"""Fusion methods: pure functions from stacked updates to one update, one module each, and their registry.
 
-The contract, for a method of this package as for anybody's::
+The contract, for built-in methods and for those of other packages::
 
     @fusion_method("ties", granularity="model", reference="arXiv:2306.01708", default_weight=1.0)
     def ties(deltas: Float[Tensor, "tasks *param"], *, weights: Float[Tensor, "tasks *#param"],
@@ -9,21 +9,21 @@ The contract, for a method of this package as for anybody's::
 - ``deltas`` are never changed, and the result has their dtype (sums are kept in float32 or better).
 - ``weights`` has one row per task, each broadcasting to ``*param``; methods only multiply by it.
 - ``granularity`` is a promise: ``element`` (any chunking gives the same), ``tensor`` (a site's whole tensor),
-  ``model`` (every site at once, as one vector per task). `Promises` has all that a method may promise.
-- A random method takes ``uniforms`` in [0, 1), shaped like ``deltas``, and draws nothing itself.
-- A method that looks beyond an entry only for the magnitude of the smallest entry it keeps names the parameter
-  that decides it, ``cutoff="density"``, and takes ``cutoffs``, one per task: with them it is entry by entry, so that
-  checkpoints larger than memory can be fused by it.
-- A method that must know the experts' data gets **statistics** of them, one tensor per task, which were collected
-  before (`tangora.fusion.statistics`): it names the kind, ``statistics="gram"`` or ``"fisher"``, and takes
-  ``statistics``, stacked, or None for a tensor that has none.
+  ``model`` (every site at once, as one vector per task). `Promises` lists everything that a method may promise.
+- A random method takes ``uniforms`` in [0, 1), shaped like ``deltas``, and draws no random numbers itself.
+- If a method needs other entries only to find the magnitude of the smallest entry it keeps, it names the parameter
+  that decides this, ``cutoff="density"``, and takes ``cutoffs``, one per task. With them it works entry by entry, and
+  can fuse checkpoints larger than memory.
+- A method that needs the experts' data gets **statistics** that were collected before
+  (`tangora.fusion.statistics`), one tensor per task. It names the kind, ``statistics="gram"`` or ``"fisher"``, and
+  takes ``statistics``, stacked, or None for a tensor that has none.
 - No models, no files, no data; a docstring with a paragraph "Choose it ..." for the table of methods.
-- `tangora.testing.check_method` tries the promises; call it in a test.
+- `tangora.testing.check_method` checks the promises; call it in a test.
 
-Other packages add methods through the entry-point group ``tangora.methods``: the entry point's name is the
-method's, its value the module or function that carries the decorator. Copy any file here to begin.
+Other packages add methods through the entry-point group ``tangora.methods``: the entry point has the method's name,
+and its value is the module or function with the decorator. Start from a copy of any module here.
 
-The package's own methods are imported when they are asked for.
+The built-in methods are imported when they are first used.
 
     >>> import torch
     >>> task_vectors = torch.tensor([[1.0, 2.0], [3.0, -2.0]])
@@ -59,7 +59,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Return the function of a method, so that ``tangora.methods.ties`` is one; no list of them is kept."""
+    """Return the function of a method by its name, such as ``tangora.methods.ties``."""
     if not name.startswith("_"):
         try:
             return get(name).function
@@ -73,11 +73,11 @@ def __dir__() -> list[str]:
 
 
 class _CallableModule(ModuleType):
-    """`tangora.methods` is a module and also the public function ``tangora.methods()``.
+    """Makes `tangora.methods` a module that is also the public function ``tangora.methods()``.
 
-    Importing a submodule binds its name in the package, so a function of the same name in ``tangora`` would
-    be overwritten by the first ``import tangora.methods``, or overwrite it. A module that can be called is both. For
-    the same reason a method's module is not bound here: ``tangora.methods.ties`` is the function.
+    Importing a submodule binds its name in the package, so a function of the same name in ``tangora`` would be
+    overwritten by the first ``import tangora.methods``, or overwrite it. A callable module is both. For the same reason
+    a method's module is not bound here: ``tangora.methods.ties`` is the function.
     """
 
     def __call__(self) -> Mapping[str, Method]:

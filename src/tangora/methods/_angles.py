@@ -12,7 +12,7 @@ _BLOCK = 2**20  # entries of a task that are in float64 at a time
 
 
 def gram(deltas: Float[Tensor, " tasks *param"]) -> Float[Tensor, "tasks tasks"]:
-    """``⟨νₛ, νₜ⟩`` for every pair, added up in float64."""
+    """Return ``⟨νₛ, νₜ⟩`` for every pair, accumulated in float64."""
     rows = deltas.detach().reshape(len(deltas), -1)
     total = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows.device)
     for block in rows.split(_BLOCK, dim=1):

@@ -1,4 +1,4 @@
-"""What a method's parameter may be: its type, read off its default, and its range."""
+"""Check a method's parameters: their type, by the default's, and their range."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: 
 
 @dataclass(frozen=True)
 class Limit:
-    """An interval that a numeric parameter lies in, and the advice for those outside it.
+    """The interval of a numeric parameter, and a hint for values outside it.
 
     >>> Limit(low=0, high=1).check("ties", "density", 0.2)
     """
@@ -36,17 +36,17 @@ class Limit:
         return f"{'(' if self.open_low else '['}{self.low:g}, {self.high:g}{')' if self.open_high else ']'}"
 
     def check(self, method: str, name: str, value: float, where: str = "fuse") -> None:
-        """Raise `ArgumentError` when ``value`` is outside."""
+        """Raise `ArgumentError` if ``value`` is outside."""
         if value not in self:
             raise ArgumentError(f"{method}: {name} must be in {self}", got=value, where=f"{where}.{name}", fix=self.fix)
 
 
 @dataclass(frozen=True)
 class _Density(Limit):
-    """(0, 1], with a word for those who think in percent."""
+    """(0, 1], with a hint for values in percent."""
 
     def check(self, method: str, name: str, value: float, where: str = "fuse") -> None:
-        """Raise `ArgumentError` when ``value`` is outside; 20 is answered with 0.20."""
+        """Raise `ArgumentError` if ``value`` is outside; for 20, suggest 0.20."""
         if value in self:
             return
         fix = self.fix
@@ -60,27 +60,27 @@ DENSITY = _Density(low=0, high=1, open_low=True, fix="give the fraction of entri
 
 
 def check_density(method: str, density: float) -> None:
-    """What a method with a ``density`` calls first, so that it is also safe outside the engine."""
+    """Check a density; a method calls this first, so that it is safe without the engine too."""
     check_type(method, "density", density, 0.5, "fuse")
     DENSITY.check(method, "density", density)
 
 
 def check_value(method: str, name: str, value: Any, default: Any, limit: Limit) -> None:
-    """What a method calls for any other parameter, for the same reason."""
+    """Check any other parameter, for the same reason."""
     check_type(method, name, value, default, "fuse")
     limit.check(method, name, value)
 
 
 def check_type(method: str, name: str, value: Any, default: Any, where: str) -> None:
-    """Raise `ArgumentError` unless ``value`` is of the default's type; a whole number is a number, true is none."""
+    """Raise `ArgumentError` unless ``value`` has the default's type; an integer counts as a number, a bool does not."""
     kind = type(default)
     if kind not in _KINDS:
         return
     if kind is float or kind is int:  # NumPy's numbers are numbers too
-        right = isinstance(value, Real if kind is float else Integral) and not isinstance(value, bool)
+        valid = isinstance(value, Real if kind is float else Integral) and not isinstance(value, bool)
     else:
-        right = isinstance(value, kind)
-    if not right:
+        valid = isinstance(value, kind)
+    if not valid:
         raise ArgumentError(
             f"{method}: {name} must be {_KINDS[kind]}",
             got=value,

@@ -1,4 +1,4 @@
-"""What a fusion method promises the engine: the one place where a promise is declared."""
+"""`Promises`: the properties of a fusion method that the engine relies on."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ Statistic = Literal["gram", "fisher"]
 
 @dataclass(frozen=True, kw_only=True)
 class Promises:
-    """What the engine relies on; `tangora.testing.check_method` tries every one of them.
+    """The properties that the engine relies on; `tangora.testing.check_method` checks all of them.
 
-    A method keeps the default promises too. So declare those that do not hold, such as ``symmetric=False``, as well as
-    those that save the engine work, such as ``linear=True``.
+    The defaults are promises too. So declare those that do not hold, such as ``symmetric=False``, as well as those that
+    save the engine work, such as ``linear=True``.
 
     Attributes:
         granularity: ``element`` (any chunking gives the same), ``tensor`` (a site's whole tensor at a time), ``model``
             (every site at once, as one vector per task).
         linear: the result is ``Σ cₜ νₜ`` with coefficients that depend on the weights only.
-        rule: of a linear method: the cₜ from one weight per task, in closed form.
+        rule: for a linear method, returns the cₜ from one weight per task, in closed form.
         homogeneous: ``f(c·weights) = c·f(weights)``, so that a grid over λ costs one call.
         additive: ``f(v + w) = f(v) + f(w)`` in the weights: a sum over the tasks, each times its weight, so that
             coefficients can be found by gradients of a model that is linear in them.
         random: the function takes ``uniforms`` in [0, 1), shaped like ``deltas``.
         tasks: the only number of tasks that it can fuse; None for any.
-        cutoff: the parameter that says which fraction of a task's entries is large enough, for a method that looks
-            beyond an entry only to find that. The function then takes ``cutoffs``, one magnitude per task (of the
-            smallest entry that is kept, of the tensor or of the model as ``granularity`` says), with which it is
-            entry by entry; without them it finds them itself.
-        statistics: what the method must know of the experts' data, one tensor per task and tensor of the model:
-            ``gram`` (second moments of a linear layer's inputs, ``[in, in]``) or ``fisher`` (diagonal Fisher
+        cutoff: the parameter that is the fraction of a task's entries to keep, for a method that needs other entries
+            only to find the smallest one to keep. The function then takes ``cutoffs``, one magnitude per task (of the
+            smallest entry that is kept in the tensor, or in the model, by ``granularity``). With them it works entry by
+            entry; without them it computes them.
+        statistics: the statistics of the experts' data that the method needs, one tensor per task and tensor of the
+            model: ``gram`` (second moments of a linear layer's inputs, ``[in, in]``) or ``fisher`` (diagonal Fisher
             information, shaped like the update). The function then takes ``statistics``, stacked, or None for a tensor
             that has none.
-        by_rows: every row of the result is a linear function of that row of the updates, the same for all rows, so that
-            low-rank updates stay low-rank: the method is applied to their factors A.
+        by_rows: every row of the result is the same linear function of that row of the updates, so that low-rank
+            updates stay low-rank: the method is applied to their factors A.
         exact: the same numbers in another memory layout give the same bits. False for a method that decomposes
-            matrices, which is the same up to rounding, and takes a kernel ``[out, in, k, …]`` as ``[out, in·k·…]``.
-        symmetric: ``f(νᵀ) = f(ν)ᵀ``, so that it does not matter which way round a layer stores its weight.
+            matrices: its result is equal up to rounding, and a kernel ``[out, in, k, …]`` is used as ``[out, in·k·…]``.
+        symmetric: ``f(νᵀ) = f(ν)ᵀ``, so that it does not matter whether a layer stores the transpose of its weight.
         identity: one task of weight 1 gives that task's update, with the ``neutral`` parameters.
-        neutral: parameters with which nothing is dropped, such as ``{"density": 1.0}``.
-        copies: ``(p, q)``: of T tensors of n entries, a call holds at most ``(p·T + q)·n`` numbers at once.
+        neutral: parameters that drop nothing, such as ``{"density": 1.0}``.
+        copies: ``(p, q)``: for T tensors of n entries, a call holds at most ``(p·T + q)·n`` numbers at once.
     """
 
     granularity: Granularity
@@ -67,7 +67,7 @@ class Promises:
 
     @property
     def needs_whole(self) -> bool:
-        """Whether a call must see a whole tensor: it looks beyond an entry, and not only for its cutoff."""
+        """Whether a call needs a whole tensor: an entry of the result depends on others, and not only by a cutoff."""
         return self.granularity != "element" and self.cutoff is None
 
     def __post_init__(self) -> None:

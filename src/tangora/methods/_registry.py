@@ -1,10 +1,10 @@
-"""The registry of fusion methods: a decorator that writes a record, and the look-ups that read it.
+"""The registry of fusion methods: a decorator that registers a method, and functions to look methods up.
 
-A method is a pure function (see `tangora.methods`); its `Method` record holds the promises that the fusion engine
-relies on. Nothing here imports torch.
+A method is a pure function (see `tangora.methods`); its `Method` record contains the promises that the fusion engine
+relies on. This module does not import torch.
 
-Methods register by name and not by file, as the members of a `tangora.support.registry.Registry` do: a file may hold
-several that share their code (``ties``, ``ties_per_tensor``, ``ties_sum``), and a notebook cell is enough for one.
+Unlike the members of a `tangora.support.registry.Registry`, methods are registered by name and not by file: a module
+may define several that share code (``ties``, ``ties_per_tensor``, ``ties_sum``), and a notebook cell is enough for one.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ ENTRY_POINT_GROUP = "tangora.methods"
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _CONTRACT = ("weights", "uniforms", "cutoffs", "statistics")  # keyword-only arguments of the engine, not of the user
 _METHODS: dict[str, Method] = {}
-_LOADED: set[str] = set()  # places of the entry points that were loaded
+_LOADED: set[str] = set()  # origins of the entry points that were loaded
 
 
 @dataclass(frozen=True, kw_only=True)
 class Method(Promises):
-    """A fusion method: its `Promises`, its function, and what people see of it.
+    """A fusion method: its `Promises`, its function, and its documentation.
 
     Attributes:
-        name: as recipes, the command line and ``scores.csv`` write it.
+        name: its name in recipes, on the command line and in ``scores.csv``.
         function: ``(deltas [tasks, *param], *, weights [tasks, *#param], **parameters) -> [*param]``.
-        reference: where the method is from, ``arXiv:NNNN.NNNNN`` where it has a paper.
-        default_weight: λ when none is given.
+        reference: the method's source, ``arXiv:NNNN.NNNNN`` for a paper.
+        default_weight: the default λ.
         parameters: the method's own parameters and their defaults.
-        limits: the range of a parameter, where it has one.
+        limits: the ranges of parameters that have one.
     """
 
     name: str
@@ -72,13 +72,13 @@ class Method(Promises):
 
     @property
     def choose(self) -> str:
-        """The docstring's sentence on when to choose the method: what follows "Choose it "."""
+        """The docstring's sentence on when to choose the method, without "Choose it "."""
         paragraphs = (inspect.getdoc(self.function) or "").split("\n\n")
-        found = next((p for p in paragraphs if p.startswith("Choose it ")), "")
-        return " ".join(found.split()).removeprefix("Choose it ").removesuffix(".")
+        advice = next((p for p in paragraphs if p.startswith("Choose it ")), "")
+        return " ".join(advice.split()).removeprefix("Choose it ").removesuffix(".")
 
     def coefficients(self, weights: Sequence[float], parameters: Mapping[str, Any]) -> list[float]:
-        """Return the cₜ of a linear method: by its rule, or else by applying it to the identity.
+        """Return the cₜ of a linear method, by its rule, or else by applying it to the identity.
 
         >>> get("average").coefficients([3.0, 1.0], {})
         [0.75, 0.25]
@@ -92,10 +92,10 @@ class Method(Promises):
         return [float(c) for c in self.function(identity, weights=column, **parameters)]
 
     def check_count(self, count: int, *, where: str = "fuse.adapters") -> None:
-        """Refuse another number of task vectors than the method can fuse; no tensor is needed.
+        """Check the number of task vectors; this needs no tensor.
 
         Raises:
-            FusionError: says how many it needs.
+            FusionError: the method cannot fuse this number; the message has the number it needs.
 
         >>> get("ties").check_count(7)
         """
@@ -104,14 +104,15 @@ class Method(Promises):
             raise FusionError(what, got=count, where=where, fix="choose another method for any other number")
 
     def check(self, parameters: Mapping[str, Any], *, where: str = "fuse") -> None:
-        """Refuse parameters that the method does not have, of the wrong type, or out of range; no tensor is needed.
+        """Check parameters by name, type and range; this needs no tensor.
 
         Args:
-            parameters: by name; those left out keep their defaults.
-            where: the key path that the error names, such as ``fusion.methods.2.parameters``.
+            parameters: by name; missing ones have their defaults.
+            where: the key path for the error, such as ``fusion.methods.2.parameters``.
 
         Raises:
-            ArgumentError: an unknown parameter (the nearest is named), a wrong type, a value out of range.
+            ArgumentError: a parameter is unknown (the message has the nearest name), of the wrong type, or out of
+                range.
 
         >>> get("ties").check({"density": 0.2})
         >>> get("ties").check({"density": 20})  # doctest: +ELLIPSIS
@@ -137,20 +138,20 @@ def fusion_method(
     limits: Mapping[str, Limit] | None = None,
     **promises: Any,
 ) -> Callable[[_Function], _Function]:
-    """Register a fusion method; the function itself is returned unchanged.
+    """Register a fusion method; return the function unchanged.
 
-    The method's parameters are read from the signature: every keyword-only argument but ``weights``, ``uniforms``,
+    The method's parameters are read from the signature: all keyword-only arguments except ``weights``, ``uniforms``,
     ``cutoffs`` and ``statistics``, each with a default.
 
     Args:
-        name: as recipes and the command line write it.
-        reference: where the method is from.
-        default_weight: λ when none is given.
-        limits: the range of a parameter, where it has one.
-        promises: see `tangora.methods.Promises`; ``granularity`` is needed.
+        name: its name in recipes and on the command line.
+        reference: the method's source.
+        default_weight: the default λ.
+        limits: the ranges of parameters that have one.
+        promises: see `tangora.methods.Promises`; ``granularity`` is required.
 
     Raises:
-        PluginError: the name is taken, a promise is unknown, or the signature is not the contract's.
+        PluginError: the name is taken, a promise is unknown, or the signature does not match the contract.
 
     ::
 
@@ -169,16 +170,16 @@ def fusion_method(
         try:
             promised = Promises(**promises)
         except PluginError as cause:
-            where = _place(function)
+            where = _qualified(function)
             raise PluginError(f"{name}: {cause.what}", got=cause.got, where=where, fix=cause.fix) from None
         parameters = _parameters(name, function, promised)
         if not function.__module__.startswith("tangora.methods."):
-            load_own()  # so that no name of theirs is taken
-        # The same place again is a module reloaded or a notebook cell run twice, not a second method.
+            load_own()  # so that no built-in name is taken
+        # The same qualified name is a module reloaded or a notebook cell run twice, not a second method.
         taken = _METHODS.get(name)
-        if taken is not None and _place(taken.function) != _place(function):
-            where = f"{_place(taken.function)} and {_place(function)}"
-            fix = "rename one, or uninstall the package that brings it"
+        if taken is not None and _qualified(taken.function) != _qualified(function):
+            where = f"{_qualified(taken.function)} and {_qualified(function)}"
+            fix = "rename one, or uninstall the package that defines it"
             raise PluginError(f"two fusion methods are called {name!r}", where=where, fix=fix)
         _METHODS[name] = Method(
             name=name,
@@ -195,7 +196,7 @@ def fusion_method(
 
 
 def methods() -> Mapping[str, Method]:
-    """Return every fusion method by name, sorted, third parties' included.
+    """Return all fusion methods by name, sorted, including third parties'.
 
     Raises:
         PluginError: an installed package announces a method that cannot be loaded, or whose name is taken.
@@ -216,25 +217,25 @@ def methods() -> Mapping[str, Method]:
 
 
 def get(name: str) -> Method:
-    """Return the method called ``name``.
+    """Return the method with this name.
 
     Raises:
-        PluginError: there is none; the nearest name and the whole list are in the message.
+        PluginError: there is none; the message has the nearest name, or all names.
 
     >>> get("average").linear
     True
     """
     if name not in _METHODS:
         load_own(name)
-    # Other people's packages are imported only when the name is not already known: a broken one must not stop `ties`.
-    found = _METHODS.get(name) or methods().get(name)
-    if found is None:
+    # Other packages are imported only for unknown names: a broken one must not stop `ties`.
+    method = _METHODS.get(name) or methods().get(name)
+    if method is None:
         raise PluginError("no such fusion method", got=name, fix=did_you_mean(str(name), sorted(_METHODS)))
-    return found
+    return method
 
 
 def load_own(name: str | None = None) -> None:
-    """Import our module of that name, whose decorators register its methods; all of them if there is none."""
+    """Import the built-in module of this name, or all if there is none: importing it registers its methods."""
     names = _modules()
     for module in [name] if name in names else names:
         import_module(f"tangora.methods.{module}")
@@ -243,28 +244,28 @@ def load_own(name: str | None = None) -> None:
 @cache
 def _modules() -> tuple[str, ...]:
     package = import_module("tangora.methods")
-    return tuple(found.name for found in pkgutil.iter_modules(package.__path__) if not found.name.startswith("_"))
+    return tuple(module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_"))
 
 
-def _place(function: Callable[..., Any]) -> str:
+def _qualified(function: Callable[..., Any]) -> str:
     return f"{function.__module__}.{getattr(function, '__qualname__', repr(function))}"
 
 
 def _parameters(name: str, function: Callable[..., Any], promised: Promises) -> dict[str, Any]:
-    """The method's own parameters and their defaults, of a signature that is the contract's."""
+    """Return the method's own parameters and their defaults; check the signature against the contract."""
     signature = inspect.signature(function).parameters.values()
     named = {p.name: p.default for p in signature if p.kind is p.KEYWORD_ONLY}
     positional = [p for p in signature if p.kind is not p.KEYWORD_ONLY]
-    given = {"uniforms": promised.random, "statistics": promised.statistics is not None}
-    if "weights" not in named or any((k in named) != v for k, v in given.items()) or len(positional) != 1:
+    required = {"uniforms": promised.random, "statistics": promised.statistics is not None}
+    if "weights" not in named or any((k in named) != v for k, v in required.items()) or len(positional) != 1:
         rule = "the signature is (deltas, *, weights, [uniforms if random, statistics,] parameters with defaults)"
-        raise PluginError(f"{name}: {rule}", got=str(inspect.signature(function)), where=_place(function))
+        raise PluginError(f"{name}: {rule}", got=str(inspect.signature(function)), where=_qualified(function))
     parameters = {k: v for k, v in named.items() if k not in _CONTRACT}
     cutoff = promised.cutoff
     declared = cutoff is not None and cutoff in parameters
     if ("cutoffs" in named) != declared or (cutoff and not declared) or named.get("cutoffs") is not None:
         rule = "a method with a cutoff names the parameter that decides it, and takes cutoffs=None"
-        raise PluginError(f"{name}: {rule}", got=cutoff, where=_place(function))
+        raise PluginError(f"{name}: {rule}", got=cutoff, where=_qualified(function))
     if bare := [k for k, v in parameters.items() if v is inspect.Parameter.empty]:
-        raise PluginError(f"{name}: parameters need defaults", got=bare[0], where=_place(function))
+        raise PluginError(f"{name}: parameters need defaults", got=bare[0], where=_qualified(function))
     return parameters

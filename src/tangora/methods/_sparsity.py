@@ -1,4 +1,4 @@
-"""Keeping some entries of an update and dropping the rest: by magnitude (trim) or by chance (DARE)."""
+"""Keep some entries of an update and drop the others: by magnitude (trim) or at random (DARE)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["cutoffs_of", "kept", "rescaled_samples", "threshold", "trim"]
 
 
 def kept(density: float, entries: int) -> int:
-    """How many of ``entries`` a density keeps: ``⌈density · entries⌉``, of the decimal as it was written.
+    """Return how many of ``entries`` a density keeps: ``⌈density · entries⌉``, with the density as a decimal number.
 
     >>> kept(0.55, 100), math.ceil(0.55 * 100)
     (55, 56)
@@ -27,7 +27,7 @@ def kept(density: float, entries: int) -> int:
 
 
 def threshold(delta: Float[Tensor, "*param"], density: float) -> float:
-    """The magnitude of the smallest entry that is kept; entries equal to it are all kept."""
+    """Return the magnitude of the smallest entry that is kept; all entries equal to it are kept."""
     magnitudes = widened(delta.detach()).abs().reshape(-1)
     drop = magnitudes.numel() - kept(density, magnitudes.numel())
     if drop <= 0:  # also the empty tensor
@@ -40,11 +40,11 @@ def threshold(delta: Float[Tensor, "*param"], density: float) -> float:
 
 
 def trim(delta: Float[Tensor, "*param"], least: float) -> Float[Tensor, "*param"]:
-    """``delta`` (in float32 or better) with every entry of magnitude under ``least`` set to zero."""
+    """Return ``delta`` (in float32 or better) with every entry of magnitude below ``least`` set to zero."""
     delta = widened(delta)
     if least <= 0:
         return delta
-    # hardshrink keeps what is larger than its bound, in one pass; a comparison and a choice take ten times as long
+    # hardshrink keeps entries larger than its bound, in one pass; a comparison and a `where` take ten times as long
     number = np.float64 if delta.dtype == torch.float64 else np.float32
     return torch.hardshrink(delta, float(np.nextafter(number(least), number(0))))
 
@@ -52,7 +52,7 @@ def trim(delta: Float[Tensor, "*param"], least: float) -> Float[Tensor, "*param"
 def cutoffs_of(
     deltas: Float[Tensor, " tasks *param"], density: float, given: Sequence[float] | None = None
 ) -> list[float]:
-    """The `threshold` of every task, unless the engine has found them already."""
+    """Return the `threshold` of every task, or those that the engine has computed already."""
     if given is None:
         return [threshold(delta, density) for delta in deltas]
     if len(given) != len(deltas):
@@ -63,6 +63,6 @@ def cutoffs_of(
 def rescaled_samples(
     deltas: Float[Tensor, " tasks *param"], uniforms: Float[Tensor, " tasks *param"], density: float
 ) -> list[Float[Tensor, "*param"]]:
-    """DARE for every task: an entry stays when its uniform number is under ``density``, and is then divided by it."""
+    """Apply DARE to every task: keep an entry if its uniform number is below ``density``, and divide it by that."""
     pairs = zip(map(widened, deltas), uniforms, strict=True)
     return [torch.where(uniform < density, delta / density, 0.0) for delta, uniform in pairs]

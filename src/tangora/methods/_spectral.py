@@ -1,8 +1,8 @@
-"""Singular values and vectors for methods that see an update as a matrix, without what only rounding made.
+"""Singular value decompositions for methods on matrices, without singular values that are only rounding.
 
 A low-rank update has singular values that are zero up to rounding, and their vectors are arbitrary: methods that
-orthogonalize or equalize would turn that noise into part of the result. So all of them stop at the numerical rank;
-for matrices of full rank nothing is left out.
+orthogonalize or equalize would turn that noise into part of the result. So all decompositions stop at the numerical
+rank; for matrices of full rank nothing is omitted.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ Triplets = tuple[Float[Tensor, "out rank"], Float[Tensor, " rank"], Float[Tensor
 
 
 def as_matrices(stacked: Float[Tensor, " tasks *param"]) -> Float[Tensor, "tasks out in"] | None:
-    """The stack as matrices in float32 or better: the kernel of a convolution is ``[out, the rest]``.
+    """Return the stack as matrices in float32 or better; the kernel of a convolution becomes ``[out, the rest]``.
 
-    None for vectors and numbers (biases, norms), which have no singular vectors to speak of.
+    None for vectors and numbers (biases, norms).
     """
     if stacked.ndim < 3:
         return None
@@ -33,16 +33,16 @@ def as_matrices(stacked: Float[Tensor, " tasks *param"]) -> Float[Tensor, "tasks
 
 
 def decompose(matrix: Float[Tensor, "out in"]) -> Triplets:
-    """``u, s, vh`` down to the numerical rank: singular values under ``max(shape) · eps · s₁`` are rounding."""
+    """Return ``u, s, vh`` up to the numerical rank: singular values below ``max(shape) · eps · s₁`` are rounding."""
     u, s, vh = thin_svd(matrix)
     rank = int((s > max(matrix.shape) * torch.finfo(s.dtype).eps * s[:1]).sum())
     return u[:, :rank], s[:rank], vh[:rank]
 
 
 def orthogonalized(columns: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
-    """The nearest matrix with orthonormal columns, ``PQᵀ`` of the SVD ``PDQᵀ`` (the Procrustes problem's answer).
+    """Return the nearest matrix with orthonormal columns, ``PQᵀ`` of the SVD ``PDQᵀ`` (the Procrustes solution).
 
-    Where columns depend on each other it is the nearest partial isometry, which is unique.
+    If columns are linearly dependent, it is the nearest partial isometry, which is unique.
     """
     p, _, qh = decompose(columns)
     return p @ qh
@@ -51,5 +51,5 @@ def orthogonalized(columns: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
 def mean_of(
     deltas: Sequence[Float[Tensor, "*param"]] | Float[Tensor, " tasks *param"], weights: Float[Tensor, "tasks *#param"]
 ) -> Float[Tensor, "*param"]:
-    """``Σₜ wₜ νₜ / T``: what methods for matrices do with vectors and numbers."""
+    """Return ``Σₜ wₜ νₜ / T``, which methods on matrices use for vectors and numbers."""
     return weighted_sum(deltas, weights) / len(deltas)

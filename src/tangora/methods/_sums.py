@@ -1,4 +1,4 @@
-"""The sums that the methods share, a block of rows at a time so that no copy of the stack is made."""
+"""Sums that methods share, computed in blocks of rows so that the stack is not copied."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 __all__ = ["elected_mean", "elected_sum", "in_blocks", "weighted_sum", "widened"]
 
-# Entries of a task in a block: its temporaries stay in the cache, and torch does not divide so few among threads,
-# which on a busy machine costs ten times what it gains.
+# Entries of a task in a block: its temporaries stay in the cache, and torch does not split so few among threads,
+# which costs ten times what it gains on a busy machine.
 _BLOCK = 2**15
 
 
 def widened(tensor: Tensor) -> Tensor:
-    """``tensor`` in the dtype to add up in: float32 for half precisions, otherwise its own."""
+    """Return ``tensor`` in the dtype of sums: float32 for half precision, otherwise its own."""
     import torch  # deferred: torch takes a second, and linear methods do without it
 
-    if tensor.dtype in (torch.float32, torch.float64):  # asked for every block: worth a look before the rules
+    if tensor.dtype in (torch.float32, torch.float64):  # the usual case, without type promotion
         return tensor
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
@@ -35,7 +35,7 @@ def in_blocks(
     weights: Float[Tensor, "tasks *#param"],
     *stacked: Float[Tensor, " tasks *param"],
 ) -> Float[Tensor, "*param"]:
-    """``function(deltas, weights, *stacked)``, which works entry by entry, over blocks of the first dimension.
+    """Return ``function(deltas, weights, *stacked)``, applied to blocks of rows; it must work entry by entry.
 
     The temporaries are as large as a block, not as the model.
     """
@@ -46,7 +46,7 @@ def in_blocks(
     result = torch.empty(deltas.shape[1:], dtype=deltas.dtype, device=deltas.device)
     size = _BLOCK if torch.get_num_threads() > 1 else 2 * _BLOCK
     step = max(1, size // max(1, math.prod(deltas.shape[2:])))
-    # Weights broadcast from the right, so they may lack the first dimension, or hold one entry for all of it.
+    # Weights broadcast from the right, so they may lack the rows' dimension, or have one entry for it.
     varies = weights.ndim == deltas.ndim and weights.shape[1] > 1
     for start in range(0, deltas.shape[1], step):
         rows = slice(start, start + step)
@@ -58,9 +58,9 @@ def in_blocks(
 def weighted_sum(
     deltas: Iterable[Float[Tensor, "*param"]], weights: Float[Tensor, "tasks *#param"]
 ) -> Float[Tensor, "*param"]:
-    """``Σₜ wₜ·νₜ``, in float32 or better."""
-    # Not addcmul: whether it fuses the multiplication may differ between a vector and its tail, and then a
-    # chunk would differ from the whole in the last bit.
+    """Return ``Σₜ wₜ·νₜ``, in float32 or better."""
+    # Not addcmul: it may fuse the multiplication in full vectors but not in their tail, and then a chunk would
+    # differ from the whole in the last bit.
     terms = (wide * weights[t].to(wide.dtype) for t, wide in enumerate(map(widened, deltas)))
     total = next(terms)
     for term in terms:
@@ -71,7 +71,7 @@ def weighted_sum(
 def elected_mean(
     sparse: Sequence[Float[Tensor, "*param"]], weights: Float[Tensor, "tasks *#param"]
 ) -> Float[Tensor, "*param"]:
-    """TIES after its trim: elect a sign per entry, then average the entries that have it.
+    """Apply TIES after its trim: elect a sign per entry, then average the entries that have it.
 
     ``γ = sgn(Σₜ ν̂ₜ)``, ``A = {t : sgn(ν̂ₜ) = γ ≠ 0}``, result ``Σ_{t ∈ A} wₜ·ν̂ₜ / |A|`` (arXiv:2306.01708,
     algorithm 1, with the weights inside the mean). ``sparse`` are the ν̂ₜ, in float32 or better.
@@ -82,7 +82,7 @@ def elected_mean(
 def elected_sum(
     sparse: Sequence[Float[Tensor, "*param"]], weights: Float[Tensor, "tasks *#param"]
 ) -> Float[Tensor, "*param"]:
-    """`elected_mean` without its division: ``Σ_{t ∈ A} wₜ·ν̂ₜ``."""
+    """Return `elected_mean` without its division: ``Σ_{t ∈ A} wₜ·ν̂ₜ``."""
     return _elected(sparse, weights, mean=False)
 
 
@@ -103,14 +103,14 @@ def _elected_by_torch(sparse: Sequence[Tensor], weights: Tensor, mean: bool) -> 
         # the election, does not depend on the order of the tasks.
         ballot = ballot + delta
     sign = ballot.sign().to(sparse[0].dtype)
-    # An entry times the elected sign is its magnitude where it agrees, and negative or zero where not.
+    # An entry times the elected sign is its magnitude if the two agree, and negative or zero otherwise.
     agreeing = [(delta * sign).relu() for delta in sparse]
     total = sign * weighted_sum(agreeing, weights)
     return total / torch.stack([entries.sign() for entries in agreeing]).sum(0).clamp(min=1) if mean else total
 
 
 def _elected_by_numpy(sparse: Sequence[Array], weights: Array, mean: bool) -> Array:
-    """The same, to the bit: on a processor NumPy compares in a fraction of the time, and here in place."""
+    """Compute the same, bit for bit: on a CPU, NumPy compares in a fraction of the time, and here in place."""
     import numpy as np  # deferred: only sums of files need it
 
     ballot = sparse[0].astype(np.float64)

@@ -1,4 +1,4 @@
-"""The table of fusion methods that the README and the documentation show."""
+"""The table of fusion methods in the README and the documentation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SITES = {"arXiv": "https://arxiv.org/abs/", "doi": "https://doi.org/"}
 
 
 def table() -> str:
-    """Every method of the registry as a Markdown table.
+    """Return all methods of the registry as a Markdown table.
 
     >>> print(table().splitlines()[0])
     | method | granularity | parameters | default λ | reference | choose it |
