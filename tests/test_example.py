@@ -22,11 +22,11 @@ def test_it_prints_its_tables_and_saves_what_it_made(tiny_clip, tmp_path, capsys
     module = example()
     monkeypatch.setattr(module, "GRID", [1.0, 2.0])
     module.main(["--model", str(tiny_clip), "--steps", "2", "--out", str(tmp_path)])
-    told = capsys.readouterr().out
-    rows = re.findall(r"^\| (base|the expert|base - [\d.]+ digits|a|b|a \+ b|a \+ b − c) \|(.*)\|$", told, re.M)
+    output = capsys.readouterr().out
+    rows = re.findall(r"^\| (base|the expert|base - [\d.]+ digits|a|b|a \+ b|a \+ b − c) \|(.*)\|$", output, re.M)
     assert len(rows) == 3 + 5
     assert all(0 <= float(cell) <= 1 for _, cells in rows[:3] for cell in cells.split("|"))
-    weight = float(re.search(r"base - ([\d.]+) digits", told)[1])
+    weight = float(re.search(r"base - ([\d.]+) digits", output)[1])
     forget = tangora.load(tmp_path / "without-digits").metadata.fused
     assert forget.weights == [-weight]
     noisy = tangora.load(tmp_path / "noisy-odd").metadata.fused

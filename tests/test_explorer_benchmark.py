@@ -24,8 +24,8 @@ def page(updates: list[float], size: int = 3_000_000) -> dict[str, object]:
 
 def results(**pages: dict[str, object]) -> dict[str, object]:
     machine = {"cpu": "Chip", "cores": 2, "load_before": [1.0], "load_after": [2.0]}
-    told = {"date": "2025-01-02T03:04:05", "machine": machine, "versions": {"python": "3", "chromium": "100"}}
-    return {**told, "settings": {"rows": 9, "moves": 4}, "pages": pages}
+    header = {"date": "2025-01-02T03:04:05", "machine": machine, "versions": {"python": "3", "chromium": "100"}}
+    return {**header, "settings": {"rows": 9, "moves": 4}, "pages": pages}
 
 
 def test_the_table_says_what_was_not_met():

@@ -75,8 +75,8 @@ def test_any_value_in_a_configuration(adapter, changes):
 @example({"seed": 2**200, "init": True}, "initial")
 @example({"seed": 0, "a_init": "per_task"}, "initial")
 def test_any_value_in_the_metadata(adapter, value, key):
-    told = json.loads(adapter["tangora.json"]) | {key: value}
-    attempt({**adapter, "tangora.json": json.dumps(told).encode("utf-8", "surrogatepass")})
+    metadata = json.loads(adapter["tangora.json"]) | {key: value}
+    attempt({**adapter, "tangora.json": json.dumps(metadata).encode("utf-8", "surrogatepass")})
 
 
 @pytest.mark.parametrize("text", ["[]", "1" * 5000, "[" * 100_000, '{"a": ' * 50_000, "\ufeff{}", "", "nan"])

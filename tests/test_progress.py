@@ -63,7 +63,7 @@ def test_what_is_shown_by_default_is_for_somebody_who_watches(asked, kind):
 
 
 class Heard(Progress):
-    """Notes what it is told."""
+    """Records its calls."""
 
     def __init__(self):
         self.calls = []

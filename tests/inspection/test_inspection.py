@@ -58,11 +58,11 @@ def test_what_depends_on_the_base_has_no_norm(tmp_path):
 
 
 def drawn(folder: Path, seed: int, phi: int = 3, rank: int = 2) -> Path:
-    """An adapter that tells its φ₀."""
+    """An adapter that records its φ₀."""
     adapter = toys.lora(seed, rank, initial=False)
     initial = {s: draw_factors(phi, s, rank, u.shape, scaling=2.0) for s, u in adapter.updates.items()}
-    told = InitialInfo(seed=phi, fingerprint=fingerprint(initial))
-    about = adapter.metadata.model_copy(update={"initial": told})
+    phi_info = InitialInfo(seed=phi, fingerprint=fingerprint(initial))
+    about = adapter.metadata.model_copy(update={"initial": phi_info})
     Adapter(adapter.updates, about, LoraDetails(initial=initial)).save(folder)
     return folder
 
@@ -153,10 +153,10 @@ def test_what_is_printed(tmp_path, capsys):
     assert "saved whole: head.bias, head.weight" in out
     assert "can be fused with --space delta" in out
     assert command(InspectOptions(folders=[folder, tmp_path / "nowhere"]), Output(json=True)) == 2
-    told = json.loads(capsys.readouterr().out)
-    assert told["folders"][0]["sites"][0]["rank"] == 3
-    assert "no such folder" in told["folders"][1]["problem"]
-    assert "no such folder" in told["fusable"]["reasons"]["all"]
+    document = json.loads(capsys.readouterr().out)
+    assert document["folders"][0]["sites"][0]["rank"] == 3
+    assert "no such folder" in document["folders"][1]["problem"]
+    assert "no such folder" in document["fusable"]["reasons"]["all"]
 
 
 def test_one_layer_is_in_memory_at_a_time(tmp_path, monkeypatch):

@@ -150,13 +150,13 @@ def test_stock_peft_gives_the_logits_that_were_scored(finished, recipe, tiny_ber
                 served = TaskModel(stock, task, base)(**batch)["logits"]
             assert torch.allclose(scored, served, atol=1e-5), name
             found = predict(TaskModel(stock, task, base), task.splits["test"], 64)
-            told = json.loads((folder / "tangora.json").read_text())["scores"]
+            recorded = json.loads((folder / "tangora.json").read_text())["scores"]
             assert score(task.metric, found.values, task.splits["test"].targets) == pytest.approx(
-                _told(told, task.name), abs=1e-6
+                _recorded_score(recorded, task.name), abs=1e-6
             )
 
 
-def _told(scores, task):
+def _recorded_score(scores, task):
     """The score of a task, however deep the card's record nests it."""
     for value in scores.values():
         if isinstance(value, dict) and task in value:

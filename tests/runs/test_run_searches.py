@@ -1,4 +1,4 @@
-"""Coefficients found on rows, in a run: scored, kept, told of, and made again from what was written."""
+"""Coefficients from searches in a run: scored, kept, recorded, and used to make the adapter again."""
 
 from __future__ import annotations
 

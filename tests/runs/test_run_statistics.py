@@ -1,4 +1,4 @@
-"""A recipe with methods that are given statistics: collected from train rows, kept, and told of."""
+"""A recipe with methods that use statistics: these are collected from train rows, kept and recorded."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def test_they_are_scored_and_told_of(finished):
         seen = {(r["mode"], r["method"]) for r in csv.DictReader(file)}
     assert {("lora", "regmean"), ("l-lora", "regmean"), ("lora", "fisher")} <= seen
     assert ("l-lora", "fisher") not in seen
-    told = json.loads((finished / "run.json").read_text())["statistics"]
-    assert told["lora"]["plain"] == {"kinds": ["gram", "fisher"], "split": "train", "rows": 20, "labels": "every"}
+    recorded = json.loads((finished / "run.json").read_text())["statistics"]
+    assert recorded["lora"]["plain"] == {"kinds": ["gram", "fisher"], "split": "train", "rows": 20, "labels": "every"}
     page = (finished / "report.html").read_text()
     assert "Methods that are given statistics (fisher and gram) saw at most 20 train rows of every task." in page
     card = (finished / "fused" / "lora" / "regmean" / "README.md").read_text()

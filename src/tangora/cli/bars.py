@@ -1,4 +1,4 @@
-"""Progress as rich's bars: one for the whole run and one for the job at hand; lines where the output is no terminal."""
+"""Progress as rich's bars: one for the whole run and one for the job at hand; lines if the output is not a terminal."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def _widths(terminal: int) -> tuple[int, int]:
 
 
 def _cut(*, width: int | None = None, ratio: int | None = None) -> Column:
-    """A column of one line, with an ellipsis where the text is longer."""
+    """A column of one line, with an ellipsis if the text is longer."""
     return Column(width=width, ratio=ratio, no_wrap=True, overflow="ellipsis")
 
 

@@ -1,4 +1,4 @@
-"""What the shell offers at TAB: names that are known without importing anything heavy.
+"""Completion of names in the shell, without importing anything heavy.
 
 Each function takes the word that was typed so far, and returns names.
 """
@@ -38,13 +38,13 @@ __all__ = [
 
 _SPLITS = ("train", "validation", "test")
 KINDS = ("methods", "families", "metrics", "modes", "formats", "spaces", "searches", "executors")
-"""What `tangora plugins` lists: fusion methods, and the registries of `tangora.support.seams`."""
+"""The kinds that `tangora plugins` lists: fusion methods, and the registries of `tangora.support.seams`."""
 ANALYSES = ("signs", "angles", "planes", "linearity")
-"""What `tangora analyze` computes."""
+"""The analyses of `tangora analyze`."""
 
 
 def recipes(incomplete: str) -> list[str]:
-    """Bundled recipes; where none fits, the shell goes on with files."""
+    """Return bundled recipes; if none fits, the shell completes files."""
     from tangora.config.recipe import bundled_recipes  # deferred: pydantic, only at TAB
 
     return _starting(bundled_recipes(), incomplete)
@@ -65,35 +65,35 @@ def methods(incomplete: str) -> list[str]:
 
 
 def modes(incomplete: str) -> list[str]:
-    """Modes of the recipe or the run that was typed before; all known ones if it cannot be read."""
+    """Return modes of the recipe or the run on the line; all known ones if it cannot be read."""
     recipe = _recipe()
     return _starting(_registry("MODES") if recipe is None else recipe.modes, incomplete)
 
 
 def mode_lists(incomplete: str) -> list[str]:
-    """The same for a list with commas."""
+    """Return completions of a comma-separated list of modes."""
     before, comma, last = incomplete.rpartition(",")
     return [f"{before}{comma}{name}" for name in modes(last)]
 
 
 def analyses(incomplete: str) -> list[str]:
-    """A list of analyses with commas."""
+    """Return completions of a comma-separated list of analyses."""
     before, comma, last = incomplete.rpartition(",")
     return [f"{before}{comma}{name}" for name in _starting(ANALYSES, last)]
 
 
 def executors(incomplete: str) -> list[str]:
-    """Where the jobs of a run are done."""
+    """Return executors."""
     return _starting(_registry("EXECUTORS"), incomplete)
 
 
 def heads(incomplete: str) -> list[str]:
-    """What is done with modules that adapters hold whole."""
+    """Return the choices of ``--heads``."""
     return _starting(("keep", "fuse"), incomplete)
 
 
 def tasks(incomplete: str) -> list[str]:
-    """Tasks of the recipe that was typed before."""
+    """Return tasks of the recipe on the line."""
     recipe = _recipe()
     return [] if recipe is None else _starting((task.name for task in recipe.tasks), incomplete)
 
@@ -130,7 +130,7 @@ def statistics(incomplete: str) -> list[str]:
 
 
 def settings(incomplete: str) -> list[str]:
-    """Values of keys of a recipe that name something, such as ``fusion.methods.0.search=convex``."""
+    """Return values of keys of a recipe that are names, such as ``fusion.methods.0.search=convex``."""
     key, equals, value = incomplete.partition("=")
     named: dict[str, Registry] = {
         "search": _registry("SEARCHES"),

@@ -1,4 +1,4 @@
-"""``tangora distill``: a plain LoRA adapter whose features follow those of tangent adapters."""
+"""``tangora distill``: train a plain LoRA adapter with features that follow those of tangent adapters."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ __all__ = ["COMMAND", "DistillOptions", "distill"]
 
 @dataclass(frozen=True, kw_only=True)
 class DistillOptions(Options):
-    """Which teachers, and how the student is trained."""
+    """The teachers, and the settings of the student's training."""
 
     recipe: RecipeArgument
     teachers: Annotated[
         list[Path],
         typer.Argument(metavar="ADAPTER", help="A tangent adapter, or the expert of every task."),
     ]
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where the student goes.")]
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Folder for the student.")]
     mode: Annotated[
         str,
         typer.Option("--mode", help="The recipe's mode that trains the student.", autocompletion=completion.modes),
     ] = "lora"
-    rows: Annotated[int, typer.Option("--rows", min=1, help="Most train rows of a task; no labels are used.")] = 1000
+    rows: Annotated[int, typer.Option("--rows", min=1, help="Largest number of train rows per task; no labels.")] = 1000
     settings: SettingsOption = None
     overwrite: OverwriteOption = False
 

@@ -26,7 +26,7 @@ _SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(Options):
-    """Which adapters, on which rows."""
+    """The adapters and the rows."""
 
     recipe: RecipeArgument
     adapters: Annotated[list[Path] | None, typer.Argument(metavar="ADAPTER", help="Without any: the base alone.")] = (

@@ -1,4 +1,4 @@
-"""How a command ends: an exit code, and at most one line on stderr that says why."""
+"""The end of a command: an exit code, and at most one line on stderr with the reason."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LOGS: list[Path] = []
 
 
 def end(command: Callable[[], Any]) -> NoReturn:
-    """Run a command and exit: 0 done, 2 something to put right, 130 interrupted, 1 a bug."""
+    """Run a command and exit: 0 done, 2 an error of the user's to fix, 130 interrupted, 1 a bug."""
     _print_any_name()
     try:
         code = command()  # that of a typer.Exit; typer makes one of Ctrl-C, earlier ones raise
@@ -74,7 +74,7 @@ def quiet_libraries(verbose: bool = False) -> None:
 
 
 def _print_any_name() -> None:
-    """Let names be printed that the terminal's encoding does not have, such as a path of undecodable bytes."""
+    """Allow printing names that the terminal's encoding lacks, such as a path of undecodable bytes."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

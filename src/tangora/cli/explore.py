@@ -18,7 +18,7 @@ __all__ = ["COMMAND", "ExploreOptions", "explore"]
 
 @dataclass(frozen=True, kw_only=True)
 class ExploreOptions(Options):
-    """Which run and mode, and where the page goes."""
+    """The run, the mode, and the path of the page."""
 
     run: RunArgument
     mode: Annotated[

@@ -1,4 +1,4 @@
-"""``tangora finetune``: one adapter of a recipe."""
+"""``tangora finetune``: train one adapter of a recipe."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["COMMAND", "FinetuneOptions", "finetune"]
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneOptions(Options):
-    """Which adapter of a recipe, and where it goes."""
+    """The adapter of a recipe, and its folder."""
 
     recipe: RecipeArgument
     task: Annotated[
@@ -39,7 +39,7 @@ class FinetuneOptions(Options):
     ] = None
     out: Annotated[
         Path,
-        typer.Option("--out", "-o", metavar="FOLDER", help="Where the adapter goes; several: one folder each."),
+        typer.Option("--out", "-o", metavar="FOLDER", help="Folder for the adapter; for several, a folder of folders."),
     ]
     mode: Annotated[str, typer.Option("--mode", help="One of the recipe's modes.", autocompletion=completion.modes)] = (
         "lora"

@@ -1,4 +1,4 @@
-"""``tangora inspect``: what folders hold, and whether it can be fused."""
+"""``tangora inspect``: describe folders, and determine whether they can be fused."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ __all__ = ["COMMAND", "InspectOptions", "inspect"]
 
 @dataclass(frozen=True, kw_only=True)
 class InspectOptions(Options):
-    """Which folders, and how much of each."""
+    """The folders, and the level of detail."""
 
     folders: Annotated[list[Path], typer.Argument(metavar="FOLDER", help="Adapters, checkpoints, or both.")]
     sites: Annotated[
-        bool | None, typer.Option("--sites/--no-sites", help="A row for each site; default: of a single adapter.")
+        bool | None, typer.Option("--sites/--no-sites", help="A row for each site; default: for a single adapter.")
     ] = None
 
 

@@ -1,4 +1,4 @@
-"""``tangora job``: one job of a run, from anywhere that sees its folder."""
+"""``tangora job``: do one job of a run, on any machine with access to its folder."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ __all__ = ["COMMAND", "JobOptions", "job"]
 
 @dataclass(frozen=True, kw_only=True)
 class JobOptions(Options):
-    """Which job of which run."""
+    """The run, and the key of the job."""
 
     run: RunArgument
-    key: Annotated[str, typer.Argument(metavar="KEY", help="The job's key, or as much of its beginning as is unique.")]
+    key: Annotated[str, typer.Argument(metavar="KEY", help="The job's key, or a unique prefix of it.")]
 
 
 def job(options: JobOptions, output: Output) -> None:
@@ -60,7 +60,7 @@ def job(options: JobOptions, output: Output) -> None:
 
 
 def _refuse_missing_inputs(chosen: Job, context: Context) -> None:
-    """Refuse a job before what it reads is there.
+    """Refuse a job if its inputs are not done.
 
     Raises:
         ArgumentError: names the first job that has to be done before.

@@ -1,4 +1,4 @@
-"""The options that several commands have, and those that every command has."""
+"""Options of several commands, and of all commands."""
 
 from __future__ import annotations
 
@@ -26,16 +26,14 @@ SettingsOption = Annotated[
         "--set", metavar="KEY=VALUE", help="Change one key of the recipe.", autocompletion=completion.settings
     ),
 ]
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
 RecipeArgument = Annotated[
     str,
     typer.Argument(
         metavar="RECIPE", help="A YAML file, or the name of a bundled recipe.", autocompletion=completion.recipes
     ),
 ]
-SameBaseOption = Annotated[
-    bool, typer.Option("--same-base", help="The base is the right one although an adapter names another.")
-]
+SameBaseOption = Annotated[bool, typer.Option("--same-base", help="Accept adapters that were made for another base.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")]
 SplitOption = Annotated[
     str, typer.Option("--split", help="Rows: train, validation or test.", autocompletion=completion.splits)
@@ -44,7 +42,7 @@ SplitOption = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What every command has: how much it prints, and in which form."""
+    """The options of every command: amount and format of its output."""
 
     json: Annotated[
         bool,

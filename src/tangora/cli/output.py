@@ -1,4 +1,4 @@
-"""What a command prints: its result on stdout, for people or as one JSON document, and all else on stderr."""
+"""The output of a command: its result on stdout, as text or as one JSON document, and everything else on stderr."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Output"]
 
 @dataclass(frozen=True)
 class Output:
-    """Where the output of one command goes.
+    """The output of one command.
 
     Args:
         json: print results as JSON.
@@ -61,7 +61,7 @@ class Output:
 
 
 def _plain(value: Any) -> Any:
-    """The value in JSON's types."""
+    """Return the value in JSON's types."""
     if isinstance(value, Mapping):
         return {str(key): _plain(one) for key, one in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):

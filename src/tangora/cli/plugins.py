@@ -1,4 +1,4 @@
-"""``tangora plugins``: what the program can be extended with, and where each part is from."""
+"""``tangora plugins``: list the members of every extension point, and the package of each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["COMMAND", "PluginsOptions", "members", "plugins"]
 
 @dataclass(frozen=True, kw_only=True)
 class PluginsOptions(Options):
-    """Which kinds."""
+    """The kinds to list."""
 
     kinds: Annotated[
         list[str] | None,
@@ -53,7 +53,7 @@ def plugins(options: PluginsOptions, output: Output) -> None:
 
 
 def members(kind: str) -> dict[str, str]:
-    """Name -> where it is from, of every member of a kind; only fusion methods are imported."""
+    """Return name -> package of every member of a kind; only fusion methods are imported."""
     from tangora.support import seams  # deferred: --help needs no registry
 
     if kind == "methods":

@@ -1,4 +1,4 @@
-"""What commands look up in a recipe."""
+"""Look-ups of commands in a recipe."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["task_config"]
 
 
 def task_config(recipe: Recipe, name: str) -> TaskSettings:
-    """The task of that name.
+    """Return the task of that name.
 
     Raises:
         ArgumentError: the recipe has none.

@@ -1,4 +1,4 @@
-"""``tangora report``: a run's figures and page, built again."""
+"""``tangora report``: rebuild a run's figures and page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["COMMAND", "ReportOptions", "report"]
 
 @dataclass(frozen=True, kw_only=True)
 class ReportOptions(Options):
-    """Which run."""
+    """The run."""
 
     run: RunArgument
 

@@ -1,4 +1,4 @@
-"""``tangora run``: a recipe, from data to report."""
+"""``tangora run``: run a recipe, from data to report."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["COMMAND", "RunOptions", "run"]
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(Options):
-    """Which recipe, and where its results go."""
+    """The recipe, and the folder of its results."""
 
     recipe: RecipeArgument
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The run's folder; default: runs/NAME.")] = None
@@ -33,7 +33,7 @@ class RunOptions(Options):
         str | None,
         typer.Option(
             "--executor",
-            help="Where jobs are done: serial, processes, or another package's.",
+            help="Executor of jobs: serial, processes, or another package's.",
             autocompletion=completion.executors,
         ),
     ] = None

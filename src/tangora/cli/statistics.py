@@ -1,4 +1,4 @@
-"""``tangora statistics``: what regmean and fisher need of an expert's data."""
+"""``tangora statistics``: collect the statistics of an expert's data that regmean and fisher need."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["COMMAND", "StatisticsOptions", "statistics"]
 
 @dataclass(frozen=True, kw_only=True)
 class StatisticsOptions(Options):
-    """Which expert, which of its rows, and where the statistics go."""
+    """The expert, its rows, and the file of the statistics."""
 
     recipe: RecipeArgument
     adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="The expert.")]
@@ -44,11 +44,11 @@ class StatisticsOptions(Options):
         ),
     ] = None
     split: SplitOption = "train"
-    rows: Annotated[int, typer.Option("--rows", help="At most this many, a sample by the recipe's seed.")] = 1000
+    rows: Annotated[int, typer.Option("--rows", help="Largest number of rows, a sample by the recipe's seed.")] = 1000
     batch_size: Annotated[int, typer.Option("--batch-size", help="Rows per forward pass.")] = 16
     also: Annotated[
         list[Path] | None,
-        typer.Option("--also", metavar="ADAPTER", help="Cover the sites of this adapter, too."),
+        typer.Option("--also", metavar="ADAPTER", help="Also cover the sites of this adapter."),
     ] = None
     settings: SettingsOption = None
     overwrite: OverwriteOption = False

@@ -19,7 +19,7 @@ __all__ = ["method_table", "plan_lines", "plan_table", "score_table"]
 
 
 def score_table(scores: Mapping[str, Mapping[str, Result]], names: Sequence[str], split: str) -> Wide:
-    """Scores of candidates: a row for each, the mean first and then the tasks."""
+    """Return a table of scores, with a row for each candidate, the mean first and then the tasks."""
     from tangora.report.wide import Column, Wide  # deferred: with the readers of a run, which --help does without
 
     means = [sum(results[name].score for name in names) / len(names) for results in scores.values()]
@@ -30,7 +30,7 @@ def score_table(scores: Mapping[str, Mapping[str, Result]], names: Sequence[str]
 
 
 def method_table(methods: Mapping[str, Method]) -> Table:
-    """Every fusion method."""
+    """Return a table of all fusion methods."""
     from rich import box  # deferred: --json prints no table
     from rich.table import Table
 
@@ -46,7 +46,7 @@ def method_table(methods: Mapping[str, Method]) -> Table:
 
 
 def plan_table(plan: Preflight) -> Wide:
-    """What a run would train: a row for each mode."""
+    """Return a table of the adapters that a run would train, with a row for each mode."""
     from tangora.report.wide import Column, Wide  # deferred: as above
     from tangora.support.sizes import size_text
 
@@ -68,7 +68,7 @@ def _span(low: int, high: int) -> str:
 
 
 def plan_lines(plan: Preflight) -> Iterator[str]:
-    """What a run comes to, line by line."""
+    """Yield the totals of a planned run, line by line."""
     from tangora.support.sizes import size_text  # deferred: as above
 
     yield (

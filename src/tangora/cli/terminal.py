@@ -1,4 +1,4 @@
-"""Print to the terminal: text and tables that take names as data, never as markup."""
+"""Print text and tables to the terminal, with names as plain text, never as markup."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tangora.errors import OutputError
 __all__ = ["WIDTH", "console", "printing", "reader_is_gone", "say", "show"]
 
 WIDTH = 80
-"""Columns where the output is no terminal: a pipe, a file, the log of a job. ``COLUMNS`` in the environment wins."""
+"""Width if the output is not a terminal (a pipe, a file, a log). ``COLUMNS`` in the environment takes precedence."""
 
 # A name may hold escape sequences, which a terminal would obey.
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
 
 
 class _Plain(Console):
-    """A console to which every string is data."""
+    """A console that treats every string as plain text."""
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Return the text without markup, with control characters spelled out."""
@@ -48,7 +48,7 @@ def console(*, stderr: bool = False, **options: Any) -> Console:
 
 @contextmanager
 def printing() -> Iterator[None]:
-    """Print on stdout within this block: a reader that stopped reading, such as ``| head``, is no error.
+    """Print on stdout within this block; a reader that stops reading, such as ``| head``, is not an error.
 
     Raises:
         OutputError: stdout leads to a file that cannot be written.
@@ -70,7 +70,7 @@ def printing() -> Iterator[None]:
 
 
 def reader_is_gone() -> bool:
-    """Whether stdout is a pipe that nobody reads any more."""
+    """Return whether stdout is a pipe without a reader."""
     if sys.__stdout__ is None or not hasattr(select, "poll"):
         return False
     poll = select.poll()
@@ -79,7 +79,7 @@ def reader_is_gone() -> bool:
 
 
 def _drop(stream: TextIO) -> None:
-    """Lead what is left in the buffer nowhere: the interpreter tries to write it once more when it ends."""
+    """Discard the rest of the buffer, which the interpreter otherwise tries to write again when it ends."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
@@ -96,7 +96,7 @@ def say(line: str) -> None:
     """Print a line on stderr."""
     try:
         _print(console(stderr=True), line)
-    except OSError:  # nobody is left to read it
+    except OSError:  # there is no reader
         _drop(sys.stderr)
 
 

@@ -1,4 +1,4 @@
-"""Weights and parameters of a method: read from options, and put into a line."""
+"""Weights and parameters of a method: parse them from options, and format them as a line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NAMED = 8  # adapters whose weights are listed by name
 
 
 def parse_weights(text: str | None) -> WeightTable | float | None:
-    """``0.3`` as one number, ``0.3,0.5`` as one per adapter, ``FILE.json`` as what is written there.
+    """Parse ``0.3`` as one number, ``0.3,0.5`` as one per adapter, and ``FILE.json`` as the content of the file.
 
     A file holds site -> list, or ``weights`` that are a list or such a mapping, as ``coefficients`` in ``scores.csv``
     and ``fused`` in ``tangora.json`` have.
@@ -52,7 +52,7 @@ def _weights_of(path: Path) -> WeightTable:
 
 
 def parse_parameters(settings: Sequence[str] | None) -> dict[str, Any]:
-    """``name=value`` pairs, values in YAML.
+    """Parse ``name=value`` pairs, with values in YAML.
 
     Raises:
         ArgumentError: a pair has no name or no ``=``.
@@ -74,12 +74,12 @@ def parse_parameters(settings: Sequence[str] | None) -> dict[str, Any]:
 
 
 def weights_line(table: WeightTable, names: Sequence[str], origin: str = "") -> str:
-    """The weights that a fusion used, in one line.
+    """Return the weights of a fusion as one line.
 
     Args:
         table: one per model, or site -> one per model.
         names: of the models.
-        origin: where they are from, if nobody gave them.
+        origin: their source, if they were not given.
 
     >>> weights_line([0.5, 0.5], ["a", "b"], "the default of ties")
     'weights: 0.5 each (the default of ties)'

@@ -1,7 +1,7 @@
-"""Adapters that were trained before keys covered code: which of them are what a recipe describes.
+"""Recognize adapters of a recipe that were trained before keys covered code.
 
-Such an adapter is taken as it is, and not trained again. Its key covers the recipe, the base's weights and the task's
-rows. Since it does not cover the code, everything else that the metadata records has to agree too.
+Such an adapter is used unchanged, and not trained again. Its key covers the recipe, the base's weights and the task's
+rows. Since it does not cover the code, everything else in the metadata must agree too.
 """
 
 from __future__ import annotations
@@ -32,28 +32,28 @@ _FAMILIES = {"image-zero-shot", "text-to-text", "text-zero-shot"}
 
 
 def earlier_key(config: FinetuneConfig, *, base: str, task: str, rows: str, family: str) -> str | None:
-    """Return the key that an adapter got before keys covered code; None if none could be trained like this then.
+    """Return the key of an adapter from before keys covered code; None if it could not have been trained then.
 
     Args:
         config: a resolved mode of a recipe.
         base: fingerprint of the base's weights.
         task: its name.
-        rows: fingerprint of what is trained on.
+        rows: fingerprint of the task's data.
         family: of the base.
     """
     if config.train not in _MODES or family not in _FAMILIES or config.model_extra:
         return None
     train, linearize = _MODES[config.train]
-    decides = {**_decides(config), "train": train, "linearize": linearize}
-    return digest([_CODE, decides, base, task, rows])
+    values = {**_recipe_values(config), "train": train, "linearize": linearize}
+    return digest([_CODE, values, base, task, rows])
 
 
-def _decides(config: FinetuneConfig) -> dict[str, Any]:
+def _recipe_values(config: FinetuneConfig) -> dict[str, Any]:
     return config.resolved().model_dump(mode="json", exclude={"training": MACHINERY})
 
 
 def is_earlier(folder: Path, config: FinetuneConfig, *, base: str, task: str, rows: str, family: str) -> bool:
-    """Return whether a folder holds the adapter that an earlier version trained for this very configuration.
+    """Return whether a folder contains the adapter that an earlier version trained for this configuration.
 
     Args:
         folder: of the adapter.
@@ -61,29 +61,29 @@ def is_earlier(folder: Path, config: FinetuneConfig, *, base: str, task: str, ro
     """
     key = earlier_key(config, base=base, task=task, rows=rows, family=family)
     try:
-        about = read_metadata(folder)
-        if key is None or about is None or about.stage != key:
+        metadata = read_metadata(folder)
+        if key is None or metadata is None or metadata.stage != key:
             return False
-        return _agrees(about, config, base, task, family)
+        return _agrees(metadata, config, base, task, family)
     except TangoraError:
         return False
 
 
-def _agrees(about: Metadata, config: FinetuneConfig, base: str, task: str, family: str) -> bool:
-    """Whether nothing that the metadata records contradicts the configuration.
+def _agrees(metadata: Metadata, config: FinetuneConfig, base: str, task: str, family: str) -> bool:
+    """Return whether the recorded metadata agree with the configuration.
 
     Raises:
         TangoraError: the recorded configuration cannot be read.
     """
-    mode, start = mode_of(config), about.initial
-    recorded = validate(FinetuneConfig, about.recipe or {}, "tangora.json")
+    mode, start = mode_of(config), metadata.initial
+    recorded = validate(FinetuneConfig, metadata.recipe or {}, "tangora.json")
     lora = mode.kind == "lora"
     return (
-        _decides(recorded) == _decides(config)
-        and (about.train, about.kind, about.linearize) == (config.train, mode.kind, mode.linearize)
-        and (about.mode, about.task, about.seed) == (config.mode, task, config.seed)
-        and (about.base.fingerprint, about.base.family) == (base, family)
-        and (about.joint, about.fused, about.distilled) == (None, None, None)
+        _recipe_values(recorded) == _recipe_values(config)
+        and (metadata.train, metadata.kind, metadata.linearize) == (config.train, mode.kind, mode.linearize)
+        and (metadata.mode, metadata.task, metadata.seed) == (config.mode, task, config.seed)
+        and (metadata.base.fingerprint, metadata.base.family) == (base, family)
+        and (metadata.joint, metadata.fused, metadata.distilled) == (None, None, None)
         and (start is not None) == lora
         and (start is None or (start.seed, start.a_init, start.init) == _start(config))
     )

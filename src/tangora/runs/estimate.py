@@ -1,8 +1,8 @@
 """Estimate how long jobs take: a guess by kind at first, and a measurement once a job of the kind is done.
 
-A job's ``resources.work`` says how much there is to do, in rows that pass through the model. What a unit takes depends
-on the model and the machine, and is taken from the records of jobs that were done in the run's folder. While a job is
-left with a search that does not say how many rows it passes, the time is unknown.
+A job's ``resources.work`` is the amount of work, in rows that pass through the model. The time per unit depends on the
+model and the machine, and is taken from the records of jobs in the run's folder. While a job with a search of unknown
+length is left, the remaining time is unknown.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tangora.runs.jobs import Job
 __all__ = ["Estimate", "Rates", "measured_rates"]
 
 _FLOOR = 0.05  # seconds that every job takes: reading, locking, writing
-_FEW = 0.02  # of a job's own steps, from which nothing can be estimated yet
+_FEW = 0.02  # fraction of a job's own steps below which they allow no estimate
 _GUESSED: Mapping[str, float] = {"tables": 1e-4, "fused": 2.0, "report": 10.0}
 """Seconds per unit of work for kinds with work that is not counted in rows through the model."""
 _PASS = 2e-3  # seconds for one row to pass forward through a small encoder on one core
@@ -60,7 +60,7 @@ class Rates:
 
 
 def measured_rates(run: Path) -> Rates:
-    """Return what the records in a run's folder say; those of jobs whose work is not known say nothing."""
+    """Return the rates according to the records in a run's folder, without those of jobs of unknown work."""
     rates = Rates()
     for path in sorted((run / "cache" / "jobs").glob("*.json")):
         with suppress(OSError, ValueError, KeyError, TypeError):
@@ -118,12 +118,12 @@ class Estimate:
         return (job for key, job in self._jobs.items() if key not in self._done and key not in self._began)
 
     def _is_unknown(self, key: str) -> bool:
-        """Whether a job that is being done does not say how much it does, by its resources or by its own steps."""
+        """Return whether neither the resources of a running job nor its own steps show its amount of work."""
         return not self._jobs[key].resources.known and self._steps.get(key, 0.0) <= _FEW
 
     def _part(self, key: str) -> tuple[float, float]:
-        """Seconds behind and ahead of a job that is being done: by its own steps if it has done any."""
-        behind, fraction = time.monotonic() - self._began[key], self._steps.get(key, 0.0)
+        """Return the seconds spent and left of a running job, by its own steps if it has done any."""
+        spent, fraction = time.monotonic() - self._began[key], self._steps.get(key, 0.0)
         if fraction > _FEW:
-            return behind, behind * (1 - fraction) / fraction
-        return behind, max(0.0, self._rates.seconds(self._jobs[key]) - behind)
+            return spent, spent * (1 - fraction) / fraction
+        return spent, max(0.0, self._rates.seconds(self._jobs[key]) - spent)

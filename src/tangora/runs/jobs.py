@@ -28,11 +28,11 @@ class Resources:
     """The cost of a job, for executors that place jobs and for estimates of the remaining time.
 
     Attributes:
-        work: how much there is to do, as the number of rows that pass forward through the model; a backward pass
-            counts as two. It is a guess, good enough to compare jobs of one kind.
-        device: whether the job computes with the base model, and so wants the device of the run's machine. A job
-            without it reads and writes files, on one or two threads of a processor.
-        known: whether ``work`` is everything. If not, the job also searches, and the search does not say how long.
+        work: the number of rows that pass forward through the model; a backward pass counts as two. It is a guess,
+            good enough to compare jobs of one kind.
+        device: whether the job computes with the base model, and so needs the device of the run's machine. Other jobs
+            read and write files, on one or two threads of a processor.
+        known: whether ``work`` is complete. If not, the job includes a search of unknown length.
     """
 
     work: float = 1.0
@@ -110,10 +110,10 @@ class Job(ABC):
         return hashlib.sha256(repr(sorted(_digests(self, context).items())).encode()).hexdigest()
 
     def record(self, context: Context, seconds: float) -> None:
-        """Write down what was read and written, and how long it took, after the job was run."""
+        """Record inputs, files and duration, after the job has run."""
         work = self.resources.work if self.resources.known else None
-        about = {"kind": self.kind, "label": self.label, "work": work, "seconds": round(seconds, 3)}
-        write_json(_record(self, context), {**about, "inputs": self._inputs(context), "files": _digests(self, context)})
+        facts = {"kind": self.kind, "label": self.label, "work": work, "seconds": round(seconds, 3)}
+        write_json(_record(self, context), {**facts, "inputs": self._inputs(context), "files": _digests(self, context)})
 
 
 def _record(job: Job, context: Context) -> Path:

@@ -31,17 +31,17 @@ __all__ = ["PlannedJob", "PlannedMode", "Preflight", "preflight"]
 
 @dataclass(frozen=True)
 class PlannedMode:
-    """What a mode of a run would train.
+    """The adapters that a run would train in one mode.
 
     Attributes:
         mode: its name.
-        adapters: how many it has.
-        done: how many of them are there already.
+        adapters: number of its adapters.
+        done: number of those that exist already.
         steps: of each training.
         learning_rate: of each training.
         sites: places in the model where an adapter changes weights.
         trainable: the smallest and the largest number of trained parameters; heads differ by task.
-        size: bytes of all of its adapters.
+        size: bytes of all its adapters.
     """
 
     mode: str
@@ -56,11 +56,11 @@ class PlannedMode:
 
 @dataclass(frozen=True)
 class PlannedJob:
-    """A job of a run, and whether its files are there.
+    """A job of a run, and whether it is done.
 
     Attributes:
         key, kind, label, tasks, inputs: those of the `Job`.
-        done: whether its files are there.
+        done: whether its files exist.
     """
 
     key: str
@@ -72,26 +72,26 @@ class PlannedJob:
 
     @classmethod
     def of(cls, jobs: Iterable[Job], left: Sequence[Job]) -> tuple[PlannedJob, ...]:
-        """Return the jobs, those in ``left`` as not done."""
+        """Return the jobs, with those in ``left`` marked as not done."""
         keys = {job.key for job in left}
         return tuple(cls(job.key, job.kind, job.label, job.tasks, job.inputs, job.key not in keys) for job in jobs)
 
 
 @dataclass(frozen=True)
 class Preflight:
-    """What a run would do.
+    """The preview of a run.
 
     Attributes:
         name: the recipe's.
         run: the folder.
-        modes: what each trains.
+        modes: the adapters of each.
         tasks: names.
-        subsets: how many sets of tasks are fused.
-        comparisons: how many fusions are scored: by mode, subset, method and space.
-        free: bytes that are free where the run would be.
-        jobs: every one, behind its inputs.
-        seconds: that the jobs which are not done take in one process, an estimate; None before any was measured.
-        unknown: how many of these jobs take longer, by a search that does not say how much it does.
+        subsets: number of sets of tasks to fuse.
+        comparisons: number of fusions to score: by mode, subset, method and space.
+        free: free bytes on the disk of the run.
+        jobs: all jobs, each after its inputs.
+        seconds: estimated time of the jobs that are not done, in one process; None before any was measured.
+        unknown: number of these jobs with a search of unknown length, which takes additional time.
     """
 
     name: str
@@ -112,7 +112,7 @@ class Preflight:
 
 
 def preflight(recipe: Recipe, out: Path, progress: Progress, *, overwrite: bool = False) -> Preflight:
-    """Return what a run would do; write nothing.
+    """Return the preview of a run; write nothing.
 
     Base and data are loaded, so that their errors surface before training starts.
 

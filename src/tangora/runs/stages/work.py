@@ -1,4 +1,4 @@
-"""How much jobs that score fusions do, in rows that pass forward through the model."""
+"""The amount of work of jobs that score fusions, in rows that pass forward through the model."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from tangora.support.seams import SEARCHES
 
 __all__ = ["cells_work", "rows_of"]
 
-_ADDED_UP = 0.01  # a row that is scored on columns that are there, in forward passes
+_ADDED_UP = 0.01  # cost of scoring a row on existing columns, in forward passes
 
 
 def rows_of(sources: Sources, tasks: Iterable[str], *splits: str) -> float:
-    """Return how many rows the splits of some tasks have together."""
+    """Return the total number of rows in the splits of some tasks."""
     return float(sum(sources.tasks[name].rows[split] for name in tasks for split in splits))
 
 
 def cells_work(recipe: Recipe, sources: Sources, listed: Sequence[Cell]) -> Resources:
-    """Return what it takes to choose the coefficients of cells, and to score what was chosen."""
+    """Return the cost of choosing the coefficients of cells and scoring the chosen candidates."""
     chosen = [_choice(recipe, sources, cell) for cell in listed]
     scored = [_pass(recipe, sources, cell) * rows_of(sources, sources.tasks, "test") for cell in listed]
     return Resources(sum(scored) + sum(work for work in chosen if work is not None), known=None not in chosen)
 
 
 def _pass(recipe: Recipe, sources: Sources, cell: Cell) -> float:
-    """What it takes to score a row by one candidate."""
+    """Return the cost of scoring a row by one candidate."""
     on_columns = scored_on_columns(recipe, sources, cell.mode) and get(cell.entry.method).linear
     return _ADDED_UP if on_columns else 1.0
 
 
 def _choice(recipe: Recipe, sources: Sources, cell: Cell) -> float | None:
-    """Work before the coefficients of a cell are known, over every way of selecting; None if nothing says how much."""
+    """Return the work of choosing the coefficients of a cell, over all selections; None if it is unknown."""
     settings, total = cell.entry.search, 0.0
     if settings is None and _candidates(cell.entry) == 1:
         return 0.0
@@ -48,8 +48,8 @@ def _choice(recipe: Recipe, sources: Sources, cell: Cell) -> float | None:
         rows = [sources.tasks[name].rows["test" if selection == "oracle" else "validation"] for name in cell.subset]
         if settings is None:
             total += _pass(recipe, sources, cell) * _candidates(cell.entry) * sum(rows)
-        elif (found := _search(recipe, sources, cell, settings, rows)) is not None:
-            total += found
+        elif (work := _search(recipe, sources, cell, settings, rows)) is not None:
+            total += work
         else:
             return None
     return total
@@ -58,12 +58,12 @@ def _choice(recipe: Recipe, sources: Sources, cell: Cell) -> float | None:
 def _search(
     recipe: Recipe, sources: Sources, cell: Cell, settings: SearchSettings, rows: Sequence[int]
 ) -> float | None:
-    """Work of one search."""
+    """Return the work of one search; None if it is unknown."""
     limited = [count if settings.row_limit is None else min(count, settings.row_limit) for count in rows]
     on_logits = SEARCHES.get(settings.name).needs != "loss"
     if on_logits and mode_of(recipe.modes[cell.mode]).linear_in_coefficients and is_plain_sum(get(cell.entry.method)):
         if settings.per_site:
-            return None  # a column for each site, and how many there are only the model knows
+            return None  # a column for each site, and their number depends on the model
         if scored_on_columns(recipe, sources, cell.mode):
             return _ADDED_UP * sum(limited)
         return 2.0 * sum(limited) * (1 + len(cell.subset))
@@ -72,6 +72,6 @@ def _search(
 
 
 def _candidates(entry: FusionEntry) -> int:
-    """How many points the grid of an entry has."""
+    """Return the number of points of an entry's grid."""
     lists = (value for value in (entry.weights, *entry.parameters.values()) if isinstance(value, list))
     return math.prod(len(values) for values in lists)
