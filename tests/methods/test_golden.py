@@ -161,7 +161,7 @@ def test_breadcrumbs_refuses_what_is_no_fraction(bottom: float, top: float) -> N
 
 
 def test_breadcrumbs_refuses_to_leave_nothing() -> None:
-    with pytest.raises(ArgumentError, match=r"bottom \+ top must be under 1, got 'bottom 0.6, top 0.4'"):
+    with pytest.raises(ArgumentError, match=r"bottom \+ top must be less than 1, got 'bottom 0.6, top 0.4'"):
         breadcrumbs(DELTAS, weights=WEIGHTS, bottom=0.6, top=0.4)
 
 
@@ -237,7 +237,7 @@ def test_consensus() -> None:
     check(consensus(DELTAS, weights=WEIGHTS, agreement=1, share=0.5), 1.75, -2.0, 1.5, 2.25, -0.75)
 
 
-def test_consensus_drops_what_nobody_wants() -> None:
+def test_consensus_drops_entries_of_no_mask() -> None:
     # 3 is less than twice the other 3
     deltas = torch.tensor([[3.0, 8.0], [3.0, 1.0]])
     check(consensus(deltas, weights=torch.ones(2, 1), agreement=1, share=2.0), 0.0, 9.0)

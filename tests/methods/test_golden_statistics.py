@@ -19,7 +19,7 @@ def check(result: Tensor, *rows: list[float]) -> None:
 def test_fisher() -> None:
     deltas = torch.tensor([[[4.0, 8.0, 2.0, 6.0]], [[1.0, -4.0, 4.0, 2.0]]])
     information = torch.tensor([[[2.0, 1.0, 0.0, 0.0]], [[1.0, 3.0, 5.0, 0.0]]])
-    # (2·4 + 1·1)/3 = 3; (1·8 − 3·4)/4 = −1; only the second knows: 4; nobody knows: the mean, 4
+    # (2·4 + 1·1)/3 = 3; (1·8 − 3·4)/4 = −1; only the second has information: 4; neither has: the mean, 4
     check(fisher(deltas, weights=EVEN, statistics=information), [3.0, -1.0, 4.0, 4.0])
     # the weights multiply the updates: (2·2·4 − 1·1)/3 = 5; (2·8 + 3·4)/4 = 7; −4; (2·6 − 2)/2 = 5
     weights = torch.tensor([2.0, -1.0]).reshape(2, 1, 1)

@@ -293,7 +293,7 @@ def test_a_third_party_module_as_entry_point(install: Callable[..., Any]) -> Non
     assert "largest" in methods()
 
 
-def test_a_broken_package_is_named_and_stops_nobody_else(install: Callable[..., Any]) -> None:
+def test_a_broken_package_is_named_and_stops_no_other(install: Callable[..., Any]) -> None:
     install("acme_broken", "import a_module_that_is_not_there", "largest", "acme_broken:largest")
     for _ in range(2):  # not only the first time
         with pytest.raises(PluginError, match=r"'largest' cannot be loaded .*a_module_that_is_not_there.*acme_broken"):

@@ -43,7 +43,7 @@ def _cancelling(total: float) -> ArgumentError:
 def average(
     deltas: Float[Tensor, " tasks *param"], *, weights: Float[Tensor, "tasks *#param"]
 ) -> Float[Tensor, "*param"]:
-    """The mean of the updates, each task counting as much as its weight.
+    """The mean of the updates, with each task counted by its weight.
 
     ``ν = Σₜ wₜ νₜ / Σₜ wₜ``; with equal weights this is the simple average of arXiv:2310.04742 and the uniform
     soup of arXiv:2203.05482.
@@ -51,7 +51,7 @@ def average(
     Choose it when nothing may be tuned: it has no coefficient to find and never leaves the span of its experts,
     but each task keeps only its share, so it fades as tasks are added.
 
-    Only the ratios of the weights matter, so it is not homogeneous. The references know equal weights only.
+    Only the ratios of the weights matter, so it is not homogeneous. The references have equal weights only.
 
     Args:
         deltas: the updates νₜ, stacked.

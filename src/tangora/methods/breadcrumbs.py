@@ -1,4 +1,4 @@
-"""Model Breadcrumbs: neither the smallest entries nor the largest."""
+"""Model Breadcrumbs: drop the smallest and the largest entries."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def breadcrumbs(
     keeps exactly those. It needs no election, so tasks can be added one by one.
 
     Entries equal to the smallest one that is kept are all kept, and so are those equal to the largest one. The
-    fractions are counted per tensor, as in the paper; numbers of entries are rounded down. Which defaults are best
-    depends on the model, so set them by validation.
+    fractions are of each tensor, as in the paper; numbers of entries are rounded down. The best values depend on the
+    model, so choose them on validation data.
 
     Args:
         deltas: the updates νₜ, stacked; one tensor of the model.
@@ -54,7 +54,7 @@ def breadcrumbs(
         top: the fraction of largest entries that is masked, in [0, 1).
 
     Raises:
-        ArgumentError: a fraction is not in [0, 1), or together they leave nothing.
+        ArgumentError: a fraction is not in [0, 1), or the two add up to 1 or more.
 
     >>> deltas = torch.tensor([[0.1, 1.0, -2.0, 9.0]])
     >>> breadcrumbs(deltas, weights=torch.ones(1, 1), bottom=0.25, top=0.25)
@@ -64,13 +64,13 @@ def breadcrumbs(
         check_value("breadcrumbs", name, value, 0.5, TAIL)
     if bottom + top >= 1:
         got, fix = f"bottom {bottom:g}, top {top:g}", "keep some entries between them"
-        raise ArgumentError("breadcrumbs: bottom + top must be under 1", got=got, where="fuse", fix=fix)
+        raise ArgumentError("breadcrumbs: bottom + top must be less than 1", got=got, where="fuse", fix=fix)
     bounds = [_bounds(delta, bottom, top) for delta in deltas]
     return in_blocks(lambda d, w: weighted_sum(map(_between, d, bounds), w), deltas, weights)
 
 
 def _bounds(delta: Float[Tensor, "*param"], bottom: float, top: float) -> tuple[float, float]:
-    """The magnitudes of the smallest and of the largest entry that is kept."""
+    """Return the magnitudes of the smallest and of the largest entry that is kept."""
     magnitudes = widened(delta.detach()).abs().reshape(-1).sort().values
     count = len(magnitudes)
     if count == 0:

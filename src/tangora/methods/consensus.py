@@ -1,4 +1,4 @@
-"""Consensus merging: only the entries of the sum that enough tasks want."""
+"""Consensus merging: keep the entries of the sum that matter to enough tasks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tangora.methods._sums import in_blocks, weighted_sum, widened
 __all__ = ["consensus"]
 
 SHARE = Limit(low=0, fix="0.2 to 0.6 are usual")
-AGREEMENT = Limit(low=0, fix="2 drops what fewer than two tasks want, 1 what none wants, 0 nothing")
+AGREEMENT = Limit(low=0, fix="2 drops entries of fewer than two masks, 1 those of no mask, 0 none")
 
 
 @fusion_method(
@@ -34,14 +34,14 @@ def consensus(
 ) -> Float[Tensor, "*param"]:
     """The weighted sum at the entries that matter to enough tasks, zero elsewhere (Consensus Task Arithmetic).
 
-    The TALL mask of task t, ``mₜ = 1{|νₜ| ≥ s·|Σⱼ νⱼ − νₜ|}``, says where the sum is mostly its own;
+    The TALL mask of task t, ``mₜ = 1{|νₜ| ≥ s·|Σⱼ νⱼ − νₜ|}``, is 1 at entries where t dominates the sum;
     ``ν = 1{Σₜ mₜ ≥ k} ⊙ Σₜ λₜ νₜ`` (arXiv:2405.07813, TALL masks and Consensus Merging; there s is λₜ, one per task,
     found on validation data).
 
     Choose it when the sum of many tasks is hurt by entries that serve only one of them (k = 2), or none (k = 1).
 
-    The masks come from the unweighted updates, and one s serves all tasks. More agreement asked for than there
-    are tasks would leave nothing, and is refused.
+    The masks come from the unweighted updates, with one s for all tasks. An agreement larger than the number of tasks
+    would drop all entries, and is refused.
 
     Args:
         deltas: the updates νₜ, stacked.
@@ -65,10 +65,10 @@ def consensus(
 
 
 def _agreed(deltas: Float[Tensor, " tasks *param"], agreement: int, share: float) -> Float[Tensor, "*param"]:
-    """1 where at least ``agreement`` masks are, else 0."""
+    """Return 1 at entries of at least ``agreement`` masks, else 0."""
     wide = [widened(delta) for delta in deltas]
     total = wide[0].double()
     for delta in wide[1:]:
-        total = total + delta  # in float64, so that the order of the tasks does not decide a mask
+        total = total + delta  # in float64, so that the order of the tasks does not change a mask
     votes = sum((delta.double().abs() >= share * (total - delta).abs()).to(torch.int64) for delta in wide)
     return (torch.as_tensor(votes) >= agreement).to(wide[0].dtype)

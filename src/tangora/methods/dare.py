@@ -37,8 +37,8 @@ def dare(
     Choose it for many dense task vectors that collide: fewer entries of different tasks meet, at the price of
     noise, whose variance grows as 1/density; its mean is task arithmetic.
 
-    The uniform numbers come from outside, so the result is a function of its arguments. The paper's densities are
-    0.1 and less, for full fine-tuning of large models; a low-rank update dropped entrywise is dense afterwards.
+    The uniform numbers are an argument, so that the result depends on the arguments only. The paper's densities are
+    0.1 and less, for full fine-tuning of large models; a low-rank update with dropped entries is dense.
 
     Args:
         deltas: the updates νₜ, stacked.
@@ -74,7 +74,7 @@ def dare_ties(
     uniforms: Float[Tensor, " tasks *param"],
     density: float = 0.5,
 ) -> Float[Tensor, "*param"]:
-    """DARE in place of the trim of TIES: random entries, then elected signs and the mean of what agrees.
+    """DARE instead of the trim of TIES: random entries, then elected signs and the mean of the agreeing entries.
 
     With ν̂ₜ of `dare`: ``γ = sgn(Σₜ ν̂ₜ)``, ``A = {t : sgn(ν̂ₜ) = γ}`` per entry, ``ν = (1/|A|) Σ_{t∈A} λₜ ν̂ₜ``
     (arXiv:2311.03099 before arXiv:2306.01708). There is no trim by magnitude, so it works entry by entry.

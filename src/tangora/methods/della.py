@@ -34,7 +34,7 @@ def della(
     density: float = 0.5,
     window: float = 0.2,
 ) -> Float[Tensor, "*param"]:
-    """DARE with a TIES election, where an entry is dropped the more likely the smaller it is in its row.
+    """DARE with a TIES election, in which smaller entries of a row are dropped with higher probability.
 
     MAGPRUNE: in a row of n entries the one of rank r (0 is the largest in magnitude) is dropped with probability
     ``pᵣ = p + ε·((r + ½)/n − ½)`` with ``p = 1 − density`` and ε the ``window``, and is divided by ``1 − pᵣ`` when it
@@ -52,7 +52,7 @@ def della(
         weights: one row per task, broadcasting to the update.
         uniforms: numbers in [0, 1), shaped like ``deltas``; an entry stays when its number is under ``1 − pᵣ``.
         density: the mean fraction of entries kept, in (0, 1].
-        window: ε, how far the probabilities of the largest and the smallest entries of a row are apart.
+        window: ε, the difference of the probabilities of a row's smallest and largest entries.
 
     Raises:
         ArgumentError: the density is not in (0, 1], or ``density ± window/2`` leaves [0, 1].

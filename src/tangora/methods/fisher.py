@@ -1,4 +1,4 @@
-"""Fisher merging: every entry is taken most from the tasks that it matters to."""
+"""Fisher merging: a weighted mean by how much an entry matters to each task."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def fisher(
     weights: Float[Tensor, "tasks *#param"],
     statistics: Float[Tensor, " tasks *param"] | None,
 ) -> Float[Tensor, "*param"]:
-    """The mean of the updates, entry by entry weighted with the tasks' diagonal Fisher information.
+    """The mean of the updates, weighted entry by entry with the tasks' diagonal Fisher information.
 
     ``ν = Σₜ λₜ (Fₜ / Σⱼ Fⱼ) νₜ`` with ``Fₜ = E_x E_{y∼p(y|x)} (∇ log p(y|x))²`` at the expert (arXiv:2111.09832,
     section 3; on updates it equals the merge of whole weights, because the base is common).
@@ -28,15 +28,15 @@ def fisher(
     task's value. Needs ``tangora statistics`` of every adapter.
 
     The weights multiply the updates only, so that λ scales the result and may be negative; in the paper a λ also
-    stands in the denominator, and with λ = 1 for all tasks the two are the same. Nothing is added to F: where every
-    task's is exactly zero the tasks share alike. The information is the mean over rows, as it is, where the paper's
-    code may also rescale each task's to one norm.
+    is in the denominator, and with λ = 1 for all tasks the two are the same. Nothing is added to F: at entries where
+    all are exactly zero, the result is the mean. The information is the mean over rows; the paper's code can also
+    rescale each task's to one norm.
 
     Args:
         deltas: the updates νₜ, stacked.
         weights: one row per task, broadcasting to the update.
-        statistics: Fₜ, the diagonal Fisher information, stacked and shaped like the updates, not negative; None, where
-            nothing is known of a tensor, gives the mean.
+        statistics: Fₜ, the diagonal Fisher information, stacked and shaped like the updates, not negative; if a tensor
+            has none, None, and the result is the mean.
 
     >>> deltas = torch.tensor([[4.0, 4.0, 4.0], [0.0, 0.0, 0.0]])
     >>> information = torch.tensor([[3.0, 0.0, 0.0], [1.0, 1.0, 0.0]])
@@ -49,7 +49,7 @@ def fisher(
 def _weighted(
     deltas: Float[Tensor, " tasks *param"], weights: Float[Tensor, "tasks *#param"], information: Tensor
 ) -> Float[Tensor, "*param"]:
-    # float64: squares of small gradients underflow in float32 when they are multiplied once more
+    # float64: products with squares of small gradients underflow in float32
     total = information.double().sum(0)
     known = total > 0
     total = total.where(known, 1.0)

@@ -75,5 +75,5 @@ def iso_cts(
 
 
 def _own(rank: int, tasks: int, common: float) -> int:
-    """How many directions each task gets: what is not common, divided and rounded to whole numbers."""
+    """Return the number of directions per task: those that are not common, divided by the tasks and rounded."""
     return min(round((rank - int(rank * common)) / tasks), rank // tasks)

@@ -70,7 +70,7 @@ def knots(
 
 
 def _agreeing(sparse: list[Float[Tensor, "rank in"]]) -> list[Float[Tensor, "rank in"]]:
-    """Each task's share of the elected mean, so that weights can multiply in the update's own coordinates."""
+    """Return each task's part of the elected mean, so that weights can multiply in the update's own coordinates."""
     sign = torch.stack(sparse).double().sum(0).sign().to(sparse[0].dtype)
     chosen = [delta * sign > 0 for delta in sparse]
     count = torch.stack(chosen).sum(0).clamp(min=1)

@@ -44,7 +44,7 @@ def magnitude_prune(
         deltas: the updates νₜ, stacked; one tensor of the model.
         weights: one row per task, broadcasting to the update.
         density: the fraction of entries kept, in (0, 1].
-        cutoffs: the magnitude of each task's smallest entry that is kept, where it is known; else it is found here.
+        cutoffs: the magnitude of each task's smallest entry that is kept; computed if None.
 
     Raises:
         ArgumentError: the density is not in (0, 1].

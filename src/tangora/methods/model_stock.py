@@ -1,4 +1,4 @@
-"""Model Stock: the average, drawn back to the base as far as the experts disagree."""
+"""Model Stock: the average, pulled towards the base by how much the experts disagree."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def model_stock(
     Choose it for experts of the same task, or of tasks close to each other, trained with other seeds or settings: the
     angle tells how much of an update is noise. Unrelated tasks are nearly orthogonal, and little would be left of them.
 
-    The paper takes one angle for all pairs; here cos θ is the mean over the pairs. It is taken as 0 where it is
-    negative, which the paper's geometry does not have, and where an update is zero. The paper has λ = 1.
+    The paper has one angle for all pairs; here cos θ is the mean over the pairs. It is set to 0 if it is negative,
+    which the paper's geometry excludes, or if an update is zero. The paper has λ = 1.
 
     Args:
         deltas: the updates νₜ, stacked; one tensor of the model.
@@ -43,7 +43,7 @@ def model_stock(
 
 
 def _mean_cosine(deltas: Float[Tensor, " tasks *param"]) -> float:
-    """Over all pairs, at least 0, in float64."""
+    """Return the mean cosine over all pairs, at least 0, in float64."""
     products = gram(deltas)
     norms = products.diagonal().sqrt()
     lengths = norms[:, None] * norms

@@ -1,4 +1,4 @@
-"""RegMean: the weights whose outputs are nearest to all the experts', on their own inputs."""
+"""RegMean: the weights with outputs nearest to those of all experts, on the experts' own inputs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def regmean(
     off_diagonal: float = 0.9,
     ridge: float = 1e-6,
 ) -> Float[Tensor, "*param"]:
-    """The update with which a linear layer answers every task's inputs as nearly as it can like the task's expert.
+    """The update with which a linear layer's outputs are nearest to the expert's on every task's inputs.
 
     ``ν = (Σₜ λₜ νₜ G̃ₜ) (Σₜ G̃ₜ)⁻¹`` with ``Gₜ = E[x xᵀ]`` of the layer's inputs and ``G̃ = αG + (1−α) diag(G)``
     (arXiv:2212.09849, section 3, there for the transposed weights): with λ = 1 and α = 1 it minimizes
@@ -48,17 +48,17 @@ def regmean(
     Needs ``tangora statistics`` of every adapter.
 
     A ridge, the same multiple of the identity, is added to every Gₜ: in directions that no task has inputs in, where
-    ``Σ Gₜ`` is singular, the result is the mean of the updates, where the paper says nothing. It is ``ridge`` times the
-    mean of the diagonals. The Gₜ are means over the inputs, so that a task's say does not depend on how many rows it
-    has. Where there is no Gₜ (biases, norms, embeddings, convolutions) the updates are averaged, as in the paper. The
-    weights are ours; they multiply the updates.
+    ``Σ Gₜ`` is singular, the result is the mean of the updates; the paper does not define it there. The ridge is
+    ``ridge`` times the mean of the diagonals. The Gₜ are means over the inputs, so that a task's influence does not
+    depend on its number of rows. Without Gₜ (biases, norms, embeddings, convolutions) the updates are averaged, as in
+    the paper. The weights, which multiply the updates, are an addition to the paper.
 
     Args:
         deltas: the updates νₜ ``[out, in]``, stacked; one tensor of the model.
         weights: one row per task, broadcasting to the update.
-        statistics: the Gₜ, stacked; None where the tensor is not a linear layer's weight.
-        off_diagonal: α, what the entries of Gₜ off its diagonal are multiplied by, in [0, 1].
-        ridge: what is added to the diagonal of every Gₜ, as a fraction of its mean; 0 for nothing.
+        statistics: the Gₜ, stacked; None if the tensor is not a linear layer's weight.
+        off_diagonal: α, the factor of the entries of Gₜ off its diagonal, in [0, 1].
+        ridge: the addition to the diagonal of every Gₜ, as a fraction of its mean; 0 for none.
 
     Raises:
         ArgumentError: α or the ridge is out of range, or the ridge is 0 and ``Σ Gₜ`` is singular.

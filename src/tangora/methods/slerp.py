@@ -39,14 +39,14 @@ def slerp(
     Choose it for exactly two experts when their average is too weak: for updates of one norm the result has that norm,
     while an average of nearly orthogonal updates has 0.7 of it.
 
-    The angle is between updates; mergekit takes it between whole weights, which are nearly parallel, so that there the
-    arc is all but a straight line. Where the updates are parallel, opposite or zero there is no arc, and the
-    straight line (1−p)λ₁ν₁ + pλ₂ν₂ is taken. The weights multiply afterwards and do not move the position.
+    The angle is between updates; mergekit uses that between whole weights, which are nearly parallel, so that its arc
+    is almost a straight line. If the updates are parallel, opposite or zero there is no arc, and the straight line
+    (1−p)λ₁ν₁ + pλ₂ν₂ is used. The weights multiply afterwards and do not change the position.
 
     Args:
         deltas: the two updates, stacked; one tensor of the model.
         weights: one row per task, broadcasting to the update.
-        position: where on the arc, in [0, 1].
+        position: p, the position on the arc, in [0, 1].
 
     Raises:
         ArgumentError: the position is not in [0, 1].
@@ -66,7 +66,7 @@ def slerp(
 
 
 def _shares(deltas: Float[Tensor, " 2 *param"], position: float) -> tuple[float, float]:
-    """The coefficients of the two updates."""
+    """Return the coefficients of the two updates."""
     products = gram(deltas)
     length = math.sqrt(products[0, 0] * products[1, 1])
     cosine = float(products[0, 1]) / length if length > 0 else 1.0

@@ -36,14 +36,14 @@ def svd(
     Choose it when the fused adapter must have a given rank and nothing but the sum is wanted; `fuse(..., rank=R)`
     cuts the result of any method the same way, and also reports the error.
 
-    R is called ``components``, as `fuse` has a ``rank`` of its own. peft's ``svd`` sums s·BA of all adapters and cuts
-    to a rank too; it needs the dense matrix. A convolution's kernel is taken as ``[out, the rest]``; vectors and
+    R is called ``components``, since `fuse` has its own ``rank``. peft's ``svd`` also sums s·BA of all adapters and
+    truncates the sum; it needs the dense matrix. A convolution's kernel is used as ``[out, the rest]``; vectors and
     numbers are summed.
 
     Args:
         deltas: the updates νₜ, stacked; one tensor of the model.
         weights: one row per task, broadcasting to the update; they multiply before the decomposition.
-        components: how many singular values are kept, the rank R of the result.
+        components: R, the number of singular values that are kept.
 
     Raises:
         ArgumentError: components is smaller than 1.

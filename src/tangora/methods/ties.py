@@ -1,4 +1,4 @@
-"""TIES: trim, elect signs, merge what agrees."""
+"""TIES: trim, elect signs, merge the agreeing entries."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def ties(
     trim each tensor by itself; that is ``ties_per_tensor``, and gives something else. The signs are elected on
     the unweighted entries and the weights multiply afterwards, so that they scale a task but do not change the
     election: peft does so too; mergekit weights before the election, and divides by the agreeing weights' sum.
-    Where the sum is exactly zero no sign is elected and the entry is 0; the paper's code gives such an entry the
+    If the sum is exactly zero, no sign is elected and the entry is 0; the paper's code gives such an entry the
     sign of the majority of all the others.
 
     Args:
         deltas: the updates νₜ, stacked; every site, as one vector per task.
         weights: one row per task, broadcasting to the update.
         density: the fraction of entries kept, in (0, 1].
-        cutoffs: the magnitude of each task's smallest entry that is kept, where it is known; else it is found here.
+        cutoffs: the magnitude of each task's smallest entry that is kept; computed if None.
 
     Raises:
         ArgumentError: the density is not in (0, 1].
@@ -93,7 +93,7 @@ def ties_per_tensor(
         deltas: the updates νₜ, stacked; one tensor of the model.
         weights: one row per task, broadcasting to the update.
         density: the fraction of the tensor's entries kept, in (0, 1].
-        cutoffs: the magnitude of each task's smallest entry that is kept, where it is known; else it is found here.
+        cutoffs: the magnitude of each task's smallest entry that is kept; computed if None.
 
     Raises:
         ArgumentError: the density is not in (0, 1].
@@ -133,7 +133,7 @@ def ties_sum(
         deltas: the updates νₜ, stacked; every site, as one vector per task.
         weights: one row per task, broadcasting to the update.
         density: the fraction of entries kept, in (0, 1].
-        cutoffs: the magnitude of each task's smallest entry that is kept, where it is known; else it is found here.
+        cutoffs: the magnitude of each task's smallest entry that is kept; computed if None.
 
     Raises:
         ArgumentError: the density is not in (0, 1].

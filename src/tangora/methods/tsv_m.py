@@ -31,8 +31,8 @@ def tsv_m(
 
     The weights multiply the singular values, so that they do not change the directions. Singular values that are zero
     up to rounding and their vectors are left out: for low-rank updates the reference orthogonalizes against
-    arbitrary directions. Of more tasks than ``min(out, in)`` one vector each is kept, where the reference keeps none. A
-    convolution's kernel is taken as ``[out, the rest]``, which the reference averages; vectors and numbers are
+    arbitrary directions. If there are more tasks than ``min(out, in)``, one vector each is kept; the reference keeps
+    none. A convolution's kernel is used as ``[out, the rest]``; the reference averages kernels. Vectors and numbers are
     averaged, as there.
 
     Args:
