@@ -16,6 +16,11 @@ tangent adapters (`tangora.coefficients.linear`), `ForwardLogits` for others (`t
 The caller of a search defines the objective: how to fuse, apply to the base model, and score. The caller also keeps
 splits apart: scores on the rows of the search are not test scores. A search sees no data, only values of the objective,
 so its result can be saved, and a fused adapter rebuilt from it, without data.
+
+>>> from tangora.coefficients.grid import candidates, select
+>>> listed = candidates([0.2, 0.5, 0.8])
+>>> select(listed, [-((point.weight - 0.6) ** 2) for point in listed]).weight  # scores: the best is at 0.6
+0.5
 """
 
 from __future__ import annotations

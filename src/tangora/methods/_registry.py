@@ -153,12 +153,12 @@ def fusion_method(
     Raises:
         PluginError: the name is taken, a promise is unknown, or the signature does not match the contract.
 
-    ::
-
-        @fusion_method("first", granularity="element", reference="none", default_weight=1.0, linear=True)
-        def first(deltas, *, weights):
-            '''Return only the first task.'''
-            return weights[0] * deltas[0]
+    >>> @fusion_method("first", granularity="element", reference="none", default_weight=1.0, linear=True)
+    ... def first(deltas, *, weights):
+    ...     '''Return only the first task.'''
+    ...     return weights[0] * deltas[0]
+    >>> get("first")
+    Method('first', element)
     """
     known = [promise.name for promise in fields(Promises)]
     if odd := [promise for promise in promises if promise not in known]:

@@ -5,6 +5,9 @@
     def test_contract():
         check_method("my_method")
 
+>>> from tangora.testing import check_method
+>>> check_method("average")
+
 Each raises `AssertionError` with the promise that is broken. The suites make their own tiny inputs, without pytest.
 """
 
