@@ -126,7 +126,7 @@ def _paths(folder: Path, mode: str, task: str) -> dict[str, Path]:
 
 
 def _showable(folder: Path, recipe: Recipe, mode: str) -> tuple[list[TaskSettings], list[str]]:
-    """Tasks that have logits of classes; and why others are left out, or scored by another metric than the run's."""
+    """Return tasks with logits of classes, and notes on those left out or scored by another metric than the run's."""
     tasks, notes = [], []
     classes = FAMILIES.get(recipe.base.family).logits_over == "classes"
     for task in recipe.tasks:
@@ -142,7 +142,7 @@ def _showable(folder: Path, recipe: Recipe, mode: str) -> tuple[list[TaskSetting
 
 
 def _metric(task: TaskSettings) -> str:
-    """The metric by which the page scores a task: the first of the task's that it can compute, else accuracy."""
+    """Return the page's metric of a task: the first of the task's that it can compute, else accuracy."""
     return next((name for name in task.all_metrics if name in _METRICS), "accuracy")
 
 
@@ -241,9 +241,7 @@ def _all_examples(content: _Content, budget: int) -> dict[str, dict[str, Any]]:
     shown_of: dict[str, dict[str, Any]] = {}
     for task in content.tasks:
         splits = content.splits[task.name]
-        labels = {
-            split: dict(zip(shown.rows, shown.columns.labels.tolist(), strict=True)) for split, shown in splits.items()
-        }
+        labels = {name: dict(zip(s.rows, s.columns.labels.tolist(), strict=True)) for name, s in splits.items()}
         examples = _examples.source(content.recipe, task, labels, splits["test"].columns.origin.shape[1])
         if examples.note:
             content.notes.append(examples.note)
