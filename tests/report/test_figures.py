@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 
 import pytest
+from matplotlib.figure import Figure
 from synthetic import TASKS, make_run
 
 from tangora.report.data import Run, read_run
@@ -226,3 +227,11 @@ def test_eleven_modes_are_told_apart_and_leave_the_panels_their_height(summary, 
         titles = [a.get_title(loc="left") for a in figure.axes]
         room = layout.width / (1 if layout.narrow else 3)
         assert all(len(line) * 0.68 * layout.text < room for title in titles for line in title.split("\n"))
+
+
+@pytest.mark.parametrize(("direction", "best"), [(1, [0.5]), (-1, [0.0]), (0, [])])
+def test_the_best_coefficient_is_marked_if_a_mean_score_can_be_best(direction, best):
+    axis = Figure().subplots()
+    coefficient._panel(axis, {("lora", "ties", "delta", ""): {0.0: 0.2, 0.5: 0.8, 1.0: 0.6}}, ["lora"], direction)
+    marked = [line for line in axis.get_lines() if line.get_marker() not in ("None", "")]
+    assert [line.get_xdata()[0] for line in marked] == best

@@ -9,6 +9,7 @@ from tangora.evaluation.tables import Row
 from tangora.report.data import Run, read_run
 from tangora.report.headline import headline, kept_text, score_text
 from tangora.report.summary import Key, Mean, Summary, method_name
+from tangora.support.seams import METRICS
 
 
 def row(task: str, score: float, **changes) -> Row:
@@ -123,6 +124,43 @@ def test_overlapping_intervals_are_said():
     assert any("overlaps with that of one other fusion" in c for c in headline(summary_of(*better, *close)).caveats)
     far = [row(t, 0.5, method="average", ci_low=0.48, ci_high=0.52) for t in "ab"]
     assert not any("overlaps" in c for c in headline(summary_of(*better, *far)).caveats)
+
+
+@pytest.fixture
+def errors():
+    """A metric of another package of which less is better."""
+    metric = type(METRICS.get("accuracy"))
+    METRICS.register("errors", type("Errors", (metric,), {"name": "errors", "higher_is_better": False})())
+    yield
+    METRICS.unregister("errors")
+
+
+def test_metrics_that_point_in_different_directions_rank_no_mean(errors):
+    ends = {"ci_low": 0.4, "ci_high": 0.6}
+
+    def fusion(method, kept):  # few errors and a high accuracy have the same mean as the opposite
+        return [row("a", 0.5, method=method, metric="errors", normalized=kept, **ends),
+                row("b", 0.5, method=method, normalized=kept, **ends)]  # fmt: skip
+
+    experts = [replace(expert("a", 0.1), metric="errors"), expert("b", 0.9)]
+    summary = summary_of(*fusion("average", 0.7), *fusion("ties", 0.9), *experts)
+    assert summary.direction == 0
+    found = headline(summary)
+    assert "LoRA with TIES" in found.sentences[0]
+    assert found.sentences[0].endswith("the most kept of 2 fusions.")
+    assert any("a mean score ranks nothing" in caveat for caveat in found.caveats)
+    assert not any("best score" in caveat for caveat in found.caveats)
+    assert [tile.label for tile in found.tiles] == ["Most kept"]
+
+
+def test_of_errors_the_lowest_mean_is_best(errors):
+    few = [row(t, 0.2, metric="errors", ci_low=0.18, ci_high=0.22) for t in "ab"]
+    many = [row(t, 0.5, method="average", metric="errors", ci_low=0.48, ci_high=0.52) for t in "ab"]
+    summary = summary_of(*many, *few)
+    assert summary.direction == -1
+    found = headline(summary)
+    assert "LoRA with TIES scores 0.200" in found.sentences[0]
+    assert not any("overlaps" in caveat for caveat in found.caveats), "the intervals are apart"
 
 
 def test_a_run_without_fusion():

@@ -38,9 +38,11 @@ def headline(summary: Summary) -> Headline:
     """Name the best absolute score and the best kept share; they need not be the same fusion."""
     means = summary.at_largest()
     top, keeper = summary.best(lambda m: summary.direction * m.score), summary.best(lambda m: m.kept)
+    if not summary.direction:
+        top = keeper or top
     if top is None:
         return Headline(["This run has experts and no fusion on the test split."], [], _tiles(summary, None, None))
-    sentences = [_top_sentence(summary, top, means, both=top == keeper)]
+    sentences = [_top_sentence(summary, top, means, _praise(summary, top, keeper))]
     if keeper is not None and keeper != top:
         sentences.append(_keeper_sentence(keeper, means[keeper]))
     sentences.append(_references(summary))
@@ -68,12 +70,18 @@ def _bracketed(text: str, low: float | None, high: float | None, number: Callabl
     return text if low is None or high is None else f"{text} [{number(low)},\u00a0{number(high)}]"
 
 
-def _top_sentence(summary: Summary, top: Key, means: dict[Key, Mean], *, both: bool) -> str:
+def _praise(summary: Summary, top: Key, keeper: Key | None) -> str:
+    """What the fusion is the best of; empty if mean scores rank nothing, and shares are not known."""
+    if not summary.direction:
+        return "the most kept of" if keeper is not None else ""
+    return "the best score, and the most kept, of" if top == keeper else "the best score of"
+
+
+def _top_sentence(summary: Summary, top: Key, means: dict[Key, Mean], praise: str) -> str:
     mean = means[top]
     count = len([k for k in summary.shown() if k in means])
     kept = f" and keeps {kept_text(mean)} of its own experts" if mean.kept is not None else ""
-    praise = "the best score, and the most kept, of" if both else "the best score of"
-    praise = "" if count == 1 else f": {praise} {count} fusions"
+    praise = "" if count == 1 or not praise else f": {praise} {count} fusions"
     where = f"{mean.n_tasks} tasks fused" + (f" ({mean.subsets} subsets)" if mean.subsets > 1 else "")
     mark = " (coefficients chosen on test: †oracle)" if top.oracle else ""
     return f"With {where}, {_full_name(top)}{mark} scores {score_text(mean)} on average{kept}{praise}."
@@ -97,13 +105,18 @@ def _references(summary: Summary) -> str:
 
 def _caveats(summary: Summary, top: Key, means: dict[Key, Mean]) -> list[str]:
     texts = []
-    low = means[top].low
-    if low is not None:
+    low, high = means[top].low, means[top].high
+    if not summary.direction:
+        texts.append(
+            "Some tasks have a metric of which more is better, others one of which less is, so that a mean score ranks "
+            "nothing. Fusions are ranked by what they keep."
+        )
+    if low is not None and high is not None:
         texts.append("Brackets are 95 % intervals from a bootstrap over test rows; training was not repeated.")
         if not summary.run.summary:
             texts[-1] += " Those of the kept share hold the experts fixed."
-        rivals = [m for k, m in means.items() if k != top and not k.oracle and m.high is not None and m.high >= low]
-        if rivals:
+        rivals = [m for k, m in means.items() if k != top and not k.oracle and _overlaps(m, low, high)]
+        if rivals and summary.direction:
             also = "one other fusion" if len(rivals) == 1 else f"{len(rivals)} other fusions"
             texts.append(f"The interval of the best score overlaps with that of {also}.")
     texts.append(
@@ -120,6 +133,10 @@ def _caveats(summary: Summary, top: Key, means: dict[Key, Mean]) -> list[str]:
     return texts
 
 
+def _overlaps(mean: Mean, low: float, high: float) -> bool:
+    return mean.low is not None and mean.high is not None and mean.low <= high and mean.high >= low
+
+
 def _statistics(summary: Summary) -> list[str]:
     """Return a sentence on the rows that statistics were collected on."""
     by_mode = summary.run.info.get("statistics") or {}
@@ -134,13 +151,13 @@ def _statistics(summary: Summary) -> list[str]:
 
 def _tiles(summary: Summary, top: Key | None, keeper: Key | None) -> list[Tile]:
     means, tiles = summary.at_largest(), []
-    if top is not None:
+    if top is not None and summary.direction:
         tiles.append(Tile("Best score", f"{means[top].score:.3f}", f"{mode_name(top.mode)}, {top.name}"))
     kept = means[keeper].kept if keeper is not None else None
     if keeper is not None and kept is not None:
         tiles.append(Tile("Most kept", percent(kept), f"{mode_name(keeper.mode)}, {keeper.name}"))
     experts = [(s, m) for m in summary.run.modes if (s := mean_score(summary.experts(m, _tasks(summary)))) is not None]
-    if experts:
+    if experts and summary.direction:
         score, mode = max(experts, key=lambda e: summary.direction * e[0])
         tiles.append(Tile("Best experts", f"{score:.3f}", f"{mode_name(mode)}, one per task"))
     zero = mean_score(summary.zero_shot(_tasks(summary)))

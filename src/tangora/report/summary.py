@@ -158,10 +158,10 @@ class Summary:
 
     @cached_property
     def direction(self) -> int:
-        """1 if a higher score is better; -1 if a lower one is, for every task's metric."""
+        """1 if a higher mean score is better, -1 if a lower one is; 0 if that differs by task: then no mean is best."""
         names = {r.metric for r in self.rows if r.task not in {"mean", "mean_all"}}
-        lower = [name in METRICS and not METRICS.get(name).higher_is_better for name in names]
-        return -1 if lower and all(lower) else 1
+        lower = {name in METRICS and not METRICS.get(name).higher_is_better for name in names}
+        return 0 if len(lower) > 1 else -1 if True in lower else 1
 
     def best(self, value: Callable[[Mean], float | None]) -> Key | None:
         """Return the key, from those of `shown`, with the highest value on the largest subset."""

@@ -68,7 +68,8 @@ PLOTS = (
         "coefficient",
         "Score by coefficient λ",
         "Mean score on the validation split over the tasks of the largest subset, for each λ of the grid; the large "
-        "marker is the best. Faint lines are the method's other parameter settings. Test data plays no part here.",
+        "marker is the best; there is none if of some scores more is better, and of others less. Faint lines are the "
+        "method's other parameter settings. Test data plays no part here.",
         coefficient.draw,
         coefficient.absent,
     ),

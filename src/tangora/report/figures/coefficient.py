@@ -64,8 +64,10 @@ def _panel(axis: Axes, lines: Mapping[Curve, Mapping[float, float]], modes: list
         paint, dashes = color(series_role(index)), legend.dashes(space)
         best = max(candidates, key=lambda points: max(direction * y for y in points.values()))
         for points in candidates:
-            faint: dict[str, Any] = {} if points is best else {"alpha": 0.3, "linewidth": 1.0}
+            faint: dict[str, Any] = {} if points is best or not direction else {"alpha": 0.3, "linewidth": 1.0}
             axis.plot(list(points), list(points.values()), dashes, color=paint, **faint)
+        if not direction:
+            continue  # no mean score is best
         top = max(best, key=lambda x: direction * best[x])
         axis.plot(top, best[top], marker(index), color=paint, markersize=9)
 
