@@ -176,7 +176,7 @@ def test_records_of_earlier_jobs_are_read_and_broken_ones_left_out(tmp_path):
 )
 def test_a_run_from_python_shows_bars_to_somebody_who_watches(monkeypatch, watched, asked, kind):
     seen = []
-    monkeypatch.setattr("tangora.api.shown._somebody_watches", lambda: watched)
+    monkeypatch.setattr("tangora.api.shown._is_interactive", lambda: watched)
     monkeypatch.setattr("tangora.api.running.run_recipe", lambda *_, progress, **__: seen.append(type(progress)))
     tangora.run("recipe", "out", progress=asked)
     assert [one.__name__ for one in seen] == [kind]
