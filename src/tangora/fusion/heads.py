@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
+from tangora.adapters.formats.lora.settings import is_in_saved_module
 from tangora.adapters.heads import HeadRecord, heads_digest
 from tangora.errors import ArgumentError, FusionError
 from tangora.fusion.weights import WeightTable
@@ -100,9 +101,8 @@ def _carried(adapters: Sequence[Adapter]) -> dict[str, Tensors]:
 
 
 def _is_bias(name: str, adapter: Adapter) -> bool:
-    config = adapter.config or {}
-    modules = config.get("modules_to_save") or ()
-    return name.endswith(".bias") and not any(f".{m}." in f".{name}" for m in modules)
+    modules = (adapter.config or {}).get("modules_to_save") or ()
+    return name.endswith(".bias") and not is_in_saved_module(name, modules)
 
 
 def _biases(biases: Sequence[Tensors], coefficients: Sequence[float] | None) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tangora.adapters.formats.lora.layers import expert_of, experts_of, layer_of
 from tangora.adapters.formats.lora.names import PREFIX
-from tangora.adapters.formats.lora.settings import parameters_of
+from tangora.adapters.formats.lora.settings import HEADS, parameters_of
 from tangora.errors import AdapterError
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ def load_in_peft(content: Content, config: Mapping[str, Any], folder: Path) -> n
     import peft  # deferred: it takes seconds to import
 
     peft_config = peft.PeftConfig.from_pretrained(str(folder))
-    peft_config.task_type = None  # the methods that peft adds for a task need a whole model
+    if peft_config.task_type not in HEADS:  # the methods that peft adds for other tasks need a whole model
+        peft_config.task_type = None
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tangora.adapters.formats.lora.settings import is_in_saved_module
 from tangora.errors import AdapterError
 from tangora.storage.names import Names, is_turned
 from tangora.storage.tensors import read_rows
@@ -189,13 +190,10 @@ def convert(
             converted[site] = update
     rest = dict(whole)
     if weights.config.get("bias") in ("all", "lora_only"):
-        for name in [n for n in whole if n.endswith(".bias") and not _in_module(n, weights.config)]:
+        modules = weights.config.get("modules_to_save") or ()
+        for name in [n for n in whole if n.endswith(".bias") and not is_in_saved_module(n, modules)]:
             converted[name] = Dense(rest.pop(name) - weights.parameter(name))
     return converted, rest
-
-
-def _in_module(name: str, config: Mapping[str, Any]) -> bool:
-    return any(f".{module}." in f".{name}" for module in config.get("modules_to_save") or ())
 
 
 def _singular(weight: Tensor, update: Factors) -> LowRank:

@@ -10,11 +10,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
+from tangora.adapters.formats.lora.settings import is_in_saved_module
 from tangora.errors import AdapterError
 
 __all__ = ["PREFIX", "PeftTensors", "sort_tensors"]
@@ -27,7 +28,12 @@ _PART = re.compile(
 )
 
 
-_T = TypeVar("_T")
+class _Shaped(Protocol):
+    @property
+    def shape(self) -> Sequence[int]: ...
+
+
+_T = TypeVar("_T", bound=_Shaped)
 
 
 @dataclass(frozen=True)
@@ -47,12 +53,16 @@ def sort_tensors(tensors: Mapping[str, _T], config: Mapping[str, Any], path: Pat
     """Sort the tensors of a file, or their headers, by site.
 
     Raises:
-        AdapterError: the configuration does not account for a tensor.
+        AdapterError: the configuration does not account for a tensor, or a tensor is empty.
     """
     by_site: PeftTensors[_T] = PeftTensors()
     rest: dict[str, _T] = {}
     norms: dict[str, _T] = {}
     for name, tensor in tensors.items():
+        if 0 in tensor.shape:
+            what = "the tensor is empty: DeepSpeed ZeRO-3 or FSDP saved it without gathering its parts"
+            fix = "gather the parameters before saving; under ZeRO-3, with stage3_gather_16bit_weights_on_model_save"
+            raise AdapterError(what, got=list(tensor.shape), where=f"{name} in {path}", fix=fix)
         match = _PART.match(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else None
         part = _part(match, config) if match is not None else None
         if match is None or part is None:
@@ -90,7 +100,7 @@ def _part(match: re.Match[str], config: Mapping[str, Any]) -> str | None:
 def _saved(name: str, config: Mapping[str, Any]) -> bool:
     if name.endswith(".bias") and config.get("bias") in ("all", "lora_only"):
         return True
-    return any(f".{module}." in f".{name}" for module in config.get("modules_to_save") or ())
+    return is_in_saved_module(name, config.get("modules_to_save") or ())
 
 
 def _unexpected(name: str, path: Path) -> AdapterError:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from tangora.errors import AdapterError
 
-__all__ = ["check_config", "parameters_of", "rank_and_scaling"]
+__all__ = ["HEADS", "check_config", "is_in_saved_module", "parameters_of", "rank_and_scaling"]
 
 _MERGE_FIX = "merge it into its base and compare the two models, or train it again as plain LoRA"
 _BASE_FIX = "give the base's folder, with --base or base=, from which it is converted exactly"
+
+HEADS = {"SEQ_CLS": ("classifier", "score"), "TOKEN_CLS": ("classifier", "score"), "QUESTION_ANS": ("qa_outputs",)}
+"""Task type -> the modules that peft adds to ``modules_to_save`` for it."""
 
 # Settings that make the adapter more than, or different from, a change of the base's weights.
 _REFUSED = {
@@ -123,6 +126,19 @@ def rank_and_scaling(config: Mapping[str, Any], site: str) -> tuple[int, float]:
 
 def _lookup(pattern: Mapping[str, Any], site: str, default: Any) -> Any:
     return next((v for key, v in pattern.items() if re.match(rf"(.*\.)?({key})$", site)), default)
+
+
+def is_in_saved_module(name: str, modules: Iterable[str]) -> bool:
+    """Return whether a parameter lies in a module that peft saves whole for these ``modules_to_save``.
+
+    peft compares the ends of names, not whole parts of them: ``classifier`` also names ``pre_classifier``.
+
+    >>> is_in_saved_module("pre_classifier.weight", ["classifier"])
+    True
+    """
+    parts = name.split(".")
+    paths = [".".join(parts[:end]) for end in range(1, len(parts))]
+    return any(path.endswith(module) for path in paths for module in modules)
 
 
 def parameters_of(config: Mapping[str, Any] | None, module: str) -> list[str]:

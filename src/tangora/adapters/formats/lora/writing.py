@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tangora.adapters.formats.lora.layers import expert_of, experts_of, is_bias, join_experts
 from tangora.adapters.formats.lora.names import PREFIX
-from tangora.adapters.formats.lora.settings import rank_and_scaling
+from tangora.adapters.formats.lora.settings import HEADS, is_in_saved_module, rank_and_scaling
 from tangora.errors import AdapterError
 from tangora.updates.task_vector import Dense, Factors, LowRank, Update
 
@@ -25,7 +25,6 @@ __all__ = ["Content", "content_of", "write_config", "write_tensors"]
 
 _INIT_ONLY = ("eva_config", "corda_config", "lora_ga_config", "loftq_config")
 _SELECTION = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
-_CLASSIFIERS = ("SEQ_CLS", "TOKEN_CLS")  # peft adds a head to modules_to_save for these
 
 
 @dataclass(frozen=True)
@@ -121,11 +120,13 @@ def _refuse_biases(content: Content) -> None:
 
 def _name_whole(config: dict[str, Any], content: Content) -> None:
     """Set ``modules_to_save`` and ``bias`` to match the tensors: peft fails if one that they name is missing."""
-    modules = [m for m in config.get("modules_to_save") or () if any(f".{m}." in f".{n}" for n in content.whole)]
+    listed = config.get("modules_to_save") or ()
+    modules = [module for module in listed if any(is_in_saved_module(name, [module]) for name in content.whole)]
     config["modules_to_save"] = modules or None
-    if not modules and config.get("task_type") in _CLASSIFIERS:
+    head = HEADS.get(str(config.get("task_type")))  # peft wraps it, whether it is listed or not
+    if head and not any(is_in_saved_module(name, head) for name in content.whole):
         config["task_type"] = None
-    named = any(n.endswith(".bias") and not any(f".{m}." in f".{n}" for m in modules) for n in content.whole)
+    named = any(name.endswith(".bias") and not is_in_saved_module(name, modules) for name in content.whole)
     config["bias"] = config.get("bias") if named else "none"
 
 
