@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 
 import pytest
@@ -199,3 +200,110 @@ def test_tokens_in_rows_that_the_base_had_already(tmp_path, kind):
     assert (tmp_path / "both" / name).read_bytes() == (base / name).read_bytes()
     (folders[0] / name).write_bytes((base / name).read_bytes())
     assert fuse_checkpoints(base, folders[:1], tmp_path / "none").notes == []
+
+
+def pieces(names):
+    """A SentencePiece model: messages with the piece as field 1 and its score as field 2."""
+    message = b""
+    for name in names:
+        piece = b"\x0a" + bytes([len(name)]) + name.encode() + b"\x15" + bytes(4)
+        message += b"\x0a" + bytes([len(piece)]) + piece
+    return message + b"\x12\x02\x08\x01"
+
+
+def tekken(names):
+    """Two special tokens, then the others by rank."""
+    listed = [{"rank": i, "token_bytes": base64.b64encode(name.encode()).decode()} for i, name in enumerate(names)]
+    special = [{"rank": i, "token_str": f"<{i}>"} for i in range(2)]
+    config = {"default_num_special_tokens": 2, "default_vocab_size": len(names) + 2}
+    return json.dumps({"config": config, "vocab": listed, "special_tokens": special}).encode()
+
+
+WRITERS = {
+    "tokenizer.json": lambda names: json.dumps({"model": {"vocab": {n: i for i, n in enumerate(names)}}}).encode(),
+    "vocab.json": lambda names: json.dumps({name: i for i, name in enumerate(names)}).encode(),
+    "vocab.txt": lambda names: "\n".join(names).encode(),
+    "tokenizer.model": pieces,
+    "spiece.model": pieces,
+    "tekken.json": tekken,
+}
+NAMES = [f"t{i}" for i in range(38)]
+
+
+def with_files(root, name, *lists):
+    """A base and models of one length, with a tokenizer each; None for a folder without one."""
+    base, folders, _, _ = family(root, len(lists) - 1)
+    for folder, names in zip([base, *folders], lists, strict=True):
+        if names is not None:
+            (folder / name).write_bytes(WRITERS[name](names))
+    return base, folders
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_tokens_under_other_ids_are_refused_in_every_file(tmp_path, name):
+    turned = [*NAMES[:20], *NAMES[:19:-1]]
+    base, folders = with_files(tmp_path, name, NAMES, NAMES, turned)
+    refuse(tmp_path, FusionError, "18 tokens have other ids in m1 than in base", base, folders)
+    assert fuse_checkpoints(base, folders[:1], tmp_path / "same").notes == []
+
+
+def test_the_models_are_compared_if_the_base_has_no_tokenizer(tmp_path):
+    base, folders = with_files(tmp_path, "tokenizer.json", None, NAMES, [NAMES[1], NAMES[0], *NAMES[2:]])
+    refuse(tmp_path, FusionError, "2 tokens have other ids in m1 than in m0", base, folders)
+    (folders[1] / "tokenizer.json").unlink()
+    assert fuse_checkpoints(base, folders, tmp_path / "out").notes == []
+
+
+def test_renamed_tokens_and_other_kinds_of_files_are_noted(tmp_path):
+    base, folders = with_files(tmp_path, "vocab.json", NAMES, NAMES, [*NAMES[:36], "<a>", "<b>"])
+    first, second = fuse_checkpoints(base, folders, tmp_path / "renamed").notes
+    assert first == "m1 has other tokens under ids of the base: <a> instead of t36, <b> instead of t37"
+    assert second == "the tokenizer is the base's, which lacks tokens of some models: <a>, <b>"
+    base, folders = with_files(tmp_path / "other", "tokenizer.model", NAMES, None)
+    (folders[0] / "vocab.json").write_bytes(WRITERS["vocab.json"](NAMES[::-1]))
+    notes = fuse_checkpoints(base, folders, tmp_path / "kinds").notes
+    assert notes == ["tokenizer.model of base and vocab.json of m0 were not compared"]
+
+
+@pytest.mark.parametrize("content", [b"\xff" * 12, b"\x0a\x7f\x00", b"\x0b", b"\x0a\x03\x0a\x09a", b"\x0a"])
+def test_a_damaged_sentencepiece_model(tmp_path, content):
+    base, folders = with_files(tmp_path, "tokenizer.model", NAMES, NAMES)
+    (folders[0] / "tokenizer.model").write_bytes(content)
+    refuse(tmp_path, FileError, "SentencePiece model", base, folders)
+
+
+@pytest.mark.parametrize(
+    "content", ['{"vocab": 3}', '{"vocab": [{}]}', '{"vocab": [{"rank": "x", "token_bytes": "YQ=="}]}']
+)
+def test_a_damaged_tekken_file(tmp_path, content):
+    base, folders = with_files(tmp_path, "tekken.json", NAMES, NAMES)
+    (folders[0] / "tekken.json").write_text(content)
+    refuse(tmp_path, FileError, "tekken.json", base, folders)
+
+
+def labelled(*labels):
+    return {**CONFIG, "id2label": {str(i): label for i, label in enumerate(labels)}}
+
+
+def test_labels_in_another_order_are_refused(tmp_path):
+    base, folders, weights, models = family(tmp_path, 2)
+    save(base, weights, config=labelled("LABEL_0", "LABEL_1"))
+    save(folders[0], models[0], config=labelled("negative", "positive"))
+    save(folders[1], models[1], config=labelled("Positive", "Negative"))
+    refuse(tmp_path, FusionError, "the labels of m1 are in another order than those of m0", base, folders)
+    save(folders[1], models[1], config=labelled("no", "yes"))
+    notes = fuse_checkpoints(base, folders, tmp_path / "out").notes
+    assert notes == ["m0 and m1 have other labels; the configuration is the base's"]
+
+
+def test_a_head_beside_the_embedding_that_it_is_said_to_be(tmp_path):
+    tied = {**CONFIG, "tie_word_embeddings": True}
+    base, folders, weights, models = family(tmp_path, 1)
+    for folder, tensors in ((base, weights), (folders[0], models[0])):
+        save(folder, {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"].clone()}, config=tied)
+    fuse_checkpoints(base, folders, tmp_path / "equal")
+    save(folders[0], models[0])
+    refuse(tmp_path, FusionError, "m0 has a separate output head, the base's is tied", base, folders)
+    save(folders[0], models[0], config=tied)
+    words = "m0 ties its output head to model.embed_tokens.weight, but has another tensor for it"
+    refuse(tmp_path, FusionError, words, base, folders)

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
+from tangora.checkpoints.architecture import differences
+from tangora.checkpoints.meaning import check_ties, compare_labels
 from tangora.checkpoints.vocabulary import Vocabulary, compare, owners, resized
 from tangora.errors import ArgumentError, FusionError
 from tangora.storage.checkpoint import Checkpoint
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Alignment", "Target", "align"]
 
-_SAME = ("model_type", "num_attention_heads", "num_key_value_heads", "head_dim", "hidden_act", "rope_theta")
+_MOST = 3  # keys of another architecture that an error lists
+_LONGEST = 80  # characters of a value
 _WHERE = "fuse.checkpoints"
 _MISSING = "if this is intended, name it with allow_missing, --allow-missing"
 
@@ -120,7 +123,9 @@ def align(base: Checkpoint, models: Sequence[Checkpoint], allow_missing: Sequenc
         FusionError: architectures, shapes or names differ, or a vocabulary does not begin with the base's.
         ArgumentError: a pattern of ``allow_missing`` matches no tensor.
     """
-    notes: list[str] = []
+    notes: list[str] = compare_labels([base, *models])
+    for checkpoint in (base, *models):
+        check_ties(checkpoint)
     for model in models:
         _same_architecture(base, model)
         notes += _extra(base, model, allow_missing)
@@ -137,16 +142,23 @@ def align(base: Checkpoint, models: Sequence[Checkpoint], allow_missing: Sequenc
 
 
 def _same_architecture(base: Checkpoint, model: Checkpoint) -> None:
-    for key in _SAME:
-        ours, theirs = base.config.get(key), model.config.get(key)
-        if ours is not None and theirs is not None and ours != theirs:
-            what = f"{model.name} has another architecture: {key} is {theirs!r}, in the base {ours!r}"
-            raise FusionError(what, where=model.folder, fix="fuse fine-tuned versions of one base")
+    if found := differences(base.config, model.config):
+        listed = "; ".join(
+            f"{key} is {_value(theirs)}, in the base {_value(ours)}" for key, theirs, ours in found[:_MOST]
+        )
+        more = f"; and {len(found) - _MOST} more keys" if len(found) > _MOST else ""
+        fix = "fuse fine-tuned versions of one base; or correct config.json if it is not the model's"
+        raise FusionError(f"{model.name} has another architecture: {listed}{more}", where=model.folder, fix=fix)
+
+
+def _value(value: Any) -> str:
+    text = "not set" if value is None else repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"
 
 
 def _extra(base: Checkpoint, model: Checkpoint, allowed: Sequence[str]) -> list[str]:
     """Return a note for every tensor that the base does not have; raise unless it may be left out."""
-    extra = [name for name in model.tensors if name not in base.tensors and name not in model.tied]
+    extra = [n for n in model.tensors if n not in model.tied and (n not in base.tensors or n in base.tied)]
     left = [name for name in extra if any(fnmatchcase(name, pattern) for pattern in allowed)]
     for name in (name for name in extra if name not in left):
         what, fix = f"{model.name} has a tensor that the base does not have", _MISSING

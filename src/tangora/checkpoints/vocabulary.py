@@ -4,8 +4,8 @@ A row that the base has is fused like any other. A row beyond the base's has not
 and all weights it is the mean of the models with a token of that id in their tokenizer. If there is none, the row is
 padding, and the mean of the models that have it. No token is lost: the output's tokenizer is the first that has all.
 
-If no model has more rows than the base, tokenizers are only compared to write the one that has all tokens. If none has
-all, the base's is written, and a note says what it lacks.
+If no model has more rows than the base, the tokenizer that has all tokens is written. If none has all, it is the
+base's, and a note says what that lacks. A token with two ids is refused: rows of unlike tokens would be averaged.
 """
 
 from __future__ import annotations
@@ -16,13 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tangora.errors import FileError, FusionError
+from tangora.checkpoints.tokens import comparable, files_of, tokens_of
+from tangora.errors import FusionError
 from tangora.storage.checkpoint import Checkpoint
-from tangora.support.files import inside, read_json
 
 __all__ = ["Vocabulary", "compare", "owners", "resized"]
-
-_NAMES = ("tokenizer.json", "vocab.json", "added_tokens.json")
 
 
 @dataclass(frozen=True)
@@ -50,22 +48,26 @@ def compare(base: Checkpoint, models: Sequence[Checkpoint], rows: int | None) ->
         rows: the number of rows of the output's vocabulary if it is larger than the base's, else None.
 
     Raises:
-        FusionError: there are more rows, and a tokenizer is missing, gives a token of the base another id, or
-            contradicts another tokenizer, or none has the tokens of all.
+        FusionError: a token has two ids; or there are more rows, and a tokenizer is missing or contradicts another one,
+            or none has the tokens of all.
         FileError: a tokenizer cannot be read.
     """
-    files = {folder: _files(folder) for folder in (base.folder, *(model.folder for model in models))}
-    if rows is None and (not files[base.folder] or _alike([paths for paths in files.values() if paths])):
+    files = {folder: files_of(folder) for folder in (base.folder, *(model.folder for model in models))}
+    if rows is None and _alike([paths for paths in files.values() if paths]):
         return Vocabulary(base.folder)
-    tables = {folder: _tokens(folder) for folder, paths in files.items() if paths or rows is not None}
+    tables = {folder: _tokens(folder, paths) for folder, paths in files.items() if paths or rows is not None}
     read = [path for paths in files.values() for path in paths]
+    if rows is None:
+        notes = _compared(tables, files, base.folder)
+        if base.folder not in tables or not all(comparable(files[base.folder][0], files[f][0]) for f in tables):
+            return Vocabulary(base.folder, (), notes, read)
     holder = next((f for f, table in tables.items() if all(t.items() <= table.items() for t in tables.values())), None)
     if rows is None:
         lacking = {token for table in tables.values() for token in table.keys() - tables[base.folder].keys()}
         note = f"the tokenizer is the base's, which lacks tokens of some models: {_some(lacking)}"
         if holder is not None:
             note = f"the tokenizer is {_name(holder)}'s, with the added tokens {_some(lacking)}"
-        return Vocabulary(holder or base.folder, (), [note] if lacking else [], read)
+        return Vocabulary(holder or base.folder, (), [*notes, note] if lacking else notes, read)
     added = _added(base, {model.folder: tables[model.folder] for model in models}, tables[base.folder])
     if holder is None:
         missing = {_name(f): added.keys() - table.keys() for f, table in tables.items() if f != base.folder}
@@ -102,6 +104,47 @@ def resized(config: Mapping[str, Any], rows: int) -> dict[str, Any]:
     return changed
 
 
+def _tokens(folder: Path, paths: list[Path]) -> dict[str, int]:
+    if not paths:
+        fix = "put each model's tokenizer.json beside it, or cut the embeddings to one length"
+        raise FusionError("embeddings of different lengths, and no tokenizer to compare", where=folder, fix=fix)
+    return tokens_of(paths)
+
+
+def _compared(tables: Mapping[Path, Mapping[str, int]], files: Mapping[Path, Sequence[Path]], base: Path) -> list[str]:
+    """Compare tokenizers of vocabularies of one length; return notes on what cannot be compared, or has two meanings.
+
+    Raises:
+        FusionError: a token has two ids.
+    """
+    notes: list[str] = []
+    for (one, ours), (other, theirs) in itertools.combinations(tables.items(), 2):
+        if not comparable(files[one][0], files[other][0]):
+            notes.append(
+                f"{files[one][0].name} of {_name(one)} and {files[other][0].name} of {_name(other)} were not compared"
+            )
+            continue
+        if moved := sorted(token for token, index in theirs.items() if ours.get(token, index) != index):
+            count = "a token has another id" if len(moved) == 1 else f"{len(moved)} tokens have other ids"
+            what = f"{count} in {_name(other)} than in {_name(one)}, so that rows of unlike tokens would be fused"
+            fix = "fuse models of one vocabulary; or give the model the tokenizer that it was trained with"
+            raise FusionError(what, got=moved[0], where=other, fix=fix)
+        if one == base and (renamed := _renamed(ours, theirs)):
+            shown = [f"{new} instead of {old}" for old, new in renamed[:3]]
+            more = f" and {len(renamed) - 3} more" if len(renamed) > 3 else ""
+            notes.append(f"{_name(other)} has other tokens under ids of the base: {', '.join(shown)}{more}")
+    return notes
+
+
+def _renamed(ours: Mapping[str, int], theirs: Mapping[str, int]) -> list[tuple[str, str]]:
+    """Return pairs of tokens with one id, if the one tokenizer does not have the other's token."""
+    names = {index: token for token, index in ours.items()}
+    taken = set(theirs.values())
+    gone = {index for token, index in ours.items() if index in taken and token not in theirs}
+    kept = {index for token, index in theirs.items() if token in ours}
+    return [(names[i], token) for token, i in sorted(theirs.items()) if i in gone - kept]
+
+
 def _added(base: Checkpoint, tables: Mapping[Path, Mapping[str, int]], ours: Mapping[str, int]) -> dict[str, int]:
     """Return the tokens that the base does not have; raise if their ids contradict each other."""
     added: dict[str, int] = {}
@@ -136,41 +179,9 @@ def _name(folder: Path) -> str:
     return folder.resolve().name
 
 
-def _files(folder: Path) -> list[Path]:
-    """Return the files that a folder's tokens and ids are read from."""
-    names = [name for name in _NAMES if (folder / name).is_file()]
-    if "tokenizer.json" in names:
-        names = names[:1]
-    return [inside(folder, name) for name in names if names != ["added_tokens.json"]]
-
-
 def _alike(files: Sequence[Sequence[Path]]) -> bool:
     return all(len(f) == len(files[0]) and all(map(_equal, f, files[0])) for f in files[1:])
 
 
 def _equal(one: Path, other: Path) -> bool:
     return one.name == other.name and one.read_bytes() == other.read_bytes()
-
-
-def _tokens(folder: Path) -> dict[str, int]:
-    """Read token -> id from the files of a tokenizer."""
-    paths = _files(folder)
-    if not paths:
-        fix = "put each model's tokenizer.json beside it, or cut the embeddings to one length"
-        raise FusionError("embeddings of different lengths, and no tokenizer to compare", where=folder, fix=fix)
-    if paths[0].name != "tokenizer.json":
-        return _numbers({token: index for path in paths for token, index in read_json(path).items()}, paths[0])
-    tokenizer = read_json(paths[0])
-    model, listed = tokenizer.get("model"), tokenizer.get("added_tokens") or []
-    vocabulary: Any = model.get("vocab") if isinstance(model, Mapping) else None
-    if isinstance(vocabulary, list):  # Unigram: pairs of a token and its score
-        vocabulary = {pair[0]: i for i, pair in enumerate(vocabulary) if isinstance(pair, list) and pair}
-    if not isinstance(vocabulary, dict) or not all(isinstance(t, dict) for t in listed):
-        raise FileError("the tokenizer has no vocabulary", where=paths[0], fix="save the tokenizer again")
-    return _numbers({**vocabulary, **{str(t.get("content")): t.get("id") for t in listed}}, paths[0])
-
-
-def _numbers(vocabulary: Mapping[str, Any], path: Path) -> dict[str, int]:
-    if not all(isinstance(index, int) for index in vocabulary.values()):
-        raise FileError("an id that is not a number", where=path, fix="save the tokenizer again")
-    return dict(vocabulary)
