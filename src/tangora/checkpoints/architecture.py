@@ -200,7 +200,7 @@ def _completed(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
     except ImportError:
         return None
     verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.CRITICAL)  # it comments on values that are not compared here
+    logging.set_verbosity(logging.FATAL)  # it comments on values that are not compared here
     try:
         complete: Mapping[str, Any] = CONFIG_MAPPING[config["model_type"]].from_dict(deepcopy(dict(config))).to_dict()
     except Exception:  # a class may raise anything on values that it does not expect
