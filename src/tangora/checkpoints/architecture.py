@@ -11,6 +11,7 @@ transformers does not have the class, the keys of both files are compared as the
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -196,15 +197,15 @@ def _completed(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Return a configuration with the defaults of its class; None if transformers cannot read it."""
     try:
         from transformers import CONFIG_MAPPING  # deferred: it takes a second to import
-        from transformers.utils import logging
+        from transformers.utils.logging import get_verbosity, set_verbosity
     except ImportError:
         return None
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.FATAL)  # it comments on values that are not compared here
+    verbosity = get_verbosity()
+    set_verbosity(logging.CRITICAL)  # it comments on values that are not compared here
     try:
         complete: Mapping[str, Any] = CONFIG_MAPPING[config["model_type"]].from_dict(deepcopy(dict(config))).to_dict()
     except Exception:  # a class may raise anything on values that it does not expect
         return None
     finally:
-        logging.set_verbosity(verbosity)
+        set_verbosity(verbosity)
     return complete
