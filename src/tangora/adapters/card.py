@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from tangora.adapters.model_classes import labels_of, model_class
 from tangora.support.markdown import as_code, as_table, as_text
 from tangora.support.seams import FAMILIES, SPACES
 from tangora.support.yaml import dump
@@ -179,11 +180,7 @@ def _loading(adapter: Adapter) -> str:
     if (base.model or "").startswith("builtin:"):
         imports, made = _BUILTIN, f"load_base(BaseConfig(family={base.family!r}, model={base.model!r})).backbone"
     else:
-        family = FAMILIES.get(base.family) if base.family is not None and base.family in FAMILIES else None
-        loader = family.auto_class(base.model or "") if family is not None else "AutoModel"
-        revision = f", revision={json.dumps(base.revision)}" if base.revision else ""
-        imports = f"from transformers import {loader}\n"
-        made = f"{loader}.from_pretrained({json.dumps(base.model or 'the/base-model')}{revision})"
+        imports, made = _base_code(adapter)
     own = [task for task in adapter.heads if task in adapter.records]
     if own:
         text += " The trained head of every task is in `heads/`, beside a JSON file that describes its use."
@@ -194,6 +191,24 @@ def _loading(adapter: Adapter) -> str:
         text += " First, load the head of one task into the base."
     code = f"{head}{imports}\nbase = {made}\n{tail}"
     return f"## How to load it\n\n{text}\n\n```python\n{code}```"
+
+
+def _base_code(adapter: Adapter) -> tuple[str, str]:
+    """Return the code that imports the class of the base, and the expression that loads it."""
+    base = adapter.metadata.base
+    arguments = json.dumps(base.model or "the/base-model")
+    arguments += f", revision={json.dumps(base.revision)}" if base.revision else ""
+    if base.family is not None and base.family in FAMILIES:
+        loader = FAMILIES.get(base.family).auto_class(base.model or "")
+        return f"from transformers import {loader}\n", f"{loader}.from_pretrained({arguments})"
+    named = model_class(adapter.config)
+    if named is None:  # only the base's configuration names its class
+        loader = f"getattr(transformers, AutoConfig.from_pretrained({arguments}).architectures[0])"
+        return "import transformers\nfrom transformers import AutoConfig\n", f"{loader}.from_pretrained({arguments})"
+    saved = [adapter.whole, *(head for task, head in adapter.heads.items() if task not in adapter.records)]
+    labels = next((n for named in saved if (n := labels_of({k: v.shape for k, v in named.items()}))), None)
+    arguments += f", num_labels={labels}" if labels is not None else ""
+    return f"from transformers import {named}\n", f"{named}.from_pretrained({arguments})"
 
 
 def _provenance(adapter: Adapter) -> str:

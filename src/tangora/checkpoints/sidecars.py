@@ -50,10 +50,20 @@ def write_sidecars(
             config[key] = _DTYPE_NAMES[lineage["dtype"]]
     write_json(folder / CONFIG, config)
     write_json(folder / LINEAGE, lineage)
-    write_text(folder / "README.md", _card(lineage))
+    write_text(folder / "README.md", _card(lineage, config))
 
 
-def _card(lineage: Mapping[str, Any]) -> str:
+def _loading(config: Mapping[str, Any]) -> str:
+    """Return the code that loads the checkpoint, by the class that its configuration names."""
+    named, custom = str((config.get("architectures") or [""])[0]), config.get("auto_map")
+    loader = named if named.isidentifier() and not custom else "AutoModel"
+    if isinstance(custom, Mapping):
+        loader = next((str(key) for key in custom if str(key).startswith("AutoModel")), loader)
+    code = ", trust_remote_code=True" if custom else ""
+    return f'from transformers import {loader}\n\nmodel = {loader}.from_pretrained("path/to/this/folder"{code})\n'
+
+
+def _card(lineage: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     base, parents = lineage["base"], lineage["parents"]
     front = ["---"]
     if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(base.get("model") or "")):
@@ -76,8 +86,7 @@ def _card(lineage: Mapping[str, Any]) -> str:
         "it, computed in float32 or wider and rounded once.",
         f"## How it was fused\n\n{as_table(('', ''), rows)}\n\n{table}",
         f"## Notes\n\n{notes}" if notes else "",
-        "## How to load it\n\n```python\nfrom transformers import AutoModel\n\n"
-        'model = AutoModel.from_pretrained("path/to/this/folder")\n```\n\n'
+        f"## How to load it\n\n```python\n{_loading(config)}```\n\n"
         f"All of this in machine-readable form: `{LINEAGE}`.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"

@@ -14,29 +14,22 @@ from torch import nn
 
 from tangora.adapters.adapter import load
 from tangora.adapters.contract import format_of
-from tangora.adapters.formats.lora.reading import CONFIG
+from tangora.adapters.formats.lora.names import sort_tensors
+from tangora.adapters.formats.lora.reading import CONFIG, weights_path
 from tangora.adapters.kinds import KINDS
 from tangora.adapters.metadata import BaseInfo, Metadata, read_metadata
+from tangora.adapters.model_classes import labels_of, model_class
 from tangora.config.recipe import BaseSettings
 from tangora.config.tasks import base_settings
 from tangora.errors import FileError, ModelError
 from tangora.modes.contract import mode_of
+from tangora.storage.header import read_header
 from tangora.support.files import inside, read_json
 from tangora.support.seams import FAMILIES
 from tangora.tasks.base import pretrained, take_out, weights_fingerprint
 from tangora.tasks.load import load_base
 
 __all__ = ["load_model"]
-
-_AUTO = {
-    "CAUSAL_LM": "AutoModelForCausalLM",
-    "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
-    "SEQ_CLS": "AutoModelForSequenceClassification",
-    "TOKEN_CLS": "AutoModelForTokenClassification",
-    "QUESTION_ANS": "AutoModelForQuestionAnswering",
-    "FEATURE_EXTRACTION": "AutoModel",
-}
-"""peft's task type -> the class that loads its base."""
 
 
 def load_model(
@@ -82,7 +75,10 @@ def load_model(
     """
     path = Path(folder)
     metadata, config = _descriptions(path)
-    model = base if isinstance(base, nn.Module) else _loaded(metadata, config, base, trust_remote_code)
+    if isinstance(base, nn.Module):
+        model = base
+    else:
+        model = _loaded(metadata, _Loader(config, _saved_whole(path, config)), base, trust_remote_code)
     if not same_base:
         _refuse_another(model, metadata, path)
     # The adapter was trained without these layers, and its targets may match names in them.
@@ -116,7 +112,7 @@ def _descriptions(path: Path) -> tuple[Metadata, Mapping[str, Any]]:
 
 
 def _loaded(
-    metadata: Metadata, config: Mapping[str, Any], base: str | os.PathLike[str] | None, trust: bool
+    metadata: Metadata, loader: _Loader, base: str | os.PathLike[str] | None, trust: bool
 ) -> nn.Module:
     """Load the base in float32, by its family if that is known, so that it equals the one used in training."""
     name = metadata.base.model if base is None else os.fspath(base)
@@ -130,25 +126,39 @@ def _loaded(
     if metadata.base.family is not None:
         return load_base(base_settings({"family": metadata.base.family, **keys}, "load_model.base")).backbone
     keys["family"] = "that its configuration names"  # shown only if the checkpoint does not fit
-    return pretrained(_Loader(config), BaseSettings.model_construct(None, **keys))
+    return pretrained(loader, BaseSettings.model_construct(None, **keys), replaced=loader.whole)
 
 
 @dataclass(frozen=True)
 class _Loader:
-    """``from_pretrained`` of the class named by an adapter's configuration or by its base's checkpoint."""
+    """``from_pretrained`` of the class named by an adapter's configuration or by its base's checkpoint.
+
+    Args:
+        adapter: ``adapter_config.json``.
+        whole: the shapes of parameters that the adapter saved whole. Its head may be in them alone.
+    """
 
     adapter: Mapping[str, Any]
+    whole: Mapping[str, tuple[int, ...]]
 
     def from_pretrained(self, name: str, *, revision: str | None, trust_remote_code: bool, **options: Any) -> Any:
         import transformers  # deferred: it takes seconds to import
 
         source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-        named = (self.adapter.get("auto_mapping") or {}).get("base_model_class") or _AUTO.get(
-            str(self.adapter.get("task_type"))
-        )
+        named = model_class(self.adapter)
         if named is None:
             named = (transformers.AutoConfig.from_pretrained(name, **source).architectures or ["AutoModel"])[0]
+        if (labels := labels_of(self.whole)) is not None:
+            options |= {"num_labels": labels, "ignore_mismatched_sizes": True}
         return getattr(transformers, named, transformers.AutoModel).from_pretrained(name, **source, **options)
+
+
+def _saved_whole(path: Path, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the parameters that a PEFT adapter saved whole."""
+    if not config:
+        return {}
+    file = weights_path(path)
+    return {name: stored.shape for name, stored in sort_tensors(read_header(file), config, file).whole.items()}
 
 
 def _unused(family: str | None) -> tuple[str, ...]:

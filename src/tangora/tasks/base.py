@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,13 +81,16 @@ def location(config: BaseSettings) -> str:
     return str(quickstart.encoder()) if config.model == BUILTIN else config.model
 
 
-def pretrained(loader: Any, config: BaseSettings, *, unused: Sequence[str] = ()) -> nn.Module:
+def pretrained(
+    loader: Any, config: BaseSettings, *, unused: Sequence[str] = (), replaced: Collection[str] = ()
+) -> nn.Module:
     """Load a model in float32 through ``loader.from_pretrained``, with every weight from the checkpoint.
 
     Args:
         loader: an ``AutoModel`` class or a model class.
         config: the base's settings.
         unused: children whose weights may be missing, because the family does not use them.
+        replaced: weights that may be missing or of another shape, because an adapter replaces them.
     """
     path = location(config)
     with _loading(config, path):
@@ -99,7 +102,8 @@ def pretrained(loader: Any, config: BaseSettings, *, unused: Sequence[str] = ())
             dtype=torch.float32,
             output_loading_info=True,
         )
-    missing = sorted(k for k in info["missing_keys"] if k.split(".")[0] not in unused)
+    odd = {*info["missing_keys"], *(mismatched[0] for mismatched in info.get("mismatched_keys") or ())}
+    missing = sorted(k for k in odd if k.split(".")[0] not in unused and k not in replaced)
     if missing:
         raise ModelError(
             f"the checkpoint lacks {len(missing)} weights of {type(model).__name__}, such as {missing[0]}",
