@@ -46,7 +46,7 @@ HEADED = [name for name, (_, adapted, _, _) in KINDS.items() if "Classification"
 
 @pytest.fixture
 def made(tmp_path):
-    """Write a base; return a function that writes an adapter of it by stock peft and returns the model that wrote it."""
+    """Write a base; return a function that writes an adapter of it by stock peft, and returns the adapted model."""
 
     def make(name: str, folder: Path, seed: int) -> Any:
         base, adapted, settings, options = KINDS[name]
@@ -67,7 +67,7 @@ def made(tmp_path):
 
 
 def run(folder: Path) -> Any:
-    """Run the code of a folder's card; every weight of the base comes from its files, or the class does not fit."""
+    """Run the code of a folder's card; return its model."""
     code = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
     assert code is not None
     names: dict[str, Any] = {}
