@@ -86,8 +86,7 @@ def _card(lineage: Mapping[str, Any], config: Mapping[str, Any]) -> str:
         "it, computed in float32 or wider and rounded once.",
         f"## How it was fused\n\n{as_table(('', ''), rows)}\n\n{table}",
         f"## Notes\n\n{notes}" if notes else "",
-        f"## How to load it\n\n```python\n{_loading(config)}```\n\n"
-        f"All of this in machine-readable form: `{LINEAGE}`.",
+        f"## How to load it\n\n```python\n{_loading(config)}```\n\nAll of this in machine-readable form: `{LINEAGE}`.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 

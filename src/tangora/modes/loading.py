@@ -111,9 +111,7 @@ def _descriptions(path: Path) -> tuple[Metadata, Mapping[str, Any]]:
     return metadata or Metadata(base=named), config
 
 
-def _loaded(
-    metadata: Metadata, loader: _Loader, base: str | os.PathLike[str] | None, trust: bool
-) -> nn.Module:
+def _loaded(metadata: Metadata, loader: _Loader, base: str | os.PathLike[str] | None, trust: bool) -> nn.Module:
     """Load the base in float32, by its family if that is known, so that it equals the one used in training."""
     name = metadata.base.model if base is None else os.fspath(base)
     if name is None:
