@@ -415,7 +415,7 @@ def test_bases():
     ]:
         with pytest.raises(FusionError, match="same_base=True"):
             fuse([x, y])
-    with pytest.raises(FusionError, match="task1 has a, weights x, task1 has a, weights z"):
+    with pytest.raises(FusionError, match=r"task1 has a, weights x, task1 \(3\) has a, weights z"):
         fuse([on("a", "x"), on("a"), on("a", "z")])
 
 

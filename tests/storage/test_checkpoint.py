@@ -28,6 +28,8 @@ def test_the_fingerprint_samples_large_tensors(tmp_path):
 
 
 def index(folder, table):
+    """Write an index, which counts only without ``model.safetensors``."""
+    (folder / "model.safetensors").unlink(missing_ok=True)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": table}))
 
 
@@ -76,9 +78,10 @@ def test_refusals(tmp_path):
     (folder / "pytorch_model.bin").unlink()
     with pytest.raises(FileError, match="no checkpoint here"):
         open_checkpoint(folder)
-    (folder / "config.json").write_text("[")
+    damaged = save(tmp_path / "b", tensors())
+    (damaged / "config.json").write_text("[")
     with pytest.raises(FileError, match="JSON"):
-        open_checkpoint(folder)
+        open_checkpoint(damaged)
 
 
 @pytest.mark.parametrize("table", [{}, [], {"a": 1}, None])

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, cast, runtime_checkable
 
 from tangora.errors import AdapterError, FileError
-from tangora.storage.checkpoint import CONFIG, is_adapter
+from tangora.storage.recognition import ambiguous, contents_of, missing, pickled, refused_pickle, weights_of
 from tangora.support.files import inside, read_json
 from tangora.support.seams import FORMATS
 
@@ -142,9 +142,27 @@ def format_of(path: Path) -> Format:
     if names:
         fix = "keep the files of one format only, or uninstall the package of another"
         raise AdapterError("several formats recognize this", got=", ".join(names), where=path, fix=fix)
+    _refuse_by_content(path)
     fix = "give the folder of a LoRA adapter; of another kind, merge it into its base with peft, and fuse checkpoints"
     what = f"no format recognizes this as an adapter (formats: {', '.join(FORMATS)})"
     raise AdapterError(what, got=_content_of(path), where=path, fix=fix)
+
+
+def _refuse_by_content(path: Path) -> None:
+    """Raise the error that describes a path without an adapter better than by what it is not."""
+    if path.is_file():
+        if contents_of(path.parent) != "nothing":
+            what, fix = "a file where the folder of an adapter is needed", f"give its folder: {path.parent}"
+            raise AdapterError(what, got=path.name, where=path, fix=fix)
+        return
+    held = contents_of(path)
+    if held == "checkpoint":
+        if weights_of(path) is None:
+            raise refused_pickle(path / pickled(path)[0], AdapterError)
+        fix = "give adapters, and merge checkpoints with tangora merge"
+        raise AdapterError("a full checkpoint where an adapter is needed", where=path, fix=fix)
+    if held == "nothing" and (described := missing(path, AdapterError)) is not None:
+        raise described
 
 
 def _content_of(path: Path) -> str:
@@ -157,7 +175,12 @@ def _content_of(path: Path) -> str:
 
 
 def holds_adapter(path: Path) -> bool:
-    """Return whether a path holds an adapter and no checkpoint; formats are not tried on a checkpoint."""
-    if path.is_dir() and (path / CONFIG).exists():
-        return False
-    return is_adapter(path) or (path.exists() and bool(recognized_by(path)))
+    """Return whether a path holds an adapter, and not a checkpoint; other packages' formats are tried last.
+
+    Raises:
+        FileError: it holds both.
+    """
+    held = contents_of(path)
+    if held == "both":
+        raise ambiguous(path)
+    return held == "adapter" or (held == "nothing" and path.exists() and bool(recognized_by(path)))

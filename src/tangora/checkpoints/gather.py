@@ -11,7 +11,8 @@ from tangora.checkpoints.align import align
 from tangora.checkpoints.models import Models, Request, computation_of, lineage_of, stamps_of
 from tangora.checkpoints.steps import check_method
 from tangora.errors import ArgumentError, FusionError
-from tangora.storage.checkpoint import Checkpoint, open_checkpoint
+from tangora.storage.checkpoint import Checkpoint, open_checkpoint, refuse_quantized
+from tangora.support.names import names_of
 
 __all__ = ["gather"]
 
@@ -45,7 +46,9 @@ def gather(
         return gather_adapters(base, models, request)
     _refuse_options_of_adapters(request)
     check_method(request.method)
-    opened = [open_checkpoint(model) for model in models]
+    opened = [open_checkpoint(model, name) for model, name in zip(models, names_of(models), strict=True)]
+    for model in opened:
+        refuse_quantized(model)
     aligned = align(base, opened, allow_missing)
     names = [model.name for model in opened]
     prints = [model.fingerprint for model in opened]

@@ -24,7 +24,7 @@ from tangora.fusion.computation import Computation
 from tangora.fusion.weights import Weights, WeightTable
 from tangora.methods import get
 from tangora.progress import Progress
-from tangora.storage.checkpoint import INDEX, Checkpoint, open_checkpoint
+from tangora.storage.checkpoint import INDEX, Checkpoint, open_checkpoint, refuse_quantized
 from tangora.storage.files import InputFiles
 from tangora.storage.header import ITEMSIZE
 from tangora.support.files import digest, refuse_output, write_text
@@ -152,6 +152,7 @@ def fuse_checkpoints(
     kind, size, workers = _dtype(dtype), _bytes(shard_size), _threads(threads)
     _check_device(device)
     origin = open_checkpoint(base)
+    refuse_quantized(origin)
     inputs = gather(origin, models, allow_missing, Request(chosen, weights, parameters, seed, space, same_base, heads))
     plan = make_plan(inputs.targets, dtype=kind, shard_size=size, block=block)
     if not inputs.computation.method.linear or "F16" in plan.dtypes or (plan.wide and "BF16" in plan.dtypes):

@@ -81,7 +81,6 @@ def lineage_of(
     base: Checkpoint, request: Request, computation: Computation, names: Sequence[str], prints: Sequence[str]
 ) -> dict[str, Any]:
     """Return how the output is made, for ``tangora_fusion.json``."""
-    model = base.config.get("_name_or_path")
     parents = [{"name": name, "fingerprint": text} for name, text in zip(names, prints, strict=True)]
     return {
         "format": FORMAT,
@@ -91,7 +90,7 @@ def lineage_of(
         "weights": computation.weights,
         "random": request.method.random,
         "seed": request.seed,
-        "base": {"name": base.name, "model": model or None, "fingerprint": base.fingerprint},
+        "base": {"name": base.name, "model": base.model, "fingerprint": base.fingerprint},
         "parents": parents,
     }
 

@@ -56,9 +56,10 @@ def compare(base: Checkpoint, models: Sequence[Checkpoint], rows: int | None) ->
     if rows is None and _alike([paths for paths in files.values() if paths]):
         return Vocabulary(base.folder)
     tables = {folder: _tokens(folder, paths) for folder, paths in files.items() if paths or rows is not None}
+    names = {one.folder: one.name for one in (base, *models)}
     read = [path for paths in files.values() for path in paths]
     if rows is None:
-        notes = _compared(tables, files, base.folder)
+        notes = _compared(tables, files, names)
         if base.folder not in tables or not all(comparable(files[base.folder][0], files[f][0]) for f in tables):
             return Vocabulary(base.folder, (), notes, read)
     holder = next((f for f, table in tables.items() if all(t.items() <= table.items() for t in tables.values())), None)
@@ -66,16 +67,17 @@ def compare(base: Checkpoint, models: Sequence[Checkpoint], rows: int | None) ->
         lacking = {token for table in tables.values() for token in table.keys() - tables[base.folder].keys()}
         note = f"the tokenizer is the base's, which lacks tokens of some models: {_some(lacking)}"
         if holder is not None:
-            note = f"the tokenizer is {_name(holder)}'s, with the added tokens {_some(lacking)}"
+            note = f"the tokenizer is {names[holder]}'s, with the added tokens {_some(lacking)}"
         return Vocabulary(holder or base.folder, (), [*notes, note] if lacking else notes, read)
     added = _added(base, {model.folder: tables[model.folder] for model in models}, tables[base.folder])
     if holder is None:
-        missing = {_name(f): added.keys() - table.keys() for f, table in tables.items() if f != base.folder}
-        least = min(missing, key=lambda name: len(missing[name]))
-        what = f"no tokenizer has the added tokens of all models; {least}'s lacks {_some(missing[least])}"
+        missing = {folder: added.keys() - table.keys() for folder, table in tables.items() if folder != base.folder}
+        least = min(missing, key=lambda folder: len(missing[folder]))
+        what = f"no tokenizer has the added tokens of all models; {names[least]}'s lacks {_some(missing[least])}"
         fix = "add them, under their ids, to the tokenizer of one model; it need not have their rows"
         raise FusionError(what, where="fuse.models", fix=fix)
-    return Vocabulary(holder, [set(tables[m.folder].values()) for m in models], [_note(rows, added, holder)], read)
+    note = _note(rows, added, names[holder])
+    return Vocabulary(holder, [set(tables[m.folder].values()) for m in models], [note], read)
 
 
 def owners(first: int, lengths: Sequence[int], ids: Sequence[Collection[int]]) -> Iterator[tuple[list[int], int, int]]:
@@ -111,7 +113,9 @@ def _tokens(folder: Path, paths: list[Path]) -> dict[str, int]:
     return tokens_of(paths)
 
 
-def _compared(tables: Mapping[Path, Mapping[str, int]], files: Mapping[Path, Sequence[Path]], base: Path) -> list[str]:
+def _compared(
+    tables: Mapping[Path, Mapping[str, int]], files: Mapping[Path, Sequence[Path]], names: Mapping[Path, str]
+) -> list[str]:
     """Compare tokenizers of vocabularies of one length; return notes on what cannot be compared, or has two meanings.
 
     Raises:
@@ -121,18 +125,18 @@ def _compared(tables: Mapping[Path, Mapping[str, int]], files: Mapping[Path, Seq
     for (one, ours), (other, theirs) in itertools.combinations(tables.items(), 2):
         if not comparable(files[one][0], files[other][0]):
             notes.append(
-                f"{files[one][0].name} of {_name(one)} and {files[other][0].name} of {_name(other)} were not compared"
+                f"{files[one][0].name} of {names[one]} and {files[other][0].name} of {names[other]} were not compared"
             )
             continue
         if moved := sorted(token for token, index in theirs.items() if ours.get(token, index) != index):
             count = "a token has another id" if len(moved) == 1 else f"{len(moved)} tokens have other ids"
-            what = f"{count} in {_name(other)} than in {_name(one)}, so that rows of unlike tokens would be fused"
+            what = f"{count} in {names[other]} than in {names[one]}, so that rows of unlike tokens would be fused"
             fix = "fuse models of one vocabulary; or give the model the tokenizer that it was trained with"
             raise FusionError(what, got=moved[0], where=other, fix=fix)
-        if one == base and (renamed := _renamed(ours, theirs)):
+        if one == next(iter(names)) and (renamed := _renamed(ours, theirs)):
             shown = [f"{new} instead of {old}" for old, new in renamed[:3]]
             more = f" and {len(renamed) - 3} more" if len(renamed) > 3 else ""
-            notes.append(f"{_name(other)} has other tokens under ids of the base: {', '.join(shown)}{more}")
+            notes.append(f"{names[other]} has other tokens under ids of the base: {', '.join(shown)}{more}")
     return notes
 
 
@@ -165,18 +169,14 @@ def _added(base: Checkpoint, tables: Mapping[Path, Mapping[str, int]], ours: Map
     return added
 
 
-def _note(rows: int, added: Mapping[str, int], holder: Path) -> str:
+def _note(rows: int, added: Mapping[str, int], holder: str) -> str:
     note = f"the vocabulary has {rows} rows; those beyond the base's are means of the models that have them"
-    return f"{note}; the tokenizer is {_name(holder)}'s, with the added tokens {_some(added)}" if added else note
+    return f"{note}; the tokenizer is {holder}'s, with the added tokens {_some(added)}" if added else note
 
 
 def _some(tokens: Collection[str]) -> str:
     shown = sorted(tokens)
     return ", ".join(shown[:5]) + (f" and {len(shown) - 5} more" if len(shown) > 5 else "")
-
-
-def _name(folder: Path) -> str:
-    return folder.resolve().name
 
 
 def _alike(files: Sequence[Sequence[Path]]) -> bool:

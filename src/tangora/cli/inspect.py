@@ -75,6 +75,8 @@ def _lines(one: Inspected) -> Iterator[str]:
         yield f"  saved whole: {', '.join(one.heads[:6]) + (', …' if len(one.heads) > 6 else '')}"
     if one.needs_base:
         yield f"  needs --base: {one.needs_base}"
+    if one.quantized:
+        yield f"  quantized: {one.quantized}"
     for head, embedding in one.tied.items():
         yield f"  tied: {head} is {embedding}"
 

@@ -156,7 +156,7 @@ def _sorted_out(options: MergeOptions) -> tuple[Path, list[Path]]:
         FileError: a folder does not exist.
     """
     for folder in options.models:
-        if not folder.is_dir():
+        if not folder.exists():
             fix = "give folders of adapters or of checkpoints"
             raise FileError("no such folder", where=folder, fix=fix)
     adapters = [folder for folder in options.models if _is_adapter(folder)]
@@ -180,9 +180,9 @@ def _sorted_out(options: MergeOptions) -> tuple[Path, list[Path]]:
 
 
 def _is_adapter(folder: Path) -> bool:
-    from tangora.storage.checkpoint import is_adapter  # deferred: --help needs none of it
+    from tangora.adapters.contract import holds_adapter  # deferred: --help needs none of it
 
-    return is_adapter(folder)
+    return holds_adapter(folder)
 
 
 def merged_lines(merged: Merged, dry_run: bool = False, origin: str = "") -> Iterator[str]:

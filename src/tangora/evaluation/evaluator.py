@@ -24,6 +24,7 @@ from tangora.errors import DataError, ModelError
 from tangora.modes import answers
 from tangora.modes.contract import mode_of
 from tangora.support.files import digest, writing
+from tangora.support.names import hub_name
 from tangora.support.seams import FAMILIES, METRICS
 from tangora.support.shown import one_line
 from tangora.support.source import source_digest
@@ -244,7 +245,7 @@ def refuse_another_base(adapter: Adapter | None, base: Base, *, same_base: bool 
     made_for = adapter.metadata.base if adapter is not None and not same_base else None
     if made_for is None:
         return
-    name, own = (PurePath(one or "").name.lower() for one in (made_for.model, base.config.model))
+    name, own = (PurePath(hub_name(one or "") or one or "").name.lower() for one in (made_for.model, base.config.model))
     if made_for.fingerprint:
         what, different = "the adapter was made for other base weights", made_for.fingerprint != base.fingerprint
     else:

@@ -25,6 +25,7 @@ from tangora.fusion.statistics import MethodStatistics, StatisticsLike, match, o
 from tangora.fusion.weights import Weights, WeightTable, tabulate
 from tangora.methods import Method, get
 from tangora.storage.checkpoint import open_base
+from tangora.support.names import names_of, numbered
 from tangora.support.threads import in_threads
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ class Fusion:
         check_heads(heads)
         origin = open_base(base)
         self.adapters = [a if isinstance(a, Adapter) else load(a, origin, lazily=True) for a in adapters]
-        self.names = list(names) if names is not None else [_name(i, *x) for i, x in _pairs(adapters, self.adapters)]
+        self.names = list(names) if names is not None else _names(adapters, self.adapters)
         if len(self.names) != len(self.adapters):
             raise ArgumentError("one name per adapter", got=len(self.names), where="fuse.names")
         self.space, self.seed, self.heads = space, seed, heads
@@ -262,11 +263,8 @@ def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
-def _pairs(given: Sequence[AdapterLike], adapters: Sequence[Adapter]) -> list[tuple[int, tuple[AdapterLike, Adapter]]]:
-    return list(enumerate(zip(given, adapters, strict=True)))
-
-
-def _name(index: int, given: AdapterLike, adapter: Adapter) -> str:
-    if not isinstance(given, Adapter):
-        return os.path.basename(os.path.normpath(os.fspath(given)))
-    return adapter.metadata.task or f"adapter {index + 1}"
+def _names(given: Sequence[AdapterLike], adapters: Sequence[Adapter]) -> list[str]:
+    """Return a name for each adapter, different from the others': its folder's, or its task."""
+    folders = iter(names_of([one for one in given if not isinstance(one, Adapter)]))
+    tasks = (a.metadata.task or f"adapter {i + 1}" for i, a in enumerate(adapters))
+    return numbered([t if isinstance(g, Adapter) else next(folders) for g, t in zip(given, tasks, strict=True)])

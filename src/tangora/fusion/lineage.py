@@ -16,6 +16,7 @@ from tangora.adapters.formats.lora.settings import parameters_of
 from tangora.adapters.initial import fingerprint
 from tangora.adapters.metadata import BaseInfo, FusedInfo, Metadata
 from tangora.errors import ArgumentError, FusionError
+from tangora.support.names import hub_name
 from tangora.updates.task_vector import LowRank, TaskVector, Update
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def _check_base(a: str, x: BaseInfo, b: str, y: BaseInfo) -> None:
     if x.fingerprint and y.fingerprint:
         different = x.fingerprint != y.fingerprint
     else:
-        different = x.model != y.model or bool(x.revision and y.revision and x.revision != y.revision)
+        different = _known(x.model) != _known(y.model) or bool(x.revision and y.revision and x.revision != y.revision)
     if different:
         raise FusionError(f"different bases: {a} has {_base(x)}, {b} has {_base(y)}", where=_WHERE, fix=fix)
 
@@ -69,18 +70,28 @@ def check_belongs(adapters: Sequence[Adapter], names: Sequence[str], base: Check
     """Refuse a base folder that is not the base which the adapters name, if both are named.
 
     Folders are renamed and moved, so only the last parts of the names are compared, and the folder's name is accepted.
+    In the Hub's cache the path contains the model's name, which counts alone.
 
     Raises:
         FusionError: the names differ; the message has both.
     """
-    stated = str(base.config.get("_name_or_path") or "")
-    accepted = {PurePath(stated).name.lower(), base.name.lower()}
+    stated = base.model or ""
+    accepted = {_last(stated), _last(base.name)}
     for name, adapter in zip(names, adapters, strict=True):
         made_for = adapter.metadata.base.model
-        if stated and made_for and PurePath(made_for).name.lower() not in accepted:
+        if stated and made_for and _last(made_for) not in accepted:
             what = f"{name} was made for {_base(adapter.metadata.base)}, the base given is {stated}"
             fix = "give the adapters' base; if the two are the same weights, use same_base=True, --same-base"
             raise FusionError(what, where="fuse.base", fix=fix)
+
+
+def _last(model: str) -> str:
+    return PurePath(hub_name(model) or model).name.lower()
+
+
+def _known(model: str | None) -> str | None:
+    """Return the Hub's name for a path in its cache, and any other name as it is."""
+    return model and (hub_name(model) or model)
 
 
 def _base(base: BaseInfo) -> str:

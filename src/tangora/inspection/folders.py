@@ -38,6 +38,7 @@ class Inspected:
         parameters: number of entries of the tensors.
         sites: those of an adapter.
         shards, tensors, tied: of a checkpoint: number of files, number of tensors, output head -> input embedding.
+        quantized: how a checkpoint's weights are quantized, so that it cannot be fused.
         initial: the fingerprint of φ₀.
         start: whether φ₀ is saved in its own file: the adapter may not have started at the base.
         heads: parameters that are saved whole, and saved heads of tasks.
@@ -60,6 +61,7 @@ class Inspected:
     shards: int | None = None
     tensors: int | None = None
     tied: dict[str, str] = field(default_factory=dict)
+    quantized: str | None = None
     initial: str | None = None
     start: bool = False
     heads: list[str] = field(default_factory=list)
@@ -103,11 +105,12 @@ def _checkpoint(folder: Path) -> Inspected:
     return Inspected(
         str(folder),
         "checkpoint",
-        base={"model": checkpoint.config.get("_name_or_path") or None, "type": checkpoint.config.get("model_type")},
+        base={"model": checkpoint.model, "type": checkpoint.config.get("model_type")},
         **_counted(checkpoint.tensors),
         shards=len(checkpoint.files),
         tensors=len(checkpoint.tensors),
         tied=dict(list(checkpoint.tied.items())[:1]) if tied else {},
+        quantized=checkpoint.quantized,
         content=checkpoint,
     )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from tangora.checkpoints.align import align
@@ -16,6 +15,8 @@ from tangora.fusion.contract import space_of
 from tangora.fusion.lineage import check
 from tangora.inspection.folders import Inspected, adapters_of, checkpoints_of
 from tangora.methods import Method, methods
+from tangora.storage.checkpoint import refuse_quantized
+from tangora.support.names import names_of
 from tangora.support.seams import SPACES
 from tangora.support.shown import one_line
 
@@ -52,6 +53,12 @@ def fusable(inspected: Sequence[Inspected]) -> Fusable:
         if one.problem is not None:
             answer.reasons["all"] = one.problem
             return answer
+    try:
+        for checkpoint in checkpoints_of(inspected):
+            refuse_quantized(checkpoint)
+    except TangoraError as reason:
+        answer.reasons["all"] = str(reason)
+        return answer
     adapters, checkpoints = adapters_of(inspected), checkpoints_of(inspected)
     if adapters and len(checkpoints) > 1:
         answer.reasons["all"] = "adapters and more than one checkpoint: fuse the adapters onto one base"
@@ -73,7 +80,7 @@ def _vectors(adapters: Sequence[Inspected]) -> tuple[list[Any], list[Any]]:
 
 
 def _adapters(adapters: Sequence[Inspected], answer: Fusable) -> None:
-    opened, names = [one.content for one in adapters], [Path(one.path).name for one in adapters]
+    opened, names = [one.content for one in adapters], names_of([one.path for one in adapters])
     try:
         check(opened, names, same_base=False)
     except TangoraError as reason:

@@ -1,8 +1,9 @@
 """A checkpoint's folder: its configuration and the location of every tensor. Only headers and a few samples are read.
 
 A folder holds ``config.json`` and either ``model.safetensors`` or ``model.safetensors.index.json`` with the shards that
-it names. No file outside the folder is opened: an index may name files only, and a link may lead out of it in
-one case, the Hub's cache, where ``snapshots/<revision>/`` links to ``blobs/`` beside it. Pickles are refused.
+it names. Of both, transformers loads the first, and so does this module (`tangora.storage.recognition`). No file
+outside the folder is opened: an index may name files only, and a link may lead out of it in one case, the Hub's cache,
+where ``snapshots/<revision>/`` links to ``blobs/`` beside it. Pickles are refused.
 
 Tied weights: if the configuration ties the output head to the input embedding, the head is that embedding, stored or
 not. `Checkpoint.find` then returns the embedding, so that a tied and an untied checkpoint can be compared.
@@ -13,22 +14,33 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from tangora.errors import ArgumentError, FileError
 from tangora.storage.header import Stored, read_header
+from tangora.storage.quantization import quantization_of, refused_quantized
+from tangora.storage.recognition import (
+    CONFIG,
+    INDEX,
+    SINGLE,
+    ambiguous,
+    contents_of,
+    missing,
+    pickled,
+    refused_pickle,
+    weights_of,
+)
 from tangora.support.files import inside, read_json
+from tangora.support.names import hub_name, names_of
 
-__all__ = ["CONFIG", "INDEX", "SINGLE", "Checkpoint", "is_adapter", "open_base", "open_checkpoint"]
+__all__ = ["CONFIG", "INDEX", "SINGLE", "Checkpoint", "open_base", "open_checkpoint", "refuse_quantized"]
 
-CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 _HEADS = ("lm_head.weight", "embed_out.weight", "output.weight", "cls.predictions.decoder.weight")
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight", "shared.weight")
 _SAMPLE = 4096
-_ADAPTER_FILES = ("adapter_config.json", "delta.safetensors")
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,16 +51,33 @@ class Checkpoint:
         folder: where it is.
         config: ``config.json``.
         tensors: name -> where its bytes are, in the order of the files.
+        label: a name that tells it apart from other checkpoints; the folder's if empty.
     """
 
     folder: Path
     config: Mapping[str, Any]
     tensors: Mapping[str, Stored]
+    label: str = field(default="", kw_only=True)
 
     @property
     def name(self) -> str:
-        """The folder's."""
-        return Path(os.path.abspath(self.folder)).name
+        """The label, or else the folder's name; in the Hub's cache, the model's."""
+        return self.label or names_of([self.folder])[0]
+
+    @property
+    def model(self) -> str | None:
+        """The model's name on the Hub or where it was loaded from, as far as folder and configuration contain it.
+
+        In the Hub's cache it is in the path. The configuration often still has the name of the model that this one
+        was tuned from.
+        """
+        stated = self.config.get("_name_or_path")
+        return hub_name(os.path.abspath(self.folder)) or (stated if isinstance(stated, str) and stated else None)
+
+    @cached_property
+    def quantized(self) -> str | None:
+        """How the weights are quantized; None if they are in full precision."""
+        return quantization_of(self.config, self.tensors)
 
     @property
     def files(self) -> list[Path]:
@@ -108,33 +137,44 @@ def _samples(size: int) -> Iterator[int]:
         yield from (0, size // 2, size - _SAMPLE)
 
 
-def is_adapter(folder: Path) -> bool:
-    """Whether a folder holds an adapter and no checkpoint."""
-    return not (folder / CONFIG).exists() and any((folder / name).exists() for name in _ADAPTER_FILES)
-
-
 def open_base(base: str | os.PathLike[str] | Checkpoint | None) -> Checkpoint | None:
     """Return a base's checkpoint, opened if it is given by its folder; None for None.
 
     Raises:
-        FileError, FusionError: as `open_checkpoint`.
+        ArgumentError, FileError: as `open_checkpoint`, or it is quantized.
     """
-    return open_checkpoint(base) if isinstance(base, str | os.PathLike) else base
+    opened = open_checkpoint(base) if isinstance(base, str | os.PathLike) else base
+    if opened is not None:
+        refuse_quantized(opened)
+    return opened
 
 
-def open_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
-    """Open the checkpoint in a folder.
+def refuse_quantized(checkpoint: Checkpoint) -> None:
+    """Refuse a checkpoint with quantized weights: nothing can be added to them, or subtracted from them, exactly.
+
+    Raises:
+        FileError: the message contains how it is quantized, and what to give instead.
+    """
+    if checkpoint.quantized is not None:
+        raise refused_quantized(checkpoint.quantized, checkpoint.folder)
+
+
+def open_checkpoint(folder: str | os.PathLike[str], label: str = "") -> Checkpoint:
+    """Open the checkpoint in a folder; ``label`` becomes its name.
 
     Raises:
         ArgumentError: the folder holds an adapter.
-        FileError: it is no checkpoint, is a pickle, is damaged, or names files outside itself.
+        FileError: it is no checkpoint, is a pickle, is damaged, names files outside itself, or holds an adapter too.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise FileError("no such folder", where=folder, fix="give the folder that holds config.json")
-    if is_adapter(folder):
+    held = contents_of(folder)
+    if held == "adapter":
         fix = "give the base model as --base BASE, and the adapters alone before it"
         raise ArgumentError("an adapter where a full checkpoint is needed", where=folder, fix=fix)
+    if held != "checkpoint":
+        raise ambiguous(folder) if held == "both" else missing(folder) or _nothing(folder)
     config = read_json(inside(folder, CONFIG))
     tensors: dict[str, Stored] = {}
     for shard, expected in _shards(folder):
@@ -147,23 +187,25 @@ def open_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
         tensors |= held
     if not tensors:
         raise FileError("the checkpoint holds no tensors", where=folder, fix="check the path")
-    return Checkpoint(folder, config, tensors)
+    return Checkpoint(folder, config, tensors, label=label)
+
+
+def _nothing(folder: Path) -> FileError:
+    return FileError("no checkpoint here", where=folder, fix=f"give a folder with {SINGLE} or {INDEX}")
 
 
 def _shards(folder: Path) -> list[tuple[str, set[str] | None]]:
     """Return the files of a checkpoint, and the tensors that the index expects in each."""
-    if (folder / INDEX).exists():
-        table = read_json(inside(folder, INDEX)).get("weight_map")
-        if not isinstance(table, dict) or not table or not all(isinstance(v, str) for v in table.values()):
-            raise FileError("no weight_map in the index", where=folder / INDEX, fix="save the checkpoint again")
-        names: dict[str, set[str]] = {}
-        for tensor, shard in table.items():
-            names.setdefault(shard, set()).add(tensor)
-        return [(shard, names[shard]) for shard in sorted(names)]
-    if (folder / SINGLE).exists():
-        return [(SINGLE, None)]
-    if pickles := sorted(p.name for p in folder.glob("*.bin")) or sorted(p.name for p in folder.glob("*.pt*")):
-        fix = "load it where you trust it, and save it again with safe_serialization=True"
-        where = folder / pickles[0]
-        raise FileError("the weights are a pickle, which can run code, and is refused", where=where, fix=fix)
-    raise FileError("no checkpoint here", where=folder, fix=f"give a folder with {SINGLE} or {INDEX}")
+    weights = weights_of(folder)
+    if weights is None:
+        raise refused_pickle(folder / pickled(folder)[0])
+    if not weights.is_index:
+        return [(weights.name, None)]
+    where = folder / weights.name
+    table = read_json(inside(folder, weights.name)).get("weight_map")
+    if not isinstance(table, dict) or not table or not all(isinstance(v, str) for v in table.values()):
+        raise FileError("no weight_map in the index", where=where, fix="save the checkpoint again")
+    names: dict[str, set[str]] = {}
+    for tensor, shard in table.items():
+        names.setdefault(shard, set()).add(tensor)
+    return [(shard, names[shard]) for shard in sorted(names)]

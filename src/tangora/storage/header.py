@@ -26,7 +26,7 @@ FLOATS = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float6
 """The dtypes that can be fused -> their names in torch."""
 
 ITEMSIZE = {
-    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3"), 1),
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0"), 1),
     **dict.fromkeys(("I16", "U16", "F16", "BF16"), 2),
     **dict.fromkeys(("I32", "U32", "F32"), 4),
     **dict.fromkeys(("I64", "U64", "F64"), 8),
@@ -119,6 +119,8 @@ def _entry(name: str, value: Any, path: Path, begin: int) -> Stored:
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str) or dtype not in ITEMSIZE:
         fix = "convert the checkpoint to bfloat16, float16 or float32"
+        if str(dtype).startswith(("F4", "F6_", "F8_")):
+            fix = "the weights are quantized: give the same model in full precision"
         raise FileError("a dtype that cannot be read", got=dtype, where=where, fix=fix)
     if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise FileError("shape or data_offsets are not whole numbers in order", where=where, fix=_AGAIN)

@@ -155,8 +155,8 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 def inside(folder: Path, name: str) -> Path:
     """Return the path of the file ``name`` in ``folder``; refuse it if it lies elsewhere.
 
-    A link may lead out of the folder in one case: in the Hub's cache, ``snapshots/<revision>/`` links to ``blobs/``
-    beside it.
+    A link may lead out of the folder in one case: in the Hub's cache, ``snapshots/<revision>/`` and its subfolders link
+    to ``blobs/`` beside it.
 
     Raises:
         FileError: the name is a path, or the file is missing or a link that leads out.
@@ -173,8 +173,9 @@ def inside(folder: Path, name: str) -> Path:
     except (OSError, RuntimeError) as cause:  # a link to itself
         raise FileError("a link that leads nowhere", where=path, fix="copy the file in its place") from cause
     allowed = [home]
-    if home.parent.name == "snapshots":  # the Hub's cache keeps its files in blobs/ and links to them
-        allowed.append(home.parent.parent / "blobs")
+    for place in (home, *home.parents):
+        if place.parent.name == "snapshots":  # the Hub's cache keeps its files in blobs/ and links to them
+            allowed.append(place.parent.parent / "blobs")
     if target.parent not in allowed:
         raise FileError("a link that leads out of the folder", where=path, fix="copy the file in its place")
     if not target.is_file():

@@ -13,7 +13,9 @@ from torch import nn
 
 from tangora import quickstart
 from tangora.errors import FileError, ModelError
-from tangora.support.files import digest
+from tangora.storage.quantization import quantization_of, refused_quantized
+from tangora.storage.recognition import CONFIG, ambiguous, contents_of, missing, weights_of
+from tangora.support.files import digest, read_json
 from tangora.support.machine import Machine
 from tangora.support.shown import html_table, one_line
 from tangora.tasks.values import fingerprint_of
@@ -128,13 +130,13 @@ def _loading(config: BaseSettings, path: str) -> Iterator[None]:
     folder = Path(path)
     if (folder.is_absolute() or path.startswith((".", "~"))) and not folder.is_dir():
         raise FileError("the model's folder is not found", where=path, fix="check base.model")
-    if folder.is_dir() and list(folder.glob("*.bin")) and not list(folder.glob("*.safetensors")):
-        fix = "if you trust it, load it with transformers, and save it again with model.save_pretrained(folder)"
-        raise FileError("the checkpoint has only pickled weights, which are refused", where=path, fix=fix)
+    _refuse_by_content(folder)
     try:
         with _quiet():
             yield
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as cause:
+        if (described := missing(folder)) is not None:
+            raise described from cause
         detail = " ".join(str(cause).split())[:300]
         raise ModelError(
             f"the model cannot be loaded ({detail})",
@@ -146,6 +148,20 @@ def _loading(config: BaseSettings, path: str) -> Iterator[None]:
             raise
         fix = "the file is truncated or corrupt: copy it again"
         raise FileError(f"the weights are not readable ({cause})", where=path, fix=fix) from cause
+
+
+def _refuse_by_content(folder: Path) -> None:
+    """Refuse a folder from which transformers would load something other than the weights of a base model."""
+    held = contents_of(folder)
+    if held == "both":  # the model would get the adapter beside it
+        raise ambiguous(folder)
+    if held == "adapter":
+        raise FileError("an adapter where a base model is needed", where=folder, fix="give the base of the adapter")
+    if held == "checkpoint" and weights_of(folder) is None:
+        fix = "if you trust it, load it with transformers, and save it again with model.save_pretrained(folder)"
+        raise FileError("the checkpoint has only pickled weights, which are refused", where=folder, fix=fix)
+    if (folder / CONFIG).is_file() and (how := quantization_of(read_json(folder / CONFIG), {})) is not None:
+        raise refused_quantized(how, folder)
 
 
 @contextlib.contextmanager

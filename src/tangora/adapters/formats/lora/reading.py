@@ -21,7 +21,7 @@ from tangora.updates.task_vector import Update
 if TYPE_CHECKING:
     from tangora.storage.checkpoint import Checkpoint
 
-__all__ = ["CONFIG", "PICKLE", "WEIGHTS", "PeftFolder", "read_peft", "weights_path"]
+__all__ = ["CONFIG", "PICKLE", "WEIGHTS", "PeftFolder", "read_peft", "refuse_pickle", "weights_path"]
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 
@@ -56,6 +56,7 @@ def read_peft(folder: Path, base: Checkpoint | None = None, *, lazily: bool = Fa
     Raises:
         AdapterError: a file is missing, corrupt, or not finite, or the adapter is no change of the base's weights.
     """
+    refuse_pickle(folder)
     path = folder / CONFIG
     config = read_json(inside(folder, CONFIG))
     check_config(config, path, base is not None)
@@ -94,9 +95,18 @@ def weights_path(folder: Path) -> Path:
     Raises:
         AdapterError: there are none, or only a pickle.
     """
+    refuse_pickle(folder)
+    return inside(folder, WEIGHTS)
+
+
+def refuse_pickle(folder: Path) -> None:
+    """Refuse a folder in which peft would load a pickle.
+
+    Raises:
+        AdapterError: it holds a pickle only.
+    """
     if not (folder / WEIGHTS).exists() and (folder / PICKLE).exists():
         fix = "if you trust it, load it with peft, and save it again as safetensors"
         raise AdapterError(
             "the weights are a pickle, which can run code, and is refused", where=folder / PICKLE, fix=fix
         )
-    return inside(folder, WEIGHTS)

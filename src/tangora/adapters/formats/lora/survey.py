@@ -12,7 +12,7 @@ from tangora.adapters.adapter import Adapter, LoraDetails
 from tangora.adapters.contract import Site, Survey
 from tangora.adapters.formats.lora.layers import expert_of, is_bias, kernel_of, updates_of
 from tangora.adapters.formats.lora.names import sort_tensors
-from tangora.adapters.formats.lora.reading import CONFIG, WEIGHTS
+from tangora.adapters.formats.lora.reading import CONFIG, WEIGHTS, refuse_pickle
 from tangora.adapters.formats.lora.settings import check_config
 from tangora.adapters.metadata import BaseInfo, Metadata
 from tangora.adapters.start import INITIAL
@@ -32,6 +32,7 @@ def survey(folder: Path, about: Metadata | None) -> Survey:
         FileError: a file is missing or damaged.
         AdapterError: it is no change of the base's weights.
     """
+    refuse_pickle(folder)
     config = read_json(inside(folder, CONFIG))
     check_config(config, folder / CONFIG, with_base=True)
     path = inside(folder, WEIGHTS)
