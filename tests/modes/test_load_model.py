@@ -195,6 +195,7 @@ def test_what_cannot_be_loaded_is_said_in_one_line(tiny_bert, tiny_t5, tmp_path)
     (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
     with pytest.raises(AdapterError, match="pickle"):
         tangora.load_model(folder, AutoModel.from_pretrained(tiny_bert))
+    (folder / "adapter_model.bin").rename(folder / "adapter_model.safetensors")
     (folder / "adapter_config.json").unlink()
     with pytest.raises(FileError, match=r"file not found at .*adapter_config\.json"):
         tangora.load_model(folder)

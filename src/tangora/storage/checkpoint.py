@@ -169,12 +169,12 @@ def open_checkpoint(folder: str | os.PathLike[str], label: str = "") -> Checkpoi
     folder = Path(folder)
     if not folder.is_dir():
         raise FileError("no such folder", where=folder, fix="give the folder that holds config.json")
-    held = contents_of(folder)
-    if held == "adapter":
+    content = contents_of(folder)
+    if content == "adapter":
         fix = "give the base model as --base BASE, and the adapters alone before it"
         raise ArgumentError("an adapter where a full checkpoint is needed", where=folder, fix=fix)
-    if held != "checkpoint":
-        raise ambiguous(folder) if held == "both" else missing(folder) or _nothing(folder)
+    if content != "checkpoint":
+        raise ambiguous(folder) if content == "both" else missing(folder) or _nothing(folder)
     config = read_json(inside(folder, CONFIG))
     tensors: dict[str, Stored] = {}
     for shard, expected in _shards(folder):

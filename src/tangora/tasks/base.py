@@ -135,7 +135,7 @@ def _loading(config: BaseSettings, path: str) -> Iterator[None]:
         with _quiet():
             yield
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as cause:
-        if (described := missing(folder)) is not None:
+        if contents_of(folder) == "nothing" and (described := missing(folder)) is not None:
             raise described from cause
         detail = " ".join(str(cause).split())[:300]
         raise ModelError(
