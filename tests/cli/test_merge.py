@@ -56,11 +56,15 @@ def test_a_single_adapter_is_merged_whole(tmp_path, adapters, base):
         torch.testing.assert_close(tensor, model.state_dict()[name])
 
 
-def test_several_adapters_have_the_methods_weight_and_full_is_as_before(tmp_path, adapters, base):
+def test_several_adapters_have_the_methods_weight_and_a_single_one_is_whole(tmp_path, adapters, base):
     done = run(*adapters, "--base", base, "--out", tmp_path / "out")
     assert "weights: 0.3 each (the default of task_arithmetic)" in done.output
     one = ["fuse", str(adapters[0]), "--base", str(base), "--full", "--out", str(tmp_path / "one")]
-    assert "weights: 0.3 (the default of task_arithmetic)" in CliRunner().invoke(app, one).output
+    assert "weights: 1 (a single adapter is merged whole)" in CliRunner().invoke(app, one).output
+    adapter = ["fuse", str(adapters[0]), "--out", str(tmp_path / "adapter")]
+    assert "weights: 1 (a single adapter is merged whole)" in CliRunner().invoke(app, adapter).output
+    given = ["fuse", str(adapters[0]), "--weights", "0.25", "--out", str(tmp_path / "given")]
+    assert "weights: 0.25\n" in CliRunner().invoke(app, given).output
 
 
 def test_json(tmp_path, adapters, base):

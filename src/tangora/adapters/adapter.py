@@ -29,6 +29,7 @@ from tangora.updates.task_vector import LowRank, TaskVector, Update
 from tangora.updates.text import joined, tensor_digest
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from tangora.adapters.in_peft.verification import Verification
@@ -47,12 +48,14 @@ class LoraDetails:
         initial: φ₀ per site, with the site's ``scaling``; None if it is not known.
         embeddings: the sites that are `Embedding` layers (their update is ``[dim, vocabulary]``).
         kernels: site -> ``(in, k₁, k₂, …)`` of a convolution (its update is ``[out, in·k₁·k₂…]``).
+        dtype: of the tensors in the file, to which they are rounded already; float32 if None.
     """
 
     config: Mapping[str, Any] | None = None
     initial: Mapping[str, LowRank] | None = None
     embeddings: frozenset[str] = frozenset()
     kernels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    dtype: torch.dtype | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +11,16 @@ import typer
 
 from tangora.cli.command import Command
 from tangora.cli.fusing import ADAPTERS, CHECKS, BaseFolder, FusionOptions
-from tangora.cli.merge import AllowMissing, Device, DryRun, Dtype, MergeOptions, ShardSize, Threads, merge_models
+from tangora.cli.merge import (
+    AllowMissing,
+    Device,
+    DryRun,
+    MergeOptions,
+    ShardSize,
+    Threads,
+    default_weights,
+    merge_models,
+)
 from tangora.cli.output import Output
 from tangora.cli.weights import weights_line
 from tangora.errors import ArgumentError
@@ -23,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMAND", "FuseOptions", "fuse", "fused_lines"]
 
-_OF_CHECKPOINTS = ("dtype", "shard_size", "allow_missing", "threads", "device", "dry_run")
+_OF_CHECKPOINTS = ("shard_size", "allow_missing", "threads", "device", "dry_run")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +42,14 @@ class FuseOptions(FusionOptions):
     adapters: Annotated[list[Path], typer.Argument(metavar="ADAPTER", help="Folders of PEFT adapters.")]
     rank: Annotated[
         int | None, typer.Option("--rank", "-r", help="Truncate to this rank; the relative error is printed.")
+    ] = None
+    uniform: Annotated[
+        bool,
+        typer.Option("--uniform", help="One rank and one alpha at all sites, filled up with zeros: for any server."),
+    ] = False
+    dtype: Annotated[
+        str | None,
+        typer.Option("--dtype", help="Of the file: float32 (default), bfloat16, float16; the error is printed."),
     ] = None
     statistics: Annotated[
         list[Path] | None,
@@ -45,7 +62,6 @@ class FuseOptions(FusionOptions):
     ] = None
     base: BaseFolder = None
     full: Annotated[bool, typer.Option("--full")] = False
-    dtype: Dtype = None
     shard_size: ShardSize = "5GB"
     allow_missing: AllowMissing = None
     threads: Threads = None
@@ -60,6 +76,8 @@ class FuseOptions(FusionOptions):
         """
         if self.rank is not None:
             raise ArgumentError("a full checkpoint has no rank", got=self.rank, where="--rank", fix="leave it out")
+        if self.uniform:
+            raise ArgumentError("a full checkpoint has no rank", got=True, where="--uniform", fix="leave it out")
         if self.statistics:
             fix = "fuse the adapters without --full first, and then merge the result into its base"
             raise ArgumentError("statistics are of adapters", got=len(self.statistics), where="--statistics", fix=fix)
@@ -106,16 +124,16 @@ def fuse(options: FuseOptions, output: Output) -> None:
         _fuse_full(options.of_merge(), output)
         return
     options.refuse_of_checkpoints()
-    parameters, weights = options.settings(), options.numbers()
+    weights, origin = default_weights(options, [True] * len(options.adapters))
+    parameters = options.settings()
     from tangora.fusion.statistics import refuse_superfluous  # deferred: --help needs no torch
     from tangora.methods import get
 
     fusion = options.fusion()
     refuse_superfluous(fusion.statistics, get(options.method), fusion.adapters, fusion.names)
     fused = fusion.merge(options.method, weights, parameters, options.rank)
-    verification = _saved(fused, fusion, options)
-    origin = f"the default of {options.method}" if weights is None else ""
-    output.result(_document(fused, options.out, verification), *fused_lines(fused, options.out, verification, origin))
+    written = _saved(fused, fusion, options)
+    output.result(_document(fused, options.out, written), *fused_lines(fused, options.out, written, origin))
 
 
 def _fuse_full(options: MergeOptions, output: Output) -> None:
@@ -125,27 +143,57 @@ def _fuse_full(options: MergeOptions, output: Output) -> None:
     if not models:
         fix = "give the base first and then the models; or the adapters, and the base as --base BASE"
         raise ArgumentError("nothing to fuse with the base", got=str(base), where="fuse --full", fix=fix)
-    merge_models(options, base, models, options.numbers(), output)
+    merge_models(options, base, models, output)
 
 
-def _saved(fused: Adapter, fusion: Fusion, options: FuseOptions) -> Verification | None:
-    """Write the adapter; what stock peft reads from its files before they appear, if that is asked for."""
+@dataclass(frozen=True)
+class _Written:
+    """What was written: the result of its verification, the error of its dtype, and notes."""
+
+    verification: Verification | None
+    rounding_error: float | None
+    notes: Sequence[str]
+
+
+def _saved(fused: Adapter, fusion: Fusion, options: FuseOptions) -> _Written:
+    """Write the adapter; compare what stock peft reads from its files before they appear, unless that is turned off."""
+    from tangora.adapters.stored import dtype_of, rounded, with_one_rank  # deferred: imports torch
+
     verifications: list[Verification] = []
+    exact = with_one_rank(fused) if options.uniform else fused
+    written, errors = exact, dict[str, float]()
+    if options.dtype is not None and dtype_of(options.dtype) != dtype_of("float32"):
+        written, errors = rounded(exact, dtype_of(options.dtype))
 
     def check(adapter: Adapter, folder: Path) -> Mapping[str, Any]:
         from tangora.fusion.sources import SourceAdapter  # deferred: imports torch
         from tangora.fusion.verification import verify  # deferred: imports peft
 
-        pairs = zip(fusion.adapters, options.adapters, strict=True)
-        verifications.append(verify(adapter, folder, [SourceAdapter(a, f) for a, f in pairs]))
+        sources = [SourceAdapter(a, f) for a, f in zip(fusion.adapters, options.adapters, strict=True)]
+        verifications.append(verify(exact if errors else adapter, folder, sources, errors))
         return verifications[0].to_dict()
 
     checked = options.verify and fused.metadata.of_kind.in_peft
-    fused.save(options.out, overwrite=options.overwrite, check=check if checked else None)
-    return verifications[0] if verifications else None
+    written.save(options.out, overwrite=options.overwrite, check=check if checked else None)
+    error = max(errors.values(), default=None) if errors else None
+    return _Written(verifications[0] if verifications else None, error, list(_notes(options.out)))
 
 
-def fused_lines(fused: Adapter, out: Path, verification: Verification | None = None, origin: str = "") -> Iterator[str]:
+def _notes(out: Path) -> Iterator[str]:
+    """Yield what a reader of the adapter must support."""
+    from tangora.support.files import read_json  # deferred: --help needs none of it
+
+    path = out / "adapter_config.json"
+    config = read_json(path) if path.is_file() else {}
+    if patterns := [name for name in ("rank_pattern", "alpha_pattern") if config.get(name)]:
+        what = "ranks or scalings differ between sites: only a reader of"
+        yield f"{what} {' and '.join(patterns)}, as peft is, computes this; --uniform writes one rank and one alpha"
+    elif config.get("use_rslora"):
+        what = "alpha is divided by the root of the rank: only a reader of use_rslora"
+        yield f"{what}, as peft is, computes this; --uniform writes it without"
+
+
+def fused_lines(fused: Adapter, out: Path, written: _Written, origin: str = "") -> Iterator[str]:
     """What a fusion did, line by line."""
     about = fused.metadata.fused
     assert about is not None
@@ -157,16 +205,20 @@ def fused_lines(fused: Adapter, out: Path, verification: Verification | None = N
         yield f"rank: {ranks[0]}" if len(ranks) == 1 else f"rank: {ranks[0]} to {ranks[-1]}"
     if about.truncation_error is not None:
         yield f"relative error of the truncation: {about.truncation_error:.3g}"
+    if written.rounding_error is not None:
+        yield f"relative error of the dtype: at most {written.rounding_error:.2g} at a site"
+    yield from written.notes
     yield f"adapter: {out.resolve()}"
-    if verification is not None:
-        yield f"verified in {verification.seconds:.1f} s: {verification.summary()}"
+    if written.verification is not None:
+        yield f"verified in {written.verification.seconds:.1f} s: {written.verification.summary()}"
 
 
 def _ranks(fused: Adapter) -> list[int]:
     return sorted({update.rank for update in fused.updates.values() if hasattr(update, "rank")})
 
 
-def _document(fused: Adapter, out: Path, verification: Verification | None) -> dict[str, Any]:
+def _document(fused: Adapter, out: Path, written: _Written) -> dict[str, Any]:
+    verification = written.verification
     about = fused.metadata.fused
     assert about is not None
     return {
@@ -174,6 +226,8 @@ def _document(fused: Adapter, out: Path, verification: Verification | None) -> d
         "sites": len(fused.updates),
         "ranks": _ranks(fused),
         "verified": None if verification is None else verification.to_dict() | {"seconds": verification.seconds},
+        "rounding_error": written.rounding_error,
+        "notes": list(written.notes),
         "adapter": out,
     }
 

@@ -29,6 +29,7 @@ __all__ = [
     "ShardSize",
     "Threads",
     "merge",
+    "default_weights",
     "merge_models",
     "merged_lines",
 ]
@@ -119,32 +120,33 @@ def merge(options: MergeOptions, output: Output) -> None:
 
     refuse_output(options.out, options.overwrite, [*options.models, *filter(None, [options.base])])
     base, models = _sorted_out(options)
-    weights, origin = options.numbers(), ""
-    if weights is None and len(models) == 1 and _is_adapter(models[0]):
-        weights, origin = 1.0, "a single adapter is merged whole"
-    merge_models(options, base, models, weights, output, origin)
+    merge_models(options, base, models, output)
 
 
-def merge_models(
-    options: MergeOptions,
-    base: Path,
-    models: Sequence[Path],
-    weights: WeightTable | float | None,
-    output: Output,
-    origin: str = "",
-) -> None:
+def default_weights(options: FusionOptions, adapters: Sequence[bool]) -> tuple[WeightTable | float | None, str]:
+    """Return the weights that are given, or the default, and where it is from.
+
+    Args:
+        options: the command's.
+        adapters: for each model, whether it is an adapter. A single one has the weight 1 by default.
+    """
+    if (weights := options.numbers()) is not None:
+        return weights, ""
+    if list(adapters) == [True]:
+        return 1.0, "a single adapter is merged whole"
+    return None, f"the default of {options.method}"
+
+
+def merge_models(options: MergeOptions, base: Path, models: Sequence[Path], output: Output) -> None:
     """Fuse ``models`` into ``base``, and print the result.
 
     Args:
         options: how.
         base, models: folders.
-        weights: as `tangora.fuse_checkpoints` takes them.
         output: where the result is printed.
-        origin: where the weights are from, if the caller chose them.
     """
+    weights, origin = default_weights(options, [_is_adapter(model) for model in models])
     merged = options.fuse(models, base, weights, output)
-    if weights is None:
-        origin = f"the default of {merged.method}"
     output.result(_document(merged, options.dry_run), *merged_lines(merged, options.dry_run, origin))
 
 

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -56,13 +56,19 @@ __all__ = ["Verification", "verify"]
 GAUGE_TOLERANCE = 1e-2  # of methods with thresholds: rounding may move an entry across one
 
 
-def verify(adapter: Adapter, folder: Path, sources: Sequence[SourceAdapter] = ()) -> Verification:
+def verify(
+    adapter: Adapter,
+    folder: Path,
+    sources: Sequence[SourceAdapter] = (),
+    rounding: Mapping[str, float] | None = None,
+) -> Verification:
     """Read an adapter's folder through stock peft and compare it; see the module.
 
     Args:
         adapter: the adapter that was written.
         folder: its files.
         sources: the adapters it was fused from, if known.
+        rounding: the stated error of each update, if ``adapter`` is what was rounded to the files' dtype.
 
     Raises:
         AdapterError: peft loads something else.
@@ -72,7 +78,7 @@ def verify(adapter: Adapter, folder: Path, sources: Sequence[SourceAdapter] = ()
     computation = _linear(info, parents) if info is not None and parents else None
     read = InPeft(adapter, folder)
     expected = None if computation is None else partial(_terms, parents=parents, computation=computation)
-    verification = compare(adapter, read, expected)
+    verification = compare(adapter, read, expected, rounding)
     again, again_error = 0, None
     if info is not None and parents and computation is None:
         again, again_error = reevaluate(info, parents, read)

@@ -58,7 +58,7 @@ class _LoraFormat:
         """Write configuration and factors; φ₀ too if it cannot be drawn again from its seed."""
         content = content_of(adapter)
         write_json(folder / CONFIG, write_config(content, adapter.config, adapter.metadata.base.model))
-        write_safetensors(folder / WEIGHTS, write_tensors(content))
+        write_safetensors(folder / WEIGHTS, write_tensors(content, adapter.details.dtype))
         if adapter.initial is not None and not can_redraw(adapter):
             write_safetensors(folder / INITIAL, initial_tensors(adapter.initial))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from tangora.updates.task_vector import Dense, Factors, LowRank, Update
 if TYPE_CHECKING:
     from tangora.adapters.adapter import Adapter
 
-__all__ = ["Content", "content_of", "write_config", "write_tensors"]
+__all__ = ["Content", "alpha_of", "content_of", "write_config", "write_tensors"]
 
 _INIT_ONLY = ("eva_config", "corda_config", "lora_ga_config", "loftq_config")
 _SELECTION = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
@@ -93,13 +93,14 @@ def write_config(content: Content, template: Mapping[str, Any] | None, base: str
         config["target_parameters"] = None
     if not _selects(config, modules):
         config |= dict.fromkeys(_SELECTION[1:]) | {"target_modules": sorted(modules)}
-    if not experts and all(rank_and_scaling(config, site) == (u.rank, u.scaling) for site, u in modules.items()):
-        return config
     ranks = {site: u.rank for site, u in modules.items()}
-    alphas = {site: _alpha(u) for site, u in modules.items()}
-    rank, alpha = _most(ranks, 1), _most(alphas, 1)
-    if experts:  # they get the defaults, since peft rejects a pattern for a parameter as one that matches nothing
-        rank = alpha = _parameter_rank(experts)
+    largest = max(_ranks(content.updates), default=1)
+    as_stated = all(rank_and_scaling(config, site) == (u.rank, u.scaling) for site, u in modules.items())
+    if not experts and as_stated and config.get("r", 8) >= largest:
+        return config
+    alphas = {site: alpha_of(u) for site, u in modules.items()}
+    # The largest, since servers reserve room for r. Experts get the defaults: peft rejects a pattern for a parameter.
+    rank, alpha = largest, largest if experts else _most(alphas, 1)
     config |= {"r": rank, "lora_alpha": alpha, "use_rslora": False}
     return config | {"rank_pattern": _exceptions(ranks, rank), "alpha_pattern": _exceptions(alphas, alpha)}
 
@@ -130,12 +131,11 @@ def _name_whole(config: dict[str, Any], content: Content) -> None:
     config["bias"] = config.get("bias") if named else "none"
 
 
-def _parameter_rank(experts: Mapping[str, list[Factors]]) -> int:
-    """Return one rank for every parameter and expert: their factors are padded with zeros into one tensor."""
-    return max(update.rank for updates in experts.values() for update in updates)
+def _ranks(updates: Mapping[str, Factors]) -> Iterator[int]:
+    return (update.rank for update in updates.values())
 
 
-def _alpha(update: Factors) -> float:
+def alpha_of(update: Factors) -> float:
     """Return an alpha with ``alpha / rank == scaling``, to the last bit if such an alpha exists."""
     near = update.scaling * update.rank
     options = (near, math.nextafter(near, math.inf), math.nextafter(near, -math.inf))
@@ -156,21 +156,24 @@ def _selects(config: Mapping[str, Any], sites: Iterable[str]) -> bool:
     return all(any(site == t or site.endswith(f".{t}") for t in targets or ()) for site in sites)
 
 
-def write_tensors(content: Content) -> dict[str, Tensor]:
-    """Return the tensors of ``adapter_model.safetensors``, in float32."""
+def write_tensors(content: Content, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+    """Return the tensors of ``adapter_model.safetensors``, in float32 unless another dtype is given."""
     tensors: dict[str, Tensor] = {}
     for site, update in content.updates.items():
         if expert_of(site) is None:
             tensors |= _layer(site, update, content)
     experts = experts_of(content.updates)
-    for layer, updates in experts.items():
-        a, b = join_experts(updates, _parameter_rank(experts))
+    for layer, updates in experts.items():  # they have the default rank, which is the largest
+        a, b = join_experts(updates, max(_ranks(content.updates)))
         tensors |= {f"{layer}.lora_A.weight": a, f"{layer}.lora_B.weight": b}
     for name, tensor in content.whole.items():
         stem = name.removesuffix(".bias")
         adapted = name.endswith(".bias") and stem in content.updates  # peft keeps it in the wrapped layer
         tensors[f"{stem}.base_layer.bias" if adapted else name] = tensor
-    return {PREFIX + name: tensor.detach().float().cpu().clone() for name, tensor in tensors.items()}
+    return {
+        PREFIX + name: tensor.detach().float().cpu().to(dtype or torch.float32, copy=True)
+        for name, tensor in tensors.items()
+    }
 
 
 def _layer(site: str, update: Factors, content: Content) -> dict[str, Tensor]:
