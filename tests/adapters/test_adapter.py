@@ -284,11 +284,11 @@ def test_patterns_of_nested_sites_do_not_meet():
 
     updates = {"q": update(1), "a.q": update(2), "b.a.q": update(3), "axq": update(2), "c": update(2)}
     config = write_config(Content(updates, {}, frozenset(), {}, {}), None, "base")
-    assert config["r"] == 2
+    assert config["r"] == 3
     assert config["target_modules"] == sorted(updates)
     for site, u in updates.items():
         assert rank_and_scaling(config, site) == (u.rank, u.scaling)
-        assert config["rank_pattern"].get(get_pattern_key(list(config["rank_pattern"]), site), 2) == u.rank
+        assert config["rank_pattern"].get(get_pattern_key(list(config["rank_pattern"]), site), 3) == u.rank
 
 
 def test_zero_scaling_is_folded(tmp_path):
