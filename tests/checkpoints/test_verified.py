@@ -45,7 +45,7 @@ def test_every_method_and_dtype(tmp_path, method, dtype):
     assert checked.linear == get(method).linear
 
 
-SITES = {"target_modules": ["embed", "plane", "up", "square"], "alpha_pattern": {"up": 3, "u.*": 100}}
+SITES = {"target_modules": ["embed", "plane", "up", "turned"], "alpha_pattern": {"up": 3, "u.*": 100}}
 
 
 @pytest.mark.parametrize(

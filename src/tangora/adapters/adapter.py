@@ -49,6 +49,7 @@ class LoraDetails:
         embeddings: the sites that are `Embedding` layers (their update is ``[dim, vocabulary]``).
         kernels: site -> ``(in, k₁, k₂, …)`` of a convolution (its update is ``[out, in·k₁·k₂…]``).
         dtype: of the tensors in the file, to which they are rounded already; float32 if None.
+        names: site -> its name in the adapter's own files, if the adapter was renamed to be fused with others.
     """
 
     config: Mapping[str, Any] | None = None
@@ -56,6 +57,7 @@ class LoraDetails:
     embeddings: frozenset[str] = frozenset()
     kernels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     dtype: torch.dtype | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

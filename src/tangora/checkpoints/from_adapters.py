@@ -54,7 +54,7 @@ def gather_adapters(base: Checkpoint, folders: Sequence[str | os.PathLike[str]],
         computation = Computation(get("task_arithmetic"), [1.0], {}, 0, [fused.fingerprint])
         recorded = computation_of(request, prints, sorted(fused.updates))
         whole, kept, sources = dict(fused.whole), dict(fused.heads), [SourceAdapter(fused)]
-    targets, config, notes = tied_again(base, split, replaced(targets, whole, split))
+    targets, config, notes = tied_again(base, split, replaced(targets, whole, split, fusion.adapters[0].config))
     lineage = {**lineage_of(base, request, recorded, fusion.names, prints), "space": request.space}
     notes += [f"the head of {task} is in heads/{task}.safetensors" for task in kept]
     stamps = stamps_of(base.files)

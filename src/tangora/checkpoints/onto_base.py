@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -95,14 +96,19 @@ def align_adapters(
     layers = sorted({expert[0] for site in sites if not full and (expert := expert_of(site))})
     bias = {site for site in plain if any(site in v and is_bias(site, v[site]) for v in vectors)}
     tensors = {site: site if full or site in bias else f"{site}.weight" for site in plain}
+    shapes = {site: tuple(update.shape) for v in (adapters[0].start, *vectors) for site, update in v.items()}
     candidates = {layer: _candidates(layer, adapters) for layer in layers}
-    named = Names(base, [*tensors.values(), *(name for names in candidates.values() for name in names[:1])])
+    wanted: dict[str, tuple[int, ...] | None] = {tensors[site]: shapes[site] for site in plain}
+    wanted |= {name: None for names in candidates.values() for name in names[:1]}
+    named = Names(base, wanted, adapters[0].config)
     targets: dict[str, Target] = {}
     for site in plain:
         target = _target(site, named(tensors[site]), base, vectors, adapters)
+        _refuse_second(target.name, site, targets)
         targets[target.name] = target
     for layer in layers:
         stored, parts = _stack(layer, [named(n) for n in candidates[layer]], base, vectors)
+        _refuse_second(stored.name, layer, targets)
         targets[stored.name] = Target(stored.name, stored, tuple(parts), None, layer)
     for target in targets.values():
         if not target.fused:
@@ -113,7 +119,12 @@ def align_adapters(
     ]
 
 
-def replaced(targets: Sequence[Target], whole: Mapping[str, Tensor], base: Checkpoint) -> list[Target]:
+def replaced(
+    targets: Sequence[Target],
+    whole: Mapping[str, Tensor],
+    base: Checkpoint,
+    adapter: Mapping[str, Any] | None = None,
+) -> list[Target]:
     """Return the targets, with parameters that adapters saved whole in place of the base's.
 
     Raises:
@@ -122,7 +133,7 @@ def replaced(targets: Sequence[Target], whole: Mapping[str, Tensor], base: Check
     if not whole:
         return list(targets)
     by_name = {target.name: target for target in targets}
-    named = Names(base, sorted(whole))
+    named = Names(base, dict.fromkeys(sorted(whole)), adapter)
     for site, value in whole.items():
         stored = base.find(named(site))
         if stored is None or stored.shape != tuple(value.shape):
@@ -146,10 +157,16 @@ def _target(
         raise FusionError("the weight is shared by the input embedding and the output head", where=name, fix=fix)
     stored = base.tensors[name]
     owner = next(a for a in adapters if site in a.updates or site in a.start)
-    parts = [None if site not in v else _oriented(v[site], stored.shape, site, owner, base) for v in vectors]
+    parts = [None if site not in v else _oriented(v[site], stored, site, owner, base) for v in vectors]
     common = adapters[0].start.get(site)
-    start = None if common is None else _oriented(common, stored.shape, site, owner, base)
+    start = None if common is None else _oriented(common, stored, site, owner, base)
     return Target(name, stored, tuple(parts), start, site)
+
+
+def _refuse_second(name: str, site: str, targets: Mapping[str, Target]) -> None:
+    if name in targets:
+        what = f"two sites are one tensor of the base: {targets[name].site} and {site}"
+        raise FusionError(what, where=name, fix="rename the sites of one adapter, as the base's class has them")
 
 
 def _candidates(layer: str, adapters: Sequence[Adapter]) -> list[str]:
@@ -181,9 +198,9 @@ def _stack(
     return stored, [part if updates else None for part, updates in zip(parts, experts, strict=True)]
 
 
-def _oriented(update: Update, stored: tuple[int, ...], site: str, adapter: Adapter, base: Checkpoint) -> OrientedUpdate:
+def _oriented(update: Update, stored: Stored, site: str, adapter: Adapter, base: Checkpoint) -> OrientedUpdate:
     shape = tuple(update.shape)
-    if adapter.metadata.of_kind.by_parameter and shape == stored:
+    if adapter.metadata.of_kind.by_parameter and shape == stored.shape:
         return OrientedUpdate(_float(update, base), False)
     turned = is_turned(shape, stored, site, site in adapter.embeddings, adapter.config, base)
     return OrientedUpdate(_float(update, base), turned)

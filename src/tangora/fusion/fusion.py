@@ -20,6 +20,7 @@ from tangora.fusion.contract import Coordinates, space_of
 from tangora.fusion.engine import Engine
 from tangora.fusion.heads import Heads, carried_records, check_heads, fuse_whole
 from tangora.fusion.lineage import check, check_belongs, inherit, truncate
+from tangora.fusion.naming import with_common_names
 from tangora.fusion.routes import Routes
 from tangora.fusion.statistics import MethodStatistics, StatisticsLike, match, opened, refuse_superfluous
 from tangora.fusion.weights import Weights, WeightTable, tabulate
@@ -134,6 +135,7 @@ class Fusion:
             raise ArgumentError("one name per adapter", got=len(self.names), where="fuse.names")
         self.space, self.seed, self.heads = space, seed, heads
         self.statistics = [opened(one) for one in statistics or ()]
+        self.adapters = with_common_names(self.adapters, self.names, origin)
         check(self.adapters, self.names, same_base)
         if origin is not None and not same_base:
             check_belongs(self.adapters, self.names, origin)

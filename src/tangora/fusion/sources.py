@@ -15,7 +15,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from tangora.adapters.adapter import Adapter
-from tangora.adapters.formats.lora.names import PREFIX
+from tangora.adapters.formats.lora.names import PREFIX, unwrapped
 from tangora.adapters.formats.lora.reading import CONFIG, WEIGHTS
 
 __all__ = ["SourceAdapter"]
@@ -41,12 +41,14 @@ class SourceAdapter:
         """Return ``s·B`` and A in float64, straight from the file; None if it has none for this site."""
         if self.folder is None or not self.config:
             return None
+        site = self.adapter.details.names.get(site, site)
         with safe_open(self.folder / WEIGHTS, framework="pt") as file:
+            held = {unwrapped(key): key for key in file.keys()}  # noqa: SIM118
             linear, embedding = (f"{PREFIX}{site}.{kind}" for kind in ("lora_{}.weight", "lora_embedding_{}"))
-            kind = next((k for k in (linear, embedding) if k.format("A") in file.keys()), None)  # noqa: SIM118
+            kind = next((k for k in (linear, embedding) if k.format("A") in held), None)
             if kind is None:
                 return None
-            a, b = (file.get_tensor(kind.format(part)).double().flatten(1) for part in "AB")
+            a, b = (file.get_tensor(held[kind.format(part)]).double().flatten(1) for part in "AB")
         rank, patterns = len(a), self.config.get("alpha_pattern") or {}
         alphas = [alpha for key, alpha in patterns.items() if re.fullmatch(rf"(.*\.)?({key})", site)]
         alpha = alphas[0] if alphas else self.config.get("lora_alpha", 8)

@@ -13,7 +13,7 @@ from tangora.checkpoints import fuse_checkpoints
 from tangora.errors import AdapterError, FileError, FusionError
 from tangora.fusion.fusion import fuse
 
-TURNED = {"target_modules": ["turned", "square"], "fan_in_fan_out": True}
+TURNED = {"target_modules": ["turned"], "fan_in_fan_out": True}
 EVERYTHING = {"target_modules": ["embed", "up", "line", "plane", "space"]}
 BASED = {
     "dora": {"use_dora": True, **EVERYTHING},

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tangora.adapters.formats.lora.reading import CONFIG
+from tangora.adapters.formats.lora.names import unwrapped
+from tangora.adapters.formats.lora.reading import CONFIG, WEIGHTS
 from tangora.adapters.in_peft.comparison import InPeft
 from tangora.errors import AdapterError
+from tangora.storage.header import read_header
 from tangora.support.files import digest
 from tangora.support.shown import one_line
 from tangora.updates.task_vector import Update
@@ -137,13 +139,16 @@ def _refuse_more(error: float, name: str, stated: Mapping[str, float]) -> None:
 def check_readable(adapter: Adapter, folder: Path) -> float | None:
     """Return the largest difference between what peft and what Tangora reads from an adapter's own files.
 
-    None if the files are not in peft's format, or cannot be loaded without the base's weights (DoRA and the like).
+    None if the files are not in peft's format, or cannot be loaded without the base's weights (DoRA and the like),
+    or if its names had to be changed.
 
     Raises:
         AdapterError: they differ.
     """
     plain = all(u.factors() is not None or len(u.shape) == 1 for u in adapter.updates.values())
     if not plain or not _starts_at_the_base(adapter) or not (folder / CONFIG).is_file():
+        return None
+    if adapter.details.names or any(unwrapped(name) != name for name in read_header(folder / WEIGHTS)):
         return None
     read = InPeft(adapter, folder)
     error = max(read.compare(site, [(update, 1.0)])[0] for site, update in adapter.updates.items())

@@ -53,13 +53,13 @@ class BaseWeights:
         config: Mapping[str, Any],
     ) -> None:
         self.base, self.shapes, self.embeddings, self.config = base, shapes, embeddings, config
-        self._named = Names(base, [f"{site}.weight" for site in sorted(shapes)])
+        self._named = Names(base, {f"{site}.weight": shapes[site] for site in sorted(shapes)}, config)
 
     def stored(self, site: str) -> tuple[Stored, bool]:
         """Return the stored weight of a site, and whether it is the transpose of its update."""
         weight = self.base.tensors[self._named(f"{site}.weight")]
         embedding = site in self.embeddings
-        return weight, is_turned(self.shapes[site], weight.shape, site, embedding, self.config, self.base)
+        return weight, is_turned(self.shapes[site], weight, site, embedding, self.config, self.base)
 
     def weight(self, site: str) -> Float[Tensor, "out in"]:
         """Read the weight of a site, in the orientation of its update."""

@@ -5,6 +5,9 @@
 <site>.lora_embedding_A, .lora_embedding_B      factors of an embedding
 <site>.lora_magnitude_vector                    DoRA's norms
 <module>.<parameter>                            saved whole: modules_to_save, and the biases of bias="all"
+
+A model that was wrapped when its adapter was saved (by torch.compile, FSDP, DDP, or by peft twice) has the wrapper in
+these names. No base has it, so it is removed.
 """
 
 from __future__ import annotations
@@ -18,10 +21,14 @@ from typing import Any, Generic, Protocol, TypeVar
 from tangora.adapters.formats.lora.settings import is_in_saved_module
 from tangora.errors import AdapterError
 
-__all__ = ["PREFIX", "PeftTensors", "sort_tensors"]
+__all__ = ["PREFIX", "PeftTensors", "sort_tensors", "unwrapped"]
 
 PREFIX = "base_model.model."
 _BASE = ".base_layer"
+_WRAPPERS = re.compile(
+    r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_fpw_module|_checkpoint_wrapped_module)(?:\.|$)"
+)
+_OUTER = ("module.", PREFIX)
 _PART = re.compile(
     r"^(?P<site>.+)\.(?:(?P<kind>lora|lora_embedding)_(?P<factor>[AB])(?P<end>\.weight|\.bias)?"
     r"|(?P<norm>lora_magnitude_vector)(?:\.weight)?)$"
@@ -49,12 +56,36 @@ class PeftTensors(Generic[_T]):
     whole: dict[str, _T] = field(default_factory=dict)
 
 
+def unwrapped(name: str) -> str:
+    """Return the name of a tensor without the wrappers of its model, and with peft's prefix once.
+
+    >>> unwrapped("base_model.model._orig_mod.module.layers.0.lora_A.weight")
+    'base_model.model.layers.0.lora_A.weight'
+    """
+    bare, outer = _WRAPPERS.sub("", name), False
+    while prefix := next((p for p in _OUTER if bare.startswith(p)), None):
+        bare, outer = bare.removeprefix(prefix), outer or prefix == PREFIX
+    return PREFIX + bare if outer else bare
+
+
 def sort_tensors(tensors: Mapping[str, _T], config: Mapping[str, Any], path: Path) -> PeftTensors[_T]:
     """Sort the tensors of a file, or their headers, by site.
 
     Raises:
-        AdapterError: the configuration does not account for a tensor, or a tensor is empty.
+        AdapterError: the configuration does not account for a tensor, a tensor is empty, or two are the same without
+            their wrappers.
     """
+    plain: dict[str, _T] = {}
+    for given, tensor in tensors.items():
+        name = unwrapped(given)
+        if name in plain:
+            what = "two tensors have one name, without the wrappers of the model"
+            raise AdapterError(what, got=given, where=path, fix="save the adapter from the model without wrappers")
+        plain[name] = tensor
+    return _sort(plain, config, path)
+
+
+def _sort(tensors: Mapping[str, _T], config: Mapping[str, Any], path: Path) -> PeftTensors[_T]:
     by_site: PeftTensors[_T] = PeftTensors()
     rest: dict[str, _T] = {}
     norms: dict[str, _T] = {}
