@@ -94,8 +94,8 @@ def _fused(fused: FusedInfo) -> str:
     if fused.selection:
         rows.append(("coefficients", ", ".join(f"{k} {as_text(str(v))}" for k, v in fused.selection.items())))
     for one in fused.statistics or ():
-        summary = f"{one['kind']}, {one['rows']} {one['split']} rows, {one['fingerprint'][:16]}"
-        rows.append((f"statistics of {as_text(str(one['task']))}", as_text(summary)))
+        summary = f"{one.kind}, {one.rows} {one.split} rows, {one.fingerprint[:16]}"
+        rows.append((f"statistics of {as_text(one.task)}", as_text(summary)))
     if fused.heads:
         treatment = {"keep": "one per task, in `heads/`", "fuse": "fused by name: their weighted mean"}
         rows.append(("parameters saved whole", treatment[fused.heads]))

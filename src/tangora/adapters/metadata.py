@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from tangora.adapters.kinds import KINDS, Kind
 from tangora.errors import AdapterError, FileError
@@ -61,6 +61,18 @@ class Parent(_Frozen):
     fingerprint: str
 
 
+class UsedStatistics(_Frozen):
+    """The statistics of one parent that a method used, and their fingerprint."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
+
+    task: str
+    split: str
+    rows: int
+    kind: str
+    fingerprint: str
+
+
 class FusedInfo(_Frozen):
     """How a fused adapter was made: enough to make it again from its parents, without data.
 
@@ -80,8 +92,15 @@ class FusedInfo(_Frozen):
     truncation_error: float | None = None
     site_errors: dict[str, float] | None = None
     selection: dict[str, Any] | None = None
-    statistics: list[dict[str, Any]] | None = None
+    statistics: list[UsedStatistics] | None = None
     heads: Literal["keep", "fuse"] | None = None
+
+    @model_validator(mode="after")
+    def _one_weight_per_parent(self) -> FusedInfo:
+        rows = self.weights.values() if isinstance(self.weights, dict) else [self.weights]
+        if any(len(row) != len(self.parents) for row in rows):
+            raise ValueError(f"weights must have one number for each of the {len(self.parents)} parents")
+        return self
 
 
 class DistilledInfo(_Frozen):
@@ -120,6 +139,22 @@ class Metadata(_Frozen):
     distilled: DistilledInfo | None = None
     scores: dict[str, Any] | None = None
     verified: dict[str, Any] | None = Field(default=None, description="what stock peft computes from the files")
+
+    @field_validator("recipe")
+    @classmethod
+    def _tables(cls, recipe: dict[str, Any] | None) -> dict[str, Any] | None:
+        for key in ("training", "lora"):
+            if recipe is not None and not isinstance(recipe.get(key) or {}, Mapping):
+                raise ValueError(f"{key} must be a table")
+        return recipe
+
+    @field_validator("scores")
+    @classmethod
+    def _numbers(cls, scores: dict[str, Any] | None) -> dict[str, Any] | None:
+        tasks = (scores or {}).get("tasks") or {}
+        if not isinstance(tasks, Mapping) or not all(isinstance(value, (int, float)) for value in tasks.values()):
+            raise ValueError("tasks must be a table of numbers")
+        return scores
 
     @model_validator(mode="before")
     @classmethod

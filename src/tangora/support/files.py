@@ -186,10 +186,13 @@ def inside(folder: Path, name: str) -> Path:
 def read_json(path: str | os.PathLike[str], error: type[TangoraError] = FileError) -> dict[str, Any]:
     """Read a JSON object; raise an ``error`` if the file is missing, unreadable, or not an object."""
     try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        value = json.loads(text)
+        if _SURROGATE.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
     except FileNotFoundError:
         raise error("file not found", where=path, fix="check the path") from None
-    except (OSError, ValueError, RecursionError) as cause:  # ValueError: not UTF-8, not JSON, a number too long
+    except (OSError, ValueError, RecursionError) as cause:  # ValueError: not UTF-8, not JSON, half a surrogate pair
         raise error(f"not readable as JSON ({str(cause)[:200]})", where=path, fix="write the file again") from cause
     if not isinstance(value, dict):
         raise error("expected a JSON object", got=type(value).__name__, where=path, fix="write the file again")
@@ -242,6 +245,7 @@ def writing(path: Path) -> Iterator[None]:
         raise
 
 
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # JSON can spell half of a pair, which no file can hold
 _NEVER = re.compile(r"(?!)")
 _FULL = {
     "SafetensorError": re.compile("os error 28|No space left"),

@@ -38,6 +38,8 @@ def parse(text: str) -> Any:
         raise ValueError(" ".join(str(cause).split())) from cause
     except RecursionError as cause:
         raise ValueError("lists or mappings too deep in each other") from cause
+    except Exception as cause:  # a value that its tag cannot have, such as `!!bool may`: any error of a constructor
+        raise ValueError(f"a value that its tag cannot have ({type(cause).__name__}: {cause})") from cause
     _count(value)
     return value
 
