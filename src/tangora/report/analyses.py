@@ -111,7 +111,7 @@ def _entries(run: Path, kind: str, parse: Callable[[Mapping[str, Any]], _T]) -> 
     path = run / "analysis" / f"{kind}.json"
     if not path.is_file():
         return []
-    entries = list(read_json(path).get("entries") or ())
+    entries = parsed(path, "entries", lambda raw: list(raw.get("entries") or ()), read_json(path))
     current = [parsed(path, f"entry {i}", lambda raw: _is_current(run, raw), raw) for i, raw in enumerate(entries)]
     return [parsed(path, f"entry {i}", parse, raw) for i, raw in enumerate(entries) if current[i]]
 
@@ -119,6 +119,8 @@ def _entries(run: Path, kind: str, parse: Callable[[Mapping[str, Any]], _T]) -> 
 def _is_current(run: Path, raw: Mapping[str, Any]) -> bool:
     """Return whether the experts are still the analyzed ones, as far as the folder records it."""
     for task, stage in zip(raw["tasks"], raw["experts"], strict=True):
+        if not all(isinstance(name, str) and Path(name).name == name for name in (raw["mode"], task)):
+            continue  # it is the name of no folder
         file = run / "adapters" / raw["mode"] / task / "tangora.json"
         if file.is_file() and read_json(file).get("stage") not in (None, stage):
             return False
@@ -126,21 +128,21 @@ def _is_current(run: Path, raw: Mapping[str, Any]) -> bool:
 
 
 def _plane(raw: Mapping[str, Any]) -> PlaneEntry:
-    first, second = raw["tasks"]
+    first, second = map(str, raw["tasks"])
     coefficients = [float(c) for c in raw["coefficients"]]
     error, loss = (_matrix(raw[name], len(coefficients)) for name in ("error", "loss"))
     return PlaneEntry(str(raw["mode"]), (first, second), coefficients, error, loss, float(raw["mean_error"]))
 
 
 def _pairwise(raw: Mapping[str, Any], names: tuple[str, str]) -> PairwiseEntry:
-    tasks, chance = list(raw["tasks"]), raw.get("chance") or {}
+    tasks, chance = list(map(str, raw["tasks"])), raw.get("chance") or {}
     one, other = (_matrix(raw[name], len(tasks)) for name in names)
     expected = float(chance.get(names[0], 0.5)), float(chance.get(names[1], 0.5))
     return PairwiseEntry(str(raw["mode"]), tasks, one, other, expected)
 
 
 def _path(raw: Mapping[str, Any]) -> PathEntry:
-    (task,) = raw["tasks"]
+    (task,) = map(str, raw["tasks"])
     path, distance, agreement = ([float(x) for x in raw[name]] for name in ("path", "distance", "agreement"))
     if not len(path) == len(distance) == len(agreement):
         raise ValueError(f"{len(path)} points, {len(distance)} distances and {len(agreement)} agreements")

@@ -113,7 +113,7 @@ def read_run(path: Path) -> Run:
         training=_training(path / "adapters", missing),
         recipe=_mapping(recipe_text, path / "recipe.yaml"),
         recipe_text=recipe_text,
-        info=_optional(path / "run.json", read_json, {}, missing),
+        info=_optional(path / "run.json", _info, {}, missing),
         summary=_optional(path / "summary.json", _summary, {}, {}),
         missing=missing,
         analyses=read_analyses(path),
@@ -141,6 +141,8 @@ def _score(row: Mapping[str, str]) -> Row:
         k: row[k] for k in ("mode", "method", "space", "subset", "selection", "coefficients", "task", "split", "metric")
     }
     optional: dict[str, Any] = {k: _number(row[k]) for k in ("normalized", "normalized_best", "ci_low", "ci_high")}
+    if not isinstance(json.loads(row["coefficients"] or "{}"), dict):
+        raise ValueError(f"coefficients are no table: {row['coefficients'][:40]}")
     inside = row["in_subset"].strip().lower() in {"true", "1"}
     return Row(**texts, **optional, n_tasks=int(row["n_tasks"]), in_subset=inside, score=float(row["score"]))
 
@@ -156,13 +158,13 @@ def _candidate(row: Mapping[str, str]) -> CandidateRow:
 
 
 def _summary(path: Path) -> dict[tuple[str, str, str, str, int], dict[str, float | None]]:
-    rows = read_json(path).get("rows") or []
+    rows = parsed(path, "rows", lambda raw: list(raw["rows"] or ()), read_json(path))
     return dict(parsed(path, f"row {i}", _summary_entry, row) for i, row in enumerate(rows))
 
 
 def _summary_entry(row: Mapping[str, Any]) -> tuple[tuple[str, str, str, str, int], dict[str, float | None]]:
     key = (str(row["mode"]), str(row["method"]), str(row["space"]), str(row["selection"]), int(row["n_tasks"]))
-    return key, {name: None if row[name] is None else float(row[name]) for name in _MEASURES}
+    return key, {name: None if row[name] is None else _finite(row[name]) for name in _MEASURES}
 
 
 def _similarity(path: Path) -> dict[str, Similarity]:
@@ -196,8 +198,16 @@ def _one_training(raw: Mapping[str, Any]) -> Training:
     steps = [int(x) for x in raw.get("steps") or ()]
     if len(losses) != len(steps):
         raise ValueError(f"{len(steps)} steps and {len(losses)} losses")
-    validation = list(raw.get("validation") or ())
-    return Training(steps, losses, validation, raw.get("seconds"), raw.get("trainable"), raw.get("total"))
+    validation = [{str(k): float(v) for k, v in scores.items()} for scores in raw.get("validation") or ()]
+    seconds, trainable, total = (raw.get(key) for key in ("seconds", "trainable", "total"))
+    return Training(
+        steps,
+        losses,
+        validation,
+        None if seconds is None else float(seconds),
+        None if trainable is None else int(trainable),
+        None if total is None else int(total),
+    )
 
 
 def _mapping(text: str, path: Path) -> Mapping[str, Any]:
@@ -205,7 +215,10 @@ def _mapping(text: str, path: Path) -> Mapping[str, Any]:
         value = parse(text)
     except ValueError as cause:
         raise FileError("not readable as YAML", where=path, fix="write the file again") from cause
-    return value if isinstance(value, dict) else {}
+    raw = value if isinstance(value, dict) else {}
+    if not isinstance(raw.get("modes") or {}, dict):
+        raise FileError("modes must be a table", where=path, fix="write the file again")
+    return raw
 
 
 def _rows(path: Path, columns: Iterable[str]) -> list[tuple[int, dict[str, str]]]:
@@ -227,11 +240,31 @@ def _optional(path: Path, read: Callable[[Path], _T], default: _T, missing: dict
     return read(path)
 
 
+def _info(path: Path) -> Mapping[str, Any]:
+    info = read_json(path)
+    parsed(path, "statistics", _statistics, info.get("statistics") or {})
+    return info
+
+
+def _statistics(by_mode: Mapping[str, Any]) -> None:
+    for by_task in by_mode.values():
+        for record in by_task.values():
+            if not isinstance(record["kinds"], list) or not isinstance(record["rows"], int):
+                raise ValueError("they need kinds, a split and a number of rows")
+            str(record["split"])
+
+
 def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as cause:
         raise FileError(f"not readable ({cause})", where=path, fix="write the file again") from cause
+
+
+def _finite(value: Any) -> float:
+    if not math.isfinite(number := float(value)):
+        raise ValueError(f"{value} is no finite number")
+    return number
 
 
 def _number(text: str | None) -> float | None:

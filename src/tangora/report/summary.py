@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import fmean
 
+from tangora.errors import FileError
 from tangora.evaluation.tables import Row
 from tangora.report.data import Run
 from tangora.support.seams import METRICS
@@ -185,6 +186,9 @@ def _mean(rows: list[Row]) -> Mean:
     if reported is not None:
         n, score, kept, kept_best = reported.n_tasks, reported.score, reported.normalized, reported.normalized_best
         low, high = reported.ci_low, reported.ci_high
+    elif not inside:
+        where = f"scores.csv, subset {rows[0].subset}"
+        raise FileError("a fusion has no row of its own tasks", where=where, fix="write the file again")
     else:
         n, score = inside[0].n_tasks, fmean(r.score for r in inside)
         kept, kept_best = _mean_of(r.normalized for r in inside), _mean_of(r.normalized_best for r in inside)
