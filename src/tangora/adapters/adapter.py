@@ -25,6 +25,7 @@ from tangora.adapters.metadata import BaseInfo, FusedInfo, InitialInfo, Metadata
 from tangora.adapters.text import line, table
 from tangora.errors import AdapterError, FileError
 from tangora.storage.checkpoint import open_base
+from tangora.support.files import reachable
 from tangora.updates.task_vector import LowRank, TaskVector, Update
 from tangora.updates.text import joined, tensor_digest
 
@@ -233,7 +234,7 @@ def load(
     >>> load("adapters/one").metadata.task
     'one'
     """
-    source = Path(path)
+    source = reachable(path)
     if not source.exists():
         raise FileError("no such folder", where=source, fix="give the folder that holds adapter_config.json")
     metadata = read_metadata(source) if source.is_dir() else None

@@ -32,7 +32,8 @@ def model_class(config: Mapping[str, Any] | None) -> str | None:
     'AutoModelForCausalLM'
     """
     mapping = (config or {}).get("auto_mapping")
-    named, library = (mapping.get(k) for k in ("base_model_class", "parent_library")) if mapping else (None, None)
+    table = mapping if isinstance(mapping, Mapping) else {}
+    named, library = (table.get(key) for key in ("base_model_class", "parent_library"))
     if isinstance(named, str) and named.isidentifier() and str(library or "transformers").startswith("transformers"):
         return named
     return _AUTO.get(str((config or {}).get("task_type")))

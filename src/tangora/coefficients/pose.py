@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tangora.tasks import Base, Task
     from tangora.tasks.contract import Family
 
-__all__ = ["SearchContext", "ColumnSource", "Posed", "code_of", "pose"]
+__all__ = ["ColumnSource", "Posed", "SearchContext", "code_of", "pose"]
 
 
 class ColumnSource(Protocol):

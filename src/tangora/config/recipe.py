@@ -29,6 +29,7 @@ from tangora.config.schema import (
     TrainingSettings,
 )
 from tangora.errors import FileError, RecipeError
+from tangora.support.files import reachable
 from tangora.support.validation import did_you_mean, validate
 from tangora.support.yaml import parse
 
@@ -96,13 +97,13 @@ def load_run_recipe(run: Path) -> Recipe:
         FileError: there is none, since no run was started there, or it is unreadable.
         RecipeError: it is none.
     """
-    if not (run / "recipe.yaml").is_file():
+    if not (reachable(run) / "recipe.yaml").is_file():
         raise FileError("not a run: recipe.yaml is missing", where=run, fix="give the folder that tangora run wrote")
     return load_recipe(run / "recipe.yaml")
 
 
 def _read(source: str | Path) -> tuple[str, str | Path]:
-    path = Path(source)
+    path = reachable(source)
     if path.is_file() or "/" in str(source) or path.suffix in {".yaml", ".yml"}:
         try:
             return path.read_text(encoding="utf-8"), path

@@ -19,6 +19,7 @@ from tangora.adapters.metadata import Metadata, read_metadata
 from tangora.errors import FileError, TangoraError
 from tangora.storage.checkpoint import Checkpoint, open_checkpoint
 from tangora.storage.header import Stored
+from tangora.support.files import reachable
 from tangora.support.shown import one_line
 
 __all__ = ["Inspected", "Site", "inspect"]
@@ -92,6 +93,7 @@ def inspect(path: str | os.PathLike[str]) -> Inspected:
     """
     folder = Path(path)
     try:
+        folder = reachable(folder)
         if not folder.exists():
             raise FileError("no such folder", where=folder, fix="give the folder of an adapter or of a checkpoint")
         return _adapter(folder) if holds_adapter(folder) else _checkpoint(folder)

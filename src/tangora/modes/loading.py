@@ -21,10 +21,10 @@ from tangora.adapters.metadata import BaseInfo, Metadata, read_metadata
 from tangora.adapters.model_classes import labels_of, model_class
 from tangora.config.recipe import BaseSettings
 from tangora.config.tasks import base_settings
-from tangora.errors import FileError, ModelError
+from tangora.errors import AdapterError, FileError, ModelError
 from tangora.modes.contract import mode_of
 from tangora.storage.header import read_header
-from tangora.support.files import inside, read_json
+from tangora.support.files import inside, reachable, read_json
 from tangora.support.seams import FAMILIES
 from tangora.tasks.base import pretrained, take_out, weights_fingerprint
 from tangora.tasks.load import load_base
@@ -73,7 +73,7 @@ def load_model(
     >>> type(model).__name__, model.training
     ('PeftModel', False)
     """
-    path = Path(folder)
+    path = reachable(folder)
     metadata, config = _descriptions(path)
     if isinstance(base, nn.Module):
         model = base
@@ -143,12 +143,20 @@ class _Loader:
         import transformers  # deferred: it takes seconds to import
 
         source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+        mapping = self.adapter.get("auto_mapping") or {}
+        if not isinstance(mapping, Mapping) or not isinstance(mapping.get("base_model_class", ""), str):
+            what = "auto_mapping must be a table with a name at base_model_class"
+            raise AdapterError(what, got=mapping, where=CONFIG, fix="correct it, or leave it out")
         named = model_class(self.adapter)
         if named is None:
             named = (transformers.AutoConfig.from_pretrained(name, **source).architectures or ["AutoModel"])[0]
+        chosen = getattr(transformers, str(named), transformers.AutoModel)
+        if not isinstance(chosen, type) or not hasattr(chosen, "from_pretrained"):
+            fix = "name a model class of transformers, or leave it out"
+            raise AdapterError("auto_mapping names no model class", got=named, where=CONFIG, fix=fix)
         if (labels := labels_of(self.whole)) is not None:
             options |= {"num_labels": labels, "ignore_mismatched_sizes": True}
-        return getattr(transformers, named, transformers.AutoModel).from_pretrained(name, **source, **options)
+        return chosen.from_pretrained(name, **source, **options)
 
 
 def _saved_whole(path: Path, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

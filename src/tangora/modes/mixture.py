@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tangora.tasks import Base
     from tangora.tasks.values import Batch
 
-__all__ = ["Mixture", "MixedRows", "one_or_mixed"]
+__all__ = ["MixedRows", "Mixture", "one_or_mixed"]
 
 Collate = Callable[[Sequence[Mapping[str, Any]]], "Batch"]
 Combine = Callable[[Sequence[TaskModel]], nn.Module]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from tangora.errors import ModelError
+from tangora.support.patterns import check_pattern
 from tangora.support.validation import did_you_mean
 
 if TYPE_CHECKING:
@@ -50,8 +51,8 @@ def check_syntax(lora: LoraSettings) -> None:
     """
     for field, key in _keys(lora):
         try:
-            re.compile(key)
-        except re.error as cause:
+            check_pattern(key)
+        except ValueError as cause:
             fix = "name layers by the end of their path"
             raise ModelError(f"not a regular expression ({cause})", got=key, where=f"lora.{field}", fix=fix) from cause
 

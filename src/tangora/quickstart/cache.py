@@ -13,7 +13,7 @@ from tangora.errors import FileError
 from tangora.quickstart.data import pretraining
 from tangora.quickstart.training import PretrainingSettings, Progress, pretrain, save
 from tangora.support.extras import require
-from tangora.support.files import atomic_dir, digest, file_digest, read_json, write_json
+from tangora.support.files import atomic_dir, digest, file_digest, reachable, read_json, write_json
 
 __all__ = ["cache_folder", "encoder"]
 
@@ -27,7 +27,7 @@ def cache_folder() -> Path:
     """Return ``$TANGORA_CACHE``, or the user's cache folder on this system."""
     chosen = os.environ.get("TANGORA_CACHE")
     if chosen:
-        return Path(chosen).expanduser()
+        return reachable(chosen, expand=True)
     require("quickstart", purpose="the quickstart")
     from platformdirs import user_cache_path  # deferred: an extra
 

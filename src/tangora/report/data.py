@@ -18,7 +18,7 @@ from tangora.errors import FileError
 from tangora.evaluation.tables import Row
 from tangora.report.analyses import Analyses, read_analyses
 from tangora.report.parsing import parsed
-from tangora.support.files import read_json
+from tangora.support.files import reachable, read_json
 from tangora.support.yaml import parse
 
 __all__ = ["SCORE_COLUMNS", "CandidateRow", "Run", "Similarity", "Training", "read_run", "read_scores"]
@@ -103,7 +103,7 @@ def read_run(path: Path) -> Run:
     Raises:
         FileError: ``scores.csv`` is missing, or a file is invalid.
     """
-    missing: dict[str, str] = {}
+    path, missing = reachable(path), {}
     recipe_text = _optional(path / "recipe.yaml", _text, "", missing)
     return Run(
         path=path,

@@ -33,7 +33,7 @@ from tangora.storage.recognition import (
     refused_pickle,
     weights_of,
 )
-from tangora.support.files import inside, read_json
+from tangora.support.files import inside, reachable, read_json
 from tangora.support.names import hub_name, names_of
 
 __all__ = ["CONFIG", "INDEX", "SINGLE", "Checkpoint", "open_base", "open_checkpoint", "refuse_quantized"]
@@ -166,7 +166,7 @@ def open_checkpoint(folder: str | os.PathLike[str], label: str = "") -> Checkpoi
         ArgumentError: the folder holds an adapter.
         FileError: it is no checkpoint, is a pickle, is damaged, names files outside itself, or holds an adapter too.
     """
-    folder = Path(folder)
+    folder = reachable(folder)
     if not folder.is_dir():
         raise FileError("no such folder", where=folder, fix="give the folder that holds config.json")
     content = contents_of(folder)

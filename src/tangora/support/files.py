@@ -13,12 +13,13 @@ import hashlib
 import json
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tangora.errors import FileError, OutputError, TangoraError
-from tangora.support.publishing import in_scratch, is_special, publish, scratch_beside
+from tangora.support.publishing import in_scratch, publish, scratch_beside
 from tangora.support.records import files_in, refuse_foreign
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ __all__ = [
     "file_digest",
     "inside",
     "list_files",
+    "reachable",
     "read_json",
     "read_safetensors",
     "refuse_existing",
@@ -72,7 +74,7 @@ def refuse_existing(
     """
     path = Path(path)
     with writing(path):
-        if is_special(path):
+        if _is_special(path):
             raise OutputError("the output is a link or a device", where=path, fix="name a place of its own by --out")
         if path.is_dir() and not any(path.iterdir()):
             return
@@ -84,6 +86,15 @@ def refuse_existing(
                     raise OutputError(what, got=place, where=path, fix="choose another --out")
         if path.exists() and not overwrite:
             raise OutputError("the output exists", where=path, fix="choose another --out, or pass --overwrite")
+
+
+def _is_special(path: Path) -> bool:
+    """Return whether a path is there and is neither a regular file nor a folder: a link, a device, a pipe, a socket."""
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def refuse_output(
@@ -150,6 +161,27 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write ``value`` as indented JSON atomically."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def reachable(path: str | os.PathLike[str], error: type[TangoraError] = FileError, *, expand: bool = False) -> Path:
+    """Return a path that is read next, after asking the system whether it can be; it need not exist.
+
+    Args:
+        path: a file or a folder.
+        error: the class of the errors.
+        expand: ``~`` at its start is a home folder, as in a shell.
+
+    Raises:
+        FileError, or the ``error``: a name too long, a folder that may not be entered, an unknown user's ``~``.
+    """
+    try:
+        place = Path(path).expanduser() if expand else Path(path)
+        place.exists()
+    except (OSError, RuntimeError, ValueError) as cause:  # RuntimeError: no such user; ValueError: a null byte
+        what = getattr(cause, "strerror", None) or " ".join(str(cause).split())
+        fix = "check the path, and the permissions of the folders on it"
+        raise error(f"cannot be read ({what})", where=str(path)[:200], fix=fix) from cause
+    return place
 
 
 def inside(folder: Path, name: str) -> Path:

@@ -23,7 +23,6 @@ import errno
 import hashlib
 import os
 import shutil
-import stat
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -31,7 +30,7 @@ from pathlib import Path
 
 from tangora.errors import OutputError
 
-__all__ = ["claimed", "in_scratch", "is_special", "making", "publish", "scratch_beside"]
+__all__ = ["claimed", "in_scratch", "making", "publish", "scratch_beside"]
 
 _UNSUPPORTED = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EXDEV}
 _LOCK, _OLD = (
@@ -291,12 +290,3 @@ def _system_rename(source: Path, target: Path, *, exchange: bool) -> bool:
 
 def _exists(path: Path) -> OutputError:
     return OutputError("the output exists", where=path, fix="choose another --out, or pass --overwrite")
-
-
-def is_special(path: Path) -> bool:
-    """Whether a path is there and is neither a regular file nor a folder: a link, a device, a pipe or a socket."""
-    try:
-        mode = os.lstat(path).st_mode
-    except FileNotFoundError:
-        return False
-    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tangora.errors import DataError
-from tangora.support.files import read_json
+from tangora.support.files import reachable, read_json
 from tangora.tasks.contract import Targets
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def raw_labels(table: Table, column: str) -> list[Any]:
     table.need(column, "label")
     values = table.column(column)
     for row, value in enumerate(values):
-        if value is None or value != value:
+        if value is None or (isinstance(value, float) and value != value):
             raise DataError("a label is missing", got=value, where=table.place(row, column))
         if not isinstance(value, (str, int, float)) or value in (float("inf"), -float("inf")):
             fix = "give one number or name per row"
@@ -54,7 +54,7 @@ def given_names(tables: Mapping[str, Table], config: TaskSettings) -> list[str] 
     """
     names = config.labels
     if config.labels_from is not None:
-        names = _from_file(Path(config.labels_from).expanduser())
+        names = _from_file(reachable(config.labels_from, DataError, expand=True))
     if names is None:
         return tables["train"].class_names.get(config.label)
     if isinstance(names, list) and (len(set(names)) < len(names) or not all(n.strip() for n in names)):

@@ -12,6 +12,7 @@ import numpy as np
 from tangora import quickstart
 from tangora.errors import DataError
 from tangora.support.extras import require
+from tangora.support.files import reachable
 from tangora.support.validation import did_you_mean
 
 if TYPE_CHECKING:
@@ -108,13 +109,15 @@ def _local(source: Source, task: str) -> dict[str, Table]:
     files: Mapping[Any, str] = getattr(source, source.kind)
     seen: dict[Path, str] = {}
     for split, name in files.items():
-        path = Path(name).expanduser().resolve()
+        path = reachable(name, DataError, expand=True).resolve()
         if path in seen:
             raise DataError(
                 f"{seen[path]} and {split} are the same rows", got=name, where=f"task {task}", fix="use separate files"
             )
         seen[path] = split
-    return {split: _open(READERS[source.kind], Path(name).expanduser()) for split, name in files.items()}
+    return {
+        split: _open(READERS[source.kind], reachable(name, DataError, expand=True)) for split, name in files.items()
+    }
 
 
 def _open(reader: Callable[[Path], Table], path: Path) -> Table:

@@ -27,16 +27,16 @@ from tangora.testing._method_inputs import (
 )
 
 __all__ = [
+    "check_additivity",
+    "check_cutoffs",
     "check_granularity",
     "check_homogeneity",
-    "check_additivity",
-    "check_linearity",
-    "check_symmetry",
     "check_identity",
+    "check_linearity",
     "check_matrices",
-    "check_cutoffs",
-    "check_statistics",
     "check_rows",
+    "check_statistics",
+    "check_symmetry",
 ]
 
 

@@ -25,19 +25,19 @@ from tangora.testing._method_inputs import (
 )
 
 __all__ = [
+    "check_broadcasting",
+    "check_description",
+    "check_determinism",
+    "check_dtype_of_weights",
+    "check_gradients",
+    "check_layout",
+    "check_limits",
     "check_no_mutation",
+    "check_order_of_tasks",
     "check_shapes_and_dtypes",
     "check_sums_of_half_precision",
-    "check_dtype_of_weights",
-    "check_broadcasting",
     "check_weights_of_entries",
-    "check_order_of_tasks",
-    "check_layout",
-    "check_determinism",
     "check_zeros",
-    "check_gradients",
-    "check_limits",
-    "check_description",
 ]
 
 

@@ -18,7 +18,7 @@ from tangora.support.files import digest, read_json
 from tangora.support.seams import FAMILIES
 from tangora.support.validation import did_you_mean
 
-__all__ = ["KINDS", "Measurement", "AnalysisPlan", "AnalysisSettings"]
+__all__ = ["KINDS", "AnalysisPlan", "AnalysisSettings", "Measurement"]
 
 CODE = "analysis-1"  # increase it if the same settings would give other numbers
 KINDS = ("signs", "angles", "planes", "linearity")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tangora.storage.checkpoint import Checkpoint
     from tangora.storage.header import Stored
 
-__all__ = ["DoraUpdate", "BaseWeights", "convert"]
+__all__ = ["BaseWeights", "DoraUpdate", "convert"]
 
 _BLOCK = 2**20  # entries of a weight that are computed at a time
 _FIX = "give the base model that the adapter was made for"

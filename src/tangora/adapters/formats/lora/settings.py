@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tangora.errors import AdapterError
+from tangora.support.patterns import check_pattern
 
 __all__ = ["HEADS", "check_config", "is_in_saved_module", "parameters_of", "rank_and_scaling"]
 
@@ -97,14 +98,17 @@ def _check_shapes(config: Mapping[str, Any], path: Path) -> None:
     for key in ("base_model_name_or_path", "revision", "task_type"):
         if not isinstance(config.get(key), (str, type(None))):
             raise AdapterError(f"{key} must be a string", got=config[key], where=path, fix="correct the file")
-    if isinstance(targets := config.get("target_modules"), str):
-        _compiles(targets, f"target_modules in {path}")
+    for key in ("target_modules", "exclude_modules", "layers_pattern"):
+        value = config.get(key)
+        for pattern in value if isinstance(value, list) and key == "layers_pattern" else [value]:
+            if isinstance(pattern, str):
+                _compiles(pattern, f"{key} in {path}")
 
 
 def _compiles(pattern: str, where: str) -> None:
     try:
-        re.compile(rf"(.*\.)?({pattern})$")
-    except (re.error, RecursionError, OverflowError) as cause:
+        check_pattern(pattern)
+    except ValueError as cause:
         raise AdapterError(f"not a regular expression ({cause})", got=pattern, where=where, fix="mend it") from cause
 
 
