@@ -3,6 +3,7 @@
 #   make quickstart    set up, then the embedded example: pretrain, fine-tune, fuse, score, report
 #   make test          set up, then the whole test suite
 #   make test-kernels  the tests that calculate, once for each kind of processor that this one can stand for
+#   make fuzz          readers on mutated input, 10,000 examples each; EXAMPLES=1000 for fewer
 #   make check         what CI wants: lint, types, tests with coverage
 #   make peers         mergekit, peft and fusion-bench beside Tangora on the same inputs, in an environment of their own
 #
@@ -16,7 +17,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL = -m pip install --disable-pip-version-check $(PIP_FLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart setup setup-dev test test-kernels check lint types coverage format peers bench-peers bench-fuse bench-sweep bench-explorer clean
+.PHONY: help quickstart setup setup-dev test test-kernels fuzz check lint types coverage format peers bench-peers bench-fuse bench-sweep bench-explorer clean
 
 help:
 	@sed -n 's/^#  *make/make/p' Makefile
@@ -65,6 +66,10 @@ test-kernels: setup-dev
 	    env $$(echo "$${kernels#*:}" | tr , ' ') $(BIN)/python -m pytest -n auto $(NUMERIC) $(ARGS) || code=1; \
 	  else echo "this processor does not have them"; fi; \
 	done; exit $$code
+
+# Readers on mutated input, 10,000 examples each.
+fuzz: setup-dev
+	TANGORA_FUZZ=$(or $(EXAMPLES),10000) $(BIN)/python -m pytest -n auto --timeout 14400 tests/test_fuzz.py $(ARGS)
 
 check: lint types coverage
 

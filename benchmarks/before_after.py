@@ -33,9 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("before", type=Path, help="the other checkout")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--works", nargs="+", help="default: all")
+    parser.add_argument("--threads", type=int, default=1, help="1 disturbs least on a machine that others use")
     parser.add_argument("--layers", type=int, default=6, help="of the models whose adapters or checkpoints are fused")
     parser.add_argument("--result", type=Path, help="a file for the samples, as JSON")
     options = parser.parse_args(arguments)
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)
     trees = {"before": options.before.resolve(), "after": ROOT}
     if not (trees["before"] / "src" / "tangora").is_dir():
         parser.error(f"{options.before} is no checkout of Tangora")
@@ -116,7 +118,7 @@ def _process(tree: Path, command: Sequence[str], out: Path | None) -> dict[str, 
 
 
 def _steps(tree: Path, contender: str) -> dict[str, float]:
-    command = [sys.executable, "step_worker.py", SHAPE, contender, "time"]
+    command = [sys.executable, "step_worker.py", SHAPE, contender, "time", "--threads", os.environ["OMP_NUM_THREADS"]]
     said = _run(command, tree, f"{STEPS}\n").splitlines()
     return {name: value for name, value in json.loads(said[-1]).items() if "seconds" in name}
 
@@ -124,7 +126,19 @@ def _steps(tree: Path, contender: str) -> dict[str, float]:
 def _sweep(tree: Path, result: Path) -> dict[str, float]:
     docs = result.with_name("docs.md")
     shutil.copyfile(tree / "docs" / "benchmarks.md", docs)
-    command = ["sweep.py", "--rows", "32", "--by-forward", "1", "--result", str(result), "--docs", str(docs)]
+    command = [
+        "sweep.py",
+        "--threads",
+        os.environ["OMP_NUM_THREADS"],
+        "--rows",
+        "32",
+        "--by-forward",
+        "1",
+        "--result",
+        str(result),
+        "--docs",
+        str(docs),
+    ]
     _run([sys.executable, *command], tree)
     tasks = json.loads(result.read_text())["tasks"]
     return {

@@ -15,19 +15,31 @@ import tempfile
 import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 from safetensors.torch import save_file
 
+import tangora
 import toys
 from tangora.adapters.adapter import load
 from tangora.adapters.formats.lora import settings as peft_settings
 from tangora.checkpoints import fuse_checkpoints
+from tangora.checkpoints.vocabulary import _tokens as vocabulary_of
+from tangora.config.recipe import TaskConfig, load_recipe
 from tangora.errors import FileError, TangoraError
 from tangora.storage.checkpoint import open_checkpoint
 from tangora.storage.header import ITEMSIZE, read_header
+from tangora.tasks.load import read_rows
+
+
+def many(usual: int) -> int:
+    """How many examples: as usual, or as many as ``make fuzz`` asks for."""
+    return int(os.environ.get("TANGORA_FUZZ", usual))
+
 
 NUMBERS = st.integers(-(2**70), 2**70) | st.floats() | st.integers(0, 9)
 TEXTS = st.text(max_size=8) | st.sampled_from(["up", "up(", "(a+)+", "../x", "\0", "\ud800", "LORA", "all", "pissa"])
@@ -48,7 +60,14 @@ def adapter(tmp_path_factory):
     return {name: (folder / name).read_bytes() for name in FILES}
 
 
-def attempt(files: dict[str, bytes], read=load) -> object:
+def load_and_save(folder: Path) -> object:
+    """Read an adapter, and write it again with its card."""
+    adapter = load(folder)
+    adapter.save(folder / "again")
+    return adapter
+
+
+def attempt(files: dict[str, bytes], read=load_and_save) -> object:
     """What a reader makes of a folder of these files; None where it refuses them with a Tangora error."""
     with tempfile.TemporaryDirectory() as name:
         for file, data in files.items():
@@ -58,7 +77,7 @@ def attempt(files: dict[str, bytes], read=load) -> object:
         return None
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=many(150), deadline=None)
 @given(st.dictionaries(KEYS, JSON, min_size=1, max_size=3))
 @example({"rank_pattern": {"up": 2**80}})
 @example({"alpha_pattern": {"(" * 200 + "a" + ")" * 200: 1}})
@@ -70,10 +89,20 @@ def test_any_value_in_a_configuration(adapter, changes):
     attempt({**adapter, "adapter_config.json": json.dumps(config).encode("utf-8", "surrogatepass")})
 
 
-@settings(max_examples=80, deadline=None)
-@given(JSON, st.sampled_from(["format", "kind", "base", "initial", "fused", "scores", "seed", "recipe", "verified"]))
+@settings(max_examples=many(80), deadline=None)
+@given(
+    JSON,
+    st.sampled_from(
+        ["format", "kind", "base", "initial", "fused", "scores", "seed", "recipe", "verified", "task", "distilled"]
+    ),
+)
 @example({"seed": 2**200, "init": True}, "initial")
 @example({"seed": 0, "a_init": "per_task"}, "initial")
+@example({"training": [1]}, "recipe")
+@example({"lora": 5}, "recipe")
+@example({"tasks": {"x": "y"}}, "scores")
+@example({"method": "ties", "space": "delta", "parents": [{"name": "x", "fingerprint": "y"}], "weights": []}, "fused")
+@example("\ud800", "task")
 def test_any_value_in_the_metadata(adapter, value, key):
     metadata = json.loads(adapter["tangora.json"]) | {key: value}
     attempt({**adapter, "tangora.json": json.dumps(metadata).encode("utf-8", "surrogatepass")})
@@ -91,7 +120,7 @@ def damage(draw):
     return draw(st.floats(0, 1)), draw(st.integers(0, 12)), draw(st.binary(max_size=12))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=many(200), deadline=None)
 @given(st.sampled_from(FILES), damage())
 def test_damaged_bytes(adapter, file, change):
     at, cut, insert = change
@@ -99,6 +128,67 @@ def test_damaged_bytes(adapter, file, change):
     place = int(at * len(data))
     found = attempt({**adapter, file: data[:place] + insert + data[place + cut :]})
     assert found is None or all(bool(torch.isfinite(u.a).all()) for u in found.updates.values())
+
+
+RECIPE = (Path(tangora.__file__).parent / "recipes" / "quickstart.yaml").read_text(encoding="utf-8")
+YAML = st.sampled_from(
+    [
+        "!!bool may",
+        "!!int x",
+        "2020-99-99",
+        "9" * 5000,
+        "[" * 300,
+        "&a [*a]",
+        "!!timestamp 1",
+        "!!python/object:x",
+        "~",
+        "1e999",
+    ]
+)
+
+
+@settings(max_examples=many(150), deadline=None)
+@given(damage() | st.tuples(st.floats(0, 1), st.integers(0, 12), YAML.map(str.encode)))
+def test_damaged_recipes(change):
+    at, cut, insert = change
+    data = RECIPE.encode()
+    place = int(at * len(data))
+    with tempfile.NamedTemporaryFile(suffix=".yaml") as file:
+        Path(file.name).write_bytes(data[:place] + insert + data[place + cut :])
+        with contextlib.suppress(TangoraError):
+            load_recipe(file.name)
+
+
+@settings(max_examples=many(150), deadline=None)
+@given(YAML, st.sampled_from(["seed", "base", "tasks", "modes", "training", "fusion", "machine", "lora", "data"]))
+def test_any_value_in_a_recipe(value, key):
+    with contextlib.suppress(TangoraError):
+        load_recipe("quickstart", [f"{key}={value}"])
+
+
+@settings(max_examples=many(100), deadline=None)
+@given(st.dictionaries(st.sampled_from(["model", "added_tokens"]), JSON, max_size=2), JSON)
+@example({"added_tokens": 5}, {"a": 0})
+@example({"added_tokens": [{"id": 10, "content": "\ud800"}]}, {"a": 0})
+@example({"model": {"vocab": [[{}, 1]]}}, None)
+@example({"model": {"vocab": {"a": True}}}, None)
+def test_any_tokenizer(changes, vocabulary):
+    tokenizer = {"model": {"vocab": vocabulary}, **changes}
+    files = {"tokenizer.json": json.dumps(tokenizer).encode("utf-8", "surrogatepass")}
+    attempt(files, vocabulary_of)
+
+
+@settings(max_examples=many(100), deadline=None)
+@given(arrays(st.sampled_from([np.float64, np.int64, np.uint8, np.bool_, "U3"]), array_shapes(min_dims=0, max_dims=3)))
+@example(np.eye(4)[:, :2])
+@example(np.array([np.nan, 1.0]))
+def test_any_label_in_an_npz(label):
+    with tempfile.TemporaryDirectory() as folder:
+        paths = {split: f"{folder}/{split}.npz" for split in ("train", "test")}
+        for path in paths.values():
+            np.savez(path, image=np.zeros((4, 8, 8, 3), np.uint8), label=label)
+        with contextlib.suppress(TangoraError):
+            read_rows(TaskConfig(name="t", source={"npz": paths}), "image-zero-shot", 0)
 
 
 DIMENSIONS = st.integers(0, 4) | st.sampled_from([2**31, 2**40, 2**62, -1])
@@ -126,14 +216,14 @@ def headers(draw):
     return struct.pack("<Q", length) + text + bytes(body)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=many(200), deadline=None)
 @given(headers())
 def test_headers_that_lie(adapter, data):
     attempt({**adapter, "adapter_model.safetensors": data})
     attempt({"config.json": b"{}", "model.safetensors": data}, open_checkpoint)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=many(60), deadline=None)
 @given(headers())
 def test_no_memory_beyond_the_file(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("header") / "model.safetensors"
@@ -146,7 +236,7 @@ def test_no_memory_beyond_the_file(tmp_path_factory, data):
     assert peak < 200_000 + 20 * len(data)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=many(100), deadline=None)
 @given(JSON | st.dictionaries(TEXTS, JSON | TEXTS, max_size=3))
 @example({"w": "\ud800"})
 @example({"w": "\udc80"})

@@ -482,3 +482,46 @@ def test_ctrl_c_says_how_to_go_on(recipe, tmp_path):
     assert "the same command goes on" in err
     assert "Traceback" not in err
     assert not list((tmp_path / "run").rglob(".*.tmp-*"))
+
+
+COMMANDS = [
+    ("fuse", "{a}", "{path}", "--out", "{out}"),
+    ("fuse", "{a}", "{b}", "--out", "{path}"),
+    ("merge", "{a}", "--base", "{path}", "--out", "{out}"),
+    ("inspect", "{path}"),
+    ("report", "{path}"),
+    ("analyze", "{path}"),
+    ("explore", "{path}"),
+    ("jobs", "{path}"),
+    ("run", "{path}"),
+    ("finetune", "quickstart", "--task", "digits", "--out", "{path}"),
+]
+
+
+@pytest.mark.parametrize("path", ["n" * 300, "loop/x", "file/x"])
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command[:2]))
+def test_a_path_that_the_system_refuses_is_one_line(tangora, pair, tmp_path, command, path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "file").write_text("x")
+    before = sorted(tmp_path.rglob("*"))
+    places = {"a": pair[0], "b": pair[1], "out": tmp_path / "out", "path": tmp_path / path}
+    code, out, err = tangora(*(word.format_map(places) for word in command))
+    assert code == 2
+    if command[0] == "inspect":  # what is wrong with a folder is its result
+        assert path.rpartition("/")[2][:50] in out
+    else:
+        assert err.count("error: ") == 1
+    assert "Traceback" not in out + err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 16777216")])
+def test_memory_that_is_used_up_is_one_line(tangora, pair, tmp_path, monkeypatch, error):
+    import tangora.adapters.adapter as module
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(module.Adapter, "save", fail)
+    refused(tangora("fuse", *pair, "--out", tmp_path / "out"), "memory is used up")
+    assert not (tmp_path / "out").exists()

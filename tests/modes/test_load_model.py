@@ -199,3 +199,14 @@ def test_what_cannot_be_loaded_is_said_in_one_line(tiny_bert, tiny_t5, tmp_path)
     (folder / "adapter_config.json").unlink()
     with pytest.raises(FileError, match=r"file not found at .*adapter_config\.json"):
         tangora.load_model(folder)
+
+
+@pytest.mark.parametrize("mapping", [["x"], {"base_model_class": ["x"]}, {"base_model_class": "pipeline"}, 5])
+def test_a_class_that_is_none_is_refused(tiny_bert, tmp_path, mapping):
+    peft.get_peft_model(
+        AutoModel.from_pretrained(tiny_bert), peft.LoraConfig(target_modules=["query"])
+    ).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**config, "auto_mapping": mapping}))
+    with pytest.raises(AdapterError, match="auto_mapping"):
+        tangora.load_model(tmp_path, tiny_bert)

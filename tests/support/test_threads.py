@@ -5,8 +5,9 @@ import threading
 import pytest
 import torch
 
+from tangora.adapters.adapter import Adapter
 from tangora.support.threads import in_threads
-from tangora.updates.task_vector import LowRank, TaskVector
+from tangora.updates.task_vector import Dense, LowRank, TaskVector
 
 
 @pytest.fixture(params=[1, 3])
@@ -48,3 +49,15 @@ def test_the_bits_do_not_depend_on_the_number_of_threads():
         found.append(vector.compress(5)[0])
     torch.set_num_threads(before)
     assert all(torch.equal(found[0][s].b, found[1][s].b) and torch.equal(found[0][s].a, found[1][s].a) for s in vector)
+
+
+def test_the_bytes_of_a_saved_adapter_do_not_depend_on_the_number_of_threads(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    updates = {str(i): Dense(torch.randn(192, 256, generator=generator)) for i in range(3)}
+    before, files = torch.get_num_threads(), []
+    for count in (1, 2, 4):
+        torch.set_num_threads(count)
+        Adapter(updates).save(tmp_path / str(count))
+        files.append((tmp_path / str(count) / "adapter_model.safetensors").read_bytes())
+    torch.set_num_threads(before)
+    assert files[0] == files[1] == files[2]

@@ -9,6 +9,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -40,7 +41,11 @@ def end(command: Callable[[], Any]) -> NoReturn:
         if not reader_is_gone():
             _bug(cause)
         code = 0
+    except (OSError, MemoryError) as error:
+        _refused_by_the_system(error)
     except Exception as error:
+        if "can't allocate memory" in str(error) or "out of memory" in str(error).lower():  # torch has no class for it
+            _refused_by_the_system(MemoryError())
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # click's own usage errors
             _usage(error)
         _bug(error)
@@ -80,6 +85,20 @@ def _print_any_name() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def _refused_by_the_system(error: OSError | MemoryError) -> NoReturn:
+    """End with one line on what the system refused: a path, or memory. With ``-v`` the log has the traceback."""
+    logging.getLogger("tangora").info("refused by the system", exc_info=error)
+    if isinstance(error, MemoryError):
+        say("error: the memory is used up. Use fewer threads or smaller blocks, or free some memory")
+    else:
+        names = [
+            os.fsdecode(name)[:200] for name in (error.filename, error.filename2) if isinstance(name, (str, bytes))
+        ]
+        at = f" at {' and '.join(names)}" if names else ""
+        say(f"error: {error.strerror or error}{at}. Check the path, and its permissions and limits")
+    sys.exit(2)
+
+
 def _usage(error: Any) -> NoReturn:
     if getattr(error, "ctx", None) is not None:
         say(error.ctx.get_usage())
@@ -88,7 +107,9 @@ def _usage(error: Any) -> NoReturn:
 
 
 def _bug(error: Exception) -> NoReturn:
-    log = next((path for path in _LOGS if path.is_file()), None)
+    log = None
+    with suppress(OSError):  # a name too long
+        log = next((path for path in _LOGS if path.is_file()), None)
     if log is None:
         traceback.print_exception(error)
     else:

@@ -16,6 +16,7 @@ from tangora.adapters.formats.lora.layers import expert_of, experts_of, is_bias,
 from tangora.adapters.formats.lora.names import PREFIX
 from tangora.adapters.formats.lora.settings import HEADS, is_in_saved_module, rank_and_scaling
 from tangora.errors import AdapterError
+from tangora.support.threads import in_threads
 from tangora.updates.task_vector import Dense, Factors, LowRank, Update
 
 if TYPE_CHECKING:
@@ -52,8 +53,9 @@ def content_of(adapter: Adapter) -> Content:
     A dense update becomes factors of its numerical rank, by an SVD.
     """
     biases = {site: update for site, update in adapter.updates.items() if is_bias(site, update)}
+    others = {site: update for site, update in adapter.updates.items() if site not in biases}
     return Content(
-        updates={site: _as_factors(u) for site, u in adapter.updates.items() if site not in biases},
+        updates=dict(zip(others, in_threads(_as_factors, list(others.values())), strict=True)),
         biases={site.removesuffix(".bias"): update.dense() for site, update in biases.items()},
         embeddings=adapter.embeddings,
         kernels=adapter.kernels,
