@@ -25,7 +25,7 @@ from tangora.checkpoints.plan import OutputPlan, Placement
 from tangora.errors import OutputError, TangoraError
 from tangora.storage.header import ITEMSIZE
 from tangora.support.files import list_files, read_json, refuse_output, write_json, writing
-from tangora.support.publishing import claimed, making, publish
+from tangora.support.publishing import claimed, making, publish, start_writeback
 
 __all__ = ["OutputFolder", "opened"]
 
@@ -63,9 +63,11 @@ class OutputFolder:
         """Write the bytes of a target from its entry ``start``."""
         handle, at = self._handle(placement.shard), placement.offset + start * ITEMSIZE[placement.dtype]
         with writing(self.folder):
+            begin = at
             while len(data):
                 count = os.pwrite(handle, data, at)
                 data, at = data[count:], at + count
+            start_writeback(handle, begin, at - begin)
 
     def done(self, placement: Placement, start: int, stop: int, digest: str) -> None:
         """Record that these entries are written; a shard is finished with its last entries."""
