@@ -28,7 +28,7 @@ import toys
 from tangora.adapters.adapter import load
 from tangora.adapters.formats.lora import settings as peft_settings
 from tangora.checkpoints import fuse_checkpoints
-from tangora.checkpoints.vocabulary import _tokens as vocabulary_of
+from tangora.checkpoints.tokens import files_of, tokens_of
 from tangora.config.recipe import TaskConfig, load_recipe
 from tangora.errors import FileError, TangoraError
 from tangora.storage.checkpoint import open_checkpoint
@@ -175,7 +175,7 @@ def test_any_value_in_a_recipe(value, key):
 def test_any_tokenizer(changes, vocabulary):
     tokenizer = {"model": {"vocab": vocabulary}, **changes}
     files = {"tokenizer.json": json.dumps(tokenizer).encode("utf-8", "surrogatepass")}
-    attempt(files, vocabulary_of)
+    attempt(files, lambda folder: tokens_of(files_of(folder)))
 
 
 @settings(max_examples=many(100), deadline=None)
