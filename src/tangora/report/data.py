@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -64,7 +64,7 @@ class Training:
 
     steps: list[int]
     loss: list[float]
-    validation: list[Mapping[str, float]]
+    validation: Sequence[Mapping[str, float]]
     seconds: float | None
     trainable: int | None
     total: int | None
@@ -103,7 +103,8 @@ def read_run(path: Path) -> Run:
     Raises:
         FileError: ``scores.csv`` is missing, or a file is invalid.
     """
-    path, missing = reachable(path), {}
+    path = reachable(path)
+    missing: dict[str, str] = {}
     recipe_text = _optional(path / "recipe.yaml", _text, "", missing)
     return Run(
         path=path,

@@ -100,9 +100,9 @@ def _check_shapes(config: Mapping[str, Any], path: Path) -> None:
             raise AdapterError(f"{key} must be a string", got=config[key], where=path, fix="correct the file")
     for key in ("target_modules", "exclude_modules", "layers_pattern"):
         value = config.get(key)
-        for pattern in value if isinstance(value, list) and key == "layers_pattern" else [value]:
-            if isinstance(pattern, str):
-                _compiles(pattern, f"{key} in {path}")
+        for expression in value if isinstance(value, list) and key == "layers_pattern" else [value]:
+            if isinstance(expression, str):
+                _compiles(expression, f"{key} in {path}")
 
 
 def _compiles(pattern: str, where: str) -> None:
