@@ -41,6 +41,7 @@ __all__ = [
 ]
 
 _ABSENT = object()
+_MOST = 500  # characters of an offending value in the message; `got` has all of them
 
 
 class TangoraError(Exception):
@@ -66,7 +67,8 @@ class TangoraError(Exception):
         self.got = None if got is _ABSENT else got
         message = what
         if got is not _ABSENT:
-            message += f", got {got!r}"
+            shown = repr(got)
+            message += f", got {shown if len(shown) <= _MOST else shown[:_MOST] + ' …'}"
         if where is not None:
             message += f" at {where}"
         if fix:

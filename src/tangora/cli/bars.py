@@ -10,8 +10,10 @@ from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, Tim
 from rich.progress import Progress as RichProgress
 from rich.table import Column
 
+from tangora.cli.terminal import console as made_console
 from tangora.cli.terminal import say
 from tangora.progress import Overall, Progress, duration
+from tangora.support.printable import printable
 
 __all__ = ["Bars"]
 
@@ -26,7 +28,7 @@ class Bars(Progress):
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True)
+        self._console = console or made_console(stderr=True)
         self._live = self._console.is_terminal
         label, bar = _widths(self._console.width)
         self._rich = RichProgress(
@@ -56,6 +58,7 @@ class Bars(Progress):
 
     def begin(self, label: str, total: int) -> None:
         """Draw a new bar."""
+        label = printable(label)
         self._label, self._total, self._done, self._started = label, total, 0, time.perf_counter()
         self._part = self._rich.add_task(label, total=total or None, detail="")
 
@@ -68,7 +71,7 @@ class Bars(Progress):
         self._done = done
         if self._part is not None:
             steps = f"{done}/{self._total}" if self._total else ""
-            self._rich.update(self._part, completed=done, detail=_joined(self._left(), steps, detail))
+            self._rich.update(self._part, completed=done, detail=_joined(self._left(), steps, printable(detail)))
 
     def end(self) -> None:
         """Keep the finished bar, unless it is that of one job among others."""
@@ -84,7 +87,7 @@ class Bars(Progress):
     def note(self, text: str) -> None:
         """Print a line above the bars."""
         if self._live:
-            self._console.print(text, style="dim", markup=False)
+            self._console.print(printable(text), style="dim", markup=False, emoji=False)
         else:
             say(text)
 
@@ -96,7 +99,9 @@ class Bars(Progress):
         if state.jobs and state.done == state.jobs:
             left = ""
         detail = _joined(left, f"job {state.done}/{state.jobs}" if state.jobs else "")
-        self._rich.update(self._whole, description=_joined("run", state.stage), completed=state.fraction, detail=detail)
+        self._rich.update(
+            self._whole, description=_joined("run", printable(state.stage)), completed=state.fraction, detail=detail
+        )
 
     def _left(self) -> str:
         """The time that a part takes from here on, if no bar of a whole run says so."""

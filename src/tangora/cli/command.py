@@ -19,7 +19,6 @@ The fields of the dataclass are the arguments and options, in their order; those
 from __future__ import annotations
 
 import inspect
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import MISSING, Field, dataclass, field, fields
@@ -29,7 +28,7 @@ import typer
 from typer.core import TyperCommand
 from typer.main import get_command
 
-from tangora.cli.exits import quiet_libraries
+from tangora.cli.exits import print_traceback, quiet_libraries
 from tangora.cli.options import Options
 from tangora.cli.output import Output
 from tangora.cli.terminal import printing
@@ -104,9 +103,9 @@ class Command:
         quiet_libraries(options.verbose)
         try:
             return self.work(options, Output(options.json, options.quiet))
-        except TangoraError:
+        except TangoraError as error:
             if options.verbose:
-                traceback.print_exc()
+                print_traceback(error)
             raise
 
 

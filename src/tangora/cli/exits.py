@@ -17,8 +17,9 @@ import typer
 
 from tangora.cli.terminal import reader_is_gone, say
 from tangora.errors import TangoraError
+from tangora.support.printable import LONGEST, printable
 
-__all__ = ["end", "quiet_libraries", "traceback_goes_to"]
+__all__ = ["end", "print_traceback", "quiet_libraries", "traceback_goes_to"]
 
 INTERRUPTED = 130  # the shell's code for Ctrl-C
 _LOGS: list[Path] = []
@@ -54,6 +55,12 @@ def end(command: Callable[[], Any]) -> NoReturn:
     sys.exit(code or 0)
 
 
+def print_traceback(error: BaseException) -> None:
+    """Print a traceback on stderr, in which names of files and tensors have no effect on the terminal."""
+    text = "".join(traceback.format_exception(error))
+    print(printable(text, lines=True, most=10 * LONGEST), file=sys.stderr, end="")
+
+
 def traceback_goes_to(log: Path) -> None:
     """On an unexpected error, print one line that points to this log file, if it exists."""
     _LOGS[:] = [log]
@@ -65,7 +72,9 @@ def quiet_libraries(verbose: bool = False) -> None:
     Variables of the environment that are set already win.
     """
     if verbose:
-        logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+        handler = logging.StreamHandler()
+        handler.setFormatter(_Formatter("%(levelname)s %(name)s: %(message)s"))
+        logging.basicConfig(level=logging.INFO, handlers=[handler])
         return
     for key, value in {
         "TRANSFORMERS_VERBOSITY": "error",
@@ -76,6 +85,11 @@ def quiet_libraries(verbose: bool = False) -> None:
         os.environ.setdefault(key, value)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record), lines=True)
 
 
 def _print_any_name() -> None:
@@ -101,7 +115,8 @@ def _refused_by_the_system(error: OSError | MemoryError) -> NoReturn:
 
 def _usage(error: Any) -> NoReturn:
     if getattr(error, "ctx", None) is not None:
-        say(error.ctx.get_usage())
+        for line in error.ctx.get_usage().splitlines():
+            say(line)
     say(f"error: {error.format_message()}")
     sys.exit(2)
 
@@ -111,7 +126,7 @@ def _bug(error: Exception) -> NoReturn:
     with suppress(OSError):  # a name too long
         log = next((path for path in _LOGS if path.is_file()), None)
     if log is None:
-        traceback.print_exception(error)
+        print_traceback(error)
     else:
         say(f"error: {type(error).__name__}: {' '.join(str(error).split())[:300]} (the traceback is in {log})")
     sys.exit(1)

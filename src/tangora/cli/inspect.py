@@ -17,6 +17,7 @@ from tangora.adapters.kinds import KINDS
 from tangora.cli.command import Command
 from tangora.cli.options import Options
 from tangora.cli.output import Output
+from tangora.support.printable import printable
 from tangora.support.sizes import size_text
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def inspect(options: InspectOptions, output: Output) -> int:
     document = {"folders": [one.to_dict() for one in inspected], "fusable": answer.to_dict()}
     shown: list[RenderableType] = []
     for one in inspected:
-        shown += [Text(one.path, style="bold"), *_lines(one)]
+        shown += [Text(printable(one.path), style="bold"), *_lines(one)]
         if one.sites and (options.sites or (options.sites is None and len(inspected) == 1)):
             shown.append(_table(one))
     output.result(document, *shown, *_answer(answer))

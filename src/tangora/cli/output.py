@@ -17,6 +17,9 @@ from tangora.progress import Progress
 
 __all__ = ["Output"]
 
+# Control characters that JSON allows in strings, but a terminal obeys; escaped, they are the same data.
+_ESCAPED = {code: f"\\u{code:04x}" for code in range(127, 160)}
+
 
 @dataclass(frozen=True)
 class Output:
@@ -38,7 +41,8 @@ class Output:
         """
         if self.json:
             with printing():
-                print(json.dumps(_plain(document), indent=2, ensure_ascii=False, allow_nan=False))
+                text = json.dumps(_plain(document), indent=2, ensure_ascii=False, allow_nan=False)
+                print(text.translate(_ESCAPED))
         else:
             show(*shown)
 

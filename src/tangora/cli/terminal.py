@@ -14,14 +14,12 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from tangora.errors import OutputError
+from tangora.support.printable import printable
 
 __all__ = ["WIDTH", "console", "printing", "reader_is_gone", "say", "show"]
 
 WIDTH = 80
 """Width if the output is not a terminal (a pipe, a file, a log). ``COLUMNS`` in the environment takes precedence."""
-
-# A name may hold escape sequences, which a terminal would obey.
-_CONTROL = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
 
 
 class _Plain(Console):
@@ -29,7 +27,7 @@ class _Plain(Console):
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Return the text without markup, with control characters spelled out."""
-        return super().render_str(text.translate(_CONTROL), **{**options, "markup": False, "emoji": False})
+        return super().render_str(printable(text, lines=True), **{**options, "markup": False, "emoji": False})
 
     def on_broken_pipe(self) -> None:
         """Leave the error to `printing`; rich would end the program."""
@@ -104,10 +102,11 @@ def _print(printer: Console, renderable: RenderableType) -> None:
     if not isinstance(renderable, str):
         printer.print(renderable)
         return
+    renderable = printable(renderable)
     lines = [renderable]
     if printer.is_terminal:  # a long path stays in one piece, to be copied
         indent = " " * (len(renderable) - len(renderable.lstrip()) + 2)
         options = {"break_long_words": False, "break_on_hyphens": False, "subsequent_indent": indent}
         lines = textwrap.wrap(renderable, printer.width, **options) or lines  # type: ignore[arg-type]
     for line in lines:
-        printer.print(line, soft_wrap=True)
+        printer.print(Text(line), soft_wrap=True)

@@ -14,6 +14,7 @@ from tangora.report.summary import Summary
 from tangora.report.tables import terminal_tables
 from tangora.support.extras import require
 from tangora.support.files import atomic_dir, write_text
+from tangora.support.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -52,4 +53,4 @@ def terminal(run: str | Path) -> RenderableType:
     from rich.text import Text
 
     summary = Summary(read_run(Path(run)))
-    return Group(*terminal_tables(summary), Text(" ".join(headline(summary).sentences)))
+    return Group(*terminal_tables(summary), Text(printable(" ".join(headline(summary).sentences))))

@@ -13,6 +13,8 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from tangora.support.printable import printable
+
 __all__ = ["Column", "Wide"]
 
 _GAP = 2  # between two columns: rich's padding and the box's divider
@@ -36,8 +38,8 @@ class Column:
     @property
     def width(self) -> int:
         """The width in characters."""
-        cells = max((cell_len(cell) for cell in self.cells), default=0)
-        header = cell_len(self.header)
+        cells = max((cell_len(printable(cell)) for cell in self.cells), default=0)
+        header = cell_len(printable(self.header))
         return max(cells, min(header, self.most)) if self.numbers else min(max(cells, header), self.most)
 
 
@@ -76,22 +78,24 @@ class Wide:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         for index, part in enumerate(self.parts(options.max_width)):
-            yield Text(self.title + (", continued" if index else ""), style="italic")
+            yield Text(printable(self.title) + (", continued" if index else ""), style="italic")
             yield self._table(part, options.max_width)
             yield Text()
 
     def _table(self, part: Sequence[Column], width: int) -> Table:
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-        table.add_column(Text(self.key.header), overflow="fold", max_width=self._key_width(width))
+        table.add_column(Text(printable(self.key.header)), overflow="fold", max_width=self._key_width(width))
         for column in part:
             side: Literal["left", "right"] = "right" if column.numbers else "left"
             room = min(column.width, max(width - self._key_width(width) - _GAP, 1))
-            table.add_column(Text(_broken(column.header, room)), justify=side, overflow="fold", max_width=room)
+            table.add_column(
+                Text(_broken(printable(column.header), room)), justify=side, overflow="fold", max_width=room
+            )
         for row, name in enumerate(self.key.cells):
             if row in self.ruled and row:
                 table.add_section()
             style = "bold" if row in self.bold else None
-            table.add_row(Text(name), *(Text(column.cells[row]) for column in part), style=style)
+            table.add_row(Text(printable(name)), *(Text(printable(column.cells[row])) for column in part), style=style)
         return table
 
 
