@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tangora.adapters.adapter import Adapter
-from tangora.adapters.formats.lora.layers import expert_of, is_bias, layer_of
+from tangora.adapters.formats.lora.layers import expert_of, is_bias, layer_of, weight_of
 from tangora.adapters.formats.lora.settings import parameters_of
 from tangora.checkpoints.align import Target
 from tangora.errors import FusionError
@@ -95,7 +95,7 @@ def align_adapters(
     plain = [site for site in sites if full or expert_of(site) is None]
     layers = sorted({expert[0] for site in sites if not full and (expert := expert_of(site))})
     bias = {site for site in plain if any(site in v and is_bias(site, v[site]) for v in vectors)}
-    tensors = {site: site if full or site in bias else f"{site}.weight" for site in plain}
+    tensors = {site: site if full or site in bias else weight_of(site, sites) for site in plain}
     shapes = {site: tuple(update.shape) for v in (adapters[0].start, *vectors) for site, update in v.items()}
     candidates = {layer: _candidates(layer, adapters) for layer in layers}
     wanted: dict[str, tuple[int, ...] | None] = {tensors[site]: shapes[site] for site in plain}

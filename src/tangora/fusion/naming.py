@@ -18,7 +18,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from tangora.adapters.adapter import Adapter
-from tangora.adapters.formats.lora.layers import expert_of, is_bias
+from tangora.adapters.formats.lora.layers import expert_of, is_bias, weight_of
 from tangora.errors import FusionError
 from tangora.storage.architecture import Architecture, class_of, default_architecture, stored_config, with_classes
 from tangora.storage.names import Names
@@ -58,9 +58,10 @@ def _by_tensors(adapters: Sequence[Adapter], base: Checkpoint) -> list[Adapter]:
     """Rename sites that are one tensor of the base: the longest name is that of the model which contains the others."""
     stored: list[dict[str, str]] = []
     for adapter in adapters:
-        shapes = {_tensor(s, u): tuple(u.shape) for s, u in adapter.updates.items() if expert_of(s) is None}
-        named = Names(base, shapes, adapter.config)
-        stored.append({s: named(_tensor(s, u)) for s, u in adapter.updates.items() if expert_of(s) is None})
+        plain = {site: update for site, update in adapter.updates.items() if expert_of(site) is None}
+        tensors = {s: s if is_bias(s, u) else weight_of(s, adapter.updates) for s, u in plain.items()}
+        named = Names(base, {tensors[s]: tuple(u.shape) for s, u in plain.items()}, adapter.config)
+        stored.append({site: named(tensor) for site, tensor in tensors.items()})
     order = sorted(range(len(adapters)), key=lambda i: (-_depth(adapters[i]), i))
     common: dict[str, str] = {}
     for i in order:
@@ -75,10 +76,6 @@ def _by_tensors(adapters: Sequence[Adapter], base: Checkpoint) -> list[Adapter]:
             table = {site: prefix + site if name == site else name for site, name in table.items()}
         result.append(_renamed(adapter, table))
     return result
-
-
-def _tensor(site: str, update: Any) -> str:
-    return site if is_bias(site, update) else f"{site}.weight"
 
 
 def _depth(adapter: Adapter) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from tangora.adapters.formats.lora.layers import expert_of, experts_of, layer_of
+from tangora.adapters.formats.lora.layers import expert_of, experts_of, is_attention, layer_of
 from tangora.adapters.formats.lora.names import PREFIX
 from tangora.adapters.formats.lora.settings import HEADS, parameters_of
 from tangora.errors import AdapterError
@@ -68,7 +68,8 @@ def peft_state(model: nn.Module) -> dict[str, Tensor]:
 def _skeleton(content: Content, config: Mapping[str, Any]) -> nn.Module:
     root = nn.Module()
     for site, update in sorted(content.updates.items()):
-        if expert_of(site) is None:
+        outer = site.removesuffix(".base_layer.out_proj")
+        if expert_of(site) is None and (outer == site or outer not in content.updates):
             _put(root, site, _layer(site, update.shape, content))
     by_module: dict[str, list[tuple[int, list[int]]]] = {}
     for layer, experts in experts_of(content.updates).items():
@@ -90,10 +91,13 @@ def _layer(site: str, shape: tuple[int, ...], content: Content) -> nn.Module:
         layer = nn.Embedding(inside, out, device="meta")
     elif kernel := content.kernels.get(site):
         layer = _CONVOLUTIONS[len(kernel)](kernel[0], out, kernel[1:], device="meta")
+    elif is_attention(site, content.updates):
+        layer = nn.MultiheadAttention(inside, 1, device="meta")  # the number of heads has no effect on the weights
     else:
         layer = nn.Linear(inside, out, device="meta")
     for name, parameter in list(layer.named_parameters()):
-        layer.register_parameter(name, _zeros(parameter.shape))
+        home, _, leaf = name.rpartition(".")
+        layer.get_submodule(home).register_parameter(leaf, _zeros(parameter.shape))
     return layer
 
 

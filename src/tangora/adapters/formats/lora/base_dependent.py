@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tangora.adapters.formats.lora.layers import weight_of
 from tangora.adapters.formats.lora.settings import is_in_saved_module
 from tangora.errors import AdapterError
 from tangora.storage.names import Names, is_turned
@@ -53,11 +54,12 @@ class BaseWeights:
         config: Mapping[str, Any],
     ) -> None:
         self.base, self.shapes, self.embeddings, self.config = base, shapes, embeddings, config
-        self._named = Names(base, {f"{site}.weight": shapes[site] for site in sorted(shapes)}, config)
+        self._weights = {site: weight_of(site, shapes) for site in sorted(shapes)}
+        self._named = Names(base, {name: shapes[site] for site, name in self._weights.items()}, config)
 
     def stored(self, site: str) -> tuple[Stored, bool]:
         """Return the stored weight of a site, and whether it is the transpose of its update."""
-        weight = self.base.tensors[self._named(f"{site}.weight")]
+        weight = self.base.tensors[self._named(self._weights[site])]
         embedding = site in self.embeddings
         return weight, is_turned(self.shapes[site], weight, site, embedding, self.config, self.base)
 

@@ -23,7 +23,18 @@ from tangora.adapters.formats.lora.settings import parameters_of, rank_and_scali
 from tangora.errors import AdapterError
 from tangora.updates.task_vector import Dense, Factors, LowRank, Update
 
-__all__ = ["check_tied", "expert_of", "experts_of", "is_bias", "join_experts", "kernel_of", "layer_of", "updates_of"]
+__all__ = [
+    "check_tied",
+    "expert_of",
+    "experts_of",
+    "is_attention",
+    "is_bias",
+    "join_experts",
+    "kernel_of",
+    "layer_of",
+    "updates_of",
+    "weight_of",
+]
 
 _EXPERT = re.compile(r"^(?P<layer>.+)\[(?P<index>\d+)\]$")
 
@@ -43,6 +54,20 @@ def layer_of(site: str) -> str:
     """Return the path of a site's module in the base; peft nests the wrappers of one module's parameters."""
     expert = expert_of(site)
     return (expert[0] if expert else site).replace(".base_layer", "")
+
+
+def is_attention(site: str, sites: Collection[str]) -> bool:
+    """Return whether a site is a `torch.nn.MultiheadAttention`: its output projection is adapted inside its wrapper."""
+    return f"{site}.base_layer.out_proj" in sites
+
+
+def weight_of(site: str, sites: Collection[str]) -> str:
+    """Return the parameter of the base that a site's update is added to.
+
+    >>> weight_of("attn", ["attn", "attn.base_layer.out_proj"]), weight_of("attn.base_layer.out_proj", [])
+    ('attn.in_proj_weight', 'attn.out_proj.weight')
+    """
+    return f"{layer_of(site)}.{'in_proj_weight' if is_attention(site, sites) else 'weight'}"
 
 
 def kernel_of(pair: Mapping[str, Tensor]) -> tuple[int, ...] | None:
