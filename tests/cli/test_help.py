@@ -83,6 +83,8 @@ def test_help_imports_no_command_and_a_command_no_other():
         "tangora.cli",
         "tangora.errors",
         "tangora.progress",
+        "tangora.support",
+        "tangora.support.printable",
         *(f"tangora.cli.{name}" for name in program),
     }
     assert {name for name in loaded[1] - loaded[0] if name.startswith("tangora")} == {"tangora.cli.job"}
