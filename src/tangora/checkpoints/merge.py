@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
+from tangora.checkpoints.carried import Carried, carry
 from tangora.checkpoints.gather import gather
 from tangora.checkpoints.lane import Lane
 from tangora.checkpoints.models import Models, Request
@@ -157,14 +158,16 @@ def fuse_checkpoints(
     plan = make_plan(inputs.targets, dtype=kind, shard_size=size, block=block)
     if not inputs.computation.method.linear or "F16" in plan.dtypes or (plan.wide and "BF16" in plan.dtypes):
         import torch  # noqa: F401  # deferred: linear methods do without; here, so that `plan.memory` measures it
-    lineage = {**inputs.lineage, "dtype": kind, "notes": inputs.notes}
+    carried = carry(origin.folder, inputs.tokenizer, dict(zip(inputs.names, map(Path, models), strict=True)))
+    notes = [*inputs.notes, *carried.notes]
+    lineage = {**inputs.lineage, "dtype": kind, "notes": notes}
     kept, checked = 0, None
     if not dry_run:
         key = digest([lineage, plan.fingerprint, inputs.stamps, device.partition(":")[0]])
         with opened(out, plan, key, record=LINEAGE, overwrite=overwrite) as output:
             kept = len(output.kept)
             _run(plan, inputs.computation, output, workers, device, progress or Progress())
-            _write_beside(output.folder, origin, lineage, inputs, plan.index)
+            _write_beside(output.folder, carried, lineage, inputs, plan.index)
             checked = _checked(output, origin, inputs) if verify and inputs.sources else None
     return Merged(
         out=out,
@@ -178,7 +181,7 @@ def fuse_checkpoints(
         threads=workers,
         memory=plan.memory(inputs.computation.method, workers),
         weights=inputs.lineage["weights"],
-        notes=inputs.notes,
+        notes=notes,
         verified=checked,
     )
 
@@ -197,10 +200,10 @@ def _checked(output: OutputFolder, base: Checkpoint, models: Models) -> Checkpoi
 
 
 def _write_beside(
-    folder: Path, base: Checkpoint, lineage: Mapping[str, Any], models: Models, index: str | None
+    folder: Path, carried: Carried, lineage: Mapping[str, Any], models: Models, index: str | None
 ) -> None:
     """Write the files of a checkpoint other than its shards."""
-    write_sidecars(folder, base, models.config, models.tokenizer, lineage)
+    write_sidecars(folder, carried, models.config, lineage)
     if models.heads or models.records:
         from tangora.adapters.heads import (  # deferred: torch, which linear methods do without
             write_heads,

@@ -9,42 +9,32 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tangora.storage.checkpoint import CONFIG, Checkpoint
+from tangora.checkpoints.carried import Carried
+from tangora.storage.checkpoint import CONFIG
 from tangora.support.files import inside, write_json, write_text
 from tangora.support.markdown import as_code, as_table, as_text
 
 __all__ = ["LINEAGE", "write_sidecars"]
 
 LINEAGE = "tangora_fusion.json"
-_COPIED = (
-    *("generation_config.json", "preprocessor_config.json", "processor_config.json", "image_processor_config.json"),
-    "video_preprocessor_config.json",
-)
-_TOKENIZER = (
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
-    *("vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
-    *("chat_template.jinja", "chat_template.json"),
-)
 _DTYPE_NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
 
 
-def write_sidecars(
-    folder: Path, base: Checkpoint, config: Mapping[str, Any], tokenizer: Path, lineage: Mapping[str, Any]
-) -> None:
+def write_sidecars(folder: Path, carried: Carried, config: Mapping[str, Any], lineage: Mapping[str, Any]) -> None:
     """Fill ``folder`` with the small files of a checkpoint, a README and ``tangora_fusion.json``.
 
     Args:
         folder: the output.
-        base: the checkpoint to copy files from.
-        config: ``config.json``; only the dtype is still adjusted.
-        tokenizer: the folder to copy the tokenizer from.
+        carried: the files to copy, and settings that the models agree on.
+        config: ``config.json``; only the dtype, the carried keys and the names of files are still adjusted.
         lineage: how the output was made.
     """
-    for home, names in ((base.folder, _COPIED), (tokenizer, _TOKENIZER)):
-        for name in names:
-            if (home / name).exists():
-                shutil.copyfile(inside(home, name), folder / name)
-    config = dict(config)
+    for name, source in carried.copies.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(inside(source.parent, source.name), folder / name)
+    for name, settings in carried.written.items():
+        write_json(folder / name, settings)
+    config = {key: value for key, value in config.items() if key != "transformers_weights"} | dict(carried.config)
     if lineage["dtype"] is not None:
         for key in [k for k in ("dtype", "torch_dtype") if k in config] or ["torch_dtype"]:
             config[key] = _DTYPE_NAMES[lineage["dtype"]]
