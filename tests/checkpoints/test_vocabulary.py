@@ -251,7 +251,8 @@ def test_the_models_are_compared_if_the_base_has_no_tokenizer(tmp_path):
     base, folders = with_files(tmp_path, "tokenizer.json", None, NAMES, [NAMES[1], NAMES[0], *NAMES[2:]])
     refuse(tmp_path, FusionError, "2 tokens have other ids in m1 than in m0", base, folders)
     (folders[1] / "tokenizer.json").unlink()
-    assert fuse_checkpoints(base, folders, tmp_path / "out").notes == []
+    notes = fuse_checkpoints(base, folders, tmp_path / "out").notes
+    assert notes == ["of the models' own files, left out or as in the base: tokenizer.json"]
 
 
 def test_renamed_tokens_and_other_kinds_of_files_are_noted(tmp_path):

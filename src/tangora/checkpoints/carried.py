@@ -19,7 +19,7 @@ from typing import Any
 from tangora.checkpoints.agreed import IDS, SETTINGS, TEMPLATES, agree, template_of
 from tangora.checkpoints.tokens import files_of, tokens_of
 from tangora.errors import FileError
-from tangora.storage.checkpoint import CONFIG
+from tangora.storage.recognition import CONFIG, weights_of
 from tangora.support.files import inside, read_json
 
 __all__ = ["Carried", "carry"]
@@ -154,6 +154,9 @@ def _shared(copies: dict[str, Path], models: Mapping[str, Path]) -> list[str]:
     has_tokenizer = any(map(_TOKENIZER.fullmatch, copies))
     notes: list[str] = []
     differing = []
+    compared: set[str] = set()  # by tokens, with notes of their own
+    if has_tokenizer and all(weights_of(home) is not None for home in models.values()):
+        compared = {path.name for home in models.values() for path in files_of(home)}
     for name in sorted({name for files in theirs.values() for name in files}):
         if name in SETTINGS or name in TEMPLATES or name.startswith("additional_chat_templates/"):
             continue
@@ -167,7 +170,7 @@ def _shared(copies: dict[str, Path], models: Mapping[str, Path]) -> list[str]:
         if common and not (is_token and has_tokenizer) and not (here is not None and code_of_others):
             copies[name] = having[0]
             notes.append(f"{name} is the one that all models have")
-        else:
+        elif name not in compared:
             differing.append(name)
     if differing:
         names = ", ".join(differing[:8]) + (f" and {len(differing) - 8} more" if len(differing) > 8 else "")
