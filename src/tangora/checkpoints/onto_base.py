@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tangora.adapters.adapter import Adapter
-from tangora.adapters.formats.lora.layers import expert_of, is_bias, layer_of, weight_of
+from tangora.adapters.formats.lora.layers import expert_of, is_attention, is_bias, layer_of, weight_of
 from tangora.adapters.formats.lora.settings import parameters_of
 from tangora.checkpoints.align import Target
 from tangora.errors import FusionError
@@ -93,6 +93,10 @@ def align_adapters(
     full = adapters[0].metadata.of_kind.by_parameter
     sites = sorted({site for vector in vectors for site in vector} | set(adapters[0].start))
     plain = [site for site in sites if full or expert_of(site) is None]
+    if not full and (attention := next((site for site in plain if is_attention(site, sites)), None)):
+        what = "LoRA on torch.nn.MultiheadAttention: peft 0.21 adds the update of its output projection twice"
+        fix = "merge it with peft, which decides how often, or fuse such adapters into an adapter"
+        raise FusionError(what, where=attention, fix=fix)
     layers = sorted({expert[0] for site in sites if not full and (expert := expert_of(site))})
     bias = {site for site in plain if any(site in v and is_bias(site, v[site]) for v in vectors)}
     tensors = {site: site if full or site in bias else weight_of(site, sites) for site in plain}

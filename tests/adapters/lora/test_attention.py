@@ -5,12 +5,12 @@ from __future__ import annotations
 import peft
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from folders import save
 from tangora.adapters.adapter import load
 from tangora.checkpoints import fuse_checkpoints
+from tangora.errors import FusionError
 from tangora.fusion.fusion import fuse
 from tangora.fusion.verification import verify
 
@@ -49,13 +49,9 @@ def test_stock_peft_loads_the_sum(tmp_path, count):
         torch.testing.assert_close(loaded[name] - start, sum(c[name] - start for c in changes), rtol=0, atol=1e-6)
 
 
-def test_onto_its_base(tmp_path):
+def test_onto_its_base_is_refused(tmp_path):
+    """In a forward pass, peft 0.21 adds the update of the output projection twice; its file does not say so."""
     base = save(tmp_path / "base", dict(Model().state_dict()), config={"model_type": "mine"})
     write(tmp_path / "a", 1)
-    fuse_checkpoints(base, [tmp_path / "a"], tmp_path / "out", weights=1.0)
-    model, x = Model(), torch.randn(3, 1, 8, generator=torch.Generator().manual_seed(0))
-    model.load_state_dict(load_file(tmp_path / "out" / "model.safetensors"))
-    with torch.no_grad():  # not what merge_and_unload gives: peft 0.21 adds the output projection's update twice there
-        wanted = peft.PeftModel.from_pretrained(Model(), tmp_path / "a").eval()(x)
-        torch.testing.assert_close(model.eval()(x), wanted, rtol=0, atol=1e-5)
-        assert not torch.allclose(Model().eval()(x), wanted, atol=1e-3)
+    with pytest.raises(FusionError, match=r"MultiheadAttention: peft 0\.21 adds"):
+        fuse_checkpoints(base, [tmp_path / "a"], tmp_path / "out", weights=1.0)
