@@ -293,8 +293,12 @@ def test_an_output_that_exists(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("x")
     refuse(tmp_path, OutputError, "exists", base, folders)
-    fuse_checkpoints(base, folders, tmp_path / "out", overwrite=True)
-    assert not (tmp_path / "out" / "mine").exists()
+    with pytest.raises(OutputError, match=r"did not write.*mine"):
+        fuse_checkpoints(base, folders, tmp_path / "out", overwrite=True)
+    (tmp_path / "out" / "mine").unlink()
+    fuse_checkpoints(base, folders, tmp_path / "out")
+    fuse_checkpoints(base, folders, tmp_path / "out", weights=0.5, overwrite=True)
+    assert json.loads((tmp_path / "out" / "tangora_fusion.json").read_text())["weights"] == [0.5] * len(folders)
     assert not list(tmp_path.glob(".out*"))
 
 
