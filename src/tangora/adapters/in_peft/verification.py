@@ -65,7 +65,8 @@ class Verification:
 
     def summary(self) -> str:
         """Return one line for a person."""
-        parts = [f"stock peft loads {self.sites} sites, largest relative difference {self.error:.1e}"]
+        loaded = f"stock peft loads {self.sites} sites, into a model of these alone"
+        parts = [f"{loaded}, largest relative difference {self.error:.1e}"]
         if self.again_error is not None:
             parts.append(f"re-evaluated at {self.again} of them {self.again_error:.1e}")
         if self.identity is not None:
