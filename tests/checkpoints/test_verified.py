@@ -166,7 +166,7 @@ def test_an_update_that_is_lost_is_an_error(tmp_path, monkeypatch):
 
 def test_a_tensor_that_is_missing_is_an_error(tmp_path, monkeypatch):
     base, folders = made(tmp_path)
-    monkeypatch.setattr("tangora.checkpoints.verified._written", lambda folder: {})
+    monkeypatch.setattr("tangora.checkpoints.verified.tensors_in", lambda folder: {})
     refused(tmp_path, "do not hold the tensors", base, folders)
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from tangora.adapters.model_classes import labels_of, model_class
+from tangora.adapters.model_classes import labels_of, model_class, vocabulary_of
 from tangora.support.markdown import as_code, as_table, as_text
 from tangora.support.seams import FAMILIES, SPACES
 from tangora.support.yaml import dump
@@ -181,6 +181,8 @@ def _loading(adapter: Adapter) -> str:
         imports, made = _BUILTIN, f"load_base(BaseConfig(family={base.family!r}, model={base.model!r})).backbone"
     else:
         imports, made = _base_code(adapter)
+    if (rows := vocabulary_of({name: value.shape for name, value in adapter.whole.items()})) is not None:
+        made += f"\nbase.resize_token_embeddings({rows})"
     own = [task for task in adapter.heads if task in adapter.records]
     if own:
         text += " The trained head of every task is in `heads/`, beside a JSON file that describes its use."

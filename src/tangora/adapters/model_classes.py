@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tangora.adapters.formats.lora.settings import HEADS, is_in_saved_module
+from tangora.storage.vocabulary import is_vocabulary
 
-__all__ = ["head_of", "labels_of", "model_class"]
+__all__ = ["head_of", "labels_of", "model_class", "vocabulary_of"]
 
 _AUTO = {
     "CAUSAL_LM": "AutoModelForCausalLM",
@@ -60,3 +61,13 @@ def labels_of(shapes: Mapping[str, Sequence[int]]) -> int | None:
         last = last or [n for n in weights if n in ("classifier.weight", "score.weight", "qa_outputs.weight")]
         weights = {name: weights[name] for name in last}
     return weights.popitem()[1][0] if len(weights) == 1 else None
+
+
+def vocabulary_of(shapes: Mapping[str, Sequence[int]]) -> int | None:
+    """Return the number of tokens whose embeddings an adapter saved whole; None if it saved none.
+
+    >>> vocabulary_of({"model.embed_tokens.weight": (66, 8), "lm_head.weight": (66, 8)})
+    66
+    """
+    rows = {shape[0] for n, shape in shapes.items() if n.endswith(".weight") and len(shape) == 2 and is_vocabulary(n)}
+    return rows.pop() if len(rows) == 1 else None

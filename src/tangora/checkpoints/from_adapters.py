@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tangora.adapters.formats.lora.layers import expert_of
+from tangora.checkpoints.added_rows import refuse_adapted_rows, split_rows, tokenizer_of, with_added_rows
 from tangora.checkpoints.models import Models, Request, computation_of, lineage_of, stamps_of
 from tangora.checkpoints.onto_base import align_adapters, replaced
 from tangora.checkpoints.steps import check_method
+from tangora.checkpoints.task_heads import beyond, head_targets, headed
 from tangora.checkpoints.tied import tied_again, untied
+from tangora.checkpoints.vocabulary import resized
 from tangora.fusion.computation import Computation
 from tangora.fusion.contract import space_of
 from tangora.fusion.fusion import Fusion
-from tangora.fusion.heads import carried_records
+from tangora.fusion.heads import carried_records, file_name
 from tangora.fusion.sources import SourceAdapter
 from tangora.methods import get
 from tangora.storage.checkpoint import Checkpoint
@@ -36,6 +39,7 @@ def gather_adapters(base: Checkpoint, folders: Sequence[str | os.PathLike[str]],
     split = untied(base)
     heads, same_base = request.heads, request.same_base
     fusion = Fusion(list(folders), request.space, seed=request.seed, same_base=same_base, base=split, heads=heads)
+    refuse_adapted_rows(fusion.adapters, split)
     prints = in_threads(lambda adapter: adapter.fingerprint, fusion.adapters)
     # Updates are streamed only if the method works on changes of weights. A method that is not linear must get each
     # expert as a separate site, but a checkpoint may stack them in one parameter.
@@ -54,11 +58,26 @@ def gather_adapters(base: Checkpoint, folders: Sequence[str | os.PathLike[str]],
         computation = Computation(get("task_arithmetic"), [1.0], {}, 0, [fused.fingerprint])
         recorded = computation_of(request, prints, sorted(fused.updates))
         whole, kept, sources = dict(fused.whole), dict(fused.heads), [SourceAdapter(fused)]
-    targets, config, notes = tied_again(base, split, replaced(targets, whole, split, fusion.adapters[0].config))
+    head = beyond(whole, fusion.adapters, split, heads == "keep")
+    inside = {name: value for name, value in whole.items() if name not in head}
+    grown, inside = split_rows(inside, split, fusion.adapters)
+    places = [Path(folder) for folder in folders]
+    targets = replaced(targets, inside, split, fusion.adapters[0].config)
+    targets, rows = with_added_rows(targets, grown, places)
+    targets, config, notes = tied_again(base, split, targets)
+    if head and heads == "keep":
+        kept |= {file_name(fusion.names[0]): head}
+    elif head:
+        targets += head_targets(head, places, len(computation.fingerprints))
+        config = headed(config, fusion.adapters[0].config, head)
+        notes.append(f"the base has no head; the adapters' is added as it is, without weights: {', '.join(head)}")
     lineage = {**lineage_of(base, request, recorded, fusion.names, prints), "space": request.space}
     notes += [f"the head of {task} is in heads/{task}.safetensors" for task in kept]
     stamps = stamps_of(base.files)
     records, names, tokenizer = carried_records(fusion.adapters), fusion.names, base.folder
+    if rows is not None:
+        tokenizer, note = tokenizer_of(base, places, rows)
+        config, notes = resized(config, rows), [*notes, note]
     return Models(targets, computation, names, notes, lineage, stamps, config, tokenizer, kept, records, sources)
 
 

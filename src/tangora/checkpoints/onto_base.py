@@ -23,6 +23,7 @@ from tangora.storage.checkpoint import Checkpoint
 from tangora.storage.header import Stored
 from tangora.storage.names import Names, is_turned
 from tangora.storage.tensors import read_rows
+from tangora.storage.vocabulary import is_vocabulary
 from tangora.updates.task_vector import Dense, LowRank, Update
 
 __all__ = ["OrientedUpdate", "StackedExperts", "align_adapters", "replaced"]
@@ -141,6 +142,12 @@ def replaced(
     for site, value in whole.items():
         stored = base.find(named(site))
         if stored is None or stored.shape != tuple(value.shape):
+            if stored is not None and is_vocabulary(site) and stored.shape[1:] == tuple(value.shape[1:]):
+                what = f"the adapters have {len(value)} rows of tokens, the base {stored.shape[0]}"
+                fix = (
+                    "resize the base's vocabulary (resize_token_embeddings), save it with its tokenizer, and give that"
+                )
+                raise FusionError(what, where=site, fix=fix)
             got = "nothing" if stored is None else list(stored.shape)
             fix = "keep the heads, with --heads keep, or give a base that has them"
             raise FusionError(
@@ -148,8 +155,14 @@ def replaced(
             )
         change = value.float() - read_rows(stored, 0, stored.shape[0]).reshape(stored.shape)
         old = by_name[stored.name]
-        by_name[stored.name] = Target(old.name, old.base, old.parts, OrientedUpdate(Dense(change), False), old.site)
+        if bool(change.any()):
+            start = _with_start(change, old.start)
+            by_name[stored.name] = Target(old.name, old.base, old.parts, OrientedUpdate(Dense(start), False), old.site)
     return list(by_name.values())
+
+
+def _with_start(change: Tensor, start: OrientedUpdate | None) -> Tensor:
+    return change if start is None else change + start.rows(0, change.shape[0]).reshape(change.shape)
 
 
 def _target(

@@ -53,7 +53,7 @@ def tied_again(
     """
     heads = [name for name in split.tensors if split.tensors[name] is not base.tensors.get(name)]
     ends = {*heads, *(base.tied[name] for name in heads)}
-    if not any(target.adapted for target in targets if target.name in ends):
+    if not any(target.adapted or target.tails for target in targets if target.name in ends):
         return [target for target in targets if target.name in base.tensors], base.config, []
     what = "input embedding and output head are no longer tied, since adapters change them differently"
     more = sum(split.tensors[name].size for name in heads if name not in base.tensors)

@@ -25,11 +25,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
+from tangora.checkpoints.added_rows import check_added_rows
 from tangora.checkpoints.align import Target
 from tangora.checkpoints.onto_base import OrientedUpdate, StackedExperts
+from tangora.checkpoints.written import bits_of, rows_of, tensors_in
 from tangora.errors import FileError
 from tangora.fusion.computation import Computation
 from tangora.fusion.sources import SourceAdapter
@@ -108,15 +109,16 @@ def check_written(
         FileError: a tensor is missing, or not what it should be.
     """
     begun = time.perf_counter()
-    written = _written(folder)
+    written = tensors_in(folder)
     if odd := sorted(written.keys() ^ {target.name for target in targets}):
         raise FileError("the files do not hold the tensors that they should", got=odd[0], where=folder, fix=_FIX)
     smallest = min((t for t in targets if t.adapted), key=lambda t: (t.entries, t.name), default=None)
     equal = compared = sampled = read = unknown = 0
     for target in targets:
-        origin = base.find(target.name)
-        assert origin is not None
+        origin = base.find(target.name) or target.base  # a head that only the adapters have
         check = _Check(target, (written[target.name], target.name), (origin.path, origin.name), computation, sources)
+        if target.tails:
+            check_added_rows(target, rows_of(*check.written, target.base.shape[0], target.shape[0]))
         if not target.adapted:
             check.same()
             equal += 1
@@ -130,14 +132,6 @@ def check_written(
     update = "the adapter fused in memory" if in_memory else f"{computation.method.name} of the adapters"
     seconds = time.perf_counter() - begun
     return CheckpointVerification(equal, compared, sampled, read, unknown, update, computation.method.linear, seconds)
-
-
-def _written(folder: Path) -> dict[str, Path]:
-    files: dict[str, Path] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            files |= dict.fromkeys(file.keys(), path)
-    return files
 
 
 def _spans(target: Target, computation: Computation, cutoffs: Sequence[float] | None, smallest: bool) -> Spans | None:
@@ -168,9 +162,10 @@ class _Check:
         """Compare the tensor with the base's, rounded to the output's dtype, bit for bit."""
         shape, step = self.target.base.shape, max(1, _BLOCK // self.target.width)
         for start in range(0, shape[0] if shape else 1, step):
-            ours, theirs = (_rows(*where, start, start + step) for where in (self.written, self.origin))
+            stop = min(start + step, shape[0]) if shape else 1
+            ours, theirs = (rows_of(*where, start, stop) for where in (self.written, self.origin))
             wide = theirs if theirs.dtype == ours.dtype else theirs.to(torch.promote_types(ours.dtype, torch.float32))
-            if ours.shape != theirs.shape or not torch.equal(_bits(ours), _bits(wide.to(ours.dtype))):
+            if ours.shape != theirs.shape or not torch.equal(bits_of(ours), bits_of(wide.to(ours.dtype))):
                 raise FileError("it differs from the base's, but no adapter touches it", where=self._where, fix=_FIX)
 
     def computed(self, spans: Spans, cutoffs: Sequence[float] | None) -> bool:
@@ -179,7 +174,7 @@ class _Check:
         Raises:
             FileError: the rows differ.
         """
-        out, base = (torch.cat([_rows(*w, a, b).reshape(-1) for a, b in spans]) for w in (self.written, self.origin))
+        out, base = (torch.cat([rows_of(*w, a, b).reshape(-1) for a, b in spans]) for w in (self.written, self.origin))
         linear = self.computation.method.linear or not self.target.by_method
         excess, difference, plain = self._differences(out, base, spans, cutoffs)
         equal = excess <= (0.0 if linear else _TOLERANCE)
@@ -283,18 +278,6 @@ def _zeros(target: Target, spans: Spans) -> Tensor:
     return torch.zeros(sum(b - a for a, b in spans) * target.width, dtype=torch.float64)
 
 
-def _rows(path: Path, name: str, start: int, stop: int) -> Tensor:
-    """Read rows of a tensor; the file is opened only for them, so that nothing stays mapped."""
-    with safe_open(path, framework="pt") as file:
-        part = file.get_slice(name)
-        rows: Tensor = part[start:stop] if part.get_shape() else file.get_tensor(name).reshape(1)
-        return rows.clone()
-
-
 def _read(part: Any, spans: Spans, positive: bool = False) -> Tensor:
     rows = torch.cat([(part.positive() if positive else part).rows(a, b).double().reshape(-1) for a, b in spans])
     return rows.abs() if positive else rows
-
-
-def _bits(tensor: Tensor) -> Tensor:
-    return tensor.contiguous().reshape(-1).view(torch.uint8)

@@ -133,7 +133,10 @@ def fuse(options: FuseOptions, output: Output) -> None:
     refuse_superfluous(fusion.statistics, get(options.method), fusion.adapters, fusion.names)
     fused = fusion.merge(options.method, weights, parameters, options.rank)
     written = _saved(fused, fusion, options)
-    output.result(_document(fused, options.out, written), *fused_lines(fused, options.out, written, origin))
+    lines = list(fused_lines(fused, options.out, written, origin))
+    if fused.whole and fusion.base is None:  # with the base, the changes of its parameters are weighted
+        lines.insert(2, f"saved whole, so kept as it is, without weights: {', '.join(sorted(fused.whole))}")
+    output.result(_document(fused, options.out, written), *lines)
 
 
 def _fuse_full(options: MergeOptions, output: Output) -> None:

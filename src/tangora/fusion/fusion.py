@@ -22,6 +22,7 @@ from tangora.fusion.heads import Heads, carried_records, check_heads, fuse_whole
 from tangora.fusion.lineage import check, check_belongs, inherit, truncate
 from tangora.fusion.naming import with_common_names
 from tangora.fusion.routes import Routes
+from tangora.fusion.saved import base_values, changes, moved, sum_of_changes
 from tangora.fusion.statistics import MethodStatistics, StatisticsLike, match, opened, refuse_superfluous
 from tangora.fusion.weights import Weights, WeightTable, tabulate
 from tangora.methods import Method, get
@@ -72,7 +73,8 @@ def fuse(
         same_base: treat the bases as the same weights although their names or fingerprints differ.
         statistics: of every adapter, in any order, for a method that needs them: files of ``tangora statistics``, or
             results of `tangora.collect_statistics`.
-        base: the base's folder, if updates depend on its weights (DoRA, PiSSA, OLoRA, biases saved whole).
+        base: the base's folder, if updates depend on its weights (DoRA, PiSSA, OLoRA, biases saved whole), or to weight
+            parameters of the base that are saved whole as changes of it.
         heads: how to treat ``modules_to_save`` that differ: ``keep`` one file per task in ``heads/``, or ``fuse`` them
             by name into their mean, weighted by λ. They are refused if it is None.
         parameters: the method's own, such as ``density=0.2``.
@@ -133,7 +135,7 @@ class Fusion:
         self.names = list(names) if names is not None else _names(adapters, self.adapters)
         if len(self.names) != len(self.adapters):
             raise ArgumentError("one name per adapter", got=len(self.names), where="fuse.names")
-        self.space, self.seed, self.heads = space, seed, heads
+        self.space, self.seed, self.heads, self.base = space, seed, heads, origin
         self.statistics = [opened(one) for one in statistics or ()]
         self.adapters = with_common_names(self.adapters, self.names, origin)
         check(self.adapters, self.names, same_base)
@@ -194,7 +196,18 @@ class Fusion:
     ) -> tuple[dict[str, Tensor], dict[str, Mapping[str, Tensor]]]:
         """Fuse the parameters that the adapters saved whole; return values that replace the base's, and kept heads."""
         coefficients = method.coefficients(table, parameters) if method.linear and isinstance(table, list) else None
-        return fuse_whole(self.adapters, self.names, table, coefficients, self.heads)
+        weighted: dict[str, Tensor] = {}
+        rest = self.adapters
+        if self.base is not None and isinstance(table, list) and method.statistics is None:
+            values = base_values(self.base, self.adapters, self.heads)
+            rest = [replace(a, whole={n: v for n, v in a.whole.items() if n not in values}) for a in self.adapters]
+            if coefficients is not None:
+                weighted = sum_of_changes(values, self.adapters, coefficients)
+            elif values:
+                fusion = Fusion(changes(values, self.adapters), seed=self.seed, names=self.names)
+                weighted = moved(values, fusion.merge(method.name, table, parameters))
+        whole, kept = fuse_whole(rest, self.names, table, coefficients, self.heads)
+        return whole | weighted, kept
 
     def is_linear(self) -> bool:
         """Return whether a linear method gives, in this space, the weighted sum of the adapters' changes of weights."""

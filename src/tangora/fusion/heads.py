@@ -14,20 +14,22 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from tangora.adapters.formats.lora.settings import is_in_saved_module
+from tangora.adapters.formats.lora.settings import is_bias_alone, is_in_saved_module
 from tangora.adapters.heads import HeadRecord, heads_digest
 from tangora.errors import ArgumentError, FusionError
 from tangora.fusion.weights import WeightTable
+from tangora.storage.vocabulary import is_vocabulary
 from tangora.support.validation import did_you_mean
 
 if TYPE_CHECKING:
     from tangora.adapters.adapter import Adapter
 
-__all__ = ["Heads", "carried_records", "check_heads", "fuse_whole"]
+__all__ = ["Heads", "carried_records", "check_heads", "file_name", "fuse_whole"]
 
 Heads: TypeAlias = Literal["keep", "fuse"]
 Tensors: TypeAlias = "Mapping[str, Tensor]"
 _FIX = "use heads='keep', --heads keep, for one file per task, or heads='fuse', --heads fuse, for their weighted mean"
+_BASE_WHOLE = "give the base's folder, with --base or base=, to weight their changes"
 _BASE = "give the base's folder, with --base or base=, from which the biases differ"
 
 
@@ -64,18 +66,39 @@ def fuse_whole(
     carried = _carried(adapters)
     biases = [{n: t for n, t in a.whole.items() if _is_bias(n, a)} for a in adapters]
     modules = [{n: t for n, t in a.whole.items() if not _is_bias(n, a)} for a in adapters]
-    whole = _biases(biases, coefficients)
+    whole = _biases(biases, coefficients) | _agreed(adapters)
+    modules = [{n: t for n, t in named.items() if n not in whole} for named in modules]
     if not any(modules) or _all_equal(modules):
         return whole | dict(modules[0]), carried
     if heads == "fuse":
         return whole | _mean(modules, names, weights), carried
     if heads == "keep":
-        kept = {_file_name(name): named for name, named in zip(names, modules, strict=True) if named}
+        kept = {file_name(name): named for name, named in zip(names, modules, strict=True) if named}
         if len(kept) != sum(map(bool, modules)) or kept.keys() & carried.keys():
             raise FusionError("two heads of one name", got=list(names), where="fuse.heads", fix="rename the folders")
         return whole, carried | kept
     first = next(name for named in modules for name in named)
+    if any(is_vocabulary(name) for named in modules for name in named):
+        what = "the adapters saved embeddings of tokens whole, and these, or their numbers of rows, differ"
+        shapes = {name: list(named[first].shape) for name, named in zip(names, modules, strict=True) if first in named}
+        fix = f"{_BASE_WHOLE}; or {_FIX}"
+        raise FusionError(what, got=f"{first} {shapes}", where="fuse.heads", fix=fix)
     raise FusionError("the adapters' heads (modules_to_save) differ", got=first, where="fuse.heads", fix=_FIX)
+
+
+def _agreed(adapters: Sequence[Adapter]) -> dict[str, Tensor]:
+    """Return the embeddings of tokens on which all parents that saved them agree.
+
+    peft adds these by itself, untrained, to the adapters of a resized vocabulary only, so not every parent has them.
+    """
+    found: dict[str, Tensor] = {}
+    for name in sorted({name for adapter in adapters for name in adapter.whole if is_vocabulary(name)}):
+        holders = [adapter for adapter in adapters if name in adapter.whole]
+        first, *others = (adapter.whole[name] for adapter in holders)
+        trained = any(is_in_saved_module(name, (a.config or {}).get("modules_to_save") or ()) for a in holders)
+        if not trained and all(torch.equal(first, other) for other in others):
+            found[name] = first
+    return found
 
 
 def carried_records(adapters: Sequence[Adapter]) -> dict[str, HeadRecord]:
@@ -101,8 +124,7 @@ def _carried(adapters: Sequence[Adapter]) -> dict[str, Tensors]:
 
 
 def _is_bias(name: str, adapter: Adapter) -> bool:
-    modules = (adapter.config or {}).get("modules_to_save") or ()
-    return name.endswith(".bias") and not is_in_saved_module(name, modules)
+    return is_bias_alone(name, adapter.config)
 
 
 def _biases(biases: Sequence[Tensors], coefficients: Sequence[float] | None) -> dict[str, Tensor]:
@@ -154,5 +176,6 @@ def _all_equal(modules: Sequence[Tensors]) -> bool:
     )
 
 
-def _file_name(name: str) -> str:
+def file_name(name: str) -> str:
+    """Return the name of a head's file, without its suffix, for an adapter of this name."""
     return re.sub(r"[^\w.-]", "_", name).lstrip(".") or "head"

@@ -18,7 +18,7 @@ from tangora.adapters.formats.lora.names import sort_tensors
 from tangora.adapters.formats.lora.reading import CONFIG, weights_path
 from tangora.adapters.kinds import KINDS
 from tangora.adapters.metadata import BaseInfo, Metadata, read_metadata
-from tangora.adapters.model_classes import labels_of, model_class
+from tangora.adapters.model_classes import labels_of, model_class, vocabulary_of
 from tangora.config.recipe import BaseSettings
 from tangora.config.tasks import base_settings
 from tangora.errors import AdapterError, FileError, ModelError
@@ -156,7 +156,11 @@ class _Loader:
             raise AdapterError("auto_mapping names no model class", got=named, where=CONFIG, fix=fix)
         if (labels := labels_of(self.whole)) is not None:
             options |= {"num_labels": labels, "ignore_mismatched_sizes": True}
-        return chosen.from_pretrained(name, **source, **options)
+        model, info = chosen.from_pretrained(name, **source, **options)
+        rows = vocabulary_of(self.whole)
+        if rows is not None and rows != model.get_input_embeddings().weight.shape[0]:
+            model.resize_token_embeddings(rows, mean_resizing=False)
+        return model, info
 
 
 def _saved_whole(path: Path, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -57,8 +57,8 @@ class InPeft:
 
     def compare_whole(self, name: str, expected: Tensor) -> float:
         """Return the relative difference of a parameter that is saved whole."""
-        stem = name.removesuffix(".bias")
-        names = (name, f"{stem}.base_layer.bias")
+        stem, _, kind = name.rpartition(".")
+        names = (name, f"{stem}.base_layer.{kind}")
         loaded = next((self._state[n] for n in names if n in self._state), None)
         if loaded is None:
             raise AdapterError("stock peft does not load a parameter that is saved whole", where=name, fix="report it")

@@ -58,11 +58,11 @@ def peft_layers(model: nn.Module) -> dict[str, Any]:
 
 
 def peft_state(model: nn.Module) -> dict[str, Tensor]:
-    """Return the parameters that peft holds for its adapter, by the base's names."""
+    """Return the parameters that peft holds for its adapter, and those of the base, by the base's names."""
     import peft  # deferred: it takes seconds to import
 
     state = peft.get_peft_model_state_dict(model, save_embedding_layers=False)
-    return {name.removeprefix(PREFIX): tensor for name, tensor in state.items()}
+    return {name.removeprefix(PREFIX): tensor for name, tensor in {**model.state_dict(), **state}.items()}
 
 
 def _skeleton(content: Content, config: Mapping[str, Any]) -> nn.Module:
@@ -80,6 +80,8 @@ def _skeleton(content: Content, config: Mapping[str, Any]) -> nn.Module:
         for name, (_, shape) in zip(parameters_of(config, module), sorted(shapes, reverse=True), strict=False):
             _put_parameter(root, name, _zeros(shape))
     for name, tensor in content.whole.items():
+        if name.rpartition(".")[0] in content.updates:  # its layer is there
+            continue
         _put_parameter(root, name, nn.Parameter(torch.empty(tensor.shape, device="meta"), requires_grad=False))
     return root
 

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tangora.adapters.formats.lora.layers import weight_of
-from tangora.adapters.formats.lora.settings import is_in_saved_module
+from tangora.adapters.formats.lora.settings import is_bias_alone
 from tangora.errors import AdapterError
 from tangora.storage.names import Names, is_turned
 from tangora.storage.tensors import read_rows
@@ -178,6 +178,7 @@ def convert(
     """
     init = str(weights.config.get("init_lora_weights")).lower()
     converted: dict[str, Update] = {}
+    rest = dict(whole)
     for site, update in updates.items():
         factors = update.factors()
         if site in norms and factors is not None:
@@ -188,12 +189,11 @@ def convert(
             converted[site] = DoraUpdate(factors, norm, *weights.stored(site))
         elif init in _STARTS and factors is not None and site not in weights.embeddings:
             converted[site] = combine([update, _STARTS[init](weights.weight(site), factors)], [1.0, -1.0])
+            rest.pop(f"{site}.weight", None)  # what the start left of the base's weight, beside which peft trained
         else:
             converted[site] = update
-    rest = dict(whole)
     if weights.config.get("bias") in ("all", "lora_only"):
-        modules = weights.config.get("modules_to_save") or ()
-        for name in [n for n in whole if n.endswith(".bias") and not is_in_saved_module(n, modules)]:
+        for name in [n for n in whole if is_bias_alone(n, weights.config)]:
             converted[name] = Dense(rest.pop(name) - weights.parameter(name))
     return converted, rest
 

@@ -5,6 +5,11 @@
 <site>.lora_embedding_A, .lora_embedding_B      factors of an embedding
 <site>.lora_magnitude_vector                    DoRA's norms
 <module>.<parameter>                            saved whole: modules_to_save, and the biases of bias="all"
+<embedding>.weight, <embedding>.base_layer.weight
+                                                saved whole: the base's own, which peft adds if the vocabulary was
+                                                resized, or if the embedding is adapted: its factors come on top
+<module>.modules_to_save.<parameter>            the same tensor again, as peft writes it for a resized vocabulary
+<module>.original_module.<parameter>            what it replaced, which the model does not use
 
 A model that was wrapped when its adapter was saved (by torch.compile, FSDP, DDP, or by peft twice) has the wrapper in
 these names. No base has it, so it is removed.
@@ -20,6 +25,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from tangora.adapters.formats.lora.settings import is_in_saved_module
 from tangora.errors import AdapterError
+from tangora.storage.vocabulary import is_vocabulary
 
 __all__ = ["PREFIX", "PeftTensors", "sort_tensors", "unwrapped"]
 
@@ -29,6 +35,7 @@ _WRAPPERS = re.compile(
     r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_fpw_module|_checkpoint_wrapped_module)(?:\.|$)"
 )
 _OUTER = ("module.", PREFIX)
+_AGAIN = re.compile(r"\.(modules_to_save|original_module)\.(?=[^.]+$)")
 _PART = re.compile(
     r"^(?P<site>.+)\.(?:(?P<kind>lora|lora_embedding)_(?P<factor>[AB])(?P<end>\.weight|\.bias)?"
     r"|(?P<norm>lora_magnitude_vector)(?:\.weight)?)$"
@@ -107,14 +114,14 @@ def _sort(tensors: Mapping[str, _T], config: Mapping[str, Any], path: Path) -> P
         if owner is None:
             raise _unexpected(f"{PREFIX}{site}.lora_magnitude_vector", path)
         by_site.factors[owner]["norm"] = tensor
-    # peft saves the frozen base weight of an adapted embedding along with the factors
-    frozen = {f"{PREFIX}{site}{_BASE}.weight" for site, _ in by_site.factors}
+    again = {name for name in rest if _AGAIN.sub(".", name) in rest.keys() - {name}}
     for name, tensor in rest.items():
+        if name in again:
+            continue
         plain = name.removeprefix(PREFIX).replace(f"{_BASE}.", ".")
-        if name.startswith(PREFIX) and _saved(plain, config):
-            by_site.whole[plain] = tensor
-        elif name not in frozen:
+        if not name.startswith(PREFIX) or not _saved(plain, config):
             raise _unexpected(name, path)
+        by_site.whole[plain] = tensor
     return by_site
 
 
@@ -131,7 +138,8 @@ def _part(match: re.Match[str], config: Mapping[str, Any]) -> str | None:
 def _saved(name: str, config: Mapping[str, Any]) -> bool:
     if name.endswith(".bias") and config.get("bias") in ("all", "lora_only"):
         return True
-    return is_in_saved_module(name, config.get("modules_to_save") or ())
+    vocabulary = is_vocabulary(name) and name.endswith((".weight", ".bias"))
+    return vocabulary or is_in_saved_module(name, config.get("modules_to_save") or ())
 
 
 def _unexpected(name: str, path: Path) -> AdapterError:

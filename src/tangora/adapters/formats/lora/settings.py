@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from tangora.errors import AdapterError
+from tangora.storage.vocabulary import is_vocabulary
 from tangora.support.patterns import check_pattern
 
-__all__ = ["HEADS", "check_config", "is_in_saved_module", "parameters_of", "rank_and_scaling"]
+__all__ = ["HEADS", "check_config", "is_bias_alone", "is_in_saved_module", "parameters_of", "rank_and_scaling"]
 
 _MERGE_FIX = "merge it into its base and compare the two models, or train it again as plain LoRA"
 _BASE_FIX = "give the base's folder, with --base or base=, from which it is converted exactly"
@@ -143,6 +144,12 @@ def is_in_saved_module(name: str, modules: Iterable[str]) -> bool:
     parts = name.split(".")
     paths = [".".join(parts[:end]) for end in range(1, len(parts))]
     return any(path.endswith(module) for path in paths for module in modules)
+
+
+def is_bias_alone(name: str, config: Mapping[str, Any] | None) -> bool:
+    """Return whether a parameter that is saved whole is a bias of ``bias="all"``, and no part of a saved module."""
+    modules = (config or {}).get("modules_to_save") or ()
+    return name.endswith(".bias") and not is_in_saved_module(name, modules) and not is_vocabulary(name)
 
 
 def parameters_of(config: Mapping[str, Any] | None, module: str) -> list[str]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tangora.adapters.formats.lora.layers import expert_of, experts_of, is_bias, join_experts
 from tangora.adapters.formats.lora.names import PREFIX
-from tangora.adapters.formats.lora.settings import HEADS, is_in_saved_module, rank_and_scaling
+from tangora.adapters.formats.lora.settings import HEADS, is_bias_alone, is_in_saved_module, rank_and_scaling
 from tangora.errors import AdapterError
 from tangora.support.threads import in_threads
 from tangora.updates.task_vector import Dense, Factors, LowRank, Update
@@ -129,7 +129,7 @@ def _name_whole(config: dict[str, Any], content: Content) -> None:
     head = HEADS.get(str(config.get("task_type")))  # peft wraps it, whether it is listed or not
     if head and not any(is_in_saved_module(name, head) for name in content.whole):
         config["task_type"] = None
-    named = any(name.endswith(".bias") and not is_in_saved_module(name, modules) for name in content.whole)
+    named = any(is_bias_alone(name, config) for name in content.whole)
     config["bias"] = config.get("bias") if named else "none"
 
 
@@ -169,9 +169,9 @@ def write_tensors(content: Content, dtype: torch.dtype | None = None) -> dict[st
         a, b = join_experts(updates, max(_ranks(content.updates)))
         tensors |= {f"{layer}.lora_A.weight": a, f"{layer}.lora_B.weight": b}
     for name, tensor in content.whole.items():
-        stem = name.removesuffix(".bias")
-        adapted = name.endswith(".bias") and stem in content.updates  # peft keeps it in the wrapped layer
-        tensors[f"{stem}.base_layer.bias" if adapted else name] = tensor
+        stem, _, kind = name.rpartition(".")
+        adapted = stem in content.updates  # peft keeps it in the wrapped layer
+        tensors[f"{stem}.base_layer.{kind}" if adapted else name] = tensor
     return {
         PREFIX + name: tensor.detach().float().cpu().to(dtype or torch.float32, copy=True)
         for name, tensor in tensors.items()
