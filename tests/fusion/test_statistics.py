@@ -190,7 +190,7 @@ def test_order_grid_and_rank(pair, method, tmp_path):
     assert 0 < cut.metadata.fused.truncation_error < 1
     fused.save(tmp_path / "fused")
     recorded = load(tmp_path / "fused").metadata.fused.statistics
-    assert [(t["kind"], t["split"], t["rows"], t["fingerprint"]) for t in recorded] == [
+    assert [(t.kind, t.split, t.rows, t.fingerprint) for t in recorded] == [
         ({"regmean": "gram"}.get(method, method), "train", 20, k.fingerprint) for k in known
     ]
 

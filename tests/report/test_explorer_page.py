@@ -10,9 +10,8 @@ import pytest
 import torch
 from chromium import visit
 from explorer_run import CLASSES, make_run, weights
-from typer.main import get_command
 
-from tangora.cli import commands as cli
+from tangora.cli.commands import command
 from tangora.cli.weights import parse_weights
 from tangora.report import explorer
 from tangora.tangent.columns import load_columns
@@ -239,7 +238,7 @@ def test_the_command(browser, seven):
     page.get_by_role("button", name="Copy the command").click()
     page.locator("#copied", has_text="Copied").wait_for()
     program, *arguments = shlex.split(page.evaluate("navigator.clipboard.readText()"))
-    fuse = get_command(cli.app).commands["fuse"].make_context("fuse", arguments[1:]).params
+    fuse = command("fuse").built().make_context("fuse", arguments[1:]).params
     folder = seven[0].parent / "adapters" / "tangent"
     assert (program, arguments[0], fuse["method"]) == ("tangora", "fuse", "task_arithmetic")
     assert fuse["adapters"] == [folder / name for name in NAMES if name != "snips"]

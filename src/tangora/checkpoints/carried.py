@@ -30,7 +30,7 @@ _TOKENIZER = re.compile(
     r"|vocab-.*\.json|emoji\.json|byte_maps\.json|dict\.txt|word_(shape|pronunciation)\.json|prophetnet\.tokenizer"
 )
 _SMALL = re.compile(
-    r".*\.(json|txt|jinja|py|model|spm|tiktoken|codes|bpe|md|tokenizer)|(licen[cs]e|notice|copying)[^/]*", re.IGNORECASE
+    r".*\.(json|jinja|py|model|spm|tiktoken|codes|bpe|md|tokenizer)|(licen[cs]e|notice|copying)[^/]*", re.IGNORECASE
 )
 _WEIGHTS = re.compile(r".*\.(safetensors|bin|pt|pth|ckpt|h5|msgpack|onnx|gguf|ot|npz|npy|pkl|pickle|index\.json)")
 _OWN = re.compile(r"config\.json|README\.md|tangora.*\.json|model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
@@ -134,7 +134,7 @@ def _is_small(name: str, modules: Sequence[str]) -> bool:
         return rest.endswith(".safetensors") or not _WEIGHTS.fullmatch(rest)
     if _OWN.fullmatch(name) or _WEIGHTS.fullmatch(name) or _TRAINING.fullmatch(name):
         return False
-    return bool(_SMALL.fullmatch(name))
+    return bool(_SMALL.fullmatch(name) or _TOKENIZER.fullmatch(name))
 
 
 def _left(base: Path) -> Iterator[str]:

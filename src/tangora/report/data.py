@@ -142,10 +142,13 @@ def _score(row: Mapping[str, str]) -> Row:
         k: row[k] for k in ("mode", "method", "space", "subset", "selection", "coefficients", "task", "split", "metric")
     }
     optional: dict[str, Any] = {k: _number(row[k]) for k in ("normalized", "normalized_best", "ci_low", "ci_high")}
-    if not isinstance(json.loads(row["coefficients"] or "{}"), dict):
-        raise ValueError(f"coefficients are no table: {row['coefficients'][:40]}")
     inside = row["in_subset"].strip().lower() in {"true", "1"}
-    return Row(**texts, **optional, n_tasks=int(row["n_tasks"]), in_subset=inside, score=float(row["score"]))
+    score = Row(**texts, **optional, n_tasks=int(row["n_tasks"]), in_subset=inside, score=float(row["score"]))
+    if not isinstance(json.loads(score.coefficients or "{}"), dict):
+        raise ValueError(f"coefficients are no table: {score.coefficients[:40]}")
+    if score.method not in ("zero_shot", "expert") and score.mode in ("", "-"):
+        raise ValueError("a fusion without a mode")
+    return score
 
 
 def _candidates(path: Path) -> list[CandidateRow]:
