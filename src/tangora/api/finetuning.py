@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, overload
 
 from tangora.api.shown import Shown, shown
 from tangora.config.settings import FinetuneConfig
+from tangora.modes.contract import reporting
 from tangora.modes.finetuning import finetune as train
 
 if TYPE_CHECKING:
     from tangora.adapters.adapter import Adapter
     from tangora.modes.contract import OnStep
-    from tangora.progress import Progress
     from tangora.tasks import Base, Task
 
 __all__ = ["finetune"]
@@ -102,7 +102,7 @@ def finetune(
     names = [task.name] if hasattr(task, "name") else [one.name for one in task]
     with shown(progress) as bars:
         bars.begin(f"{chosen.mode} · {'+'.join(names)}", chosen.training.steps)
-        watch = _watching(bars, on_step)
+        watch = reporting(bars, on_step)
         made = train(
             base,
             task,
@@ -116,12 +116,3 @@ def finetune(
         )
         bars.end()
     return made
-
-
-def _watching(bars: Progress, on_step: OnStep | None) -> OnStep:
-    def watch(step: int, total: int, loss: float) -> None:
-        bars.update(step, f"loss {loss:.3f}")
-        if on_step is not None:
-            on_step(step, total, loss)
-
-    return watch

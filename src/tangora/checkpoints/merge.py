@@ -159,8 +159,7 @@ def fuse_checkpoints(
     if not inputs.computation.method.linear or "F16" in plan.dtypes or (plan.wide and "BF16" in plan.dtypes):
         import torch  # noqa: F401  # deferred: linear methods do without; here, so that `plan.memory` measures it
     carried = carry(origin.folder, inputs.tokenizer, dict(zip(inputs.names, map(Path, models), strict=True)))
-    notes = [*inputs.notes, *carried.notes]
-    lineage = {**inputs.lineage, "dtype": kind, "notes": notes}
+    lineage = {**inputs.lineage, "dtype": kind, "notes": [*inputs.notes, *carried.notes]}
     kept, checked = 0, None
     if not dry_run:
         key = digest([lineage, plan.fingerprint, inputs.stamps, device.partition(":")[0]])
@@ -181,7 +180,7 @@ def fuse_checkpoints(
         threads=workers,
         memory=plan.memory(inputs.computation.method, workers),
         weights=inputs.lineage["weights"],
-        notes=notes,
+        notes=lineage["notes"],
         verified=checked,
     )
 

@@ -23,12 +23,24 @@ if TYPE_CHECKING:
     from tangora.adapters.heads import HeadRecord
     from tangora.adapters.metadata import Metadata
     from tangora.config.settings import FinetuneConfig, ModeConfig
+    from tangora.progress import Progress
     from tangora.tasks import Base, Task, TaskModel
 
-__all__ = ["Bench", "Footprint", "Mode", "OnStep", "mode_of"]
+__all__ = ["Bench", "Footprint", "Mode", "OnStep", "mode_of", "reporting"]
 
 OnStep: TypeAlias = Callable[[int, int, float], None]
 """Called after each step with (step, total steps, loss)."""
+
+
+def reporting(progress: Progress, on_step: OnStep | None, *, digits: int = 3) -> OnStep:
+    """Return a function that shows each step's loss as progress, and passes the step to ``on_step`` if there is one."""
+
+    def report(step: int, total: int, loss: float) -> None:
+        progress.update(step, f"loss {loss:.{digits}f}")
+        if on_step is not None:
+            on_step(step, total, loss)
+
+    return report
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from torch.nn.functional import normalize
 
 from tangora.adapters.metadata import DistilledInfo
 from tangora.errors import ModelError
-from tangora.modes.contract import Bench, OnStep, mode_of
+from tangora.modes.contract import Bench, OnStep, mode_of, reporting
 from tangora.modes.finetuning import train_to
 from tangora.progress import Progress, shown
 from tangora.support.files import digest, refuse_output
@@ -103,7 +103,10 @@ def distill(
     with shown(progress) as listener:
         origin, moved = _features(base, lessons, rows, config.seed, listener)
         student = partial(StudentModel, base.backbone, base=base, origin=origin, moved=moved)
-        bench, folders = Bench(base, scratch, None, _both(listener, on_step), student), {mixed.name: out} if out else {}
+        bench, folders = (
+            Bench(base, scratch, None, reporting(listener, on_step, digits=4), student),
+            {mixed.name: out} if out else {},
+        )
         _take_heads(bench, lessons)
         listener.begin(f"{config.mode} · distilled", config.training.steps)
         made = train_to(bench, [mixed], config, folders, overwrite=overwrite, extra={"distilled": distilled})
@@ -116,17 +119,6 @@ def _take_heads(bench: Bench, lessons: Sequence[_Lesson]) -> None:
     for _, adapter in lessons:
         bench.heads.update({name: dict(head) for name, head in adapter.heads.items()})
         bench.head_records.update(adapter.records)
-
-
-def _both(progress: Progress, on_step: OnStep | None) -> OnStep:
-    """Return what reports a step to the progress, and to the caller's function if there is one."""
-
-    def report(step: int, total: int, loss: float) -> None:
-        progress.update(step, f"loss {loss:.4f}")
-        if on_step is not None:
-            on_step(step, total, loss)
-
-    return report
 
 
 class StudentModel(TaskModel):

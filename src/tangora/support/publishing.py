@@ -1,4 +1,4 @@
-"""Publish files and folders: complete or not at all, in one step, and never over what somebody else has written.
+"""Publish files and folders: complete or not at all, in one step, and never over files of others.
 
 An output is made in a scratch folder beside its place, on the same file system:
 
