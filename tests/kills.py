@@ -38,8 +38,8 @@ import yaml  # noqa: E402
 from kill_hook import Events  # noqa: E402
 
 OUT = "out"
-WALL_TIMES = {"report.html", "run.log"}  # they show wall times; the others' are left out
-SECONDS = {"run.json", "training.json", "seconds.json"}
+WALL_TIMES = {"report.html", "run.log", "seconds.json"}  # they show wall times; the others' are left out
+SECONDS = {"run.json", "training.json"}
 INPUTS = "../inputs"
 
 
@@ -211,7 +211,7 @@ def content(path: Path) -> str | bytes:
     """A file's bytes without its wall times."""
     if path.name in WALL_TIMES or path.suffix == ".lock":
         return ""
-    if path.name in SECONDS or path.parent.name == "jobs":
+    if path.name in SECONDS or path.parent.name in ("jobs", "searches"):
         return json.dumps({**json.loads(path.read_text()), "seconds": None, "work": None})
     if path.suffix == ".jsonl":
         return "".join(sorted(path.read_text().splitlines()))
