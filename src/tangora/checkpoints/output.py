@@ -25,7 +25,7 @@ from tangora.checkpoints.plan import OutputPlan, Placement
 from tangora.errors import OutputError, TangoraError
 from tangora.storage.header import ITEMSIZE
 from tangora.support.files import list_files, read_json, refuse_output, write_json, writing
-from tangora.support.publishing import claimed, making, publish, start_writeback
+from tangora.support.publishing import claimed, making, publish, remove_claimed, start_writeback
 
 __all__ = ["OutputFolder", "opened"]
 
@@ -168,7 +168,7 @@ def opened(out: Path, plan: OutputPlan, key: str, *, record: str, overwrite: boo
         except OutputError:
             raise
         except TangoraError:
-            shutil.rmtree(work, ignore_errors=True)
+            remove_claimed(work)
             raise
 
 
@@ -177,7 +177,7 @@ def _publish(output: OutputFolder, out: Path, record: str, overwrite: bool) -> N
     list_files(output.folder, record)
     (output.work / STATE).unlink()  # from here on, what lies beside it may be the output that was replaced
     publish(output.folder, out, overwrite=overwrite)
-    shutil.rmtree(output.work, ignore_errors=True)
+    remove_claimed(output.work)
 
 
 def _refuse_full(output: OutputFolder, out: Path) -> None:

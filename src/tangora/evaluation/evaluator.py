@@ -82,10 +82,11 @@ class ScoreStore:
         self._path = Path(path) if path is not None else None
         self._also = list(also)
         if self._path is not None and self._path.exists():
-            text = self._path.read_text(encoding="utf-8", errors="replace")
-            if (complete := text[: text.rfind("\n") + 1]) != text:
-                self._path.write_text(complete, encoding="utf-8")
-            self._read(complete)
+            raw = self._path.read_bytes()
+            complete = raw[: raw.rfind(b"\n") + 1]
+            if len(complete) < len(raw):
+                os.truncate(self._path, len(complete))  # in one step: a kill while it is written again loses all lines
+            self._read(complete.decode(errors="replace"))
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> ScoreStore:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from tangora.modes.contract import Bench, OnStep, mode_of
 from tangora.modes.preparation import refuse_running_statistics
 from tangora.support.extras import require
 from tangora.support.files import atomic_dir, refuse_output, write_json
-from tangora.support.publishing import claimed
+from tangora.support.publishing import claimed, remove_claimed
 from tangora.tasks.values import Task
 
 if TYPE_CHECKING:
@@ -168,6 +167,8 @@ def _write(bench: Bench, made: Mapping[str, Adapter], folders: Mapping[str, Path
     """Write from the first process only, let the others wait, and then remove the checkpoints."""
     from accelerate import PartialState  # deferred: takes a second to import
 
+    from tangora.modes.trainer import forget_checkpoints  # deferred: imports transformers
+
     process = PartialState()
     for name, folder in folders.items() if process.is_main_process else ():
         with atomic_dir(folder, overwrite=overwrite, record=FILE) as staging:
@@ -175,5 +176,6 @@ def _write(bench: Bench, made: Mapping[str, Adapter], folders: Mapping[str, Path
             if name in bench.records:
                 write_json(staging / "training.json", bench.records[name])
     process.wait_for_everyone()
-    if bench.scratch is not None:
-        shutil.rmtree(bench.scratch, ignore_errors=True)
+    if bench.scratch is not None and process.is_local_main_process:
+        forget_checkpoints(bench.scratch)
+        remove_claimed(bench.scratch)

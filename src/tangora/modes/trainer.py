@@ -34,9 +34,10 @@ from tangora.errors import ModelError
 from tangora.support.files import read_safetensors, writing
 from tangora.support.machine import Machine
 
-__all__ = ["QuietTrainer", "Rows", "Watch", "last_checkpoint", "quiet", "training_arguments", "training_seed"]
+__all__ = ["QuietTrainer", "Rows", "Watch", "forget_checkpoints", "last_checkpoint", "quiet", "training_arguments", "training_seed"]
 
 WEIGHTS, BEST = "trained.safetensors", "best.safetensors"
+STATE = "trainer_state.json"  # as the trainer names it
 
 
 class Rows(Dataset[Any]):
@@ -200,10 +201,19 @@ def _since_best(validations: list[dict[str, float]], higher_is_better: bool) -> 
 def last_checkpoint(folder: Path) -> Path | None:
     """Return the latest complete checkpoint in ``folder``."""
     checkpoints = []
-    for state in folder.glob("checkpoint-*/trainer_state.json"):
+    for state in folder.glob(f"checkpoint-*/{STATE}"):
         with contextlib.suppress(ValueError, OSError):
             checkpoints.append((json.loads(state.read_text())["global_step"], state.parent))
     return max(checkpoints)[1] if checkpoints else None
+
+
+def forget_checkpoints(scratch: Path) -> None:
+    """Make all checkpoints of all trainings in a folder incomplete, before they are removed.
+
+    A kill may end the removal anywhere. What it leaves of a checkpoint must not count as one.
+    """
+    for state in scratch.glob(f"*/checkpoint-*/{STATE}"):
+        state.unlink(missing_ok=True)
 
 
 def training_arguments(

@@ -17,6 +17,7 @@ from tangora.config.recipe import Recipe, load_recipe
 from tangora.errors import OutputError, TangoraError
 from tangora.runs.sources import Sources
 from tangora.support.files import read_json, write_json
+from tangora.support.publishing import is_scratch
 
 __all__ = ["Clock", "claim", "locked", "logged", "provenance"]
 
@@ -38,7 +39,7 @@ def claim(out: Path, recipe: Recipe, overwrite: bool) -> None:
     if not out.exists() or not any(p.name not in {".lock", "run.log"} for p in out.iterdir()) or overwrite:
         return
     if not (out / "recipe.yaml").is_file():
-        if {p.name for p in out.iterdir()} <= _ENTRIES_BEFORE_RECIPE:
+        if {p.name for p in out.iterdir() if not is_scratch(p.name)} <= _ENTRIES_BEFORE_RECIPE:
             return  # killed before its recipe was written, or with adapters that were trained one by one
         raise OutputError("the output exists and is not a run", where=out, fix="choose another --out, or --overwrite")
     if not _is_of(out / "recipe.yaml", recipe):

@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +35,7 @@ from tangora.runs.stages.experts import ExpertJob
 from tangora.runs.stages.scores import fold
 from tangora.runs.stages.statistics import used_rows
 from tangora.support.files import write_text
+from tangora.support.publishing import discard, remove_stale_below
 from tangora.support.seams import EXECUTORS
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def run(
     claim(out, recipe, overwrite)
     with locked(out), logged(out):
         log.info("run %s in %s", recipe.name, out)
+        remove_stale_below(out)
         context, clock = Context(out, recipe, progress or Progress()), Clock(out)
         _prepare(context, clock)
         _drive(context, clock)
@@ -93,6 +95,7 @@ def _drive(context: Context, clock: Clock) -> None:
     """Do the missing jobs; the report is last and made in this process, since it shows the wall times of the others."""
     left, report = missing(context), context.plan.jobs[-1]
     _log_earlier(context)
+    _forget_checkpoints(context, left)
     fold(context.run, keep=[job.key for job in left])
     todo = left if report in left else [*left, report]
     listener = Listener(context.plan, context.progress, clock, Estimate(todo, measured_rates(context.run)))
@@ -115,6 +118,13 @@ def _log_earlier(context: Context) -> None:
                 job.label,
                 job.files(context)[0].parent,
             )
+
+
+def _forget_checkpoints(context: Context, left: Sequence[Job]) -> None:
+    """Remove the checkpoints of adapters that are complete: a kill came after the adapter, and before their removal."""
+    for job in context.plan:
+        if isinstance(job, ExpertJob) and job not in left:
+            discard(job.checkpoints(context))
 
 
 def missing(context: Context, jobs: Iterable[Job] | None = None) -> list[Job]:

@@ -115,6 +115,9 @@ def list_files(folder: Path, record: str) -> None:
 def atomic_dir(path: str | os.PathLike[str], *, overwrite: bool = True, record: str | None = None) -> Iterator[Path]:
     """Provide a folder to fill, which appears at ``path`` when the block ends, and is removed if it raises.
 
+    In a folder that this process is making it is filled in its place, and must be empty: all of it is published as a
+    whole. A scratch folder in a scratch folder would be left behind by a kill.
+
     Args:
         path: the place of the folder.
         overwrite: replace what is there.
@@ -125,6 +128,14 @@ def atomic_dir(path: str | os.PathLike[str], *, overwrite: bool = True, record: 
         OutputError: ``path`` exists and ``overwrite`` is false, holds what must stay, or cannot be written.
     """
     path = Path(path)
+    if in_scratch(path):
+        with writing(path):
+            refuse_existing(path, overwrite=False)  # an empty folder is nothing
+            path.mkdir(parents=True, exist_ok=True)
+            yield path
+            if record is not None:
+                list_files(path, record)
+        return
     with writing(path), scratch_beside(path) as made:  # first: it puts back what a killed process has moved aside
         refuse_existing(path, overwrite)
         made.mkdir()

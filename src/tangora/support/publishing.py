@@ -22,6 +22,7 @@ import ctypes
 import errno
 import hashlib
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -30,7 +31,18 @@ from pathlib import Path
 
 from tangora.errors import OutputError
 
-__all__ = ["claimed", "in_scratch", "making", "publish", "scratch_beside", "start_writeback"]
+__all__ = [
+    "claimed",
+    "discard",
+    "in_scratch",
+    "is_scratch",
+    "making",
+    "publish",
+    "remove_claimed",
+    "remove_stale_below",
+    "scratch_beside",
+    "start_writeback",
+]
 
 _UNSUPPORTED = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EXDEV}
 _LOCK, _OLD = (
@@ -53,7 +65,7 @@ def scratch_beside(path: Path) -> Iterator[Path]:
         with making(folder):
             yield folder / path.name
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_claimed(folder)
         _unlock(lock)
 
 
@@ -93,8 +105,9 @@ def _locked(folder: Path) -> int | None:
         A handle of the folder's file ``lock``; None on a system without `fcntl`.
 
     Raises:
-        BlockingIOError: another process holds the lock, or has removed the folder meanwhile.
-        OSError: it is missing, a link, no folder, or another user's.
+        BlockingIOError: another process holds the lock.
+        FileNotFoundError: it is missing, or another process has just removed it.
+        OSError: it is a link, no folder, or another user's.
     """
     if sys.platform == "win32":
         return None
@@ -111,13 +124,34 @@ def _locked(folder: Path) -> int | None:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not os.path.samestat(os.fstat(handle), os.lstat(folder / _LOCK)):
             raise BlockingIOError(errno.EAGAIN, "another process has made it again", str(folder))
-    except FileNotFoundError as cause:
-        os.close(handle)
-        raise BlockingIOError(errno.EAGAIN, "another process has removed it", str(folder)) from cause
     except BaseException:
         os.close(handle)
         raise
     return handle
+
+
+def remove_claimed(folder: Path) -> None:
+    """Remove a folder that this process has locked; the lock's file goes last, so that no one else enters before."""
+    with contextlib.suppress(OSError):
+        for entry in list(os.scandir(folder)):
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            elif entry.name != _LOCK:
+                os.remove(entry.path)
+        (folder / _LOCK).unlink(missing_ok=True)
+        folder.rmdir()
+
+
+def discard(work: Path) -> None:
+    """Remove the work folder of an output that is complete (see `claimed`), unless another process has it."""
+    try:
+        handle = _locked(work)
+    except OSError:  # none, live, or not ours
+        return
+    try:
+        remove_claimed(work)
+    finally:
+        _unlock(handle)
 
 
 @contextlib.contextmanager
@@ -129,26 +163,33 @@ def claimed(work: Path, out: Path) -> Iterator[None]:
     Raises:
         OutputError: another process has it, or it cannot be used.
     """
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        work.parent.mkdir(parents=True, exist_ok=True)
-        if not os.path.lexists(work):
-            work.mkdir(mode=0o700, exist_ok=True)
-    except OSError as cause:
-        what = f"cannot be written ({cause.strerror}: {cause.filename})"
-        raise OutputError(what, where=out, fix="choose another --out") from cause
-    try:
-        handle = _locked(work)
-    except BlockingIOError as cause:
-        raise OutputError("another process is writing this output", where=out, fix="wait for it to end") from cause
-    except OSError as cause:
-        what = f"{work.name}, for what is made on the way, cannot be used ({cause.strerror})"
-        raise OutputError(what, where=out, fix=f"remove {work}, or choose another --out") from cause
+    handle = _claim(work, out)
     try:
         work.chmod(0o700)  # one that was there may have been open to others
         yield
     finally:
         _unlock(handle)
+
+
+def _claim(work: Path, out: Path) -> int | None:
+    while True:
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            work.parent.mkdir(parents=True, exist_ok=True)
+            if not os.path.lexists(work):
+                work.mkdir(mode=0o700, exist_ok=True)
+        except OSError as cause:
+            what = f"cannot be written ({cause.strerror}: {cause.filename})"
+            raise OutputError(what, where=out, fix="choose another --out") from cause
+        try:
+            return _locked(work)
+        except BlockingIOError as cause:
+            raise OutputError("another process is writing this output", where=out, fix="wait for it to end") from cause
+        except FileNotFoundError:  # a process that had it has just ended, and removed it
+            continue
+        except OSError as cause:
+            what = f"{work.name}, for what is made on the way, cannot be used ({cause.strerror})"
+            raise OutputError(what, where=out, fix=f"remove {work}, or choose another --out") from cause
 
 
 def _unlock(handle: int | None) -> None:
@@ -222,21 +263,55 @@ def _remove_stale(path: Path) -> None:
     prefix = _prefix(path)
     with os.scandir(path.parent) as entries:
         names = [entry.name for entry in entries if entry.name.startswith(prefix)]
-    for folder in (path.parent / name for name in names):
-        try:
-            if not set(os.listdir(folder)) <= {path.name, _LOCK, _OLD}:  # it only looks like one
-                continue
-            lock = _locked(folder)
-        except OSError:  # live, a link, or not ours
-            continue
-        if lock is None:
-            continue
-        try:
-            if (folder / _OLD).exists() and not os.path.lexists(path):
-                (folder / _OLD).rename(path)
-            shutil.rmtree(folder, ignore_errors=True)
-        finally:
-            _unlock(lock)
+    for name in names:
+        _remove_if_stale(path.parent / name, path)
+
+
+def _remove_if_stale(folder: Path, path: Path) -> None:
+    """Remove a scratch folder of ``path`` if no process has it."""
+    try:
+        if not set(os.listdir(folder)) <= {path.name, _LOCK, _OLD}:  # it only looks like one
+            return
+        lock = _locked(folder)
+    except OSError:  # live, a link, or not ours
+        return
+    if lock is None:
+        return
+    try:
+        if (folder / _OLD).exists() and not os.path.lexists(path):
+            (folder / _OLD).rename(path)
+        remove_claimed(folder)
+    finally:
+        _unlock(lock)
+
+
+def is_scratch(name: str) -> bool:
+    """Whether a folder is called as scratch folders are."""
+    return _SCRATCH.fullmatch(name) is not None
+
+
+_SCRATCH = re.compile(r"\.(.+)\.tmp-[a-z0-9_]{8}", re.DOTALL)
+
+
+def remove_stale_below(folder: Path) -> None:
+    """Remove scratch folders that killed processes have left anywhere in a folder of many outputs.
+
+    The next writer of an output removes those beside it (`scratch_beside`). One that was killed between the publication
+    and the removal has none if its output is complete, and so is not written again.
+    """
+    for root, folders, _ in os.walk(folder):
+        for name in [name for name in folders if is_scratch(name)]:
+            folders.remove(name)
+            _remove_if_stale(Path(root, name), Path(root, _place(Path(root, name))))
+
+
+def _place(scratch: Path) -> str:
+    """Return the name of a scratch folder's output: what lies in it, or else what the folder is called after."""
+    with contextlib.suppress(OSError):
+        inside = [name for name in os.listdir(scratch) if name not in (_LOCK, _OLD)]
+        if len(inside) == 1 and scratch.name.startswith(_prefix(scratch.with_name(inside[0]))):
+            return inside[0]
+    return _SCRATCH.sub(r"\1", scratch.name)
 
 
 def _exchange(made: Path, path: Path) -> None:

@@ -51,7 +51,7 @@ class ExpertJob(Job):
         context.progress.begin(self.label, config.training.steps)
         bench = Bench(
             context.base,
-            scratch=context.run / "cache" / "training" / self.key,
+            scratch=self.checkpoints(context),
             logs=context.run / "logs" / self.mode / "+".join(self.tasks),
             on_step=lambda step, total, loss: context.progress.update(step, f"loss {loss:.3f}"),
         )
@@ -61,6 +61,10 @@ class ExpertJob(Job):
         for name in self.tasks:
             context.experts.forget(self.mode, name)
         context.progress.end()
+
+    def checkpoints(self, context: Context) -> Path:
+        """Return the folder of the training's checkpoints, which is removed once the adapters are written."""
+        return context.run / "cache" / "training" / self.key
 
     def files(self, context: Context) -> list[Path]:
         """Return each ``tangora.json``, which contains the key of the adapter."""
