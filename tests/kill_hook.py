@@ -1,8 +1,8 @@
 """File-system events of a process, counted, and a kill at one of them.
 
-An event is what changes files below a folder: every call that Python audits (open to write, mkdir, rename, remove, ...),
-the system's rename, sync and pwrite, and the writers that Python does not see (safetensors, torch). Writers of data have a
-second event, at which half of the data is there.
+An event is what changes files below a folder: every call that Python audits (open to write, mkdir, rename, remove,
+...), the system's rename, sync and pwrite, and the writers that Python does not see (safetensors, torch). Writers of
+data have a second event, at which half of the data is there.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Events:
         self._count, self.seen = itertools.count(1), 0
 
     def tick(self, before: Callable[[], object] | None = None) -> None:
-        """Count an event; at the chosen one, end (or stop). What is done before shows only in what a killed one leaves."""
+        """Count an event; at the chosen one end, after what is to be done ``before``, or only stop."""
         self.seen = count = next(self._count)
         if count == self.number:
             if before is not None and self.how == signal.SIGKILL:

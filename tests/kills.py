@@ -3,10 +3,10 @@
     make kills KILLS=200                    # writes benchmarks/results/kills.json
     python tests/kills.py --kills 12 --commands fuse merge-adapters --result found.json
 
-Every command runs whole, as from a terminal, in a forked process that is killed at an event drawn at random (`kill_hook`).
-What lies at the output then must be the old output or the new one, complete. The same command is given again, with
-``--overwrite`` if there is an output, and every third time killed again; then it must end with exit code 0, and with
-the files of an undisturbed command, byte for byte except for wall times: none missing, none left over.
+Every command runs whole, as from a terminal, in a forked process that is killed at an event drawn at random
+(`kill_hook`). What lies at the output then must be the old output or the new one, complete. The same command is given
+again, with ``--overwrite`` if there is an output, and every third time killed again; then it must end with exit code 0,
+and with the files of an undisturbed command, byte for byte except for wall times: none missing, none left over.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from pathlib import Path
 os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", MPLBACKEND="agg")
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-import yaml  # noqa: E402
+import yaml
 
-from kill_hook import Events  # noqa: E402
+from kill_hook import Events
 
 OUT = "out"
 WALL_TIMES = {"report.html", "run.log", "seconds.json"}  # they show wall times; the others' are left out
@@ -212,7 +212,9 @@ def content(path: Path) -> str | bytes:
     if path.name in WALL_TIMES or path.suffix == ".lock":
         return ""
     if path.name in SECONDS or path.parent.name in ("jobs", "searches"):
-        return json.dumps({**json.loads(path.read_text()), "seconds": None, "work": None})
+        read = json.loads(path.read_text())
+        files = sorted(read.get("files", []))  # without their digests: the report shows wall times
+        return json.dumps({**read, "seconds": None, "work": None, "files": files})
     if path.suffix == ".jsonl":
         return "".join(sorted(path.read_text().splitlines()))
     return path.read_bytes()
@@ -252,6 +254,7 @@ class Trial:
     def __init__(self, case: Case, root: Path, keep: bool = False) -> None:
         self.case, self.root, self.keep = case, root, keep
         self.old: Path | None = None
+        self.seconds = 0.0
         if case.earlier:
             self.old = new_place(root / f"{case.name}-old")
             self._must(case.earlier, self.old)
@@ -269,7 +272,9 @@ class Trial:
         return contents(place)
 
     def _must(self, arguments: Sequence[str], place: Path) -> None:
+        started = time.monotonic()
         code = Command(arguments, place).run()
+        self.seconds = time.monotonic() - started
         if code != 0:
             raise Failed(f"exit code {code} of an undisturbed command: {Command.said(place)}")
         preload(place)
@@ -287,7 +292,7 @@ class Trial:
         """Whether an old output lies there."""
         return self.old is not None and (not self.wanted or draw.random() < 0.5)
 
-    def kill(self, number: int, seed: int) -> dict[str, object]:
+    def kill(self, number: int, seed: int) -> dict[str, int]:
         """Kill at an event drawn at random, perhaps again, and then let the command end.
 
         Raises:
@@ -298,12 +303,12 @@ class Trial:
         at = [draw.randint(1, self.events)] + [draw.randint(1, self.events)] * (number % 3 == 2)
         return self._killed(f"kill{number}", over, [(event, None) for event in at])
 
-    def kill_by_clock(self, number: int, seed: int, seconds: float) -> dict[str, object]:
+    def kill_by_clock(self, number: int, seed: int) -> dict[str, int]:
         """Kill at a time drawn at random."""
         draw = random.Random(f"{self.case.name}-{seed}-clock-{number}")
-        return self._killed(f"clock{number}", self.is_over(draw), [(0, draw.uniform(0.02, seconds))])
+        return self._killed(f"clock{number}", self.is_over(draw), [(0, draw.uniform(0.0, self.seconds))])
 
-    def _killed(self, name: str, over: bool, kills: Sequence[tuple[int, float | None]]) -> dict[str, object]:
+    def _killed(self, name: str, over: bool, kills: Sequence[tuple[int, float | None]]) -> dict[str, int]:
         codes = []
         with self._place(name, over) as place:
             try:
@@ -315,8 +320,8 @@ class Trial:
                     self._check_between(place, over)
                 self._finish(place, over)
             except Failed as failed:
-                what = f"{self.case.name}, {'over an old output' if over else 'fresh'}, killed at {list(kills)} in {place}"
-                raise Failed(f"{what}: {failed}") from failed
+                begun = "over an old output" if over else "fresh"
+                raise Failed(f"{self.case.name}, {begun}, killed at {list(kills)} in {place}: {failed}") from failed
         return {"over": over, "kills": sum(code != 0 for code in codes)}
 
     def _check_between(self, place: Path, over: bool) -> None:
@@ -359,7 +364,7 @@ class Trial:
         if what := difference(contents(place), wanted):
             raise Failed(f"not as undisturbed: {what}")
 
-    def two_at_once(self, number: int, seed: int) -> dict[str, object]:
+    def two_at_once(self, number: int, seed: int) -> dict[str, int]:
         """Stop one command at an event, run a second one whole, and let the first go on: one or both end well.
 
         The refused one names the reason, and a third ends as an undisturbed one.
@@ -384,7 +389,8 @@ class Trial:
                 self._check_between(place, over)
                 self._finish(place, over)
             except Failed as failed:
-                raise Failed(f"{self.case.name}, two at once, the first stopped at {event} in {place}: {failed}") from failed
+                what = f"{self.case.name}, two at once, the first stopped at {event} in {place}"
+                raise Failed(f"{what}: {failed}") from failed
         return {"over": over, "refused": codes.count(2)}
 
 
@@ -426,31 +432,35 @@ def measure(options: argparse.Namespace, root: Path) -> dict[str, object]:
     adopt()
     furnish(root)
     cases = [CASES[name] for name in options.commands]
-    counts, found, failures = share(options.kills, cases), {}, []
+    counts, found, failures = share(options.kills, cases), {}, list[str]()
     for case in cases:
-        started, trial = time.monotonic(), Trial(case, root, options.keep)
-        kinds = {
-            "kills": (counts[case.name], lambda i, t=trial: t.kill(i, options.seed)),
-            "by_clock": (options.clock, lambda i, t=trial, s=time.monotonic() - started: t.kill_by_clock(i, options.seed, s)),
-            "two_at_once": (options.pairs, lambda i, t=trial: t.two_at_once(i, options.seed)),
-        }  # fmt: skip
-        entry: dict[str, object] = {"command": "tangora " + " ".join(case.arguments), "events": trial.events}
-        for kind, (count, attempt) in kinds.items():
-            done, failed = [], []
-            for i in range(count):
-                try:
-                    done.append(attempt(i))
-                except Failed as failure:
-                    print(f"FAILED {failure}", flush=True)
-                    failed.append(str(failure))
-            entry[kind] = {"trials": count, "over_an_old_output": sum(bool(d["over"]) for d in done), "failed": len(failed)}
-            if kind != "two_at_once":
-                entry[kind]["killed"] = sum(int(d["kills"]) for d in done)
-            failures += failed
-        entry["seconds"] = round(time.monotonic() - started, 1)
-        found[case.name] = entry
-        print(case.name, json.dumps(entry), flush=True)
+        started = time.monotonic()
+        trial = Trial(case, root, options.keep)
+        found[case.name] = {
+            "command": "tangora " + " ".join(case.arguments),
+            "events": trial.events,
+            "kills": attempts(counts[case.name], lambda i, t=trial: t.kill(i, options.seed), failures),
+            "kills_by_clock": attempts(options.clock, lambda i, t=trial: t.kill_by_clock(i, options.seed), failures),
+            "two_at_once": attempts(options.pairs, lambda i, t=trial: t.two_at_once(i, options.seed), failures),
+            "seconds": round(time.monotonic() - started, 1),
+        }
+        print(case.name, json.dumps(found[case.name]), flush=True)
     return {"commands": found, "failures": failures}
+
+
+def attempts(count: int, attempt: Callable[[int], Mapping[str, int]], failures: list[str]) -> dict[str, int]:
+    """Do so many trials; return the sums of what they return, and add the failures."""
+    sums = {"trials": count, "failed": 0}
+    for i in range(count):
+        try:
+            found = attempt(i)
+        except Failed as failure:
+            print(f"FAILED {failure}", flush=True)
+            failures.append(str(failure))
+            found = {"failed": 1}
+        for name, value in found.items():
+            sums[name] = sums.get(name, 0) + int(value)
+    return sums
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -13,6 +13,7 @@ import pytest
 from tangora.errors import OutputError
 from tangora.support import publishing
 from tangora.support.files import atomic_dir, atomic_file, refuse_existing, write_json
+from tangora.support.publishing import claimed, discard, remove_claimed, remove_stale_below
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX")
 
@@ -113,6 +114,104 @@ def test_a_kill_while_a_file_is_written_leaves_the_old_or_the_new(tmp_path):
     write_json(tmp_path / "a.json", "again")
     assert names(tmp_path) == ["a.json"]
     assert number > 8
+
+
+def test_a_folder_in_a_scratch_folder_has_no_scratch_folder_of_its_own(tmp_path):
+    """It would be left behind by a kill: a scratch folder with something else in it is not taken for one."""
+
+    def write_nested() -> None:
+        with atomic_dir(tmp_path / "out", record="tangora.json") as outer:
+            write(outer, "new")
+            assert names(outer.parent) == [".lock~", "out"]
+
+    number = 1
+    while killed_before_event(number, write_nested):
+        number += 1
+        write(tmp_path / "out", "again")
+        assert names(tmp_path) == ["out"]
+    assert number > 10
+    with atomic_dir(tmp_path / "other") as outer:
+        (outer / "a").write_text("x")
+        with pytest.raises(OutputError, match="exists"), atomic_dir(outer):
+            pytest.fail("what is in it stays")
+
+
+@pytest.mark.parametrize("name", ["a.json", "n" * 200])
+def test_what_killed_writers_left_anywhere_in_a_folder_is_removed(tmp_path, name):
+    """Also beside an output that is complete, and so is not written again."""
+    number, left = 1, 0
+    while True:
+        place = tmp_path / str(number) / "deep" / "er"
+        place.mkdir(parents=True)
+        (place / name).write_text("old")
+        if not killed_before_event(number, lambda place=place: write_json(place / name, "new")):
+            break
+        number, left = number + 1, left + (names(place) != [name])
+        remove_stale_below(tmp_path)
+        assert names(place) == [name]
+    assert left > 5
+
+
+def test_what_was_moved_aside_deep_in_a_folder_is_put_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(publishing, "_system_rename", lambda *_, **__: False)
+    place = tmp_path / "deep" / ("n" * 200)
+    write(place, "old")
+    number = 1
+    while place.exists():
+        assert killed_before_event(number, lambda: write(place, "new"))
+        number += 1
+    remove_stale_below(tmp_path)
+    assert content(place) == "old"
+    assert names(place.parent) == [place.name]
+
+
+def test_what_live_writers_have_anywhere_in_a_folder_is_kept(tmp_path):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / ".b.tmp-abcdefgh").mkdir()
+    (tmp_path / "deep" / ".b.tmp-abcdefgh" / "notes").write_text("mine")
+    with atomic_dir(tmp_path / "deep" / "a") as scratch:
+        (scratch / "b").write_text("1")
+        remove_stale_below(tmp_path)
+        assert names(scratch) == ["b"]
+    assert names(tmp_path / "deep") == [".b.tmp-abcdefgh", "a"]
+
+
+def test_a_kill_while_a_work_folder_is_removed_leaves_its_lock_to_the_end(tmp_path):
+    """Who enters it next must not find what the one before is still removing."""
+
+    def remove() -> None:
+        with claimed(tmp_path / "work", tmp_path / "out"):
+            (tmp_path / "work" / "a").mkdir(exist_ok=True)
+            (tmp_path / "work" / "a" / "b").write_text("1")
+            (tmp_path / "work" / "z").write_text("1")
+            remove_claimed(tmp_path / "work")
+
+    number, seen = 1, set()
+    while killed_before_event(number, remove):
+        left = names(tmp_path / "work") if (tmp_path / "work").exists() else []
+        assert ".lock~" in left or not left
+        seen.add(tuple(left))
+        number += 1
+        discard(tmp_path / "work")
+        assert names(tmp_path) == []
+    assert {(), (".lock~",), (".lock~", "z"), (".lock~", "a", "z")} <= seen
+
+
+def test_a_work_folder_that_goes_away_meanwhile_is_made_again(tmp_path, monkeypatch):
+    real, times = publishing._locked, []
+
+    def locked(folder):
+        times.append(folder)
+        if len(times) == 1:
+            folder.rmdir()
+        return real(folder)
+
+    monkeypatch.setattr(publishing, "_locked", locked)
+    with claimed(tmp_path / "work", tmp_path / "out"):
+        assert names(tmp_path / "work") == [".lock~"]
+        discard(tmp_path / "work")
+        assert names(tmp_path / "work") == [".lock~"], "another has it"
+    assert len(times) == 3
 
 
 def test_a_live_writer_keeps_its_scratch_folder(tmp_path):

@@ -34,7 +34,16 @@ from tangora.errors import ModelError
 from tangora.support.files import read_safetensors, writing
 from tangora.support.machine import Machine
 
-__all__ = ["QuietTrainer", "Rows", "Watch", "forget_checkpoints", "last_checkpoint", "quiet", "training_arguments", "training_seed"]
+__all__ = [
+    "QuietTrainer",
+    "Rows",
+    "Watch",
+    "forget_checkpoints",
+    "last_checkpoint",
+    "quiet",
+    "training_arguments",
+    "training_seed",
+]
 
 WEIGHTS, BEST = "trained.safetensors", "best.safetensors"
 STATE = "trainer_state.json"  # as the trainer names it

@@ -133,11 +133,11 @@ def _locked(folder: Path) -> int | None:
 def remove_claimed(folder: Path) -> None:
     """Remove a folder that this process has locked; the lock's file goes last, so that no one else enters before."""
     with contextlib.suppress(OSError):
-        for entry in list(os.scandir(folder)):
-            if entry.is_dir(follow_symlinks=False):
-                shutil.rmtree(entry.path, ignore_errors=True)
-            elif entry.name != _LOCK:
-                os.remove(entry.path)
+        for path in sorted(folder.iterdir()):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name != _LOCK:
+                path.unlink()
         (folder / _LOCK).unlink(missing_ok=True)
         folder.rmdir()
 
