@@ -29,6 +29,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", MPLBACKEND="agg")
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -127,6 +128,24 @@ def preload(place: Path) -> None:
         if name not in sys.modules and not name.startswith(("tests", "__")):
             with contextlib.suppress(Exception):
                 importlib.import_module(name)
+    from tangora.support import source
+
+    for name in [name for name in sys.modules if name.startswith("tangora.")]:
+        source._closure(name)
+        source._module_digest(name)  # what a key covers, read and parsed once
+
+
+def stand_ins() -> None:
+    """Write pictures without drawing them, which takes most of a small run's time and writes by the same calls."""
+    from tangora.report import html
+
+    def written(summary: object, folder: Path) -> list:
+        for plot in html.PLOTS:
+            for kind in ("png", "pdf"):
+                (folder / f"{plot.name}.{kind}").write_text(plot.name)
+        return [html.Drawing(plot, {}, "not drawn") for plot in html.PLOTS]
+
+    html.draw_all = written
 
 
 def new_place(place: Path, old: Path | None = None) -> Path:
@@ -145,6 +164,7 @@ class Command:
     place: Path
     number: int = 0
     how: int = signal.SIGKILL
+    undrawn: ClassVar[bool] = True
     pid: int = field(default=0, init=False)
 
     def start(self) -> Command:
@@ -168,6 +188,8 @@ class Command:
             tempfile.tempdir = None
             events = Events(self.place, self.number, self.how)
             events.install()
+            if Command.undrawn:
+                stand_ins()
             sys.argv = ["tangora", *self.arguments]
             try:
                 from tangora.cli.commands import main
@@ -429,6 +451,7 @@ def measure(options: argparse.Namespace, root: Path) -> dict[str, object]:
     import transformers  # noqa: F401
 
     torch.set_num_threads(1)
+    Command.undrawn = not options.draw
     adopt()
     furnish(root)
     cases = [CASES[name] for name in options.commands]
@@ -472,6 +495,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--commands", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--result", type=Path)
+    parser.add_argument("--draw", action="store_true", help="draw the pictures of runs, else stand-ins are written")
     parser.add_argument("--keep", action="store_true", help="keep all folders, to look into them")
     options = parser.parse_args(arguments)
     root = Path(tempfile.mkdtemp(prefix="kills-")).resolve()

@@ -228,6 +228,25 @@ def test_a_half_written_checkpoint_and_those_of_other_settings_are_passed_over(b
     assert steps[-1] == 5
 
 
+def test_a_kill_while_the_checkpoints_are_removed_does_not_leave_half_of_one_to_go_on_from(
+    base, task, tmp_path, monkeypatch
+):
+    def removed_in_part(scratch):
+        for weights in scratch.glob("*/checkpoint-*/trained.safetensors"):
+            weights.unlink()
+        raise Killed
+
+    whole = finetune(base, task, config(), out=tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr("tangora.modes.finetuning.remove_claimed", removed_in_part)
+        with pytest.raises(Killed):
+            finetune(base, task, config(), out=tmp_path / "out", scratch=tmp_path / "scratch", overwrite=True)
+    assert list(tmp_path.glob("scratch/*/checkpoint-*"))
+    again = finetune(base, task, config(), out=tmp_path / "out", scratch=tmp_path / "scratch", overwrite=True)
+    assert same(whole, again)
+    assert os.listdir(tmp_path) == ["out"]
+
+
 def test_early_stopping_keeps_the_best_weights_also_over_a_kill(base, task, tmp_path, monkeypatch):
     scores = {1: 0.5, 2: 0.7, 3: 0.9, 4: 0.9, 5: 0.8, 6: 0.95}
     steady = {"warmup": 0.0, "schedule": "constant_with_warmup"}

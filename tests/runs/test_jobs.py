@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import tangora
 from tangora.cli import app
 from tangora.config.recipe import load_recipe
-from tangora.errors import ArgumentError, DataError, RecipeError
+from tangora.errors import ArgumentError, DataError, OutputError, RecipeError
 from tangora.progress import Progress
 from tangora.runs.context import Context
 from tangora.runs.execution import perform
@@ -150,6 +150,32 @@ def test_commands_list_the_jobs_and_do_one(short_copy):
     assert "reads what" in str(error)
     assert "(lora · plain)" in str(error)
     assert isinstance(command("job", str(short_copy), "zzz")[2], ArgumentError)
+
+
+def test_what_kills_have_left_beside_complete_outputs_is_removed(short_recipe, short_copy, monkeypatch):
+    monkeypatch.setattr("tangora.report.build", lambda run: (run / "report.html").write_text("drawn elsewhere"))
+    tangora.run(short_recipe, short_copy)
+    before = sorted(short_copy.rglob("*"))
+    expert, *_ = Context.open(short_copy).plan
+    outputs = [short_copy / "cache" / "jobs" / f"{expert.key}.json", expert.files(Context.open(short_copy))[0].parent]
+    left = [path.with_name(f".{path.name}.tmp-abcdefgh") / path.name for path in outputs]
+    left.append(short_copy / "cache" / "training" / expert.key / "0123" / "checkpoint-1")
+    for folder in left:
+        folder.mkdir(parents=True)
+        (folder / "a").write_text("x")
+    other = short_copy / "cache" / "training" / "of-another-recipe"
+    other.mkdir()
+    tangora.run(short_recipe, short_copy)
+    assert sorted(short_copy.rglob("*")) == sorted({*before, other.parent, other})
+
+
+def test_a_run_that_was_killed_before_its_recipe_was_there_is_one(short_recipe, tmp_path):
+    for name in (".recipe.yaml.tmp-abcdefgh", "cache"):
+        (tmp_path / name).mkdir()
+    claim(tmp_path, short_recipe, overwrite=False)
+    (tmp_path / "notes").write_text("mine")
+    with pytest.raises(OutputError, match="not a run"):
+        claim(tmp_path, short_recipe, overwrite=False)
 
 
 def test_where_jobs_are_done_does_not_make_another_run(short_run, short_recipe):
