@@ -160,6 +160,7 @@ def test_what_kills_have_left_beside_complete_outputs_is_removed(short_recipe, s
     outputs = [short_copy / "cache" / "jobs" / f"{expert.key}.json", expert.files(Context.open(short_copy))[0].parent]
     left = [path.with_name(f".{path.name}.tmp-abcdefgh") / path.name for path in outputs]
     left.append(short_copy / "cache" / "training" / expert.key / "0123" / "checkpoint-1")
+    outputs[0].unlink()
     for folder in left:
         folder.mkdir(parents=True)
         (folder / "a").write_text("x")
@@ -167,6 +168,7 @@ def test_what_kills_have_left_beside_complete_outputs_is_removed(short_recipe, s
     other.mkdir()
     tangora.run(short_recipe, short_copy)
     assert sorted(short_copy.rglob("*")) == sorted({*before, other.parent, other})
+    assert json.loads(outputs[0].read_text())["seconds"] is None
 
 
 def test_a_run_that_was_killed_before_its_recipe_was_there_is_one(short_recipe, tmp_path):

@@ -109,10 +109,14 @@ class Job(ABC):
         """Return a hash of the result; jobs that read the result compare it to detect a change."""
         return hashlib.sha256(repr(sorted(_digests(self, context).items())).encode()).hexdigest()
 
-    def record(self, context: Context, seconds: float) -> None:
-        """Record inputs, files and duration, after the job has run."""
+    def recorded(self, context: Context) -> bool:
+        """Return whether there is a record of the job."""
+        return _record(self, context).is_file()
+
+    def record(self, context: Context, seconds: float | None) -> None:
+        """Record inputs, files and duration, after the job has run; None if it was killed before this."""
         work = self.resources.work if self.resources.known else None
-        facts = {"kind": self.kind, "label": self.label, "work": work, "seconds": round(seconds, 3)}
+        facts = {"kind": self.kind, "label": self.label, "work": work, "seconds": seconds and round(seconds, 3)}
         write_json(_record(self, context), {**facts, "inputs": self._inputs(context), "files": _digests(self, context)})
 
 

@@ -95,7 +95,7 @@ def _drive(context: Context, clock: Clock) -> None:
     """Do the missing jobs; the report is last and made in this process, since it shows the wall times of the others."""
     left, report = missing(context), context.plan.jobs[-1]
     _log_earlier(context)
-    _forget_checkpoints(context, left)
+    _tidy(context, left)
     fold(context.run, keep=[job.key for job in left])
     todo = left if report in left else [*left, report]
     listener = Listener(context.plan, context.progress, clock, Estimate(todo, measured_rates(context.run)))
@@ -120,11 +120,15 @@ def _log_earlier(context: Context) -> None:
             )
 
 
-def _forget_checkpoints(context: Context, left: Sequence[Job]) -> None:
-    """Remove the checkpoints of adapters that are complete: a kill came after the adapter, and before their removal."""
+def _tidy(context: Context, left: Sequence[Job]) -> None:
+    """End what kills have left of jobs that are done: remove checkpoints of complete adapters, write lost records."""
     for job in context.plan:
-        if isinstance(job, ExpertJob) and job not in left:
+        if job in left:
+            continue
+        if isinstance(job, ExpertJob):
             discard(job.checkpoints(context))
+        if not job.recorded(context):
+            job.record(context, None)
 
 
 def missing(context: Context, jobs: Iterable[Job] | None = None) -> list[Job]:
