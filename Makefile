@@ -4,6 +4,7 @@
 #   make test          set up, then the whole test suite
 #   make test-kernels  the tests that calculate, once for each kind of processor that this one can stand for
 #   make fuzz          readers on mutated input, 10,000 examples each; EXAMPLES=1000 for fewer
+#   make kills         the writing commands, killed at 200 events drawn at random and given again; KILLS=20 for fewer
 #   make check         what CI wants: lint, types, tests with coverage
 #   make peers         mergekit, peft and fusion-bench beside Tangora on the same inputs, in an environment of their own
 #
@@ -17,7 +18,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL = -m pip install --disable-pip-version-check $(PIP_FLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart setup setup-dev test test-kernels fuzz check lint types coverage format peers bench-peers bench-fuse bench-sweep bench-explorer clean
+.PHONY: help quickstart setup setup-dev test test-kernels fuzz check lint types coverage format kills peers bench-peers bench-fuse bench-sweep bench-explorer clean
 
 help:
 	@sed -n 's/^#  *make/make/p' Makefile
@@ -70,6 +71,10 @@ test-kernels: setup-dev
 # Readers on mutated input, 10,000 examples each.
 fuzz: setup-dev
 	TANGORA_FUZZ=$(or $(EXAMPLES),10000) $(BIN)/python -m pytest -n auto --timeout 14400 tests/test_fuzz.py $(ARGS)
+
+# Every writing command is killed in the midst, and given again; two at once, too.
+kills: setup-dev
+	$(BIN)/python tests/kills.py --kills $(or $(KILLS),200) --clock 5 --pairs 5 --result benchmarks/results/kills.json $(ARGS)
 
 check: lint types coverage
 

@@ -17,6 +17,7 @@ import ctypes
 import datetime
 import importlib
 import json
+import math
 import os
 import platform
 import random
@@ -31,7 +32,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", MPLBACKEND="agg")
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import yaml
@@ -52,7 +52,7 @@ class Case:
     arguments: tuple[str, ...]
     earlier: tuple[str, ...]
     resumes: bool = False  # given again as it is: it goes on in its folder
-    processes: bool = False
+    share: float = 1.0  # of the trials: fewer if they take long
 
     def again(self, place: Path) -> tuple[str, ...]:
         """The command as a user gives it with what lies in the place."""
@@ -66,6 +66,7 @@ _MERGE = ("merge", *ADAPTERS, "--base", f"{INPUTS}/encoder", "--threads", "2", "
 _TIES = ("merge", *MODELS, "--method", "ties", "--threads", "2", "--shard-size", "2KB", "-o", OUT)
 _TRAIN = ("finetune", f"{INPUTS}/recipe.yaml", "--task", "one", "-o", OUT)
 _RUN = ("run", f"{INPUTS}/recipe.yaml", "-o", OUT)
+_OTHER_RUN = (*_RUN, "--set", "evaluation.bootstrap=150")
 _MANY = ("--executor", "processes", "--workers", "2")
 CASES = {
     case.name: case
@@ -74,9 +75,9 @@ CASES = {
         Case("merge-adapters", (*_MERGE, "-w", "0.5"), (*_MERGE, "-w", "1.0")),
         Case("merge-checkpoints", (*_TIES, "-w", "0.5"), (*_TIES, "-w", "1.0")),
         Case("finetune", _TRAIN, (*_TRAIN, "--set", "seed=1")),
-        Case("run", _RUN, (), resumes=True),
-        Case("run-over", (*_RUN, "--overwrite"), (*_RUN, "--set", "evaluation.bootstrap=150"), resumes=True),
-        Case("run-processes", (*_RUN, *_MANY), (), resumes=True, processes=True),
+        Case("run", _RUN, (), resumes=True, share=0.4),
+        Case("run-over", (*_RUN, "--overwrite"), _OTHER_RUN, resumes=True, share=0.3),
+        Case("run-processes", (*_RUN, *_MANY), (), resumes=True, share=0.1),
     )
 }
 
@@ -434,10 +435,10 @@ def reap() -> None:
 
 
 def share(total: int, cases: Sequence[Case]) -> dict[str, int]:
-    """Kills per case: as many of each; those of several processes take longest, so they are a fifth of the others."""
-    weights = {case.name: 0.2 if case.processes else 1.0 for case in cases}
-    counts = {name: max(1, int(total * weight / sum(weights.values()))) for name, weight in weights.items()}
-    for name in [name for name in counts if weights[name] == 1.0] * total:
+    """Return the number of kills per case, by their shares: at least one each, and so many in all."""
+    parts = sum(case.share for case in cases)
+    counts = {case.name: max(1, int(total * case.share / parts)) for case in cases}
+    for name in [case.name for case in cases if case.share == 1.0] * total:
         if sum(counts.values()) >= total:
             break
         counts[name] += 1
@@ -463,8 +464,12 @@ def measure(options: argparse.Namespace, root: Path) -> dict[str, object]:
             "command": "tangora " + " ".join(case.arguments),
             "events": trial.events,
             "kills": attempts(counts[case.name], lambda i, t=trial: t.kill(i, options.seed), failures),
-            "kills_by_clock": attempts(options.clock, lambda i, t=trial: t.kill_by_clock(i, options.seed), failures),
-            "two_at_once": attempts(options.pairs, lambda i, t=trial: t.two_at_once(i, options.seed), failures),
+            "kills_by_clock": attempts(
+                math.ceil(options.clock * case.share), lambda i, t=trial: t.kill_by_clock(i, options.seed), failures
+            ),
+            "two_at_once": attempts(
+                round(options.pairs * case.share), lambda i, t=trial: t.two_at_once(i, options.seed), failures
+            ),
             "seconds": round(time.monotonic() - started, 1),
         }
         print(case.name, json.dumps(found[case.name]), flush=True)
@@ -498,6 +503,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--draw", action="store_true", help="draw the pictures of runs, else stand-ins are written")
     parser.add_argument("--keep", action="store_true", help="keep all folders, to look into them")
     options = parser.parse_args(arguments)
+    # Before torch is imported. One thread: equal bits need equal threads, and a process with several is not forked.
+    os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", MPLBACKEND="agg")
     root = Path(tempfile.mkdtemp(prefix="kills-")).resolve()
     try:
         found = measure(options, root)

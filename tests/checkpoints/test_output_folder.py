@@ -15,6 +15,7 @@ import torch
 from folders import family, read, save, tuned
 from tangora.checkpoints import fuse_checkpoints, fuser
 from tangora.errors import FileError, OutputError
+from tangora.support.publishing import scratch_beside
 
 
 class Killed(BaseException):
@@ -80,6 +81,31 @@ def test_a_damaged_shard_is_made_again(tmp_path, monkeypatch, killed_after):
     merged = fuse_checkpoints(base, folders, tmp_path / "out", shard_size=700)
     assert merged.kept == len(finished) - 1
     assert all(torch.equal(a, read(tmp_path / "whole")[n]) for n, a in read(tmp_path / "out").items())
+
+
+def test_what_a_killed_fusion_was_writing_is_neither_published_nor_listed(tmp_path, monkeypatch, killed_after):
+    base, folders, _, _ = family(tmp_path)
+    fuse_checkpoints(base, folders, tmp_path / "whole", shard_size=700)
+    work = interrupt(tmp_path, killed_after, monkeypatch, base, folders)
+    scratch = work / "out" / ".tangora_fusion.json.tmp-abcdefgh"
+    scratch.mkdir()
+    for path in (scratch / "tangora_fusion.json", work / "out" / "half"):
+        path.write_text("{")
+    assert fuse_checkpoints(base, folders, tmp_path / "out", shard_size=700).kept > 0
+    found, whole = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("out", "whole"))
+    assert found == whole
+
+
+def test_the_record_is_written_in_its_place(tmp_path, monkeypatch):
+    """A scratch folder for it would be listed in it, if a kill left one."""
+    base, folders, _, _ = family(tmp_path)
+    fuse_checkpoints(base, folders, tmp_path / "once")
+    places = []
+    monkeypatch.setattr(
+        "tangora.support.files.scratch_beside", lambda path, real=scratch_beside: places.append(path.name) or real(path)
+    )
+    fuse_checkpoints(base, folders, tmp_path / "out")
+    assert set(places) == {"state.json"}
 
 
 @pytest.mark.parametrize("change", ["weights", "input", "state"])

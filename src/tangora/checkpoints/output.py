@@ -58,6 +58,7 @@ class OutputFolder:
             self.cutoffs = [float.fromhex(text) for text in state["cutoffs"]]
         self.kept = frozenset(i for i, name in enumerate(plan.names) if self._intact(i, name))
         self.finished = {name: self.finished[name] for i, name in enumerate(plan.names) if i in self.kept}
+        self._remove_others()
 
     def write(self, placement: Placement, start: int, data: memoryview) -> None:
         """Write the bytes of a target from its entry ``start``."""
@@ -129,6 +130,14 @@ class OutputFolder:
         self.folder.mkdir()
         return {}
 
+    def _remove_others(self) -> None:
+        """Remove all but the finished shards: what a killed process was writing would be published, and listed."""
+        for path in self.folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name not in self.finished:
+                path.unlink()
+
     def _intact(self, shard: int, name: str) -> bool:
         """Return whether a shard is finished, and its file unchanged."""
         chunks, path = self.finished.get(name), self.folder / name
@@ -158,13 +167,13 @@ def opened(out: Path, plan: OutputPlan, key: str, *, record: str, overwrite: boo
             with writing(out):
                 output = OutputFolder(work, out.name, plan, key)
             _refuse_full(output, out)
-            try:
-                with making(output.folder):
+            with making(output.folder):
+                try:
                     yield output
-            finally:
-                output.close()
-            with writing(out):
-                _publish(output, out, record, overwrite)
+                finally:
+                    output.close()
+                with writing(out):
+                    _publish(output, out, record, overwrite)
         except OutputError:
             raise
         except TangoraError:
