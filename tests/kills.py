@@ -453,27 +453,51 @@ def measure(options: argparse.Namespace, root: Path) -> dict[str, object]:
 
     torch.set_num_threads(1)
     Command.undrawn = not options.draw
-    adopt()
     furnish(root)
     cases = [CASES[name] for name in options.commands]
-    counts, found, failures = share(options.kills, cases), {}, list[str]()
+    counts, running = share(options.kills, cases), set[int]()
     for case in cases:
-        started = time.monotonic()
-        trial = Trial(case, root, options.keep)
-        found[case.name] = {
-            "command": "tangora " + " ".join(case.arguments),
-            "events": trial.events,
-            "kills": attempts(counts[case.name], lambda i, t=trial: t.kill(i, options.seed), failures),
-            "kills_by_clock": attempts(
-                math.ceil(options.clock * case.share), lambda i, t=trial: t.kill_by_clock(i, options.seed), failures
-            ),
-            "two_at_once": attempts(
-                round(options.pairs * case.share), lambda i, t=trial: t.two_at_once(i, options.seed), failures
-            ),
-            "seconds": round(time.monotonic() - started, 1),
-        }
-        print(case.name, json.dumps(found[case.name]), flush=True)
-    return {"commands": found, "failures": failures}
+        if len(running) == options.jobs:
+            running.discard(os.wait()[0])
+        sys.stdout.flush()
+        if (pid := os.fork()) == 0:
+            try:
+                (root / f"{case.name}.json").write_text(json.dumps(of_case(case, counts[case.name], options, root)))
+                sys.stdout.flush()
+            except BaseException:
+                traceback.print_exc()
+            os._exit(0)
+        running.add(pid)
+    for pid in running:
+        os.waitpid(pid, 0)
+    found = {case.name: json.loads((root / f"{case.name}.json").read_text()) for case in cases}
+    failures = [failure for figures in found.values() for failure in figures.pop("failures")]
+    return {
+        "kills": sum(figures["kills"]["kills"] for figures in found.values()),
+        "commands": found,
+        "failures": failures,
+    }
+
+
+def of_case(case: Case, count: int, options: argparse.Namespace, root: Path) -> dict[str, object]:
+    """Do the trials of a case; return its figures."""
+    adopt()
+    started, failures = time.monotonic(), list[str]()
+    trial = Trial(case, root, options.keep)
+    found = {
+        "command": "tangora " + " ".join(case.arguments),
+        "events": trial.events,
+        "kills": attempts(count, lambda i: trial.kill(i, options.seed), failures),
+        "kills_by_clock": attempts(
+            math.ceil(options.clock * case.share), lambda i: trial.kill_by_clock(i, options.seed), failures
+        ),
+        "two_at_once": attempts(
+            round(options.pairs * case.share), lambda i: trial.two_at_once(i, options.seed), failures
+        ),
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    print(case.name, json.dumps(found), flush=True)
+    return {**found, "failures": failures}
 
 
 def attempts(count: int, attempt: Callable[[int], Mapping[str, int]], failures: list[str]) -> dict[str, int]:
@@ -498,6 +522,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--clock", type=int, default=0, help="at random times, for each command")
     parser.add_argument("--pairs", type=int, default=0, help="two processes at once, for each command")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=2, help="commands whose trials are done at once")
     parser.add_argument("--commands", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--result", type=Path)
     parser.add_argument("--draw", action="store_true", help="draw the pictures of runs, else stand-ins are written")

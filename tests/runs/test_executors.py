@@ -15,6 +15,7 @@ import tangora
 from tangora.errors import TangoraError
 from tangora.runs.context import Context
 from tangora.runs.execution import perform
+from tangora.runs.executors._worker import work
 from tangora.runs.executors.processes import EXECUTOR as PROCESSES
 from tangora.runs.executors.processes import ProcessesSettings
 from tangora.runs.executors.serial import Serial
@@ -87,6 +88,21 @@ def test_a_worker_that_dies_costs_its_job_and_is_named(short_recipe, tmp_path):
         PROCESSES.run(jobs, context, ProcessesSettings(workers=1, threads=1), kill)
     assert [event.what for event in seen if event.what in ("done", "failed")] == ["done", "failed"]
     assert [job.label for job in missing(context, jobs)] == ["lora · good"]
+
+
+@pytest.mark.parametrize("error", [EOFError, ConnectionResetError, BrokenPipeError])
+def test_a_worker_ends_quietly_if_the_run_was_killed(short_copy, monkeypatch, error):
+    class Gone:
+        def send(self, message):
+            pass
+
+        def recv(self):
+            raise error
+
+    for name in ("signal.signal", "logging.captureWarnings"):
+        monkeypatch.setattr(name, lambda *_: None)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    work(str(short_copy), 1, Gone())
 
 
 @pytest.mark.slow

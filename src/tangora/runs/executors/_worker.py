@@ -55,7 +55,7 @@ def work(run: str, threads: int, connection: Connection) -> None:
     logging.captureWarnings(True)
     context = Context.open(Path(run))
     context.given_machine = replace(machine_of(context.recipe, context.run), threads=threads)
-    with contextlib.suppress(EOFError, BrokenPipeError, KeyboardInterrupt), logged(context.run):
+    with contextlib.suppress(EOFError, ConnectionError, KeyboardInterrupt), logged(context.run):
         connection.send(Ready())
         while (job := connection.recv()) is not None:
             try:
