@@ -42,6 +42,7 @@ __all__ = [
 
 _ABSENT = object()
 _MOST = 500  # characters of an offending value in the message; `got` has all of them
+_LONGEST = 4096  # of the rule, and of the place: as long as a path
 
 
 class TangoraError(Exception):
@@ -65,15 +66,18 @@ class TangoraError(Exception):
     def __init__(self, what: str, *, got: object = _ABSENT, where: object = None, fix: str | None = None) -> None:
         self.what, self.where, self.fix = what, where, fix
         self.got = None if got is _ABSENT else got
-        message = what
+        message = _cut(what, _LONGEST)
         if got is not _ABSENT:
-            shown = repr(got)
-            message += f", got {shown if len(shown) <= _MOST else shown[:_MOST] + ' …'}"
+            message += f", got {_cut(repr(got))}"
         if where is not None:
-            message += f" at {where}"
+            message += f" at {_cut(str(where), _LONGEST)}"
         if fix:
             message += f". {fix[0].upper()}{fix[1:]}"
         super().__init__(message)
+
+
+def _cut(text: str, most: int = _MOST) -> str:
+    return text if len(text) <= most else text[:most] + " …"
 
 
 class ArgumentError(TangoraError):

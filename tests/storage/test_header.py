@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from tangora.errors import FileError
+from tangora.storage import header
 from tangora.storage.header import read_header, write_header
 
 
@@ -77,6 +78,16 @@ def test_bad_headers(tmp_path, header, data, words):
 def test_bad_lengths_allocate_nothing(tmp_path, length):
     with pytest.raises(FileError, match="length is wrong"):
         read_header(write(tmp_path / "x.safetensors", {"a": entry()}, length=length))
+
+
+def test_too_many_tensors_and_dimensions(tmp_path, monkeypatch):
+    path = write(tmp_path / "x.safetensors", {"a": entry(shape=[1] * 63 + [2]), "b": entry(offsets=(8, 16))}, bytes(16))
+    assert len(read_header(path)["a"].shape) == 64
+    monkeypatch.setattr(header, "_MOST", 1)
+    with pytest.raises(FileError, match="more than 1 tensors, got 2"):
+        read_header(path)
+    with pytest.raises(FileError, match="not whole numbers"):
+        read_header(write(tmp_path / "y.safetensors", {"a": entry(shape=[1] * 64 + [2])}, bytes(8)))
 
 
 def test_short_and_missing_files(tmp_path):

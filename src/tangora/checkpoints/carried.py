@@ -8,7 +8,6 @@ over, except those of further modules.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -21,6 +20,7 @@ from tangora.checkpoints.tokens import files_of, tokens_of
 from tangora.errors import FileError
 from tangora.storage.recognition import CONFIG, weights_of
 from tangora.support.files import inside, read_json
+from tangora.support.json_text import parse_json
 
 __all__ = ["Carried", "carry"]
 
@@ -121,7 +121,7 @@ def _common_tokenizer(tokenizer: Path, models: Sequence[Path]) -> Path | None:
 def _modules(folder: Path) -> list[str]:
     """Return the folders of a sentence encoder's further modules, which ``modules.json`` lists."""
     with suppress(FileError, OSError, ValueError):
-        listed = json.loads(inside(folder, "modules.json").read_text(encoding="utf-8"))
+        listed = parse_json(inside(folder, "modules.json").read_text(encoding="utf-8"))
         paths = [one.get("path") for one in listed if isinstance(one, Mapping)] if isinstance(listed, list) else []
         return [p for p in paths if isinstance(p, str) and p and re.fullmatch(r"[\w-]+", p)]
     return []
@@ -229,13 +229,13 @@ def _same(one: Path, other: Path) -> bool:
     first, second = one.read_bytes(), other.read_bytes()
     if first == second or not one.name.endswith(".json"):
         return first == second
-    with suppress(ValueError, RecursionError):
+    with suppress(ValueError):
         return bool(_content(first) == _content(second))
     return False
 
 
 def _content(text: bytes) -> Any:
-    value = json.loads(text)
+    value = parse_json(text)
     passing = ("transformers_version", "_name_or_path", "name_or_path", "__version__")
     return {k: v for k, v in value.items() if k not in passing} if isinstance(value, dict) else value
 

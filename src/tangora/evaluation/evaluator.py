@@ -24,6 +24,7 @@ from tangora.errors import DataError, ModelError
 from tangora.modes import answers
 from tangora.modes.contract import mode_of
 from tangora.support.files import digest, writing
+from tangora.support.json_text import parse_json
 from tangora.support.names import hub_name
 from tangora.support.seams import FAMILIES, METRICS
 from tangora.support.shown import one_line
@@ -122,8 +123,8 @@ class ScoreStore:
 
     def _read(self, text: str) -> None:
         for line in text.splitlines():
-            with contextlib.suppress(json.JSONDecodeError, KeyError, TypeError):
-                row = json.loads(line)
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                row = parse_json(line)
                 self._results[row["key"]] = Result(row["score"], row["loss"], row["values"])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from torch import Tensor
 from tangora.adapters.adapter import Adapter
 from tangora.adapters.formats.lora.names import PREFIX, unwrapped
 from tangora.adapters.formats.lora.reading import CONFIG, WEIGHTS
+from tangora.support.json_text import parse_json
 
 __all__ = ["SourceAdapter"]
 
@@ -33,7 +33,7 @@ class SourceAdapter:
         """``adapter_config.json`` if its updates are plain factors, else empty."""
         if self.folder is None or not (self.folder / CONFIG).is_file() or self.adapter.start:
             return {}
-        config: dict[str, Any] = json.loads((self.folder / CONFIG).read_text(encoding="utf-8"))
+        config: dict[str, Any] = parse_json((self.folder / CONFIG).read_text(encoding="utf-8"))
         changes_base = str(config.get("init_lora_weights")).lower() in ("pissa", "olora")
         return {} if config.get("use_dora") or config.get("target_parameters") or changes_base else config
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
 import logging
 import math
 import os
@@ -32,6 +31,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from tangora.adapters.initial import seed_of
 from tangora.errors import ModelError
 from tangora.support.files import read_safetensors, writing
+from tangora.support.json_text import parse_json
 from tangora.support.machine import Machine
 
 __all__ = [
@@ -211,8 +211,8 @@ def last_checkpoint(folder: Path) -> Path | None:
     """Return the latest complete checkpoint in ``folder``."""
     checkpoints = []
     for state in folder.glob(f"checkpoint-*/{STATE}"):
-        with contextlib.suppress(ValueError, OSError):
-            checkpoints.append((json.loads(state.read_text())["global_step"], state.parent))
+        with contextlib.suppress(ValueError, OSError, KeyError, TypeError):
+            checkpoints.append((int(parse_json(state.read_text(encoding="utf-8"))["global_step"]), state.parent))
     return max(checkpoints)[1] if checkpoints else None
 
 

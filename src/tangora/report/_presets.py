@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tangora.methods import get
 from tangora.report.summary import method_name
+from tangora.support.json_text import parse_json
 
 if TYPE_CHECKING:
     from tangora.config.recipe import FusionEntry, Recipe
@@ -51,7 +52,7 @@ def from_scores(recipe: Recipe, scores: Iterable[Row], mode: str, vectors: Seque
         if not wanted or row.method not in entries or not set(tasks) <= set(vectors):
             continue
         entry = entries[row.method]
-        weights = _effective(entry, json.loads(row.coefficients or "{}"), len(tasks))
+        weights = _effective(entry, parse_json(row.coefficients or "{}"), len(tasks))
         if weights is not None and (label := _label(entry, row.selection)) is not None:
             placed = dict(zip(tasks, weights, strict=True))
             values = _rounded(placed.get(v, 0.0) for v in vectors)
@@ -95,7 +96,7 @@ def per_site(
 def unknown(scores: Iterable[Row], kept: Iterable[Mapping[str, Any]], mode: str) -> list[str]:
     """Return methods of ``scores.csv`` with a coefficient per site and without predictions in the run."""
     chosen = (row for row in scores if row.mode == mode and row.selection == "validation")
-    per_site_methods = {r.method for r in chosen if isinstance(json.loads(r.coefficients or "{}").get("weights"), dict)}
+    per_site_methods = {r.method for r in chosen if isinstance(parse_json(r.coefficients or "{}").get("weights"), dict)}
     return sorted(per_site_methods - {entry["method"] for entry in kept if entry["mode"] == mode})
 
 

@@ -7,7 +7,6 @@ in place of the section.
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -19,6 +18,7 @@ from tangora.evaluation.tables import Row
 from tangora.report.analyses import Analyses, read_analyses
 from tangora.report.parsing import parsed
 from tangora.support.files import reachable, read_json
+from tangora.support.json_text import parse_json
 from tangora.support.yaml import parse
 
 __all__ = ["SCORE_COLUMNS", "CandidateRow", "Run", "Similarity", "Training", "read_run", "read_scores"]
@@ -144,11 +144,22 @@ def _score(row: Mapping[str, str]) -> Row:
     optional: dict[str, Any] = {k: _number(row[k]) for k in ("normalized", "normalized_best", "ci_low", "ci_high")}
     inside = row["in_subset"].strip().lower() in {"true", "1"}
     score = Row(**texts, **optional, n_tasks=int(row["n_tasks"]), in_subset=inside, score=float(row["score"]))
-    if not isinstance(json.loads(score.coefficients or "{}"), dict):
-        raise ValueError(f"coefficients are no table: {score.coefficients[:40]}")
+    _check_coefficients(parse_json(score.coefficients or "{}"), score.coefficients[:40])
     if score.method not in ("zero_shot", "expert") and score.mode in ("", "-"):
         raise ValueError("a fusion without a mode")
     return score
+
+
+def _check_coefficients(raw: Any, text: str) -> None:
+    """Refuse coefficients other than one number per task, or one per task and site, and parameters."""
+    if not isinstance(raw, dict) or not isinstance(raw.get("parameters") or {}, dict):
+        raise ValueError(f"coefficients are no table: {text}")
+    weights = raw.get("weights") or []
+    for row in weights.values() if isinstance(weights, dict) else [weights]:
+        if not isinstance(row, list) or (not row and row is not weights):
+            raise ValueError(f"weights are no lists: {text}")
+        if not all(isinstance(weight, (int, float)) for weight in row):
+            raise ValueError(f"weights are no numbers: {text}")
 
 
 def _candidates(path: Path) -> list[CandidateRow]:
@@ -157,7 +168,7 @@ def _candidates(path: Path) -> list[CandidateRow]:
 
 def _candidate(row: Mapping[str, str]) -> CandidateRow:
     texts = {k: row[k] for k in ("mode", "method", "space", "subset", "split", "parameters", "task")}
-    weights = json.loads(row["weights"] or "null")
+    weights = parse_json(row["weights"] or "null")
     return CandidateRow(**texts, weights=weights, score=float(row["score"]), loss=_number(row["loss"]))
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from tangora.report.headline import headline
 from tangora.report.summary import Key, Mean, Summary, mean_score
+from tangora.support.json_text import parse_json
 
 __all__ = ["document"]
 
@@ -48,6 +48,6 @@ def _fusion(summary: Summary, key: Key, mean: Mean) -> dict[str, Any]:
 
 def _parsed(text: str) -> Any:
     try:
-        return json.loads(text or "{}")
-    except json.JSONDecodeError:
+        return parse_json(text or "{}")
+    except ValueError:
         return text

@@ -21,6 +21,6 @@ def parsed(path: Path, line: object, parse: Callable[[Any], _T], raw: Any) -> _T
     """
     try:
         return parse(raw)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as cause:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as cause:
         where = path if line is None else f"{path}: {line}"
         raise FileError(f"a value cannot be right ({cause})", where=where, fix="write the file again") from cause

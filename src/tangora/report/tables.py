@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from tangora.evaluation.tables import Row
 from tangora.report.headline import kept_text, percent, score_text
 from tangora.report.summary import Key, Mean, Summary, mean_score, method_name, mode_name
 from tangora.report.wide import Column, Wide
+from tangora.support.json_text import parse_json
 
 __all__ = [
     "MOST_ROWS",
@@ -180,8 +180,8 @@ def coefficients_text(written: Sequence[str]) -> str:
     if len(set(written)) != 1:
         return "differ by subset" if written else ""
     try:
-        raw = json.loads(written[0] or "{}")
-    except json.JSONDecodeError:
+        raw = parse_json(written[0] or "{}")
+    except ValueError:
         return written[0]
     return ", ".join([*_weights_text(raw.get("weights")), *(f"{k} {v}" for k, v in raw.get("parameters", {}).items())])
 

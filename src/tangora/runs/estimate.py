@@ -7,7 +7,6 @@ length is left, the remaining time is unknown.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -18,6 +17,7 @@ from statistics import median
 from tangora.progress import Overall
 from tangora.runs.events import Event
 from tangora.runs.jobs import Job
+from tangora.support.json_text import parse_json
 
 __all__ = ["Estimate", "Rates", "measured_rates"]
 
@@ -63,8 +63,8 @@ def measured_rates(run: Path) -> Rates:
     """Return the rates according to the records in a run's folder, without those of jobs of unknown work."""
     rates = Rates()
     for path in sorted((run / "cache" / "jobs").glob("*.json")):
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            record = json.loads(path.read_text(encoding="utf-8"))
+        with suppress(OSError, ValueError, KeyError, TypeError, OverflowError):
+            record = parse_json(path.read_text(encoding="utf-8"))
             rates.add(record["kind"], float(record["work"]), float(record["seconds"]))
     return rates
 

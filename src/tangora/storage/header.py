@@ -32,6 +32,7 @@ ITEMSIZE = {
     **dict.fromkeys(("I64", "U64", "F64"), 8),
 }
 _LONGEST = 100_000_000  # the format's own limit of a header
+_MOST, _DIMENSIONS = 1_000_000, 64  # tensors of a file, and sizes in a shape: torch's limit
 _AGAIN = "the file is truncated or corrupt: copy it again"
 
 
@@ -96,6 +97,8 @@ def write_header(entries: list[tuple[str, str, tuple[int, ...]]]) -> bytes:
 
 
 def _parsed(text: bytes, path: Path) -> Mapping[str, Any]:
+    if (count := text.count(b"data_offsets")) > _MOST:  # a thousand bytes of memory for each
+        raise FileError(f"a header of more than {_MOST:,} tensors", got=count, where=path, fix=_AGAIN)
     try:
         header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as cause:
@@ -122,7 +125,13 @@ def _entry(name: str, value: Any, path: Path, begin: int) -> Stored:
         if str(dtype).startswith(("F4", "F6_", "F8_")):
             fix = "the weights are quantized: give the same model in full precision"
         raise FileError("a dtype that cannot be read", got=dtype, where=where, fix=fix)
-    if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+    if (
+        not _are_sizes(shape)
+        or len(shape) > _DIMENSIONS
+        or not _are_sizes(offsets)
+        or len(offsets) != 2
+        or offsets[0] > offsets[1]
+    ):
         raise FileError("shape or data_offsets are not whole numbers in order", where=where, fix=_AGAIN)
     size = offsets[1] - offsets[0]
     if math.prod(shape) * ITEMSIZE[dtype] != size:

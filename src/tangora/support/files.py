@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tangora.errors import FileError, OutputError, TangoraError
+from tangora.support.json_text import parse_json
 from tangora.support.publishing import in_scratch, publish, scratch_beside
 from tangora.support.records import files_in, refuse_foreign
 
@@ -46,8 +47,8 @@ __all__ = [
 
 def digest(value: Any) -> str:
     """Return the sha-256 (hex) of a JSON-serializable value, independent of key order."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str).encode()
+    return hashlib.sha256(text).hexdigest()
 
 
 def file_digest(path: str | os.PathLike[str]) -> str:
@@ -230,12 +231,12 @@ def read_json(path: str | os.PathLike[str], error: type[TangoraError] = FileErro
     """Read a JSON object; raise an ``error`` if the file is missing, unreadable, or not an object."""
     try:
         text = Path(path).read_text(encoding="utf-8")
-        value = json.loads(text)
+        value = parse_json(text)
         if _SURROGATE.search(text):
             json.dumps(value, ensure_ascii=False).encode()
     except FileNotFoundError:
         raise error("file not found", where=path, fix="check the path") from None
-    except (OSError, ValueError, RecursionError) as cause:  # ValueError: not UTF-8, not JSON, half a surrogate pair
+    except (OSError, ValueError) as cause:  # ValueError: not UTF-8, not JSON, too deep, half a surrogate pair
         raise error(f"not readable as JSON ({str(cause)[:200]})", where=path, fix="write the file again") from cause
     if not isinstance(value, dict):
         raise error("expected a JSON object", got=type(value).__name__, where=path, fix="write the file again")

@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Container
 from pathlib import Path, PurePosixPath
 
 from tangora.errors import OutputError
+from tangora.support.json_text import parse_json
 
 __all__ = ["RECORDS", "files_in", "files_of", "refuse_foreign"]
 
@@ -40,8 +40,8 @@ def files_of(folder: Path) -> Container[str]:
     """
     for record in RECORDS:
         try:
-            content = json.loads((folder / record).read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):  # none, or damaged
+            content = parse_json((folder / record).read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # none, or damaged
             continue
         listed = content.get("files") if isinstance(content, dict) else None
         return {str(name) for name in listed} | {record} if isinstance(listed, list) else _Usual()

@@ -13,10 +13,13 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.representer import SafeRepresenter
+from ruamel.yaml.scanner import Scanner
+
+from tangora.support.json_text import DEEPEST, refuse_deep
 
 __all__ = ["dump", "parse"]
 
-_LARGEST = 1_000_000  # characters of a document
+_LARGEST = 250_000  # characters of a document; reading takes a second for every 10,000
 _MOST = 100_000  # values in it, those of an alias counted at every use
 _TRUTHS = frozenset({"y", "yes", "n", "no", "on", "off"})  # booleans in YAML 1.1, strings in 1.2
 
@@ -33,7 +36,9 @@ def parse(text: str) -> Any:
     if len(text) > _LARGEST:
         raise ValueError(f"a document of more than {_LARGEST:,} characters")
     try:
-        value = YAML(typ="safe", pure=True).load(text)
+        reader = YAML(typ="safe", pure=True)
+        reader.Scanner = _Scanner
+        value = reader.load(text)
     except YAMLError as cause:
         raise ValueError(" ".join(str(cause).split())) from cause
     except RecursionError as cause:
@@ -41,6 +46,7 @@ def parse(text: str) -> Any:
     except Exception as cause:  # a value that its tag cannot have, such as `!!bool may`: any error of a constructor
         raise ValueError(f"a value that its tag cannot have ({type(cause).__name__}: {cause})") from cause
     _count(value)
+    refuse_deep(value)  # after the count, which bounds what aliases expand to
     return value
 
 
@@ -71,6 +77,15 @@ def _count(value: Any) -> None:
             waiting += one.values()
         elif isinstance(one, list):
             waiting += one
+
+
+class _Scanner(Scanner):
+    """Refuses deep lists at once: the scanner's time grows with the square of their depth."""
+
+    def fetch_flow_collection_start(self, TokenClass: Any, to_push: str) -> None:
+        if len(self.flow_context) >= DEEPEST:
+            raise RecursionError
+        super().fetch_flow_collection_start(TokenClass, to_push)
 
 
 class _Representer(SafeRepresenter):

@@ -25,6 +25,7 @@ from torch import Tensor
 from tangora.adapters.heads import heads_digest
 from tangora.errors import ArgumentError, DataError, FileError, ModelError
 from tangora.support.files import atomic_file, digest, read_safetensors, write_safetensors
+from tangora.support.json_text import parse_json
 from tangora.support.seams import FAMILIES
 from tangora.support.shown import one_line
 from tangora.support.source import source_digest
@@ -136,7 +137,7 @@ def load_columns(path: str | os.PathLike[str], fingerprint: str | None = None) -
     """
     tensors = read_safetensors(path)
     with safe_open(path, "pt") as file:
-        metadata: dict[str, Any] = json.loads((file.metadata() or {}).get("tangora.columns", "{}"))
+        metadata: dict[str, Any] = parse_json((file.metadata() or {}).get("tangora.columns", "{}"))
     if not metadata or tensors.keys() != {"origin", "columns", "labels", "examples"}:
         raise FileError("not a file of columns", where=Path(path), fix="delete it; the run makes it again")
     if fingerprint is not None and metadata["fingerprint"] != fingerprint:

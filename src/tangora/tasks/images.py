@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,10 @@ __all__ = ["encode", "features", "load", "rgb"]
 # model_type -> the class of its vision tower alone
 _TOWERS = {"clip": "CLIPVisionModelWithProjection", "siglip": "SiglipVisionModel"}
 _CHUNK = 128
+# The decoders that images of data sets need; that of PostScript, among others, would start a program.
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+_MOST_PIXELS = 1 << 27  # as RGB 400 MB
+_NARROWEST = 100
 
 
 def load(config: BaseConfig) -> ZeroShotBase:
@@ -86,21 +91,50 @@ def rgb(value: Any, where: str) -> Image:
     """Convert an array, a file name, encoded bytes or an image of any mode to an RGB image.
 
     Raises:
-        DataError: the value is none of these.
+        DataError: the value is none of these, or too large or too narrow to be resized.
     """
     require("vision", purpose="an image")
     from PIL import Image as images  # deferred: texts need none
 
     try:
         if isinstance(value, np.ndarray):
-            return images.fromarray(value[..., 0] if value.ndim == 3 and value.shape[2] == 1 else value).convert("RGB")
-        if isinstance(value, dict):
-            value = io.BytesIO(value["bytes"]) if value.get("bytes") else value["path"]
-        if isinstance(value, (str, bytes, io.BytesIO)):
-            value = images.open(io.BytesIO(value) if isinstance(value, bytes) else value)
+            value = images.fromarray(value[..., 0] if value.ndim == 3 and value.shape[2] == 1 else value)
+        elif isinstance(value, (str, bytes, Mapping)):
+            return _opened(value, where)
+        _refuse_shape(value, where)
         return value.convert("RGB")  # type: ignore[no-any-return]
-    except (OSError, AttributeError, KeyError, TypeError, ValueError) as cause:
-        raise DataError(f"not an image ({cause})", where=where, fix="replace or drop the row") from cause
+    except DataError:
+        raise
+    except Exception as cause:  # Pillow's decoders raise whatever a damaged file leads to
+        detail = " ".join(str(cause).split())[:200]
+        raise DataError(f"not an image ({detail})", where=where, fix="replace or drop the row") from cause
+
+
+def _opened(value: str | bytes | Mapping[str, Any], where: str) -> Image:
+    """Open an image file, or a row of `datasets`, which are turned as their camera was held."""
+    from PIL import Image as images  # deferred: texts need none
+    from PIL import ImageOps
+
+    source: Any = value
+    if isinstance(value, Mapping):
+        source = value["bytes"] if value.get("bytes") else value["path"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", images.DecompressionBombWarning)  # larger ones are refused below
+        opened = images.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS)
+    with opened:
+        _refuse_shape(opened, where)
+        return (ImageOps.exif_transpose(opened) if isinstance(value, Mapping) else opened).convert("RGB")
+
+
+def _refuse_shape(image: Image, where: str) -> None:
+    """Refuse an image by its size alone, before it is decoded or resized."""
+    width, height = image.size
+    if not 0 < width * height <= _MOST_PIXELS:
+        what = f"an image must have 1 to {_MOST_PIXELS:,} pixels"
+        raise DataError(what, got=f"{width} x {height}", where=where, fix="resize the image, or drop the row")
+    if max(width, height) > _NARROWEST * min(width, height):  # its shorter side is resized to that of the model's input
+        what = f"an image's longer side must be at most {_NARROWEST} times the shorter"
+        raise DataError(what, got=f"{width} x {height}", where=where, fix="crop the image, or drop the row")
 
 
 def _text_tower(model: Any, tokenizer: Any) -> TextEncoder:

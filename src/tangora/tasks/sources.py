@@ -14,6 +14,7 @@ from tangora.errors import DataError
 from tangora.support.extras import require
 from tangora.support.files import reachable
 from tangora.support.validation import did_you_mean
+from tangora.tasks.arrays import read_arrays, refuse_large
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Table", "read"]
 
 _IMAGES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
+_BLOCK = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -133,22 +135,38 @@ def _open(reader: Callable[[Path], Table], path: Path) -> Table:
 
 
 def _parquet(path: Path) -> Table:
-    from pyarrow import parquet  # type: ignore[import-untyped]  # deferred: an extra
+    import pyarrow  # type: ignore[import-untyped]  # deferred: an extra
+    from pyarrow import parquet  # deferred: an extra
 
-    return _arrow(parquet.ParquetFile(path).read(), path)
+    file, batches, size = parquet.ParquetFile(path), [], 0
+    for batch in file.iter_batches():  # a page of kilobytes can stand for any number of equal rows
+        batches.append(batch)
+        refuse_large(size := size + batch.nbytes, path)
+    return _arrow(pyarrow.Table.from_batches(batches, file.schema_arrow), path)
 
 
 def _csv(path: Path) -> Table:
     from pyarrow import csv  # deferred: an extra
 
     options = csv.ParseOptions(newlines_in_values=True)
-    return _arrow(csv.read_csv(path, parse_options=options), path)
+    return _arrow(csv.read_csv(_content(path), parse_options=options), path)
 
 
 def _jsonl(path: Path) -> Table:
     from pyarrow import json  # deferred: an extra
 
-    return _arrow(json.read_json(path), path)
+    return _arrow(json.read_json(_content(path)), path)
+
+
+def _content(path: Path) -> Any:
+    """Return the stream of a file of text, decompressed by the ending of its name, if it fits in memory."""
+    import pyarrow  # deferred: an extra
+
+    size = 0
+    with pyarrow.input_stream(path, compression="detect") as stream:
+        while block := len(stream.read(_BLOCK)):
+            refuse_large(size := size + block, path)
+    return pyarrow.input_stream(path, compression="detect")
 
 
 def _arrow(table: Any, path: Path) -> Table:
@@ -159,13 +177,16 @@ def _arrow(table: Any, path: Path) -> Table:
 
 
 def _dataset(data: Dataset, where: str) -> Table:
+    from datasets import Image  # deferred: an extra
+
     names = {column: list(feature.names) for column, feature in data.features.items() if hasattr(feature, "names")}
+    for column in [column for column, feature in data.features.items() if isinstance(feature, Image)]:
+        data = data.cast_column(column, Image(decode=False))  # decoded later, with its size checked before
     return Table(data, where, names)
 
 
 def _npz(path: Path) -> Table:
-    with np.load(path, allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
+    arrays = dict(read_arrays(path))
     lengths = {name: len(array) if array.ndim else -1 for name, array in arrays.items()}
     if len(set(lengths.values())) != 1 or -1 in lengths.values():
         raise DataError("arrays must have one entry per row, all the same number", got=lengths, where=path)
@@ -177,7 +198,7 @@ def _imagefolder(path: Path) -> Table:
         raise DataError("folder not found", where=path, fix="give a folder with one folder per class")
     images, labels = [], []
     for folder in sorted(p for p in path.iterdir() if p.is_dir()):
-        for file in sorted(p for p in folder.rglob("*") if p.suffix.lower() in _IMAGES):
+        for file in sorted(p for p in folder.rglob("*") if p.suffix.lower() in _IMAGES and p.is_file()):
             images.append(str(file))
             labels.append(folder.name)
     if not images:
