@@ -129,7 +129,8 @@ def test_no_slider_has_coefficients_per_layer(browser, run):
 
 
 @pytest.mark.parametrize("size", [2, 3])
-def test_the_command_of_a_preset_per_layer_makes_its_adapter(run, size, tmp_path):
+def test_the_command_of_a_preset_per_layer_makes_its_adapter(run, size, tmp_path, monkeypatch):
+    monkeypatch.chdir(run)
     preset = per_layer(run, size)
     *before, fuse = preset["command"].split(" && ")
     for line in before:

@@ -173,6 +173,7 @@ class Adapter:
         *,
         check: Callable[[Adapter, Path], Mapping[str, Any]] | None = None,
         format: str | None = None,
+        beside: Mapping[str, Path] | None = None,
     ) -> None:
         """Write a directory that stock peft loads (for kind ``full``: ``delta.safetensors``), with ``tangora.json``.
 
@@ -184,6 +185,7 @@ class Adapter:
             check: called with the adapter and its files before they are published. Its result is kept as
                 ``metadata.verified``; if it raises, nothing is written.
             format: a registered format to use instead of the kind's own.
+            beside: path in the directory -> a file to copy there, such as a tokenizer's.
 
         Raises:
             OutputError: the directory exists and ``overwrite`` is false, or it cannot be written.
@@ -191,7 +193,7 @@ class Adapter:
         """
         from tangora.adapters.saving import save  # deferred: the card's YAML, which reading does not need
 
-        save(self, path, overwrite=overwrite, check=check, format_name=format)
+        save(self, path, overwrite=overwrite, check=check, format_name=format, beside=beside)
 
     def verify(self) -> Verification:
         """Write the adapter to a scratch folder, read it through stock peft, and compare in float64, site by site.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +34,7 @@ def save(
     overwrite: bool = False,
     check: Check | None = None,
     format_name: str | None = None,
+    beside: Mapping[str, Path] | None = None,
 ) -> None:
     """Write an adapter; see `Adapter.save`."""
     _refuse_infinity(adapter, Path(path))
@@ -40,6 +42,9 @@ def save(
         write_weights(adapter, folder, format_name)
         write_heads(folder, adapter.heads)
         write_records(folder, adapter.records)
+        for name, source in (beside or {}).items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(source, folder / name)
         verified = check(adapter, folder) if check is not None else None
         written = replace(adapter, metadata=adapter.metadata.model_copy(update={"verified": verified}))
         write_json(folder / FILE, written.metadata.model_dump(mode="json"))

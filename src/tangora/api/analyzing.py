@@ -23,6 +23,7 @@ def analyze(
     margin: float = 0.4,
     rows: int = 128,
     split: str = "validation",
+    trust_remote_code: bool = False,
     progress: Shown = None,
 ) -> Path:
     """Analyze the experts of a finished run, as ``tangora analyze`` does, and return the path of its report.
@@ -38,6 +39,7 @@ def analyze(
         margin: extension of the grid beyond 0 and 1.
         rows: the largest number of rows per task.
         split: ``train``, ``validation`` or ``test``.
+        trust_remote_code: run code from the base model's repository if the run's recipe says so.
         progress: whether to show bars; by default in a terminal or a notebook.
 
     Raises:
@@ -51,4 +53,4 @@ def analyze(
         only=only, modes=modes, pairs=pairs, points=points, margin=margin, rows=rows, split=split
     )
     with shown(progress) as bars:
-        return analyze_plan(AnalysisPlan(Path(run), settings), bars)
+        return analyze_plan(AnalysisPlan(Path(run), settings, trust_remote_code), bars)

@@ -22,7 +22,7 @@ from tangora.storage.recognition import CONFIG, weights_of
 from tangora.support.files import inside, read_json
 from tangora.support.json_text import parse_json
 
-__all__ = ["Carried", "carry"]
+__all__ = ["Carried", "carry", "is_tokenizer", "same_content", "small_files"]
 
 _TOKENIZER = re.compile(
     r"tokenizer.*\.json|special_tokens_map\.json|added_tokens\.json|vocab.*|merges\.txt|tekken\.json|normalizer\.json"
@@ -73,8 +73,8 @@ def carry(base: Path, tokenizer: Path, models: Mapping[str, Path]) -> Carried:
     if (common := _common_tokenizer(tokenizer, list(models.values()))) is not None:
         tokenizer = common
         notes.append("the tokenizer is the one that all models have")
-    copies = {name: path for name, path in _small(base).items() if not _TOKENIZER.fullmatch(name)}
-    copies |= {name: path for name, path in _small(tokenizer).items() if _TOKENIZER.fullmatch(name)}
+    copies = {name: path for name, path in small_files(base).items() if not _TOKENIZER.fullmatch(name)}
+    copies |= {name: path for name, path in small_files(tokenizer).items() if _TOKENIZER.fullmatch(name)}
     notes += _shared(copies, models)
     written, config, more = _agreed(copies, tokenizer, base, models)
     notes += more
@@ -85,7 +85,12 @@ def carry(base: Path, tokenizer: Path, models: Mapping[str, Path]) -> Carried:
     return Carried(copies, written, config, notes)
 
 
-def _small(folder: Path) -> dict[str, Path]:
+def is_tokenizer(name: str) -> bool:
+    """Return whether a path in a folder is that of a tokenizer's file, chat templates included."""
+    return bool(_TOKENIZER.fullmatch(name))
+
+
+def small_files(folder: Path) -> dict[str, Path]:
     """Return the files of a folder that an output may take over, by their paths in it."""
     modules = _modules(folder)
     return {n: inside(p.parent, p.name) for n, p in _files(folder, modules).items() if _is_small(n, modules)}
@@ -110,10 +115,12 @@ def _common_tokenizer(tokenizer: Path, models: Sequence[Path]) -> Path | None:
     """
     theirs = [files_of(model) for model in models]
     first = theirs[0]
-    if not first or not all(len(paths) == len(first) and all(map(_same, paths, first)) for paths in theirs):
+    if not first or not all(len(paths) == len(first) and all(map(same_content, paths, first)) for paths in theirs):
         return None
     ours = files_of(tokenizer)
-    if ours and (all(map(_same, ours, first)) or ours[0].name != first[0].name or tokens_of(ours) != tokens_of(first)):
+    if ours and (
+        all(map(same_content, ours, first)) or ours[0].name != first[0].name or tokens_of(ours) != tokens_of(first)
+    ):
         return None
     return models[0]
 
@@ -150,7 +157,7 @@ def _left(base: Path) -> Iterator[str]:
 
 def _shared(copies: dict[str, Path], models: Mapping[str, Path]) -> list[str]:
     """Add files that all models have in common, or replace the base's by them; return notes on those that differ."""
-    theirs = {model: _small(home) for model, home in models.items()}
+    theirs = {model: small_files(home) for model, home in models.items()}
     has_tokenizer = any(map(_TOKENIZER.fullmatch, copies))
     notes: list[str] = []
     differing = []
@@ -162,10 +169,10 @@ def _shared(copies: dict[str, Path], models: Mapping[str, Path]) -> list[str]:
             continue
         having = [files[name] for files in theirs.values() if name in files]
         here = copies.get(name)
-        if here is not None and all(_same(path, here) for path in having):
+        if here is not None and all(same_content(path, here) for path in having):
             continue
         is_token = bool(_TOKENIZER.fullmatch(name))
-        common = len(having) == len(models) and all(_same(path, having[0]) for path in having[1:])
+        common = len(having) == len(models) and all(same_content(path, having[0]) for path in having[1:])
         code_of_others = name.endswith(".py") or re.fullmatch(r"[^/]*\.(md|txt)|(?i:licen[cs]e|notice).*", name)
         if common and not (is_token and has_tokenizer) and not (here is not None and code_of_others):
             copies[name] = having[0]
@@ -198,7 +205,7 @@ def _agreed(
         source = next(iter(models.values()))
         for name in [n for n in copies if n in TEMPLATES or n.startswith("additional_chat_templates/")]:
             del copies[name]
-        for name, path in _small(source).items():
+        for name, path in small_files(source).items():
             if name in TEMPLATES or name.startswith("additional_chat_templates/"):
                 copies[name] = path
         notes.append("the chat template is the one that all models have")
@@ -224,7 +231,7 @@ def _read(folder: Path, name: str) -> Mapping[str, Any]:
     return read_json(inside(folder, name)) if (folder / name).is_file() else {}
 
 
-def _same(one: Path, other: Path) -> bool:
+def same_content(one: Path, other: Path) -> bool:
     """Return whether two files are equal; in JSON, versions and places do not count."""
     first, second = one.read_bytes(), other.read_bytes()
     if first == second or not one.name.endswith(".json"):

@@ -9,7 +9,7 @@ import typer
 
 from tangora.cli import completion
 from tangora.cli.command import Command
-from tangora.cli.options import Options, RunArgument, SplitOption
+from tangora.cli.options import Options, RunArgument, SplitOption, TrustOption
 from tangora.cli.output import Output
 
 __all__ = ["COMMAND", "AnalyzeOptions", "analyze"]
@@ -48,6 +48,7 @@ class AnalyzeOptions(Options):
     ] = 0.4
     rows: Annotated[int, typer.Option("--rows", help="At most this many of each task.", rich_help_panel=_PLANES)] = 128
     split: SplitOption = "validation"
+    trust_remote_code: TrustOption = False
 
 
 def analyze(options: AnalyzeOptions, output: Output) -> None:
@@ -63,7 +64,7 @@ def analyze(options: AnalyzeOptions, output: Output) -> None:
         rows=options.rows,
         split=options.split,
     )
-    plan = AnalysisPlan(options.run, settings)
+    plan = AnalysisPlan(options.run, settings, options.trust_remote_code)
     lines = list(plan.lines())
     if options.dry_run:
         output.result({"run": options.run, "dry_run": True, "plan": lines}, *lines)

@@ -10,7 +10,7 @@ import typer
 
 from tangora.cli import completion
 from tangora.cli.command import Command
-from tangora.cli.options import Options, OverwriteOption, RecipeArgument, SettingsOption
+from tangora.cli.options import Options, OverwriteOption, RecipeArgument, SettingsOption, TrustOption
 from tangora.cli.output import Output
 
 __all__ = ["COMMAND", "DistillOptions", "distill"]
@@ -32,6 +32,7 @@ class DistillOptions(Options):
     ] = "lora"
     rows: Annotated[int, typer.Option("--rows", min=1, help="Largest number of train rows per task; no labels.")] = 1000
     settings: SettingsOption = None
+    trust_remote_code: TrustOption = False
     overwrite: OverwriteOption = False
 
 
@@ -40,7 +41,7 @@ def distill(options: DistillOptions, output: Output) -> None:
     from tangora.config.recipe import load_recipe  # deferred: --help needs no pydantic
     from tangora.support.files import read_json, refuse_output
 
-    recipe = load_recipe(options.recipe, options.settings or [])
+    recipe = load_recipe(options.recipe, options.settings or [], trust_remote_code=options.trust_remote_code)
     refuse_output(options.out, options.overwrite, options.teachers)
     config = recipe.finetune_config(options.mode)
     from tangora.adapters.adapter import load  # deferred: imports torch

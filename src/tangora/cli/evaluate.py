@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tangora.cli.command import Command
-from tangora.cli.options import Options, RecipeArgument, SameBaseOption, SettingsOption, SplitOption
+from tangora.cli.options import Options, RecipeArgument, SameBaseOption, SettingsOption, SplitOption, TrustOption
 from tangora.cli.output import Output
 from tangora.cli.tables import score_table
 from tangora.errors import ArgumentError
@@ -35,6 +35,7 @@ class EvaluateOptions(Options):
     split: SplitOption = "test"
     same_base: SameBaseOption = False
     settings: SettingsOption = None
+    trust_remote_code: TrustOption = False
 
 
 def evaluate(options: EvaluateOptions, output: Output) -> None:
@@ -44,7 +45,7 @@ def evaluate(options: EvaluateOptions, output: Output) -> None:
         raise ArgumentError("no such split", got=options.split, where="--split", fix=fix)
     from tangora.config.recipe import load_recipe  # deferred: --help needs no pydantic
 
-    recipe = load_recipe(options.recipe, options.settings or [])
+    recipe = load_recipe(options.recipe, options.settings or [], trust_remote_code=options.trust_remote_code)
     from tangora.adapters.adapter import load  # deferred: imports torch
     from tangora.evaluation.evaluator import Evaluator, scoring_key
     from tangora.runs.runner import prepare

@@ -11,7 +11,7 @@ import typer
 
 from tangora.cli import completion
 from tangora.cli.command import Command
-from tangora.cli.options import Options, OverwriteOption, RecipeArgument, SettingsOption
+from tangora.cli.options import Options, OverwriteOption, RecipeArgument, SettingsOption, TrustOption
 from tangora.cli.output import Output
 from tangora.cli.recipes import task_config
 from tangora.errors import ArgumentError
@@ -45,6 +45,7 @@ class FinetuneOptions(Options):
         "lora"
     )
     settings: SettingsOption = None
+    trust_remote_code: TrustOption = False
     overwrite: OverwriteOption = False
 
     def chosen(self, recipe: Recipe, joint: bool) -> list[TaskSettings]:
@@ -77,7 +78,7 @@ def finetune(options: FinetuneOptions, output: Output) -> None:
     from tangora.modes.contract import mode_of
     from tangora.support.files import refuse_output
 
-    recipe = load_recipe(options.recipe, options.settings or [])
+    recipe = load_recipe(options.recipe, options.settings or [], trust_remote_code=options.trust_remote_code)
     config = recipe.finetune_config(options.mode)
     chosen = options.chosen(recipe, mode_of(config).joint)
     folders = {task.name: options.out / task.name if options.task is None else options.out for task in chosen}

@@ -161,8 +161,10 @@ class _Written:
 def _saved(fused: Adapter, fusion: Fusion, options: FuseOptions) -> _Written:
     """Write the adapter; compare what stock peft reads from its files before they appear, unless that is turned off."""
     from tangora.adapters.stored import dtype_of, rounded, with_one_rank  # deferred: imports torch
+    from tangora.checkpoints.beside_adapters import beside_adapters  # deferred: with the reader of tokenizers
 
     verifications: list[Verification] = []
+    beside, notes = beside_adapters(options.adapters)
     exact = with_one_rank(fused) if options.uniform else fused
     written, errors = exact, dict[str, float]()
     if options.dtype is not None and dtype_of(options.dtype) != dtype_of("float32"):
@@ -177,9 +179,9 @@ def _saved(fused: Adapter, fusion: Fusion, options: FuseOptions) -> _Written:
         return verifications[0].to_dict()
 
     checked = options.verify and fused.metadata.of_kind.in_peft
-    written.save(options.out, overwrite=options.overwrite, check=check if checked else None)
+    written.save(options.out, overwrite=options.overwrite, check=check if checked else None, beside=beside)
     error = max(errors.values(), default=None) if errors else None
-    return _Written(verifications[0] if verifications else None, error, list(_notes(options.out)))
+    return _Written(verifications[0] if verifications else None, error, [*_notes(options.out), *notes])
 
 
 def _notes(out: Path) -> Iterator[str]:

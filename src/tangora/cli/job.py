@@ -9,7 +9,7 @@ import typer
 
 from tangora.cli.command import Command
 from tangora.cli.exits import traceback_goes_to
-from tangora.cli.options import Options, RunArgument
+from tangora.cli.options import Options, RunArgument, TrustOption
 from tangora.cli.output import Output
 from tangora.errors import ArgumentError
 from tangora.progress import Progress, duration
@@ -28,6 +28,7 @@ class JobOptions(Options):
 
     run: RunArgument
     key: Annotated[str, typer.Argument(metavar="KEY", help="The job's key, or a unique prefix of it.")]
+    trust_remote_code: TrustOption = False
 
 
 def job(options: JobOptions, output: Output) -> None:
@@ -40,7 +41,7 @@ def job(options: JobOptions, output: Output) -> None:
     from tangora.runs.execution import perform  # deferred: imports torch
     from tangora.runs.folder import logged  # deferred: with the context
 
-    context = Context.open(options.run)
+    context = Context.open(options.run, trust_remote_code=options.trust_remote_code)
     traceback_goes_to(options.run / "run.log")
     chosen = context.plan.find(options.key)
     _refuse_missing_inputs(chosen, context)

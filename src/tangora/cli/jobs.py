@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tangora.cli.command import Command
-from tangora.cli.options import Options, RunArgument
+from tangora.cli.options import Options, RunArgument, TrustOption
 from tangora.cli.output import Output
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ class JobsOptions(Options):
     """Which run."""
 
     run: RunArgument
+    trust_remote_code: TrustOption = False
 
 
 def jobs(options: JobsOptions, output: Output) -> None:
@@ -34,7 +35,7 @@ def jobs(options: JobsOptions, output: Output) -> None:
     from tangora.runs.preflight import PlannedJob
     from tangora.runs.runner import missing
 
-    context = Context.open(options.run)
+    context = Context.open(options.run, trust_remote_code=options.trust_remote_code)
     with output.progress() as progress:
         context.progress = progress
         listed = PlannedJob.of(context.plan, missing(context))

@@ -18,6 +18,7 @@ __all__ = [
     "SameBaseOption",
     "SettingsOption",
     "SplitOption",
+    "TrustOption",
 ]
 
 SettingsOption = Annotated[
@@ -35,6 +36,12 @@ RecipeArgument = Annotated[
 ]
 SameBaseOption = Annotated[bool, typer.Option("--same-base", help="Accept adapters that were made for another base.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")]
+TrustOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code", help="Run code from the base model's repository if the recipe says so. Read it before."
+    ),
+]
 SplitOption = Annotated[
     str, typer.Option("--split", help="Rows: train, validation or test.", autocompletion=completion.splits)
 ]

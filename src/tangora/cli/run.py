@@ -11,7 +11,7 @@ import typer
 from tangora.cli import completion
 from tangora.cli.command import Command
 from tangora.cli.exits import traceback_goes_to
-from tangora.cli.options import Options, OverwriteOption, RecipeArgument, SettingsOption
+from tangora.cli.options import Options, OverwriteOption, RecipeArgument, SettingsOption, TrustOption
 from tangora.cli.output import Output
 from tangora.cli.tables import plan_lines, plan_table
 
@@ -28,6 +28,7 @@ class RunOptions(Options):
     recipe: RecipeArgument
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The run's folder; default: runs/NAME.")] = None
     settings: SettingsOption = None
+    trust_remote_code: TrustOption = False
     overwrite: OverwriteOption = False
     executor: Annotated[
         str | None,
@@ -57,7 +58,7 @@ def run(options: RunOptions, output: Output) -> None:
     """
     from tangora.config.recipe import load_recipe  # deferred: --help needs no pydantic
 
-    recipe = load_recipe(options.recipe, options.all_settings)
+    recipe = load_recipe(options.recipe, options.all_settings, trust_remote_code=options.trust_remote_code)
     folder = options.out or Path("runs") / recipe.name
     if options.dry_run:
         _plan(recipe, folder, options, output)

@@ -11,7 +11,7 @@ import typer
 
 from tangora.cli import completion
 from tangora.cli.command import Command
-from tangora.cli.options import Options, OverwriteOption, RecipeArgument, SettingsOption, SplitOption
+from tangora.cli.options import Options, OverwriteOption, RecipeArgument, SettingsOption, SplitOption, TrustOption
 from tangora.cli.output import Output
 from tangora.cli.recipes import task_config
 
@@ -51,6 +51,7 @@ class StatisticsOptions(Options):
         typer.Option("--also", metavar="ADAPTER", help="Also cover the sites of this adapter."),
     ] = None
     settings: SettingsOption = None
+    trust_remote_code: TrustOption = False
     overwrite: OverwriteOption = False
 
 
@@ -62,7 +63,7 @@ def statistics(options: StatisticsOptions, output: Output) -> None:
     from tangora.config.recipe import load_recipe  # deferred: --help needs no pydantic
     from tangora.support.files import refuse_existing
 
-    recipe = load_recipe(options.recipe, options.settings or [])
+    recipe = load_recipe(options.recipe, options.settings or [], trust_remote_code=options.trust_remote_code)
     refuse_existing(options.out, options.overwrite, [options.adapter])
     from tangora.adapters.adapter import load  # deferred: imports torch
     from tangora.evaluation.collection import collect_statistics

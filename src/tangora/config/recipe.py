@@ -60,12 +60,14 @@ def bundled_recipes() -> list[str]:
     return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
 
 
-def load_recipe(source: str | Path, settings: Sequence[str] = ()) -> Recipe:
+def load_recipe(source: str | Path, settings: Sequence[str] = (), *, trust_remote_code: bool = False) -> Recipe:
     """Read a recipe file, or a bundled one by name, and apply ``a.b=c`` settings.
 
     Args:
         source: a path (anything with a ``/``, with the suffix ``.yaml``, or that exists), else a bundled name.
         settings: ``key.path=value``, the value in YAML; list items by index, named items (tasks) by name too.
+        trust_remote_code: run code from the base model's repository if the recipe's ``base.trust_remote_code`` says so.
+            A file alone cannot decide it: without this, or the setting, such a base is refused when it is loaded.
 
     Raises:
         FileError: the file is missing or unreadable.
@@ -87,11 +89,15 @@ def load_recipe(source: str | Path, settings: Sequence[str] = ()) -> Recipe:
     data = raw.get("data") or {}
     if isinstance(data, dict):
         raw = {k: v if k == "data" else _interpolate(v, data, k) for k, v in raw.items()}
-    return validate(Recipe, raw, str(where))
+    recipe = validate(Recipe, raw, str(where))
+    agreed = trust_remote_code or any(re.match(r"base(\.trust_remote_code)?=", setting) for setting in settings)
+    if agreed or recipe.base.trust_remote_code is False:
+        return recipe
+    return recipe.model_copy(update={"base": recipe.base.model_copy(update={"trust_remote_code": "asked"})})
 
 
-def load_run_recipe(run: Path) -> Recipe:
-    """Read the recipe that a run wrote into its folder.
+def load_run_recipe(run: Path, *, trust_remote_code: bool = False) -> Recipe:
+    """Read the recipe that a run wrote into its folder; ``trust_remote_code`` as in `load_recipe`.
 
     Raises:
         FileError: there is none, since no run was started there, or it is unreadable.
@@ -99,7 +105,7 @@ def load_run_recipe(run: Path) -> Recipe:
     """
     if not (reachable(run) / "recipe.yaml").is_file():
         raise FileError("not a run: recipe.yaml is missing", where=run, fix="give the folder that tangora run wrote")
-    return load_recipe(run / "recipe.yaml")
+    return load_recipe(run / "recipe.yaml", trust_remote_code=trust_remote_code)
 
 
 def _read(source: str | Path) -> tuple[str, str | Path]:

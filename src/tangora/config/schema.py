@@ -202,4 +202,9 @@ class Recipe(Frozen):
 
     def to_yaml(self) -> str:
         """Return the resolved recipe with every default filled in."""
-        return dump(self.model_dump(mode="json"))
+        return dump(self.as_stated().model_dump(mode="json"))
+
+    def as_stated(self) -> Recipe:
+        """Return the recipe as a file states it, without whether somebody has agreed to run a model's code."""
+        base = self.base.model_copy(update={"trust_remote_code": self.base.trust_remote_code is not False})
+        return self.model_copy(update={"base": base})

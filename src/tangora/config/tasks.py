@@ -40,7 +40,10 @@ class BaseSettings(Frozen):
     family: str
     model: str = Field(description="Hub id, folder, or 'builtin:quickstart' (made and cached by the run)")
     revision: str | None = None
-    trust_remote_code: bool = Field(default=False, description="run code from the model's repository")
+    trust_remote_code: bool | Literal["asked"] = Field(
+        default=False,
+        description="run code from the model's repository; asked: a file says so, and nobody has agreed",
+    )
 
     @field_validator("family")
     @classmethod

@@ -105,11 +105,11 @@ def _of(values: Sequence[int] | None, rows: Sequence[int]) -> list[int] | None:
 
 
 def _command(run: Path, recipe: Recipe, entry: Mapping[str, Any]) -> str:
-    """Return the command, with coefficients from the run's fused adapter if it exists, else from a new file."""
-    adapters = [shlex.quote(str(run / "adapters" / entry["mode"] / task)) for task in entry["subset"]]
-    fused = run / "fused" / entry["mode"] / entry["method"] / "tangora.json"
-    saved = len(entry["subset"]) == len(recipe.tasks) and fused.is_file()
-    weights = shlex.quote(str(fused)) if saved else "weights.json"
+    """Return the command for the run's folder; its coefficients are a fused adapter's if it exists, else a file's."""
+    adapters = [shlex.quote(f"adapters/{entry['mode']}/{task}") for task in entry["subset"]]
+    fused = f"fused/{entry['mode']}/{entry['method']}/tangora.json"
+    saved = len(entry["subset"]) == len(recipe.tasks) and (run / fused).is_file()
+    weights = shlex.quote(fused) if saved else "weights.json"
     before = "" if saved else f"printf %s {shlex.quote(json.dumps(entry['weights']))} > weights.json && "
     return f"{before}tangora fuse {' '.join(adapters)} --method task_arithmetic --weights {weights} --out fused"
 

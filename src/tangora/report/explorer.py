@@ -205,7 +205,7 @@ def _page(folder: Path, content: _Content) -> str:
         "tasks": [_task(content, t, blocks, examples) for t in content.tasks],
         "presets": [vars(p) for p in presets],
         "single": _presets.SINGLE,
-        "adapters": [shlex.quote(str(folder / "adapters" / content.mode / name)) for name in content.names],
+        "adapters": [shlex.quote(f"adapters/{content.mode}/{name}") for name in content.names],
     }
     title = content.recipe.title or content.recipe.name
     return render(

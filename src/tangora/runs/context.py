@@ -54,14 +54,14 @@ class Context:
     _digests: dict[str, str] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def open(cls, run: Path, progress: Progress | None = None) -> Context:
-        """Return the context of a run's folder.
+    def open(cls, run: Path, progress: Progress | None = None, *, trust_remote_code: bool = False) -> Context:
+        """Return the context of a run's folder; ``trust_remote_code`` as in `load_recipe`.
 
         Raises:
             FileError: no run was started in the folder.
             RecipeError: its recipe is invalid.
         """
-        return cls(run, load_run_recipe(run), progress or Progress())
+        return cls(run, load_run_recipe(run, trust_remote_code=trust_remote_code), progress or Progress())
 
     @cached_property
     def machine(self) -> Machine:

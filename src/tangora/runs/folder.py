@@ -56,7 +56,8 @@ def _is_of(path: Path, recipe: Recipe) -> bool:
         written = load_recipe(path)
     except TangoraError:  # written by another version, or with a plug-in that is not installed any more
         return False
-    return written.model_dump(exclude=dict(_CHANGEABLE)) == recipe.model_dump(exclude=dict(_CHANGEABLE))
+    one, other = (each.as_stated().model_dump(exclude=dict(_CHANGEABLE)) for each in (written, recipe))
+    return one == other
 
 
 class Clock:

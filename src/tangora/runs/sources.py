@@ -90,4 +90,4 @@ def _path(run: Path) -> Path:
 
 def _recipe_digest(recipe: Recipe) -> str:
     """Return a hash of the part of a recipe that names base and data."""
-    return digest(recipe.model_dump(mode="json", include={"base", "tasks", "seed"}))
+    return digest(recipe.as_stated().model_dump(mode="json", include={"base", "tasks", "seed"}))

@@ -99,7 +99,7 @@ def pretrained(
         model, info = loader.from_pretrained(
             path,
             revision=config.revision,
-            trust_remote_code=config.trust_remote_code,
+            trust_remote_code=config.trust_remote_code is True,
             use_safetensors=True,
             dtype=torch.float32,
             output_loading_info=True,
@@ -120,7 +120,7 @@ def processor(loader: Any, config: BaseSettings, **options: Any) -> Any:
     path = location(config)
     with _loading(config, path):
         return loader.from_pretrained(
-            path, revision=config.revision, trust_remote_code=config.trust_remote_code, **options
+            path, revision=config.revision, trust_remote_code=config.trust_remote_code is True, **options
         )
 
 

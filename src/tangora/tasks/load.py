@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from tangora.errors import DataError
+from tangora.errors import DataError, ModelError
 from tangora.support.machine import Machine
 from tangora.support.seams import FAMILIES
 from tangora.tasks.base import Base, take_out, weights_fingerprint
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from tangora.tasks.contract import Family
 
 __all__ = ["LabelledRows", "load_base", "load_task", "read_rows"]
+
+
+_KEY = "base.trust_remote_code"
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,12 @@ def load_base(config: BaseSettings, machine: Machine | None = None) -> Base:
         machine: the machine that computes; by default the CPU, in float32.
 
     Raises:
-        ModelError: the model is not found, has only pickled weights, lacks weights, or does not fit the family.
+        ModelError: a recipe's file alone asks to run the model's code; or the model is not found, has only pickled
+            weights, lacks weights, or does not fit the family.
     """
+    if config.trust_remote_code == "asked":
+        fix = "read that code, and if you trust it, pass --trust-remote-code, or trust_remote_code=True to load_recipe"
+        raise ModelError("the recipe runs code from the model's repository", got=config.model, where=_KEY, fix=fix)
     family = FAMILIES.get(config.family)
     base: Base = family.load(config)
     take_out(base.backbone, family.unused)

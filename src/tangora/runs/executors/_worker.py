@@ -38,8 +38,11 @@ class WorkerTraceback(Exception):
     """The traceback of an error in another process, set as its cause, so that it appears in logs."""
 
 
-def work(run: str, threads: int, connection: Connection) -> None:
-    """Do jobs until there are no more, the parent process has ended, or a signal stops this one."""
+def work(run: str, threads: int, trusted: bool, connection: Connection) -> None:
+    """Do jobs until there are no more, the parent process has ended, or a signal stops this one.
+
+    ``trusted``: the run's process may run code from the base model's repository.
+    """
     # Set it before torch and BLAS are imported: they read it once.
     os.environ["OMP_NUM_THREADS"] = str(threads)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the parent ends the workers
@@ -53,7 +56,7 @@ def work(run: str, threads: int, connection: Connection) -> None:
 
     torch.set_num_threads(threads)
     logging.captureWarnings(True)
-    context = Context.open(Path(run))
+    context = Context.open(Path(run), trust_remote_code=trusted)
     context.given_machine = replace(machine_of(context.recipe, context.run), threads=threads)
     with contextlib.suppress(EOFError, ConnectionError, KeyboardInterrupt), logged(context.run):
         connection.send(Ready())

@@ -9,7 +9,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from pydantic import Field
@@ -59,7 +58,7 @@ class Processes:
         chosen = cast(ProcessesSettings, settings)
         context.release()  # the workers have their own copies
         count = min(chosen.workers, len(jobs))
-        with _workers(context.run, count, chosen.threads or _share(context, chosen.workers)) as workers:
+        with _workers(context, count, chosen.threads or _share(context, chosen.workers)) as workers:
             _Schedule(list(jobs), workers, on_event).run()
 
 
@@ -99,13 +98,14 @@ class _Worker:
 
 
 @contextmanager
-def _workers(run: Path, count: int, threads: int) -> Iterator[list[_Worker]]:
+def _workers(context: Context, count: int, threads: int) -> Iterator[list[_Worker]]:
     """Start workers, and end them: at once if the block raises."""
     spawn, workers = multiprocessing.get_context("spawn"), list[_Worker]()
+    trusted = context.recipe.base.trust_remote_code is True
     try:
         for _ in range(count):
             near, far = spawn.Pipe()
-            process = spawn.Process(target=work, args=(str(run), threads, far))
+            process = spawn.Process(target=work, args=(str(context.run), threads, trusted, far))
             process.start()
             far.close()  # so that the pipe ends with the process
             workers.append(_Worker(process, near))

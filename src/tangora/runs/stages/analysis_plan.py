@@ -11,7 +11,7 @@ from typing import Any
 
 from tangora.adapters.adapter import load
 from tangora.analysis.plane import grid
-from tangora.config.recipe import Recipe, load_recipe
+from tangora.config.recipe import Recipe, load_run_recipe
 from tangora.errors import ArgumentError, FileError
 from tangora.modes.contract import mode_of
 from tangora.support.files import digest, read_json
@@ -91,6 +91,8 @@ class Measurement:
 class AnalysisPlan:
     """The measurements to do in a run's folder, and those that exist already.
 
+    ``trust_remote_code``: as in `load_recipe`.
+
     Raises:
         FileError: the folder is not a finished run.
         ArgumentError: the run has no such mode or task.
@@ -98,6 +100,7 @@ class AnalysisPlan:
 
     run: Path
     settings: AnalysisSettings = field(default_factory=AnalysisSettings)
+    trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a folder that is not a finished run, and names that the run does not have."""
@@ -110,7 +113,7 @@ class AnalysisPlan:
     @cached_property
     def recipe(self) -> Recipe:
         """The run's recipe."""
-        return load_recipe(self.run / "recipe.yaml")
+        return load_run_recipe(self.run, trust_remote_code=self.trust_remote_code)
 
     @cached_property
     def tasks(self) -> list[str]:
