@@ -52,15 +52,15 @@ def tangora_main(monkeypatch, capsys):
 def lines(run):
     """A command line for each command that loads a base."""
     recipe, expert = run / "recipe.yaml", next(run.glob("adapters/*/*"))
-    mode, task, out = expert.parent.name, expert.name, run.parent / "out"
+    mode, task, out = expert.parent.name, expert.name, [run.parent / f"out-{i}" for i in range(4)]
     return {
-        "run": ["run", recipe, "--out", out],
-        "run --dry-run": ["run", recipe, "--out", out, "--dry-run"],
+        "run": ["run", recipe, "--out", out[0]],
+        "run --dry-run": ["run", recipe, "--out", out[1], "--dry-run"],
         "resumed": ["run", recipe, "--out", run],
-        "finetune": ["finetune", recipe, "--task", task, "--mode", mode, "--out", out],
+        "finetune": ["finetune", recipe, "--task", task, "--mode", mode, "--out", out[2]],
         "evaluate": ["evaluate", recipe, expert],
         "statistics": ["statistics", recipe, expert, "--task", task, "--out", run.parent / "s.safetensors"],
-        "distill": ["distill", recipe, expert, "--mode", mode, "--out", out],
+        "distill": ["distill", recipe, expert, "--mode", mode, "--out", out[3]],
         "jobs": ["jobs", run],
         "job": ["job", run, "x"],
         "analyze": ["analyze", run, "--only", "linearity"],
