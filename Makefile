@@ -4,6 +4,7 @@
 #   make test          set up, then the whole test suite
 #   make test-kernels  the tests that calculate, once for each kind of processor that this one can stand for
 #   make fuzz          readers on mutated input, 10,000 examples each; EXAMPLES=1000 for fewer
+#   make fuzz-atheris  the same readers, guided by coverage: SECONDS=60 each, READER=tokenizer.json for one
 #   make kills         the writing commands, killed at 200 events drawn at random and given again; KILLS=20 for fewer
 #   make check         what CI wants: lint, types, tests with coverage
 #   make peers         mergekit, peft and fusion-bench beside Tangora on the same inputs, in an environment of their own
@@ -18,7 +19,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL = -m pip install --disable-pip-version-check $(PIP_FLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart setup setup-dev test test-kernels fuzz check lint types coverage format kills peers bench-peers bench-fuse bench-sweep bench-explorer clean
+.PHONY: help quickstart setup setup-dev test test-kernels fuzz fuzz-atheris check lint types coverage format kills peers bench-peers bench-fuse bench-sweep bench-explorer clean
 
 help:
 	@sed -n 's/^#  *make/make/p' Makefile
@@ -71,6 +72,11 @@ test-kernels: setup-dev
 # Readers on mutated input, 10,000 examples each.
 fuzz: setup-dev
 	TANGORA_FUZZ=$(or $(EXAMPLES),10000) $(BIN)/python -m pytest -n auto --timeout 14400 tests/test_fuzz.py $(ARGS)
+
+# The same readers by libFuzzer, which keeps input that reaches new lines; atheris is built for CPython 3.11 and newer on Linux.
+fuzz-atheris: setup-dev
+	$(BIN)/python $(PIP_INSTALL) -c constraints.txt atheris==3.0.0
+	PYTHONPATH=tests $(BIN)/python tests/fuzz_atheris.py $(READER) -max_total_time=$(or $(SECONDS),60) $(ARGS)
 
 # Every writing command is killed in the midst, and given again; two at once, too.
 kills: setup-dev

@@ -23,8 +23,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from safetensors.torch import save_file
 
+import readers
 import tangora
 import toys
+from readers import ADAPTER, READERS, load_and_save
 from tangora.adapters.adapter import load
 from tangora.adapters.formats.lora import settings as peft_settings
 from tangora.checkpoints import fuse_checkpoints
@@ -49,22 +51,12 @@ JSON = st.recursive(
     max_leaves=6,
 )
 KEYS = st.sampled_from(sorted(peft_settings._BENIGN | peft_settings._REFUSED.keys()))
-FILES = ["adapter_config.json", "adapter_model.safetensors", "tangora.json"]
 
 
 @pytest.fixture(scope="module")
-def adapter(tmp_path_factory):
+def adapter():
     """An adapter's three files, as bytes."""
-    folder = tmp_path_factory.mktemp("adapter") / "x"
-    toys.lora(1).save(folder)
-    return {name: (folder / name).read_bytes() for name in FILES}
-
-
-def load_and_save(folder: Path) -> object:
-    """Read an adapter, and write it again with its card."""
-    adapter = load(folder)
-    adapter.save(folder / "again")
-    return adapter
+    return readers.adapter()
 
 
 def attempt(files: dict[str, bytes], read=load_and_save) -> object:
@@ -121,13 +113,31 @@ def damage(draw):
 
 
 @settings(max_examples=many(200), deadline=None)
-@given(st.sampled_from(FILES), damage())
+@given(st.sampled_from(ADAPTER), damage())
 def test_damaged_bytes(adapter, file, change):
     at, cut, insert = change
     data = adapter[file]
     place = int(at * len(data))
     found = attempt({**adapter, file: data[:place] + insert + data[place + cut :]})
     assert found is None or all(bool(torch.isfinite(u.a).all()) for u in found.updates.values())
+
+
+@pytest.mark.filterwarnings("ignore")  # those of Pillow on tags
+@pytest.mark.parametrize("name", READERS)
+@settings(max_examples=many(25), deadline=None)
+@given(st.lists(damage(), min_size=1, max_size=3))
+def test_damaged_input_of_every_reader(name, changes):
+    data = READERS[name].seed()
+    for at, cut, insert in changes:
+        place = int(at * len(data))
+        data = data[:place] + insert + data[place + cut :]
+    with contextlib.suppress(TangoraError):
+        READERS[name].read(data)
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_every_reader_reads_its_seed(name):
+    assert READERS[name].read(READERS[name].seed()) is not None
 
 
 RECIPE = (Path(tangora.__file__).parent / "recipes" / "quickstart.yaml").read_text(encoding="utf-8")

@@ -16,7 +16,7 @@ from tangora.runs.context import Context
 from tangora.runs.executors import processes
 from tangora.support.seams import FAMILIES
 
-OPTION = "--trust-remote-code"
+OPTION = "--trust-code"
 
 
 @pytest.fixture

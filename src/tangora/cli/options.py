@@ -39,7 +39,7 @@ RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of 
 TrustOption = Annotated[
     bool,
     typer.Option(
-        "--trust-remote-code", help="Run code from the base model's repository if the recipe says so. Read it before."
+        "--trust-code", help="Run code from the base model's repository if the recipe says so. Read it before."
     ),
 ]
 SplitOption = Annotated[

@@ -50,7 +50,7 @@ def load_base(config: BaseSettings, machine: Machine | None = None) -> Base:
             weights, lacks weights, or does not fit the family.
     """
     if config.trust_remote_code == "asked":
-        fix = "read that code, and if you trust it, pass --trust-remote-code, or trust_remote_code=True to load_recipe"
+        fix = "read that code, and if you trust it, pass --trust-code, or trust_remote_code=True to load_recipe"
         raise ModelError("the recipe runs code from the model's repository", got=config.model, where=_KEY, fix=fix)
     family = FAMILIES.get(config.family)
     base: Base = family.load(config)
