@@ -19,7 +19,7 @@ LAYERS = (
     ("cli",),
     ("runs",),
     ("report",),
-    ("coefficients", "analysis", "inspection"),
+    ("coefficients", "analysis", "inspection", "polishing"),
     ("evaluation",),
     ("modes",),
     ("tangent",),

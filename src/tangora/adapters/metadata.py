@@ -23,6 +23,7 @@ __all__ = [
     "InitialInfo",
     "Metadata",
     "Parent",
+    "PolishedInfo",
     "declared_kind",
     "read_metadata",
 ]
@@ -112,6 +113,31 @@ class DistilledInfo(_Frozen):
     rows: int
 
 
+class PolishedInfo(_Frozen):
+    """How a fused adapter was trained towards its experts' answers on rows without labels.
+
+    ``start`` is the fingerprint of the adapter that it started from, or ``random``; ``start_error`` the relative
+    error of its truncation; ``left_out`` lists parameters that LoRA cannot hold. ``experts`` maps tasks to
+    fingerprints, and ``rows`` tasks to numbers of rows of ``split``. ``before`` and ``after`` contain the mean
+    divergence from each task's expert, in nats, on ``measured_on`` rows. ``step`` is the step with the weights that
+    were kept, ``mass`` the mean probability of the tokens that were kept of a vocabulary.
+    """
+
+    start: str
+    start_error: float
+    left_out: list[str] | None = None
+    experts: dict[str, str]
+    split: str
+    rows: dict[str, int]
+    measured_on: Literal["held-out", "the same"]
+    before: dict[str, float]
+    after: dict[str, float]
+    step: int
+    mass: float | None = None
+    seed: int
+    settings: dict[str, Any]
+
+
 class Metadata(_Frozen):
     """An adapter's provenance, format 1; every field but the first three may be unknown.
 
@@ -137,6 +163,7 @@ class Metadata(_Frozen):
     recipe: dict[str, Any] | None = Field(default=None, description="the configuration that trained it")
     fused: FusedInfo | None = None
     distilled: DistilledInfo | None = None
+    polished: PolishedInfo | None = None
     scores: dict[str, Any] | None = None
     verified: dict[str, Any] | None = Field(default=None, description="what stock peft computes from the files")
 
@@ -175,7 +202,9 @@ class Metadata(_Frozen):
             "stage": self.stage and self.stage[:12],
         }
         values = [f"{name}={value!r}" for name, value in fields.items() if value is not None]
-        parts = [name for name in ("fused", "distilled", "scores", "verified") if getattr(self, name) is not None]
+        parts = [
+            name for name in ("fused", "distilled", "polished", "scores", "verified") if getattr(self, name) is not None
+        ]
         return f"Metadata({', '.join([*values, *parts])})"
 
     @property

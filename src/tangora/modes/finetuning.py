@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tangora.config.settings import FinetuneConfig
     from tangora.tasks import Base
 
-__all__ = ["finetune", "train_to"]
+__all__ = ["finetune", "in_work_folder", "train_to", "write_trained"]
 
 
 @overload
@@ -136,21 +136,41 @@ def train_to(
         refuse_output(folder, overwrite)
     refuse_running_statistics(bench.base.backbone)
     mode.check(bench.base, config)
-    with _claimed(bench, folders):
+    with in_work_folder(bench.scratch, next(iter(folders.values()), None)):
         trained = mode.train(bench, tasks, config)
         made = {name: _stamped(bench, adapter, name, tasks, extra) for name, adapter in trained.items()}
-        _write(bench, made, folders, overwrite)
+        write_trained({folder: (made[name], bench.records.get(name)) for name, folder in folders.items()}, overwrite)
     return made
 
 
 @contextlib.contextmanager
-def _claimed(bench: Bench, folders: Mapping[str, Path]) -> Iterator[None]:
-    """Lock the folder of checkpoints, so that two trainings of one output do not share it; the first process does."""
-    if bench.scratch is None or os.environ.get("RANK", "0") != "0":  # set by torchrun and by accelerate
+def in_work_folder(work: Path | None, out: Path | None) -> Iterator[None]:
+    """Lock the folder of checkpoints for the block, so that two trainings do not share it, and remove it at the end.
+
+    After an error it stays, to resume from. The first process of several locks it, and the first on each machine
+    removes it.
+
+    Args:
+        work: the folder; None if there is none.
+        out: the output; None if nothing is written.
+    """
+    if work is None:
         yield
-        return
-    with claimed(bench.scratch, next(iter(folders.values()), bench.scratch)):
+    elif os.environ.get("RANK", "0") == "0":  # set by torchrun and by accelerate
+        with claimed(work, out if out is not None else work):
+            yield
+            _remove(work)
+    else:
         yield
+        if os.environ.get("LOCAL_RANK") == "0":
+            _remove(work)
+
+
+def _remove(work: Path) -> None:
+    from tangora.modes.trainer import forget_checkpoints  # deferred: imports transformers
+
+    forget_checkpoints(work)
+    remove_claimed(work)
 
 
 def _stamped(
@@ -163,19 +183,19 @@ def _stamped(
     return replace(adapter, metadata=adapter.metadata.model_copy(update=metadata), heads=heads, records=records)
 
 
-def _write(bench: Bench, made: Mapping[str, Adapter], folders: Mapping[str, Path], overwrite: bool) -> None:
-    """Write from the first process only, let the others wait, and then remove the checkpoints."""
+def write_trained(made: Mapping[Path, tuple[Adapter, Mapping[str, Any] | None]], overwrite: bool) -> None:
+    """Write adapters with their ``training.json`` from the first process only, and let the others wait.
+
+    Args:
+        made: folder -> adapter, and the content of ``training.json`` if there is any.
+        overwrite: replace folders that exist.
+    """
     from accelerate import PartialState  # deferred: takes a second to import
 
-    from tangora.modes.trainer import forget_checkpoints  # deferred: imports transformers
-
     process = PartialState()
-    for name, folder in folders.items() if process.is_main_process else ():
+    for folder, (adapter, record) in made.items() if process.is_main_process else ():
         with atomic_dir(folder, overwrite=overwrite, record=FILE) as staging:
-            made[name].save(staging)
-            if name in bench.records:
-                write_json(staging / "training.json", bench.records[name])
+            adapter.save(staging)
+            if record is not None:
+                write_json(staging / "training.json", record)
     process.wait_for_everyone()
-    if bench.scratch is not None and process.is_local_main_process:
-        forget_checkpoints(bench.scratch)
-        remove_claimed(bench.scratch)

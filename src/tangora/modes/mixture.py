@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from tangora.modes.trainer import Rows
-from tangora.tasks.model import TaskModel, collate
+from tangora.tasks.model import collate
 from tangora.tasks.values import Task
 
 if TYPE_CHECKING:
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from tangora.tasks import Base
     from tangora.tasks.values import Batch
 
-__all__ = ["MixedRows", "Mixture", "one_or_mixed"]
+__all__ = ["Collate", "Combine", "MixedCollator", "MixedRows", "Mixture", "one_or_mixed"]
 
 Collate = Callable[[Sequence[Mapping[str, Any]]], "Batch"]
-Combine = Callable[[Sequence[TaskModel]], nn.Module]
+Combine = Callable[[Sequence[nn.Module]], nn.Module]
 
 
 def one_or_mixed(
@@ -45,7 +45,7 @@ def one_or_mixed(
     blocks = drawn // batch
     shares = [len(range(index, blocks, len(tasks))) * batch for index in range(len(tasks))]
     streams = [Rows(*of_task) for of_task in zip(splits, shares, seeds, strict=True)]
-    return MixedRows(streams, batch), _MixedCollator(collators), Mixture
+    return MixedRows(streams, batch), MixedCollator(collators), Mixture
 
 
 class MixedRows(Dataset[Any]):
@@ -66,12 +66,13 @@ class MixedRows(Dataset[Any]):
 
 
 @dataclass(frozen=True)
-class _MixedCollator:
+class MixedCollator:
     """Collates rows of one task; picklable, for data loader processes."""
 
     collators: tuple[Collate, ...]
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
+        """Return the batch of rows of one task, with the task's number."""
         task = rows[0]["task"]
         bare = [{name: value for name, value in row.items() if name != "task"} for row in rows]
         return {**self.collators[task](bare), "task": torch.full((len(rows),), task)}
@@ -80,7 +81,7 @@ class _MixedCollator:
 class Mixture(nn.Module):
     """Models of several tasks that share a backbone; each batch goes to the model of its task."""
 
-    def __init__(self, models: Sequence[TaskModel]) -> None:
+    def __init__(self, models: Sequence[nn.Module]) -> None:
         super().__init__()
         self.models = nn.ModuleList(models)
 

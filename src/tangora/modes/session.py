@@ -24,7 +24,7 @@ from transformers import TrainerCallback
 from tangora.adapters.heads import HeadRecord
 from tangora.adapters.initial import seed_of
 from tangora.errors import ModelError
-from tangora.modes.mixture import one_or_mixed
+from tangora.modes.mixture import Collate, Combine, one_or_mixed
 from tangora.modes.preparation import as_before, checkpoint_gradients, refuse_running_statistics
 from tangora.modes.stage import stage_key
 from tangora.modes.trackers import trackers
@@ -36,6 +36,9 @@ from tangora.tasks.model import TaskModel, predict
 from tangora.tasks.values import Task
 
 if TYPE_CHECKING:
+    from torch.utils.data import Dataset
+    from transformers import TrainingArguments
+
     from tangora.config.settings import FinetuneConfig
     from tangora.modes.contract import Bench
     from tangora.tasks.contract import Readout
@@ -106,14 +109,15 @@ class Session:
             ModelError: a loss or a weight is not finite.
         """
         model_of, readouts = _one_readout_a_task(self.bench.model_of or model_of)
-        if self.config.training.gradient_checkpointing:
-            checkpoint_gradients(self.bench.base.backbone)
-        trainer = self._trainer(model_of)
-        for tracker in self.callbacks:
-            trainer.add_callback(tracker)
-        _train(trainer, self.folder, self.config)
-        record = _record(trainer, self.started)
-        self.bench.records.update({task.name: record for task in self.tasks})
+        validated = all("validation" in task.splits for task in self.tasks)
+        seeds = [seed_of("order", self.config.seed, task.name) for task in self.tasks]
+        batch = self.config.training.batch_size
+        self.run(
+            lambda drawn: one_or_mixed(self.bench.base, self.tasks, drawn, batch, seeds),
+            [model_of(task) for task in self.tasks],
+            _validation(model_of, self.tasks) if validated else None,
+            higher_is_better=_directions(self.tasks)[0] == 1,
+        )
         for task in self.tasks:
             state = cast(nn.Module, readouts[task.name]).state_dict()
             if state:
@@ -121,38 +125,61 @@ class Session:
             if task.record:
                 self.bench.head_records[task.name] = HeadRecord(**task.record)
 
+    def run(
+        self,
+        ordered: Callable[[int], tuple[Dataset[Any], Collate, Combine]],
+        models: Sequence[nn.Module],
+        validate: Callable[[], tuple[float, float]] | None,
+        *,
+        higher_is_better: bool = True,
+    ) -> None:
+        """Train on rows in a given order, by the loss that the models return, and record the curves.
+
+        Args:
+            ordered: the number of rows in all -> rows in their order, their collator, and a function that combines the
+                models; see `tangora.modes.mixture.one_or_mixed`.
+            models: one for each task.
+            validate: returns score and loss of the present weights; None if nothing is held out.
+            higher_is_better: whether a higher score is better.
+
+        Raises:
+            ModelError: as `fit`.
+        """
+        if self.config.training.gradient_checkpointing:
+            checkpoint_gradients(self.bench.base.backbone)
+        training, name = self.config.training, _name(self.tasks)
+        arguments = self._arguments(validate is not None)
+        drawn = training.steps * training.batch_size * training.gradient_accumulation * arguments.world_size
+        rows, collate, combine = ordered(drawn)
+        where = f"task {name}, mode {self.config.mode}"
+        watch = Watch(where, validate, higher_is_better, training.early_stopping, self.bench.on_step)
+        trainer = QuietTrainer(combine(models), arguments, rows, collate, watch)
+        for tracker in self.callbacks:
+            trainer.add_callback(tracker)
+        _train(trainer, self.folder, self.config)
+        record = _record(trainer, self.started)
+        self.bench.records.update({task.name: record for task in self.tasks})
+
     def changes(self) -> dict[str, Tensor]:
         """Return parameter -> its change in float32; tied parameters once, without unchanged ones."""
         named = self.bench.base.backbone.named_parameters()
         changes = {name: (p.detach().cpu() - self.pristine[name]).float() for name, p in named}
         return {name: change for name, change in changes.items() if bool(change.any())}
 
-    def _trainer(self, model_of: ModelOf) -> QuietTrainer:
-        settings, name = self.config.training, _name(self.tasks)
-        validated = all("validation" in task.splits for task in self.tasks)
+    def _arguments(self, validated: bool) -> TrainingArguments:
+        settings = self.config.training
         every = {"eval_strategy": "steps", "eval_steps": settings.evaluate_every}
         keep = {"save_strategy": "steps", "save_steps": settings.checkpoint_every}
-        arguments = training_arguments(
+        return training_arguments(
             settings,
             self.seed,
             self.folder,
             self.config.learning_rate,
             self.bench.base.machine,
-            run_name=f"{self.config.mode}/{name}",
+            run_name=f"{self.config.mode}/{_name(self.tasks)}",
             **(every if settings.evaluate_every and validated else {"eval_strategy": "no"}),
             **(keep if self.bench.scratch is not None and settings.checkpoint_every else {"save_strategy": "no"}),
         )
-        drawn = settings.steps * settings.batch_size * settings.gradient_accumulation * arguments.world_size
-        seeds = [seed_of("order", self.config.seed, task.name) for task in self.tasks]
-        rows, collate, combine = one_or_mixed(self.bench.base, self.tasks, drawn, settings.batch_size, seeds)
-        watch = Watch(
-            f"task {name}, mode {self.config.mode}",
-            _validation(model_of, self.tasks) if validated else None,
-            _directions(self.tasks)[0] == 1,
-            settings.early_stopping,
-            self.bench.on_step,
-        )
-        return QuietTrainer(combine([model_of(task) for task in self.tasks]), arguments, rows, collate, watch)
 
 
 def _one_readout_a_task(model_of: ModelOf) -> tuple[ModelOf, dict[str, Readout]]:

@@ -215,6 +215,13 @@ class Readout(Protocol):
         """
         ...
 
+    def labels_of(self, texts: Sequence[str], /) -> list[Tensor]:
+        """Return the labels of texts that a model generated, as `Family.encode` makes them of target texts.
+
+        Only needed if logits are over tokens: `tangora.polish` trains a student on the answers of its experts.
+        """
+        ...
+
     def parameters(self) -> Iterator[nn.Parameter]:
         """Iterate over the parameters that are trained, like every `torch.nn.Module`."""
         ...

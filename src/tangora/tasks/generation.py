@@ -84,6 +84,10 @@ class GenerationReadout(nn.Module):
         """Return the mean cross-entropy over each row's target tokens."""
         return token_losses(logits, labels)
 
+    def labels_of(self, texts: Sequence[str], /) -> list[Tensor]:
+        """Return token ids of generated texts, with the end token: at most as many as are generated."""
+        return tokenize(self._tokenizer, texts, self._most, "answer {}".format)
+
     def answer(
         self, backbone: nn.Module, inputs: Batch, labels: Tensor, settle: Callable[[Tensor], Tensor] | None, /
     ) -> tuple[list[str], Float[Tensor, " batch"]]:

@@ -1,0 +1,56 @@
+"""The settings of a polish: how a fused adapter is trained towards its experts' answers. No torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from tangora.config.settings import Frozen
+
+__all__ = ["PolishSettings"]
+
+
+class PolishSettings(Frozen):
+    """The student, the rows without labels, and the training.
+
+    >>> PolishSettings(rank=8).rows
+    256
+    """
+
+    rank: int | None = Field(default=16, ge=1, description="largest rank of a site; None: that of the start")
+    rows: int = Field(default=256, ge=2, description="most rows per task; their labels are not read")
+    split: Literal["train", "validation"] = Field(default="train", description="the split that the rows are drawn from")
+    held_out: float = Field(
+        default=0.1, ge=0, lt=1, description="share of these rows on which the best step is chosen; 0: the last step"
+    )
+    student: Literal["lora", "l-lora", "tangent"] = Field(
+        default="lora", description="lora trains A and B; l-lora only B; tangent B of the expansion of the network"
+    )
+    start: Literal["fused", "random"] = Field(default="fused", description="factors to start from; random: B is zero")
+    follow: Literal["probabilities", "features", "both"] = Field(
+        default="both", description="what of the experts' answers; features: where logits are linear in unit features"
+    )
+    temperature: float = Field(default=1.0, gt=0, description="of the probabilities")
+    feature_weight: float = Field(default=10.0, gt=0, description="of the features' loss beside the divergence")
+    top: int = Field(default=64, ge=1, description="most likely tokens of a vocabulary that are kept")
+    weigh: Literal["equal", "lost"] = Field(
+        default="equal", description="weights of the tasks; lost: by their divergence at the start"
+    )
+    steps: int = Field(default=100, ge=1, description="optimizer steps; each sees rows of every task")
+    batch_size: int = Field(default=5, ge=1, description="rows per task and step")
+    learning_rate: float = Field(default=1e-3, gt=0)
+    warmup: float = Field(default=0.1, ge=0, lt=1, description="fraction of the steps")
+    weight_decay: float = Field(default=0.0, ge=0)
+    patience: int | None = Field(
+        default=None,
+        ge=1,
+        description="evaluations without progress before stopping; None: never",
+    )
+    evaluate_every: int = Field(default=25, ge=1, description="steps between divergences on the held-out rows")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PolishSettings:
+        if self.student == "tangent" and self.start == "random":
+            raise ValueError("a tangent student starts from the fusion: leave start out")
+        return self

@@ -1,0 +1,129 @@
+"""Train a student towards the lessons: batches of one task each, in turn; one optimizer step sees every task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from tangora.adapters.initial import seed_of
+from tangora.modes.mixture import MixedCollator, MixedRows, Mixture
+from tangora.modes.trainer import Rows
+from tangora.polishing.lessons import Lesson, with_features
+from tangora.polishing.objectives import class_divergence, feature_distance, squared_distance, token_divergence
+from tangora.support.seams import FAMILIES
+from tangora.tasks.values import evaluating
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+    from tangora.config.polish import PolishSettings
+    from tangora.modes.mixture import Collate, Combine
+    from tangora.polishing.lessons import Answers
+    from tangora.tasks import Base
+    from tangora.tasks.model import TaskModel
+    from tangora.tasks.values import Batch
+
+__all__ = ["Follower", "divergences", "in_turn"]
+
+
+class Follower(nn.Module):
+    """A task model whose loss is its distance from the lesson of its task.
+
+    Args:
+        model: of the task.
+        lesson: of the task.
+        base: of the model.
+        settings: what is followed.
+    """
+
+    def __init__(self, model: TaskModel, lesson: Lesson, base: Base, settings: PolishSettings) -> None:
+        super().__init__()
+        self.model, self.settings = model, settings
+        self._both = with_features(model, lesson.task, base)
+        self._answers = lesson.answers.to(next(model.backbone.parameters()).device)
+        self._over = FAMILIES.get(lesson.task.family).logits_over
+        self.weight = 1.0
+
+    def forward(self, row: Int[Tensor, " batch"], **batch: Tensor) -> dict[str, Tensor]:
+        """Return ``logits`` and the mean ``loss`` of the batch's rows, times the task's weight."""
+        labels = batch.pop("labels")
+        logits, features = self._both.split(self.model.logits(batch, labels))
+        return {"loss": self.weight * self._losses(logits, features, row, labels).mean(), "logits": logits}
+
+    def divergence(self, row: Tensor, **batch: Tensor) -> Float[Tensor, " batch"]:
+        """Return the divergence of each row; of answers that are no distribution, the squared distance."""
+        labels = batch.pop("labels")
+        logits, _ = self._both.split(self.model.logits(batch, labels))
+        return self._divergence(logits, self._answers.of(row), labels, 1.0)
+
+    def _losses(self, logits: Tensor, features: Tensor | None, row: Tensor, labels: Tensor) -> Tensor:
+        answers, follow = self._answers.of(row), self.settings.follow
+        if features is None or follow == "probabilities":
+            return self._divergence(logits, answers, labels, self.settings.temperature)
+        distance = feature_distance(features, answers)
+        if follow == "features":
+            return distance
+        divergence = self._divergence(logits, answers, labels, self.settings.temperature)
+        return divergence + self.settings.feature_weight * distance
+
+    def _divergence(self, logits: Tensor, answers: Answers, labels: Tensor, temperature: float) -> Tensor:
+        if self._over == "tokens":
+            return token_divergence(logits, answers, labels)
+        return class_divergence(logits, answers, temperature) if self._over else squared_distance(logits, answers)
+
+
+class _NumberedRows(Dataset[dict[str, Any]]):
+    """The rows of a lesson, each with its number."""
+
+    def __init__(self, lesson: Lesson) -> None:
+        self._rows = lesson.rows.dataset()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        return {**self._rows[number], "row": number}
+
+
+@dataclass(frozen=True)
+class _NumberedCollator:
+    """Collates numbered rows; it can be pickled for data loader processes."""
+
+    collator: Collate
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
+        bare = [{name: value for name, value in row.items() if name != "row"} for row in rows]
+        return {**self.collator(bare), "row": torch.tensor([row["row"] for row in rows])}
+
+
+def in_turn(
+    lessons: Sequence[Lesson], collators: Sequence[Collate], batch: int, seed: int
+) -> Callable[[int], tuple[Dataset[Any], Collate, Combine]]:
+    """Return the rows of a training in their order, for `tangora.modes.session.Session.run`."""
+    numbered = tuple(_NumberedCollator(collator) for collator in collators)
+
+    def ordered(drawn: int) -> tuple[Dataset[Any], Collate, Combine]:
+        share = -(-drawn // batch // len(lessons)) * batch
+        streams = [Rows(_NumberedRows(lesson), share, seed_of("polish", seed, lesson.task.name)) for lesson in lessons]
+        return MixedRows(streams, batch), MixedCollator(numbered), Mixture
+
+    return ordered
+
+
+def divergences(followers: Sequence[Follower], lessons: Sequence[Lesson], batch_size: int = 64) -> dict[str, float]:
+    """Return task -> the mean divergence on the rows of its lesson, in nats."""
+    means = {}
+    for follower, lesson in zip(followers, lessons, strict=True):
+        device, total = next(follower.parameters()).device, 0.0
+        with evaluating(follower), torch.no_grad():
+            for numbers, batch in lesson.rows.batches(batch_size, follower.model.collator):
+                placed = {name: value.to(device) for name, value in batch.items()}
+                row = torch.tensor(numbers, device=device)
+                total += float(follower.divergence(row, **placed).double().sum())
+        means[lesson.task.name] = total / len(lesson.rows)
+    return means

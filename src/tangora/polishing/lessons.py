@@ -1,0 +1,294 @@
+"""The experts' answers on rows without labels: computed once, one expert in memory at a time, and kept by content.
+
+    rows of a task ─▶ expert in the base ─▶ Lesson: the rows as inputs, and the expert's answers
+
+Answers are logits over classes (or numbers), in full; or, for each token that the expert itself generated, the
+probabilities of the most likely tokens and the mass of all the others. If logits are linear in unit features
+(`Family.followed`), the features are kept too. A lesson contains no label of the data set.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from tangora.adapters.adapter import Adapter
+from tangora.errors import DataError, ModelError
+from tangora.evaluation.evaluator import answering, scoring_key
+from tangora.support.files import atomic_file, digest, read_safetensors, write_safetensors
+from tangora.support.seams import FAMILIES
+from tangora.support.source import source_digest
+from tangora.tasks.batches import IGNORED
+from tangora.tasks.values import Split, Task, evaluating, fingerprint_of
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+    from tangora.tasks import Base
+    from tangora.tasks.contract import Readout
+    from tangora.tasks.model import TaskModel
+
+__all__ = ["Answers", "Lesson", "SideBySide", "choose_rows", "lesson", "selected", "shared_with_test", "with_features"]
+
+_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Answers:
+    """An expert's answers to rows, in order.
+
+    Attributes:
+        logits: over classes, or numbers; of tokens, the logarithms of the probabilities of the ``top`` most likely.
+        features: unit features; None if logits are no linear function of such.
+        tokens: the most likely tokens; None if answers are not tokens. Rows are padded on the right.
+    """
+
+    logits: Float[Tensor, "rows *tokens width"]
+    features: Float[Tensor, "rows dim"] | None = None
+    tokens: Int[Tensor, "rows tokens top"] | None = None
+
+    def of(self, rows: Tensor) -> Answers:
+        """Return the answers to some rows."""
+        features = None if self.features is None else self.features[rows]
+        tokens = None if self.tokens is None else self.tokens[rows]
+        return Answers(self.logits[rows], features, tokens)
+
+    def mass(self, rows: Split) -> float | None:
+        """Return the mean probability of the tokens that are kept; None if answers are not tokens."""
+        if self.tokens is None:
+            return None
+        labels = pad_sequence(list(rows.inputs["labels"]), batch_first=True, padding_value=IGNORED)
+        kept = self.logits[:, : labels.shape[1]].exp().sum(-1)
+        return float(kept[labels != IGNORED].double().mean())
+
+    def to(self, device: torch.device) -> Answers:
+        """Return the answers on a device."""
+        features = None if self.features is None else self.features.to(device)
+        return Answers(self.logits.to(device), features, None if self.tokens is None else self.tokens.to(device))
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Rows of a task, with the answers of its expert.
+
+    Attributes:
+        task: with the rows as its only split, ``train``.
+        rows: their inputs; the labels are placeholders, or for generated text the expert's own tokens.
+        answers: of the expert.
+        expert: the expert without its updates: its heads and records.
+        print: the fingerprint of the expert.
+    """
+
+    task: Task
+    rows: Split
+    answers: Answers
+    expert: Adapter
+    print: str
+
+    def part(self, rows: Sequence[int]) -> Lesson:
+        """Return the lesson of some of the rows, in this order."""
+        answers = self.answers.of(torch.tensor(list(rows)))
+        return replace(self, rows=selected(self.rows, rows), answers=answers)
+
+
+class SideBySide(nn.Module):
+    """A readout whose logits are those of a task's readout, followed by unit features of the same pass.
+
+    Args:
+        readout: of the task.
+        followed: has unit features as its logits; None without features.
+    """
+
+    def __init__(self, readout: Readout, followed: Readout | None) -> None:
+        super().__init__()
+        self.readout, self.followed = readout, followed
+        self.width = readout.width + (followed.width if followed is not None else 0)
+        self.features_key = readout.features_key
+
+    def features(self, backbone: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor | None, /) -> Tensor:
+        """Return the features that both readouts share."""
+        return self.readout.features(backbone, dict(inputs), labels)
+
+    def logits(self, features: Tensor, /) -> Tensor:
+        """Return logits and unit features, side by side."""
+        logits = self.readout.logits(features)
+        return logits if self.followed is None else torch.cat([logits, self.followed.logits(features)], -1)
+
+    def split(self, joint: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the two parts of logits."""
+        if self.followed is None:
+            return joint, None
+        return joint[..., : self.readout.width], joint[..., self.readout.width :]
+
+
+def with_features(model: TaskModel, task: Task, base: Base) -> SideBySide:
+    """Give the model a readout that returns unit features too, if the task has such, and return that readout.
+
+    Raises:
+        ModelError: the features are not those from which logits are computed, which is a fault of the family.
+    """
+    family: Any = FAMILIES.get(task.family)
+    followed = family.followed(task)
+    second: Any = None if followed is None else family.readout(followed, base)
+    if second is not None:
+        if second.features_key != model.readout.features_key:
+            raise ModelError("followed features are of another kind than the task's", got=task.family, where=task.name)
+        second.to(next(model.backbone.parameters()).device)
+    both = SideBySide(model.readout, second)
+    model.readout = both
+    return both
+
+
+def choose_rows(task: Task, split: str, count: int, seed: int) -> list[int]:
+    """Return the numbers of ``count`` rows of a split, drawn by seed and task; those of fewer rows come first.
+
+    Raises:
+        DataError: the task has no such split.
+    """
+    if split not in task.splits:
+        fix = "give rows of the task's inputs"
+        raise DataError("the split is missing", got=split, where=f"task {task.name}", fix=fix)
+    available = len(task.splits[split])
+    order = random.Random(f"polish:{seed}:{task.name}").sample(range(available), available)
+    return order[:count]
+
+
+def shared_with_test(task: Task, split: str, rows: Sequence[int]) -> int:
+    """Return how many of these rows have the inputs of a test row of the task."""
+    if "test" not in task.splits or split == "test":
+        return 0 if split != "test" else len(rows)
+    own, test = task.splits[split], task.splits["test"]
+    prints = {_row_print(test, row) for row in range(len(test))}
+    return sum(_row_print(own, row) in prints for row in rows)
+
+
+def _row_print(split: Split, row: int) -> str:
+    return fingerprint_of({name: values[row] for name, values in split.inputs.items() if name != "labels"})
+
+
+def lesson(
+    base: Base,
+    task: Task,
+    rows: Split,
+    expert: Callable[[], Adapter],
+    *,
+    top: int,
+    same_base: bool = False,
+    cache: Path | None = None,
+) -> Lesson:
+    """Return the answers of a task's expert to rows of its inputs.
+
+    Args:
+        base: as before afterwards.
+        task: of the expert.
+        rows: inputs; their targets and labels are not used.
+        expert: loads the expert, which is dropped again before this returns.
+        top: tokens of a vocabulary whose probabilities are kept.
+        same_base: accept an expert of another base.
+        cache: folder in which answers are kept by their content; None to keep none.
+
+    Raises:
+        ModelError: the expert was made for another base, or does not fit it.
+    """
+    adapter = expert()
+    unlabelled = _without_labels(rows)
+    path = None if cache is None else cache / f"{_key(base, task, unlabelled, adapter, top)}.safetensors"
+    if path is not None and path.is_file():
+        return _assembled(task, unlabelled, read_safetensors(path), adapter)
+    with answering(adapter, base, same_base=same_base) as model_of:
+        tensors = _answered(model_of, task, unlabelled, base, top)
+    if path is not None:
+        with atomic_file(path) as scratch:
+            write_safetensors(scratch, tensors)
+    return _assembled(task, unlabelled, tensors, adapter)
+
+
+def _without_labels(rows: Split) -> Split:
+    """Return the inputs with placeholders as targets."""
+    inputs = {name: values for name, values in rows.inputs.items() if name != "labels"}
+    return Split(inputs, [0] * len(rows))
+
+
+def selected(rows: Split, chosen: Sequence[int]) -> Split:
+    """Return the inputs of some rows, with placeholders as targets."""
+    inputs = {
+        name: [values[i] for i in chosen] if isinstance(values, list) else values[list(chosen)]
+        for name, values in rows.inputs.items()
+    }
+    return Split(inputs, [0] * len(chosen))
+
+
+def _key(base: Base, task: Task, rows: Split, adapter: Adapter, top: int) -> str:
+    """Return a hash of everything that determines the answers."""
+    family = FAMILIES.get(task.family)
+    code = source_digest(lesson, family, without=("tangora.errors", "tangora.progress"))
+    kept = top if family.logits_over == "tokens" else None
+    return digest(["lesson", code, scoring_key(adapter), base.fingerprint, task.fingerprint, rows.fingerprint, kept])
+
+
+def _answered(
+    model_of: Callable[[Task], TaskModel], task: Task, rows: Split, base: Base, top: int
+) -> dict[str, Tensor]:
+    """Return the answers as tensors: ``logits``, ``features``, and of tokens ``generated``, ``tokens``."""
+    model = model_of(task)
+    if FAMILIES.get(task.family).logits_over == "tokens":
+        labels = _generated(model, rows)
+        rows = Split({**rows.inputs, "labels": labels}, [0] * len(rows))
+    both = with_features(model, task, base)
+    logits: list[Any] = [None] * len(rows)
+    features: list[Any] = [None] * len(rows)
+    tokens: list[Any] = [None] * len(rows)
+    with evaluating(model), torch.no_grad():  # inference mode would disable forward-mode differentiation
+        for numbers, batch in rows.batches(_BATCH, model.collator):
+            placed = {name: value.to(_device(model)) for name, value in batch.items()}
+            inputs = {name: value for name, value in placed.items() if name != "labels"}
+            own, units = both.split(model.logits(inputs, placed["labels"]))
+            if "labels" in rows.inputs:
+                own, most = own.log_softmax(-1).topk(min(top, own.shape[-1]))
+                _fill(tokens, numbers, most)
+            _fill(logits, numbers, own)
+            if units is not None:
+                _fill(features, numbers, units)
+    parts = {"logits": logits, "features": features, "tokens": tokens}
+    tensors = {name: pad_sequence(values, batch_first=True) for name, values in parts.items() if values[0] is not None}
+    if "labels" in rows.inputs:
+        tensors["generated"] = pad_sequence(list(rows.inputs["labels"]), batch_first=True, padding_value=IGNORED)
+    return tensors
+
+
+def _generated(model: TaskModel, rows: Split) -> list[Tensor]:
+    """Return the token ids of the texts that the model itself generates, in the order of the rows."""
+    texts: list[str] = [""] * len(rows)
+    with evaluating(model), torch.no_grad():
+        for numbers, batch in rows.batches(_BATCH, model.collator):
+            placed = {name: value.to(_device(model)) for name, value in batch.items()}
+            placed["labels"] = torch.zeros(len(numbers), 1, dtype=torch.int64, device=_device(model))
+            for number, text in zip(numbers, model.predict_batch(placed)[0], strict=True):
+                texts[number] = text
+    return model.readout.labels_of(texts)
+
+
+def _fill(places: list[Any], numbers: Sequence[int], values: Tensor) -> None:
+    for number, value in zip(numbers, values.cpu(), strict=True):
+        places[number] = value
+
+
+def _assembled(task: Task, rows: Split, tensors: Mapping[str, Tensor], adapter: Adapter) -> Lesson:
+    """Return the lesson; its task has the rows as its only split."""
+    if (generated := tensors.get("generated")) is not None:
+        labels = [row[row != IGNORED] for row in generated]
+        rows = Split({**rows.inputs, "labels": labels}, rows.targets)
+    answers = Answers(tensors["logits"], tensors.get("features"), tensors.get("tokens"))
+    kept = Adapter({}, adapter.metadata, heads=adapter.heads, records=adapter.records)
+    return Lesson(replace(task, splits={"train": rows}), rows, answers, kept, adapter.fingerprint)
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device

@@ -1,0 +1,260 @@
+"""Polish: a fused adapter is trained towards its experts without a label, and comes out as a plain adapter."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import tangora
+from tangora.config.polish import PolishSettings
+from tangora.config.recipe import FinetuneConfig, LoraSettings, TrainingSettings
+from tangora.errors import ArgumentError, DataError, ModelError, OutputError
+from tangora.evaluation.evaluator import evaluate
+from tangora.modes.finetuning import finetune
+from tangora.polishing.following import Follower
+from tangora.polishing.lessons import choose_rows, lesson, selected
+from tangora.polishing.training import polish
+from tangora.polishing.training import polished as train
+from tangora.tasks.values import Split
+
+TARGETS = ["query", "value", "dense"]
+
+
+def config(mode, steps=40, rate=2e-2, seed=0):
+    training = TrainingSettings(steps=steps, batch_size=8, checkpoint_every=None, learning_rate=rate)
+    settings = {} if mode == "full" else {"lora": LoraSettings(r=4, target_modules=TARGETS)}
+    return FinetuneConfig(mode=mode, train=mode, training=training, seed=seed, **settings)
+
+
+def swapped(task, name):
+    """A second task on the same rows: the classes change places, so that its expert contradicts the first one's."""
+    splits = {split: Split(rows.inputs, [(t + 1) % 3 for t in rows.targets]) for split, rows in task.splits.items()}
+    return replace(task, name=name, splits=splits, fingerprint=f"{task.fingerprint}-{name}")
+
+
+@pytest.fixture(scope="module")
+def tasks(text_task):
+    return [replace(text_task, name="one"), swapped(text_task, "two")]
+
+
+@pytest.fixture(scope="module")
+def experts(text_base, tasks):
+    return [finetune(text_base, task, config("lora", rate=1e-2)) for task in tasks]
+
+
+def polished(experts, base, tasks, **settings):
+    chosen = {"rank": 4, "rows": 24, "steps": 30, "batch_size": 4, "learning_rate": 3e-2, "evaluate_every": 10}
+    chosen |= {"follow": "probabilities"}
+    return polish(experts, base, tasks, progress=False, **{**chosen, **settings})
+
+
+@pytest.fixture(scope="module")
+def made(experts, text_base, tasks):
+    return polished(experts[:1], text_base, tasks[:1], start=tangora.fuse(experts[:1], weights=0.1))
+
+
+def test_the_divergence_from_the_expert_falls_and_the_result_is_a_plain_adapter_of_the_rank(made, tmp_path):
+    info = made.metadata.polished
+    assert info.after["one"] < 0.5 * info.before["one"]
+    assert info.rows == {"one": 24}
+    assert info.measured_on == "held-out"
+    assert all(update.rank <= 4 for update in made.updates.values())
+    made.save(tmp_path / "made")
+    again = tangora.load(tmp_path / "made")
+    assert again.fingerprint == made.fingerprint
+    assert again.metadata.polished == info
+    assert (again.metadata.train, again.metadata.linearize) == ("lora", "none")
+
+
+def test_the_base_is_as_before(made, text_base, tasks, experts):
+    from tangora.tasks.base import weights_fingerprint
+
+    assert weights_fingerprint(text_base.backbone) == text_base.fingerprint
+    assert not any("lora" in name for name, _ in text_base.backbone.named_modules())
+
+
+def test_labels_are_not_read(experts, text_base, tasks, made):
+    """The same inputs with other labels give the same bytes."""
+    lied = [replace(t, splits={n: Split(s.inputs, [2] * len(s)) for n, s in t.splits.items()}) for t in tasks[:1]]
+    start = tangora.fuse(experts[:1], weights=0.1)
+    assert polished(experts[:1], text_base, lied, start=start).fingerprint == made.fingerprint
+
+
+@pytest.mark.parametrize("student", ["lora", "l-lora", "tangent"])
+def test_students_differ_in_what_they_train(experts, text_base, tasks, student):
+    start = tangora.fuse(experts[:1], weights=0.3)
+    settings = {"student": student, "steps": 16, "rank": 3, "learning_rate": 1e-2, "held_out": 0.0}
+    made = polished(experts[:1], text_base, tasks[:1], start=start, **settings)
+    info = made.metadata.polished
+    assert info.after["one"] < info.before["one"]
+    from tangora.polishing.student import start_of
+
+    first = start_of(start, text_base.backbone, 3).factors
+    kept = [torch.equal(update.a, first[site].a) for site, update in made.updates.items()]
+    assert all(kept) if student != "lora" else not any(kept)
+    assert made.metadata.train == ("tangent" if student == "tangent" else "lora")
+
+
+def test_what_is_measured_at_the_end_is_how_the_saved_adapter_answers(experts, text_base, tasks):
+    """The divergence after training, computed again from the adapter's own answers."""
+    made = polished(experts, text_base, tasks, held_out=0.0, steps=4, follow="probabilities", rows=8)
+    info = made.metadata.polished
+    assert info.measured_on == "the same"
+    for task, expert in zip(tasks, experts, strict=True):
+        rows = selected(task.splits["train"], _rows(task, 8))
+        theirs, own = (lesson(text_base, task, rows, lambda a=a: a, top=1).answers.logits for a in (expert, made))
+        p, q = theirs.double().log_softmax(-1), own.double().log_softmax(-1)
+        assert float((p.exp() * (p - q)).sum(-1).mean()) == pytest.approx(info.after[task.name], rel=1e-3, abs=1e-6)
+
+
+def _rows(task, count):
+    return choose_rows(task, "train", count, 0)
+
+
+def test_fewer_rows_are_the_first_of_more(tasks):
+    assert _rows(tasks[0], 24)[:8] == _rows(tasks[0], 8)
+    assert _rows(tasks[0], 8) != _rows(tasks[1], 8)
+
+
+def test_it_resumes_with_the_same_bytes(experts, text_base, tasks, tmp_path, made):
+    """A training that dies goes on from its checkpoint, with the answers that it has kept."""
+
+    class Died(Exception):
+        pass
+
+    def dies(step, total, loss):
+        if step == 25:
+            raise Died
+
+    start, out, scratch = tangora.fuse(experts[:1], weights=0.1), tmp_path / "out", tmp_path / "scratch"
+    where = {"start": start, "out": out, "scratch": scratch}
+    import tangora.polishing.training as module
+
+    whole = module._Training._config
+
+    def often(self):
+        config = whole(self)
+        return config.model_copy(update={"training": config.training.model_copy(update={"checkpoint_every": 10})})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module._Training, "_config", often)
+        with pytest.raises(Died):
+            polished(experts[:1], text_base, tasks[:1], on_step=dies, **where)
+        assert list(scratch.glob("*/checkpoint-20"))
+        assert list((scratch / "answers").glob("*.safetensors"))
+        seen = []
+        polished(experts[:1], text_base, tasks[:1], on_step=lambda step, *_: seen.append(step), **where)
+    assert seen[0] == 21
+    assert not scratch.exists()
+    assert tangora.load(out).fingerprint == made.fingerprint
+    record = (out / "training.json").read_text()
+    assert '"before"' in record
+
+
+def test_answers_are_kept_by_content(experts, text_base, tasks, tmp_path):
+    loads = []
+
+    def expert(index):
+        loads.append(index)
+        return experts[index]
+
+    rows = selected(tasks[0].splits["train"], range(5))
+    kept = {"top": 8, "cache": tmp_path}
+    first = lesson(text_base, tasks[0], rows, lambda: expert(0), **kept)
+    again = lesson(text_base, tasks[0], rows, lambda: expert(0), **kept)
+    assert torch.equal(first.answers.logits, again.answers.logits)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 1
+    lesson(text_base, tasks[0], rows, lambda: expert(1), **kept)
+    lesson(text_base, tasks[0], selected(rows, range(4)), lambda: expert(0), **kept)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 3
+
+
+@pytest.mark.parametrize("mode", ["full", "tangent", "l-lora"])
+def test_experts_of_every_mode_teach(text_base, tasks, mode):
+    expert = finetune(text_base, tasks[0], config(mode, steps=15, rate=1e-3 if mode == "full" else 2e-2))
+    made = polished([expert], text_base, tasks[:1], weights=0.2)
+    info = made.metadata.polished
+    assert info.after["one"] < info.before["one"]
+    assert made.metadata.kind == "lora"
+    assert bool(info.left_out) == (mode == "full")
+
+
+def test_features_alone_are_enough_to_follow(experts, text_base, tasks):
+    made = polished(experts[:1], text_base, tasks[:1], start=tangora.fuse(experts[:1], weights=0.1), follow="features")
+    assert made.metadata.polished.after["one"] < made.metadata.polished.before["one"]
+
+
+def test_from_nothing_the_start_is_the_base(experts, text_base, tasks):
+    settings = PolishSettings(start="random", rank=2, steps=1, rows=8, learning_rate=1e-9, held_out=0)
+    made = train(experts[0], {"one": lambda: experts[0]}, text_base, tasks[:1], settings).adapter
+    info = made.metadata.polished
+    assert (info.start, made.metadata.fused) == ("random", None)
+    rows = selected(tasks[0].splits["train"], _rows(tasks[0], 8))
+    theirs = lesson(text_base, tasks[0], rows, lambda: experts[0], top=1).answers.logits
+    zero = tangora.fuse(experts[:1], weights=0.0)
+    own = lesson(text_base, tasks[0], rows, lambda: zero, top=1).answers.logits
+    p, q = theirs.log_softmax(-1), own.log_softmax(-1)
+    assert float((p.exp() * (p - q)).sum(-1).mean()) == pytest.approx(info.before["one"], rel=1e-3)
+
+
+def test_what_is_lost_weighs(experts, text_base, tasks):
+    """With weights by what is lost, a task that loses nothing is not trained."""
+    start = tangora.fuse(experts[:1], weights=1.0)  # the first task's expert itself
+    seen = []
+
+    class Watched(Follower):
+        def forward(self, row, **batch):
+            seen.append(self.weight)
+            return super().forward(row, **batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tangora.polishing.training.Follower", Watched)
+        made = polished(experts, text_base, tasks, start=start, rank=None, steps=2, weigh="lost")
+    before = made.metadata.polished.before
+    assert before["one"] < 1e-6 < before["two"]
+    assert seen[:2] == pytest.approx([0.0, 2.0], abs=1e-3)
+
+
+def test_refusals(experts, text_base, tasks, tmp_path):
+    with pytest.raises(ArgumentError, match="2 tasks need 2 experts"):
+        polished(experts[:1], text_base, tasks)
+    with pytest.raises(ArgumentError, match="an expert of another task"):
+        polished(experts[:1], text_base, tasks[1:])
+    with pytest.raises(ArgumentError, match="unknown key 'step'"):
+        polished(experts, text_base, tasks, step=3)
+    with pytest.raises(DataError, match="the split is missing"):
+        bare = [replace(task, splits={"train": task.splits["train"]}) for task in tasks]
+        polished(experts, text_base, bare, split="validation")
+    with pytest.raises(DataError, match="most of these rows are among the task's test rows"):
+        same = [replace(task, splits={**task.splits, "train": task.splits["test"]}) for task in tasks]
+        polished(experts, text_base, same)
+    with pytest.raises(DataError, match="at least 2 rows"):
+        few = [replace(t, splits={"train": selected(t.splits["train"], [0])}) for t in tasks]
+        polished(experts, text_base, few)
+    other = replace(experts[0], metadata=experts[0].metadata.model_copy(update={"base": other_base(experts[0])}))
+    with pytest.raises(ModelError, match="other base weights"):
+        polished([other], text_base, tasks[:1])
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError):
+        polished(experts, text_base, tasks, out=tmp_path / "there")
+
+
+def other_base(adapter):
+    return adapter.metadata.base.model_copy(update={"fingerprint": "0" * 64})
+
+
+def test_generated_answers(answer_base, answer_task):
+    """Text to text: the student follows the tokens that the expert itself generates."""
+    training = TrainingSettings(steps=30, batch_size=8, checkpoint_every=None, learning_rate=2e-2)
+    lora = LoraSettings(r=4, target_modules=["q", "v", "wo"])
+    expert = finetune(answer_base, answer_task, FinetuneConfig(mode="lora", lora=lora, training=training))
+    chosen = {"rank": 4, "rows": 16, "steps": 20, "learning_rate": 1e-2, "top": 5, "evaluate_every": 10}
+    start = tangora.fuse([expert], weights=0.2)
+    made = polish([expert], answer_base, [answer_task], start=start, progress=False, **chosen)
+    info = made.metadata.polished
+    assert info.after[answer_task.name] < info.before[answer_task.name]
+    assert 0 < info.mass <= 1
+    assert evaluate(made, answer_base, [answer_task], split="validation")
