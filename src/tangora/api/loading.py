@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, TypeAlias
 
 from tangora.config.tasks import BaseSettings, TaskSettings, base_settings
@@ -15,13 +14,12 @@ from tangora.support.validation import validate
 from tangora.tasks.base import Base
 from tangora.tasks.load import load_base as load_base_of
 from tangora.tasks.load import load_task as load_task_of
+from tangora.tasks.recorded import SUFFIXES, kind_of
 from tangora.tasks.values import Task
 
 __all__ = ["load_base", "load_task"]
 
 Files: TypeAlias = "Mapping[str, str | os.PathLike[str]]"
-
-_KINDS = {".parquet": "parquet", ".csv": "csv", ".jsonl": "jsonl", ".json": "jsonl", ".npz": "npz", "": "imagefolder"}
 
 
 def load_base(
@@ -108,9 +106,9 @@ def _source(source: Mapping[str, Any]) -> Mapping[str, Any]:
     if not source or not set(source) <= {"train", "validation", "test"}:
         return source
     files = {split: os.fspath(path) for split, path in source.items()}
-    kinds = {_KINDS.get(Path(path).suffix.lower()) for path in files.values()}
+    kinds = {kind_of(path) for path in files.values()}
     (kind, *others) = kinds
     if others or kind is None:
-        fix = f"one kind for all splits, of {', '.join(suffix for suffix in _KINDS if suffix)}, or folders of images"
+        fix = f"one kind for all splits, of {', '.join(SUFFIXES)}, or folders of images"
         raise ArgumentError("the kind of the files is not clear", got=files, where="load_task.source", fix=fix)
     return {kind: files}

@@ -17,6 +17,7 @@ from tangora.support.seams import FAMILIES
 from tangora.support.shown import html_table, one_line
 from tangora.support.validation import did_you_mean
 from tangora.tasks.readouts import ClassReadout
+from tangora.tasks.recorded import encoded, settings_of
 from tangora.tasks.sources import Table
 from tangora.tasks.templates import fields
 from tangora.tasks.values import Split, Task, evaluating
@@ -140,11 +141,8 @@ def _encoded(rows: Sequence[Any], task: Task, base: Base, family: Family[Any, An
     """Return new rows as inputs, with placeholders as targets."""
     if not len(rows):
         raise ArgumentError("no rows", got=0, where=f"task {task.name}", fix="give at least one")
-    nowhere = {"name": task.name, "source": {"csv": {"train": "-", "test": "-"}}}
-    config = family.task_settings(**nowhere, **task.record["task"])
-    targets: list[Any] = [{"classes": 0, "text": "", "number": 0.0}[family.answers]] * len(rows)
-    table = Table(_columns(rows, config), "rows", {})
-    return Split(family.encode(table, targets, config, base), targets)
+    config = settings_of(task.name, task.record["task"], family)
+    return encoded(Table(_columns(rows, config), "rows", {}), config, base, family)
 
 
 def _columns(rows: Sequence[Any], config: Any) -> dict[str, list[Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -48,6 +49,18 @@ class PolishSettings(Frozen):
         description="evaluations without progress before stopping; None: never",
     )
     evaluate_every: int = Field(default=25, ge=1, description="steps between divergences on the held-out rows")
+
+    def passes(self, rows: Sequence[int]) -> float:
+        """Return about how many rows pass forward through the model; a backward pass counts as two.
+
+        Args:
+            rows: how many rows each task has.
+        """
+        used = [min(self.rows, count) for count in rows]
+        judged = round(self.held_out * sum(used)) if self.held_out else sum(used)
+        times = 2 + self.steps // self.evaluate_every if self.held_out else 2
+        cost = 6 if self.student == "tangent" else 3
+        return float(sum(used) + cost * self.steps * self.batch_size * len(used) + times * judged)
 
     @model_validator(mode="after")
     def _consistent(self) -> PolishSettings:

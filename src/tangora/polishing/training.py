@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tangora.adapters.adapter import Adapter, LoraDetails, load
 from tangora.adapters.application import applied
-from tangora.adapters.metadata import Metadata, PolishedInfo
+from tangora.adapters.metadata import Metadata, PolishedInfo, read_metadata
 from tangora.config.polish import PolishSettings
 from tangora.config.settings import FinetuneConfig, LoraSettings, TrainingSettings
 from tangora.errors import ArgumentError, DataError
@@ -26,7 +26,7 @@ from tangora.polishing.lessons import Lesson, choose_rows, lesson, selected, sha
 from tangora.polishing.student import Start, embedded, put_in, start_of
 from tangora.progress import Progress, shown
 from tangora.support.extras import require
-from tangora.support.files import digest, refuse_output
+from tangora.support.files import digest, reachable, refuse_output
 from tangora.support.source import source_digest
 from tangora.support.validation import validate
 from tangora.tangent.linearization import linear_factors
@@ -357,6 +357,13 @@ def _opened(adapter: AdapterLike) -> Adapter:
     return adapter if isinstance(adapter, Adapter) else load(adapter)
 
 
+def _metadata(adapter: AdapterLike) -> Metadata:
+    """Return the metadata of an adapter, of which no tensor is read."""
+    if isinstance(adapter, Adapter):
+        return adapter.metadata
+    return read_metadata(reachable(adapter)) or load(adapter, lazily=True).metadata
+
+
 def _by_task(adapters: Sequence[AdapterLike], tasks: Sequence[Task]) -> dict[str, AdapterLike]:
     """Return task -> its expert."""
     if len(adapters) != len(tasks) or not tasks:
@@ -365,7 +372,7 @@ def _by_task(adapters: Sequence[AdapterLike], tasks: Sequence[Task]) -> dict[str
     names = [task.name for task in tasks]
     if len(set(names)) < len(names):
         raise ArgumentError("two tasks have one name", got=", ".join(names), where="polish.tasks", fix="rename one")
-    recorded = [_opened(adapter).metadata.task for adapter in adapters]
+    recorded = [_metadata(adapter).task for adapter in adapters]
     if sorted(map(str, recorded)) == sorted(names):
         return dict(zip(map(str, recorded), adapters, strict=True))
     if odd := [name for name in recorded if name is not None and name not in names]:

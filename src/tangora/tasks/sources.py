@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from tangora.config.recipe import Source
 
-__all__ = ["Table", "read"]
+__all__ = ["Table", "read", "read_file"]
 
 _IMAGES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
 _BLOCK = 1 << 24
@@ -120,6 +120,15 @@ def _local(source: Source, task: str) -> dict[str, Table]:
     return {
         split: _open(READERS[source.kind], reachable(name, DataError, expand=True)) for split, name in files.items()
     }
+
+
+def read_file(kind: str, path: Path) -> Table:
+    """Read a file of one of the kinds of a source.
+
+    Raises:
+        DataError: it is missing or unreadable.
+    """
+    return _open(READERS[kind], path)
 
 
 def _open(reader: Callable[[Path], Table], path: Path) -> Table:
