@@ -187,7 +187,7 @@ def test_features_alone_are_enough_to_follow(experts, text_base, tasks):
 
 
 def test_from_nothing_the_start_is_the_base(experts, text_base, tasks):
-    settings = PolishSettings(start="random", rank=2, steps=1, rows=8, learning_rate=1e-9, held_out=0)
+    settings = PolishSettings(initial="random", rank=2, steps=1, rows=8, learning_rate=1e-9, held_out=0)
     made = train(experts[0], {"one": lambda: experts[0]}, text_base, tasks[:1], settings).adapter
     info = made.metadata.polished
     assert (info.start, made.metadata.fused) == ("random", None)

@@ -187,7 +187,8 @@ def polished_lines(info: PolishedInfo) -> Iterator[str]:
     rows = sorted(set(info.rows.values()))
     count = str(rows[0]) if len(rows) == 1 else f"{rows[0]} to {rows[-1]}"
     settings = info.settings
-    yield f"polished towards {len(info.experts)} experts on {count} {info.split} rows each, without labels"
+    experts = "1 expert" if len(info.experts) == 1 else f"{len(info.experts)} experts"
+    yield f"polished towards {experts} on {count} {info.split} rows each, without labels"
     yield f"student: {settings['student']}, rank {settings['rank']}; step {info.step} of {settings['steps']} was kept"
     if info.mass is not None and info.mass < 1:
         yield f"of each token's probability, the {settings['top']} most likely tokens have {info.mass:.4f}"

@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
+from tangora.config.polish import PolishSettings
 from tangora.config.settings import NAME, Frozen, SpaceName
 from tangora.support.seams import FAMILIES, SEARCHES
 from tangora.support.validation import did_you_mean
@@ -89,6 +90,9 @@ class FusionEntry(Frozen):
     modes: list[str] | None = Field(default=None, description="only for these modes; default: every mode")
     weights: float | list[float] | None = Field(default=None, description="one lambda for all tasks; a list is a grid")
     parameters: dict[str, Any] = Field(default_factory=dict, description="the method's; a list is a grid")
+    polish: PolishSettings | None = Field(
+        default=None, description="train the chosen fusion towards the experts, on rows without labels"
+    )
     sizes: list[int] | None = Field(default=None, description="only for subsets of these sizes; default: every size")
     search: SerializeAsAny[SearchSettings] | None = Field(
         default=None, description="where coefficients come from, if not from a grid: its name, or its settings"
@@ -121,7 +125,10 @@ class FusionEntry(Frozen):
     @property
     def label(self) -> str:
         """The name in ``scores.csv``."""
-        return self.name or (self.search.label if self.search else self.method)
+        if self.name is not None:
+            return self.name
+        chosen = self.search.label if self.search else self.method
+        return f"{chosen}-polished" if self.polish is not None else chosen
 
 
 def _gathered(raw: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ class PolishSettings(Frozen):
     student: Literal["lora", "l-lora", "tangent"] = Field(
         default="lora", description="lora trains A and B; l-lora only B; tangent B of the expansion of the network"
     )
-    start: Literal["fused", "random"] = Field(default="fused", description="factors to start from; random: B is zero")
+    initial: Literal["fused", "random"] = Field(default="fused", description="factors to start from; random: B is zero")
     follow: Literal["probabilities", "features", "both"] = Field(
         default="both", description="what of the experts' answers; features: where logits are linear in unit features"
     )
@@ -64,6 +64,6 @@ class PolishSettings(Frozen):
 
     @model_validator(mode="after")
     def _consistent(self) -> PolishSettings:
-        if self.student == "tangent" and self.start == "random":
-            raise ValueError("a tangent student starts from the fusion: leave start out")
+        if self.student == "tangent" and self.initial == "random":
+            raise ValueError("a tangent student starts from the fusion: leave initial out")
         return self

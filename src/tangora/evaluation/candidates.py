@@ -15,6 +15,7 @@ from tangora.support.files import digest
 from tangora.support.source import source_digest
 
 if TYPE_CHECKING:
+    from tangora.adapters.adapter import Adapter
     from tangora.fusion.weights import WeightTable
     from tangora.methods import Method
 
@@ -79,6 +80,10 @@ class Scoring:
             return self.columns(tasks, split, dict(zip(fusion.names, linear, strict=True)), self.rows)
         key = candidate_key(fusion, method, weights, parameters, self.seed)
         return self.evaluator.evaluate(key, lambda: fusion.merge(method, weights, parameters), tasks, split)
+
+    def of_adapter(self, adapter: Adapter, tasks: Sequence[str], split: str) -> dict[str, Result]:
+        """Return the results of an adapter that is no fusion of others, measured now or before."""
+        return self.evaluator.evaluate(scoring_key(adapter), lambda: adapter, tasks, split)
 
 
 def candidate_key(fusion: Fusion, method: str, weights: WeightTable, parameters: Mapping[str, Any], seed: int) -> str:

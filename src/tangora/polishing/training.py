@@ -237,7 +237,7 @@ class _Training:
 
     def run(self, bench: Bench) -> Adapter:
         """Train, and return the student as an adapter."""
-        backbone, random = self.base.backbone, self.settings.start == "random"
+        backbone, random = self.base.backbone, self.settings.initial == "random"
         used, held = self._divided()
         judged = held or used
         whole = Adapter({}, whole=self.start.whole)
@@ -317,7 +317,7 @@ class _Training:
         best = min(validations, key=lambda one: one["score"], default={"step": settings.steps})
         masses = [mass for one in self.lessons if (mass := one.answers.mass(one.rows)) is not None]
         return PolishedInfo(
-            start="random" if settings.start == "random" else self.start.fingerprint,
+            start="random" if settings.initial == "random" else self.start.fingerprint,
             start_error=self.first.error,
             left_out=list(self.first.left_out) or None,
             experts={one.task.name: one.print for one in self.lessons},
@@ -341,7 +341,7 @@ class _Training:
             base=was.base,
             linearize="model" if tangent else "none",
             seed=self.seed,
-            fused=was.fused if was.kind == "lora" and self.settings.start == "fused" else None,
+            fused=was.fused if was.kind == "lora" and self.settings.initial == "fused" else None,
             polished=info,
         )
         details = LoraDetails(self.start.config, embeddings=embeddings)

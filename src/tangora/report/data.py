@@ -21,7 +21,7 @@ from tangora.support.files import reachable, read_json
 from tangora.support.json_text import parse_json
 from tangora.support.yaml import parse
 
-__all__ = ["SCORE_COLUMNS", "CandidateRow", "Run", "Similarity", "Training", "read_run", "read_scores"]
+__all__ = ["SCORE_COLUMNS", "CandidateRow", "PolishRow", "Run", "Similarity", "Training", "read_run", "read_scores"]
 
 _T = TypeVar("_T")
 SCORE_COLUMNS = [field.name for field in fields(Row)]
@@ -71,6 +71,32 @@ class Training:
 
 
 @dataclass(frozen=True)
+class PolishRow:
+    """One row of ``polish.json``.
+
+    Attributes:
+        mode, method, space, subset, selection: of the fusion, as in ``scores.csv``.
+        curves: losses and held-out divergences by step.
+        before, after: task -> mean divergence from its expert, in nats.
+        scores: task -> test score of the fusion and of the polished adapter.
+        rows: task -> rows without labels.
+        step: the step that was kept.
+    """
+
+    mode: str
+    method: str
+    space: str
+    subset: str
+    selection: str
+    curves: Training
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+    scores: Mapping[str, tuple[float, float]]
+    rows: Mapping[str, int]
+    step: int
+
+
+@dataclass(frozen=True)
 class Run:
     """The contents of a report."""
 
@@ -85,6 +111,7 @@ class Run:
     summary: Mapping[tuple[str, str, str, str, int], Mapping[str, float | None]] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
     analyses: Analyses = field(default_factory=Analyses)
+    polishes: Sequence[PolishRow] = ()
 
     @property
     def modes(self) -> list[str]:
@@ -118,6 +145,7 @@ def read_run(path: Path) -> Run:
         summary=_optional(path / "summary.json", _summary, {}, {}),
         missing=missing,
         analyses=read_analyses(path),
+        polishes=_optional(path / "polish.json", _polishes, [], {}),
     )
 
 
@@ -222,6 +250,30 @@ def _one_training(raw: Mapping[str, Any]) -> Training:
         None if seconds is None else float(seconds),
         None if trainable is None else int(trainable),
         None if total is None else int(total),
+    )
+
+
+def _polishes(path: Path) -> list[PolishRow]:
+    rows = parsed(path, "rows", lambda raw: list(raw["rows"] or ()), read_json(path))
+    return [parsed(path, f"row {i}", _polish, row) for i, row in enumerate(rows)]
+
+
+def _polish(row: Mapping[str, Any]) -> PolishRow:
+    names = {name: str(row[name]) for name in ("mode", "method", "space", "subset", "selection")}
+    before, after = ({str(k): _finite(v) for k, v in row[name].items()} for name in ("before", "after"))
+    scores = {str(task): (_finite(pair[0]), _finite(pair[1])) for task, pair in row["scores"].items()}
+    if not before or before.keys() != after.keys() or before.keys() != scores.keys():
+        raise ValueError("before, after and scores need the same tasks")
+    about = row["polished"]
+    rows = {str(task): int(count) for task, count in about["rows"].items()}
+    return PolishRow(
+        **names,
+        curves=_one_training(row),
+        before=before,
+        after=after,
+        scores=scores,
+        rows=rows,
+        step=int(about["step"]),
     )
 
 

@@ -76,6 +76,7 @@ def page(summary: Summary, drawings: list[Drawing]) -> str:
         overview=tables.overview(summary),
         by_size=tables.by_size(summary) if summary.fused else None,
         training=tables.training(summary) if run.training else None,
+        polish=tables.polish(summary),
         analyses=tables.analyses(summary) if run.analyses.modes else None,
         rows=all_rows if len(all_rows.rows) <= tables.MOST_ROWS else None,
         row_count=len(all_rows.rows),

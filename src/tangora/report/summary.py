@@ -10,7 +10,7 @@ from statistics import fmean
 
 from tangora.errors import FileError
 from tangora.evaluation.tables import Row
-from tangora.report.data import Run
+from tangora.report.data import PolishRow, Run
 from tangora.support.seams import METRICS
 
 __all__ = ["Key", "Mean", "Summary", "method_name", "mode_name"]
@@ -42,9 +42,11 @@ def method_name(method: str, space: str = "") -> str:
     >>> method_name("adamerging-site", "factors")
     'AdaMerging per site (factors)'
     """
-    stem = method.removesuffix("-site")
-    per_site = " per site" if stem != method else ""
-    return _SPELLED.get(stem, stem) + per_site + (f" ({space})" if space not in ("", "delta") else "")
+    plain = method.removesuffix("-polished")
+    stem = plain.removesuffix("-site")
+    per_site = " per site" if stem != plain else ""
+    polished = ", polished" if plain != method else ""
+    return _SPELLED.get(stem, stem) + per_site + polished + (f" ({space})" if space not in ("", "delta") else "")
 
 
 @dataclass(frozen=True, order=True)
@@ -136,6 +138,12 @@ class Summary:
     def shown(self) -> list[Key]:
         """Return the keys for figures: without oracles, unless a run has only oracles."""
         return [k for k in self.fused if not k.oracle] or list(self.fused)
+
+    @cached_property
+    def polishes(self) -> list[PolishRow]:
+        """The polishes of the largest subset; those selected by an oracle only if there are no others."""
+        rows = [row for row in self.run.polishes if row.subset == self.largest]
+        return [row for row in rows if row.selection != "oracle"] or rows
 
     def experts(self, mode: str, tasks: Iterable[str] | None = None) -> dict[str, Row]:
         """Return each task's own expert."""

@@ -22,6 +22,7 @@ __all__ = [
     "coefficients_text",
     "csv_table",
     "overview",
+    "polish",
     "terminal_analyses",
     "terminal_tables",
     "training",
@@ -110,6 +111,30 @@ def training(summary: Summary) -> PageTable:
         )
     columns = ["mode", "task", "trainable", "share", "steps", "last loss", "validation score", "seconds"]
     return PageTable("Experts", columns, rows, text_columns=2)
+
+
+def polish(summary: Summary) -> PageTable | None:
+    """Return the table of what each polish of the largest subset gained; None if there was none."""
+    rows = []
+    for row in summary.polishes:
+        experts = summary.experts(row.mode, list(row.scores))
+        before, after = (sum(pair[i] for pair in row.scores.values()) / len(row.scores) for i in (0, 1))
+        loss, last = (sum(values.values()) / len(values) for values in (row.before, row.after))
+        counts = sorted(set(row.rows.values()))
+        cells = [f"{before:.3f}", f"{after:.3f}", _or_dash(mean_score(experts)), f"{loss:.4f}", f"{last:.4f}"]
+        cells += [str(counts[0]) if len(counts) == 1 else f"{counts[0]}–{counts[-1]}", str(row.step)]
+        gained = [f"{pair[1] - pair[0]:+.3f}" for pair in row.scores.values()]
+        names = [mode_name(row.mode), method_name(row.method, row.space), CHOSEN.get(row.selection, row.selection)]
+        rows.append([*names, *cells, *gained])
+        tasks = list(row.scores)
+    if not rows:
+        return None
+    columns = ["mode", "method", "chosen on", "fused", "polished", "experts", "divergence before", "after"]
+    return PageTable(
+        "Polish: mean test score before and after, divergence from the experts in nats, and what each task gained",
+        [*columns, "rows a task", "step", *tasks],
+        rows,
+    )
 
 
 def analyses(summary: Summary) -> PageTable:

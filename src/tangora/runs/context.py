@@ -25,6 +25,7 @@ from tangora.runs.machine import machine_of
 from tangora.runs.plan import Plan, plan
 from tangora.runs.sources import Sources
 from tangora.runs.stages.columns import ColumnStore
+from tangora.runs.stages.polisher import Polisher
 from tangora.support.machine import Machine
 from tangora.tasks import Base, Task, load_base, load_task
 from tangora.tasks.base import BUILTIN
@@ -155,6 +156,11 @@ class Context:
         """Columns of the modes whose logits are linear in the coefficients."""
         folder = self.run / "cache" / "columns"
         return ColumnStore(self.base, self.tasks, self.experts, folder, self.recipe.evaluation.batch_size)
+
+    @property
+    def polisher(self) -> Polisher:
+        """Trains fusions towards their experts."""
+        return Polisher(self.base, self.tasks, self.run / "cache", self.recipe.seed)
 
     @cached_property
     def archive(self) -> ScoreStore:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from tangora.report.figures import bars, coefficient, linearity, planes, scaling, similarity, training
+from tangora.report.figures import bars, coefficient, linearity, planes, polish, scaling, similarity, training
 from tangora.report.summary import Summary
 from tangora.report.theme import Layout
 
@@ -27,7 +27,7 @@ class Plot:
         caption: describes the figure and how to read it.
         draw: draws it.
         absent: returns why it cannot be drawn from these files, or None.
-        extra: whether it belongs to ``tangora analyze``: without its file, there is no section.
+        extra: whether only some runs have it (``tangora analyze``, a polish): without its file, there is no section.
     """
 
     name: str
@@ -88,6 +88,15 @@ PLOTS = (
         "run; markers are the loss on validation.",
         training.draw,
         training.absent,
+    ),
+    Plot(
+        "polish",
+        "Polish",
+        "Mean divergence of the answers of each expert from those of the adapter on rows without labels that were held "
+        "out, by optimizer step; 0 is the fusion that it started from, the dotted line the weights that were kept.",
+        polish.draw,
+        polish.absent,
+        extra=True,
     ),
     Plot(
         "disentanglement",

@@ -15,7 +15,9 @@ from tangora.config.recipe import FusionEntry, Recipe
 from tangora.errors import TangoraError
 from tangora.evaluation.results import Outcome
 from tangora.runs.jobs import Job, Resources
+from tangora.runs.stages.cells import Cell
 from tangora.runs.stages.experts import ExpertJob
+from tangora.runs.stages.fusion import Candidate
 from tangora.runs.stages.outcomes import joined
 from tangora.runs.stages.scores import FusionScoresJob
 from tangora.runs.stages.statistics import StatisticsJob, kinds_of
@@ -80,7 +82,12 @@ class FusedJob(Job):
         part = fusion.subset([context.names.index(name) for name in outcome.subset])
         parameters = dict(outcome.coefficients)
         weights = parameters.pop("weights")
-        made = part.merge(_entry(context.recipe, outcome).method, weights, parameters)
+        entry = _entry(context.recipe, outcome)
+        if entry.polish is None:
+            made = part.merge(entry.method, weights, parameters)
+        else:
+            cell = Cell(self.mode, self.space, tuple(outcome.subset), entry)
+            made = context.polisher.polished(Candidate(cell, weights, parameters), part)
         made = made if selection is None else made.with_selection(selection)
         scores = {task: result.score for task, result in outcome.results["test"].items()}
         return made.with_scores(scores, split="test", selection=outcome.selection)

@@ -25,6 +25,7 @@ from tangora.evaluation.results import Outcome, rank_kept
 from tangora.methods import get
 from tangora.progress import Progress
 from tangora.runs.stages.cells import Cell
+from tangora.runs.stages.polisher import Polisher
 from tangora.runs.stages.search import Searches
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ __all__ = [
     "Fused",
     "FusionStage",
     "candidate_rows",
+    "polish_rows",
     "score",
     "search_rows",
 ]
@@ -86,6 +88,7 @@ class Fused:
         results: split -> task -> result.
         tried: the candidates that it was selected from, on the split of the selection; empty without selection.
         found: the result of a search, with its certificate.
+        polished: how the chosen candidate was trained further, and its results before; None if it was not.
     """
 
     candidate: Candidate
@@ -93,6 +96,7 @@ class Fused:
     results: Mapping[str, Mapping[str, Result]]
     tried: tuple[CellResult, ...] = ()
     found: Found | None = None
+    polished: Mapping[str, Any] | None = None
 
     @property
     def cell(self) -> Cell:
@@ -134,6 +138,11 @@ def search_rows(fused: Iterable[Fused]) -> list[dict[str, Any]]:
     ]
 
 
+def polish_rows(fused: Iterable[Fused]) -> list[dict[str, Any]]:
+    """Return the rows of ``polish.json``: the curves of each polish, and the scores before and after it."""
+    return [{**one.cell.place, "selection": one.selection, **one.polished} for one in fused if one.polished is not None]
+
+
 def score(candidate: Candidate, fusion: Fusion, tasks: Sequence[str], split: str, scoring: Scoring) -> CellResult:
     """Score a candidate on ``split`` of ``tasks``.
 
@@ -159,6 +168,7 @@ class FusionStage:
         scoring: scores fused candidates.
         baselines: split -> task -> result of the expert on its own task.
         searches: find coefficients.
+        polisher: trains chosen candidates further.
     """
 
     recipe: Recipe
@@ -166,6 +176,7 @@ class FusionStage:
     scoring: Scoring
     baselines: Mapping[str, Mapping[str, Result]]
     searches: Searches
+    polisher: Polisher
 
     def run(self, listed: Sequence[Cell], progress: Progress) -> list[Fused]:
         """Fill the cells, subset by subset; the caller begins and ends the stage of progress."""
@@ -184,14 +195,14 @@ class FusionStage:
         """Return the chosen candidate for each kind of selection."""
         listed = _listed(cell)
         if cell.entry.search is None and len(listed) == 1:
-            return [self._finished(listed[0], fusion, "given")]
+            return [self._finished(listed[0], fusion, "given", on_step)]
         chosen = []
         for selection in self.recipe.fusion.selection:
             split = "test" if selection == "oracle" else "validation"
             if cell.entry.search is None:
                 tried = [score(candidate, fusion, cell.subset, split, self.scoring) for candidate in listed]
                 best = grid.select(tried, [self._rank(result) for result in tried], where=_named(cell))
-                chosen.append(self._finished(best.candidate, fusion, selection, tried))
+                chosen.append(self._finished(best.candidate, fusion, selection, on_step, tried))
             else:
                 chosen.append(self._searched(cell, cell.entry.search, fusion, selection, split, on_step))
         return chosen
@@ -212,22 +223,34 @@ class FusionStage:
         candidates = [Candidate(cell, w, cell.entry.parameters) for w in weights]
         tried = [score(candidate, fusion, cell.subset, split, self.scoring) for candidate in candidates]
         best = Candidate(cell, found.weights, cell.entry.parameters)
-        return self._finished(best, fusion, selection, tried, found)
+        return self._finished(best, fusion, selection, on_step, tried, found)
 
     def _finished(
         self,
         candidate: Candidate,
         fusion: Fusion,
         selection: str,
+        on_step: OnStep,
         tried: Sequence[CellResult] = (),
         found: Found | None = None,
     ) -> Fused:
-        everything = [task.name for task in self.recipe.tasks]
-        results = {"test": score(candidate, fusion, everything, "test", self.scoring).results}
-        if selection == "validation":
-            subset = candidate.cell.subset
-            results["validation"] = score(candidate, fusion, subset, "validation", self.scoring).results
-        return Fused(candidate, selection, results, tuple(tried), found)
+        cell, everything = candidate.cell, [task.name for task in self.recipe.tasks]
+        scored = {"test": everything} | ({"validation": list(cell.subset)} if selection == "validation" else {})
+        if cell.entry.polish is None:
+            results = {split: score(candidate, fusion, t, split, self.scoring).results for split, t in scored.items()}
+            return Fused(candidate, selection, results, tuple(tried), found)
+        start = score(candidate, fusion, cell.subset, "test", self.scoring).results
+
+        def step(done: int, total: int, loss: float) -> None:
+            on_step(done, total, f"divergence {loss:.4f}")
+
+        adapter = self.polisher.polished(candidate, fusion, step)
+        results = {split: self.scoring.of_adapter(adapter, t, split) for split, t in scored.items()}
+        info = adapter.metadata.polished
+        curves = {n: v for n, v in self.polisher.record(candidate, fusion).items() if n != "seconds"}  # would differ
+        record = {**curves, "polished": info and info.model_dump(mode="json")}
+        record["scores"] = {n: [start[n].score, results["test"][n].score] for n in cell.subset}
+        return Fused(candidate, selection, results, tuple(tried), found, record)
 
 
 def _show(progress: Progress, cells_done: int, what: str, done: int, total: int, detail: str) -> None:

@@ -28,12 +28,14 @@ class Outcomes:
         selections: for each of these, the record of its search; None without a search.
         candidates: rows of ``candidates.csv``.
         searches: rows of ``searches.json``.
+        polishes: rows of ``polish.json``.
     """
 
     chosen: Sequence[Outcome]
     selections: Sequence[Mapping[str, Any] | None]
     candidates: Sequence[Mapping[str, Any]] = field(default=())
     searches: Sequence[Mapping[str, Any]] = field(default=())
+    polishes: Sequence[Mapping[str, Any]] = field(default=())
 
 
 def joined(parts: Iterable[Outcomes]) -> Outcomes:
@@ -44,6 +46,7 @@ def joined(parts: Iterable[Outcomes]) -> Outcomes:
         [one for part in listed for one in part.selections],
         [one for part in listed for one in part.candidates],
         [one for part in listed for one in part.searches],
+        [one for part in listed for one in part.polishes],
     )
 
 
@@ -54,6 +57,7 @@ def write_outcomes(path: Path, outcomes: Outcomes) -> None:
         "selections": list(outcomes.selections),
         "candidates": list(outcomes.candidates),
         "searches": list(outcomes.searches),
+        "polishes": list(outcomes.polishes),
     }
     write_text(path, json.dumps(raw, separators=(",", ":"), ensure_ascii=False) + "\n")
 
@@ -67,7 +71,7 @@ def read_outcomes(path: Path) -> Outcomes:
     raw = read_json(path)
     try:
         chosen = [Outcome(**{**one, "subset": tuple(one["subset"]), "results": _results(one)}) for one in raw["chosen"]]
-        return Outcomes(chosen, raw["selections"], raw["candidates"], raw["searches"])
+        return Outcomes(chosen, raw["selections"], raw["candidates"], raw["searches"], raw.get("polishes", ()))
     except (KeyError, TypeError) as cause:
         raise FileError("no outcomes in the file", where=path, fix="delete it and run the recipe again") from cause
 

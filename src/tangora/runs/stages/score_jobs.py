@@ -15,6 +15,7 @@ from tangora.runs.stages.cells import Cell, cells
 from tangora.runs.stages.column_files import ColumnsJob
 from tangora.runs.stages.experts import ExpertJob
 from tangora.runs.stages.fusion import FusionStage
+from tangora.runs.stages.polisher import polish_code
 from tangora.runs.stages.scores import ExpertScoresJob, FusionScoresJob, ZeroShotJob
 from tangora.runs.stages.statistics import StatisticsJob
 from tangora.runs.stages.work import cells_work, rows_of
@@ -92,8 +93,22 @@ def _determinants(recipe: Recipe, listed: Sequence[Cell]) -> list[object]:
     searches = [SEARCHES.get(entry.search.name) for entry in entries if entry.search is not None]
     methods = [get(entry.method).function for entry in entries]
     code = source_digest(FusionStage, *methods, *searches, *(search.settings for search in searches))
-    settings = [entry.model_dump(mode="json") for entry in entries]
-    return [settings, code, _code(recipe), recipe.fusion.selection, recipe.seed, recipe.evaluation.batch_size]
+    settings = [_dumped(entry) for entry in entries]
+    polished = [polish_code(recipe.base.family)] if any(entry.polish for entry in entries) else []
+    return [
+        *polished,
+        settings,
+        code,
+        _code(recipe),
+        recipe.fusion.selection,
+        recipe.seed,
+        recipe.evaluation.batch_size,
+    ]
+
+
+def _dumped(entry: FusionEntry) -> dict[str, object]:
+    """Return an entry's settings, without a key that earlier versions did not have unless it is used."""
+    return entry.model_dump(mode="json", exclude=None if entry.polish is not None else {"polish"})
 
 
 def _code(recipe: Recipe) -> str:

@@ -23,7 +23,7 @@ from tangora.evaluation.results import Outcome
 from tangora.runs.jobs import Job
 from tangora.runs.stages.cells import Cell, cells
 from tangora.runs.stages.column_files import scored_on_columns
-from tangora.runs.stages.fusion import FusionStage, candidate_rows, search_rows
+from tangora.runs.stages.fusion import FusionStage, candidate_rows, polish_rows, search_rows
 from tangora.runs.stages.outcomes import Outcomes, read_outcomes, write_outcomes
 from tangora.runs.stages.search import Searches
 from tangora.runs.stages.statistics import kinds_of
@@ -142,8 +142,8 @@ class FusionScoresJob(ScoresJob):
         context.progress.begin(self.label, len(listed))
         fused = stage.run(listed, context.progress)
         selections = [one.found.to_dict() if one.found is not None else None for one in fused]
-        rows, searches = candidate_rows(fused), search_rows(fused)
-        self.write(context, Outcomes([one.outcome for one in fused], selections, rows, searches))
+        rows, searches, polishes = candidate_rows(fused), search_rows(fused), polish_rows(fused)
+        self.write(context, Outcomes([one.outcome for one in fused], selections, rows, searches, polishes))
         context.progress.end()
 
     def cells(self, recipe: Recipe) -> list[Cell]:
@@ -163,6 +163,7 @@ class FusionScoresJob(ScoresJob):
             Scoring(self.evaluator(context), recipe.seed, columns),
             self._baselines(context),
             Searches(context.base, context.tasks, context.columns, folder, recipe.seed, size),
+            context.polisher,
         )
 
     def _baselines(self, context: Context) -> dict[str, dict[str, Result]]:

@@ -1,7 +1,7 @@
 """The tables of a run.
 
-RUN/scores.csv, candidates.csv, summary.json, similarity.json; RUN/searches.json and RUN/cache/predictions.json
-unless they would be empty
+RUN/scores.csv, candidates.csv, summary.json, similarity.json; RUN/searches.json, polish.json and
+RUN/cache/predictions.json unless they would be empty
 """
 
 from __future__ import annotations
@@ -78,6 +78,8 @@ def _write_candidates(context: Context, outcomes: Outcomes) -> None:
     scores.write_csv(context.run / "candidates.csv", listed, CANDIDATE_COLUMNS)
     if outcomes.searches:
         write_json(context.run / "searches.json", {"rows": list(outcomes.searches)})
+    if outcomes.polishes:
+        write_json(context.run / "polish.json", {"rows": list(outcomes.polishes)})
     linear = {mode: scored_on_columns(context.recipe, context.sources, mode) for mode in context.recipe.modes}
     write_site_predictions(context.run, outcomes.chosen, lambda mode: linear.get(mode, False))
 

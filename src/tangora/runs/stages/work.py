@@ -30,7 +30,19 @@ def cells_work(recipe: Recipe, sources: Sources, listed: Sequence[Cell]) -> Reso
     """Return the cost of choosing the coefficients of cells and scoring the chosen candidates."""
     chosen = [_choice(recipe, sources, cell) for cell in listed]
     scored = [_pass(recipe, sources, cell) * rows_of(sources, sources.tasks, "test") for cell in listed]
-    return Resources(sum(scored) + sum(work for work in chosen if work is not None), known=None not in chosen)
+    polished = [_polish(recipe, sources, cell) for cell in listed]
+    total = sum(scored) + sum(polished) + sum(work for work in chosen if work is not None)
+    return Resources(total, known=None not in chosen)
+
+
+def _polish(recipe: Recipe, sources: Sources, cell: Cell) -> float:
+    """Return the cost of polishing a cell's chosen fusions."""
+    settings = cell.entry.polish
+    if settings is None:
+        return 0.0
+    given = cell.entry.search is None and _candidates(cell.entry) == 1
+    times = 1 if given else len(recipe.fusion.selection)
+    return times * settings.passes([sources.tasks[name].rows[settings.split] for name in cell.subset])
 
 
 def _pass(recipe: Recipe, sources: Sources, cell: Cell) -> float:

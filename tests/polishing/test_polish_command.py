@@ -1,0 +1,113 @@
+"""``tangora polish``: on rows of files, by what the adapters record, and on rows of a recipe."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import tangora
+from tangora.cli import commands as cli
+from tangora.config.recipe import FinetuneConfig, LoraSettings, TrainingSettings
+from tangora.modes.finetuning import finetune
+
+
+def run(*arguments: object) -> int:
+    """The program in this process; its exit code."""
+    import sys
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["tangora", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    return int(ended.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def expert(text_base, text_task, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("experts") / "colors"
+    training = TrainingSettings(steps=10, batch_size=8, checkpoint_every=None, learning_rate=1e-2)
+    lora = LoraSettings(r=2, target_modules=["query", "value"])
+    finetune(text_base, text_task, FinetuneConfig(mode="lora", lora=lora, training=training), out=folder)
+    return folder
+
+
+@pytest.fixture
+def bare(text_data, tmp_path) -> Path:
+    """Rows of the inputs without a column of labels."""
+    from pyarrow import parquet
+
+    table = parquet.read_table(text_data / "train.parquet").select(["text"])
+    parquet.write_table(table, tmp_path / "bare.parquet")
+    return tmp_path / "bare.parquet"
+
+
+SMALL = ("--rank", 2, "--rows", 12, "--steps", 3, "--weights", 0.2)
+
+
+def test_rows_of_a_file_without_labels(expert, bare, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run("polish", expert, "--data", f"colors={bare}", *SMALL, "--out", out, "--json", "-q") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["rows"] == {"colors": 12}
+    made = tangora.load(out)
+    assert made.metadata.polished.experts == {"colors": tangora.load(expert).fingerprint}
+    assert made.records.keys() == {"colors"}
+    assert not list(tmp_path.glob(".out*"))
+    assert run("polish", expert, "--data", f"colors={bare}", *SMALL, "--out", out, "-q") == 2
+    assert "exists" in capsys.readouterr().err
+
+
+def test_a_person_sees_rows_and_what_was_gained(expert, bare, tmp_path, capsys):
+    assert run("polish", expert, "--data", f"colors={bare}", *SMALL, "--out", tmp_path / "out", "-q") == 0
+    shown = capsys.readouterr().out
+    assert "polished towards 1 expert on 12 train rows each, without labels" in shown
+    assert "→" in shown
+
+
+def test_a_dry_run_says_what_it_would_cost_and_writes_nothing(expert, bare, tmp_path, capsys):
+    before = sorted(tmp_path.iterdir())
+    arguments = (expert, "--data", f"colors={bare}", *SMALL, "--out", tmp_path / "out", "--dry-run", "-q")
+    assert run("polish", *arguments) == 0
+    # 12 rows answered; 3 steps of 5 rows, a backward pass counting as two; one held-out row judged twice
+    assert "about 59 rows" in capsys.readouterr().out
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "polish needs rows"),
+        (["--data", "colors"], "rows are NAME=FILE"),
+        (["--data", "shapes=FILE"], "no rows for this task"),
+        (["--data", "colors=FILE", "--data", "colors=FILE"], "two files for one task"),
+        (["--data", "colors=nothing.csv"], "file not found"),
+        (["--data", "colors=tangora.toml"], "the kind of the file is unknown"),
+        (["--data", "colors=FILE", "--set", "steps=3"], "option of its own"),
+        (["--data", "colors=FILE", "--set", "stepps=3"], "unknown key 'stepps'"),
+        (["--data", "colors=FILE", "--recipe", "quickstart"], "polish needs rows"),
+        (["--data", "colors=FILE", "--recipe-set", "seed=1"], "no recipe to change"),
+        (["--data", "colors=FILE", "--start", "nowhere"], "no such folder"),
+    ],
+)
+def test_refusals(expert, bare, tmp_path, capsys, arguments, said):
+    given = [argument.replace("FILE", str(bare)) for argument in arguments]
+    before = sorted(p for p in tmp_path.rglob("*"))
+    assert run("polish", expert, *given, *SMALL, "--out", tmp_path / "out", "-q") == 2
+    assert said in capsys.readouterr().err
+    assert sorted(p for p in tmp_path.rglob("*")) == before
+
+
+def test_another_column_is_named(expert, tmp_path, capsys):
+    (tmp_path / "other.csv").write_text("sentence\nred grass\nblue sea\n")
+    assert run("polish", expert, "--data", f"colors={tmp_path / 'other.csv'}", *SMALL, "--out", tmp_path / "o") == 2
+    assert "sentence" in capsys.readouterr().err
+
+
+def test_an_adapter_of_peft_alone_needs_a_recipe(expert, bare, tmp_path, capsys):
+    import shutil
+
+    shutil.copytree(expert, tmp_path / "colors", ignore=shutil.ignore_patterns("heads"))
+    assert run("polish", tmp_path / "colors", "--data", f"colors={bare}", *SMALL, "--out", tmp_path / "o") == 2
+    assert "--recipe" in capsys.readouterr().err
