@@ -53,8 +53,6 @@ def test_it_stands_beside_the_fusion_in_the_tables(done):
     rows = json.loads((done / "polish.json").read_text())["rows"]
     places = {(mode, selection) for mode in ("lora", "tangent") for selection in ("validation", "oracle")}
     assert {(r["mode"], r["selection"]) for r in rows} == places
-        (m, s) for m in ("lora", "tangent") for s in ("validation", "oracle")
-    }
     assert "seconds" not in rows[0]
 
 
