@@ -15,6 +15,7 @@ from tangora.evaluation.evaluator import evaluate
 from tangora.modes.finetuning import finetune
 from tangora.polishing.following import Follower
 from tangora.polishing.lessons import choose_rows, lesson, selected
+from tangora.polishing.recombination import recombined
 from tangora.polishing.training import polish
 from tangora.polishing.training import polished as train
 from tangora.tasks.values import Split
@@ -46,7 +47,7 @@ def experts(text_base, tasks):
 
 def polished(experts, base, tasks, **settings):
     chosen = {"rank": 4, "rows": 24, "steps": 30, "batch_size": 4, "learning_rate": 3e-2, "evaluate_every": 10}
-    chosen |= {"follow": "probabilities"}
+    chosen |= {"follow": "probabilities", "recombined": 0}
     return polish(experts, base, tasks, progress=False, **{**chosen, **settings})
 
 
@@ -187,7 +188,7 @@ def test_features_alone_are_enough_to_follow(experts, text_base, tasks):
 
 
 def test_from_nothing_the_start_is_the_base(experts, text_base, tasks):
-    settings = PolishSettings(initial="random", rank=2, steps=1, rows=8, learning_rate=1e-9, held_out=0)
+    settings = PolishSettings(initial="random", rank=2, steps=1, rows=8, recombined=0, learning_rate=1e-9, held_out=0)
     made = train(experts[0], {"one": lambda: experts[0]}, text_base, tasks[:1], settings).adapter
     info = made.metadata.polished
     assert (info.start, made.metadata.fused) == ("random", None)
@@ -258,3 +259,34 @@ def test_generated_answers(answer_base, answer_task):
     assert info.after[answer_task.name] < info.before[answer_task.name]
     assert 0 < info.mass <= 1
     assert evaluate(made, answer_base, [answer_task], split="validation")
+
+
+def test_rows_are_made_of_the_rows_that_are_not_held_out(experts, text_base, tasks):
+    """Nothing new is in them but the order: special tokens stay at both ends, and tokens come from the drawn rows."""
+    made = polished(experts[:1], text_base, tasks[:1], start=tangora.fuse(experts[:1], weights=0.1), recombined=60)
+    info = made.metadata.polished
+    assert (info.rows, info.recombined) == ({"one": 24}, {"one": 36})
+    assert info.after["one"] < info.before["one"]
+    used = selected(tasks[0].splits["train"], _rows(tasks[0], 24)[:20])
+    more = recombined(used, 200, text_base, "seed")
+    tokens = {token for row in used.inputs["input_ids"] for token in row.tolist()}
+    originals = {tuple(row.tolist()) for row in used.inputs["input_ids"]}
+    longest = max(map(len, originals))
+    start, end = text_base.processor.cls_token_id, text_base.processor.sep_token_id
+    for row in more.inputs["input_ids"]:
+        assert (row[0], row[-1]) == (start, end)
+        assert set(row.tolist()) <= tokens
+        assert 3 <= len(row) <= longest
+    assert sum(tuple(row.tolist()) not in originals for row in more.inputs["input_ids"]) > 100
+    again = recombined(used, 200, text_base, "seed")
+    assert all(torch.equal(a, b) for a, b in zip(more.inputs["input_ids"], again.inputs["input_ids"], strict=True))
+
+
+def test_images_are_mixed(image_base, image_task):
+    rows = selected(image_task.splits["train"], range(4))
+    more = recombined(rows, 6, image_base, "seed").inputs["pixel_values"]
+    original = torch.as_tensor(rows.inputs["pixel_values"])
+    assert more.shape == (6, *original.shape[1:])
+    assert float(more.min()) >= float(original.min()) - 1e-6
+    assert float(more.max()) <= float(original.max()) + 1e-6
+    assert not any(torch.equal(a, b) for a in more for b in original)

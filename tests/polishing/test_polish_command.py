@@ -43,7 +43,7 @@ def bare(text_data, tmp_path) -> Path:
     return tmp_path / "bare.parquet"
 
 
-SMALL = ("--rank", 2, "--rows", 12, "--steps", 3, "--weights", 0.2)
+SMALL = ("--rank", 2, "--rows", 12, "--steps", 3, "--weights", 0.2, "--set", "recombined=20")
 
 
 def test_rows_of_a_file_without_labels(expert, bare, tmp_path, capsys):
@@ -70,8 +70,8 @@ def test_a_dry_run_says_what_it_would_cost_and_writes_nothing(expert, bare, tmp_
     before = sorted(tmp_path.iterdir())
     arguments = (expert, "--data", f"colors={bare}", *SMALL, "--out", tmp_path / "out", "--dry-run", "-q")
     assert run("polish", *arguments) == 0
-    # 12 rows answered; 3 steps of 5 rows, a backward pass counting as two; one held-out row judged twice
-    assert "about 59 rows" in capsys.readouterr().out
+    # 20 rows answered; 3 steps of 5 rows, a backward pass counting as two; one held-out row judged twice
+    assert "about 67 rows" in capsys.readouterr().out
     assert sorted(tmp_path.iterdir()) == before
 
 

@@ -17,7 +17,15 @@ from tangora.runs.runner import run as run_recipe
 from tangora.support.validation import validate
 from tiny_run import recipe_for
 
-POLISH = {"rank": 3, "rows": 16, "steps": 6, "batch_size": 4, "learning_rate": 0.02, "evaluate_every": 3}
+POLISH = {
+    "rank": 3,
+    "rows": 16,
+    "steps": 6,
+    "batch_size": 4,
+    "learning_rate": 0.02,
+    "evaluate_every": 3,
+    "recombined": 20,
+}
 
 
 def recipe_of(model, data, **changes):

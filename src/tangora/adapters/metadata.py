@@ -118,7 +118,8 @@ class PolishedInfo(_Frozen):
 
     ``start`` is the fingerprint of the adapter that it started from, or ``random``; ``start_error`` the relative
     error of its truncation; ``left_out`` lists parameters that LoRA cannot hold. ``experts`` maps tasks to
-    fingerprints, and ``rows`` tasks to numbers of rows of ``split``. ``before`` and ``after`` contain the mean
+    fingerprints, ``rows`` tasks to numbers of rows of ``split``, and ``recombined`` tasks to numbers of rows that were
+    made of parts of these. ``before`` and ``after`` contain the mean
     divergence from each task's expert, in nats, on ``measured_on`` rows. ``step`` is the step with the weights that
     were kept, ``mass`` the mean probability of the tokens that were kept of a vocabulary.
     """
@@ -129,6 +130,7 @@ class PolishedInfo(_Frozen):
     experts: dict[str, str]
     split: str
     rows: dict[str, int]
+    recombined: dict[str, int]
     measured_on: Literal["held-out", "the same"]
     before: dict[str, float]
     after: dict[str, float]

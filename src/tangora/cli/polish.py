@@ -215,7 +215,9 @@ def _from_recipe(options: PolishOptions, progress: Progress) -> tuple[Base, list
 def _from_files(options: PolishOptions, files: Mapping[str, Path]) -> tuple[Base, list[Task]]:
     """Load the base that the experts name, and the rows of the files as their records describe."""
     from tangora.adapters.heads import read_records  # deferred: imports torch
-    from tangora.api.loading import load_base
+    from tangora.config.tasks import base_settings
+    from tangora.support.machine import Machine
+    from tangora.tasks import load_base
     from tangora.tasks.recorded import read_inputs, recorded_task
 
     named = _named(options.adapters)
@@ -234,7 +236,9 @@ def _from_files(options: PolishOptions, files: Mapping[str, Path]) -> tuple[Base
             raise ArgumentError("the adapter does not say how its rows are read", got=task, where=folder, fix=fix)
         records[task] = found[task]
     family, settings = _common(records)
-    base = load_base(_model(options), family=family, **settings)
+    machine = Machine.resolve("auto", "float32", "auto")
+    machine.use_threads()
+    base = load_base(base_settings({"family": family, "model": _model(options), **settings}, "--base"), machine)
     return base, [recorded_task(name, records[name], base, read_inputs(files[name], name)) for name in files]
 
 
@@ -283,8 +287,11 @@ def _model(options: PolishOptions) -> str:
 
 def _plan(options: PolishOptions, settings: PolishSettings, tasks: list[Task]) -> tuple[dict[str, Any], str]:
     """Return what would be done: rows, and the work in rows that pass forward through the model."""
+    from tangora.support.seams import FAMILIES  # deferred: --help needs none of it
+
     rows = {task.name: min(settings.rows, len(task.splits.get(settings.split, ()))) for task in tasks}
-    passes = settings.passes(list(rows.values()))
+    classes = all(FAMILIES.get(task.family).logits_over == "classes" for task in tasks)
+    passes = settings.passes(list(rows.values()), classes=classes)
     document = {"dry_run": True, "rows": rows, "passes": passes, "settings": settings.model_dump(mode="json")}
     line = f"{len(tasks)} experts answer {sum(rows.values())} rows; {settings.steps} steps of "
     line += f"{settings.batch_size} rows a task: about {passes:,.0f} rows through the model"

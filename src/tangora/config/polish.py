@@ -12,6 +12,9 @@ from tangora.config.settings import Frozen
 __all__ = ["PolishSettings"]
 
 
+_REACHED = 1000  # more rows gained nothing on seven text tasks
+
+
 class PolishSettings(Frozen):
     """The student, the rows without labels, and the training.
 
@@ -21,6 +24,11 @@ class PolishSettings(Frozen):
 
     rank: int | None = Field(default=16, ge=1, description="largest rank of a site; None: that of the start")
     rows: int = Field(default=256, ge=2, description="most rows per task; their labels are not read")
+    recombined: int | None = Field(
+        default=None,
+        ge=0,
+        description="rows per task to reach by putting parts of the drawn ones together; default: 1000 for classes",
+    )
     split: Literal["train", "validation"] = Field(default="train", description="the split that the rows are drawn from")
     held_out: float = Field(
         default=0.1, ge=0, lt=1, description="share of these rows on which the best step is chosen; 0: the last step"
@@ -50,17 +58,31 @@ class PolishSettings(Frozen):
     )
     evaluate_every: int = Field(default=25, ge=1, description="steps between divergences on the held-out rows")
 
-    def passes(self, rows: Sequence[int]) -> float:
+    def reach(self, classes: bool) -> int:
+        """Return how many rows of a task there are to be, with those that are made.
+
+        Args:
+            classes: whether answers are classes. Texts would have to be generated for every row that is made.
+        """
+        return self.recombined if self.recombined is not None else _REACHED if classes else 0
+
+    def passes(self, rows: Sequence[int], *, classes: bool = True) -> float:
         """Return about how many rows pass forward through the model; a backward pass counts as two.
 
         Args:
             rows: how many rows each task has.
+            classes: whether answers are classes.
         """
         used = [min(self.rows, count) for count in rows]
-        judged = round(self.held_out * sum(used)) if self.held_out else sum(used)
+        answered = sum(max(count, self.reach(classes)) for count in used)
+        judged = sum(self.held(count) for count in used) or sum(used)
         times = 2 + self.steps // self.evaluate_every if self.held_out else 2
         cost = 6 if self.student == "tangent" else 3
-        return float(sum(used) + cost * self.steps * self.batch_size * len(used) + times * judged)
+        return float(answered + cost * self.steps * self.batch_size * len(used) + times * judged)
+
+    def held(self, rows: int) -> int:
+        """Return how many of a task's rows are held out."""
+        return min(rows - 1, max(1, round(self.held_out * rows))) if self.held_out else 0
 
     @model_validator(mode="after")
     def _consistent(self) -> PolishSettings:

@@ -35,7 +35,17 @@ if TYPE_CHECKING:
     from tangora.tasks.contract import Readout
     from tangora.tasks.model import TaskModel
 
-__all__ = ["Answers", "Lesson", "SideBySide", "choose_rows", "lesson", "selected", "shared_with_test", "with_features"]
+__all__ = [
+    "Answers",
+    "Lesson",
+    "SideBySide",
+    "choose_rows",
+    "joined",
+    "lesson",
+    "selected",
+    "shared_with_test",
+    "with_features",
+]
 
 _BATCH = 32
 
@@ -84,6 +94,8 @@ class Lesson:
         answers: of the expert.
         expert: the expert without its updates: its heads and records.
         print: the fingerprint of the expert.
+        drawn: how many of the rows are rows of the task; the others were made of them.
+        held: how many of the rows, the last ones, are held out.
     """
 
     task: Task
@@ -91,6 +103,8 @@ class Lesson:
     answers: Answers
     expert: Adapter
     print: str
+    drawn: int = 0
+    held: int = 0
 
     def part(self, rows: Sequence[int]) -> Lesson:
         """Return the lesson of some of the rows, in this order."""
@@ -158,6 +172,16 @@ def choose_rows(task: Task, split: str, count: int, seed: int) -> list[int]:
     available = len(task.splits[split])
     order = random.Random(f"polish:{seed}:{task.name}").sample(range(available), available)
     return order[:count]
+
+
+def joined(parts: Sequence[Split]) -> Split:
+    """Return the rows of several splits of the same inputs, one after the other."""
+    inputs: dict[str, Any] = {}
+    for name, values in parts[0].inputs.items():
+        listed = [part.inputs[name] for part in parts]
+        one = isinstance(values, Tensor)
+        inputs[name] = torch.cat([*map(torch.as_tensor, listed)]) if one else [row for rows in listed for row in rows]
+    return Split(inputs, [0] * sum(map(len, parts)))
 
 
 def shared_with_test(task: Task, split: str, rows: Sequence[int]) -> int:

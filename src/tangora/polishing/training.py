@@ -22,11 +22,13 @@ from tangora.modes.contract import Bench, OnStep, reporting
 from tangora.modes.finetuning import in_work_folder, write_trained
 from tangora.modes.session import training
 from tangora.polishing.following import Follower, divergences, in_turn
-from tangora.polishing.lessons import Lesson, choose_rows, lesson, selected, shared_with_test
+from tangora.polishing.lessons import Lesson, choose_rows, joined, lesson, selected, shared_with_test
+from tangora.polishing.recombination import recombined
 from tangora.polishing.student import Start, embedded, put_in, start_of
 from tangora.progress import Progress, shown
 from tangora.support.extras import require
 from tangora.support.files import digest, reachable, refuse_output
+from tangora.support.seams import FAMILIES
 from tangora.support.source import source_digest
 from tangora.support.validation import validate
 from tangora.tangent.linearization import linear_factors
@@ -201,12 +203,26 @@ class _Teaching:
         made = []
         progress.begin("answers of the experts", len(tasks))
         for task in tasks:
-            rows = self._rows(task)
             top, same = self.settings.top, self.same_base
-            made.append(lesson(self.base, task, rows, experts[task.name], top=top, same_base=same, cache=self.cache))
+            chosen = self._rows(task)
+            (rows, held), drawn = self._with_more(task, chosen), len(chosen)
+            one = lesson(self.base, task, rows, experts[task.name], top=top, same_base=same, cache=self.cache)
+            made.append(replace(one, held=held, drawn=drawn))
             progress.advance(detail=task.name)
         progress.end()
         return made
+
+    def _with_more(self, task: Task, rows: Split) -> tuple[Split, int]:
+        """Return the rows with those that are made of them, held-out ones last, and how many are held out.
+
+        Nothing is made of rows that are held out.
+        """
+        held = self.settings.held(len(rows))
+        used, last = selected(rows, range(len(rows) - held)), selected(rows, range(len(rows) - held, len(rows)))
+        classes = FAMILIES.get(task.family).logits_over == "classes"
+        more = max(0, self.settings.reach(classes) - len(rows))
+        made = recombined(used, more, self.base, f"{self.seed}:{task.name}") if more else selected(used, [])
+        return joined([used, made, last]), held
 
     def _rows(self, task: Task) -> Split:
         """Return the inputs of the chosen rows.
@@ -264,10 +280,9 @@ class _Training:
         used, held = [], []
         for one in self.lessons:
             count = len(one.rows)
-            kept = min(count - 1, max(1, round(self.settings.held_out * count))) if self.settings.held_out else 0
-            used.append(one.part(range(count - kept)))
-            if kept:
-                held.append(one.part(range(count - kept, count)))
+            used.append(one.part(range(count - one.held)))
+            if one.held:
+                held.append(one.part(range(count - one.held, count)))
         return used, held
 
     def _followers(self, lessons: Sequence[Lesson], kind: type[TaskModel]) -> list[Follower]:
@@ -322,7 +337,8 @@ class _Training:
             left_out=list(self.first.left_out) or None,
             experts={one.task.name: one.print for one in self.lessons},
             split=settings.split,
-            rows={one.task.name: len(one.rows) for one in self.lessons},
+            rows={one.task.name: one.drawn for one in self.lessons},
+            recombined={one.task.name: len(one.rows) - one.drawn for one in self.lessons},
             measured_on="held-out" if held else "the same",
             before=dict(before),
             after=dict(after),

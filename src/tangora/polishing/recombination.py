@@ -1,0 +1,82 @@
+"""More rows from few: parts of a task's rows put together anew. An expert answers any input, and needs no label for it.
+
+Half of the new texts are the beginning of one row and the end of another; in the other half a quarter of a row's tokens
+is replaced by tokens of the other rows. New images are mixtures of two rows, shifted by a few pixels. Measured on seven
+text tasks, 64 rows and 936 made of them are worth more than 1000 rows (docs/polish.md).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from tangora.tasks.values import Split
+
+if TYPE_CHECKING:
+    from tangora.tasks import Base
+
+__all__ = ["recombined"]
+
+_REPLACED = 0.25
+_SHIFT = 16  # an image is shifted by at most this part of its size
+
+
+def recombined(rows: Split, count: int, base: Base, seed: str) -> Split:
+    """Return rows made of the given ones, with placeholders as targets.
+
+    Args:
+        rows: inputs: ``input_ids`` or ``pixel_values``.
+        count: how many to make.
+        base: its tokenizer names the special tokens, which stay where they are.
+        seed: of every draw.
+    """
+    generator = random.Random(f"recombined:{seed}")
+    names = set(rows.inputs) - {"labels"}
+    if names == {"input_ids"}:
+        inputs: dict[str, Any] = {"input_ids": _texts(list(rows.inputs["input_ids"]), count, base, generator)}
+    elif names == {"pixel_values"}:
+        inputs = {"pixel_values": _images(rows.inputs["pixel_values"], count, generator)}
+    else:
+        return Split({name: values[:0] for name, values in rows.inputs.items()}, [])
+    return Split(inputs, [0] * count)
+
+
+def _texts(rows: Sequence[Tensor], count: int, base: Base, generator: random.Random) -> list[Tensor]:
+    special = set(getattr(base.processor, "all_special_ids", ()))
+    parts = [_parts(row.tolist(), special) for row in rows]
+    longest = max(len(body) for _, body, _ in parts)
+    pool = [token for _, body, _ in parts for token in body]
+    made = []
+    for _ in range(count):
+        (start, body, end), (_, other, _) = generator.choice(parts), generator.choice(parts)
+        if generator.random() < 0.5:
+            new = body[: generator.randint(0, len(body))] + other[generator.randint(0, len(other)) :]
+        else:
+            new = [generator.choice(pool) if generator.random() < _REPLACED else token for token in body]
+        made.append(torch.tensor([*start, *(new[:longest] or body), *end], dtype=torch.int64))
+    return made
+
+
+def _parts(ids: list[int], special: set[int]) -> tuple[list[int], list[int], list[int]]:
+    """Return the special tokens at the beginning, what is between, and the special tokens at the end."""
+    first, last = 0, len(ids)
+    while first < last and ids[first] in special:
+        first += 1
+    while last > first and ids[last - 1] in special:
+        last -= 1
+    return ids[:first], ids[first:last], ids[last:]
+
+
+def _images(rows: Sequence[Tensor] | Tensor, count: int, generator: random.Random) -> Tensor:
+    made = []
+    for _ in range(count):
+        one, other = rows[generator.randrange(len(rows))], rows[generator.randrange(len(rows))]
+        share = generator.uniform(0.5, 1.0)
+        most = [size // _SHIFT for size in one.shape[-2:]]
+        shift = [generator.randint(-size, size) for size in most]
+        made.append(torch.roll(share * one + (1 - share) * other, shift, (-2, -1)))
+    return torch.stack(made) if made else torch.as_tensor(rows[:0])
