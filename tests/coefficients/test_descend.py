@@ -9,7 +9,7 @@ import pytest
 import torch
 from columns import columns_of, tasks_of
 
-from tangora.coefficients.descend import _Adam, _shuffled, adamerging, learned
+from tangora.coefficients.descend import _Adam, _shuffled, adamerging, learned, samerging
 from tangora.coefficients.linear import LinearLogits
 from tangora.coefficients.solve import convex, minimax
 from tangora.errors import ArgumentError, FusionError
@@ -96,3 +96,46 @@ def test_bad_settings():
         adamerging(logits, bound=-1.0)
     with pytest.raises(FusionError, match="needs each task's own expert"):
         learned(LinearLogits([replace(c, vectors=("x", "y")) for c in tasks_of(2)]), worst_task=True)
+
+
+@pytest.mark.parametrize("sites", [0, 3])
+def test_samerging_follows_each_tasks_own_expert_without_labels(sites):
+    """Its loss is the divergence from the experts, computed here in another way; labels play no part."""
+    columns = tasks_of(2, sites=sites)
+    logits = LinearLogits(columns)
+    found = samerging(logits, steps=300, sharpness=0.0)
+    others = [replace(c, labels=(c.labels + 1) % 3) for c in columns]
+    assert samerging(LinearLogits(others), steps=300, sharpness=0.0).weights == found.weights
+
+    def divergence(weights):
+        total = 0.0
+        for index, one in enumerate(columns):
+            slopes = one.columns if not sites else one.columns.sum(1)
+            expert = (one.origin + slopes[index]).double().log_softmax(-1)
+            c = torch.tensor(list(weights.values()) if sites else weights)
+            added = torch.einsum("sv,vsrc->rc", c, one.columns) if sites else torch.einsum("v,vrc->rc", c, one.columns)
+            fused = (one.origin + added).double().log_softmax(-1)
+            total += float((expert.exp() * (expert - fused)).sum(-1).mean()) / len(columns)
+        return total
+
+    assert found.loss == pytest.approx(divergence(found.weights), rel=1e-3)
+    start = {site: [0.3, 0.3] for site in ("s0", "s1", "s2")} if sites else [0.3, 0.3]
+    assert found.loss < divergence(start) - 0.01
+
+
+def test_sharpness_moves_the_gradient_to_the_worst_point_nearby():
+    """With one coefficient the worst point is ρ away, uphill: the step's gradient is the one there."""
+    columns = [columns_of("t0", vectors=("t0",), own=0)]
+    plain = samerging(LinearLogits(columns), steps=1, sharpness=0.0, learning_rate=1e-3)
+    sharp = samerging(LinearLogits(columns), steps=400, sharpness=0.5)
+    own = samerging(LinearLogits(columns), steps=400, sharpness=0.0)
+    assert plain.weights[0] > 0.3  # towards the expert, at 1
+    assert own.weights[0] == pytest.approx(1.0, abs=0.02)
+    assert sharp.weights[0] != pytest.approx(own.weights[0], abs=1e-3)
+    assert own.loss <= sharp.loss + 1e-6
+
+
+def test_samerging_needs_an_expert_of_every_task():
+    columns = [columns_of("t0", vectors=("other",), own=0)]
+    with pytest.raises(FusionError, match="own expert"):
+        samerging(LinearLogits(columns))

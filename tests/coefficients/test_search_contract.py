@@ -27,7 +27,7 @@ def test_our_own_keep_it(name):
 
 
 def test_there_are_five():
-    assert sorted(SEARCHES.own) == ["adamerging", "convex", "learned", "lorahub", "minimax"]
+    assert sorted(SEARCHES.own) == ["adamerging", "convex", "learned", "lorahub", "minimax", "samerging"]
 
 
 class ConstantSettings(SearchSettings):
@@ -160,7 +160,7 @@ def test_a_recipe_with_searches_loads_no_torch():
     code = """
 import sys
 from tangora.config.recipe import FusionEntry
-for search in ("convex", "learned", "minimax", "adamerging", "lorahub"):
+for search in ("convex", "learned", "minimax", "adamerging", "samerging", "lorahub"):
     FusionEntry.model_validate({"method": "task_arithmetic", "search": search})
 assert not {"torch", "numpy", "scipy"} & set(sys.modules)
 """

@@ -67,6 +67,10 @@ def test_the_divergence_from_the_expert_falls_and_the_result_is_a_plain_adapter_
     assert again.fingerprint == made.fingerprint
     assert again.metadata.polished == info
     assert (again.metadata.train, again.metadata.linearize) == ("lora", "none")
+    card = (tmp_path / "made" / "README.md").read_text()
+    assert "## How it was polished" in card
+    assert "24 train rows a task, without their labels" in card
+    assert f"{info.after['one']:.4f}" in card
 
 
 def test_the_base_is_as_before(made, text_base, tasks, experts):

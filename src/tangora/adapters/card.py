@@ -14,7 +14,7 @@ from tangora.support.yaml import dump
 
 if TYPE_CHECKING:
     from tangora.adapters.adapter import Adapter
-    from tangora.adapters.metadata import FusedInfo, Metadata
+    from tangora.adapters.metadata import FusedInfo, Metadata, PolishedInfo
 
 __all__ = ["render"]
 
@@ -49,7 +49,7 @@ def render(adapter: Adapter) -> str:
     """
     metadata = adapter.metadata
     made = _fused(metadata.fused) if metadata.fused else _trained(adapter)
-    sections = [_front_matter(metadata), _title(metadata), made]
+    sections = [_front_matter(metadata), _title(metadata), made, _polished(metadata.polished)]
     sections += [_scores(metadata.scores), _verified(metadata.verified), _loading(adapter), _provenance(adapter)]
     return "\n\n".join(section.strip() for section in sections if section) + "\n"
 
@@ -114,6 +114,37 @@ def _fused(fused: FusedInfo) -> str:
     note = "\n\nThe weight of every site is in `tangora.json`." if per_site else ""
     table = as_table(("parent", "task", "weight", "fingerprint"), parents)
     return f"## How it was fused\n\n{as_table(('', ''), rows)}\n\n{table}{note}"
+
+
+def _polished(info: PolishedInfo | None) -> str:
+    if info is None:
+        return ""
+    settings, counts = info.settings, sorted(set(info.rows.values()))
+    rows = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    more = sum(info.recombined.values())
+    made = f", and {more} made of parts of them" if more else ""
+    facts = [
+        ("start", "factors drawn at random" if info.start == "random" else f"the adapter {info.start[:16]}"),
+        (
+            "truncation of the start",
+            "none" if not info.start_error else f"{info.start_error:.3g} (relative, Frobenius)",
+        ),
+        ("rows", f"{rows} {info.split} rows a task, without their labels{made}"),
+        ("student", f"{settings.get('student')}, rank {settings.get('rank')}"),
+        ("follows", f"{settings.get('follow')}, temperature {settings.get('temperature')}"),
+        ("steps", f"{info.step} of {settings.get('steps')}, learning rate {settings.get('learning_rate')}"),
+        ("seed", str(info.seed)),
+    ]
+    if info.mass is not None:
+        facts.append(("kept of a token's probability", f"{info.mass:.4f}"))
+    experts = [
+        (as_text(task), as_code(print_[:16]), f"{info.before[task]:.4f}", f"{info.after[task]:.4f}")
+        for task, print_ in info.experts.items()
+    ]
+    table = as_table(("expert of", "fingerprint", "divergence before, nats", "after"), experts)
+    where = "rows that were held out" if info.measured_on == "held-out" else "the same rows"
+    stated = as_table(("", ""), [(name, as_text(value)) for name, value in facts])
+    return f"## How it was polished\n\n{stated}\n\n{table}\n\nDivergences are measured on {where}."
 
 
 def _trained(adapter: Adapter) -> str:

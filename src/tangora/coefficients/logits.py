@@ -59,7 +59,7 @@ def own_coefficients(logits: Logits, task: str) -> Float[Tensor, " vectors *site
     """
     if task not in logits.vectors:
         fix = "leave the task out, or add its adapter"
-        raise FusionError("minimax needs each task's own expert", got=task, where="coefficients", fix=fix)
+        raise FusionError("the search needs each task's own expert", got=task, where="coefficients", fix=fix)
     own = torch.zeros(logits.shape)
     own[logits.vectors.index(task)] = 1.0
     return own

@@ -46,7 +46,8 @@ def search(
             else give them in the order of the tasks.
         base: the adapters' base; restored afterwards.
         tasks: the search uses their rows.
-        search: ``learned``, ``convex``, ``minimax``, ``adamerging``, ``lorahub``, or a search from another package.
+        search: ``learned``, ``convex``, ``minimax``, ``adamerging``, ``samerging``, ``lorahub``, or a
+            search from another package.
         method: the fusion method; see `tangora.coefficients.contract` for those that fit a search.
         parameters: of the method.
         split: the search uses rows of this split. Report no scores on the same rows.

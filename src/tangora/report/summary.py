@@ -27,6 +27,7 @@ _SPELLED = {
     "magnitude_prune": "magnitude prune",
     "lorahub": "LoraHub",
     "adamerging": "AdaMerging",
+    "samerging": "SAMerging",
 }
 """Names with a conventional spelling; all other names are shown unchanged."""
 
