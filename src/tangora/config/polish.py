@@ -38,10 +38,11 @@ class PolishSettings(Frozen):
     )
     initial: Literal["fused", "random"] = Field(default="fused", description="factors to start from; random: B is zero")
     follow: Literal["probabilities", "features", "both"] = Field(
-        default="both", description="what of the experts' answers; features: where logits are linear in unit features"
+        default="probabilities",
+        description="what of the experts' answers; features: where logits are linear in unit features",
     )
     temperature: float = Field(default=1.0, gt=0, description="of the probabilities")
-    feature_weight: float = Field(default=10.0, gt=0, description="of the features' loss beside the divergence")
+    feature_weight: float = Field(default=1.0, gt=0, description="of the features' loss beside the divergence")
     top: int = Field(default=64, ge=1, description="most likely tokens of a vocabulary that are kept")
     weigh: Literal["equal", "lost"] = Field(
         default="equal", description="weights of the tasks; lost: by their divergence at the start"

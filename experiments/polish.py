@@ -1,0 +1,251 @@
+"""The polish of seven text tasks: what it keeps, by rows, steps, rank, student and start; the tables of docs/polish.md.
+
+    python experiments/polish.py --data FOLDER --encoder FOLDER_OR_HUB_ID [--out runs/polish] [--only NAME...]
+    python experiments/polish.py --out runs/polish --table
+
+Each variant is a line of ``OUT/results.jsonl``: scores on up to 1000 test rows of every task, beside those of the
+experts, which are trained first. Variants that are there are not done again, so several processes may share the
+folder, each with its own ``--only``. ``--table`` writes the tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import tangora
+from tangora.adapters.adapter import Adapter
+from tangora.config.recipe import FinetuneConfig, LoraSettings, Recipe, TrainingSettings, load_recipe
+from tangora.evaluation.evaluator import evaluate
+from tangora.modes.contract import Bench
+from tangora.modes.finetuning import finetune
+from tangora.modes.low_rank import train_lora
+from tangora.polishing.lessons import choose_rows, joined, selected
+from tangora.runs.context import prepare
+from tangora.tasks import Base, Task
+
+PAGE = Path(__file__).parents[1] / "docs" / "polish.md"
+TASKS = ("sst2", "trec6", "ag_news", "tweet_emotion", "snips", "banking77", "sms_spam")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One polish: its settings, the experts' mode, and how many of the tasks."""
+
+    settings: Mapping[str, Any]
+    mode: str = "lora"
+    tasks: int = 7
+    rows_of: str = "own"  # or "others": each expert is followed on the rows of the other tasks
+
+
+def _rows(rows: int, steps: int, **more: Any) -> Variant:
+    return Variant({"rows": rows, "steps": steps, **more})
+
+
+PLAIN = {"recombined": 0}
+VARIANTS: dict[str, Variant] = {
+    "64 rows, 50 steps": _rows(64, 50),
+    "64 rows, 100 steps": _rows(64, 100),
+    "64 rows, 200 steps": _rows(64, 200),
+    "64 rows, nothing recombined, 100 steps": _rows(64, 100, **PLAIN),
+    "16 rows, 100 steps": _rows(16, 100),
+    "256 rows, 100 steps": _rows(256, 100),
+    "256 rows, 200 steps": _rows(256, 200),
+    "256 rows, nothing recombined, 100 steps": _rows(256, 100, **PLAIN),
+    "1000 rows, nothing recombined, 100 steps": _rows(1000, 100, **PLAIN),
+    "1000 rows, 200 steps": _rows(1000, 200, recombined=2000),
+    "64 rows, 100 steps, rank 8": _rows(64, 100, rank=8),
+    "64 rows, 100 steps, rank 32": _rows(64, 100, rank=32),
+    "64 rows, 100 steps, from random factors": _rows(64, 100, initial="random"),
+    "64 rows, 100 steps, only B (l-lora)": _rows(64, 100, student="l-lora", learning_rate=5e-3),
+    "64 rows, 100 steps, features": _rows(64, 100, follow="features"),
+    "64 rows, 100 steps, both": _rows(64, 100, follow="both"),
+    "64 rows, 100 steps, weights by what is lost": _rows(64, 100, weigh="lost"),
+    "64 rows of the other tasks, 100 steps": replace(_rows(64, 100), rows_of="others"),
+    "n = 2: 64 rows, 100 steps": replace(_rows(64, 100), tasks=2),
+    "n = 3: 64 rows, 100 steps": replace(_rows(64, 100), tasks=3),
+    "n = 5: 64 rows, 100 steps": replace(_rows(64, 100), tasks=5),
+}
+BASELINES = ("start", "start, rank 8", "joint LoRA with labels, 1000 rows, 100 steps")
+
+
+@dataclass
+class Study:
+    """The base, the tasks and the experts of one seed, each loaded once."""
+
+    recipe: Recipe
+    out: Path
+    seed: int
+    base: Base
+    tasks: Sequence[Task]
+    experts: dict[str, dict[str, Adapter]] = field(default_factory=dict)
+
+    def of_mode(self, mode: str) -> dict[str, Adapter]:
+        """Train the experts of a mode that are not there yet, and load them."""
+        if mode not in self.experts:
+            for task in self.tasks:
+                folder = self.out / "experts" / f"{mode}-{self.seed}" / task.name
+                if not folder.exists():
+                    finetune(self.base, task, self.recipe.finetune_config(mode), out=folder)
+            folder = self.out / "experts" / f"{mode}-{self.seed}"
+            self.experts[mode] = {task.name: tangora.load(folder / task.name) for task in self.tasks}
+        return self.experts[mode]
+
+    def scores(self, adapter: Adapter, tasks: Sequence[Task]) -> dict[str, float]:
+        """Return task -> test score."""
+        return {name: result.score for name, result in evaluate(adapter, self.base, tasks).items()}
+
+    def own(self, mode: str) -> dict[str, float]:
+        """Return task -> test score of its expert; measured once."""
+        path = self.out / f"experts-{mode}-{self.seed}.json"
+        if not path.is_file():
+            scores = {}
+            for task in self.tasks:
+                scores |= self.scores(self.of_mode(mode)[task.name], [task])
+            path.write_text(json.dumps(scores, indent=2) + "\n")
+        scored: dict[str, float] = json.loads(path.read_text())
+        return scored
+
+    def polished(self, variant: Variant) -> tuple[Adapter, Sequence[Task]]:
+        """Return the polished adapter of a variant, and its tasks."""
+        tasks = self.tasks[: variant.tasks]
+        chosen = {
+            name: adapter for name, adapter in self.of_mode(variant.mode).items() if name in {t.name for t in tasks}
+        }
+        asked = tasks if variant.rows_of == "own" else [self.others(task, variant) for task in tasks]
+        made = tangora.polish(
+            list(chosen.values()),
+            self.base,
+            asked,
+            seed=self.seed,
+            cache=self.out / "answers",
+            progress=False,
+            **variant.settings,
+        )
+        return made, tasks
+
+    def others(self, task: Task, variant: Variant) -> Task:
+        """Return a task with rows of the other tasks as its train rows."""
+        count = -(-int(variant.settings["rows"]) // (len(self.tasks) - 1))
+        parts = [
+            selected(other.splits["train"], choose_rows(other, "train", count, self.seed))
+            for other in self.tasks
+            if other.name != task.name
+        ]
+        return replace(task, splits={"train": joined(parts)})
+
+    def joint(self) -> Adapter:
+        """Train one LoRA of rank 16 on 1000 labelled rows of every task, with the same steps and rows per step."""
+        few = [replace(t, splits={"train": _first(t, 1000, self.seed)}) for t in self.tasks]
+        lora = LoraSettings(r=16, alpha=16, target_modules=self.recipe.lora.target_modules)
+        training = TrainingSettings(
+            steps=100, batch_size=5, gradient_accumulation=len(few), learning_rate=1e-3, schedule="cosine"
+        )
+        config = FinetuneConfig(mode="joint", lora=lora, training=training, seed=self.seed)
+        return next(iter(train_lora(Bench(self.base), few, config).values()))
+
+
+def _first(task: Task, count: int, seed: int) -> Any:
+    from tangora.tasks.values import only
+
+    return only(task, "train", choose_rows(task, "train", count, seed)).splits["train"]
+
+
+def study_of(data: str, encoder: str, out: Path, seed: int) -> Study:
+    """Load the base and the seven tasks, with up to 1000 test rows each."""
+    limits = [f"tasks.{name}.limit.test=1000" for name in TASKS]
+    where = [f"data.root={data}", f"base.model={encoder}", f"seed={seed}", *limits]
+    recipe = load_recipe("text7", where)
+    base, tasks = prepare(recipe)
+    return Study(recipe, out, seed, base, tasks)
+
+
+def measure(study: Study, name: str) -> dict[str, Any]:
+    """Return the line of a variant or baseline."""
+    began = time.monotonic()
+    tasks: Sequence[Task] = study.tasks
+    mode, info = "lora", None
+    if name in BASELINES:
+        adapter = _baseline(study, name)
+    else:
+        mode = VARIANTS[name].mode
+        adapter, tasks = study.polished(VARIANTS[name])
+        info = adapter.metadata.polished
+    seconds = time.monotonic() - began
+    scores, own = study.scores(adapter, tasks), study.own(mode)
+    kept = fmean(scores[task] / own[task] for task in scores)
+    line = {"name": name, "seed": study.seed, "mean": fmean(scores.values()), "kept": kept, "scores": scores}
+    line |= {"experts": {task: own[task] for task in scores}, "seconds": round(seconds, 1)}
+    if info is not None:
+        line |= {"before": fmean(info.before.values()), "after": fmean(info.after.values()), "step": info.step}
+    return line
+
+
+def _baseline(study: Study, name: str) -> Adapter:
+    if name.startswith("joint"):
+        return study.joint()
+    rank = 8 if name.endswith("8") else 16
+    return tangora.fuse(list(study.of_mode("lora").values()), weights=0.5, rank=rank)
+
+
+def main() -> None:
+    """Do what is missing, or write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", help="folder of the seven data sets")
+    parser.add_argument("--encoder", default="sentence-transformers/all-MiniLM-L6-v2")
+    parser.add_argument("--out", type=Path, default=Path("runs/polish"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="+", help="names of variants, as in the tables")
+    parser.add_argument("--table", action="store_true")
+    given = parser.parse_args()
+    results = given.out / "results.jsonl"
+    if given.table:
+        write(read(results))
+        return
+    if given.data is None:
+        parser.error("--data is needed")
+    given.out.mkdir(parents=True, exist_ok=True)
+    study = study_of(given.data, given.encoder, given.out, given.seed)
+    for name in given.only or [*BASELINES, *VARIANTS]:
+        if (name, given.seed) not in {(line["name"], line["seed"]) for line in read(results)}:
+            line = measure(study, name)
+            with results.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            print(f"{name}: mean {line['mean']:.4f}, kept {line['kept']:.4f}, {line['seconds']} s", flush=True)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Return the lines that are there."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def table(lines: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Iterator[str]:
+    """Yield the lines of a Markdown table: means over seeds."""
+    yield "| | mean | kept | divergence before | after | seconds |"
+    yield "|---|---:|---:|---:|---:|---:|"
+    for name in names:
+        if not (of_name := [line for line in lines if line["name"] == name]):
+            continue
+        first, cells = of_name[0], []
+        for key, form in (("mean", ".3f"), ("kept", ".1%"), ("before", ".3f"), ("after", ".3f"), ("seconds", ".0f")):
+            cells.append(format(fmean(line[key] for line in of_name), form) if key in first else "–")
+        yield f"| {name} | {' | '.join(cells)} |"
+
+
+def write(lines: Sequence[Mapping[str, Any]]) -> None:
+    """Put the table between the page's markers."""
+    body = "\n".join(table(lines, [*BASELINES, *VARIANTS])) + "\n"
+    text = PAGE.read_text(encoding="utf-8")
+    marked = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.DOTALL)
+    PAGE.write_text(marked.sub(lambda found: found[1] + body + found[2], text), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
