@@ -141,6 +141,10 @@ def test_names_are_completed():
     assert completed("bash", "fuse", "--space", "d").split() == ["delta"]
 
 
+def test_settings_of_a_polish_are_completed():
+    assert completed("bash", "polish", "--set", "lear").split() == ["learning_rate="]
+
+
 def test_executors_are_completed():
     assert completed("bash", "run", "quickstart", "--executor", "").split() == ["processes", "serial"]
 

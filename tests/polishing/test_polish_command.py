@@ -111,3 +111,32 @@ def test_an_adapter_of_peft_alone_needs_a_recipe(expert, bare, tmp_path, capsys)
     shutil.copytree(expert, tmp_path / "colors", ignore=shutil.ignore_patterns("heads"))
     assert run("polish", tmp_path / "colors", "--data", f"colors={bare}", *SMALL, "--out", tmp_path / "o") == 2
     assert "--recipe" in capsys.readouterr().err
+
+
+def test_what_an_adapter_records_decides_neither_the_model_nor_whether_its_code_runs(expert, bare, tmp_path):
+    """A record from somebody else cannot name another model, or have its code run."""
+    import shutil
+
+    from tangora.tasks import load_base
+
+    folder = tmp_path / "colors"
+    shutil.copytree(expert, folder)
+    path = folder / "heads" / "colors.json"
+    record = json.loads(path.read_text())
+    record["base"] |= {"trust_remote_code": True, "model": "somebody/else", "revision": "evil"}
+    path.write_text(json.dumps(record))
+    loaded = []
+
+    def seen(config, machine):
+        loaded.append(config)
+        return load_base(config, machine)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tangora.tasks.load_base", seen)
+        run("polish", folder, "--data", f"colors={bare}", *SMALL, "--out", tmp_path / "out", "--dry-run", "-q")
+    (config,) = loaded
+    assert (config.trust_remote_code, config.model, config.revision) == (
+        False,
+        tangora.load(expert).metadata.base.model,
+        None,
+    )

@@ -145,6 +145,13 @@ def settings(incomplete: str) -> list[str]:
     return [f"{key}={name}" for name in _starting(known, value)]
 
 
+def polish_settings(incomplete: str) -> list[str]:
+    """Return the settings of a polish, as ``KEY=``."""
+    from tangora.config.polish import PolishSettings  # deferred: as above
+
+    return _starting([f"{name}=" for name in PolishSettings.model_fields], incomplete)
+
+
 def _registry(seam: str) -> Registry:
     from tangora.support import seams  # deferred: only at TAB
 

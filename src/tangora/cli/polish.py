@@ -11,7 +11,7 @@ import typer
 
 from tangora.cli import completion
 from tangora.cli.command import Command
-from tangora.cli.options import Options, OverwriteOption
+from tangora.cli.options import Options, OverwriteOption, TrustOption
 from tangora.cli.output import Output
 from tangora.cli.weights import parse_parameters, parse_weights
 from tangora.errors import ArgumentError
@@ -38,7 +38,12 @@ class PolishOptions(Options):
     steps: Annotated[int, typer.Option("--steps", min=1, help="Optimizer steps; each sees every task.")] = 100
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Further settings: student=l-lora, learning_rate=3e-4."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="A further setting, such as student=l-lora.",
+            autocompletion=completion.polish_settings,
+        ),
     ] = None
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the rows that are drawn, and of their order.")] = 0
     overwrite: OverwriteOption = False
@@ -75,6 +80,7 @@ class PolishOptions(Options):
         list[str] | None,
         typer.Option("--recipe-set", metavar="KEY=VALUE", help="Change one key of the recipe.", rich_help_panel=_ROWS),
     ] = None
+    trust_remote_code: TrustOption = False
     start: Annotated[
         Path | None,
         typer.Option("--start", metavar="FUSED", help="Start from this adapter.", rich_help_panel=_START),
@@ -203,7 +209,8 @@ def _from_recipe(options: PolishOptions, progress: Progress) -> tuple[Base, list
     from tangora.config.recipe import load_recipe  # deferred: --help needs no pydantic
     from tangora.runs.runner import prepare
 
-    recipe = load_recipe(str(options.recipe), options.recipe_settings or [])
+    trust = options.trust_remote_code
+    recipe = load_recipe(str(options.recipe), options.recipe_settings or [], trust_remote_code=trust)
     named = _named(options.adapters)
     known = {task.name for task in recipe.tasks}
     if set(named.values()) <= known:
@@ -238,7 +245,10 @@ def _from_files(options: PolishOptions, files: Mapping[str, Path]) -> tuple[Base
     family, settings = _common(records)
     machine = Machine.resolve("auto", "float32", "auto")
     machine.use_threads()
-    base = load_base(base_settings({"family": family, "model": _model(options), **settings}, "--base"), machine)
+    # What an adapter records may be somebody else's: it decides neither the model nor whether its code runs.
+    named: dict[str, Any] = {"family": family, "model": _model(options), "revision": _revision(options)}
+    named["trust_remote_code"] = options.trust_remote_code
+    base = load_base(base_settings({**settings, **named}, "--base"), machine)
     return base, [recorded_task(name, records[name], base, read_inputs(files[name], name)) for name in files]
 
 
@@ -283,6 +293,14 @@ def _model(options: PolishOptions) -> str:
     if metadata is None or metadata.base.model is None:
         raise ArgumentError("nothing names the base", where="--base", fix="give its folder or Hub id")
     return metadata.base.model
+
+
+def _revision(options: PolishOptions) -> str | None:
+    """Return the revision of the base that the first adapter names, unless another base is given."""
+    from tangora.adapters.metadata import read_metadata  # deferred: imports pydantic
+
+    metadata = read_metadata(options.adapters[0]) if options.base is None else None
+    return metadata.base.revision if metadata is not None else None
 
 
 def _plan(options: PolishOptions, settings: PolishSettings, tasks: list[Task]) -> tuple[dict[str, Any], str]:
