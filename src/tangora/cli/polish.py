@@ -246,9 +246,9 @@ def _from_files(options: PolishOptions, files: Mapping[str, Path]) -> tuple[Base
     machine = Machine.resolve("auto", "float32", "auto")
     machine.use_threads()
     # What an adapter records may be somebody else's: it decides neither the model nor whether its code runs.
-    named: dict[str, Any] = {"family": family, "model": _model(options), "revision": _revision(options)}
-    named["trust_remote_code"] = options.trust_remote_code
-    base = load_base(base_settings({**settings, **named}, "--base"), machine)
+    fixed: dict[str, Any] = {"family": family, "model": _model(options), "revision": _revision(options)}
+    fixed["trust_remote_code"] = options.trust_remote_code
+    base = load_base(base_settings({**settings, **fixed}, "--base"), machine)
     return base, [recorded_task(name, records[name], base, read_inputs(files[name], name)) for name in files]
 
 
