@@ -55,7 +55,6 @@ VARIANTS: dict[str, Variant] = {
     "64 rows, 100 steps": _rows(64, 100),
     "64 rows, 200 steps": _rows(64, 200),
     "64 rows, nothing recombined, 100 steps": _rows(64, 100, **PLAIN),
-    "64 rows, without class names, 100 steps": _rows(64, 100, names=False),
     "16 rows, 100 steps": _rows(16, 100),
     "256 rows, 100 steps": _rows(256, 100),
     "256 rows, 200 steps": _rows(256, 200),

@@ -282,9 +282,6 @@ def test_rows_are_made_of_the_rows_that_are_not_held_out(experts, text_base, tas
         assert set(row.tolist()) <= tokens
         assert 3 <= len(row) <= longest
     assert sum(tuple(row.tolist()) not in originals for row in more.inputs["input_ids"]) > 100
-    named = recombined(used, 200, text_base, "seed", ["yes", "no"])
-    new = {token for row in named.inputs["input_ids"] for token in row.tolist()} - tokens
-    assert new == set(text_base.processor("yes no", add_special_tokens=False)["input_ids"]) - tokens
     again = recombined(used, 200, text_base, "seed")
     assert all(torch.equal(a, b) for a, b in zip(more.inputs["input_ids"], again.inputs["input_ids"], strict=True))
 

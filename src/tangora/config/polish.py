@@ -29,7 +29,6 @@ class PolishSettings(Frozen):
         ge=0,
         description="rows per task to reach by putting parts of the drawn ones together; default: 1000 for classes",
     )
-    names: bool = Field(default=True, description="put names of classes together with parts of texts, too")
     split: Literal["train", "validation"] = Field(default="train", description="the split that the rows are drawn from")
     held_out: float = Field(
         default=0.1, ge=0, lt=1, description="share of these rows on which the best step is chosen; 0: the last step"

@@ -1,8 +1,8 @@
 """More rows from few: parts of a task's rows put together anew. An expert answers any input, and needs no label for it.
 
 Half of the new texts are the beginning of one row and the end of another; in the other half a quarter of a row's tokens
-is replaced by tokens of the other rows. The names of the classes count as rows: few rows do not contain the words of
-many classes. New images are mixtures of two rows, shifted by a few pixels.
+is replaced by tokens of the other rows. New images are mixtures of two rows, shifted by a few pixels. Measured on seven
+text tasks, 64 rows and 936 made of them are worth more than 1000 rows (docs/polish.md).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _REPLACED = 0.25
 _SHIFT = 16  # an image is shifted by at most this part of its size
 
 
-def recombined(rows: Split, count: int, base: Base, seed: str, names: Sequence[str] = ()) -> Split:
+def recombined(rows: Split, count: int, base: Base, seed: str) -> Split:
     """Return rows made of the given ones, with placeholders as targets.
 
     Args:
@@ -33,37 +33,26 @@ def recombined(rows: Split, count: int, base: Base, seed: str, names: Sequence[s
         count: how many to make.
         base: its tokenizer names the special tokens, which stay where they are.
         seed: of every draw.
-        names: texts that count as rows, such as names of classes; ignored if rows are no texts.
     """
     generator = random.Random(f"recombined:{seed}")
-    kinds = set(rows.inputs) - {"labels"}
-    if kinds == {"input_ids"}:
-        texts = list(rows.inputs["input_ids"])
-        inputs: dict[str, Any] = {"input_ids": _texts(texts, _tokens(names, base), count, base, generator)}
-    elif kinds == {"pixel_values"}:
+    names = set(rows.inputs) - {"labels"}
+    if names == {"input_ids"}:
+        inputs: dict[str, Any] = {"input_ids": _texts(list(rows.inputs["input_ids"]), count, base, generator)}
+    elif names == {"pixel_values"}:
         inputs = {"pixel_values": _images(rows.inputs["pixel_values"], count, generator)}
     else:
         return Split({name: values[:0] for name, values in rows.inputs.items()}, [])
     return Split(inputs, [0] * count)
 
 
-def _tokens(names: Sequence[str], base: Base) -> list[list[int]]:
-    """Return the token ids of texts, with special tokens."""
-    return [base.processor(name)["input_ids"] for name in names] if callable(base.processor) else []
-
-
-def _texts(
-    rows: Sequence[Tensor], names: Sequence[list[int]], count: int, base: Base, generator: random.Random
-) -> list[Tensor]:
+def _texts(rows: Sequence[Tensor], count: int, base: Base, generator: random.Random) -> list[Tensor]:
     special = set(getattr(base.processor, "all_special_ids", ()))
     parts = [_parts(row.tolist(), special) for row in rows]
     longest = max(len(body) for _, body, _ in parts)
-    start, _, end = parts[0]
-    bodies = [body for _, body, _ in parts] + [_parts(ids, special)[1] for ids in names]
-    pool = [token for body in bodies for token in body]
+    pool = [token for _, body, _ in parts for token in body]
     made = []
     for _ in range(count):
-        body, other = generator.choice(bodies), generator.choice(bodies)
+        (start, body, end), (_, other, _) = generator.choice(parts), generator.choice(parts)
         if generator.random() < 0.5:
             new = body[: generator.randint(0, len(body))] + other[generator.randint(0, len(other)) :]
         else:

@@ -221,8 +221,7 @@ class _Teaching:
         used, last = selected(rows, range(len(rows) - held)), selected(rows, range(len(rows) - held, len(rows)))
         classes = FAMILIES.get(task.family).logits_over == "classes"
         more = max(0, self.settings.reach(classes) - len(rows))
-        names = task.labels if self.settings.names else ()
-        made = recombined(used, more, self.base, f"{self.seed}:{task.name}", names) if more else selected(used, [])
+        made = recombined(used, more, self.base, f"{self.seed}:{task.name}") if more else selected(used, [])
         return joined([used, made, last]), held
 
     def _rows(self, task: Task) -> Split:
