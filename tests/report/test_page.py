@@ -119,7 +119,7 @@ def outline(run):
 def test_structure_for_assistive_technology(outline):
     names = [tag for tag, _ in outline]
     assert [names.count(t) for t in ("h1", "main", "header", "nav", "footer")] == [1, 1, 1, 1, 1]
-    assert names.count("caption") == names.count("table") == 5
+    assert names.count("caption") == names.count("table") == 6
     assert all("scope" in attrs for tag, attrs in outline if tag == "th")
     identifiers = [attrs["id"] for _, attrs in outline if "id" in attrs]
     assert len(identifiers) == len(set(identifiers))

@@ -44,7 +44,8 @@ def test_only_what_is_listed_differs(runs):
     assert "figures" in {path.split("/")[0] for path in one}
     differ = [name for name in one if one[name].read_bytes() != other[name].read_bytes()]
     assert {name for name in differ if not any(PurePosixPath(name).match(pattern) for pattern in listed())} == set()
-    assert {pattern for pattern in listed() if not any(PurePosixPath(name).match(pattern) for name in differ)} == set()
+    same = {pattern for pattern in listed() if not any(PurePosixPath(name).match(pattern) for name in differ)}
+    assert same <= {"report.html"}  # it shows times in tenths of a second, which may be equal
 
 
 def test_what_differs_are_wall_times(runs):

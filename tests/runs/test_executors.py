@@ -102,7 +102,7 @@ def test_a_worker_ends_quietly_if_the_run_was_killed(short_copy, monkeypatch, er
     for name in ("signal.signal", "logging.captureWarnings"):
         monkeypatch.setattr(name, lambda *_: None)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    work(str(short_copy), 1, Gone())
+    work(str(short_copy), 1, False, Gone())
 
 
 @pytest.mark.slow

@@ -52,7 +52,7 @@ def tangora_main(monkeypatch, capsys):
 def lines(run):
     """A command line for each command that loads a base."""
     recipe, expert = run / "recipe.yaml", next(run.glob("adapters/*/*"))
-    mode, task, out = expert.parent.name, expert.name, [run.parent / f"out-{i}" for i in range(4)]
+    mode, task, out = expert.parent.name, expert.name, [run.parent / f"out-{i}" for i in range(5)]
     return {
         "run": ["run", recipe, "--out", out[0]],
         "run --dry-run": ["run", recipe, "--out", out[1], "--dry-run"],
@@ -61,6 +61,7 @@ def lines(run):
         "evaluate": ["evaluate", recipe, expert],
         "statistics": ["statistics", recipe, expert, "--task", task, "--out", run.parent / "s.safetensors"],
         "distill": ["distill", recipe, expert, "--mode", mode, "--out", out[3]],
+        "polish": ["polish", expert, "--recipe", recipe, "--out", out[4]],
         "jobs": ["jobs", run],
         "job": ["job", run, "x"],
         "analyze": ["analyze", run, "--only", "linearity"],
