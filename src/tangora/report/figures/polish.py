@@ -27,10 +27,10 @@ def draw(summary: Summary, layout: Layout) -> Figure:
     figure, axes = panels(layout, len(modes), height=170 if layout.narrow else 210)
     for axis, mode in zip(axes, modes, strict=True):
         axis.set_title(mode_name(mode))
-        axis.set_yscale("log")
         for row in rows:
             if row.mode == mode:
                 _curve(axis, row, methods.index((row.method, row.space)))
+        axis.set_ylim(bottom=0)
     figure.supxlabel("optimizer step", fontsize=layout.text, color=color("muted"))
     figure.supylabel("divergence, nats", fontsize=layout.text, color=color("muted"))
     legend.above(figure, layout, [_line(i, *method) for i, method in enumerate(methods)])
