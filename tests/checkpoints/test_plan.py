@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
 
-from folders import save, tuned
+from folders import save
 from tangora.checkpoints.align import Target
 from tangora.checkpoints.plan import chunks, make_plan
 from tangora.storage.header import Stored
@@ -42,62 +41,76 @@ def test_chunks_cover_everything_once():
 
 
 PROBE = """
-import json, sys
+import json, os, shutil, sys
 from pathlib import Path
+import torch
 from tangora.checkpoints import fuse_checkpoints
 from tangora.checkpoints.plan import _resident
-root, out, method = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+root, out, methods = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
 models = [root / "m1", root / "m2"]
-plan = fuse_checkpoints(root / "base", models, out, method, threads=2, dry_run=True)
-fuse_checkpoints(root / "base", models, out, method, threads=2)
-print(json.dumps([plan.memory.total, plan.memory.before, _resident(), plan.read]))
+def measure(method):
+    plan = fuse_checkpoints(root / "base", models, out, method, threads=2, dry_run=True)
+    fuse_checkpoints(root / "base", models, out, method, threads=2)
+    print(json.dumps([method, plan.memory.total, plan.memory.before, _resident(), plan.read]), flush=True)
+for method in methods:
+    child = os.fork()  # its peak begins at what it shares with this process, which has imported torch, and no more
+    if child == 0:
+        measure(method)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, method
+    shutil.rmtree(out)
 """
 
 
 def inputs(root, shape, count, dtype):
-    weights = {f"layers.{i}.weight": torch.randn(shape).to(dtype) for i in range(count)}
-    for folder, seed in (("base", None), ("m1", 1), ("m2", 2)):
-        save(root / folder, weights if seed is None else tuned(weights, seed), config={})
+    first, noise = torch.randn(shape), torch.randn(shape) / 100
+    for folder, change in (("base", torch.zeros(shape)), ("m1", noise), ("m2", noise.flip(0, 1))):
+        weights = {f"layers.{i}.weight": (first.roll(i, -1) + change).to(dtype) for i in range(count)}
+        save(root / folder, weights, config={})
     return root
 
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
-    return inputs(tmp_path_factory.mktemp("large"), (4096, 4096), 8, torch.bfloat16)
+    return inputs(tmp_path_factory.mktemp("large"), (4096, 4096), 4, torch.bfloat16)
 
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory):
-    return inputs(tmp_path_factory.mktemp("wide"), (64, 8192), 32, torch.float32)
+    return inputs(tmp_path_factory.mktemp("wide"), (32, 8192), 64, torch.float32)
 
 
-def measured(root, out, method):
-    """Allowed, and of this beyond what there was before; the peak; what is read: of a process of its own."""
-    done = subprocess.run([sys.executable, "-c", PROBE, str(root), str(out), method], capture_output=True, text=True)
+def measured(root, out, *methods):
+    """For each method: allowed; of this beyond what there was before; the peak; what is read. In a process each."""
+    command = [sys.executable, "-c", PROBE, str(root), str(out), *methods]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    shutil.rmtree(out)
-    allowed, before, peak, read = json.loads(done.stdout)
-    return allowed, allowed - before, peak, read
+    found = {}
+    for line in done.stdout.splitlines():
+        method, allowed, before, peak, read = json.loads(line)
+        found[method] = (allowed, allowed - before, peak, read)
+    assert list(found) == list(methods)
+    return found
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["task_arithmetic", "ties", "ties_per_tensor", "dare"])
-def test_the_peak_stays_under_the_formula(large, tmp_path, method):
-    """Inputs of more than three times what the formula allows beyond an idle process with torch."""
-    allowed, beyond, peak, read = measured(large, tmp_path / "out", method)
-    assert read > 3 * beyond
-    assert peak <= 1.25 * allowed
-    assert allowed <= 1.5 * peak, "a formula that allows anything proves nothing"
+def test_the_peak_stays_under_the_formula(large, tmp_path):
+    """Inputs of more than twice what the formula allows beyond an idle process with torch."""
+    found = measured(large, tmp_path / "out", "task_arithmetic", "ties", "ties_per_tensor", "dare")
+    for method, (allowed, beyond, peak, read) in found.items():
+        assert read > 2 * beyond, method
+        assert peak <= 1.25 * allowed, method
+        assert allowed <= 1.75 * peak, f"{method}: a formula that allows anything proves nothing"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["knots", "tsv_m", "iso_c", "svd", "della", "breadcrumbs", "model_stock"])
-def test_the_peak_of_methods_that_see_whole_tensors(wide, tmp_path, method):
+def test_the_peak_of_methods_that_see_whole_tensors(wide, tmp_path):
     """Tensors of so few rows that decompositions are quick."""
-    allowed, beyond, peak, read = measured(wide, tmp_path / "out", method)
-    assert read > beyond
-    assert peak <= 1.25 * allowed
-    assert allowed <= 1.5 * peak
+    methods = ("knots", "tsv_m", "iso_c", "svd", "della", "breadcrumbs", "model_stock")
+    for method, (allowed, beyond, peak, read) in measured(wide, tmp_path / "out", *methods).items():
+        assert read > beyond, method
+        assert peak <= 1.25 * allowed, method
+        assert allowed <= 1.75 * peak, method
 
 
 def test_a_resident_set_is_of_this_process_alone():

@@ -188,7 +188,7 @@ def test_equal_candidates_are_scored_once(finished):
             assert float(c["score"]) == pytest.approx(shot[c["task"]], abs=1e-6)
 
 
-@pytest.mark.parametrize("when", [2, 9, 40, 58, 75])
+@pytest.mark.parametrize("when", [9, 58])  # in training, and among fusions; kills.py interrupts everywhere
 def test_interrupted_anywhere_it_ends_with_the_same_files(finished, recipe, tmp_path, when):
     run = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
