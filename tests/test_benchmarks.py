@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -191,6 +195,42 @@ def test_measure_needs_the_peers_environment(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@contextmanager
+def fork(shape: str, name: str, mode: str, options: argparse.Namespace, *more: str) -> Iterator[SimpleNamespace]:
+    """A worker that has imported torch before it begins."""
+    asked, answers = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.dup2(asked[0], 0)
+            os.dup2(answers[1], 1)
+            for end in (*asked, *answers):
+                os.close(end)
+            sys.stdin = os.fdopen(0)
+            step_worker.main([shape, name, mode, "--threads", "1", "--seed", str(options.seed), *more])
+            code = 0
+        finally:
+            os._exit(code)
+    os.close(asked[0])
+    os.close(answers[1])
+    with open(asked[1], "w") as stdin, open(answers[0]) as stdout:
+        yield SimpleNamespace(stdin=stdin, stdout=stdout, wait=lambda: None)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.fixture
+def _forks(monkeypatch):
+    if sys.platform == "linux":
+        monkeypatch.setattr(train_step, "_worker", fork)
+
+
+def test_a_worker_of_its_own_process_answers():
+    found = train_step._once("tiny-bert", "lora", "memory", options(threads=1, peers=train_step.PEERS))
+    assert found["peak"] >= found["built"] > 0
+
+
+@pytest.mark.usefixtures("_forks")
 def test_a_run_of_the_tangents_from_end_to_end(tmp_path, capsys):
     document = tmp_path / "doc.md"
     document.write_text("<!-- tangent_step:begin -->\n<!-- tangent_step:end -->\n", encoding="utf-8")
@@ -205,6 +245,7 @@ def test_a_run_of_the_tangents_from_end_to_end(tmp_path, capsys):
     assert "Tangora tangent LoRA" in document.read_text(encoding="utf-8")
 
 
+@pytest.mark.usefixtures("_forks")
 def test_a_run_from_end_to_end(tmp_path):
     document = tmp_path / "doc.md"
     document.write_text(f"{step_table.BEGIN}\n{step_table.END}\n", encoding="utf-8")

@@ -7,13 +7,13 @@ import random
 import shutil
 
 import pytest
-from synthetic import make_run
+from synthetic import TASKS, make_run
 
 from tangora.errors import TangoraError
-from tangora.report import terminal
 from tangora.report.data import read_run
 from tangora.report.html import page
 from tangora.report.summary import Summary
+from tangora.report.tables import terminal_tables
 
 VALUES = [5, -1, "x", "", [1], [[]], {}, {"x": 1}, None, True, 1e308, "\ud800", float("nan")]
 
@@ -37,14 +37,15 @@ def changed(value, path, new):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    return make_run(tmp_path_factory.mktemp("damaged") / "run")
+    return make_run(tmp_path_factory.mktemp("damaged") / "run", TASKS[:2])
 
 
 def read(folder):
     """Everything of a report but its drawings."""
     try:
-        terminal(folder)
-        page(Summary(read_run(folder)), [])
+        summary = Summary(read_run(folder))
+        terminal_tables(summary)
+        page(summary, [])
     except TangoraError:
         return False
     return True

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+from multiprocessing import forkserver
 from pathlib import Path
 
 import psutil
@@ -26,8 +28,21 @@ from tangora.testing import check_executor
 PLUGIN = Path(__file__).parents[2] / "examples" / "plugins" / "executor"
 
 
+@pytest.fixture
+def _imported_once(monkeypatch):
+    """Workers are forks of one process that has imported what they need; other tests spawn them."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tangora.runs.executors._worker", "tangora.runs.stages.experts", "peft"])
+    forkserver.ensure_running()
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: context)
+    yield
+    forkserver._forkserver._stop()
+
+
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n == "serial" else pytest.mark.slow) for n in EXECUTORS])
-def test_our_own_keep_the_contract(name):
+def test_our_own_keep_the_contract(name, request):
+    if name == "processes":
+        request.getfixturevalue("_imported_once")
     check_executor(name)
 
 
