@@ -1,8 +1,7 @@
 """More rows from few: parts of a task's rows put together anew. An expert answers any input, and needs no label for it.
 
 Half of the new texts are the beginning of one row and the end of another; in the other half a quarter of a row's tokens
-is replaced by tokens of the other rows. New images are mixtures of two rows, shifted by a few pixels. Measured on seven
-text tasks, 64 rows and 936 made of them are worth more than 1000 rows (docs/polish.md).
+is replaced by tokens of the other rows. New images are mixtures of two rows, shifted by a few pixels.
 """
 
 from __future__ import annotations
