@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import tangora
+from tangora.adapters.heads import HeadRecord
 from tangora.config.polish import PolishSettings
 from tangora.config.recipe import FinetuneConfig, LoraSettings, TrainingSettings
 from tangora.errors import ArgumentError, DataError, ModelError, OutputError
@@ -16,7 +17,7 @@ from tangora.modes.finetuning import finetune
 from tangora.polishing.following import Follower
 from tangora.polishing.lessons import choose_rows, lesson, selected
 from tangora.polishing.recombination import recombined
-from tangora.polishing.training import polish
+from tangora.polishing.training import _by_task, polish
 from tangora.polishing.training import polished as train
 from tangora.tasks.values import Split
 
@@ -263,6 +264,10 @@ def test_generated_answers(answer_base, answer_task):
     assert info.after[answer_task.name] < info.before[answer_task.name]
     assert 0 < info.mass <= 1
     assert evaluate(made, answer_base, [answer_task], split="validation")
+    more = polish(
+        [expert], answer_base, [answer_task], start=start, progress=False, recombined=20, **{**chosen, "steps": 1}
+    )
+    assert more.metadata.polished.recombined == {answer_task.name: 4}
 
 
 def test_rows_are_made_of_the_rows_that_are_not_held_out(experts, text_base, tasks):
@@ -294,3 +299,73 @@ def test_images_are_mixed(image_base, image_task):
     assert float(more.min()) >= float(original.min()) - 1e-6
     assert float(more.max()) <= float(original.max()) + 1e-6
     assert not any(torch.equal(a, b) for a in more for b in original)
+
+
+def unnamed(adapter):
+    return replace(adapter, metadata=adapter.metadata.model_copy(update={"task": None}))
+
+
+def test_experts_are_paired_with_their_own_tasks(experts, tasks):
+    """By their names in any order; without names by their place; a mixture only if names and places agree."""
+    one, two = experts
+    assert _by_task([two, one], tasks) == {"two": two, "one": one}
+    plain = [unnamed(two), unnamed(one)]
+    assert _by_task(plain, tasks) == {"one": plain[0], "two": plain[1]}
+    assert _by_task([one, plain[0]], tasks) == {"one": one, "two": plain[0]}
+    with pytest.raises(ArgumentError, match="not clear which expert is of which task"):
+        _by_task([two, plain[1]], tasks)
+
+
+def test_a_worse_adapter_than_the_start_is_not_the_result(experts, text_base, tasks):
+    """With a rate that ruins it, the start itself comes out."""
+    start = tangora.fuse(experts[:1], weights=0.9)
+    made = polished(experts[:1], text_base, tasks[:1], start=start, learning_rate=3.0, steps=4, evaluate_every=2)
+    info = made.metadata.polished
+    assert info.step == 0
+    assert info.after == info.before
+    for site, update in made.updates.items():
+        assert torch.allclose(update.dense(), start.updates[site].dense(), atol=1e-5)
+
+
+def test_directions_of_no_size_are_drawn_so_that_they_train(experts, text_base, tasks):
+    """The zero update has no direction: each factor's gradient would be zero for good."""
+    nothing = tangora.fuse(experts[:1], weights=0.0)
+    made = polished(experts[:1], text_base, tasks[:1], start=nothing, rank=2, learning_rate=1e-2, held_out=0.0)
+    info = made.metadata.polished
+    assert info.after["one"] < info.before["one"]
+    assert all(bool(update.a.any()) for update in made.updates.values())
+
+
+def test_only_the_tasks_own_head_and_record_are_taken(text_base, tasks, experts):
+    """An expert that was made of several holds records of other tasks, which nobody followed."""
+    foreign = HeadRecord(family="text-zero-shot", labels=["x"])
+    several = replace(experts[1], records={**experts[1].records, "one": foreign})
+    made = polished([experts[0], several], text_base, tasks, steps=1, rows=8)
+    assert made.records["one"].labels == tasks[0].labels
+    assert made.records["one"] == HeadRecord(**tasks[0].record)
+
+
+def test_experts_with_other_parameters_of_the_base_are_refused(text_base, tasks, experts):
+    name = next(name for name, _ in text_base.backbone.named_parameters() if "LayerNorm" in name)
+    value = dict(text_base.backbone.named_parameters())[name].detach() + 1
+    with pytest.raises(ModelError, match="another value of it"):
+        polished([replace(experts[0], whole={name: value})], text_base, tasks[:1], start=experts[0], steps=1, rows=8)
+
+
+def test_separators_inside_a_text_stay_where_they_are(text_base):
+    """Rows of two texts keep their one separator between them."""
+    tokenizer = text_base.processor
+    ids = [torch.tensor(tokenizer("red green blue", "good bad")["input_ids"]) for _ in range(3)]
+    rows = recombined(Split({"input_ids": ids}, [0] * 3), 50, text_base, "seed").inputs["input_ids"]
+    separator = tokenizer.sep_token_id
+    assert {tuple((row == separator).nonzero().flatten().tolist()) for row in rows} == {
+        tuple((ids[0] == separator).nonzero().flatten().tolist())
+    }
+
+
+def test_the_answers_of_another_precision_are_others(text_base, tasks, experts, tmp_path):
+    rows = selected(tasks[0].splits["train"], range(4))
+    lesson(text_base, tasks[0], rows, lambda: experts[0], top=1, cache=tmp_path)
+    coarse = replace(text_base, machine=replace(text_base.machine, dtype="bfloat16"))
+    lesson(coarse, tasks[0], rows, lambda: experts[0], top=1, cache=tmp_path)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2

@@ -140,3 +140,8 @@ def test_what_an_adapter_records_decides_neither_the_model_nor_whether_its_code_
         tangora.load(expert).metadata.base.model,
         None,
     )
+
+
+def test_a_recipe_without_the_task_is_refused(expert, tmp_path, capsys):
+    assert run("polish", expert, "--recipe", "quickstart", "--out", tmp_path / "out", "-q") == 2
+    assert "the recipe has no such task" in capsys.readouterr().err

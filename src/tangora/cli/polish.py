@@ -205,7 +205,11 @@ def polished_lines(info: PolishedInfo) -> Iterator[str]:
 
 
 def _from_recipe(options: PolishOptions, progress: Progress) -> tuple[Base, list[Task]]:
-    """Load base and tasks of the recipe: those that the experts name, or all."""
+    """Load base and tasks of the recipe: those that the experts, or their folders, are named by.
+
+    Raises:
+        ArgumentError: the recipe has no such task.
+    """
     from tangora.config.recipe import load_recipe  # deferred: --help needs no pydantic
     from tangora.runs.runner import prepare
 
@@ -213,10 +217,12 @@ def _from_recipe(options: PolishOptions, progress: Progress) -> tuple[Base, list
     recipe = load_recipe(str(options.recipe), options.recipe_settings or [], trust_remote_code=trust)
     named = _named(options.adapters)
     known = {task.name for task in recipe.tasks}
-    if set(named.values()) <= known:
-        chosen = [task for task in recipe.tasks if task.name in named.values()]
-        recipe = recipe.model_copy(update={"tasks": chosen})
-    return prepare(recipe, progress)
+    if odd := [name for name in named.values() if name not in known]:
+        fix = f"name the adapters' folders as the recipe's tasks: {', '.join(sorted(known))}"
+        raise ArgumentError("the recipe has no such task", got=odd[0], where="--recipe", fix=fix)
+    by_name = {task.name: task for task in recipe.tasks}
+    chosen = [by_name[name] for name in named.values()]  # in the order of the adapters
+    return prepare(recipe.model_copy(update={"tasks": chosen}), progress)
 
 
 def _from_files(options: PolishOptions, files: Mapping[str, Path]) -> tuple[Base, list[Task]]:
@@ -245,11 +251,13 @@ def _from_files(options: PolishOptions, files: Mapping[str, Path]) -> tuple[Base
     family, settings = _common(records)
     machine = Machine.resolve("auto", "float32", "auto")
     machine.use_threads()
-    # What an adapter records may be somebody else's: it decides neither the model nor whether its code runs.
+    # What an adapter records may be somebody else's: it does not decide whether code runs, nor which model is loaded
+    # beyond what tangora.json names.
     fixed: dict[str, Any] = {"family": family, "model": _model(options), "revision": _revision(options)}
     fixed["trust_remote_code"] = options.trust_remote_code
     base = load_base(base_settings({**settings, **fixed}, "--base"), machine)
-    return base, [recorded_task(name, records[name], base, read_inputs(files[name], name)) for name in files]
+    # in the order of the adapters, which have no names of their own if peft alone made them
+    return base, [recorded_task(name, records[name], base, read_inputs(files[name], name)) for name in folders]
 
 
 def _named(folders: list[Path]) -> dict[Path, str]:

@@ -119,7 +119,8 @@ def divergences(followers: Sequence[Follower], lessons: Sequence[Lesson], batch_
     """Return task -> the mean divergence on the rows of its lesson, in nats."""
     means = {}
     for follower, lesson in zip(followers, lessons, strict=True):
-        device, total = next(follower.parameters()).device, 0.0
+        device, total = next(follower.model.backbone.parameters()).device, 0.0
+        follower.to(device)  # a trainer may have moved the backbone that it shares, but not its readout
         with evaluating(follower), torch.no_grad():
             for numbers, batch in lesson.rows.batches(batch_size, follower.model.collator):
                 placed = {name: value.to(device) for name, value in batch.items()}

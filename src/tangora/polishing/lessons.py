@@ -21,7 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from tangora.adapters.adapter import Adapter
 from tangora.errors import DataError, ModelError
-from tangora.evaluation.evaluator import answering, scoring_key
+from tangora.evaluation.evaluator import answering, refuse_another_base, scoring_key
 from tangora.support.files import atomic_file, digest, read_safetensors, write_safetensors
 from tangora.support.seams import FAMILIES
 from tangora.support.source import source_digest
@@ -45,6 +45,7 @@ __all__ = [
     "selected",
     "shared_with_test",
     "with_features",
+    "without_labels",
 ]
 
 _BATCH = 32
@@ -65,10 +66,11 @@ class Answers:
     tokens: Int[Tensor, "rows tokens top"] | None = None
 
     def of(self, rows: Tensor) -> Answers:
-        """Return the answers to some rows."""
-        features = None if self.features is None else self.features[rows]
-        tokens = None if self.tokens is None else self.tokens[rows]
-        return Answers(self.logits[rows], features, tokens)
+        """Return the answers to some rows, on the device of their numbers."""
+        chosen, device = rows.to(self.logits.device), rows.device
+        features = None if self.features is None else self.features[chosen].to(device)
+        tokens = None if self.tokens is None else self.tokens[chosen].to(device)
+        return Answers(self.logits[chosen].to(device), features, tokens)
 
     def mass(self, rows: Split) -> float | None:
         """Return the mean probability of the tokens that are kept; None if answers are not tokens."""
@@ -92,8 +94,9 @@ class Lesson:
         task: with the rows as its only split, ``train``.
         rows: their inputs; the labels are placeholders, or for generated text the expert's own tokens.
         answers: of the expert.
-        expert: the expert without its updates: its heads and records.
+        expert: the expert without its updates: its heads, records, and parameters saved whole.
         print: the fingerprint of the expert.
+        key: of the expert's answers: its updates, heads and mode.
         drawn: how many of the rows are rows of the task; the others were made of them.
         held: how many of the rows, the last ones, are held out.
     """
@@ -103,6 +106,7 @@ class Lesson:
     answers: Answers
     expert: Adapter
     print: str
+    key: str
     drawn: int = 0
     held: int = 0
 
@@ -222,7 +226,8 @@ def lesson(
         ModelError: the expert was made for another base, or does not fit it.
     """
     adapter = expert()
-    unlabelled = _without_labels(rows)
+    refuse_another_base(adapter, base, same_base=same_base)  # also if its answers are kept
+    unlabelled = without_labels(rows)
     path = None if cache is None else cache / f"{_key(base, task, unlabelled, adapter, top)}.safetensors"
     if path is not None and path.is_file():
         return _assembled(task, unlabelled, read_safetensors(path), adapter)
@@ -234,7 +239,7 @@ def lesson(
     return _assembled(task, unlabelled, tensors, adapter)
 
 
-def _without_labels(rows: Split) -> Split:
+def without_labels(rows: Split) -> Split:
     """Return the inputs with placeholders as targets."""
     inputs = {name: values for name, values in rows.inputs.items() if name != "labels"}
     return Split(inputs, [0] * len(rows))
@@ -254,7 +259,8 @@ def _key(base: Base, task: Task, rows: Split, adapter: Adapter, top: int) -> str
     family = FAMILIES.get(task.family)
     code = source_digest(lesson, family, without=("tangora.errors", "tangora.progress"))
     kept = top if family.logits_over == "tokens" else None
-    return digest(["lesson", code, scoring_key(adapter), base.fingerprint, task.fingerprint, rows.fingerprint, kept])
+    who = [scoring_key(adapter), base.fingerprint, base.machine.dtype]
+    return digest(["lesson", code, *who, task.fingerprint, rows.fingerprint, kept])
 
 
 def _answered(
@@ -310,8 +316,8 @@ def _assembled(task: Task, rows: Split, tensors: Mapping[str, Tensor], adapter: 
         labels = [row[row != IGNORED] for row in generated]
         rows = Split({**rows.inputs, "labels": labels}, rows.targets)
     answers = Answers(tensors["logits"], tensors.get("features"), tensors.get("tokens"))
-    kept = Adapter({}, adapter.metadata, heads=adapter.heads, records=adapter.records)
-    return Lesson(replace(task, splits={"train": rows}), rows, answers, kept, adapter.fingerprint)
+    kept = replace(adapter, updates={})
+    return Lesson(replace(task, splits={"train": rows}), rows, answers, kept, adapter.fingerprint, scoring_key(adapter))
 
 
 def _device(model: nn.Module) -> torch.device:

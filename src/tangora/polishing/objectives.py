@@ -42,12 +42,14 @@ def token_divergence(
     assert answers.tokens is not None
     count = labels.shape[1]  # answers are padded to the longest row of the lesson, a batch to its own
     expert, kept = answers.logits[:, :count], answers.tokens[:, :count]
-    student = logits.log_softmax(-1).gather(-1, kept)
+    every = logits.log_softmax(-1)
+    student = every.gather(-1, kept)
     total = (expert.exp() * (expert - student)).sum(-1)
     if kept.shape[-1] < logits.shape[-1]:
         rest = (1 - expert.exp().sum(-1)).clamp_min(_LEAST)
-        others = (1 - student.exp().sum(-1)).clamp_min(_LEAST)
-        total = total + rest * (rest.log() - others.log())
+        # 1 − Σ of the kept ones would be rounding alone, without a gradient, if they have nearly all of the mass
+        others = every.scatter(-1, kept, -torch.inf).logsumexp(-1)
+        total = total + rest * (rest.log() - others)
     mask = labels != IGNORED
     return torch.where(mask, total, 0).sum(1) / mask.sum(1).clamp_min(1)
 

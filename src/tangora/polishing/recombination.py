@@ -48,16 +48,22 @@ def _texts(rows: Sequence[Tensor], count: int, base: Base, generator: random.Ran
     special = set(getattr(base.processor, "all_special_ids", ()))
     parts = [_parts(row.tolist(), special) for row in rows]
     longest = max(len(body) for _, body, _ in parts)
-    pool = [token for _, body, _ in parts for token in body]
+    pool = [token for _, body, _ in parts for token in body if token not in special]
+    whole = all(special.isdisjoint(body) for _, body, _ in parts)  # else a splice would move a separator of two texts
     made = []
     for _ in range(count):
         (start, body, end), (_, other, _) = generator.choice(parts), generator.choice(parts)
-        if generator.random() < 0.5:
+        if whole and generator.random() < 0.5:
             new = body[: generator.randint(0, len(body))] + other[generator.randint(0, len(other)) :]
         else:
-            new = [generator.choice(pool) if generator.random() < _REPLACED else token for token in body]
+            new = [token if token in special else _maybe(token, pool, generator) for token in body]
         made.append(torch.tensor([*start, *(new[:longest] or body), *end], dtype=torch.int64))
     return made
+
+
+def _maybe(token: int, pool: Sequence[int], generator: random.Random) -> int:
+    """Return the token, or at times one of the pool."""
+    return generator.choice(pool) if generator.random() < _REPLACED else token
 
 
 def _parts(ids: list[int], special: set[int]) -> tuple[list[int], list[int], list[int]]:

@@ -45,8 +45,8 @@ class Start:
 
     @property
     def rank(self) -> int:
-        """The largest rank of a site."""
-        return max(update.rank for update in self.factors.values())
+        """The largest rank of a site, at least 1."""
+        return max(1, *(update.rank for update in self.factors.values()))
 
 
 def start_of(adapter: Adapter, backbone: nn.Module, rank: int | None) -> Start:
@@ -73,23 +73,35 @@ def start_of(adapter: Adapter, backbone: nn.Module, rank: int | None) -> Start:
 
 def _of_layers(adapter: Adapter, backbone: nn.Module) -> tuple[dict[str, Update], tuple[str, ...]]:
     """Return site -> update of a layer, and the parameters that are none."""
-    if not adapter.metadata.of_kind.by_parameter:
-        return dict(adapter.updates), ()
-    layers = {f"{name}.weight": name for name, module in backbone.named_modules() if isinstance(module, nn.Linear)}
+    modules = dict(backbone.named_modules())
+    if adapter.metadata.of_kind.by_parameter:
+        layers = {f"{name}.weight": name for name, module in modules.items() if isinstance(module, nn.Linear)}
+    else:
+        layers = {name: name for name, module in modules.items() if _adaptable(module)}
     chosen = {layers[name]: update for name, update in adapter.updates.items() if name in layers}
     return chosen, tuple(name for name in adapter.updates if name not in layers)
 
 
+def _adaptable(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear | nn.Embedding) or type(module).__name__ == "Conv1D"
+
+
 def _balanced(site: str, update: Update) -> LowRank:
-    """Return the factors ``U√S`` and ``√S Vᵀ`` of an update with the singular values S."""
+    """Return the factors ``U√S`` and ``√S Vᵀ`` of an update with the singular values S, without those that are zero.
+
+    Where both factors are zero, neither has a gradient: such a direction would never be trained.
+    """
     given = update.factors()
     if given is None:
         raise ModelError("the update of this site has no factors", where=site, fix="set polish.rank")
     left, inner_left = torch.linalg.qr(given.b.double() * given.scaling)
     right, inner_right = torch.linalg.qr(given.a.double().T)
     u, s, v = torch.linalg.svd(inner_left @ inner_right.T, full_matrices=False)
-    root = s.sqrt()
-    return LowRank((left @ u * root).float(), (root[:, None] * (v @ right.T)).float(), 1.0)
+    largest = float(s[0]) if s.numel() else 0.0
+    least = torch.finfo(torch.float32).eps * max(update.shape) * largest
+    kept = int((s > least).sum())
+    root = s[:kept].sqrt()
+    return LowRank((left @ u[:, :kept] * root).float(), (root[:, None] * (v[:kept] @ right.T)).float(), 1.0)
 
 
 def put_in(
@@ -109,6 +121,9 @@ def put_in(
     """
     model = adapt(base.backbone, None, config).model
     layers = lora_layers(model)
+    if odd := sorted(layers.keys() ^ start.factors.keys()):
+        fix = "rename one of the layers: peft adapts every layer whose name ends like that of a site"
+        raise ModelError("the student has other sites than the start", got=odd[0], where="polish", fix=fix)
     if not random:
         for site, layer in layers.items():
             _set(layer, start.factors[site])

@@ -8,21 +8,23 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
+import torch
 from torch import Tensor, nn
 
 from tangora.adapters.adapter import Adapter, LoraDetails, load
 from tangora.adapters.application import applied
+from tangora.adapters.heads import HeadRecord
 from tangora.adapters.metadata import Metadata, PolishedInfo, read_metadata
 from tangora.config.polish import PolishSettings
 from tangora.config.settings import FinetuneConfig, LoraSettings, TrainingSettings
-from tangora.errors import ArgumentError, DataError
-from tangora.evaluation.evaluator import refuse_another_base
+from tangora.errors import ArgumentError, DataError, ModelError
+from tangora.evaluation.evaluator import refuse_another_base, scoring_key
 from tangora.fusion.fusion import Fusion
 from tangora.modes.contract import Bench, OnStep, reporting
 from tangora.modes.finetuning import in_work_folder, write_trained
 from tangora.modes.session import training
 from tangora.polishing.following import Follower, divergences, in_turn
-from tangora.polishing.lessons import Lesson, choose_rows, joined, lesson, selected, shared_with_test
+from tangora.polishing.lessons import Lesson, choose_rows, joined, lesson, selected, shared_with_test, without_labels
 from tangora.polishing.recombination import recombined
 from tangora.polishing.student import Start, embedded, put_in, start_of
 from tangora.progress import Progress, shown
@@ -174,7 +176,7 @@ def polished(
     refuse_another_base(start, base, same_base=same_base)
     first = start_of(start, base.backbone, settings.rank)
     teaching = _Teaching(base, settings, seed, cache, same_base)
-    lessons = teaching.lessons(tasks, experts, listener)
+    lessons = teaching.lessons(tasks, experts, start, listener)
     training_of = _Training(base, start, first, settings, seed, lessons)
     bench = Bench(base, scratch, None, reporting(listener, on_step, digits=4))
     listener.begin("polish", settings.steps)
@@ -197,9 +199,13 @@ class _Teaching:
     same_base: bool
 
     def lessons(
-        self, tasks: Sequence[Task], experts: Mapping[str, Callable[[], Adapter]], progress: Progress
+        self, tasks: Sequence[Task], experts: Mapping[str, Callable[[], Adapter]], start: Adapter, progress: Progress
     ) -> list[Lesson]:
-        """Return the lesson of every task, in order; one expert is in memory at a time."""
+        """Return the lesson of every task, in order; one expert is in memory at a time.
+
+        Raises:
+            ModelError: an expert saved parameters whole that the start does not have.
+        """
         made = []
         progress.begin("answers of the experts", len(tasks))
         for task in tasks:
@@ -207,6 +213,7 @@ class _Teaching:
             chosen = self._rows(task)
             (rows, held), drawn = self._with_more(task, chosen), len(chosen)
             one = lesson(self.base, task, rows, experts[task.name], top=top, same_base=same, cache=self.cache)
+            _refuse_other_parameters(one, start)
             made.append(replace(one, held=held, drawn=drawn))
             progress.advance(detail=task.name)
         progress.end()
@@ -237,7 +244,7 @@ class _Teaching:
         if 2 * shared_with_test(task, self.settings.split, chosen) > len(chosen):
             fix = "give other rows: scores on rows that an adapter was made with say nothing"
             raise DataError("most of these rows are among the task's test rows", where=where, fix=fix)
-        return selected(task.splits[self.settings.split], chosen)
+        return without_labels(selected(task.splits[self.settings.split], chosen))
 
 
 @dataclass(frozen=True)
@@ -270,10 +277,15 @@ class _Training:
                 mean = sum(divergences(judges, judged).values()) / len(judged)
                 return mean, mean
 
+            untrained = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
             session.run(ordered, trained, validate if held else None, higher_is_better=False)
             after = divergences(judges, judged)
+            info = self._info(before, after, bool(held), bench)
+            if held and sum(after.values()) > sum(before.values()):  # no step was better than none
+                _put_back(model, untrained)
+                info = info.model_copy(update={"after": dict(before), "step": 0})
             updates, embeddings = linear_factors(model), embedded(model)
-        return self._adapter(updates, embeddings, self._info(before, after, bool(held), bench))
+        return self._adapter(updates, embeddings, info)
 
     def _divided(self) -> tuple[list[Lesson], list[Lesson]]:
         """Return the lessons of the rows that are trained on, and of those on which the best step is chosen."""
@@ -304,9 +316,10 @@ class _Training:
     def _posed(self) -> list[Task]:
         """Return the tasks with fingerprints that cover all that decides the training: checkpoints are found by it."""
         code = source_digest(_Training, without=("tangora.errors", "tangora.progress"))
-        common = [code, self.start.fingerprint, self.settings.model_dump(mode="json"), self.seed]
+        settings = self.settings.model_dump(mode="json")
+        common = [code, scoring_key(self.start), settings, self.seed, self.base.machine.dtype]
         return [
-            replace(one.task, fingerprint=digest([*common, one.task.fingerprint, one.rows.fingerprint, one.print]))
+            replace(one.task, fingerprint=digest([*common, one.task.fingerprint, one.rows.fingerprint, one.key]))
             for one in self.lessons
         ]
 
@@ -357,16 +370,38 @@ class _Training:
             base=was.base,
             linearize="model" if tangent else "none",
             seed=self.seed,
-            fused=was.fused if was.kind == "lora" and self.settings.initial == "fused" else None,
+            fused=was.fused if self.settings.initial == "fused" else None,
             polished=info,
         )
-        details = LoraDetails(self.start.config, embeddings=embeddings)
+        details = LoraDetails(self.start.config, embeddings=embeddings, names=self.start.details.names)
         heads: dict[str, Mapping[str, Tensor]] = dict(self.start.heads)
         records = dict(self.start.records)
-        for one in self.lessons:
-            heads.update(one.expert.heads)
-            records.update(one.expert.records)
+        for one in self.lessons:  # an expert may hold those of other tasks too, which nobody followed
+            name = one.task.name
+            heads |= {name: one.expert.heads[name]} if name in one.expert.heads else {}
+            if one.task.record:  # of the rows that were followed: the expert's own may differ
+                records[name] = HeadRecord(**one.task.record)
+            elif name in one.expert.records:
+                records[name] = one.expert.records[name]
         return Adapter(updates, metadata, details, whole=self.start.whole, heads=heads, records=records)
+
+
+@torch.no_grad()
+def _put_back(model: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """Give parameters their former values."""
+    for name, parameter in model.named_parameters():
+        if name in values:
+            parameter.copy_(values[name].to(parameter.device))
+
+
+def _refuse_other_parameters(one: Lesson, start: Adapter) -> None:
+    """Refuse an expert that answered with parameters of its own which the student has not."""
+    whole = start.whole
+    for name, value in one.expert.whole.items():
+        if name not in whole or not torch.equal(whole[name], value):
+            what = "an expert saved a parameter of the base whole, and the start has another value of it"
+            fix = "polish experts whose modules_to_save agree, or fuse them by name (heads='fuse') and give the result"
+            raise ModelError(what, got=one.task.name, where=name, fix=f"{fix} as start")
 
 
 def _opened(adapter: AdapterLike) -> Adapter:
@@ -389,12 +424,18 @@ def _by_task(adapters: Sequence[AdapterLike], tasks: Sequence[Task]) -> dict[str
     if len(set(names)) < len(names):
         raise ArgumentError("two tasks have one name", got=", ".join(names), where="polish.tasks", fix="rename one")
     recorded = [_metadata(adapter).task for adapter in adapters]
-    if sorted(map(str, recorded)) == sorted(names):
-        return dict(zip(map(str, recorded), adapters, strict=True))
+    if not any(recorded):
+        return dict(zip(names, adapters, strict=True))
     if odd := [name for name in recorded if name is not None and name not in names]:
         fix = f"give experts of {', '.join(names)}, or tasks of these names"
         raise ArgumentError("an expert of another task", got=odd[0], where="polish.adapters", fix=fix)
-    return dict(zip(names, adapters, strict=True))
+    # An expert without a name stands at the place of its task; one with a name may stand anywhere, if all have one.
+    placed = [own or name for own, name in zip(recorded, names, strict=True)]
+    if sorted(placed) != sorted(names):
+        fix = f"give them in the order of the tasks: {', '.join(names)}"
+        got = ", ".join(str(name) for name in recorded)
+        raise ArgumentError("it is not clear which expert is of which task", got=got, where="polish.adapters", fix=fix)
+    return dict(zip(placed, adapters, strict=True))
 
 
 def _fused(

@@ -94,7 +94,7 @@ def recorded_task(name: str, record: HeadRecord, base: Base, table: Table) -> Ta
 
 def settings_of(name: str, recorded: Any, family: Family[Any, Any]) -> TaskSettings:
     """Return recorded settings of a task as its family's class; its source is none."""
-    raw = {"name": name, "source": {"csv": {"train": "-", "test": "-"}}, **recorded}
+    raw = {**recorded, "name": name, "source": {"csv": {"train": "-", "test": "-"}}}
     return validate(family.task_settings, raw, f"heads/{name}.json", DataError)
 
 

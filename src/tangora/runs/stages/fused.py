@@ -88,7 +88,7 @@ class FusedJob(Job):
         else:
             cell = Cell(self.mode, self.space, tuple(outcome.subset), entry)
             made = context.polisher.polished(Candidate(cell, weights, parameters), part)
-        made = made if selection is None else made.with_selection(selection)
+        made = made if selection is None or made.metadata.fused is None else made.with_selection(selection)
         scores = {task: result.score for task, result in outcome.results["test"].items()}
         return made.with_scores(scores, split="test", selection=outcome.selection)
 

@@ -13,9 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock
+
 from tangora.adapters.adapter import Adapter, load
 from tangora.adapters.metadata import FILE
 from tangora.evaluation.candidates import candidate_key
+from tangora.evaluation.evaluator import scoring_key
 from tangora.support.files import atomic_dir, digest, read_json, write_json
 from tangora.support.seams import FAMILIES
 from tangora.support.source import source_digest
@@ -62,9 +65,11 @@ class Polisher:
             on_step: called after each step with (step, total steps, loss).
         """
         folder = self._folder(candidate, fusion)
-        if (folder / FILE).is_file():
-            return load(folder)
-        return self._trained(candidate, fusion, folder, on_step)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_suffix(".lock")):  # jobs of several processes may need the same polish
+            if (folder / FILE).is_file():
+                return load(folder)
+            return self._trained(candidate, fusion, folder, on_step)
 
     def record(self, candidate: Candidate, fusion: Fusion) -> Mapping[str, Any]:
         """Return the curves of a polish that was done: ``training.json``."""
@@ -73,10 +78,12 @@ class Polisher:
     def _folder(self, candidate: Candidate, fusion: Fusion) -> Path:
         cell, entry = candidate.cell, candidate.cell.entry
         assert entry.polish is not None
-        start = candidate_key(fusion, entry.method, candidate.weights, candidate.parameters, fusion.seed)
+        start: list[Any] = [candidate_key(fusion, entry.method, candidate.weights, candidate.parameters, fusion.seed)]
+        # Equal starts of two methods are polished twice: each result says how its own start was made.
+        start += [entry.method, candidate.weights, candidate.parameters, fusion.space, self.base.machine.dtype]
         rows = [self.tasks[name].fingerprint for name in cell.subset]
-        prints = [adapter.fingerprint for adapter in fusion.adapters]
-        what = [start, entry.polish.model_dump(mode="json"), self.seed, self.base.fingerprint, rows, prints]
+        prints = [scoring_key(adapter) for adapter in fusion.adapters]
+        what = [*start, entry.polish.model_dump(mode="json"), self.seed, self.base.fingerprint, rows, prints]
         return self.cache / "polished" / digest([polish_code(self.base.config.family), *what])
 
     def _trained(self, candidate: Candidate, fusion: Fusion, folder: Path, on_step: OnStep | None) -> Adapter:
