@@ -71,7 +71,11 @@ def test_the_adapter_scores_what_the_table_says(done):
         assert adapter.metadata.polished.rows == {"plain": 16, "good": 16}
         assert adapter.metadata.train == "lora"
         results = evaluate(adapter, context.base, list(context.tasks.values()))
-        table = {r["task"]: r for r in scores(done, "task_arithmetic-polished", mode) if r["selection"] == "validation"}
+        table = {
+            r["task"]: r
+            for r in scores(done, "task_arithmetic-polished", mode)
+            if (r["selection"], r["split"]) == ("validation", "test")
+        }
         for task, result in results.items():
             assert float(table[task]["score"]) == pytest.approx(result.score)
             if mode == "lora":  # scored before: the start's score, from the same tables
