@@ -27,6 +27,12 @@ def _one_thread() -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 
+@pytest.fixture
+def undrawn(monkeypatch) -> None:
+    """Reports are written without their figures, which take most of a small run's time."""
+    monkeypatch.setattr("tangora.report.html.draw_all", lambda *_: [])
+
+
 @pytest.fixture(scope="session")
 def tiny_clip(tmp_path_factory) -> Path:
     """Folder of a random CLIPModel with tokenizer and image processor."""
