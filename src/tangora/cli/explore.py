@@ -33,7 +33,9 @@ class ExploreOptions(Options):
 def explore(options: ExploreOptions, output: Output) -> None:
     """Write the fusion explorer: a page with a slider for each task vector, and exact scores at every move."""
     from tangora.config.recipe import load_run_recipe  # deferred: --help needs no pydantic
+    from tangora.support.extras import require
 
+    require("report", purpose="the explorer")
     load_run_recipe(options.run)  # a folder that is no run, or closed, is refused before seconds of imports
     from tangora.report import build, explorer  # deferred: imports jinja2
 
