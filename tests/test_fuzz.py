@@ -81,11 +81,28 @@ def test_any_value_in_a_configuration(adapter, changes):
     attempt({**adapter, "adapter_config.json": json.dumps(config).encode("utf-8", "surrogatepass")})
 
 
+POLISHED = {
+    **{
+        "start": "x",
+        "start_error": 0.0,
+        "split": "train",
+        "measured_on": "held-out",
+        "step": 1,
+        "seed": 0,
+        "settings": {},
+    },
+    **{"experts": {"x": "y"}, "rows": {"x": 2}, "recombined": {"x": 0}, "before": {"x": 1.0}, "after": {"x": 0.5}},
+}
+
+
 @settings(max_examples=many(80), deadline=None)
 @given(
     JSON,
     st.sampled_from(
-        ["format", "kind", "base", "initial", "fused", "scores", "seed", "recipe", "verified", "task", "distilled"]
+        [
+            *("format", "kind", "base", "initial", "fused", "scores", "seed", "recipe", "verified", "task"),
+            *("distilled", "polished"),
+        ]
     ),
 )
 @example({"seed": 2**200, "init": True}, "initial")
@@ -95,6 +112,10 @@ def test_any_value_in_a_configuration(adapter, changes):
 @example({"tasks": {"x": "y"}}, "scores")
 @example({"method": "ties", "space": "delta", "parents": [{"name": "x", "fingerprint": "y"}], "weights": []}, "fused")
 @example("\ud800", "task")
+@example(POLISHED, "polished")
+@example({**POLISHED, "experts": {}, "rows": {}, "recombined": {}, "before": {}, "after": {}}, "polished")
+@example({**POLISHED, "rows": {}}, "polished")
+@example({**POLISHED, "before": {"x": math.nan}, "settings": {"rank": [1]}}, "polished")
 def test_any_value_in_the_metadata(adapter, value, key):
     metadata = json.loads(adapter["tangora.json"]) | {key: value}
     attempt({**adapter, "tangora.json": json.dumps(metadata).encode("utf-8", "surrogatepass")})

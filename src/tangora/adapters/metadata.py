@@ -139,6 +139,13 @@ class PolishedInfo(_Frozen):
     seed: int
     settings: dict[str, Any]
 
+    @model_validator(mode="after")
+    def _the_same_tasks(self) -> PolishedInfo:
+        tables = (self.rows, self.recombined, self.before, self.after)
+        if not self.experts or any(table.keys() != self.experts.keys() for table in tables):
+            raise ValueError("experts, rows, recombined, before and after must have the same tasks, at least one")
+        return self
+
 
 class Metadata(_Frozen):
     """An adapter's provenance, format 1; every field but the first three may be unknown.
