@@ -27,7 +27,7 @@ from tangora.evaluation.evaluator import evaluate
 from tangora.modes.contract import Bench
 from tangora.modes.finetuning import finetune
 from tangora.modes.low_rank import train_lora
-from tangora.polishing.lessons import choose_rows, joined, selected
+from tangora.polishing.rows import choose_rows, joined
 from tangora.runs.context import prepare
 from tangora.tasks import Base, Task
 
@@ -135,7 +135,7 @@ class Study:
         """Return a task with rows of the other tasks as its train rows."""
         count = -(-int(variant.settings["rows"]) // (len(self.tasks) - 1))
         parts = [
-            selected(other.splits["train"], choose_rows(other, "train", count, self.seed))
+            other.splits["train"].select(choose_rows(other, "train", count, self.seed))
             for other in self.tasks
             if other.name != task.name
         ]
@@ -153,9 +153,7 @@ class Study:
 
 
 def _first(task: Task, count: int, seed: int) -> Any:
-    from tangora.tasks.values import only
-
-    return only(task, "train", choose_rows(task, "train", count, seed)).splits["train"]
+    return task.splits["train"].select(choose_rows(task, "train", count, seed))
 
 
 def study_of(data: str, encoder: str, out: Path, seed: int) -> Study:

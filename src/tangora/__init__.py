@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from tangora.methods import fusion_method
     from tangora.modes.distillation import distill
     from tangora.modes.loading import load_model
-    from tangora.polishing.training import polish
+    from tangora.polishing.polish import polish
     from tangora.tangent import TangentModel
     from tangora.tangent.linearization import linearize
     from tangora.tasks.base import Base
@@ -102,7 +102,7 @@ _HOME = {
     "load_model": "modes.loading",
     "load_recipe": "config.recipe",
     "load_task": "api.loading",
-    "polish": "polishing.training",
+    "polish": "polishing.polish",
     "predict": "api.predicting",
     "run": "api.running",
     "search": "coefficients.searching",

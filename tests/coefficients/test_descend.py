@@ -9,8 +9,9 @@ import pytest
 import torch
 from columns import columns_of, tasks_of
 
-from tangora.coefficients.descend import _Adam, _shuffled, adamerging, learned, samerging
+from tangora.coefficients.descend import _Adam, _shuffled, adamerging, learned
 from tangora.coefficients.linear import LinearLogits
+from tangora.coefficients.samerging import samerging
 from tangora.coefficients.solve import convex, minimax
 from tangora.errors import ArgumentError, FusionError
 

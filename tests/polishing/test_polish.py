@@ -15,9 +15,10 @@ from tangora.errors import ArgumentError, DataError, ModelError, OutputError
 from tangora.evaluation.evaluator import evaluate
 from tangora.modes.finetuning import finetune
 from tangora.polishing.following import Follower
-from tangora.polishing.lessons import choose_rows, lesson, selected
+from tangora.polishing.lessons import lesson
+from tangora.polishing.polish import _by_task, polish
 from tangora.polishing.recombination import recombined
-from tangora.polishing.training import _by_task, polish
+from tangora.polishing.rows import choose_rows
 from tangora.polishing.training import polished as train
 from tangora.tasks.values import Split
 
@@ -109,7 +110,7 @@ def test_what_is_measured_at_the_end_is_how_the_saved_adapter_answers(experts, t
     info = made.metadata.polished
     assert info.measured_on == "the same"
     for task, expert in zip(tasks, experts, strict=True):
-        rows = selected(task.splits["train"], _rows(task, 8))
+        rows = task.splits["train"].select(_rows(task, 8))
         theirs, own = (lesson(text_base, task, rows, lambda a=a: a, top=1).answers.logits for a in (expert, made))
         p, q = theirs.double().log_softmax(-1), own.double().log_softmax(-1)
         assert float((p.exp() * (p - q)).sum(-1).mean()) == pytest.approx(info.after[task.name], rel=1e-3, abs=1e-6)
@@ -166,14 +167,14 @@ def test_answers_are_kept_by_content(experts, text_base, tasks, tmp_path):
         loads.append(index)
         return experts[index]
 
-    rows = selected(tasks[0].splits["train"], range(5))
+    rows = tasks[0].splits["train"].select(range(5))
     kept = {"top": 8, "cache": tmp_path}
     first = lesson(text_base, tasks[0], rows, lambda: expert(0), **kept)
     again = lesson(text_base, tasks[0], rows, lambda: expert(0), **kept)
     assert torch.equal(first.answers.logits, again.answers.logits)
     assert len(list(tmp_path.glob("*.safetensors"))) == 1
     lesson(text_base, tasks[0], rows, lambda: expert(1), **kept)
-    lesson(text_base, tasks[0], selected(rows, range(4)), lambda: expert(0), **kept)
+    lesson(text_base, tasks[0], rows.select(range(4)), lambda: expert(0), **kept)
     assert len(list(tmp_path.glob("*.safetensors"))) == 3
 
 
@@ -197,7 +198,7 @@ def test_from_nothing_the_start_is_the_base(experts, text_base, tasks):
     made = train(experts[0], {"one": lambda: experts[0]}, text_base, tasks[:1], settings).adapter
     info = made.metadata.polished
     assert (info.start, made.metadata.fused) == ("random", None)
-    rows = selected(tasks[0].splits["train"], _rows(tasks[0], 8))
+    rows = tasks[0].splits["train"].select(_rows(tasks[0], 8))
     theirs = lesson(text_base, tasks[0], rows, lambda: experts[0], top=1).answers.logits
     zero = tangora.fuse(experts[:1], weights=0.0)
     own = lesson(text_base, tasks[0], rows, lambda: zero, top=1).answers.logits
@@ -237,7 +238,7 @@ def test_refusals(experts, text_base, tasks, tmp_path):
         same = [replace(task, splits={**task.splits, "train": task.splits["test"]}) for task in tasks]
         polished(experts, text_base, same)
     with pytest.raises(DataError, match="at least 2 rows"):
-        few = [replace(t, splits={"train": selected(t.splits["train"], [0])}) for t in tasks]
+        few = [replace(t, splits={"train": t.splits["train"].select([0])}) for t in tasks]
         polished(experts, text_base, few)
     other = replace(experts[0], metadata=experts[0].metadata.model_copy(update={"base": other_base(experts[0])}))
     with pytest.raises(ModelError, match="other base weights"):
@@ -276,7 +277,7 @@ def test_rows_are_made_of_the_rows_that_are_not_held_out(experts, text_base, tas
     info = made.metadata.polished
     assert (info.rows, info.recombined) == ({"one": 24}, {"one": 36})
     assert info.after["one"] < info.before["one"]
-    used = selected(tasks[0].splits["train"], _rows(tasks[0], 24)[:20])
+    used = tasks[0].splits["train"].select(_rows(tasks[0], 24)[:20])
     more = recombined(used, 200, text_base, "seed")
     tokens = {token for row in used.inputs["input_ids"] for token in row.tolist()}
     originals = {tuple(row.tolist()) for row in used.inputs["input_ids"]}
@@ -292,7 +293,7 @@ def test_rows_are_made_of_the_rows_that_are_not_held_out(experts, text_base, tas
 
 
 def test_images_are_mixed(image_base, image_task):
-    rows = selected(image_task.splits["train"], range(4))
+    rows = image_task.splits["train"].select(range(4))
     more = recombined(rows, 6, image_base, "seed").inputs["pixel_values"]
     original = torch.as_tensor(rows.inputs["pixel_values"])
     assert more.shape == (6, *original.shape[1:])
@@ -364,7 +365,7 @@ def test_separators_inside_a_text_stay_where_they_are(text_base):
 
 
 def test_the_answers_of_another_precision_are_others(text_base, tasks, experts, tmp_path):
-    rows = selected(tasks[0].splits["train"], range(4))
+    rows = tasks[0].splits["train"].select(range(4))
     lesson(text_base, tasks[0], rows, lambda: experts[0], top=1, cache=tmp_path)
     coarse = replace(text_base, machine=replace(text_base.machine, dtype="bfloat16"))
     lesson(coarse, tasks[0], rows, lambda: experts[0], top=1, cache=tmp_path)

@@ -160,10 +160,10 @@ def polish(options: PolishOptions, output: Output) -> None:
     from tangora.support.files import refuse_output  # deferred: --help needs none of it
 
     refuse_output(options.out, options.overwrite, [*options.adapters, *filter(None, [options.start]), *files.values()])
-    from tangora.polishing.training import polish as train  # deferred: imports torch
+    from tangora.polishing.polish import polish as train  # deferred: imports torch
 
     with output.progress() as progress:
-        base, tasks = _from_recipe(options, progress) if options.recipe is not None else _from_files(options, files)
+        base, tasks = _base_and_tasks(options, files, progress)
         if options.dry_run:
             output.result(*_plan(options, settings, tasks))
             return
@@ -188,6 +188,16 @@ def polish(options: PolishOptions, output: Output) -> None:
     output.result(document, *polished_lines(info), f"adapter: {options.out.resolve()}")
 
 
+def _base_and_tasks(options: PolishOptions, files: Mapping[str, Path], progress: Progress) -> tuple[Base, list[Task]]:
+    """Load the base and the rows, from the recipe if one is given, else as the adapters record."""
+    from tangora.cli.experts import from_files, from_recipe  # deferred: imports torch
+
+    trust = options.trust_remote_code
+    if options.recipe is None:
+        return from_files(options.adapters, files, options.base, trust=trust)
+    return from_recipe(options.adapters, options.recipe, options.recipe_settings or [], progress, trust=trust)
+
+
 def polished_lines(info: PolishedInfo) -> Iterator[str]:
     """What a polish did, line by line."""
     rows = sorted(set(info.rows.values()))
@@ -195,6 +205,8 @@ def polished_lines(info: PolishedInfo) -> Iterator[str]:
     settings = info.settings
     experts = "1 expert" if len(info.experts) == 1 else f"{len(info.experts)} experts"
     yield f"polished towards {experts} on {count} {info.split} rows each, without labels"
+    if any(info.recombined.values()):
+        yield f"and on {sum(info.recombined.values())} rows that were made of parts of these"
     yield f"student: {settings['student']}, rank {settings['rank']}; step {info.step} of {settings['steps']} was kept"
     if info.mass is not None and info.mass < 1:
         yield f"of each token's probability, the {settings['top']} most likely tokens have {info.mass:.4f}"
@@ -202,113 +214,6 @@ def polished_lines(info: PolishedInfo) -> Iterator[str]:
     width = max(map(len, info.before))
     for name, before in info.before.items():
         yield f"  {name:<{width}}  {before:.4f} → {info.after[name]:.4f}"
-
-
-def _from_recipe(options: PolishOptions, progress: Progress) -> tuple[Base, list[Task]]:
-    """Load base and tasks of the recipe: those that the experts, or their folders, are named by.
-
-    Raises:
-        ArgumentError: the recipe has no such task.
-    """
-    from tangora.config.recipe import load_recipe  # deferred: --help needs no pydantic
-    from tangora.runs.runner import prepare
-
-    trust = options.trust_remote_code
-    recipe = load_recipe(str(options.recipe), options.recipe_settings or [], trust_remote_code=trust)
-    named = _named(options.adapters)
-    known = {task.name for task in recipe.tasks}
-    if odd := [name for name in named.values() if name not in known]:
-        fix = f"name the adapters' folders as the recipe's tasks: {', '.join(sorted(known))}"
-        raise ArgumentError("the recipe has no such task", got=odd[0], where="--recipe", fix=fix)
-    by_name = {task.name: task for task in recipe.tasks}
-    chosen = [by_name[name] for name in named.values()]  # in the order of the adapters
-    return prepare(recipe.model_copy(update={"tasks": chosen}), progress)
-
-
-def _from_files(options: PolishOptions, files: Mapping[str, Path]) -> tuple[Base, list[Task]]:
-    """Load the base that the experts name, and the rows of the files as their records describe."""
-    from tangora.adapters.heads import read_records  # deferred: imports torch
-    from tangora.config.tasks import base_settings
-    from tangora.support.machine import Machine
-    from tangora.tasks import load_base
-    from tangora.tasks.recorded import read_inputs, recorded_task
-
-    named = _named(options.adapters)
-    folders = {task: folder for folder, task in named.items()}
-    if odd := sorted(files.keys() ^ folders.keys()):
-        where = "--data" if odd[0] not in files else f"--data {odd[0]}"
-        what = "no rows for this task" if odd[0] not in files else "no expert of this task"
-        raise ArgumentError(
-            what, got=odd[0], where=where, fix=f"name the tasks {', '.join(sorted(folders))}, once each"
-        )
-    records = {}
-    for task, folder in folders.items():
-        found = read_records(folder)
-        if task not in found:
-            fix = "give --recipe, whose task is described there; adapters of peft alone have no record"
-            raise ArgumentError("the adapter does not say how its rows are read", got=task, where=folder, fix=fix)
-        records[task] = found[task]
-    family, settings = _common(records)
-    machine = Machine.resolve("auto", "float32", "auto")
-    machine.use_threads()
-    # What an adapter records may be somebody else's: it does not decide whether code runs, nor which model is loaded
-    # beyond what tangora.json names.
-    fixed: dict[str, Any] = {"family": family, "model": _model(options), "revision": _revision(options)}
-    fixed["trust_remote_code"] = options.trust_remote_code
-    base = load_base(base_settings({**settings, **fixed}, "--base"), machine)
-    # in the order of the adapters, which have no names of their own if peft alone made them
-    return base, [recorded_task(name, records[name], base, read_inputs(files[name], name)) for name in folders]
-
-
-def _named(folders: list[Path]) -> dict[Path, str]:
-    """Return adapter's folder -> its task: the recorded one, or else the folder's name."""
-    from tangora.adapters.metadata import read_metadata  # deferred: imports pydantic
-    from tangora.support.files import reachable
-
-    named = {}
-    for folder in folders:
-        metadata = read_metadata(reachable(folder))
-        named[folder] = (metadata.task if metadata is not None else None) or folder.resolve().name
-    return named
-
-
-def _common(records: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Return the family and base settings on which all records agree.
-
-    Raises:
-        ArgumentError: two differ.
-    """
-    (first, record), *others = records.items()
-    for name, other in others:
-        if (other.family, other.base) != (record.family, record.base):
-            what = f"{first} and {name} were trained with other settings of the base"
-            fix = "polish experts that read their inputs in the same way"
-            raise ArgumentError(what, got=f"{record.base} and {other.base}", where="heads", fix=fix)
-    return record.family, dict(record.base)
-
-
-def _model(options: PolishOptions) -> str:
-    """Return the name or folder of the base.
-
-    Raises:
-        ArgumentError: nothing names it.
-    """
-    from tangora.adapters.metadata import read_metadata  # deferred: imports pydantic
-
-    if options.base is not None:
-        return options.base
-    metadata = read_metadata(options.adapters[0])
-    if metadata is None or metadata.base.model is None:
-        raise ArgumentError("nothing names the base", where="--base", fix="give its folder or Hub id")
-    return metadata.base.model
-
-
-def _revision(options: PolishOptions) -> str | None:
-    """Return the revision of the base that the first adapter names, unless another base is given."""
-    from tangora.adapters.metadata import read_metadata  # deferred: imports pydantic
-
-    metadata = read_metadata(options.adapters[0]) if options.base is None else None
-    return metadata.base.revision if metadata is not None else None
 
 
 def _plan(options: PolishOptions, settings: PolishSettings, tasks: list[Task]) -> tuple[dict[str, Any], str]:
@@ -319,7 +224,8 @@ def _plan(options: PolishOptions, settings: PolishSettings, tasks: list[Task]) -
     classes = all(FAMILIES.get(task.family).logits_over == "classes" for task in tasks)
     passes = settings.passes(list(rows.values()), classes=classes)
     document = {"dry_run": True, "rows": rows, "passes": passes, "settings": settings.model_dump(mode="json")}
-    line = f"{len(tasks)} experts answer {sum(rows.values())} rows; {settings.steps} steps of "
+    answered = sum(settings.answered(count, classes=classes) for count in rows.values())
+    line = f"{len(tasks)} experts answer {answered} rows; {settings.steps} steps of "
     line += f"{settings.batch_size} rows a task: about {passes:,.0f} rows through the model"
     return document, line
 

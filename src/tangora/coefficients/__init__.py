@@ -11,8 +11,8 @@ With gradients, from logits as a function of one coefficient per task vector, or
 tangent adapters (`tangora.coefficients.linear`), `ForwardLogits` for others (`tangora.coefficients.forward`).
 
 - `tangora.coefficients.solve`: `convex` and `minimax`, solved on linear logits, with a certificate.
-- `tangora.coefficients.descend`: `adamerging` and `samerging` without labels, `learned` with them, on logits of
-  either kind.
+- `tangora.coefficients.descend`: `adamerging` without labels, `learned` with them, on logits of either kind.
+- `tangora.coefficients.samerging`: `samerging`, which follows the experts without labels.
 
 The caller of a search defines the objective: how to fuse, apply to the base model, and score. The caller also keeps
 splits apart: scores on the rows of the search are not test scores. A search sees no data, only values of the objective,

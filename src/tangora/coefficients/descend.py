@@ -19,7 +19,7 @@ from tangora.coefficients.problem import silent
 from tangora.coefficients.solve import START, box
 from tangora.errors import FusionError
 
-__all__ = ["adamerging", "learned", "samerging"]
+__all__ = ["Descent", "adamerging", "learned"]
 
 _TEMPERATURE = 0.1  # nats: how much worse a task must be to count e times as much
 _MEMORY = 0.9  # of the running losses of tasks
@@ -79,7 +79,7 @@ def adamerging(
     """
     steps = steps or (50 if logits.whole else 500)
     rate = learning_rate or (1e-2 if logits.whole else 1e-3)
-    descent = _Descent(logits, _entropy, box(bound, nonnegative, l1), l2, rows, seed)
+    descent = Descent(logits, _entropy, box(bound, nonnegative, l1), l2, rows, seed)
     return descent.run(steps, rate, "adamerging", on_step)
 
 
@@ -122,7 +122,7 @@ def learned(
     >>> round(learned(logits, steps=300).weights[0], 2)  # convex: log 2
     0.69
     """
-    descent = _Descent(logits, _cross_entropy, box(bound, nonnegative, l1), l2, rows, seed, worst_task)
+    descent = Descent(logits, _cross_entropy, box(bound, nonnegative, l1), l2, rows, seed, worst_task)
     return descent.run(steps, learning_rate, "minimax" if worst_task else "learned", on_step, average=True)
 
 
@@ -135,11 +135,11 @@ def _cross_entropy(answers: Answers) -> Tensor:
     return cross_entropy(answers.logits, answers.labels, reduction="none")
 
 
-class _Descent:
-    """Adam on coefficients that stay in a box."""
+class Descent:
+    """Adam on coefficients that stay in a box; a derived class may define another loss."""
 
     def __init__(
-        self, logits: Logits, loss: Loss, limits: Box, l2: float, rows: int, seed: int, worst: bool = False
+        self, logits: Logits, loss: Loss | None, limits: Box, l2: float, rows: int, seed: int, worst: bool = False
     ) -> None:
         self._logits, self._loss, self._limits = logits, loss, limits
         self._l2, self._rows = l2, rows
@@ -184,7 +184,7 @@ class _Descent:
         # Each part has its own graph and gradients add up, so only one part's activations are in memory at a time.
         losses, weights = dict.fromkeys(picks, 0.0), self._weights()
         for part in self._logits(self.x, picks):
-            each = {task: a.shares.to(a.logits) @ self._loss(a) for task, a in part.items()}
+            each = {task: a.shares.to(a.logits) @ self._loss_of(task, a) for task, a in part.items()}
             torch.stack([weights[task] * loss for task, loss in each.items()]).sum().backward()
             for task, loss in each.items():
                 losses[task] += float(loss.detach())
@@ -195,6 +195,11 @@ class _Descent:
         for task in self._running:
             self._running[task] = _MEMORY * self._running[task] + (1 - _MEMORY) * losses[task]
         return losses
+
+    def _loss_of(self, task: str, answers: Answers) -> Float[Tensor, " lines"]:
+        """Return the loss of each line of a task; called once for each part of a pass, in its order."""
+        assert self._loss is not None, "a derived class without a loss of answers alone defines its own"
+        return self._loss(answers)
 
     def _weights(self) -> dict[str, float]:
         """Return the weight of each task's loss: all equal, or larger the more it exceeds its own expert's loss.
@@ -215,7 +220,7 @@ class _Descent:
         losses = dict.fromkeys(tasks, 0.0)
         for part in self._logits(x, {task: self._everything[task] for task in tasks}):
             for task in losses.keys() & part.keys():
-                losses[task] += float(part[task].shares.to(part[task].logits) @ self._loss(part[task]))
+                losses[task] += float(part[task].shares.to(part[task].logits) @ self._loss_of(task, part[task]))
         return losses
 
     def _own_loss(self, task: str) -> float:
@@ -261,104 +266,3 @@ def _shuffled(count: int, rows: int, seed: int, task: str) -> Iterator[list[int]
             order += torch.randperm(count, generator=generator).tolist()
         yield order[:rows]
         order = order[rows:]
-
-
-def samerging(
-    logits: Logits,
-    *,
-    steps: int = 100,
-    learning_rate: float = 0.02,
-    sharpness: float = 0.05,
-    rows: int = 16,
-    nonnegative: bool = False,
-    bound: float = 3.0,
-    l2: float = 0.0,
-    l1: float = 0.0,
-    seed: int = 0,
-    on_step: OnStep = silent,
-) -> Found:
-    r"""Find coefficients with which the fused model answers as the experts do, on unlabelled rows: SAMerging.
-
-    .. math:: \min_c \max_{\|e\| \le \rho} \sum_t \mathbb{E}_x \,
-        \mathrm{KL}\big(f(x; \tau_t) \,\|\, f(x; \sum_s (c_s + e_s) \tau_s)\big)
-
-    (arXiv:2512.21288: divergence from the experts on few unlabelled rows, by sharpness-aware minimization,
-    arXiv:2010.01412, one coefficient per layer.) The gradient of a step is taken at ``c + ρ g / ‖g‖``, with g the
-    gradient at c, so a step costs two. Step size, ρ and number of steps are ours; the optimizer is Adam, as in
-    `learned`. Choose it if some unlabelled rows are available, and the result must be a fusion of the experts; if it
-    may be any adapter of a rank, `tangora.polish` follows the experts further.
-
-    Args:
-        logits: on the rows to use.
-        sharpness: ρ; 0 minimizes the divergence at c itself.
-        steps, learning_rate, rows, nonnegative, bound, l2, l1, seed, on_step: see `adamerging`.
-
-    Raises:
-        FusionError: as `adamerging`; or a task has no vector of its own.
-
-    >>> from tangora.coefficients.linear import LinearLogits
-    >>> from tangora.tangent.columns import Columns
-    >>> slope = torch.tensor([[[2.0, 0.0], [-1.0, 0.0]]])  # the expert itself has the coefficient 1
-    >>> rows = {"origin": torch.zeros(2, 2), "labels": torch.tensor([0, 0]), "examples": torch.arange(2)}
-    >>> logits = LinearLogits([Columns("t", "validation", ("t",), (), columns=slope, fingerprint="", **rows)])
-    >>> round(samerging(logits, steps=200, sharpness=0.0).weights[0], 2)
-    1.0
-    """
-    descent = _Following(logits, _cross_entropy, box(bound, nonnegative, l1), l2, rows, seed)
-    descent.sharpness = sharpness
-    return descent.run(steps, learning_rate, "samerging", on_step, average=True)
-
-
-class _Following(_Descent):
-    """Descent on the divergence from each task's own expert, at the worst point nearby."""
-
-    sharpness = 0.0
-
-    def _differentiate(self, picks: Mapping[str, Sequence[int]]) -> dict[str, float]:
-        """Return the divergences at the coefficients; leave the gradient at the worst point nearby in x."""
-        losses = self._followed(picks)
-        gradient = self.x.grad
-        assert gradient is not None
-        norm = float(gradient.norm())
-        if self.sharpness and norm > 0 and picks is not self._everything:
-            here = self.x.detach().clone()
-            with torch.no_grad():
-                self.x += self.sharpness * gradient / norm
-            self._followed(picks)
-            with torch.no_grad():
-                self.x.copy_(here)
-        return losses
-
-    def _followed(self, picks: Mapping[str, Sequence[int]]) -> dict[str, float]:
-        """Return the divergence of every task, and leave the gradient of their mean and the penalty in x."""
-        experts = {task: self._expert(task, chosen) for task, chosen in picks.items()}
-        taken = dict.fromkeys(picks, 0)
-        weight = 1.0 / len(picks)
-        self.x.grad = None
-        self._penalty().backward()
-        losses = dict.fromkeys(picks, 0.0)
-        for part in self._logits(self.x, picks):
-            terms = []
-            for task, answers in part.items():
-                count = len(answers.logits)
-                expert = experts[task][taken[task] : taken[task] + count]
-                taken[task] += count
-                divergence = (expert.exp() * (expert - answers.logits.log_softmax(-1))).sum(-1)
-                terms.append(answers.shares.to(divergence) @ divergence)
-                losses[task] += float(terms[-1].detach())
-            (weight * torch.stack(terms).sum()).backward()
-        assert self.x.grad is not None
-        if not bool(self.x.grad.isfinite().all()):
-            fix = "check the adapters for NaN, or lower the learning rate"
-            raise FusionError("the loss of a fused model is not finite", where="coefficients", fix=fix)
-        return losses
-
-    @torch.no_grad()
-    def _expert(self, task: str, rows: Sequence[int]) -> Tensor:
-        """Return the logarithms of the expert's probabilities, line by line in the order of a pass over the same rows.
-
-        A pass sorts rows by length, in the order in which they were picked if lengths are equal: so the lines of one
-        task come in one order, whether other tasks' rows lie between them or not.
-        """
-        parts = self._logits(own_coefficients(self._logits, task), {task: rows})
-        return torch.cat([part[task].logits.log_softmax(-1) for part in parts if task in part])

@@ -59,13 +59,15 @@ class PolishSettings(Frozen):
     )
     evaluate_every: int = Field(default=25, ge=1, description="steps between divergences on the held-out rows")
 
-    def reach(self, classes: bool) -> int:
-        """Return how many rows of a task there are to be, with those that are made.
+    def answered(self, rows: int, *, classes: bool) -> int:
+        """Return how many rows an expert answers, with those that are made.
 
         Args:
+            rows: that are drawn.
             classes: whether answers are classes. Texts would have to be generated for every row that is made.
         """
-        return self.recombined if self.recombined is not None else _REACHED if classes else 0
+        reached = self.recombined if self.recombined is not None else _REACHED if classes else 0
+        return max(rows, reached)
 
     def passes(self, rows: Sequence[int], *, classes: bool = True) -> float:
         """Return about how many rows pass forward through the model; a backward pass counts as two.
@@ -75,7 +77,7 @@ class PolishSettings(Frozen):
             classes: whether answers are classes.
         """
         used = [min(self.rows, count) for count in rows]
-        answered = sum(max(count, self.reach(classes)) for count in used)
+        answered = sum(self.answered(count, classes=classes) for count in used)
         judged = sum(self.held(count) for count in used) or sum(used)
         times = 2 + self.steps // self.evaluate_every if self.held_out else 2
         cost = 6 if self.student == "tangent" else 3

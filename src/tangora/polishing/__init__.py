@@ -4,6 +4,7 @@
     start: the experts fused, or any adapter ── truncated to a rank, balanced ──▶ LoRA layers in the base
     lessons, LoRA layers ── training, a step of every task ──▶ the polished adapter
 
-A line belongs to `lessons` if it is about experts, to `student` if about what is trained, to `objectives` if about the
-distance between the two, to `following` if about the order of rows and the loss of a batch. `training` joins them.
+A line belongs to `rows` and `recombination` if it is about inputs, to `teaching` and `lessons` if about experts, to
+`student` if about what is trained, to `objectives` if about the distance between the two, to `following` if about the
+order of rows and the loss of a batch. `training` joins them, and `polish` is what a caller sees.
 """

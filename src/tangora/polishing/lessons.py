@@ -9,7 +9,6 @@ probabilities of the most likely tokens and the mass of all the others. If logit
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,13 +19,14 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from tangora.adapters.adapter import Adapter
-from tangora.errors import DataError, ModelError
+from tangora.errors import ModelError
 from tangora.evaluation.evaluator import answering, refuse_another_base, scoring_key
+from tangora.polishing.rows import without_labels
 from tangora.support.files import atomic_file, digest, read_safetensors, write_safetensors
 from tangora.support.seams import FAMILIES
 from tangora.support.source import source_digest
 from tangora.tasks.batches import IGNORED
-from tangora.tasks.values import Split, Task, evaluating, fingerprint_of
+from tangora.tasks.values import Split, Task, evaluating
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -35,18 +35,7 @@ if TYPE_CHECKING:
     from tangora.tasks.contract import Readout
     from tangora.tasks.model import TaskModel
 
-__all__ = [
-    "Answers",
-    "Lesson",
-    "SideBySide",
-    "choose_rows",
-    "joined",
-    "lesson",
-    "selected",
-    "shared_with_test",
-    "with_features",
-    "without_labels",
-]
+__all__ = ["Answers", "Lesson", "SideBySide", "lesson", "with_features"]
 
 _BATCH = 32
 
@@ -113,7 +102,7 @@ class Lesson:
     def part(self, rows: Sequence[int]) -> Lesson:
         """Return the lesson of some of the rows, in this order."""
         answers = self.answers.of(torch.tensor(list(rows)))
-        return replace(self, rows=selected(self.rows, rows), answers=answers)
+        return replace(self, rows=self.rows.select(rows), answers=answers)
 
 
 class SideBySide(nn.Module):
@@ -164,43 +153,6 @@ def with_features(model: TaskModel, task: Task, base: Base) -> SideBySide:
     return both
 
 
-def choose_rows(task: Task, split: str, count: int, seed: int) -> list[int]:
-    """Return the numbers of ``count`` rows of a split, drawn by seed and task; those of fewer rows come first.
-
-    Raises:
-        DataError: the task has no such split.
-    """
-    if split not in task.splits:
-        fix = "give rows of the task's inputs"
-        raise DataError("the split is missing", got=split, where=f"task {task.name}", fix=fix)
-    available = len(task.splits[split])
-    order = random.Random(f"polish:{seed}:{task.name}").sample(range(available), available)
-    return order[:count]
-
-
-def joined(parts: Sequence[Split]) -> Split:
-    """Return the rows of several splits of the same inputs, one after the other."""
-    inputs: dict[str, Any] = {}
-    for name, values in parts[0].inputs.items():
-        listed = [part.inputs[name] for part in parts]
-        one = isinstance(values, Tensor)
-        inputs[name] = torch.cat([*map(torch.as_tensor, listed)]) if one else [row for rows in listed for row in rows]
-    return Split(inputs, [0] * sum(map(len, parts)))
-
-
-def shared_with_test(task: Task, split: str, rows: Sequence[int]) -> int:
-    """Return how many of these rows have the inputs of a test row of the task."""
-    if "test" not in task.splits or split == "test":
-        return 0 if split != "test" else len(rows)
-    own, test = task.splits[split], task.splits["test"]
-    prints = {_row_print(test, row) for row in range(len(test))}
-    return sum(_row_print(own, row) in prints for row in rows)
-
-
-def _row_print(split: Split, row: int) -> str:
-    return fingerprint_of({name: values[row] for name, values in split.inputs.items() if name != "labels"})
-
-
 def lesson(
     base: Base,
     task: Task,
@@ -237,21 +189,6 @@ def lesson(
         with atomic_file(path) as scratch:
             write_safetensors(scratch, tensors)
     return _assembled(task, unlabelled, tensors, adapter)
-
-
-def without_labels(rows: Split) -> Split:
-    """Return the inputs with placeholders as targets."""
-    inputs = {name: values for name, values in rows.inputs.items() if name != "labels"}
-    return Split(inputs, [0] * len(rows))
-
-
-def selected(rows: Split, chosen: Sequence[int]) -> Split:
-    """Return the inputs of some rows, with placeholders as targets."""
-    inputs = {
-        name: [values[i] for i in chosen] if isinstance(values, list) else values[list(chosen)]
-        for name, values in rows.inputs.items()
-    }
-    return Split(inputs, [0] * len(chosen))
 
 
 def _key(base: Base, task: Task, rows: Split, adapter: Adapter, top: int) -> str:

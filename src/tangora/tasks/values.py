@@ -68,6 +68,14 @@ class Split:
         """Return the number of rows."""
         return len(self.targets)
 
+    def select(self, rows: Sequence[int]) -> Split:
+        """Return the rows with these numbers, in this order."""
+        inputs = {
+            name: [values[i] for i in rows] if isinstance(values, list) else values[list(rows)]
+            for name, values in self.inputs.items()
+        }
+        return Split(inputs, [self.targets[i] for i in rows])  # type: ignore[arg-type]  # all labels, or all texts
+
     def dataset(self) -> SplitRows:
         """Return the rows as a torch data set, for a `DataLoader` or a `Trainer`."""
         return SplitRows(self)
@@ -165,10 +173,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 def only(task: Task, split: str, rows: Sequence[int]) -> Task:
     """Return the task with only some rows of one split."""
-    source = task.splits[split]
-    inputs = {name: [values[i] for i in rows] if isinstance(values, list) else values[list(rows)]
-              for name, values in source.inputs.items()}  # fmt: skip
-    part = Split(inputs, [source.targets[i] for i in rows])  # type: ignore[arg-type]  # all labels, or all texts
+    part = task.splits[split].select(rows)
     return replace(task, splits={split: part}, fingerprint=digest([task.fingerprint, split, part.fingerprint]))
 
 

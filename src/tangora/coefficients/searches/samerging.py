@@ -33,7 +33,7 @@ class SamergingSettings(DescentSettings):
 
 
 class Samerging:
-    """See `tangora.coefficients.descend.samerging`."""
+    """See `tangora.coefficients.samerging.samerging`."""
 
     name = "samerging"
     settings: type[SearchSettings] = SamergingSettings
@@ -43,8 +43,8 @@ class Samerging:
 
     def __call__(self, problem: Problem, settings: SamergingSettings) -> Found:
         """Descend on columns if there are any, else by forward passes."""
-        from tangora.coefficients.descend import samerging  # deferred: torch
         from tangora.coefficients.linear import LinearLogits  # deferred: torch
+        from tangora.coefficients.samerging import samerging  # deferred: torch
 
         return samerging(
             LinearLogits(problem.columns()) if problem.linear else problem.logits(),

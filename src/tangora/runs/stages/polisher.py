@@ -66,10 +66,12 @@ class Polisher:
         """
         folder = self._folder(candidate, fusion)
         folder.parent.mkdir(parents=True, exist_ok=True)
+        scratch = self.cache / "training" / folder.name
         with FileLock(folder.with_suffix(".lock")):  # jobs of several processes may need the same polish
-            if (folder / FILE).is_file():
-                return load(folder)
-            return self._trained(candidate, fusion, folder, on_step)
+            if not (folder / FILE).is_file():
+                self._train(candidate, fusion, folder, scratch, on_step)
+            shutil.rmtree(scratch, ignore_errors=True)  # here too if a kill came between the two
+        return load(folder)
 
     def record(self, candidate: Candidate, fusion: Fusion) -> Mapping[str, Any]:
         """Return the curves of a polish that was done: ``training.json``."""
@@ -86,12 +88,11 @@ class Polisher:
         what = [*start, entry.polish.model_dump(mode="json"), self.seed, self.base.fingerprint, rows, prints]
         return self.cache / "polished" / digest([polish_code(self.base.config.family), *what])
 
-    def _trained(self, candidate: Candidate, fusion: Fusion, folder: Path, on_step: OnStep | None) -> Adapter:
+    def _train(self, candidate: Candidate, fusion: Fusion, folder: Path, scratch: Path, on_step: OnStep | None) -> None:
         from tangora.polishing.training import polished  # deferred: imports torch
 
         cell, entry = candidate.cell, candidate.cell.entry
         assert entry.polish is not None
-        scratch = self.cache / "training" / folder.name
         made = polished(
             fusion.merge(entry.method, candidate.weights, candidate.parameters),
             {name: partial(_same, adapter) for name, adapter in zip(fusion.names, fusion.adapters, strict=True)},
@@ -106,8 +107,6 @@ class Polisher:
         with atomic_dir(folder) as staging:
             made.adapter.save(staging)
             write_json(staging / "training.json", made.record)
-        shutil.rmtree(scratch, ignore_errors=True)
-        return load(folder)
 
 
 def _same(adapter: Adapter) -> Adapter:

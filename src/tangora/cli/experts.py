@@ -1,0 +1,105 @@
+"""Base and tasks of experts, for commands that need rows of their inputs: from a recipe, or as the adapters record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tangora.adapters.heads import HeadRecord, read_records
+from tangora.adapters.metadata import BaseInfo, read_metadata
+from tangora.config.recipe import load_recipe
+from tangora.config.tasks import base_settings
+from tangora.errors import ArgumentError
+from tangora.runs.runner import prepare
+from tangora.support.files import reachable
+from tangora.support.machine import Machine
+from tangora.tasks import load_base
+from tangora.tasks.recorded import read_inputs, recorded_task
+
+if TYPE_CHECKING:
+    from tangora.progress import Progress
+    from tangora.tasks import Base, Task
+
+__all__ = ["from_files", "from_recipe"]
+
+
+def from_recipe(
+    adapters: Sequence[Path], recipe: str, settings: Sequence[str], progress: Progress, *, trust: bool
+) -> tuple[Base, list[Task]]:
+    """Load a recipe's base, and the tasks that the adapters or their folders are named by, in the adapters' order.
+
+    Raises:
+        ArgumentError: the recipe has no such task.
+    """
+    chosen = load_recipe(recipe, settings, trust_remote_code=trust)
+    tasks = {task.name: task for task in chosen.tasks}
+    named = [_task_of(folder) for folder in adapters]
+    if odd := [name for name in named if name not in tasks]:
+        fix = f"name the adapters' folders as the recipe's tasks: {', '.join(sorted(tasks))}"
+        raise ArgumentError("the recipe has no such task", got=odd[0], where="--recipe", fix=fix)
+    return prepare(chosen.model_copy(update={"tasks": [tasks[name] for name in named]}), progress)
+
+
+def from_files(
+    adapters: Sequence[Path], files: Mapping[str, Path], base: str | None, *, trust: bool
+) -> tuple[Base, list[Task]]:
+    """Load the base that the first adapter names, and the files' rows as the adapters record, in the adapters' order.
+
+    Args:
+        adapters: their folders.
+        files: task -> file of rows.
+        base: name or folder of the base, in place of the one that the adapter names.
+        trust: run code from the base's repository.
+
+    Raises:
+        ArgumentError: files and adapters are of different tasks, an adapter does not record how rows are read, two
+            record different settings of the base, or nothing names the base.
+    """
+    folders = {_task_of(folder): folder for folder in adapters}
+    if odd := sorted(files.keys() ^ folders.keys()):
+        where = "--data" if odd[0] not in files else f"--data {odd[0]}"
+        what = "no rows for this task" if odd[0] not in files else "no expert of this task"
+        fix = f"name the tasks {', '.join(sorted(folders))}, once each"
+        raise ArgumentError(what, got=odd[0], where=where, fix=fix)
+    records = {task: _record(task, folder) for task, folder in folders.items()}
+    machine = Machine.resolve("auto", "float32", "auto")
+    machine.use_threads()
+    # What an adapter records may be somebody else's: it does not decide whether code runs, nor which model is loaded
+    # beyond what tangora.json names.
+    named = BaseInfo(model=base) if base is not None else _base_of(adapters[0])
+    fixed: dict[str, Any] = {"model": named.model, "revision": named.revision, "trust_remote_code": trust}
+    loaded = load_base(base_settings({**_common(records), **fixed}, "--base"), machine)
+    return loaded, [recorded_task(name, records[name], loaded, read_inputs(files[name], name)) for name in folders]
+
+
+def _task_of(folder: Path) -> str:
+    """Return the task that an adapter records, or else the folder's name."""
+    metadata = read_metadata(reachable(folder))
+    return (metadata.task if metadata is not None else None) or folder.resolve().name
+
+
+def _record(task: str, folder: Path) -> HeadRecord:
+    found = read_records(folder)
+    if task not in found:
+        fix = "give --recipe, whose task is described there; adapters of peft alone have no record"
+        raise ArgumentError("the adapter does not say how its rows are read", got=task, where=folder, fix=fix)
+    return found[task]
+
+
+def _base_of(folder: Path) -> BaseInfo:
+    metadata = read_metadata(reachable(folder))
+    if metadata is None or metadata.base.model is None:
+        raise ArgumentError("nothing names the base", where="--base", fix="give its folder or Hub id")
+    return metadata.base
+
+
+def _common(records: Mapping[str, HeadRecord]) -> dict[str, Any]:
+    """Return the family and base settings on which all records agree."""
+    (first, record), *others = records.items()
+    for name, other in others:
+        if (other.family, other.base) != (record.family, record.base):
+            what = f"{first} and {name} were trained with other settings of the base"
+            fix = "polish experts that read their inputs in the same way"
+            raise ArgumentError(what, got=f"{record.base} and {other.base}", where="heads", fix=fix)
+    return {**record.base, "family": record.family}

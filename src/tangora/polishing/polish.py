@@ -1,0 +1,164 @@
+"""`polish`: from an exact fusion towards its experts, on rows without labels."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from tangora.adapters.adapter import Adapter, load
+from tangora.adapters.metadata import Metadata, read_metadata
+from tangora.config.polish import PolishSettings
+from tangora.errors import ArgumentError
+from tangora.fusion.fusion import Fusion
+from tangora.modes.contract import OnStep
+from tangora.modes.finetuning import in_work_folder, write_trained
+from tangora.polishing.training import polished
+from tangora.progress import Progress, shown
+from tangora.support.files import reachable, refuse_output
+from tangora.support.validation import validate
+from tangora.tasks.values import Task
+
+if TYPE_CHECKING:
+    from tangora.fusion.weights import Weights
+    from tangora.tasks import Base
+
+__all__ = ["polish"]
+
+AdapterLike: TypeAlias = "Adapter | str | os.PathLike[str]"
+
+
+def polish(
+    adapters: Sequence[AdapterLike],
+    base: Base,
+    tasks: Sequence[Task],
+    *,
+    start: AdapterLike | None = None,
+    method: str = "task_arithmetic",
+    weights: Weights | None = 0.5,
+    parameters: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    out: Path | None = None,
+    scratch: Path | None = None,
+    cache: Path | None = None,
+    same_base: bool = False,
+    overwrite: bool = False,
+    on_step: OnStep | None = None,
+    progress: Progress | bool | None = None,
+    **settings: Any,
+) -> Adapter:
+    r"""Train a fused adapter towards its experts' answers on rows without labels, at a fixed rank.
+
+    .. math:: \min_{A, B} \; \frac{1}{n} \sum_t \mathbb{E}_{x \in X_t} \,
+        \mathrm{KL}\big(f(x; \theta_0 + \Delta W_t) \,\|\, f(x; \theta_0 + B A)\big)
+
+    Choose it if some rows of the tasks' inputs can be had: it keeps more of the experts than a fusion without data, by
+    more the more rows there are. The experts' answers are computed first, one expert in memory at a time; then the
+    factors are trained as in fine-tuning. No label is read. Following experts on unlabelled rows is known from
+    ProDistill (arXiv:2502.12706) and SAMerging (arXiv:2512.21288), which train coefficients of the experts; here the
+    factors of the fused adapter are trained, so that the result is a plain adapter of the given rank.
+
+    Args:
+        adapters: the experts, or their folders: one of each task, of any mode.
+        base: their base; as before afterwards.
+        tasks: rows of their inputs are used. If every expert names its task, the order is free; else it is that of
+            the experts.
+        start: the adapter to start from; by default the experts are fused.
+        method, weights, parameters: of that fusion, as in `tangora.fuse`.
+        seed: of the choice of rows, of their order and of what is drawn.
+        out: folder for the adapter and ``training.json`` (curves, wall time, parameter counts).
+        scratch: folder for checkpoints and answers to resume from, removed at the end; None for none.
+        cache: folder in which the experts' answers are kept by content; by default in ``scratch``.
+        same_base: accept adapters whose recorded base differs.
+        overwrite: replace ``out``.
+        on_step: called after each step with (step, total steps, loss), in the main process.
+        progress: shows passes and steps; by default in a terminal or a notebook. False is silent.
+        settings: fields of `tangora.config.polish.PolishSettings`: ``rank``, ``rows``, ``steps``, ``student``, ...
+
+    Raises:
+        ArgumentError: adapters and tasks do not match, or a setting is invalid.
+        DataError: a task lacks the split, or most of the chosen rows are its test rows.
+        FusionError: the experts cannot be fused.
+        ModelError: an expert was made for another base; LoRA cannot adapt the start's sites; or a loss is not finite.
+        OutputError: ``out`` exists and ``overwrite`` is false, or cannot be written.
+
+    >>> import tangora
+    >>> base = tangora.load_base("encoder", family="text-zero-shot")
+    >>> files = {"train": "colors/train.parquet", "test": "colors/test.parquet"}
+    >>> labels = ["red", "green", "blue"]
+    >>> tasks = [tangora.load_task(name, base, files, labels=labels) for name in ("one", "two")]
+    >>> adapter = tangora.polish(["adapters/one", "adapters/two"], base, tasks, rank=4, rows=8, steps=2)
+    >>> adapter.metadata.polished.rows
+    {'one': 8, 'two': 8}
+    """
+    chosen = validate(PolishSettings, settings, "polish", ArgumentError)
+    if out is not None:
+        refuse_output(out, overwrite)
+    experts = _by_task(adapters, tasks)
+    begun = None if start is None else _opened(start)
+    with shown(progress) as listener, in_work_folder(scratch, out):
+        first = begun if begun is not None else _fused(experts, method, weights, parameters, same_base)
+        made = polished(
+            first,
+            {name: partial(_opened, adapter) for name, adapter in experts.items()},
+            base,
+            tasks,
+            chosen,
+            seed=seed,
+            scratch=scratch,
+            cache=cache if cache is not None or scratch is None else scratch / "answers",
+            same_base=same_base,
+            on_step=on_step,
+            progress=listener,
+        )
+        if out is not None:
+            write_trained({out: (made.adapter, made.record)}, overwrite)
+    return made.adapter
+
+
+def _opened(adapter: AdapterLike) -> Adapter:
+    return adapter if isinstance(adapter, Adapter) else load(adapter)
+
+
+def _metadata(adapter: AdapterLike) -> Metadata:
+    """Return the metadata of an adapter, of which no tensor is read."""
+    if isinstance(adapter, Adapter):
+        return adapter.metadata
+    return read_metadata(reachable(adapter)) or load(adapter, lazily=True).metadata
+
+
+def _by_task(adapters: Sequence[AdapterLike], tasks: Sequence[Task]) -> dict[str, AdapterLike]:
+    """Return task -> its expert."""
+    if len(adapters) != len(tasks) or not tasks:
+        what = f"{len(tasks)} tasks need {len(tasks)} experts" if tasks else "polish needs at least one task"
+        raise ArgumentError(what, got=len(adapters), where="polish.adapters", fix="give one expert of each task")
+    names = [task.name for task in tasks]
+    if len(set(names)) < len(names):
+        raise ArgumentError("two tasks have one name", got=", ".join(names), where="polish.tasks", fix="rename one")
+    recorded = [_metadata(adapter).task for adapter in adapters]
+    if not any(recorded):
+        return dict(zip(names, adapters, strict=True))
+    if odd := [name for name in recorded if name is not None and name not in names]:
+        fix = f"give experts of {', '.join(names)}, or tasks of these names"
+        raise ArgumentError("an expert of another task", got=odd[0], where="polish.adapters", fix=fix)
+    # An expert without a name stands at the place of its task; one with a name may stand anywhere, if all have one.
+    placed = [own or name for own, name in zip(recorded, names, strict=True)]
+    if sorted(placed) != sorted(names):
+        fix = f"give them in the order of the tasks: {', '.join(names)}"
+        got = ", ".join(str(name) for name in recorded)
+        raise ArgumentError("it is not clear which expert is of which task", got=got, where="polish.adapters", fix=fix)
+    return dict(zip(placed, adapters, strict=True))
+
+
+def _fused(
+    experts: Mapping[str, AdapterLike],
+    method: str,
+    weights: Weights | None,
+    parameters: Mapping[str, Any] | None,
+    same_base: bool,
+) -> Adapter:
+    """Fuse the experts; heads that differ are kept, one for each task."""
+    fusion = Fusion(list(experts.values()), names=list(experts), same_base=same_base, heads="keep")
+    return fusion.merge(method, weights, parameters)
