@@ -154,7 +154,8 @@ def test_analyze_is_the_command(workshop, tmp_path):
     import json
     import shutil
 
-    shutil.copytree(workshop / "run", tmp_path / "run")
+    # without what examples of the documentation may have analyzed in the shared run before
+    shutil.copytree(workshop / "run", tmp_path / "run", ignore=shutil.ignore_patterns("analysis"))
     page = tangora.analyze(tmp_path / "run", only=["signs"], modes=["lora"], progress=False)
     assert page == tmp_path / "run" / "report.html"
     entries = json.loads((tmp_path / "run" / "analysis" / "signs.json").read_text())["entries"]
