@@ -12,6 +12,7 @@ from torch import nn
 from tangora.config.tasks import BaseConfig, BaseSettings, TaskConfig, base_settings
 from tangora.errors import PluginError, RecipeError
 from tangora.support.seams import FAMILIES
+from tangora.tasks.contract import AnswerForm
 from tangora.tasks.families.text_zero_shot import TextZeroShot
 from tangora.testing import check_family
 
@@ -98,8 +99,8 @@ def leaky(found):
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        (Broken(answers="labels"), "answers is one of"),
-        (Broken(logits_over="words"), "logits_over is one of"),
+        (Broken(form=lambda task: AnswerForm("words", None)), "the kind of answers is one of"),
+        (Broken(form=lambda task: AnswerForm("classes", "words")), "logits_over is one of"),
         (Broken(auto_class=lambda model: "NoSuchModel"), "auto_class names no class"),
         (Broken(decides=lambda config, base: {"scale": torch.rand(())}), "different fingerprints"),
         (Broken(examples=lambda table, config: iter(["one"])), "examples gives one per row"),

@@ -32,7 +32,7 @@ def test_predictions_equal_unbatched_forward_passes(family):
         with torch.no_grad():
             output = model(**make([item]))
         assert output["loss"].item() == pytest.approx(found.losses[row], abs=ROUNDING)
-        if model.answers == "classes":
+        if model.form.kind == "classes":
             assert output["logits"].argmax().item() == found.values[row]
     assert found.losses.dtype == np.float32
     assert found.losses.shape == (24,)

@@ -25,7 +25,7 @@ from torch.nn.functional import normalize
 from tangora.config.tasks import BaseSettings, TaskSettings
 from tangora.tasks.base import Base
 from tangora.tasks.batches import Collator, collator
-from tangora.tasks.contract import Answers, LogitsOver, Targets
+from tangora.tasks.contract import AnswerForm, Targets
 from tangora.tasks.labels import class_targets
 from tangora.tasks.readouts import ClassReadout
 from tangora.tasks.sources import Table
@@ -89,9 +89,11 @@ class LinearHeadFamily:
     name = "linear-head"
     base_settings = EncoderSettings
     task_settings = TextSettings
-    answers: Answers = "classes"
-    logits_over: LogitsOver = "classes"
     unused = ("pooler",)
+
+    def form(self, config: TextSettings, /) -> AnswerForm:
+        """Return classes."""
+        return AnswerForm("classes", "classes")
 
     def load(self, config: EncoderSettings, /) -> Base:
         """Return encoder and tokenizer."""

@@ -126,7 +126,7 @@ def predict(
         shown(progress) as bars,
     ):
         values, probabilities = _answers(model_of(task), split, batch_size, family, bars)
-    answers = [task.labels[value] for value in values] if family.answers == "classes" else values
+    answers = [task.labels[value] for value in values] if task.form.kind == "classes" else values
     return RowAnswers(task.name, answers, list(task.labels), probabilities)
 
 
@@ -163,7 +163,7 @@ def _answers(
 ) -> tuple[list[Any], Tensor | None]:
     """Return the answer to each row, and the probabilities of its classes if logits are over classes."""
     device = next(model.parameters()).device
-    classes = family.logits_over == "classes"
+    classes = model.form.logits_over == "classes"
     values: list[Any] = [None] * len(split)
     probabilities = torch.zeros(len(split), model.readout.width) if classes else None
     batches = split.batches(size, model.collator)

@@ -218,10 +218,8 @@ def polished_lines(info: PolishedInfo) -> Iterator[str]:
 
 def _plan(options: PolishOptions, settings: PolishSettings, tasks: list[Task]) -> tuple[dict[str, Any], str]:
     """Return what would be done: rows, and the work in rows that pass forward through the model."""
-    from tangora.support.seams import FAMILIES  # deferred: --help needs none of it
-
     rows = {task.name: min(settings.rows, len(task.splits.get(settings.split, ()))) for task in tasks}
-    classes = all(FAMILIES.get(task.family).logits_over == "classes" for task in tasks)
+    classes = all(task.form.logits_over == "classes" for task in tasks)
     passes = settings.passes(list(rows.values()), classes=classes)
     document = {"dry_run": True, "rows": rows, "passes": passes, "settings": settings.model_dump(mode="json")}
     answered = sum(settings.answered(count, classes=classes) for count in rows.values())

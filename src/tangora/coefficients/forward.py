@@ -16,7 +16,6 @@ from tangora.adapters.application import Slot, find_slots
 from tangora.coefficients.linear import shares
 from tangora.coefficients.logits import Answers
 from tangora.errors import ArgumentError, DataError, FusionError
-from tangora.support.seams import FAMILIES
 from tangora.tasks.batches import IGNORED
 from tangora.tasks.model import TaskModel, collate, make_readout
 from tangora.tasks.values import evaluating
@@ -116,7 +115,7 @@ class ForwardLogits:
 def _readouts(tasks: Sequence[Task], base: Base, adapters: Mapping[str, Adapter]) -> dict[str, Readout]:
     """Return task -> readout, with the head of the adapter that has one, on the backbone's device."""
     for task in tasks:
-        if FAMILIES.get(task.family).logits_over is None:
+        if task.form.logits_over is None:
             fix = "choose coefficients by a grid"
             raise FusionError("no search by gradients: logits are not a distribution", got=task.family, fix=fix)
     made = {t.name: TaskModel(base.backbone, t, base, make_readout(t, base, *adapters.values())) for t in tasks}

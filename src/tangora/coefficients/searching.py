@@ -79,7 +79,7 @@ def search(
     raw = {"method": method, "parameters": parameters or {}, "search": {"name": search, **settings}}
     entry = validate(FusionEntry, raw, "tangora.search")
     assert entry.search is not None
-    _check(entry, loaded, base)
+    _check(entry, loaded, tasks)
     fusion = Fusion(loaded, seed=seed, names=names)
     context = SearchContext(
         base,
@@ -115,11 +115,11 @@ def _tasks_of(adapters: Sequence[Adapter], tasks: Sequence[Task]) -> list[str]:
     return recorded if sorted(recorded) == sorted(names) else names
 
 
-def _check(entry: FusionEntry, adapters: Sequence[Adapter], base: Base) -> None:
+def _check(entry: FusionEntry, adapters: Sequence[Adapter], tasks: Sequence[Task]) -> None:
     """Refuse adapters, tasks and a method that do not fit the search."""
     linear = {"these adapters": all(mode_of(adapter).linear_in_coefficients for adapter in adapters)}
     try:
-        check_search(entry, linear, base.config.family)
+        check_search(entry, linear, classes=all(task.form.logits_over == "classes" for task in tasks))
     except ValueError as cause:
         raise ArgumentError(str(cause), where="tangora.search") from None
     refuse_unless_searchable(entry, [name for name, is_linear in linear.items() if is_linear])

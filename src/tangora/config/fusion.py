@@ -15,7 +15,7 @@ from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from tangora.config.polish import PolishSettings
 from tangora.config.settings import NAME, Frozen, SpaceName
-from tangora.support.seams import FAMILIES, SEARCHES
+from tangora.support.seams import SEARCHES
 from tangora.support.validation import did_you_mean
 
 __all__ = ["FusionEntry", "SearchSettings", "check_search"]
@@ -179,13 +179,13 @@ def _refuse(keys: Iterable[str], what: str, valid: Sequence[str] = ()) -> None:
         raise ValueError(f"unknown key {key!r}. {hint[0].upper()}{hint[1:]}")
 
 
-def check_search(entry: FusionEntry, modes: Mapping[str, bool], family: str) -> None:
+def check_search(entry: FusionEntry, modes: Mapping[str, bool], *, classes: bool) -> None:
     """Refuse a search that does not fit the modes or the tasks.
 
     Args:
         entry: of a recipe.
         modes: every mode of the recipe -> whether its logits are linear in the coefficients.
-        family: of the base.
+        classes: whether the logits of every task are over classes.
 
     Raises:
         ValueError: says what to do.
@@ -199,5 +199,5 @@ def check_search(entry: FusionEntry, modes: Mapping[str, bool], family: str) -> 
         alike = [name for name in SEARCHES.own if SEARCHES.get(name).needs == "logits"]
         others = [name for name in alike if SEARCHES.get(name).labelled == search.labelled]
         raise ValueError(f"{what}: use modes with train: tangent, or another search, such as {', '.join(others)}")
-    if search.classes and FAMILIES.get(family).logits_over != "classes":
-        raise ValueError(f"{where} needs classes, and generated text has none: choose another search")
+    if search.classes and not classes:
+        raise ValueError(f"{where} needs classes, and a task of the recipe has none: choose another search")

@@ -140,6 +140,12 @@ class Recipe(Frozen):
         tasks = f"{len(self.tasks)} tasks on {self.base.model}"
         return one_line("Recipe", repr(self.name), tasks, f"modes {' '.join(self.modes)}", f"seed {self.seed}")
 
+    @property
+    def _of_classes(self) -> bool:
+        """Whether the logits of every task are over classes."""
+        family = FAMILIES.get(self.base.family)
+        return all(family.form(task).logits_over == "classes" for task in self.tasks)
+
     @classmethod
     def settings_at(cls, raw: Mapping[str, Any], location: tuple[int | str, ...]) -> tuple[type[Frozen] | None, int]:
         """Return the class that reads a location of a recipe if it depends on the family, for hints in errors."""
@@ -147,12 +153,13 @@ class Recipe(Frozen):
 
     @model_validator(mode="after")
     def _fits_the_family(self) -> Recipe:
-        answers = FAMILIES.get(self.base.family).answers
+        family = FAMILIES.get(self.base.family)
         for task in self.tasks:
+            kind = family.form(task).kind
             for name in task.all_metrics:
-                if answers not in METRICS.get(name).takes:
+                if kind not in METRICS.get(name).takes:
                     takes = " or ".join(sorted(METRICS.get(name).takes))
-                    what = f"{name} compares {takes}, but {self.base.family} answers with {answers}"
+                    what = f"{name} compares {takes}, but {self.base.family} answers with {kind}"
                     raise ValueError(f"tasks: {task.name}: {what}: choose another metric")
         return self
 
@@ -176,7 +183,7 @@ class Recipe(Frozen):
                 got = f"{entry.label} is for subsets of {entry.sizes} tasks, but subsets have {list(fused)} tasks"
                 raise ValueError(f"fusion.methods: {got}")
             linear = {name: MODES.get(of.train).linear_in_coefficients for name, of in self.modes.items()}
-            check_search(entry, linear, self.base.family)
+            check_search(entry, linear, classes=self._of_classes)
         return self
 
     def finetune_config(self, mode: str) -> FinetuneConfig:

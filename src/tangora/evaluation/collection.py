@@ -23,7 +23,6 @@ from tangora.errors import ArgumentError, DataError, FusionError, ModelError
 from tangora.fusion.statistics import About, Statistics
 from tangora.methods import Statistic
 from tangora.progress import Progress, shown
-from tangora.support.seams import FAMILIES
 from tangora.support.validation import did_you_mean
 from tangora.tasks import TaskModel, make_readout
 from tangora.tasks.splits import sample
@@ -109,7 +108,7 @@ def collect_statistics(
                 listener.begin(f"{kind} · {task.name}", len(batches))
                 tensors |= {f"{site}.{kind}": tensor for site, tensor in jobs[kind](batches).items()}
                 listener.end()
-    classes = model.readout.width if FAMILIES.get(task.family).logits_over == "classes" else 0
+    classes = model.readout.width if task.form.logits_over == "classes" else 0
     about = About(
         kinds=list(kinds),
         adapter=adapter.fingerprint,
@@ -135,7 +134,7 @@ def _check(
     if split not in task.splits:
         fix = did_you_mean(split, list(task.splits))
         raise DataError("the split is missing", got=split, where=f"task {task.name}", fix=fix)
-    if "fisher" in kinds and FAMILIES.get(task.family).logits_over is None:
+    if "fisher" in kinds and task.form.logits_over is None:
         fix = "choose a method without Fisher information"
         raise FusionError("logits of this family are not a distribution", got=task.family, where="statistics", fix=fix)
     for name, count in counts.items():

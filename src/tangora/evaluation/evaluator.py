@@ -191,11 +191,10 @@ class Evaluator:
             raise DataError("the split is missing", got=split, where=f"task {task.name}")
         rows = task.splits[split]
         predictions = predict(model_of(task), rows, self._batch_size)
-        values = np.asarray(predictions.values).tolist()
         return Result(
             score=float(score(task.metric, predictions.values, rows.targets)),
             loss=float(np.mean(predictions.losses, dtype=np.float64)),
-            values=values,
+            values=predictions.plain,
         )
 
 

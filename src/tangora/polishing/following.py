@@ -15,7 +15,6 @@ from tangora.modes.mixture import MixedCollator, MixedRows, Mixture
 from tangora.modes.trainer import Rows
 from tangora.polishing.lessons import Lesson, with_features
 from tangora.polishing.objectives import class_divergence, feature_distance, squared_distance, token_divergence
-from tangora.support.seams import FAMILIES
 from tangora.tasks.values import evaluating
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ class Follower(nn.Module):
         self.model, self.settings = model, settings
         self._both = with_features(model, lesson.task, base)
         self._answers = lesson.answers.to(next(model.backbone.parameters()).device)
-        self._over = FAMILIES.get(lesson.task.family).logits_over
+        self._over = lesson.task.form.logits_over
         self.weight = 1.0
 
     def forward(self, row: Int[Tensor, " batch"], **batch: Tensor) -> dict[str, Tensor]:

@@ -195,7 +195,7 @@ def _key(base: Base, task: Task, rows: Split, adapter: Adapter, top: int) -> str
     """Return a hash of everything that determines the answers."""
     family = FAMILIES.get(task.family)
     code = source_digest(lesson, family, without=("tangora.errors", "tangora.progress"))
-    kept = top if family.logits_over == "tokens" else None
+    kept = top if task.form.logits_over == "tokens" else None
     who = [scoring_key(adapter), base.fingerprint, base.machine.dtype]
     return digest(["lesson", code, *who, task.fingerprint, rows.fingerprint, kept])
 
@@ -205,7 +205,7 @@ def _answered(
 ) -> dict[str, Tensor]:
     """Return the answers as tensors: ``logits``, ``features``, and of tokens ``generated``, ``tokens``."""
     model = model_of(task)
-    if FAMILIES.get(task.family).logits_over == "tokens":
+    if task.form.logits_over == "tokens":
         labels = _generated(model, rows)
         rows = Split({**rows.inputs, "labels": labels}, [0] * len(rows))
     both = with_features(model, task, base)

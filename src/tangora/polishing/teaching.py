@@ -13,7 +13,6 @@ from tangora.errors import DataError, ModelError
 from tangora.polishing.lessons import Lesson, lesson
 from tangora.polishing.recombination import recombined
 from tangora.polishing.rows import choose_rows, joined, shared_with_test, without_labels
-from tangora.support.seams import FAMILIES
 
 if TYPE_CHECKING:
     from tangora.adapters.adapter import Adapter
@@ -71,7 +70,7 @@ class Teaching:
         """
         held = self.settings.held(len(rows))
         used, last = rows.select(range(len(rows) - held)), rows.select(range(len(rows) - held, len(rows)))
-        classes = FAMILIES.get(task.family).logits_over == "classes"
+        classes = task.form.logits_over == "classes"
         more = self.settings.answered(len(rows), classes=classes) - len(rows)
         made = recombined(used, more, self.base, f"{self.seed}:{task.name}") if more else used.select([])
         return joined([used, made, last]), held

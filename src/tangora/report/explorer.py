@@ -128,9 +128,9 @@ def _paths(folder: Path, mode: str, task: str) -> dict[str, Path]:
 def _showable(folder: Path, recipe: Recipe, mode: str) -> tuple[list[TaskSettings], list[str]]:
     """Return tasks with logits of classes, and notes on those left out or scored by another metric than the run's."""
     tasks, notes = [], []
-    classes = FAMILIES.get(recipe.base.family).logits_over == "classes"
+    family = FAMILIES.get(recipe.base.family)
     for task in recipe.tasks:
-        if not classes:
+        if family.form(task).logits_over != "classes":
             notes.append(f"{task.name} is left out: its answers are not classes.")
         elif not all(path.is_file() for path in _paths(folder, mode, task.name).values()):
             notes.append(f"{task.name} is left out: it has no cached logits.")

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from tangora.errors import TangoraError
 from tangora.support.files import digest, read_json, write_json
-from tangora.support.seams import FAMILIES
 
 if TYPE_CHECKING:
     from tangora.config.recipe import Recipe
@@ -61,7 +60,7 @@ class Sources:
                 task.name: TaskFacts(
                     task.fingerprint,
                     {name: len(split) for name, split in task.splits.items()},
-                    FAMILIES.get(task.family).logits_over == "classes",
+                    task.form.logits_over == "classes",
                 )
                 for task in tasks
             },

@@ -225,7 +225,7 @@ def site_columns(
 def _check(task: Task, split: str) -> None:
     if split not in task.splits:
         raise DataError("the split is missing", got=split, where=f"task {task.name}")
-    if FAMILIES.get(task.family).logits_over is None:
+    if task.form.logits_over is None:
         fix = "score by forward passes"
         what = "columns need logits that are a distribution"
         raise DataError(what, got=task.family, where=f"task {task.name}", fix=fix)

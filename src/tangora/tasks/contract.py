@@ -42,13 +42,37 @@ if TYPE_CHECKING:
     from tangora.tasks.sources import Table
     from tangora.tasks.values import Batch, Collate, Task
 
-__all__ = ["Answers", "Family", "LogitsOver", "Metric", "Readout", "Targets"]
+__all__ = ["AnswerForm", "Answers", "Family", "LogitsOver", "Metric", "Readout", "Targets"]
 
-Answers: TypeAlias = Literal["classes", "text", "number"]
-"""The kind of a model's answers: class numbers, texts, or numbers."""
+Answers: TypeAlias = Literal["classes", "text", "number", "labels", "tags", "likelihood"]
+"""The kind of a model's answers, and the Python value of each.
+
+- ``classes``: a class number (`int`) per row.
+- ``text``: a text (`str`); a target may be a tuple of texts if several are correct.
+- ``number``: a number (`float`).
+- ``labels``: the class numbers of all labels of a row (a sorted `list`), for tasks with any number of labels.
+- ``tags``: a class number for each word of a row (a `list`).
+- ``likelihood``: the mean negative log-likelihood of a row's tokens in nats (`float`); the target is their number.
+"""
 
 LogitsOver: TypeAlias = Literal["classes", "tokens"]
 """What the softmax of the logits is a distribution over: the classes of a row, or the vocabulary per target token."""
+
+
+@dataclass(frozen=True)
+class AnswerForm:
+    """The form of the answers to a task.
+
+    Attributes:
+        kind: of the answers. Metrics for other kinds are refused.
+        logits_over: what the softmax of the logits is a distribution over; None if it is no distribution, as for a
+            regression. Columns of the tangent expansion, and searches by gradients, exist for logits over classes and
+            tokens. Fusions are scored on columns, and shown in the explorer, if logits are over classes.
+    """
+
+    kind: Answers
+    logits_over: LogitsOver | None
+
 
 _Base = TypeVar("_Base", bound=BaseSettings, contravariant=True)
 _Task = TypeVar("_Task", bound=TaskSettings, contravariant=True)
@@ -81,10 +105,6 @@ class Family(Protocol[_Base, _Task]):
         name: its name in recipes and ``tangora.json``; letters, digits and ``-``.
         base_settings: a frozen pydantic class derived from `BaseSettings`; an unknown key is an error.
         task_settings: a frozen pydantic class derived from `TaskSettings`.
-        answers: the kind of its models' answers. Metrics for other kinds are refused.
-        logits_over: what the softmax of the logits is a distribution over; None if it is no distribution, as for a
-            regression. Columns of the tangent expansion, and searches by gradients, exist for logits over classes and
-            tokens. Fusions are scored on columns, and shown in the explorer, if logits are over classes.
         unused: children of the backbone to remove, because the family does not use them and checkpoints may lack their
             weights; adapters and fingerprints do not cover them.
     """
@@ -92,9 +112,11 @@ class Family(Protocol[_Base, _Task]):
     name: str
     base_settings: type[BaseSettings]
     task_settings: type[TaskSettings]
-    answers: Answers
-    logits_over: LogitsOver | None
     unused: tuple[str, ...]
+
+    def form(self, config: _Task, /) -> AnswerForm:
+        """Return the form of the answers to a task with these settings."""
+        ...
 
     def load(self, config: _Base, /) -> Base:
         """Load the pretrained model, and what is needed to preprocess rows.

@@ -94,6 +94,7 @@ def load_task(config: TaskSettings, base: Base, seed: int) -> Task:
         family=base.config.family,
         metric=config.metric,
         labels=classes,
+        form=family.form(config),
         splits=splits,
         fingerprint=fingerprint_of(decides),
         more_metrics=config.all_metrics[1:],

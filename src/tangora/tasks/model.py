@@ -32,11 +32,17 @@ class Predictions:
     """A model's answer and loss for each row, in the split's order.
 
     Attributes:
-        values: class numbers (int64), generated texts, or numbers (float64).
+        values: an answer per row: class numbers as int64, numbers and likelihoods as float64, others as a list.
         losses: of each row (float32).
     """
 
-    values: np.ndarray | list[str]
+    values: np.ndarray | list[Any]
+
+    @property
+    def plain(self) -> list[Any]:
+        """The answers as plain Python values."""
+        return self.values.tolist() if isinstance(self.values, np.ndarray) else list(self.values)
+
     losses: np.ndarray
 
     def __repr__(self) -> str:
@@ -105,7 +111,7 @@ class TaskModel(nn.Module):
         self.collator = collate(task, base)
         self.readout: Readout = FAMILIES.get(task.family).readout(task, base) if readout is None else readout
         cast(nn.Module, self.readout).to(next(backbone.parameters()).device).train(backbone.training)
-        self.answers = FAMILIES.get(task.family).answers
+        self.form = task.form
         self._machine = base.machine
         self.training = backbone.training
 
@@ -168,9 +174,9 @@ def predict(model: TaskModel, split: Split, batch_size: int) -> Predictions:
             losses[rows] = row_losses.cpu().numpy()
             for row, answer in zip(rows, answers, strict=True):
                 values[row] = answer
-    return Predictions(_of_kind(values, model.answers), losses)
+    return Predictions(_of_kind(values, model.form.kind), losses)
 
 
-def _of_kind(values: list[Any], answers: str) -> np.ndarray | list[str]:
-    kinds: Mapping[str, Any] = {"classes": np.int64, "number": np.float64}
+def _of_kind(values: list[Any], answers: str) -> np.ndarray | list[Any]:
+    kinds: Mapping[str, Any] = {"classes": np.int64, "number": np.float64, "likelihood": np.float64}
     return np.array(values, dtype=kinds[answers]) if answers in kinds else values

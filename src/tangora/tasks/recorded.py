@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tangora.adapters.heads import HeadRecord
     from tangora.config.tasks import TaskSettings
     from tangora.tasks.base import Base
-    from tangora.tasks.contract import Family
+    from tangora.tasks.contract import Answers, Family
 
 __all__ = ["SUFFIXES", "encoded", "kind_of", "read_inputs", "recorded_task", "settings_of"]
 
@@ -32,7 +32,14 @@ _KINDS = {".parquet": "parquet", ".csv": "csv", ".jsonl": "jsonl", ".json": "jso
 SUFFIXES = tuple(suffix for suffix in _KINDS if suffix)
 """The suffixes of files of rows."""
 
-_PLACEHOLDERS = {"classes": 0, "text": "", "number": 0.0}
+_PLACEHOLDERS: dict[Answers, Any] = {
+    "classes": 0,
+    "text": "",
+    "number": 0.0,
+    "labels": [],
+    "tags": [],
+    "likelihood": 0,
+}
 
 
 def kind_of(path: str | Path) -> str | None:
@@ -85,6 +92,7 @@ def recorded_task(name: str, record: HeadRecord, base: Base, table: Table) -> Ta
         family=record.family,
         metric=config.metric,
         labels=list(record.labels),
+        form=family.form(config),
         splits={"train": rows},
         fingerprint=fingerprint_of({**decides, "rows": rows.fingerprint}),
         record=record.model_dump(mode="json", exclude={"format"}),
@@ -100,5 +108,5 @@ def settings_of(name: str, recorded: Any, family: Family[Any, Any]) -> TaskSetti
 
 def encoded(table: Table, config: TaskSettings, base: Base, family: Family[Any, Any]) -> Split:
     """Return rows as inputs, with placeholders as targets."""
-    targets: Sequence[Any] = [_PLACEHOLDERS[family.answers]] * len(table)
+    targets: Sequence[Any] = [_PLACEHOLDERS[family.form(config).kind]] * len(table)
     return Split(family.encode(table, targets, config, base), list(targets))

@@ -14,8 +14,11 @@ from torch.utils.data import Dataset
 
 from tangora.support.files import digest
 from tangora.support.shown import html_table, one_line
+from tangora.tasks.contract import AnswerForm
 
 __all__ = ["Batch", "Collate", "Split", "SplitRows", "Task", "evaluating", "fingerprint_of", "only"]
+
+CLASSES = AnswerForm("classes", "classes")
 
 Batch: TypeAlias = dict[str, Tensor]
 Collate: TypeAlias = Callable[[Sequence[Mapping[str, Any]]], Batch]
@@ -47,12 +50,12 @@ class Split:
     Attributes:
         inputs: one entry per row, by the backbone's names for them: ``input_ids`` as unpadded 1-D int64 tensors, or
             ``pixel_values`` of shape [n, 3, height, width]; and ``labels``, if they are not the targets.
-        targets: the targets of metrics: class numbers, texts or numbers.
+        targets: the targets of metrics, by the kind of answers: see `tangora.tasks.contract.Answers`.
         fingerprint: sha-256 of inputs and targets.
     """
 
     inputs: Mapping[str, list[Tensor] | Tensor]
-    targets: list[int] | list[str] | list[float]
+    targets: list[Any]
     fingerprint: str = ""
     _batches: dict[int, list[tuple[list[int], Batch]]] = field(default_factory=dict, repr=False, compare=False)
 
@@ -74,7 +77,7 @@ class Split:
             name: [values[i] for i in rows] if isinstance(values, list) else values[list(rows)]
             for name, values in self.inputs.items()
         }
-        return Split(inputs, [self.targets[i] for i in rows])  # type: ignore[arg-type]  # all labels, or all texts
+        return Split(inputs, [self.targets[i] for i in rows])
 
     def dataset(self) -> SplitRows:
         """Return the rows as a torch data set, for a `DataLoader` or a `Trainer`."""
@@ -119,6 +122,7 @@ class Task:
         splits: ``train``, ``validation`` and ``test``: three disjoint sets of rows.
         fingerprint: sha-256 of everything above, and of how rows are preprocessed and answered.
         more_metrics: further metrics that predictions are scored by, but nothing is chosen by.
+        form: the form of the answers.
         record: what prediction needs besides the base, as JSON: see `tangora.adapters.heads.HeadRecord`.
 
     >>> import tangora
@@ -135,6 +139,7 @@ class Task:
     splits: Mapping[str, Split]
     fingerprint: str = ""
     more_metrics: tuple[str, ...] = ()
+    form: AnswerForm = CLASSES
     record: Mapping[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:

@@ -22,7 +22,7 @@ from tangora.tasks.model import TaskModel, make_readout, predict
 from tangora.tasks.values import Batch, Task, evaluating
 from tangora.updates.task_vector import LowRank
 
-__all__ = ["check_followed", "check_readout"]
+__all__ = ["check_followed", "check_readout", "check_value"]
 
 _ROWS = 4
 _STEP = 1e-2  # step of the finite difference
@@ -39,7 +39,7 @@ def check_readout(family: Family[Any, Any], base: Base, task: Task) -> None:
     _check_shapes(family, base, task, head)
     _check_answers(family, base, task, head)
     _check_gradients(base, task, head)
-    if family.logits_over is not None:
+    if task.form.logits_over is not None:
         _check_expansion(base, task, head)
 
 
@@ -99,7 +99,7 @@ def _check_shapes(family: Family[Any, Any], base: Base, task: Task, head: Adapte
     assert len(features) == _ROWS, f"features has {len(features)} entries for {_ROWS} rows"
     assert logits.dtype == torch.float32, f"logits are float32, got {logits.dtype}"
     assert logits.shape[-1] == readout.width, f"width is {readout.width}, and there are {logits.shape[-1]} logits"
-    tokens = labels.shape[1:] if family.logits_over == "tokens" else ()
+    tokens = labels.shape[1:] if task.form.logits_over == "tokens" else ()
     assert logits.shape[:-1] == (_ROWS, *tokens), f"logits are of rows (and tokens), got {tuple(logits.shape)}"
     assert losses.shape == (_ROWS,), f"losses has one entry per row, got {tuple(losses.shape)}"
     for row in range(_ROWS):
@@ -114,16 +114,29 @@ def _check_answers(family: Family[Any, Any], base: Base, task: Task, head: Adapt
     model = TaskModel(base.backbone, task, base, make_readout(task, base, head))
     split = next(iter(task.splits.values()))
     predicted = predict(model, split, 5)
-    values = np.asarray(predicted.values).tolist()
-    kinds: dict[str, type] = {"classes": int, "text": str, "number": float}
-    for value in values:
-        assert isinstance(value, kinds[family.answers]), f"an answer must be of kind {family.answers}, got {value!r}"
-    if family.answers == "classes":
-        assert set(values) <= set(range(len(task.labels))), f"answers are class numbers, got {sorted(set(values))}"
+    for value in predicted.plain:
+        check_value(value, task, "answer")
     assert np.isfinite(predicted.losses).all(), "a loss is not finite"
     other = replace(task, labels=[*task.labels[1:], *task.labels[:1]])
     if head.heads and other.labels != task.labels:
         _refused(other, base, head)
+
+
+def check_value(value: Any, task: Task, what: str) -> None:
+    """Check that an answer or a target is a Python value of the task's kind.
+
+    Raises:
+        AssertionError: it is another value.
+    """
+    kind = task.form.kind
+    types: dict[str, tuple[type, ...]] = {"classes": (int,), "text": (str,), "number": (float,), "likelihood": (float,)}
+    if what == "target":
+        types |= {"text": (str, tuple), "likelihood": (int,)}
+    expected = types.get(kind, (list,))
+    assert isinstance(value, expected), f"{what} {value!r} is not of kind {kind}"
+    numbers = [value] if kind == "classes" else value if kind in ("labels", "tags") else []
+    known = range(len(task.labels))
+    assert all(number in known for number in numbers), f"{what} {value!r} has a number of no class"
 
 
 def _refused(task: Task, base: Base, head: Adapter) -> None:

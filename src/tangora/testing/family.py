@@ -18,7 +18,7 @@ from tangora.tasks.base import Base
 from tangora.tasks.contract import Answers, Family, LogitsOver
 from tangora.tasks.load import load_base, load_task, read_rows
 from tangora.tasks.values import Task
-from tangora.testing._readout import check_followed, check_readout
+from tangora.testing._readout import check_followed, check_readout, check_value
 
 __all__ = ["check_family"]
 
@@ -58,9 +58,6 @@ def _check_declarations(family: Family[Any, Any]) -> None:
     assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name), f"name consists of small letters, digits and -, got {name!r}"
     assert name in FAMILIES, f"{name} is not registered: announce it in the group tangora.families"
     assert FAMILIES.get(name) is family, f"another family is registered as {name}"
-    assert family.answers in get_args(Answers), f"answers is one of {get_args(Answers)}, got {family.answers!r}"
-    over = family.logits_over
-    assert over is None or over in get_args(LogitsOver), f"logits_over is one of {get_args(LogitsOver)} or None"
     for attribute, parent in (("base_settings", BaseSettings), ("task_settings", TaskSettings)):
         derived = getattr(family, attribute)
         assert issubclass(derived, parent), f"{attribute} is derived from {parent.__name__}, got {derived.__name__}"
@@ -79,9 +76,12 @@ def _check_settings(family: Family[Any, Any], base: BaseSettings, task: TaskSett
         except ValidationError:
             continue
         raise AssertionError(f"{type(settings).__name__} accepts an unknown key")
+    kind, over = family.form(task).kind, family.form(task).logits_over
+    assert kind in get_args(Answers), f"the kind of answers is one of {get_args(Answers)}, got {kind!r}"
+    assert over is None or over in get_args(LogitsOver), f"logits_over is one of {get_args(LogitsOver)} or None"
     for name in task.all_metrics:
         takes = METRICS.get(name).takes
-        assert family.answers in takes, f"give a metric that takes {family.answers}; {name} takes {sorted(takes)}"
+        assert kind in takes, f"give a metric that takes {kind}; {name} takes {sorted(takes)}"
 
 
 def _check_base(family: Family[Any, Any], settings: BaseSettings, base: Base) -> None:
@@ -103,12 +103,9 @@ def _check_task(family: Family[Any, Any], config: TaskSettings, base: Base, task
         for name, values in rows.inputs.items():
             got = f"{len(values)} of {name} for {len(rows)} rows of {split}"
             assert len(values) == len(rows), f"encode returns one entry per row, got {got}"
-    if family.answers == "classes":
-        numbers = {target for rows in task.splits.values() for target in rows.targets}
-        assert numbers <= set(range(len(task.labels))), f"targets are class numbers, got {sorted(numbers)[:5]}"
-    kinds = {"classes": int, "text": str, "number": float}
-    for target in task.splits["test"].targets:
-        assert isinstance(target, kinds[family.answers]), f"a target is {family.answers}, got {target!r}"
+    for rows in task.splits.values():
+        for target in rows.targets:
+            check_value(target, task, "target")
 
 
 def _check_batches(family: Family[Any, Any], base: Base, task: Task) -> None:

@@ -169,7 +169,8 @@ class AnalysisPlan:
     def linear(self, mode: str) -> bool:
         """Return whether planes of a mode come from columns: logits are linear in coefficients, and over classes."""
         linear = mode_of(self.recipe.modes[mode]).linear_in_coefficients
-        return linear and FAMILIES.get(self.recipe.base.family).logits_over == "classes"
+        family = FAMILIES.get(self.recipe.base.family)
+        return linear and all(family.form(task).logits_over == "classes" for task in self.recipe.tasks)
 
     def _batches(self, rows: int) -> int:
         return -(-rows // self.recipe.evaluation.batch_size)

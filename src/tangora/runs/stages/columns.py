@@ -20,7 +20,6 @@ from tangora.errors import TangoraError
 from tangora.evaluation.evaluator import Result
 from tangora.modes.contract import mode_of
 from tangora.support.files import digest
-from tangora.support.seams import FAMILIES
 from tangora.tangent.columns import columns_key, load_columns, make_columns, site_columns
 from tangora.tasks.metrics import score
 
@@ -56,7 +55,7 @@ class ColumnStore:
     def scores(self, mode: str) -> bool:
         """Return whether fusions of a mode are scored on columns: linear logits, and classes in every task."""
         linear = all(mode_of(adapter).linear_in_coefficients for adapter in self.experts[mode].values())
-        return linear and all(FAMILIES.get(t.family).logits_over == "classes" for t in self.tasks.values())
+        return linear and all(t.form.logits_over == "classes" for t in self.tasks.values())
 
     def get(
         self,

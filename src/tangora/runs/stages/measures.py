@@ -15,7 +15,6 @@ from tangora.analysis.signs import sign_conflict
 from tangora.errors import DataError
 from tangora.evaluation.candidates import candidate_key
 from tangora.fusion.fusion import Fusion
-from tangora.support.seams import FAMILIES
 from tangora.tangent import make_columns
 from tangora.tasks import TaskModel, make_readout
 from tangora.tasks.batches import IGNORED
@@ -137,7 +136,7 @@ def picked(task: Task, split: str, rows: int, seed: int) -> list[int]:
     if split not in task.splits:
         raise DataError("the split is missing", got=split, where=f"task {task.name}")
     full = task.splits[split]
-    by_class = FAMILIES.get(task.family).answers == "classes"
+    by_class = task.form.kind == "classes"
     return sample(len(full), rows, seed, full.targets if by_class else None)
 
 

@@ -14,7 +14,7 @@ from tangora.runs.jobs import Resources
 from tangora.runs.sources import Sources
 from tangora.runs.stages.cells import Cell
 from tangora.runs.stages.column_files import scored_on_columns
-from tangora.support.seams import FAMILIES, SEARCHES
+from tangora.support.seams import SEARCHES
 
 __all__ = ["cells_work", "rows_of"]
 
@@ -42,7 +42,7 @@ def _polish(recipe: Recipe, sources: Sources, cell: Cell) -> float:
         return 0.0
     given = cell.entry.search is None and _candidates(cell.entry) == 1
     times = 1 if given else len(recipe.fusion.selection)
-    classes = FAMILIES.get(recipe.base.family).logits_over == "classes"
+    classes = all(sources.tasks[name].classes for name in cell.subset)
     return times * settings.passes([sources.tasks[name].rows[settings.split] for name in cell.subset], classes=classes)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tangora.config.tasks import BaseConfig, TaskConfig
+from tangora.tasks.contract import AnswerForm
 from tangora.tasks.templates import prompts, text_targets
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
     from tangora.tasks.base import Base
     from tangora.tasks.batches import Collator
-    from tangora.tasks.contract import Answers, LogitsOver, Targets
+    from tangora.tasks.contract import Targets
     from tangora.tasks.generation import GenerationReadout
     from tangora.tasks.sources import Table
     from tangora.tasks.values import Task
@@ -27,9 +28,11 @@ class TextToText:
     name = "text-to-text"
     base_settings = BaseConfig
     task_settings = TaskConfig
-    answers: Answers = "text"
-    logits_over: LogitsOver = "tokens"
     unused: tuple[str, ...] = ()
+
+    def form(self, config: TaskConfig, /) -> AnswerForm:
+        """Return texts."""
+        return AnswerForm("text", "tokens")
 
     def load(self, config: BaseConfig, /) -> Base:
         """Load the model and its tokenizer."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tangora.config.tasks import BaseConfig, TaskConfig
+from tangora.tasks.contract import AnswerForm
 from tangora.tasks.labels import class_targets
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
     from tangora.tasks.base import Base
     from tangora.tasks.batches import Collator
-    from tangora.tasks.contract import Answers, LogitsOver, Targets
+    from tangora.tasks.contract import Targets
     from tangora.tasks.sources import Table
     from tangora.tasks.values import Task
     from tangora.tasks.zero_shot import ZeroShotBase, ZeroShotReadout, ZeroShotTask
@@ -27,9 +28,11 @@ class TextZeroShot:
     name = "text-zero-shot"
     base_settings = BaseConfig
     task_settings = TaskConfig
-    answers: Answers = "classes"
-    logits_over: LogitsOver = "classes"
     unused = ("pooler",)
+
+    def form(self, config: TaskConfig, /) -> AnswerForm:
+        """Return classes."""
+        return AnswerForm("classes", "classes")
 
     def load(self, config: BaseConfig, /) -> ZeroShotBase:
         """Load the encoder, without the pooling head that many checkpoints lack."""
