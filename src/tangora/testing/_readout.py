@@ -134,7 +134,7 @@ def check_value(value: Any, task: Task, what: str) -> None:
         types |= {"text": (str, tuple), "likelihood": (int,)}
     expected = types.get(kind, (list,))
     assert isinstance(value, expected), f"{what} {value!r} is not of kind {kind}"
-    numbers = [value] if kind == "classes" else value if kind in ("labels", "tags") else []
+    numbers: Any = [value] if kind == "classes" else value if kind in ("labels", "tags") else []
     known = range(len(task.labels))
     assert all(number in known for number in numbers), f"{what} {value!r} has a number of no class"
 
