@@ -52,7 +52,8 @@ Answers: TypeAlias = Literal["classes", "text", "number", "labels", "tags", "lik
 - ``number``: a number (`float`).
 - ``labels``: the class numbers of all labels of a row (a sorted `list`), for tasks with any number of labels.
 - ``tags``: a class number for each word of a row (a `list`).
-- ``likelihood``: the mean negative log-likelihood of a row's tokens in nats (`float`); the target is their number.
+- ``likelihood``: the total negative log-likelihood of a text in nats and the number of its tokens (a `list` of both);
+  the target is the number of its bytes in UTF-8 (`int`). So a metric can be per token or per byte.
 """
 
 LogitsOver: TypeAlias = Literal["classes", "tokens"]

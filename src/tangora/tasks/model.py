@@ -32,7 +32,7 @@ class Predictions:
     """A model's answer and loss for each row, in the split's order.
 
     Attributes:
-        values: an answer per row: class numbers as int64, numbers and likelihoods as float64, others as a list.
+        values: an answer per row: class numbers as int64, numbers as float64, others as a list.
         losses: of each row (float32).
     """
 
@@ -178,5 +178,5 @@ def predict(model: TaskModel, split: Split, batch_size: int) -> Predictions:
 
 
 def _of_kind(values: list[Any], answers: str) -> np.ndarray | list[Any]:
-    kinds: Mapping[str, Any] = {"classes": np.int64, "number": np.float64, "likelihood": np.float64}
+    kinds: Mapping[str, Any] = {"classes": np.int64, "number": np.float64}
     return np.array(values, dtype=kinds[answers]) if answers in kinds else values

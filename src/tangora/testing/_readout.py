@@ -129,7 +129,7 @@ def check_value(value: Any, task: Task, what: str) -> None:
         AssertionError: it is another value.
     """
     kind = task.form.kind
-    types: dict[str, tuple[type, ...]] = {"classes": (int,), "text": (str,), "number": (float,), "likelihood": (float,)}
+    types: dict[str, tuple[type, ...]] = {"classes": (int,), "text": (str,), "number": (float,)}
     if what == "target":
         types |= {"text": (str, tuple), "likelihood": (int,)}
     expected = types.get(kind, (list,))
