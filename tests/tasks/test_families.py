@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from tangora.support.seams import FAMILIES
 from tangora.tasks.contract import AnswerForm
 from tangora.tasks.families.text_zero_shot import TextZeroShot
 from tangora.testing import check_family
+from tangora.testing._readout import check_value
 
 COLORS = ["red", "green", "blue"]
 
@@ -118,6 +120,34 @@ def test_the_suite_catches_a_broken_family(broken, message, inputs):
             check_family(broken, *inputs["text-zero-shot"])
     finally:
         FAMILIES.unregister("broken")
+
+
+@pytest.mark.parametrize(
+    ("kind", "answers", "targets", "wrong"),
+    [
+        ("classes", [0, 2], [1], [3, -1, "red"]),
+        ("text", ["", "a b"], ["a", ("a", "b")], [1, (), ("a", 1)]),
+        ("number", [0.5], [1.0], ["1"]),
+        ("labels", [[], [0, 2]], [[1]], [[3], 1, ["red"]]),
+        ("tags", [[], ["red", "blue", "red"]], [["green"]], [[0, 1], ["black"], "red"]),
+        ("likelihood", [[0.5, 3]], [7], ["7", [0.5, 3]]),
+    ],
+)
+def test_values_of_every_kind(kind, answers, targets, wrong):
+    task = SimpleNamespace(form=AnswerForm(kind, None), labels=COLORS)
+    for value in answers:
+        check_value(value, task, "answer")
+    for value in targets:
+        check_value(value, task, "target")
+    for value in wrong:
+        with pytest.raises(AssertionError, match="target "):
+            check_value(value, task, "target")
+
+
+@pytest.mark.parametrize(("kind", "value"), [("text", ("a", "b")), ("likelihood", 0.5), ("likelihood", [0.5])])
+def test_what_is_no_answer(kind, value):
+    with pytest.raises(AssertionError, match=r"answer .* is not "):
+        check_value(value, SimpleNamespace(form=AnswerForm(kind, None), labels=[]), "answer")
 
 
 def test_settings_of_another_class_are_refused(inputs):

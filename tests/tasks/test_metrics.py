@@ -59,6 +59,11 @@ def test_rows_must_agree(metric, predictions, targets):
         score(metric, predictions, targets)
 
 
+def test_references_need_one_text():
+    with pytest.raises(ArgumentError, match=r"a row has no reference, got '\(\) as target 1'"):
+        score("exact_match", ["a", "b"], ["a", ()])
+
+
 @pytest.mark.parametrize("name", METRICS)
 def test_the_contract_holds(name):
     assert METRICS.get(name).name == name
@@ -106,7 +111,7 @@ class Sorting(Accuracy):
 
 
 class Confused(Accuracy):
-    takes = frozenset({"labels"})
+    takes = frozenset({"words"})
 
 
 @pytest.mark.parametrize(

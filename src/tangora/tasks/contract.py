@@ -51,7 +51,7 @@ Answers: TypeAlias = Literal["classes", "text", "number", "labels", "tags", "lik
 - ``text``: a text (`str`); a target may be a tuple of texts if several are correct.
 - ``number``: a number (`float`).
 - ``labels``: the class numbers of all labels of a row (a sorted `list`), for tasks with any number of labels.
-- ``tags``: a class number for each word of a row (a `list`).
+- ``tags``: the name of a tag (`str`) for each word of a row (a `list`), as many in an answer as in its target.
 - ``likelihood``: the total negative log-likelihood of a text in nats and the number of its tokens (a `list` of both);
   the target is the number of its bytes in UTF-8 (`int`). So a metric can be per token or per byte.
 """
@@ -84,8 +84,8 @@ class Targets:
     """The expected answers of a task's rows.
 
     Attributes:
-        classes: names in label order; empty if the rows have no classes.
-        of_split: split -> a target per row: a class number, a text or a number.
+        classes: names of classes or tags, in label order; empty if the rows have none.
+        of_split: split -> a target per row, of the kind of the task's answers (see `Answers`).
         stratify: whether splits and limits keep the targets' proportions; the targets must then be hashable.
     """
 
@@ -254,9 +254,9 @@ class Readout(Protocol):
 class Metric(Protocol):
     """A score of predictions against targets, one of each per row.
 
-    Both are plain Python values, of one kind of `Answers`: class numbers in [0, classes), texts without surrounding
-    white space, or numbers. There is at least one row, and as many predictions as targets; `score` in
-    `tangora.tasks.metrics` refuses anything else before it calls a metric.
+    Both are plain Python values of one kind of `Answers`, and texts have no white space around them. There is at least
+    one row, and as many predictions as targets; `score` in `tangora.tasks.metrics` refuses anything else before it
+    calls a metric.
 
     A metric has no state: equal arguments give equal results, and the arguments are not changed. The order of the rows
     does not matter.

@@ -129,14 +129,21 @@ def check_value(value: Any, task: Task, what: str) -> None:
         AssertionError: it is another value.
     """
     kind = task.form.kind
-    types: dict[str, tuple[type, ...]] = {"classes": (int,), "text": (str,), "number": (float,)}
+    types: dict[str, type | tuple[type, ...]] = {"classes": int, "text": str, "number": float}
     if what == "target":
-        types |= {"text": (str, tuple), "likelihood": (int,)}
-    expected = types.get(kind, (list,))
-    assert isinstance(value, expected), f"{what} {value!r} is not of kind {kind}"
-    numbers: Any = [value] if kind == "classes" else value if kind in ("labels", "tags") else []
+        types |= {"text": (str, tuple), "likelihood": int}
+    plain = isinstance(value, types.get(kind, list))
+    assert plain, f"{what} {value!r} is not of kind {kind}"
+    numbers: Any = [value] if kind == "classes" else value if kind == "labels" else []
     known = range(len(task.labels))
     assert all(number in known for number in numbers), f"{what} {value!r} has a number of no class"
+    tags: Any = value if kind == "tags" else []
+    assert all(name in task.labels for name in tags), f"{what} {value!r} has a name of no tag"
+    if isinstance(value, tuple):
+        texts = sum(isinstance(text, str) for text in value)
+        assert len(value) == texts > 0, f"{what} {value!r} is not one or more texts"
+    if kind == "likelihood" and what == "answer":
+        assert [type(part) for part in value] == [float, int], f"{what} {value!r} is not a sum and a number of tokens"
 
 
 def _refused(task: Task, base: Base, head: Adapter) -> None:

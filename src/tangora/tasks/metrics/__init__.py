@@ -29,7 +29,7 @@ def score(metric: str, predictions: Sequence[Any] | np.ndarray, targets: Sequenc
 
     Raises:
         PluginError: there is no such metric.
-        ArgumentError: there are no rows, or the numbers of rows differ.
+        ArgumentError: there are no rows, the numbers of rows differ, or a row has an empty tuple of references.
 
     >>> score("accuracy", [0, 1, 1], [0, 1, 0])
     0.6666666666666666
@@ -50,7 +50,7 @@ def bootstrap(
 
     Raises:
         PluginError: there is no such metric.
-        ArgumentError: there are no rows, or the numbers of rows differ.
+        ArgumentError: there are no rows, the numbers of rows differ, or a row has an empty tuple of references.
 
     >>> bootstrap("accuracy", [0, 1, 1], [0, 1, 0], np.array([[1, 1, 1], [0, 1, 2]])).round(3).tolist()
     [0.667, 0.333]
@@ -78,10 +78,18 @@ def _checked(
     if len(predictions) != len(targets) or not len(targets):
         got = f"{len(predictions)} predictions, {len(targets)} targets"
         raise ArgumentError("a metric needs one prediction for each of at least one target", got=got, where=metric)
-    return _plain(predictions), _plain(targets)
+    if () in (expected := _plain(targets)):
+        raise ArgumentError("a row has no reference", got=f"() as target {expected.index(())}", where=metric)
+    return _plain(predictions), expected
 
 
 def _plain(values: Sequence[Any] | np.ndarray) -> list[Any]:
-    """Return Python values, with texts stripped."""
+    """Return Python values, with texts and references stripped."""
     listed = values.tolist() if isinstance(values, np.ndarray) else list(values)
-    return [v.strip() if isinstance(v, str) else v for v in listed]
+    return [_stripped(value) for value in listed]
+
+
+def _stripped(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_stripped(one) for one in value)
+    return value.strip() if isinstance(value, str) else value
