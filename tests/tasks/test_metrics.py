@@ -8,7 +8,10 @@ from tangora.errors import ArgumentError, PluginError
 from tangora.tasks import METRICS, score
 from tangora.tasks.metrics import bootstrap, resampled
 from tangora.tasks.metrics.accuracy import Accuracy
-from tangora.tasks.metrics.macro_f1 import MacroF1
+from tangora.tasks.metrics.micro_f1 import MicroF1
+from tangora.tasks.metrics.mse import Mse
+from tangora.tasks.metrics.perplexity import Perplexity
+from tangora.tasks.metrics.span_f1 import SpanF1
 from tangora.testing import check_metric
 
 
@@ -27,6 +30,13 @@ def test_matthews_by_hand():
 
 def test_matthews_of_texts():
     assert score("matthews", ["yes", "no", " no"], ["yes", "no", "no"]) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("metric", ["macro_f1", "matthews", "accuracy"])
+def test_a_class_is_the_predicted_reference_or_the_first(metric):
+    predictions, chosen = ["yes", "no", "no", "maybe"], ["yes", "no", "yes", "no"]
+    several = [("no", " yes"), "no", ("yes", "maybe"), ("no", "yes")]
+    assert score(metric, predictions, several) == pytest.approx(score(metric, predictions, chosen))
 
 
 def test_exact_match_ignores_surrounding_white_space_only():
@@ -71,7 +81,7 @@ def test_the_contract_holds(name):
 
 
 @pytest.mark.parametrize("rows", [1, 2, 40, 300])
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", [name for name in METRICS if "classes" in METRICS.get(name).takes])
 def test_a_bootstrap_is_the_loop_over_resamples(name, rows):
     draw = np.random.default_rng(rows)
     targets = draw.integers(0, 7, rows).tolist()
@@ -90,7 +100,7 @@ def test_large_bootstraps_are_worked_on_in_blocks(monkeypatch):
     np.testing.assert_array_equal(bootstrap("macro_f1", predictions, targets, counts), whole)
 
 
-class Biased(MacroF1):
+class Biased(Accuracy):
     def bootstrap(self, predictions, targets, counts, /):
         return super().bootstrap(predictions, targets, counts) + 0.01
 
@@ -110,6 +120,55 @@ class Sorting(Accuracy):
         return super().score(predictions, targets)
 
 
+class Single(Accuracy):
+    """Compares texts as if no row had several references."""
+
+    def score(self, predictions, targets, /):
+        return sum(p == t for p, t in zip(predictions, targets, strict=True)) / len(targets)
+
+
+class First(Accuracy):
+    """Takes the first reference of a row for the only one."""
+
+    def score(self, predictions, targets, /):
+        return super().score(predictions, [t[0] if isinstance(t, tuple) else t for t in targets])
+
+    def bootstrap(self, predictions, targets, counts, /):
+        return super().bootstrap(predictions, [t[0] if isinstance(t, tuple) else t for t in targets], counts)
+
+
+class Negative(Mse):
+    """A perfect score below 0, of which nothing can be a share."""
+
+    def score(self, predictions, targets, /):
+        return super().score(predictions, targets) - 1
+
+
+class Equal(Perplexity):
+    """Every row counts the same, however long; the bootstrap weighs them by their tokens."""
+
+    def score(self, predictions, targets, /):
+        return float(np.mean([np.exp(nats / tokens) for nats, tokens in predictions]))
+
+
+class Concatenated(SpanF1):
+    """Lets a span go on in the next row."""
+
+    def score(self, predictions, targets, /):
+        joined = ([tag for row in rows for tag in row] for rows in (predictions, targets))
+        return super().score(*([row] for row in joined))
+
+
+class Counted(MicroF1):
+    """Compares how many labels there are."""
+
+    def bootstrap(self, predictions, targets, counts, /):
+        return super().bootstrap([range(len(p)) for p in predictions], [range(len(t)) for t in targets], counts)
+
+    def score(self, predictions, targets, /):
+        return MicroF1().score(predictions, targets)
+
+
 class Confused(Accuracy):
     takes = frozenset({"words"})
 
@@ -121,6 +180,12 @@ class Confused(Accuracy):
         (Ordered(), "the order of rows changes the score"),
         (Upside(), "lower is better, but perfect predictions score 1.0"),
         (Sorting(), "score changes its arguments"),
+        (Single(), "a tuple of one reference changes the score"),
+        (First(), "the last of several references scores"),
+        (Negative(), r"perfect predictions score -1\.0, below 0"),
+        (Equal(), "bootstrap gives"),
+        (Concatenated(), "the order of rows changes the score"),
+        (Counted(), "bootstrap gives"),
         (Confused(), "kinds are"),
     ],
 )

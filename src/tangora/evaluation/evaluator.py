@@ -55,7 +55,7 @@ class Result:
     """The result of one model on one split of one task.
 
     Attributes:
-        score: the task's metric, higher is better.
+        score: by the task's metric.
         loss: mean loss over the rows.
         values: the prediction for each row, in the split's order (labels, or generated texts).
     """

@@ -50,8 +50,9 @@ def kept(score: float, expert: float, *, higher_is_better: bool = True) -> float
     """Return a model's share of an expert's score: 1 is as good as the expert.
 
     - Higher is better: ``score / expert``. NaN if the expert's score is 0 or below (a correlation).
-    - Lower is better, with 0 as perfect: ``expert / score``, so that twice the errors keep a half. A perfect score
-      has the share 1 of a perfect expert, and an infinite share of another.
+    - Lower is better: ``expert / score``, so that twice the errors keep a half. A score of 0 has the share 1 of an
+      expert with 0, and an infinite share of another. Of perplexities, which are at least 1, it is the ratio of the
+      geometric means of the right tokens' probabilities: the model's by the expert's.
 
     >>> kept(0.6, 0.8), kept(0.2, 0.1, higher_is_better=False)
     (0.7499999999999999, 0.5)

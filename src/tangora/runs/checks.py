@@ -12,6 +12,7 @@ from tangora.errors import FusionError
 from tangora.methods import get
 from tangora.modes.contract import mode_of
 from tangora.support.extras import require
+from tangora.support.seams import METRICS
 
 if TYPE_CHECKING:
     from tangora.tasks import Base
@@ -30,14 +31,17 @@ def check_modes(recipe: Recipe, base: Base) -> None:
 
 
 def check_methods(recipe: Recipe) -> None:
-    """Check methods and parameters before anything is trained.
+    """Check methods, their parameters and the packages of metrics before anything is trained.
 
     Raises:
         FusionError: a method or one of its parameters is unknown or out of range, a subset has a number of tasks that
             the method cannot fuse, or a method that needs statistics is used in another space than delta.
-        MissingExtraError: the packages for training or for the report are not installed.
+        MissingExtraError: the packages for training, for the report or for a metric are not installed.
     """
     require("train", "report", purpose="a run")
+    for name in dict.fromkeys(name for task in recipe.tasks for name in task.all_metrics):
+        if extra := getattr(METRICS.get(name), "extra", None):
+            require(extra, purpose=f"the metric {name}")
     for entry in recipe.fusion.methods:
         method = get(entry.method)
         linearized = [m for m in entry.modes or recipe.modes if mode_of(recipe.modes[m]).linear_in_coefficients]

@@ -19,6 +19,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "train": ("accelerate", "datasets", "pyarrow", "sklearn", "transformers"),
         "report": ("jinja2", "markupsafe", "matplotlib"),
         "text": ("sentencepiece",),
+        "lm": ("sacrebleu",),
         "vision": ("PIL",),
         "quickstart": ("PIL", "platformdirs", "skimage", "sklearn", "tokenizers", "transformers"),
         "tensorboard": ("tensorboard",),

@@ -254,18 +254,19 @@ class Readout(Protocol):
 class Metric(Protocol):
     """A score of predictions against targets, one of each per row.
 
-    Both are plain Python values of one kind of `Answers`, and texts have no white space around them. There is at least
-    one row, and as many predictions as targets; `score` in `tangora.tasks.metrics` refuses anything else before it
-    calls a metric.
+    Both are plain Python values of one kind of `Answers`, and texts have no white space around them. A metric that
+    takes texts takes tuples of texts as targets. There is at least one row, and as many predictions as targets; `score`
+    in `tangora.tasks.metrics` refuses anything else before it calls a metric.
 
     A metric has no state: equal arguments give equal results, and the arguments are not changed. The order of the rows
-    does not matter.
+    does not matter. If it needs packages of one of Tangora's extras, an attribute ``extra`` may name this extra, so
+    that a run fails at its beginning if they are missing.
 
     Attributes:
         name: its name in recipes and ``scores.csv``; letters, digits and ``_``.
         takes: the kinds of answers that it can compare; a recipe with another kind is refused.
-        higher_is_better: whether a higher score is better. If not, 0 is a perfect score and the minimum, as for an
-            error rate: see `tangora.evaluation.results.kept`.
+        higher_is_better: whether a higher score is better. If not, no score is below 0, and a fusion keeps the share
+            ``expert / fusion`` of an expert's score: see `tangora.evaluation.results.kept`.
     """
 
     name: str

@@ -16,6 +16,7 @@ __all__ = ["check_metric"]
 
 _CLOSE = 1e-9
 _ROWS, _RESAMPLES = 23, 8
+_SENTENCE = 'The answer is {{"value": {}, "unit": "m"}}'
 
 
 def check_metric(metric: Metric) -> None:
@@ -33,6 +34,11 @@ def check_metric(metric: Metric) -> None:
             predictions, targets = _drawn(kind, seed)
             _check_score(metric, kind, predictions, targets)
             _check_bootstrap(metric, kind, predictions, targets, seed)
+            if kind == "text":
+                _check_references(metric, predictions, targets)
+                several = [tuple(targets[row - k] for k in range(row % 2, 1 + row % 4)) for row in range(_ROWS)]
+                _check_score(metric, kind, predictions, several)
+                _check_bootstrap(metric, kind, predictions, several, seed)
 
 
 def _check_declarations(metric: Metric) -> None:
@@ -47,13 +53,43 @@ def _check_declarations(metric: Metric) -> None:
 def _drawn(kind: str, seed: int) -> tuple[list[Any], list[Any]]:
     """Draw predictions and targets; about half of the predictions are right."""
     draw = np.random.default_rng([seed, len(kind)])
+    if kind == "likelihood":
+        tokens = draw.integers(1, 20, _ROWS)
+        nats = draw.gamma(2.0, 1.0, _ROWS) * tokens
+        return [[n, t] for n, t in zip(nats.tolist(), tokens.tolist(), strict=True)], (4 * tokens).tolist()
+    if kind in ("labels", "tags"):
+        return _drawn_lists(kind, draw)
     targets = draw.integers(0, 2 + seed, _ROWS)
     predictions = np.where(draw.random(_ROWS) < 0.5, targets, draw.integers(0, 2 + seed, _ROWS))
     if kind == "number":
         return (predictions + draw.normal(0, 0.1, _ROWS)).tolist(), targets.astype(float).tolist()
     if kind == "text":
-        return [f"{p}.5" for p in predictions], [f"{t}.5" for t in targets]
+        written = _SENTENCE if seed == 0 else "{}.5"  # a number is the whole text, or in an object in a sentence
+        return ["", *map(written.format, predictions[1:])], [written.format(target) for target in targets]
     return predictions.tolist(), targets.tolist()
+
+
+def _drawn_lists(kind: str, draw: np.random.Generator) -> tuple[list[Any], list[Any]]:
+    """Draw rows of 0 to 4 labels, or of 1 to 6 tags; about half of each is predicted."""
+    if kind == "labels":
+        actual, kept, added = (
+            draw.random((_ROWS, 4)) < 0.4,
+            draw.random((_ROWS, 4)) < 0.7,
+            draw.random((_ROWS, 4)) < 0.2,
+        )
+        predicted = actual & kept | added
+        return [np.flatnonzero(row).tolist() for row in predicted], [np.flatnonzero(row).tolist() for row in actual]
+    names = np.array(["O", "B-a", "I-a", "B-b", "I-b"])
+    targets = [names[draw.integers(0, len(names), size)] for size in draw.integers(1, 7, _ROWS)]
+    changed = [np.where(draw.random(len(t)) < 0.7, t, draw.permutation(t)) for t in targets]
+    return [row.tolist() for row in changed], [row.tolist() for row in targets]
+
+
+def _perfect(kind: str, predictions: list[Any], targets: list[Any]) -> list[Any]:
+    """Return the best possible predictions; of several references the last."""
+    if kind == "likelihood":
+        return [[0.0, tokens] for _, tokens in predictions]
+    return [target[-1] if isinstance(target, tuple) else target for target in targets]
 
 
 def _check_score(metric: Metric, kind: str, predictions: list[Any], targets: list[Any]) -> None:
@@ -67,13 +103,22 @@ def _check_score(metric: Metric, kind: str, predictions: list[Any], targets: lis
         order = np.random.default_rng(seed).permutation(len(targets)).tolist()
         again = metric.score([predictions[i] for i in order], [targets[i] for i in order])
         assert _same(again, score), f"{label}: the order of rows changes the score, {score} to {again}"
-    perfect = metric.score(targets, targets)
+    perfect = metric.score(_perfect(kind, predictions, targets), targets)
     better = perfect >= score - _CLOSE if metric.higher_is_better else perfect <= score + _CLOSE
     sense = "higher" if metric.higher_is_better else "lower"
     assert better, f"{label}: {sense} is better, but perfect predictions score {perfect} and others {score}"
     if not metric.higher_is_better:
-        assert abs(perfect) <= _CLOSE, f"{label}: lower is better, but perfect predictions score {perfect}, not 0"
-        assert score >= -_CLOSE, f"{label}: lower is better, but a score is below 0: {score}"
+        assert perfect >= -_CLOSE, f"{label}: lower is better, but perfect predictions score {perfect}, below 0"
+
+
+def _check_references(metric: Metric, predictions: list[Any], targets: list[Any]) -> None:
+    """Check that a tuple of one text counts as this text, and that any of several is as good."""
+    label, text = f"{metric.name} of text", metric.score(predictions, targets)
+    alone = metric.score(predictions, [(target,) for target in targets])
+    assert _same(alone, text), f"{label}: a tuple of one reference changes the score, {text} to {alone}"
+    several = [(f"another than {target}", target) for target in targets]
+    perfect, best = metric.score(targets, several), metric.score(targets, targets)
+    assert _same(perfect, best), f"{label}: the last of several references scores {perfect}, a single one {best}"
 
 
 def _check_bootstrap(metric: Metric, kind: str, predictions: list[Any], targets: list[Any], seed: int) -> None:

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Bool, Float, Int, Num
 
-__all__ = ["by_group", "in_blocks", "numbered", "right", "share_right"]
+    from tangora.tasks.contract import Metric
+
+__all__ = ["by_group", "f1", "in_blocks", "matched", "means", "numbered", "once", "right", "sums"]
 
 _BLOCK = 2**22  # entries of counts that are processed at once, so that temporaries stay small
 
@@ -27,7 +29,10 @@ def in_blocks(
 def numbered(*columns: Sequence[Any]) -> tuple[list[Int[np.ndarray, " rows"]], int]:
     """Replace the columns' distinct values by numbers from 0; return the columns, and how many numbers there are."""
     number_of: dict[Any, int] = {}
-    numbers = [np.array([number_of.setdefault(value, len(number_of)) for value in column]) for column in columns]
+    numbers = [
+        np.array([number_of.setdefault(value, len(number_of)) for value in column], dtype=np.int64)
+        for column in columns
+    ]
     return numbers, len(number_of)
 
 
@@ -44,15 +49,46 @@ def by_group(
     return totals
 
 
-def right(predictions: Sequence[Any], targets: Sequence[Any]) -> Bool[np.ndarray, " rows"]:
-    """Return whether each prediction equals its target."""
-    return np.fromiter((bool(p == t) for p, t in zip(predictions, targets, strict=True)), bool, len(targets))
+def sums(column: Num[np.ndarray, " rows"], counts: Int[np.ndarray, "resamples rows"]) -> Num[np.ndarray, " resamples"]:
+    """Return the sum of a number per row over each resample; exact for whole numbers."""
+    total: Num[np.ndarray, " resamples"] = np.einsum("kr,r->k", counts, column, dtype=np.result_type(column, np.int64))
+    return total
 
 
-def share_right(
-    predictions: Sequence[Any], targets: Sequence[Any], counts: Int[np.ndarray, "resamples rows"]
+def means(
+    column: Num[np.ndarray, " rows"], counts: Int[np.ndarray, "resamples rows"]
 ) -> Float[np.ndarray, " resamples"]:
-    """Return the share of equal rows in each resample."""
-    equal = right(predictions, targets)
-    shares: Float[np.ndarray, " resamples"] = counts[:, equal].sum(1, dtype=np.int64) / counts.sum(1, dtype=np.int64)
-    return shares
+    """Return the mean of a number per row over each resample."""
+    average: Float[np.ndarray, " resamples"] = sums(column, counts) / counts.sum(1, dtype=np.int64)
+    return average
+
+
+def f1(
+    hits: Int[np.ndarray, " rows"], sizes: Int[np.ndarray, " rows"], counts: Int[np.ndarray, "resamples rows"]
+) -> Float[np.ndarray, " resamples"]:
+    """Return F1 over the items of all rows together, ``2 Σ hits / Σ sizes``; 0 if there are no items.
+
+    Args:
+        hits: items of each row that are both predicted and actual.
+        sizes: predicted items of each row, plus actual ones.
+        counts: of the rows in each resample.
+    """
+    scores: Float[np.ndarray, " resamples"] = 2 * sums(hits, counts) / np.maximum(sums(sizes, counts), 1)
+    return scores
+
+
+def once(metric: Metric, predictions: Sequence[Any], targets: Sequence[Any]) -> float:
+    """Implement `Metric.score` by the resample that has every row once, for a metric of sums over rows."""
+    every = np.ones((1, len(targets)), dtype=np.int64)
+    return float(metric.bootstrap(predictions, targets, every)[0])
+
+
+def right(predictions: Sequence[Any], targets: Sequence[Any]) -> Bool[np.ndarray, " rows"]:
+    """Return whether each prediction equals its target, or one of several references."""
+    equal = (p in t if isinstance(t, tuple) else bool(p == t) for p, t in zip(predictions, targets, strict=True))
+    return np.fromiter(equal, bool, len(targets))
+
+
+def matched(predictions: Sequence[Any], targets: Sequence[Any]) -> list[Any]:
+    """Return one target per row: of several references the one that is predicted, or else the first."""
+    return [(p if p in t else t[0]) if isinstance(t, tuple) else t for p, t in zip(predictions, targets, strict=True)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tangora.tasks.metrics._counts import right, share_right
+from tangora.tasks.metrics._counts import means, right
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,10 +17,15 @@ __all__ = ["METRIC", "ExactMatch"]
 
 
 class ExactMatch:
-    """The share of rows with a text equal to the target, with case but without surrounding white space; in [0, 1].
+    """The share of rows with a text equal to the target, or to one of several references; in [0, 1].
+
+    Case counts, and white space inside a text; white space around it does not. ``exact_match_space``,
+    ``exact_match_casefold`` and ``exact_match_words`` overlook more.
 
     >>> METRIC.score(["yes", "No"], ["yes", "no"])
     0.5
+    >>> METRIC.score(["yes", "No"], ["yes", ("no", "No")])
+    1.0
     """
 
     name = "exact_match"
@@ -35,7 +40,7 @@ class ExactMatch:
         self, predictions: Sequence[Any], targets: Sequence[Any], counts: Int[np.ndarray, "resamples rows"], /
     ) -> Float[np.ndarray, " resamples"]:
         """Count the correct rows of each resample."""
-        return share_right(predictions, targets, counts)
+        return means(right(predictions, targets), counts)
 
 
 METRIC = ExactMatch()

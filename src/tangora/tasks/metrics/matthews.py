@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tangora.support.extras import require
-from tangora.tasks.metrics._counts import by_group, in_blocks, numbered
+from tangora.tasks.metrics._counts import by_group, in_blocks, matched, numbered, once
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -22,11 +21,12 @@ __all__ = ["METRIC", "Matthews"]
 class Matthews:
     """The correlation of predicted and actual classes, in [-1, 1], as scikit-learn's ``matthews_corrcoef``.
 
-    It is 0 if all predictions, or all targets, are one class. Choose it for unbalanced tasks of two classes, such as
+    It is 0 if all predictions, or all targets, are one class. If a text has several references, the row's class is the
+    prediction if it is one of them, or else the first. Choose it for unbalanced tasks of two classes, such as
     CoLA.
 
-    >>> METRIC.score([1, 1, 0, 0], [1, 0, 0, 0])
-    0.5773502691896258
+    >>> round(METRIC.score([1, 1, 0, 0], [1, 0, 0, 0]), 4)
+    0.5774
     """
 
     name = "matthews"
@@ -34,17 +34,14 @@ class Matthews:
     higher_is_better = True
 
     def score(self, predictions: Sequence[Any], targets: Sequence[Any], /) -> float:
-        """Return scikit-learn's ``matthews_corrcoef``."""
-        require("train", purpose="the metric matthews")
-        from sklearn.metrics import matthews_corrcoef  # deferred: it takes a second to import
-
-        return float(matthews_corrcoef(targets, predictions))
+        """Return the correlation, or 0 if it is undefined."""
+        return once(self, predictions, targets)
 
     def bootstrap(
         self, predictions: Sequence[Any], targets: Sequence[Any], counts: Int[np.ndarray, "resamples rows"], /
     ) -> Float[np.ndarray, " resamples"]:
         """Sum the margins and the trace of each resample's confusion matrix."""
-        (predicted, actual), classes = numbered(predictions, targets)
+        (predicted, actual), classes = numbered(predictions, matched(predictions, targets))
         return in_blocks(partial(_matthews, predicted, actual, classes), counts)
 
 

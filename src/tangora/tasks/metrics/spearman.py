@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tangora.tasks.metrics._counts import by_group, in_blocks
+from tangora.tasks.metrics._numbers import as_numbers
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -36,7 +37,7 @@ class Spearman:
         """Return SciPy's ``spearmanr``, or 0 if it is undefined."""
         from scipy.stats import spearmanr  # deferred: it takes half a second to import
 
-        x, y = _numbers(predictions), _numbers(targets)
+        x, y = as_numbers(predictions, targets)
         if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
             return 0.0
         return float(spearmanr(x, y).statistic)
@@ -45,7 +46,7 @@ class Spearman:
         self, predictions: Sequence[Any], targets: Sequence[Any], counts: Int[np.ndarray, "resamples rows"], /
     ) -> Float[np.ndarray, " resamples"]:
         """Rank the distinct values of each resample by their counts, and correlate the ranks by the same counts."""
-        x, y = (np.unique(_numbers(values), return_inverse=True)[1] for values in (predictions, targets))
+        x, y = (np.unique(values, return_inverse=True)[1] for values in as_numbers(predictions, targets))
         return in_blocks(partial(_spearman, x, y), counts)
 
 
@@ -60,18 +61,6 @@ def _spearman(
         varies &= (sizes > 0).sum(1) > 1
     xx, yy, xy = (np.einsum("kr,kr,kr->k", counts, ranks[i], ranks[j]) for i, j in ((0, 0), (1, 1), (0, 1)))
     return np.where(varies, xy / np.sqrt(np.where(varies, xx * yy, 1.0)), 0.0)
-
-
-def _numbers(values: Sequence[Any]) -> Float[np.ndarray, " rows"]:
-    return np.array([_number(value) for value in values])
-
-
-def _number(value: Any) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return 0.0
-    return number if np.isfinite(number) else 0.0
 
 
 METRIC = Spearman()
