@@ -20,7 +20,7 @@ class BalancedError:
     """``mean over classes c of (wrong rows of c) / (rows of c)``, over the classes that targets have."""
 
     name = "balanced_error"
-    takes: frozenset[Answers] = frozenset({"classes", "text"})
+    takes: frozenset[Answers] = frozenset({"classes"})
     higher_is_better = False
 
     def score(self, predictions: Sequence[Any], targets: Sequence[Any], /) -> float:
