@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tangora.errors import DataError
 from tangora.support.validation import did_you_mean
@@ -12,10 +12,13 @@ from tangora.tasks import labels as naming
 from tangora.tasks.contract import Targets
 
 if TYPE_CHECKING:
+    from tangora.config.language import LanguageTask
     from tangora.config.tasks import TaskConfig
     from tangora.tasks.sources import Table
 
-__all__ = ["fields", "prompts", "text_targets"]
+_HasTarget: TypeAlias = "TaskConfig | LanguageTask"
+
+__all__ = ["fields", "formatted", "prompts", "text_targets"]
 
 
 def prompts(table: Table, config: TaskConfig) -> list[str]:
@@ -25,10 +28,10 @@ def prompts(table: Table, config: TaskConfig) -> list[str]:
         DataError: a column is unknown, or a row does not fit the template.
     """
     prompt = config.prompt if config.prompt is not None else "{" + config.text + "}"
-    return _formatted(table, prompt, "prompt", {})
+    return formatted(table, prompt, "prompt", {})
 
 
-def text_targets(tables: Mapping[str, Table], config: TaskConfig) -> Targets:
+def text_targets(tables: Mapping[str, Table], config: _HasTarget) -> Targets:
     """Return the target texts: ``target`` with the class name, or the raw value, for ``{label}``.
 
     The rows have classes if the target contains a label, and labels are neither fractions nor formatted as numbers.
@@ -38,13 +41,13 @@ def text_targets(tables: Mapping[str, Table], config: TaskConfig) -> Targets:
     """
     classes, labels = _labels(tables, config)
     texts = {
-        split: _formatted(table, config.target, "target", {"label": labels.get(split, [])})
+        split: formatted(table, config.target, "target", {"label": labels.get(split, [])})
         for split, table in tables.items()
     }
     return Targets(classes, texts, stratify=bool(classes))
 
 
-def _labels(tables: Mapping[str, Table], config: TaskConfig) -> tuple[list[str], dict[str, list[Any]]]:
+def _labels(tables: Mapping[str, Table], config: _HasTarget) -> tuple[list[str], dict[str, list[Any]]]:
     """Return class names, and the value of ``{label}`` in every row."""
     names = naming.given_names(tables, config)
     if "label" not in fields(config.target, "target"):
@@ -75,7 +78,18 @@ def fields(template: str, key: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _formatted(table: Table, template: str, key: str, extra: dict[str, list[Any]]) -> list[str]:
+def formatted(table: Table, template: str, key: str, extra: Mapping[str, list[Any]]) -> list[str]:
+    """Return a template filled with the columns of each row.
+
+    Args:
+        table: the rows.
+        template: a format string with names of columns between braces.
+        key: the template's key in a recipe.
+        extra: further columns, which take precedence.
+
+    Raises:
+        DataError: a column is unknown, or a row does not fit the template.
+    """
     names = fields(template, key)
     columns = [name for name in names if name not in extra]
     for name in columns:

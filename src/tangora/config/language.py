@@ -1,0 +1,87 @@
+"""The settings of the family `causal-lm`: the base model, and the tasks that it answers. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from tangora.config.tasks import BaseSettings, TaskSettings
+
+__all__ = ["LanguageModel", "LanguageTask", "RowForm"]
+
+RowForm = Literal["prompt", "messages", "text", "choices"]
+"""What a row contains: a prompt and its completion, a conversation, a plain text, or a prompt with choices."""
+
+
+class LanguageModel(BaseSettings):
+    """A decoder language model."""
+
+    max_length: int = Field(default=1024, ge=2, description="most tokens of a row, or of the model if it has fewer")
+    max_new_tokens: int = Field(default=64, ge=1, description="most tokens that are generated for an answer")
+
+
+class LanguageTask(TaskSettings):
+    """A task of a decoder language model. A row is a prompt with a completion, a conversation, or a plain text."""
+
+    metric: str = Field(default="exact_match", description="what the task is scored and coefficients are chosen by")
+    prompt: str = Field(default="{prompt}", description="input, made of the columns of a row")
+    target: str = Field(default="{completion}", description="output, made of the columns of a row, such as '{label}'")
+    separator: str = Field(default=" ", description="between prompt and completion, except in a chat")
+    references: str | None = Field(default=None, description="column with all correct answers of a row, as a list")
+    messages: str | None = Field(default=None, description="column with conversations: lists of role and content")
+    turns: Literal["last", "all"] = Field(default="last", description="messages: the assistant's turns to learn from")
+    text: str | None = Field(default=None, description="column with plain texts: their likelihood is scored")
+    choices: str | list[str] | None = Field(
+        default=None, description="column with the choices of a row, or the choices of all rows: the likeliest one wins"
+    )
+    normalize: Literal["tokens", "characters", "none"] = Field(
+        default="tokens", description="choices: what the log-likelihood is divided by"
+    )
+    chat: bool = Field(default=False, description="put prompt and completion into the tokenizer's chat template")
+    system: str | None = Field(default=None, description="a system message in front of a chat")
+    loss: Literal["completion", "all"] = Field(default="completion", description="tokens that are learned")
+    stop: list[str] = Field(default_factory=list, description="texts that end an answer, and are not part of it")
+    max_new_tokens: int | None = Field(default=None, ge=1, description="that of the base by default")
+    truncation: Literal["refuse", "left", "right"] = Field(
+        default="refuse", description="the side at which a prompt that is too long loses tokens"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _metric_of_form(cls, raw: Any) -> Any:
+        """Set the metric that fits the form of the rows, unless one is given."""
+        if not isinstance(raw, Mapping) or raw.get("metric") or raw.get("metrics"):
+            return raw
+        fitting = "perplexity" if raw.get("text") else "accuracy" if raw.get("choices") else "exact_match"
+        return {**raw, "metric": fitting}
+
+    @model_validator(mode="after")
+    def _one_form(self) -> LanguageTask:
+        given = [key for key in ("messages", "text", "choices") if getattr(self, key) is not None]
+        if len(given) > 1:
+            raise ValueError(f"give at most one of messages, text and choices; got {', '.join(given)}")
+        if self.form in ("messages", "text") and {"prompt", "target"} & self.model_fields_set:
+            raise ValueError(f"prompt and target are made of columns; with {self.form}, leave them out")
+        if self.form == "text" and (self.chat or self.system or self.references):
+            raise ValueError("a plain text has no chat, system message or references")
+        if isinstance(self.choices, list) and len(set(self.choices)) < max(2, len(self.choices)):
+            raise ValueError("choices: give at least two, all different")
+        if self.system is not None and not self.chatting:
+            raise ValueError("system: a system message needs chat: true, or messages")
+        if any(not text for text in self.stop):
+            raise ValueError("stop: a text that ends an answer must not be empty")
+        return self
+
+    @property
+    def form(self) -> RowForm:
+        """What a row contains."""
+        if self.messages is not None:
+            return "messages"
+        return "text" if self.text is not None else "choices" if self.choices is not None else "prompt"
+
+    @property
+    def chatting(self) -> bool:
+        """Whether rows are put into the tokenizer's chat template."""
+        return self.chat or self.messages is not None
