@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tangora.config.language import LanguageTask
     from tangora.tasks.sources import Table
 
-__all__ = ["ROLES", "Conversation", "choices_of", "column_of", "conversations", "prompts_of", "shown", "targets_of"]
+__all__ = ["ROLES", "Conversation", "choices_of", "column_of", "conversations", "plain_texts", "prompts_of", "shown", "targets_of"]
 
 ROLES = ("system", "user", "assistant", "tool")
 
@@ -47,6 +47,21 @@ def column_of(table: Table, column: str, key: str) -> list[Any]:
         if value is None:
             raise DataError("a value is missing", got=None, where=table.place(row, column), fix="drop the row")
     return values
+
+
+def plain_texts(table: Table, config: LanguageTask) -> list[str]:
+    """Return the text of each row of a task with plain texts.
+
+    Raises:
+        DataError: there is no such column, or a row has no text.
+    """
+    assert config.text is not None
+    texts = column_of(table, config.text, "text")
+    for row, text in enumerate(texts):
+        if not isinstance(text, str) or not text.strip():
+            where, fix = table.place(row, config.text), "drop the row"
+            raise DataError("a text is missing, empty or not a text", got=text, where=where, fix=fix)
+    return texts
 
 
 def prompts_of(table: Table, config: LanguageTask) -> list[str]:
@@ -120,13 +135,14 @@ def choices_of(table: Table, config: LanguageTask) -> list[list[str]]:
 
 
 def targets_of(tables: Mapping[str, Table], config: LanguageTask) -> Targets:
-    """Return the target of each row: the completion, or all correct answers. A plain text has none until it is encoded.
+    """Return the target of each row: the completion, all correct answers, or the number of bytes of a plain text.
 
     Raises:
         DataError: a column is unknown, or a row has no answer, or (with choices) one that is not among its choices.
     """
     if config.form == "text":
-        return Targets([], {split: [0] * len(table) for split, table in tables.items()}, stratify=False)
+        sizes = {split: [len(text.encode()) for text in plain_texts(table, config)] for split, table in tables.items()}
+        return Targets([], sizes, stratify=False)
     if config.form == "messages":
         return Targets([], {split: _answers(table, config) for split, table in tables.items()}, stratify=False)
     chosen = _by_number(tables, config) if config.form == "choices" else None
@@ -199,4 +215,4 @@ def shown(table: Table, config: LanguageTask) -> list[str]:
     """Return the rows in a form for people: the prompt, the last message before the answer, or the text."""
     if config.form == "messages":
         return [one.history[-1]["content"] for one in conversations(table, config)]
-    return column_of(table, config.text, "text") if config.text is not None else prompts_of(table, config)
+    return plain_texts(table, config) if config.form == "text" else prompts_of(table, config)
