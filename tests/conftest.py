@@ -58,6 +58,22 @@ def tiny_t5(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory) -> Path:
+    """Folder of a random LlamaForCausalLM with a tokenizer of bytes and a chat template."""
+    import tiny
+
+    return tiny.llama(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="session")
+def sum_data(tmp_path_factory) -> Path:
+    """Folder with {train,test}.jsonl of small sums, in every form that `causal-lm` reads."""
+    import tiny
+
+    return tiny.sums(tmp_path_factory.mktemp("sums"))
+
+
+@pytest.fixture(scope="session")
 def text_data(tmp_path_factory) -> Path:
     """Folder with {train,test}.{parquet,csv,jsonl} of columns text, label, name, grade, and info.json."""
     import tiny

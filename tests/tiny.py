@@ -14,6 +14,8 @@ from transformers import (
     BertTokenizerFast,
     CLIPConfig,
     CLIPModel,
+    LlamaConfig,
+    LlamaForCausalLM,
     PreTrainedTokenizerFast,
     T5Config,
     T5ForConditionalGeneration,
@@ -103,6 +105,79 @@ def t5(folder: Path) -> Path:
     _save(T5ForConditionalGeneration, config, folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+CHAT = (
+    "{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }}{{ eos_token }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant> {% endif %}"
+)
+
+
+def decoder_tokenizer(length: int = 64) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer without merges, with a chat template; it begins no text by itself."""
+    special = ["<pad>", "<end>", "<user>", "<assistant>", "<system>"]
+    pieces = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    core = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, []))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="<pad>", eos_token="<end>", model_max_length=length
+    )
+    tokenizer.add_special_tokens({"additional_special_tokens": special[2:]})
+    tokenizer.chat_template = CHAT
+    return tokenizer
+
+
+def llama(folder: Path, length: int = 64) -> Path:
+    """LlamaForCausalLM: 2 layers of width 32, grouped queries, tied embeddings, a tokenizer of bytes."""
+    tokenizer = decoder_tokenizer(length)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=length,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=1,
+        pad_token_id=0,
+        initializer_range=0.3,  # so that its answers differ from prompt to prompt
+    )
+    _save(LlamaForCausalLM, config, folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def sums(folder: Path, train: int = 40, test: int = 12) -> Path:
+    """``{train,test}.jsonl``: prompt, completion, references, messages, text, choices and label of small sums."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, n in (("train", train), ("test", test)):
+        rows = [_sum(i + (split == "test") * train) for i in range(n)]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def _sum(number: int) -> dict:
+    x, y = number % 7, number % 5
+    prompt, answer, wrong = f"{x}+{y}=" + "=" * (number % 3), str(x + y), str(x + y + 1)
+    messages = [
+        {"role": "user", "content": prompt},
+        {"role": "assistant", "content": answer},
+        {"role": "user", "content": "again"},
+        {"role": "assistant", "content": answer},
+    ]
+    choices = [answer, wrong] if number % 2 else [wrong, answer]
+    return {
+        "prompt": prompt,
+        "completion": answer,
+        "references": [answer, f"0{answer}"],
+        "messages": messages,
+        "text": f"{prompt} {answer}",
+        "choices": choices,
+        "label": choices.index(answer),
+    }
 
 
 def texts(folder: Path, train: int = 48, test: int = 24) -> Path:

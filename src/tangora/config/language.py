@@ -11,6 +11,8 @@ from tangora.config.tasks import BaseSettings, TaskSettings
 
 __all__ = ["LanguageModel", "LanguageTask", "RowForm"]
 
+PROMPT, TARGET = "{prompt}", "{completion}"
+
 RowForm = Literal["prompt", "messages", "text", "choices"]
 """What a row contains: a prompt and its completion, a conversation, a plain text, or a prompt with choices."""
 
@@ -26,8 +28,8 @@ class LanguageTask(TaskSettings):
     """A task of a decoder language model. A row is a prompt with a completion, a conversation, or a plain text."""
 
     metric: str = Field(default="exact_match", description="what the task is scored and coefficients are chosen by")
-    prompt: str = Field(default="{prompt}", description="input, made of the columns of a row")
-    target: str = Field(default="{completion}", description="output, made of the columns of a row, such as '{label}'")
+    prompt: str = Field(default=PROMPT, description="input, made of the columns of a row")
+    target: str = Field(default=TARGET, description="output, made of the columns of a row, such as '{label}'")
     separator: str = Field(default=" ", description="between prompt and completion, except in a chat")
     references: str | None = Field(default=None, description="column with all correct answers of a row, as a list")
     messages: str | None = Field(default=None, description="column with conversations: lists of role and content")
@@ -62,7 +64,7 @@ class LanguageTask(TaskSettings):
         given = [key for key in ("messages", "text", "choices") if getattr(self, key) is not None]
         if len(given) > 1:
             raise ValueError(f"give at most one of messages, text and choices; got {', '.join(given)}")
-        if self.form in ("messages", "text") and {"prompt", "target"} & self.model_fields_set:
+        if self.form in ("messages", "text") and (self.prompt, self.target) != (PROMPT, TARGET):
             raise ValueError(f"prompt and target are made of columns; with {self.form}, leave them out")
         if self.form == "text" and (self.chat or self.system or self.references):
             raise ValueError("a plain text has no chat, system message or references")

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tangora.config.language import TARGET
 from tangora.errors import DataError
 from tangora.support.validation import did_you_mean
 from tangora.tasks.contract import Targets
@@ -156,8 +157,8 @@ def targets_of(tables: Mapping[str, Table], config: LanguageTask) -> Targets:
 
 
 def _by_number(tables: Mapping[str, Table], config: LanguageTask) -> Targets | None:
-    """Return the choices that a column of numbers names; None if ``target`` is given, or the column has texts."""
-    if "target" in config.model_fields_set:
+    """Return the choices that the label column names, by number or text; None if ``target`` is given."""
+    if config.target != TARGET or any(config.label not in table.columns for table in tables.values()):
         return None
     of_split = {}
     for split, table in tables.items():
