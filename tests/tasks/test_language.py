@@ -185,10 +185,10 @@ TALK = [{"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}]
 @pytest.mark.parametrize(
     ("rows", "settings", "message"),
     [
-        ([ROW, {"prompt": " ", "completion": "2"}], {}, "a prompt is empty.*row 1"),
-        ([ROW, {"prompt": "1", "completion": " "}], {}, "a row has no answer.*row 1"),
-        ([ROW, {"prompt": "1" * 70, "completion": "2"}], {}, "a row is longer than 64 tokens.*row 1.*truncation"),
-        ([ROW, {"prompt": "1", "completion": "2" * 20}], {}, "an answer has more than 12 tokens.*row 1.*max_new_tokens"),
+        ([ROW, {"prompt": " ", "completion": "2"}], {}, "a prompt is empty.*row [13]"),
+        ([ROW, {"prompt": "1", "completion": " "}], {}, "a row has no answer.*row [13]"),
+        ([ROW, {"prompt": "1" * 70, "completion": "2"}], {}, "a row is longer than 64 tokens.*row [13].*truncation"),
+        ([ROW, {"prompt": "1", "completion": "2" * 20}], {}, "an answer has more than 12 tokens.*row [13].*max_new_tokens"),
         ([ROW | {"messages": "hello"}], {"messages": "messages"}, "no list of messages.*row 0"),
         ([{"messages": [{"role": "bot", "content": "1"}, *TALK]}], {"messages": "messages"}, "role of a message.*bot"),
         ([{"messages": TALK[:1]}], {"messages": "messages"}, "a row has no answer.*row 0"),

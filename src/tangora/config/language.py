@@ -22,6 +22,7 @@ class LanguageModel(BaseSettings):
 
     max_length: int = Field(default=1024, ge=2, description="most tokens of a row, or of the model if it has fewer")
     max_new_tokens: int = Field(default=64, ge=1, description="most tokens that are generated for an answer")
+    packing: bool = Field(default=False, description="train on the rows of a batch as one sequence without padding")
 
 
 class LanguageTask(TaskSettings):

@@ -25,6 +25,7 @@ from tangora.methods import Statistic
 from tangora.progress import Progress, shown
 from tangora.support.validation import did_you_mean
 from tangora.tasks import TaskModel, make_readout
+from tangora.tasks.batches import IGNORED
 from tangora.tasks.splits import sample
 from tangora.tasks.values import Batch, Split, Task, evaluating
 
@@ -209,7 +210,7 @@ def _fisher(
             calls: dict[str, list[tuple[Tensor, Tensor]]] = {site: [] for site in layers}
             with torch.enable_grad(), _tapped(layers, lambda site, x, y: calls[site].append((x.detach(), y))):  # noqa: B023
                 logits = model(**batch)["logits"]
-                likelihoods = list(_likelihoods(logits, generator))
+                likelihoods = list(_likelihoods(logits, batch["labels"], generator))
             for likelihood in likelihoods:
                 squares = _by_layer(likelihood, calls, len(logits)) if by_layer else _by_row(likelihood, layers)
                 for site, square in squares.items():
@@ -220,7 +221,7 @@ def _fisher(
     return {site: (total / rows).float().cpu() for site, total in totals.items()} | zeros
 
 
-def _likelihoods(logits: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
+def _likelihoods(logits: Tensor, labels: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
     """Yield sums over rows of ``√p · log p(y|x)`` for every class y, or of ``log p(y|x)`` for one y drawn from p.
 
     The squared gradients of a row then sum up to their expectation over y.
@@ -231,7 +232,7 @@ def _likelihoods(logits: Tensor, generator: torch.Generator) -> Iterator[Tensor]
             chosen = logs[:, label]
             yield (chosen.detach().exp().sqrt() * chosen).sum()
         return
-    flat = logs.reshape(-1, logs.shape[-1])
+    flat = logs.reshape(-1, logs.shape[-1]) if labels.ndim == 1 else logs[labels != IGNORED]
     drawn = torch.multinomial(flat.detach().exp().cpu(), 1, generator=generator).to(flat.device)
     yield flat.gather(1, drawn).sum()
 

@@ -39,13 +39,19 @@ def one_or_mixed(
         seeds: of the order of each task's rows.
     """
     splits = [task.splits["train"].dataset() for task in tasks]
-    collators = tuple(collate(task, base) for task in tasks)
+    collators = tuple(_of_training(collate(task, base)) for task in tasks)
     if len(tasks) == 1:
         return Rows(splits[0], drawn, seeds[0]), collators[0], lambda models: models[0]
     blocks = drawn // batch
     shares = [len(range(index, blocks, len(tasks))) * batch for index in range(len(tasks))]
     streams = [Rows(*of_task) for of_task in zip(splits, shares, seeds, strict=True)]
     return MixedRows(streams, batch), MixedCollator(collators), Mixture
+
+
+def _of_training(collator: Collate) -> Collate:
+    """Return the collator that a family has for training, such as one that packs rows, or the same."""
+    chosen: Callable[[], Collate] | None = getattr(collator, "for_training", None)
+    return collator if chosen is None else chosen()
 
 
 class MixedRows(Dataset[Any]):

@@ -112,9 +112,12 @@ class Session:
         validated = all("validation" in task.splits for task in self.tasks)
         seeds = [seed_of("order", self.config.seed, task.name) for task in self.tasks]
         batch = self.config.training.batch_size
+        models = [model_of(task) for task in self.tasks]
+        for model in models:
+            model.losses_only = True
         self.run(
             lambda drawn: one_or_mixed(self.bench.base, self.tasks, drawn, batch, seeds),
-            [model_of(task) for task in self.tasks],
+            models,
             _validation(model_of, self.tasks) if validated else None,
             higher_is_better=_directions(self.tasks)[0] == 1,
         )

@@ -158,6 +158,10 @@ class TangentTaskModel(TaskModel):
         primal, tangent = self.expansion(inputs, labels)
         return primal + tangent
 
+    def losses(self, inputs: Batch, labels: Tensor) -> Float[Tensor, " batch"]:
+        """Return the loss of each row at its expanded logits."""
+        return self.readout.losses(self.logits(inputs, labels), labels)
+
     def expansion(
         self, inputs: Batch, labels: Tensor | None = None, mapped: Direction | None = None
     ) -> tuple[Tensor, Tensor]:

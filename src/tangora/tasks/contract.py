@@ -245,6 +245,9 @@ class Readout(Protocol):
         """
         ...
 
+    # A readout may also have ``losses_only(backbone, inputs, labels)``: the losses without the logits of the batch, if
+    # these are large. A training calls it in place of `losses` of `logits`.
+
     def parameters(self) -> Iterator[nn.Parameter]:
         """Iterate over the parameters that are trained, like every `torch.nn.Module`."""
         ...

@@ -112,20 +112,32 @@ class TaskModel(nn.Module):
         self.readout: Readout = FAMILIES.get(task.family).readout(task, base) if readout is None else readout
         cast(nn.Module, self.readout).to(next(backbone.parameters()).device).train(backbone.training)
         self.form = task.form
+        self.losses_only = False
         self._machine = base.machine
         self.training = backbone.training
 
     def forward(self, labels: Tensor | None = None, **inputs: Tensor) -> dict[str, Tensor]:
-        """Return ``logits`` and, with labels, the mean ``loss``.
+        """Return ``logits`` and, with labels, the mean ``loss``; in a training, the loss alone.
 
         Args:
             labels: of the batch.
             inputs: the other entries of the batch, by the backbone's names for them.
         """
+        if labels is not None and self.losses_only:
+            return {"loss": self.losses(inputs, labels).mean()}
         logits = self.logits(inputs, labels)
         if labels is None:
             return {"logits": logits}
         return {"loss": self.readout.losses(logits, labels).mean(), "logits": logits}
+
+    def losses(self, inputs: Batch, labels: Tensor) -> Float[Tensor, " batch"]:
+        """Return the loss of each row, without the logits of a whole vocabulary if the readout can do without."""
+        direct = getattr(self.readout, "losses_only", None)
+        if direct is None:
+            return self.readout.losses(self.logits(inputs, labels), labels)
+        with self._machine.autocast():
+            losses: Tensor = direct(self.backbone, inputs, labels)
+        return losses
 
     def predict_batch(self, batch: Batch) -> tuple[list[Any], Float[Tensor, " batch"]]:
         """Return answers and losses of a batch's rows."""

@@ -76,7 +76,7 @@ class CausalLM:
         """Return a collator that aligns the rows at the end of their prompts."""
         from tangora.tasks.language.collation import LanguageCollator  # deferred: torch
 
-        return LanguageCollator(getattr(base.processor, "pad_token_id", None) or 0)
+        return LanguageCollator(getattr(base.processor, "pad_token_id", None) or 0, _settings(base).packing)
 
     def readout(self, task: Task, base: Base, /) -> LanguageReadout:
         """Return a readout by the model's own logits of target tokens."""
@@ -97,6 +97,11 @@ class CausalLM:
     def auto_class(self, model: str, /) -> str:
         """Return the class that loads a decoder with its output layer."""
         return "AutoModelForCausalLM"
+
+
+def _settings(base: Base) -> LanguageModel:
+    assert isinstance(base.config, LanguageModel)
+    return base.config
 
 
 FAMILY = CausalLM()

@@ -14,7 +14,7 @@ from tangora.tasks.batches import IGNORED, pad
 if TYPE_CHECKING:
     from tangora.tasks.values import Batch
 
-__all__ = ["LanguageCollator", "padded_left"]
+__all__ = ["LanguageCollator", "PackingCollator", "padded_left"]
 
 
 def padded_left(rows: Sequence[Tensor], value: int) -> Tensor:
@@ -35,6 +35,11 @@ class LanguageCollator:
     """
 
     pad_id: int = 0
+    packing: bool = False
+
+    def for_training(self) -> LanguageCollator | PackingCollator:
+        """Return the collator of a training."""
+        return PackingCollator() if self.packing else self
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
         """Return the batch of the rows; rows without labels get one token as a placeholder."""
@@ -54,6 +59,39 @@ class LanguageCollator:
         if "choices" in rows[0]:
             batch["choices"] = pad([row["choices"] for row in rows], 0)
         return batch
+
+
+@dataclass(frozen=True)
+class PackingCollator:
+    """Collates rows into one sequence without padding; each row attends to itself only.
+
+    Positions begin at 0 with each row, which is what the masks of transformers' decoders separate rows by. The batch has
+
+    - ``input_ids`` and ``position_ids``, [1, tokens of all rows], without the last token of a row;
+    - ``labels``, [rows, targets], ignored ones at the end;
+    - ``places``, [rows, targets]: the token whose logits predict each target.
+    """
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
+        """Return the batch of the rows."""
+        ids, ranges, labels, places = [], [], [], []
+        start = 0
+        for row in rows:
+            whole = torch.cat([row["input_ids"], row["labels"]])
+            before = row["earlier"] if "earlier" in row else torch.full_like(row["input_ids"], IGNORED)
+            targets = torch.cat([before, row["labels"]])[1:]
+            learned = targets != IGNORED
+            ids.append(whole[:-1])
+            ranges.append(torch.arange(len(whole) - 1))
+            labels.append(targets[learned])
+            places.append(start + learned.nonzero()[:, 0])
+            start += len(whole) - 1
+        return {
+            "input_ids": torch.cat(ids)[None],
+            "position_ids": torch.cat(ranges)[None],
+            "labels": pad(labels, IGNORED),
+            "places": pad(places, 0),
+        }
 
 
 def _without_empty_columns(earlier: Sequence[Tensor]) -> Tensor:

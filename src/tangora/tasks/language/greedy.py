@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,23 +9,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from tangora.tasks.language.logits import positions, takes
+
 if TYPE_CHECKING:
     from jaxtyping import Int
 
-__all__ = ["Generation", "positions", "takes"]
+__all__ = ["Generation"]
 
 _COMPACT = 0.25  # the share of finished rows from which on they leave the batch
-
-
-def takes(model: nn.Module, name: str) -> bool:
-    """Return whether the forward pass of a model has an argument of this name; a `PeftModel` passes all on."""
-    inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return name in inspect.signature(inner.forward).parameters
-
-
-def positions(mask: Int[Tensor, "rows columns"]) -> Int[Tensor, "rows columns"]:
-    """Return the position of each token among those of its row; padding in front has position 0."""
-    return (mask.cumsum(1) - 1).clamp_min(0)
 
 
 @dataclass(frozen=True)

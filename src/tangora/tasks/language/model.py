@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from tangora.errors import ModelError
 from tangora.tasks.base import Base, pretrained, processor
+from tangora.tasks.values import evaluating
 
 if TYPE_CHECKING:
     from tangora.config.language import LanguageModel, LanguageTask
 
 __all__ = ["decides", "load"]
+
+_MIXED = 1e-3  # of the largest logit: far above rounding in float32, far below what another row in sight changes
 
 
 def load(config: LanguageModel) -> Base:
@@ -28,7 +33,25 @@ def load(config: LanguageModel) -> Base:
         fix = "use the tokenizer of the base, or resize the model's embeddings"
         what = f"the tokenizer has {len(tokenizer)} tokens, and the model {rows}"
         raise ModelError(what, where=config.model, fix=fix)
+    if config.packing:
+        _refuse_mixing(backbone, config.model)
     return Base(config, backbone, tokenizer)
+
+
+def _refuse_mixing(backbone: Any, where: str) -> None:
+    """Refuse packing for a model in which a row's logits depend on the rows that are packed with it.
+
+    Raises:
+        ModelError: the class does not separate rows by their positions, or not with this implementation of attention.
+    """
+    ids = torch.arange(8)[None] % backbone.config.get_text_config().vocab_size
+    places = torch.arange(4).repeat(2)[None]
+    with evaluating(backbone), torch.no_grad():
+        alone = backbone(input_ids=ids[:, 4:], use_cache=False).logits
+        packed = backbone(input_ids=ids, position_ids=places, use_cache=False).logits[:, 4:]
+    if not torch.allclose(packed, alone, rtol=0, atol=_MIXED * float(alone.abs().max())):
+        fix = "set base.packing: false"
+        raise ModelError("the model does not keep packed rows apart", got=type(backbone).__name__, where=where, fix=fix)
 
 
 def decides(config: LanguageTask, base: Base, most: int) -> dict[str, Any]:

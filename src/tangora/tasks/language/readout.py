@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from tangora.tasks.batches import IGNORED
 from tangora.tasks.language.encoding import answer_tokens, most_generated
-from tangora.tasks.language.greedy import Generation, positions, takes
+from tangora.tasks.language.greedy import Generation
+from tangora.tasks.language.logits import Layers, layers_of, target_logits, target_losses
 from tangora.tasks.language.tokens import vocabulary
 from tangora.tasks.readouts import token_losses
 
@@ -44,13 +45,14 @@ class LanguageReadout(nn.Module):
         self.width = int(backbone.config.get_text_config().vocab_size)
         self.features_key: Hashable = "causal-lm"
         self._config, self._words, self._most = config, vocabulary(base), most_generated(config, base)
+        self._layers: Layers | None | Literal["unknown"] = "unknown"
 
     def features(
         self, backbone: nn.Module, inputs: Batch, labels: Tensor | None, /
     ) -> Float[Tensor, "batch tokens vocabulary"]:
         """Return the model's logits of the target tokens, which are the last columns of the batch."""
         assert labels is not None, "a decoder has logits of target tokens only"
-        return _logits(backbone, inputs["input_ids"], inputs["attention_mask"], labels.shape[1])
+        return target_logits(backbone, inputs, labels)
 
     def logits(self, features: Tensor, /) -> Float[Tensor, "batch tokens vocabulary"]:
         """Return the logits in float32."""
@@ -62,6 +64,14 @@ class LanguageReadout(nn.Module):
         """Return the mean cross-entropy over each row's target tokens."""
         return token_losses(logits, labels)
 
+    def losses_only(self, backbone: nn.Module, inputs: Batch, labels: Tensor, /) -> Float[Tensor, " batch"]:
+        """Return the losses without the logits of the whole batch, if the model allows it."""
+        if self._layers == "unknown":
+            self._layers = layers_of(backbone)
+        if self._layers is None:
+            return self.losses(self.logits(self.features(backbone, inputs, labels)), labels)
+        return target_losses(self._layers, inputs, labels)
+
     def labels_of(self, texts: Sequence[str], /) -> list[Tensor]:
         """Return the tokens of generated answers, with their end: at most as many as are generated."""
         history = [{"role": "user", "content": "-"}] if self._config.chatting else None
@@ -72,14 +82,15 @@ class LanguageReadout(nn.Module):
         self, backbone: nn.Module, inputs: Batch, labels: Tensor, settle: Callable[[Tensor], Tensor] | None, /
     ) -> tuple[list[Any], Float[Tensor, " batch"]]:
         """Return an answer and a loss per row."""
-        settled = settle if settle is not None else _unchanged
-        logits = settled(self.features(backbone, inputs, labels)).float()
-        losses = self.losses(logits, labels)
+        if settle is None:
+            losses = self.losses_only(backbone, inputs, labels)
+        else:
+            losses = self.losses(settle(self.features(backbone, inputs, labels)).float(), labels)
         if self._config.form == "text":
             counts = (labels != IGNORED).sum(1)
             return [[t, n] for t, n in zip((losses * counts).tolist(), counts.tolist(), strict=True)], losses
         if "choices" in inputs:
-            return self._chosen(backbone, inputs, settled), losses
+            return self._chosen(backbone, inputs, settle or _unchanged), losses
         return self._generated(backbone, inputs, settle), losses
 
     def _generated(self, backbone: nn.Module, inputs: Batch, settle: Callable[[Tensor], Tensor] | None) -> list[str]:
@@ -156,19 +167,6 @@ def _likelihoods(
     after = nn.utils.rnn.pad_sequence(list(targets), batch_first=True, padding_value=IGNORED).to(device)
     ids = torch.cat([inputs["input_ids"][rows, :start], after.clamp_min(0)], 1)
     mask = torch.cat([inputs["attention_mask"][rows, :start], (after != IGNORED).long()], 1)
-    logits = settled(_logits(backbone, ids, mask, after.shape[1])).float()
+    logits = settled(target_logits(backbone, {"input_ids": ids, "attention_mask": mask}, after)).float()
     totals: list[float] = (-token_losses(logits, after) * (after != IGNORED).sum(1)).tolist()
     return totals
-
-
-def _logits(backbone: nn.Module, ids: Tensor, mask: Tensor, count: int) -> Tensor:
-    """Return the logits of the last ``count`` tokens; the last token itself is never read."""
-    ids, mask = ids[:, :-1], mask[:, :-1]
-    named: dict[str, Any] = {"attention_mask": mask, "use_cache": False}
-    if takes(backbone, "position_ids"):
-        named["position_ids"] = positions(mask)
-    if takes(backbone, "logits_to_keep"):
-        named["logits_to_keep"] = count
-    model: Any = backbone
-    logits: Tensor = model(input_ids=ids, **named).logits
-    return logits[:, -count:]

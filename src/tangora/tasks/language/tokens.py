@@ -35,14 +35,14 @@ class Vocabulary:
 
     def start(self, text: str) -> list[int]:
         """Return the tokens of the first part of a row, with the token that the tokenizer puts in front, if any."""
-        ids: list[int] = list(self.tokenizer(text)["input_ids"])
+        ids: list[int] = list(self.tokenizer(text, verbose=False)["input_ids"])
         while ids and ids[-1] == self.tokenizer.eos_token_id and not text.endswith(str(self.tokenizer.eos_token)):
             ids.pop()  # some tokenizers end every text
         return ids
 
     def more(self, text: str) -> list[int]:
         """Return the tokens of a further part of a row."""
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     def ended(self, ids: Sequence[int]) -> list[int]:
         """Return the tokens of an answer with one that ends it: what follows such a token is dropped."""
