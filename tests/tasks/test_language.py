@@ -71,7 +71,9 @@ def test_turns_of_a_conversation_are_learned_as_the_settings_say(task_of):
     tokenizer = tiny.decoder_tokenizer()
     last, every = (task_of(messages="messages", turns=turns).splits["test"] for turns in ("last", "all"))
     assert "earlier" not in last.inputs
-    for ids, earlier, whole in zip(every.inputs["input_ids"], every.inputs["earlier"], last.inputs["input_ids"], strict=True):
+    for ids, earlier, whole in zip(
+        every.inputs["input_ids"], every.inputs["earlier"], last.inputs["input_ids"], strict=True
+    ):
         assert torch.equal(ids, whole), "the pieces of a chat have the tokens of the whole"
         assert torch.equal(ids[earlier != IGNORED], earlier[earlier != IGNORED])
     assert tokenizer.decode([i for i in every.inputs["earlier"][0].tolist() if i != IGNORED]) == "5<end>"
@@ -108,7 +110,9 @@ def test_answers_are_those_of_transformers(base, task_of, tiny_llama):
     reference = AutoModelForCausalLM.from_pretrained(tiny_llama).eval()
     answers = predict(TaskModel(base.backbone, task, base), task.splits["test"], 5).values
     for row, ids in enumerate(task.splits["test"].inputs["input_ids"]):
-        made = reference.generate(ids[None], attention_mask=torch.ones_like(ids[None]), max_new_tokens=12, do_sample=False)
+        made = reference.generate(
+            ids[None], attention_mask=torch.ones_like(ids[None]), max_new_tokens=12, do_sample=False
+        )
         assert answers[row] == base.processor.decode(made[0, len(ids) :], skip_special_tokens=True).strip()
     assert len(set(answers)) > 1
 
@@ -188,7 +192,11 @@ TALK = [{"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}]
         ([ROW, {"prompt": " ", "completion": "2"}], {}, "a prompt is empty.*row [13]"),
         ([ROW, {"prompt": "1", "completion": " "}], {}, "a row has no answer.*row [13]"),
         ([ROW, {"prompt": "1" * 70, "completion": "2"}], {}, "a row is longer than 64 tokens.*row [13].*truncation"),
-        ([ROW, {"prompt": "1", "completion": "2" * 20}], {}, "an answer has more than 12 tokens.*row [13].*max_new_tokens"),
+        (
+            [ROW, {"prompt": "1", "completion": "2" * 20}],
+            {},
+            "an answer has more than 12 tokens.*row [13].*max_new_tokens",
+        ),
         ([ROW | {"messages": "hello"}], {"messages": "messages"}, "no list of messages.*row 0"),
         ([{"messages": [{"role": "bot", "content": "1"}, *TALK]}], {"messages": "messages"}, "role of a message.*bot"),
         ([{"messages": TALK[:1]}], {"messages": "messages"}, "a row has no answer.*row 0"),
@@ -224,6 +232,19 @@ def test_truncation_drops_tokens_of_the_prompt_only(side, base, tmp_path):
     assert len(rows.inputs["labels"][0]) == 3
 
 
+def test_arguments_of_the_template_reach_it(base, task_of, monkeypatch):
+    monkeypatch.setattr(
+        base.processor,
+        "chat_template",
+        tiny.CHAT.replace("<assistant> {% endif", "<assistant> {{ end_with }}{% endif").replace(
+            "<{{ m['role'] }}> ", "<{{ m['role'] }}> {% if m['role'] == 'assistant' %}{{ end_with }}{% endif %}"
+        ),
+    )
+    rows = task_of(chat=True, chat_arguments={"end_with": "now "}).splits["test"]
+    assert base.processor.decode(rows.inputs["input_ids"][0]).endswith("<assistant> now ")
+    assert base.processor.decode(rows.inputs["labels"][0]) == "5<end>"
+
+
 def test_a_tokenizer_without_a_template_cannot_chat(base, task_of, monkeypatch):
     monkeypatch.setattr(base.processor, "chat_template", None)
     with pytest.raises(ModelError, match="no chat template"):
@@ -243,5 +264,5 @@ def test_generated_answers_become_the_tokens_that_were_generated(base, task_of):
         task = task_of(**settings)
         readout = TaskModel(base.backbone, task, base).readout
         for ids in readout.labels_of(["12", "x y"]):
-            assert ids[-1].item() == vocabulary(base).ends[0]
+            assert ids[-1].item() == vocabulary(base, task.config).ends[0]
             assert base.processor.decode(ids[:-1]).strip() in ("12", "x y")

@@ -43,6 +43,9 @@ class LanguageTask(TaskSettings):
         default="tokens", description="choices: what the log-likelihood is divided by"
     )
     chat: bool = Field(default=False, description="put prompt and completion into the tokenizer's chat template")
+    chat_arguments: dict[str, bool | int | str] = Field(
+        default_factory=dict, description="of the chat template, such as {enable_thinking: false}"
+    )
     system: str | None = Field(default=None, description="a system message in front of a chat")
     loss: Literal["completion", "all"] = Field(default="completion", description="tokens that are learned")
     stop: list[str] = Field(default_factory=list, description="texts that end an answer, and are not part of it")
@@ -73,6 +76,8 @@ class LanguageTask(TaskSettings):
             raise ValueError("choices: give at least two, all different")
         if self.system is not None and not self.chatting:
             raise ValueError("system: a system message needs chat: true, or messages")
+        if self.chat_arguments and not self.chatting:
+            raise ValueError("chat_arguments: they need chat: true, or messages")
         if any(not text for text in self.stop):
             raise ValueError("stop: a text that ends an answer must not be empty")
         return self

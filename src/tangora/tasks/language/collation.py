@@ -46,7 +46,10 @@ class LanguageCollator:
         prompts = [row["input_ids"] for row in rows]
         targets = [row["labels"] if isinstance(row["labels"], Tensor) else torch.zeros(1).long() for row in rows]
         before, after = padded_left(prompts, self.pad_id), pad(targets, self.pad_id)
-        seen = [padded_left([torch.ones_like(row) for row in prompts], 0), pad([torch.ones_like(t) for t in targets], 0)]
+        seen = [
+            padded_left([torch.ones_like(row) for row in prompts], 0),
+            pad([torch.ones_like(t) for t in targets], 0),
+        ]
         labels = pad(targets, IGNORED)
         if "earlier" in rows[0]:
             labels = torch.cat([_without_empty_columns([row["earlier"] for row in rows]), labels], 1)

@@ -56,7 +56,7 @@ def encode(table: Table, targets: Sequence[Any], config: LanguageTask, base: Bas
         DataError: a row has more tokens than the base reads, and may not be truncated; or an answer has more tokens
             than are generated, so that no answer could match it.
     """
-    words = vocabulary(base)
+    words = vocabulary(base, config)
     rows = _rows(table, targets, config, words)
     if config.form in ("prompt", "messages"):
         _refuse_long_answers(rows, most_generated(config, base), table)

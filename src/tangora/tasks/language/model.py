@@ -8,6 +8,7 @@ import torch
 
 from tangora.errors import ModelError
 from tangora.tasks.base import Base, pretrained, processor
+from tangora.tasks.language.logits import takes
 from tangora.tasks.values import evaluating
 
 if TYPE_CHECKING:
@@ -44,6 +45,11 @@ def _refuse_mixing(backbone: Any, where: str) -> None:
     Raises:
         ModelError: the class does not separate rows by their positions, or not with this implementation of attention.
     """
+    if not takes(backbone, "position_ids"):
+        fix = "set base.packing: false"
+        raise ModelError(
+            "the model has no positions that keep rows apart", got=type(backbone).__name__, where=where, fix=fix
+        )
     ids = torch.arange(8)[None] % backbone.config.get_text_config().vocab_size
     places = torch.arange(4).repeat(2)[None]
     with evaluating(backbone), torch.no_grad():
@@ -56,6 +62,8 @@ def _refuse_mixing(backbone: Any, where: str) -> None:
 
 def decides(config: LanguageTask, base: Base, most: int) -> dict[str, Any]:
     """Return what affects answers besides rows and weights."""
-    keys = ("separator", "stop", "normalize", "chat", "system")
+    keys = ("separator", "stop", "normalize", "chat", "chat_arguments", "system")
     template = getattr(base.processor, "chat_template", None) if config.chatting else None
-    return {"scale": None, "head": None, "generation": most, "template": template} | {k: getattr(config, k) for k in keys}
+    return {"scale": None, "head": None, "generation": most, "template": template} | {
+        k: getattr(config, k) for k in keys
+    }

@@ -44,7 +44,7 @@ class LanguageReadout(nn.Module):
         backbone: Any = base.backbone
         self.width = int(backbone.config.get_text_config().vocab_size)
         self.features_key: Hashable = "causal-lm"
-        self._config, self._words, self._most = config, vocabulary(base), most_generated(config, base)
+        self._config, self._words, self._most = config, vocabulary(base, config), most_generated(config, base)
         self._layers: Layers | None | Literal["unknown"] = "unknown"
 
     def features(

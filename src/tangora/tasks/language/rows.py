@@ -16,7 +16,17 @@ if TYPE_CHECKING:
     from tangora.config.language import LanguageTask
     from tangora.tasks.sources import Table
 
-__all__ = ["ROLES", "Conversation", "choices_of", "column_of", "conversations", "plain_texts", "prompts_of", "shown", "targets_of"]
+__all__ = [
+    "ROLES",
+    "Conversation",
+    "choices_of",
+    "column_of",
+    "conversations",
+    "plain_texts",
+    "prompts_of",
+    "shown",
+    "targets_of",
+]
 
 ROLES = ("system", "user", "assistant", "tool")
 

@@ -7,13 +7,13 @@ the text of a turn is what the template adds to the text of the turns before it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tangora.errors import DataError, ModelError
 
 if TYPE_CHECKING:
-    from tangora.config.language import LanguageModel
+    from tangora.config.language import LanguageModel, LanguageTask
     from tangora.tasks.base import Base
 
 __all__ = ["Vocabulary", "vocabulary"]
@@ -27,11 +27,13 @@ class Vocabulary:
         tokenizer: of transformers.
         ends: ids of the tokens that end an answer; the first one is learned.
         most: the largest number of tokens of a row.
+        arguments: of the chat template.
     """
 
     tokenizer: Any
     ends: tuple[int, ...]
     most: int
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def start(self, text: str) -> list[int]:
         """Return the tokens of the first part of a row, with the token that the tokenizer puts in front, if any."""
@@ -67,7 +69,10 @@ class Vocabulary:
             raise ModelError("the tokenizer has no chat template", where="base.model", fix=fix)
         try:
             text: str = self.tokenizer.apply_chat_template(
-                [dict(message) for message in messages], tokenize=False, add_generation_prompt=not answered
+                [dict(message) for message in messages],
+                tokenize=False,
+                add_generation_prompt=not answered,
+                **self.arguments,
             )
         except Exception as cause:  # templates raise errors of their own
             detail = " ".join(str(cause).split())[:200]
@@ -89,8 +94,8 @@ class Vocabulary:
         return whole[len(before) :]
 
 
-def vocabulary(base: Base) -> Vocabulary:
-    """Return the tokenizer of a base, with the tokens that end an answer.
+def vocabulary(base: Base, config: LanguageTask) -> Vocabulary:
+    """Return the tokenizer of a base for a task, with the tokens that end an answer.
 
     Raises:
         ModelError: there is no such token.
@@ -104,4 +109,4 @@ def vocabulary(base: Base) -> Vocabulary:
         raise ModelError("the tokenizer has no end token", where="base.model", fix="set eos_token in its configuration")
     positions = getattr(backbone.config.get_text_config(), "max_position_embeddings", None)
     limits = [settings.max_length, positions, base.processor.model_max_length]
-    return Vocabulary(base.processor, tuple(ends), min(int(limit) for limit in limits if limit))
+    return Vocabulary(base.processor, tuple(ends), min(int(limit) for limit in limits if limit), config.chat_arguments)
