@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-import tiny
 import torch
 from transformers import AutoModelForCausalLM
 
 import tangora
+import tiny
 from tangora.errors import DataError, ModelError, RecipeError
 from tangora.support.seams import FAMILIES
 from tangora.tasks.batches import IGNORED

@@ -45,7 +45,7 @@ class LanguageReadout(nn.Module):
         self.width = int(backbone.config.get_text_config().vocab_size)
         self.features_key: Hashable = "causal-lm"
         self._config, self._words, self._most = config, vocabulary(base, config), most_generated(config, base)
-        self._layers: Layers | None | Literal["unknown"] = "unknown"
+        self._layers: Layers | Literal["unknown"] | None = "unknown"
 
     def features(
         self, backbone: nn.Module, inputs: Batch, labels: Tensor | None, /
