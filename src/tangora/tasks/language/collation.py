@@ -68,7 +68,7 @@ class LanguageCollator:
 class PackingCollator:
     """Collates rows into one sequence without padding; each row attends to itself only.
 
-    Positions begin at 0 with each row, which is what the masks of transformers' decoders separate rows by. The batch has
+    Positions begin at 0 with each row: the masks of transformers' decoders separate rows by that. The batch has
 
     - ``input_ids`` and ``position_ids``, [1, tokens of all rows], without the last token of a row;
     - ``labels``, [rows, targets], ignored ones at the end;

@@ -78,11 +78,13 @@ class Layers:
         body: all up to the last hidden states.
         head: the output layer.
         cap: the value of Gemma's ``final_logit_softcapping``: ``cap · tanh(logits / cap)``; None without it.
+        width: the size of the vocabulary.
     """
 
     body: nn.Module
     head: nn.Module
     cap: float | None
+    width: int
 
     def hidden(self, named: dict[str, Any]) -> Float[Tensor, "rows columns dim"]:
         """Return the last hidden states."""
@@ -101,9 +103,9 @@ def layers_of(backbone: nn.Module) -> Layers | None:
     body, head = getattr(inner, "base_model", None), inner.get_output_embeddings()
     if body is None or body is inner or head is None:
         return None
-    cap = getattr(inner.config.get_text_config(), "final_logit_softcapping", None)
-    layers = Layers(body, head, cap)
-    ids = torch.arange(4, device=next(inner.parameters()).device)[None] % inner.config.get_text_config().vocab_size
+    config = inner.config.get_text_config()
+    layers = Layers(body, head, getattr(config, "final_logit_softcapping", None), int(config.vocab_size))
+    ids = torch.arange(4, device=next(inner.parameters()).device)[None] % layers.width
     with evaluating(inner), torch.no_grad():
         whole = inner(input_ids=ids, use_cache=False).logits.float()
         parts = layers.logits(layers.hidden({"input_ids": ids, "use_cache": False})).float()
@@ -125,7 +127,7 @@ def target_losses(
     chosen = labels != IGNORED
     states = hidden[0, inputs["places"][chosen]] if "places" in inputs else hidden[:, -labels.shape[1] :][chosen]
     targets = labels[chosen]
-    size = max(1, chunk // _width(layers.head))
+    size = max(1, chunk // layers.width)
     pieces = list(zip(states.split(size), targets.split(size), strict=True))
     again = len(pieces) > 1 and torch.is_grad_enabled()
     losses = torch.cat([_chunk(layers, x, y, again=again) for x, y in pieces])
@@ -154,9 +156,5 @@ def _named(model: nn.Module, inputs: Batch) -> dict[str, Any]:
 
 
 def _inner(model: nn.Module) -> Any:
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def _width(head: nn.Module) -> int:
-    weight: Tensor = head.weight  # type: ignore[assignment]
-    return len(weight)
+    wrapped: Any = model
+    return wrapped.get_base_model() if hasattr(wrapped, "get_base_model") else wrapped
