@@ -7,6 +7,7 @@ import pytest
 from tangora.config.recipe import FusionEntry, load_recipe
 from tangora.errors import FusionError, RecipeError
 from tangora.runs.runner import check_methods
+from tangora.support.seams import SEARCHES
 
 HEAD = """
 name: r
@@ -106,7 +107,8 @@ def test_settings_are_frozen_values_and_keep_what_a_subclass_has(tmp_path):
         entry.search.budget = 3
 
 
-def test_a_generated_text_has_no_entropy(tmp_path):
+def test_a_search_that_needs_classes_is_refused_for_texts(tmp_path, monkeypatch):
+    monkeypatch.setattr(SEARCHES.get("adamerging"), "classes", True)
     with pytest.raises(RecipeError, match="adamerging needs classes"):
         recipe(tmp_path, "{method: task_arithmetic, search: adamerging}", family="text-to-text")
 

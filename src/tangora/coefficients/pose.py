@@ -13,6 +13,7 @@ from tangora.coefficients.problem import Coefficients, Problem, silent
 from tangora.coefficients.requirements import is_plain_sum
 from tangora.coefficients.rows import pick
 from tangora.evaluation.candidates import Scoring
+from tangora.evaluation.generated import with_own_answers
 from tangora.methods import get
 from tangora.modes.contract import mode_of
 from tangora.support.seams import SEARCHES
@@ -136,6 +137,7 @@ class _Views:
         self._context, self._fusion, self._tasks, self._split = context, fusion, tasks, split
         self._method, self._parameters, self._settings = method, parameters, settings
         self._rows, self._some = rows, rows if settings.row_limit is not None else None
+        self._answered: dict[str, Task] = {}
         self.tried: list[Coefficients] = []
 
     def loss(self, weights: Coefficients) -> float:
@@ -148,15 +150,32 @@ class _Views:
     def logits(self) -> ForwardLogits:
         return ForwardLogits(
             self._context.base,
-            [self._context.tasks[name] for name in self._tasks],
+            [self._task(name) for name in self._tasks],
             self._split,
             dict(zip(self._tasks, self._summands(), strict=True)),
             per_site=self._settings.per_site,
-            rows=self._rows,
+            rows={name: rows for name, rows in self._rows.items() if not self._generates(name)},
             batch_size=self._context.batch_size,
         )
 
+    def _generates(self, name: str) -> bool:
+        """Return whether the target tokens of a task are those that its expert generates, since there are no labels."""
+        return self._context.tasks[name].form.kind == "text" and not SEARCHES.get(self._settings.name).labelled
+
+    def _task(self, name: str) -> Task:
+        """Return a task; if its target tokens have to be generated, with the chosen rows only."""
+        task = self._context.tasks[name]
+        if not self._generates(name):
+            return task
+        if name not in self._answered:
+            expert = self._fusion.adapters[self._tasks.index(name)]
+            made = with_own_answers(self._context.base, task, self._split, self._rows[name], expert)
+            self._answered[name] = made
+        return self._answered[name]
+
     def columns(self) -> list[Columns]:
+        if any(map(self._generates, self._tasks)):
+            return [self._made(n, self._split, None, self._settings.per_site) for n in self._tasks]
         source, rows = self._context.columns or self._made, self._some or {}
         per_site = self._settings.per_site
         return [source(n, self._split, rows.get(n), per_site).subset(self._tasks) for n in self._tasks]
@@ -164,8 +183,8 @@ class _Views:
     def _made(self, task: str, split: str, rows: Sequence[int] | None, per_site: bool) -> Columns:
         context, adapters = self._context, dict(zip(self._tasks, self._fusion.adapters, strict=True))
         if per_site:
-            return site_columns(context.base, context.tasks[task], split, adapters, rows=rows)
-        part = context.tasks[task] if rows is None else only(context.tasks[task], split, rows)
+            return site_columns(context.base, self._task(task), split, adapters, rows=rows)
+        part = self._task(task) if rows is None else only(self._task(task), split, rows)
         return make_columns(context.base, part, split, adapters, batch_size=context.batch_size)
 
     def _summands(self) -> Sequence[Adapter]:

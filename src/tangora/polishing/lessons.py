@@ -21,6 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tangora.adapters.adapter import Adapter
 from tangora.errors import ModelError
 from tangora.evaluation.evaluator import answering, refuse_another_base, scoring_key
+from tangora.evaluation.generated import generated_labels
 from tangora.polishing.rows import without_labels
 from tangora.support.files import atomic_file, digest, read_safetensors, write_safetensors
 from tangora.support.seams import FAMILIES
@@ -206,7 +207,7 @@ def _answered(
     """Return the answers as tensors: ``logits``, ``features``, and of tokens ``generated``, ``tokens``."""
     model = model_of(task)
     if task.form.logits_over == "tokens":
-        labels = _generated(model, rows)
+        labels = generated_labels(model, rows)
         rows = Split({**rows.inputs, "labels": labels}, [0] * len(rows))
     both = with_features(model, task, base)
     logits: list[Any] = [None] * len(rows)
@@ -228,18 +229,6 @@ def _answered(
     if "labels" in rows.inputs:
         tensors["generated"] = pad_sequence(list(rows.inputs["labels"]), batch_first=True, padding_value=IGNORED)
     return tensors
-
-
-def _generated(model: TaskModel, rows: Split) -> list[Tensor]:
-    """Return the token ids of the texts that the model itself generates, in the order of the rows."""
-    texts: list[str] = [""] * len(rows)
-    with evaluating(model), torch.no_grad():
-        for numbers, batch in rows.batches(_BATCH, model.collator):
-            placed = {name: value.to(_device(model)) for name, value in batch.items()}
-            placed["labels"] = torch.zeros(len(numbers), 1, dtype=torch.int64, device=_device(model))
-            for number, text in zip(numbers, model.predict_batch(placed)[0], strict=True):
-                texts[number] = text
-    return model.readout.labels_of(texts)
 
 
 def _fill(places: list[Any], numbers: Sequence[int], values: Tensor) -> None:

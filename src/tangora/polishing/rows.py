@@ -14,6 +14,8 @@ from tangora.tasks.values import Split, Task, fingerprint_of
 
 __all__ = ["choose_rows", "joined", "shared_with_test", "without_labels"]
 
+_TARGETS = ("labels", "earlier")  # the targets of a row, and those among the tokens of its prompt
+
 
 def choose_rows(task: Task, split: str, count: int, seed: int) -> list[int]:
     """Return the numbers of ``count`` rows of a split, drawn by seed and task; those of fewer rows come first.
@@ -31,7 +33,7 @@ def choose_rows(task: Task, split: str, count: int, seed: int) -> list[int]:
 
 def without_labels(rows: Split) -> Split:
     """Return the inputs with placeholders as targets."""
-    inputs = {name: values for name, values in rows.inputs.items() if name != "labels"}
+    inputs = {name: values for name, values in rows.inputs.items() if name not in _TARGETS}
     return Split(inputs, [0] * len(rows))
 
 
@@ -55,4 +57,4 @@ def shared_with_test(task: Task, split: str, rows: Sequence[int]) -> int:
 
 
 def _row_print(split: Split, row: int) -> str:
-    return fingerprint_of({name: values[row] for name, values in split.inputs.items() if name != "labels"})
+    return fingerprint_of({name: values[row] for name, values in split.inputs.items() if name not in _TARGETS})

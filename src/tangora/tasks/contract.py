@@ -241,7 +241,7 @@ class Readout(Protocol):
     def labels_of(self, texts: Sequence[str], /) -> list[Tensor]:
         """Return the labels of texts that a model generated, as `Family.encode` makes them of target texts.
 
-        Only needed if logits are over tokens: `tangora.polish` trains a student on the answers of its experts.
+        Only needed if answers are texts: a polish, and searches without labels, use the answers of the experts.
         """
         ...
 

@@ -38,7 +38,7 @@ class Adamerging:
     settings: type[SearchSettings] = AdamergingSettings
     needs: Needs = "logits"
     labelled = False
-    classes = True  # a generated text has no entropy over classes
+    classes = False  # of texts: over the tokens that the experts generate
 
     def __call__(self, problem: Problem, settings: AdamergingSettings) -> Found:
         """Descend on columns if there are any, since a pass costs next to nothing, else by forward passes."""

@@ -39,7 +39,7 @@ class Samerging:
     settings: type[SearchSettings] = SamergingSettings
     needs: Needs = "logits"
     labelled = False
-    classes = True  # a generated text has one divergence per token, of the data set's own text
+    classes = False  # of texts: over the tokens that the experts generate
 
     def __call__(self, problem: Problem, settings: SamergingSettings) -> Found:
         """Descend on columns if there are any, else by forward passes."""

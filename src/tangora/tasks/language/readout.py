@@ -43,7 +43,8 @@ class LanguageReadout(nn.Module):
         super().__init__()
         backbone: Any = base.backbone
         self.width = int(backbone.config.get_text_config().vocab_size)
-        self.features_key: Hashable = "causal-lm"
+        # Rows of several tasks share a batch if they have the same inputs.
+        self.features_key: Hashable = ("causal-lm", config.form == "choices", config.loss, config.turns)
         self._config, self._words, self._most = config, vocabulary(base, config), most_generated(config, base)
         self._layers: Layers | Literal["unknown"] | None = "unknown"
 
