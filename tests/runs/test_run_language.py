@@ -71,12 +71,12 @@ def test_the_score_of_an_adapter_is_that_of_its_answers(finished, tiny_llama, su
         for mode in ("lora", "tangent"):
             answers = tangora.predict(finished / "adapters" / mode / task.name, base, task)
             share = sum(a == t for a, t in zip(answers, task.splits["test"].targets, strict=True)) / len(answers)
-            scored = {
+            (scored,) = {
                 float(row["score"])
                 for row in rows(finished, "scores.csv")
                 if (row["mode"], row["method"], row["task"]) == (mode, "expert", task.name)
             }
-            assert scored == {pytest.approx(share)}, (mode, task.name)
+            assert scored == pytest.approx(share), (mode, task.name)
 
 
 def test_the_polish_follows_answers_that_the_experts_generated(finished):
