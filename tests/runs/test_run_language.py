@@ -74,7 +74,8 @@ def test_the_score_of_an_adapter_is_that_of_its_answers(finished, tiny_llama, su
             (scored,) = {
                 float(row["score"])
                 for row in rows(finished, "scores.csv")
-                if (row["mode"], row["method"], row["task"]) == (mode, "expert", task.name)
+                if (row["mode"], row["method"], row["subset"], row["task"], row["split"])
+                == (mode, "expert", task.name, task.name, "test")
             }
             assert scored == pytest.approx(share), (mode, task.name)
 
