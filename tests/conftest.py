@@ -193,3 +193,18 @@ def answer_task(answer_base, text_data):
         metric="exact_match",
     )
     return load_task(config, answer_base, seed=0)
+
+
+@pytest.fixture(scope="module")
+def families(request, text_base, text_task, image_base, image_task, answer_base, answer_task):
+    """Kind -> base, task and rows of every family; bases are shared, so leave their weights as they are."""
+    import families as made
+
+    text, image, bert = (request.getfixturevalue(name) for name in ("text_data", "image_data", "tiny_bert"))
+    with made.linear_head():
+        yield {
+            "text": made.Case(text_base, text_task, made.texts(text), ["query", "dense"]),
+            "image": made.Case(image_base, image_task, made.images(image), ["q_proj", "fc1"]),
+            "answer": made.Case(answer_base, answer_task, made.texts(text), ["q", "wo"]),
+            "head": made.head_case(bert, text),
+        }

@@ -18,7 +18,7 @@ FIRST = [
 ]  # fmt: skip
 LATER = [
     "Base", "Dense", "FinetuneConfig", "LowRank", "Task", "analyze", "evaluate", "fusion_method", "load_base",
-    "load_task", "polish", "predict", "search",
+    "load_task", "polish", "predict", "predictor", "search",
 ]  # fmt: skip
 PACKAGES = ["analysis", "coefficients", "methods", "tasks", "testing"]
 
@@ -53,7 +53,18 @@ def test_names_stay_functions_after_their_modules_are_imported():
     for module in pkgutil.iter_modules(tangora.__path__):
         if not module.name.startswith("__"):
             importlib.import_module(f"tangora.{module.name}")
-    for name in ("analyze", "evaluate", "finetune", "fuse", "linearize", "load", "predict", "run", "search"):
+    for name in (
+        "analyze",
+        "evaluate",
+        "finetune",
+        "fuse",
+        "linearize",
+        "load",
+        "predict",
+        "predictor",
+        "run",
+        "search",
+    ):
         assert inspect.isfunction(getattr(tangora, name)), name
 
 

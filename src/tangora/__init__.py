@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tangora.config.settings import FinetuneConfig
     from tangora.errors import TangoraError
     from tangora.evaluation.collection import collect_statistics
+    from tangora.evaluation.predictor import predictor
     from tangora.fusion.fusion import fuse
     from tangora.methods import fusion_method
     from tangora.modes.distillation import distill
@@ -70,6 +71,7 @@ __all__ = [
     "methods",
     "polish",
     "predict",
+    "predictor",
     "run",
     "search",
     "tasks",
@@ -104,6 +106,7 @@ _HOME = {
     "load_task": "api.loading",
     "polish": "polishing.polish",
     "predict": "api.predicting",
+    "predictor": "evaluation.predictor",
     "run": "api.running",
     "search": "coefficients.searching",
 }

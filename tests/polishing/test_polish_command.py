@@ -132,7 +132,7 @@ def test_what_an_adapter_records_decides_neither_the_model_nor_whether_its_code_
         return load_base(config, machine)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tangora.cli.experts.load_base", seen)
+        patch.setattr("tangora.tasks.recorded.load_base", seen)
         run("polish", folder, "--data", f"colors={bare}", *SMALL, "--out", tmp_path / "out", "--dry-run", "-q")
     (config,) = loaded
     assert (config.trust_remote_code, config.model, config.revision) == (

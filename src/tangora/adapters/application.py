@@ -63,7 +63,8 @@ def applied(model: nn.Module, adapter: Adapter, saved: dict[str, Tensor] | None 
     Args:
         model: the adapter's base model, in float32 (adding into bf16 weights would round the update away).
         adapter: of any kind.
-        saved: the original weights kept from earlier calls with the same model; filled here.
+        saved: the original weights kept from earlier calls with the same model; filled here. A caller that owns the
+            model may clear it in the block: the weights then stay as they are.
     """
     saved = {} if saved is None else saved
     parameters = dict(model.named_parameters(remove_duplicate=False))
@@ -75,7 +76,7 @@ def applied(model: nn.Module, adapter: Adapter, saved: dict[str, Tensor] | None 
         adapter.apply_(model)
         yield
     finally:
-        for name in touched:
+        for name in touched & saved.keys():
             parameters[name].data.copy_(saved[name])
 
 

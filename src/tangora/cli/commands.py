@@ -26,6 +26,9 @@ LISTED = {
         "polish": "Train a fused adapter towards its experts' answers on rows without labels, at a fixed rank.",
         "statistics": "Collect the statistics of an expert's data (Gram, Fisher) that regmean and fisher need.",
     },
+    "Predict": {
+        "predict": "Answer new rows with an adapter, as it was trained and scored.",
+    },
     "Recipes": {
         "run": "Fine-tune every task in every mode, fuse every subset, score, and write a report.",
         "finetune": "Fine-tune one adapter of a recipe.",

@@ -29,6 +29,7 @@ __all__ = [
     "mode_lists",
     "modes",
     "recipes",
+    "recorded_tasks",
     "settings",
     "spaces",
     "splits",
@@ -98,19 +99,28 @@ def tasks(incomplete: str) -> list[str]:
     return [] if recipe is None else _starting((task.name for task in recipe.tasks), incomplete)
 
 
-def _recipe() -> Recipe | None:
-    """The first word on the line that is a recipe, or a run, which has one in its folder.
+def recorded_tasks(incomplete: str) -> list[str]:
+    """Return tasks that an adapter on the line records."""
+    found = (path.stem for word in _words() for path in Path(word, "heads").glob("*.json"))
+    return _starting(sorted(set(found)), incomplete)
+
+
+def _words() -> list[str]:
+    """The words after the command's name, without options.
 
     The line is not whole yet, so that typer has not parsed it; the scripts of the shells pass it in the environment.
     """
+    line = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS") or ""
+    return [word.strip("'\"") for word in line.split()[2:] if not word.startswith("-")]
+
+
+def _recipe() -> Recipe | None:
+    """The first word on the line that is a recipe, or a run, which has one in its folder."""
     from tangora.config.recipe import load_recipe  # deferred: pydantic, only at TAB
 
-    line = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS") or ""
-    for word in line.split()[2:]:
-        if not word.startswith("-"):
-            name = word.strip("'\"")
-            with suppress(TangoraError):
-                return load_recipe(next((path for path in [Path(name, "recipe.yaml")] if path.is_file()), name))
+    for name in _words():
+        with suppress(TangoraError):
+            return load_recipe(next((path for path in [Path(name, "recipe.yaml")] if path.is_file()), name))
     return None
 
 

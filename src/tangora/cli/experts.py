@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tangora.adapters.heads import HeadRecord, read_records
 from tangora.adapters.metadata import BaseInfo, read_metadata
 from tangora.config.recipe import load_recipe
-from tangora.config.tasks import base_settings
 from tangora.errors import ArgumentError
 from tangora.runs.runner import prepare
 from tangora.support.files import reachable
 from tangora.support.machine import Machine
-from tangora.tasks import load_base
-from tangora.tasks.recorded import read_inputs, recorded_task
+from tangora.tasks.recorded import read_inputs, recorded_base, recorded_task
 
 if TYPE_CHECKING:
     from tangora.progress import Progress
@@ -65,11 +63,8 @@ def from_files(
     records = {task: _record(task, folder) for task, folder in folders.items()}
     machine = Machine.resolve("auto", "float32", "auto")
     machine.use_threads()
-    # What an adapter records may be somebody else's: it does not decide whether code runs, nor which model is loaded
-    # beyond what tangora.json names.
     named = BaseInfo(model=base) if base is not None else _base_of(adapters[0])
-    fixed: dict[str, Any] = {"model": named.model, "revision": named.revision, "trust_remote_code": trust}
-    loaded = load_base(base_settings({**_common(records), **fixed}, "--base"), machine)
+    loaded = recorded_base(_common(records), named, machine, trust=trust, where="--base")
     return loaded, [recorded_task(name, records[name], loaded, read_inputs(files[name], name)) for name in folders]
 
 
@@ -89,17 +84,15 @@ def _record(task: str, folder: Path) -> HeadRecord:
 
 def _base_of(folder: Path) -> BaseInfo:
     metadata = read_metadata(reachable(folder))
-    if metadata is None or metadata.base.model is None:
-        raise ArgumentError("nothing names the base", where="--base", fix="give its folder or Hub id")
-    return metadata.base
+    return metadata.base if metadata is not None else BaseInfo()
 
 
-def _common(records: Mapping[str, HeadRecord]) -> dict[str, Any]:
-    """Return the family and base settings on which all records agree."""
+def _common(records: Mapping[str, HeadRecord]) -> HeadRecord:
+    """Return the first record, if all agree on the family and the settings of the base."""
     (first, record), *others = records.items()
     for name, other in others:
         if (other.family, other.base) != (record.family, record.base):
             what = f"{first} and {name} were trained with other settings of the base"
             fix = "polish experts that read their inputs in the same way"
             raise ArgumentError(what, got=f"{record.base} and {other.base}", where="heads", fix=fix)
-    return {**record.base, "family": record.family}
+    return record

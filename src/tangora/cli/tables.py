@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tangora.progress import duration
 
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from tangora.report.wide import Wide
     from tangora.runs.preflight import Preflight
 
-__all__ = ["method_table", "plan_lines", "plan_table", "score_table"]
+__all__ = ["answer_table", "method_table", "plan_lines", "plan_table", "score_table"]
+
+_EXAMPLE = 72  # characters of a row
 
 
 def score_table(scores: Mapping[str, Mapping[str, Result]], names: Sequence[str], split: str) -> Wide:
@@ -27,6 +29,40 @@ def score_table(scores: Mapping[str, Mapping[str, Result]], names: Sequence[str]
     for name in names:
         columns.append(Column(name, [f"{results[name].score:.3f}" for results in scores.values()], most=8))
     return Wide(f"score on {split}", Column("adapter", list(scores), numbers=False), columns)
+
+
+def answer_table(task: str, examples: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> Wide:
+    """Return a table of answers, with a row for each row that was answered.
+
+    Args:
+        task: its name.
+        examples: the rows as texts; empty if they are none.
+        columns: of the answers, from `tangora.evaluation.answer_files.answer_columns`.
+    """
+    from tangora.report.wide import Column, Wide  # deferred: as above
+
+    count = len(columns["answer"])
+    shown = []
+    if any(examples):
+        shown.append(Column("row", [_shortened(text) for text in examples], most=36, numbers=False))
+    for name, values in columns.items():
+        number = name != "answer"
+        most = 11 if number else 20 if len(columns) > 1 else 33
+        header = name.removeprefix("probability_")
+        shown.append(Column(header, [_answer(value) for value in values], most=most, numbers=number))
+    title = f"{task}: {count} row{'s' if count != 1 else ''}"
+    return Wide(title, Column("", [str(row) for row in range(count)], numbers=False), shown)
+
+
+def _shortened(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _EXAMPLE else line[: _EXAMPLE - 2] + " …"
+
+
+def _answer(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_answer, value))
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def method_table(methods: Mapping[str, Method]) -> Table:

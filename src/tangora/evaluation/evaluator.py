@@ -14,18 +14,18 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tangora.adapters.heads import heads_digest
-from tangora.errors import DataError, ModelError
+from tangora.errors import DataError
 from tangora.modes import answers
+from tangora.modes.belonging import refuse_another_base
 from tangora.modes.contract import mode_of
 from tangora.support.files import digest, writing
 from tangora.support.json_text import parse_json
-from tangora.support.names import hub_name
 from tangora.support.seams import FAMILIES, METRICS
 from tangora.support.shown import one_line
 from tangora.support.source import source_digest
@@ -44,7 +44,6 @@ __all__ = [
     "ScoreStore",
     "answering",
     "evaluate",
-    "refuse_another_base",
     "scoring_code",
     "scoring_key",
 ]
@@ -232,28 +231,6 @@ def answering(
         return
     with mode_of(adapter).answering(base, adapter, {} if saved is None else saved) as model_of:
         yield model_of
-
-
-def refuse_another_base(adapter: Adapter | None, base: Base, *, same_base: bool = False) -> None:
-    """Refuse an adapter that was made for another base model.
-
-    Fingerprints are compared if the adapter has one. If not, names are compared, if both are known; only the last part
-    counts, since folders are moved.
-
-    Raises:
-        ModelError: says for which base it was made.
-    """
-    made_for = adapter.metadata.base if adapter is not None and not same_base else None
-    if made_for is None:
-        return
-    name, own = (PurePath(hub_name(one or "") or one or "").name.lower() for one in (made_for.model, base.config.model))
-    if made_for.fingerprint:
-        what, different = "the adapter was made for other base weights", made_for.fingerprint != base.fingerprint
-    else:
-        what, different = f"the adapter was made for {made_for.model}", bool(name) and name != own
-    if different:
-        fix = f"set base.model to {made_for.model or 'the base of the adapter'}; if the two are the same weights, pass "
-        raise ModelError(what, got=base.config.model, where="base.model", fix=fix + "same_base=True, or --same-base")
 
 
 def scoring_key(adapter: Adapter) -> str:

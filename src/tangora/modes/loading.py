@@ -21,12 +21,14 @@ from tangora.adapters.metadata import BaseInfo, Metadata, read_metadata
 from tangora.adapters.model_classes import labels_of, model_class, vocabulary_of
 from tangora.config.recipe import BaseSettings
 from tangora.config.tasks import base_settings
-from tangora.errors import AdapterError, FileError, ModelError
+from tangora.errors import AdapterError, ArgumentError, FileError, ModelError
 from tangora.modes.contract import mode_of
+from tangora.modes.task_models import BaseLike, TaskNetwork, open_task
 from tangora.storage.header import read_header
 from tangora.support.files import inside, reachable, read_json
+from tangora.support.machine import Machine
 from tangora.support.seams import FAMILIES
-from tangora.tasks.base import pretrained, take_out, weights_fingerprint
+from tangora.tasks.base import Base, pretrained, take_out, weights_fingerprint
 from tangora.tasks.load import load_base
 
 __all__ = ["load_model"]
@@ -34,34 +36,43 @@ __all__ = ["load_model"]
 
 def load_model(
     folder: str | os.PathLike[str],
-    base: nn.Module | str | os.PathLike[str] | None = None,
+    base: nn.Module | Base | str | os.PathLike[str] | None = None,
     *,
+    task: str | None = None,
     trust_remote_code: bool = False,
     same_base: bool = False,
 ) -> nn.Module:
     """Return the model in the form in which an adapter was trained and scored, in evaluation mode.
 
-    Its mode decides: ``lora`` gives stock peft's `PeftModel`, ``full`` the base with its weights changed, ``l-lora``
-    the `PeftModel` linearized at φ₀ (`tangora.linearize`), and ``tangent`` and ``full-tangent`` a
-    `tangora.TangentModel` around the base, ``f(x; φ₀) + J(x) (φ − φ₀)`` (arXiv:2310.04742, eq. 4).
+    With ``task``, it is a `tangora.modes.task_models.TaskNetwork`: inputs in, the task's logits out, as they are
+    scored. The task's head is built in, from the adapter's own files: a trained head is loaded, class names are
+    embedded by the base. ``model.encode(rows)`` makes the inputs. To get answers, `tangora.predictor` is shorter.
+
+    Without ``task``, it is the network alone: for an adapter with trained heads (``heads/``) a network without any of
+    them, for a zero-shot one a network that returns features. Its mode decides: ``lora`` gives stock peft's
+    `PeftModel`, ``full`` the base with its weights changed, ``l-lora`` the `PeftModel` linearized at φ₀
+    (`tangora.linearize`), and ``tangent`` and ``full-tangent`` a `tangora.TangentModel` around the base,
+    ``f(x; φ₀) + J(x) (φ − φ₀)`` (arXiv:2310.04742, eq. 4).
 
     Choose it to run an adapter of any mode; `tangora.load` reads one as a value, to inspect or to fuse, without a base
     model. The files of an L-LoRA adapter with B₀ ≠ 0, or of one that was truncated to a rank, contain the expansion as
     plain factors, and the `PeftModel` uses them unchanged. A tangent model expands what the base returns;
-    `TangentModel.then` includes what follows, such as pooling and a head, in the expansion. Heads that are saved per
-    task (``heads/``) are not part of the model: load one into the base first.
+    `TangentModel.then` includes what follows, such as pooling and a head, in the expansion.
 
     Args:
-        folder: the adapter's.
+        folder: the adapter's; with ``task`` also that of a checkpoint that adapters were merged into.
         base: the base model, which is wrapped or changed in place, or its folder or Hub id. By default, the model named
             in ``tangora.json`` or ``base_model_name_or_path`` is loaded in float32. Its class is that of its family,
-            else of ``auto_mapping``, ``task_type`` or the checkpoint's ``architectures``.
+            else of ``auto_mapping``, ``task_type`` or the checkpoint's ``architectures``. With ``task``, a base from
+            `tangora.load_base` or a name, since inputs need a tokenizer or an image processor too.
+        task: one of the tasks in ``heads/*.json``.
         trust_remote_code: run code from the base model's repository.
         same_base: accept a base whose fingerprint differs from the recorded one (after a cast, or with a resized
             vocabulary).
 
     Raises:
         FileError, AdapterError: as `tangora.load`.
+        ArgumentError: there is no such task, or the base is a bare module.
         ModelError: the base is not found, lacks the adapted layers, or has other weights than ``tangora.json`` records.
 
     >>> import peft, tempfile, torch
@@ -72,7 +83,16 @@ def load_model(
     ...     model = load_model(folder, base())
     >>> type(model).__name__, model.training
     ('PeftModel', False)
+    >>> model = load_model("adapters/one", task="one")
+    >>> model(**model.encode(["a red photo", "this is blue"])).shape, model.labels
+    (torch.Size([2, 3]), ['red', 'green', 'blue'])
     """
+    if task is not None:
+        return TaskNetwork(
+            open_task(folder, task, _not_bare(base), Machine(), trust=trust_remote_code, same_base=same_base)
+        )
+    if isinstance(base, Base):
+        base = base.backbone
     path = reachable(folder)
     metadata, config = _descriptions(path)
     if isinstance(base, nn.Module):
@@ -85,6 +105,16 @@ def load_model(
     take_out(model, _unused(metadata.base.family))
     with _in_own_format(path) as folder_of_kind:
         return mode_of(metadata).load_model(folder_of_kind, model)
+
+
+def _not_bare(base: nn.Module | Base | str | os.PathLike[str] | None) -> BaseLike | None:
+    """Refuse a module without the preprocessing of its family."""
+    if isinstance(base, nn.Module):
+        fix = "give its folder or Hub id, or what tangora.load_base returns"
+        raise ArgumentError(
+            "a task needs a base with its preprocessing", got=type(base).__name__, where="base", fix=fix
+        )
+    return base
 
 
 @contextlib.contextmanager

@@ -20,8 +20,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from tangora.adapters.adapter import Adapter
 from tangora.errors import ModelError
-from tangora.evaluation.evaluator import answering, refuse_another_base, scoring_key
+from tangora.evaluation.evaluator import answering, scoring_key
 from tangora.evaluation.generated import generated_labels
+from tangora.modes.belonging import refuse_another_base
 from tangora.polishing.rows import without_labels
 from tangora.support.files import atomic_file, digest, read_safetensors, write_safetensors
 from tangora.support.seams import FAMILIES

@@ -16,7 +16,8 @@ from tangora.adapters.heads import HeadRecord
 from tangora.adapters.metadata import Metadata, PolishedInfo
 from tangora.config.polish import PolishSettings
 from tangora.config.settings import FinetuneConfig, LoraSettings, TrainingSettings
-from tangora.evaluation.evaluator import refuse_another_base, scoring_key
+from tangora.evaluation.evaluator import scoring_key
+from tangora.modes.belonging import refuse_another_base
 from tangora.modes.contract import Bench, OnStep, reporting
 from tangora.modes.session import training
 from tangora.polishing.following import Follower, divergences, in_turn

@@ -19,9 +19,11 @@ from typing import Any
 import torch
 
 from tangora.errors import ArgumentError
+from tangora.support.validation import did_you_mean
 
 __all__ = ["Machine", "measured_threads"]
 
+DTYPES = ("float32", "bfloat16", "float16")
 _ROUNDS = 5
 _CLEARLY = 0.9  # more threads have to be this much faster: they are taken from whatever else runs here
 
@@ -58,6 +60,9 @@ class Machine:
         >>> Machine.resolve("cpu", threads=1)
         Machine(device='cpu', dtype='float32', threads=1)
         """
+        if dtype not in DTYPES:
+            fix = did_you_mean(str(dtype), DTYPES)
+            raise ArgumentError("no dtype of forward passes", got=dtype, where="machine.dtype", fix=fix)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         count = measured_threads() if threads == "auto" else threads if threads is None else int(threads)

@@ -53,6 +53,11 @@ class Direction:
             for (module, name, _), parameter in zip(owners, before, strict=True):
                 module._parameters[name] = parameter
 
+    def each(self, change: Callable[[Tensor], Tensor]) -> Direction:
+        """Return the direction with every tensor changed: moved to a device, say."""
+        low_rank = {site: (change(a), change(b)) for site, (a, b) in self.low_rank.items()}
+        return Direction(low_rank, {name: change(tangent) for name, tangent in self.parameters.items()})
+
     def tensors(self) -> dict[str, Any]:
         """Return all tensors as nested dictionaries, for `torch.vmap`."""
         return {"low_rank": dict(self.low_rank), "parameters": dict(self.parameters)}

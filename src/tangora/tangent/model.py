@@ -82,6 +82,12 @@ class TangentModel(nn.Module):
             output = self.model(*inputs, **named)
             return _summed(output if self._last is None else self._last(output))
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TangentModel:
+        """Move the direction with the weights, as ``to`` and ``cuda`` do."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._direction = self._direction.each(fn)
+        return self
+
     def then(self, last: Callable[[Any], Any]) -> TangentModel:
         """Return the model with a further function included in the expansion.
 
@@ -189,6 +195,12 @@ class TangentTaskModel(TaskModel):
         inputs = {name: value for name, value in batch.items() if name != "labels"}
         with dual_numbers(), self._installed().installed(self.backbone), self._machine.autocast():
             return self.readout.answer(self.backbone, inputs, batch["labels"], _summed)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TangentTaskModel:
+        """Move the direction with the weights, as ``to`` and ``cuda`` do."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._direction = self._direction.each(fn)
+        return self
 
     def _installed(self) -> Direction:
         return self.offsets.direction() if self.offsets is not None else self._direction

@@ -31,6 +31,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from tangora.config.tasks import BaseSettings, TaskSettings
+from tangora.support.seams import FAMILIES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from tangora.tasks.sources import Table
     from tangora.tasks.values import Batch, Collate, Task
 
-__all__ = ["AnswerForm", "Answers", "Family", "LogitsOver", "Metric", "Readout", "Targets"]
+__all__ = ["AnswerForm", "Answers", "Family", "LogitsOver", "Metric", "Readout", "Targets", "names_by_backbone"]
 
 Answers: TypeAlias = Literal["classes", "text", "number", "labels", "tags", "likelihood"]
 """The kind of a model's answers, and the Python value of each.
@@ -108,6 +109,9 @@ class Family(Protocol[_Base, _Task]):
         task_settings: a frozen pydantic class derived from `TaskSettings`.
         unused: children of the backbone to remove, because the family does not use them and checkpoints may lack their
             weights; adapters and fingerprints do not cover them.
+
+    A family in which `finish` depends on the backbone's weights, because it embeds the class names with them, also has
+    ``names_by_backbone = True``. A checkpoint that adapters were merged into then needs the unchanged base for that.
     """
 
     name: str
@@ -186,6 +190,15 @@ class Family(Protocol[_Base, _Task]):
     def auto_class(self, model: str, /) -> str:
         """Return the transformers class that loads the backbone of a checkpoint, for the code in a model card."""
         ...
+
+
+def names_by_backbone(family: str) -> bool:
+    """Return whether tasks of a family are finished with the weights of its backbone; see `Family`.
+
+    >>> names_by_backbone("text-zero-shot"), names_by_backbone("image-zero-shot")
+    (True, False)
+    """
+    return bool(getattr(FAMILIES.get(family), "names_by_backbone", False))
 
 
 class Readout(Protocol):

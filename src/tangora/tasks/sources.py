@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
     from tangora.config.recipe import Source
 
-__all__ = ["Table", "read", "read_file"]
+__all__ = ["IMAGES", "Table", "read", "read_file"]
 
-_IMAGES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
+IMAGES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
+"""The suffixes of image files."""
 _BLOCK = 1 << 24
 
 
@@ -207,7 +208,7 @@ def _imagefolder(path: Path) -> Table:
         raise DataError("folder not found", where=path, fix="give a folder with one folder per class")
     images, labels = [], []
     for folder in sorted(p for p in path.iterdir() if p.is_dir()):
-        for file in sorted(p for p in folder.rglob("*") if p.suffix.lower() in _IMAGES and p.is_file()):
+        for file in sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGES and p.is_file()):
             images.append(str(file))
             labels.append(folder.name)
     if not images:

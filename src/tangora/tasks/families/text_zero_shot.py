@@ -29,6 +29,7 @@ class TextZeroShot:
     base_settings = BaseConfig
     task_settings = TaskConfig
     unused = ("pooler",)
+    names_by_backbone = True
 
     def form(self, config: TaskConfig, /) -> AnswerForm:
         """Return classes."""

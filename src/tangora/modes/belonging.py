@@ -1,0 +1,37 @@
+"""Refuse an adapter that was made for another base."""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+from typing import TYPE_CHECKING
+
+from tangora.errors import ModelError
+from tangora.support.names import hub_name
+
+if TYPE_CHECKING:
+    from tangora.adapters.adapter import Adapter
+    from tangora.tasks import Base
+
+__all__ = ["refuse_another_base"]
+
+
+def refuse_another_base(adapter: Adapter | None, base: Base, *, same_base: bool = False) -> None:
+    """Refuse an adapter that was made for another base model.
+
+    Fingerprints are compared if the adapter has one. If not, names are compared, if both are known; only the last part
+    counts, since folders are moved.
+
+    Raises:
+        ModelError: says for which base it was made.
+    """
+    made_for = adapter.metadata.base if adapter is not None and not same_base else None
+    if made_for is None:
+        return
+    name, own = (PurePath(hub_name(one or "") or one or "").name.lower() for one in (made_for.model, base.config.model))
+    if made_for.fingerprint:
+        what, different = "the adapter was made for other base weights", made_for.fingerprint != base.fingerprint
+    else:
+        what, different = f"the adapter was made for {made_for.model}", bool(name) and name != own
+    if different:
+        fix = f"set base.model to {made_for.model or 'the base of the adapter'}; if the two are the same weights, pass "
+        raise ModelError(what, got=base.config.model, where="base.model", fix=fix + "same_base=True, or --same-base")
