@@ -11,6 +11,7 @@ import torch
 import tangora
 from tangora.api.evaluating import Scores
 from tangora.api.predicting import RowAnswers
+from tangora.cli.tables import score_table
 from tangora.evaluation.evaluator import Result
 from tangora.fusion.verification import Verification
 from tangora.inspection.folders import inspect
@@ -54,6 +55,20 @@ def test_a_repr_is_one_short_line(values):
         assert "\n" not in text, text
         assert len(text) <= MOST, (len(text), text)
         assert text.startswith(type(value).__name__.removeprefix("ZeroShot")), text
+
+
+@pytest.mark.parametrize(("second", "mean"), [("macro_f1", True), ("exact_match", True), ("perplexity", False)])
+def test_scores_without_a_common_scale_have_no_mean(second, mean):
+    scores = {"a": Result(0.8124, 1.0, [1]), "b": Result(46912.3, 1.0, [1])}
+    metrics = {"a": "accuracy", "b": second}
+    table = score_table({"zero-shot": scores}, metrics, "test")
+    shown = Scores(scores, metrics, "test")
+    for text in (repr(shown), shown._repr_html_()):
+        assert "0.812" in text
+        assert "46,912" in text
+        assert ("mean" in text) == mean
+    assert [column.header for column in table.columns] == (["mean"] if mean else []) + ["a", "b"]
+    assert [column.cells for column in table.columns[-2:]] == [["0.812"], ["46,912"]]
 
 
 class Balanced(HTMLParser):

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score
@@ -72,6 +75,22 @@ def test_rows_must_agree(metric, predictions, targets):
 def test_references_need_one_text():
     with pytest.raises(ArgumentError, match=r"a row has no reference, got '\(\) as target 1'"):
         score("exact_match", ["a", "b"], ["a", ()])
+
+
+def test_the_table_of_the_docs_is_complete():
+    page = Path(__file__).parents[2] / "docs" / "metrics.md"
+    if not page.is_file():
+        pytest.skip("not in a checkout")
+    lines = [
+        re.split(r"(?<!\\)\|", line) for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("| `")
+    ]
+    table = {name.strip(" `"): [cell.strip() for cell in cells] for _, name, *cells, _ in lines}
+    assert set(table) == {*METRICS}
+    for name, (answers, _, better, definition, _) in table.items():
+        metric = METRICS.get(name)
+        assert set(answers.split(", ")) == metric.takes
+        assert better == ("higher" if metric.higher_is_better else "lower")
+        assert definition
 
 
 @pytest.mark.parametrize("name", METRICS)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tangora.adapters.model_classes import labels_of, model_class, vocabulary_of
 from tangora.support.markdown import as_code, as_table, as_text
 from tangora.support.seams import FAMILIES, SPACES
+from tangora.support.shown import decimal
 from tangora.support.yaml import dump
 
 if TYPE_CHECKING:
@@ -180,7 +181,7 @@ def _scores(scores: Mapping[str, Any] | None) -> str:
         f"On the {as_text(str(scores.get('split', 'unknown')))} split",
         _SELECTED.get(selection, as_text(selection)),
     ]
-    rows = [(as_text(str(task)), f"{float(score):.4f}{mark}") for task, score in scores["tasks"].items()]
+    rows = [(as_text(str(task)), f"{decimal(float(score), 4)}{mark}") for task, score in scores["tasks"].items()]
     return f"## Scores\n\n{'; '.join(part for part in context if part)}.\n\n{as_table(('task', 'score'), rows)}"
 
 

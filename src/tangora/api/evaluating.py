@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from tangora.api.adapters import AdapterLike, opened
 from tangora.api.shown import Shown, shown
 from tangora.evaluation.evaluator import Evaluator, Result, scoring_key
-from tangora.support.shown import html_table, one_line
+from tangora.evaluation.results import direction
+from tangora.support.shown import decimal, html_table, one_line
 from tangora.tasks.values import Task
 
 if TYPE_CHECKING:
@@ -40,17 +41,23 @@ class Scores(Mapping[str, Result]):
 
     @property
     def mean(self) -> float:
-        """The mean score over the tasks."""
+        """The mean score over the tasks; it compares models only if the tasks' metrics have a common scale."""
         return sum(result.score for result in self.values()) / len(self)
 
+    @property
+    def _comparable(self) -> bool:
+        return direction(self._metrics.values()) != 0
+
     def __repr__(self) -> str:
-        each = (f"{task} {result.score:.3f}" for task, result in self.items())
-        return one_line("Scores", self.split, *each, f"mean {self.mean:.3f}" if len(self) > 1 else None)
+        each = (f"{task} {decimal(result.score)}" for task, result in self.items())
+        return one_line(
+            "Scores", self.split, *each, f"mean {decimal(self.mean)}" if self._comparable and len(self) > 1 else None
+        )
 
     def _repr_html_(self) -> str:
         """Return a table for notebooks."""
-        rows = [(task, self._metrics[task], f"{one.score:.3f}", f"{one.loss:.4f}") for task, one in self.items()]
-        title = f"{self.split}: mean {self.mean:.3f}"
+        rows = [(task, self._metrics[task], decimal(one.score), f"{one.loss:.4f}") for task, one in self.items()]
+        title = f"{self.split}: mean {decimal(self.mean)}" if self._comparable else self.split
         return html_table(title, ["task", "metric", "score", "loss"], rows)
 
 

@@ -64,7 +64,7 @@ def evaluate(options: EvaluateOptions, output: Output) -> None:
             progress.advance(detail=path)
         progress.end()
     metrics = {task.name: task.metric for task in tasks}
-    output.result(_document(scores, metrics, options.split), score_table(scores, names, options.split))
+    output.result(_document(scores, metrics, options.split), score_table(scores, metrics, options.split))
 
 
 def _document(scores: Mapping[str, Mapping[str, Result]], metrics: Mapping[str, str], split: str) -> dict[str, Any]:

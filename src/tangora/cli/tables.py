@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tangora.progress import duration
+from tangora.support.shown import decimal
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -20,14 +21,23 @@ __all__ = ["answer_table", "method_table", "plan_lines", "plan_table", "score_ta
 _EXAMPLE = 72  # characters of a row
 
 
-def score_table(scores: Mapping[str, Mapping[str, Result]], names: Sequence[str], split: str) -> Wide:
-    """Return a table of scores, with a row for each candidate, the mean first and then the tasks."""
+def score_table(scores: Mapping[str, Mapping[str, Result]], metrics: Mapping[str, str], split: str) -> Wide:
+    """Return a table of scores, with a row for each candidate, the mean first and then the tasks.
+
+    Args:
+        scores: candidate -> task -> result.
+        metrics: task -> its metric. There is no mean if they have no common scale.
+        split: the split that was scored.
+    """
+    from tangora.evaluation.results import direction  # deferred: --help does without numpy
     from tangora.report.wide import Column, Wide  # deferred: with the readers of a run, which --help does without
 
-    means = [sum(results[name].score for name in names) / len(names) for results in scores.values()]
-    columns = [Column("mean", [f"{mean:.3f}" for mean in means])]
-    for name in names:
-        columns.append(Column(name, [f"{results[name].score:.3f}" for results in scores.values()], most=8))
+    columns = []
+    if direction(metrics.values()):
+        means = [sum(results[name].score for name in metrics) / len(metrics) for results in scores.values()]
+        columns.append(Column("mean", [decimal(mean) for mean in means]))
+    for name in metrics:
+        columns.append(Column(name, [decimal(results[name].score) for results in scores.values()], most=8))
     return Wide(f"score on {split}", Column("adapter", list(scores), numbers=False), columns)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tangora.report.summary import Key, Mean, Summary, mean_score, method_name, mode_name
+from tangora.support.shown import decimal
 
 __all__ = ["Headline", "Tile", "headline", "kept_text", "score_text"]
 
@@ -51,7 +52,7 @@ def headline(summary: Summary) -> Headline:
 
 def score_text(mean: Mean) -> str:
     """Return a score with its interval, ``0.812 [0.803, 0.821]``."""
-    return _bracketed(f"{mean.score:.3f}", mean.low, mean.high, lambda x: f"{x:.3f}")
+    return _bracketed(decimal(mean.score), mean.low, mean.high, decimal)
 
 
 def kept_text(mean: Mean) -> str:
@@ -80,11 +81,12 @@ def _praise(summary: Summary, top: Key, keeper: Key | None) -> str:
 def _top_sentence(summary: Summary, top: Key, means: dict[Key, Mean], praise: str) -> str:
     mean = means[top]
     count = len([k for k in summary.shown() if k in means])
-    kept = f" and keeps {kept_text(mean)} of its own experts" if mean.kept is not None else ""
+    kept = f"keeps {kept_text(mean)} of its own experts" if mean.kept is not None else ""
+    score = f"scores {score_text(mean)} on average" if summary.direction or not kept else ""
     praise = "" if count == 1 or not praise else f": {praise} {count} fusions"
     where = f"{mean.n_tasks} tasks fused" + (f" ({mean.subsets} subsets)" if mean.subsets > 1 else "")
     mark = " (coefficients chosen on test: †oracle)" if top.oracle else ""
-    return f"With {where}, {_full_name(top)}{mark} scores {score_text(mean)} on average{kept}{praise}."
+    return f"With {where}, {_full_name(top)}{mark} {' and '.join(filter(None, (score, kept)))}{praise}."
 
 
 def _keeper_sentence(key: Key, mean: Mean) -> str:
@@ -94,10 +96,12 @@ def _keeper_sentence(key: Key, mean: Mean) -> str:
 
 
 def _references(summary: Summary) -> str:
+    if not summary.direction:
+        return ""
     zero = mean_score(summary.zero_shot(_tasks(summary)))
     experts = ((mode_name(m), mean_score(summary.experts(m, _tasks(summary)))) for m in summary.run.modes)
-    listed = [f"{name} {score:.3f}" for name, score in experts if score is not None]
-    parts = [f"the base model alone scores {zero:.3f}"] if zero is not None else []
+    listed = [f"{name} {decimal(score)}" for name, score in experts if score is not None]
+    parts = [f"the base model alone scores {decimal(zero)}"] if zero is not None else []
     parts += [f"the experts, one per task, {', '.join(listed)}"] if listed else []
     text = "; ".join(parts)
     return f"{text[0].upper()}{text[1:]}." if text else ""
@@ -108,8 +112,8 @@ def _caveats(summary: Summary, top: Key, means: dict[Key, Mean]) -> list[str]:
     low, high = means[top].low, means[top].high
     if not summary.direction:
         texts.append(
-            "Some tasks have a metric of which more is better, others one of which less is, so that a mean score ranks "
-            "nothing. Fusions are ranked by what they keep."
+            "The tasks' metrics have no common scale, so that a mean score ranks nothing. Fusions are ranked by what "
+            "they keep."
         )
     if low is not None and high is not None:
         texts.append("Brackets are 95 % intervals from a bootstrap over test rows; training was not repeated.")
@@ -152,17 +156,17 @@ def _statistics(summary: Summary) -> list[str]:
 def _tiles(summary: Summary, top: Key | None, keeper: Key | None) -> list[Tile]:
     means, tiles = summary.at_largest(), []
     if top is not None and summary.direction:
-        tiles.append(Tile("Best score", f"{means[top].score:.3f}", f"{mode_name(top.mode)}, {top.name}"))
+        tiles.append(Tile("Best score", decimal(means[top].score), f"{mode_name(top.mode)}, {top.name}"))
     kept = means[keeper].kept if keeper is not None else None
     if keeper is not None and kept is not None:
         tiles.append(Tile("Most kept", percent(kept), f"{mode_name(keeper.mode)}, {keeper.name}"))
     experts = [(s, m) for m in summary.run.modes if (s := mean_score(summary.experts(m, _tasks(summary)))) is not None]
     if experts and summary.direction:
         score, mode = max(experts, key=lambda e: summary.direction * e[0])
-        tiles.append(Tile("Best experts", f"{score:.3f}", f"{mode_name(mode)}, one per task"))
+        tiles.append(Tile("Best experts", decimal(score), f"{mode_name(mode)}, one per task"))
     zero = mean_score(summary.zero_shot(_tasks(summary)))
-    if zero is not None:
-        tiles.append(Tile("Zero-shot", f"{zero:.3f}", "base model, no adapter"))
+    if zero is not None and summary.direction:
+        tiles.append(Tile("Zero-shot", decimal(zero), "base model, no adapter"))
     return tiles
 
 

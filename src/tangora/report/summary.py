@@ -9,9 +9,9 @@ from functools import cached_property
 from statistics import fmean
 
 from tangora.errors import FileError
+from tangora.evaluation.results import direction
 from tangora.evaluation.tables import Row
 from tangora.report.data import PolishRow, Run
-from tangora.support.seams import METRICS
 
 __all__ = ["Key", "Mean", "Summary", "method_name", "mode_name"]
 
@@ -151,6 +151,12 @@ class Summary:
         own = {r.task: r for r in self.rows if r.method == "expert" and r.mode == mode and r.subset == r.task}
         return own if tasks is None else {t: own[t] for t in tasks if t in own}
 
+    @cached_property
+    def validated(self) -> dict[tuple[str, str], Row]:
+        """Mode, task -> the task's own expert on the validation split."""
+        experts = (r for r in self.run.scores if r.method == "expert" and r.split == "validation")
+        return {(r.mode, r.task): r for r in experts if r.subset == r.task}
+
     def zero_shot(self, tasks: Iterable[str] | None = None) -> dict[str, Row]:
         """Return the base model's scores."""
         rows = {r.task: r for r in self.rows if r.method == "zero_shot" and r.task not in {"mean", "mean_all"}}
@@ -167,11 +173,14 @@ class Summary:
         }
 
     @cached_property
+    def metrics(self) -> dict[str, str]:
+        """Task -> its metric."""
+        return {r.task: r.metric for r in self.rows if r.task not in {"mean", "mean_all"}}
+
+    @cached_property
     def direction(self) -> int:
-        """1 if a higher mean score is better, -1 if a lower one is; 0 if that differs by task: then no mean is best."""
-        names = {r.metric for r in self.rows if r.task not in {"mean", "mean_all"}}
-        lower = {name in METRICS and not METRICS.get(name).higher_is_better for name in names}
-        return 0 if len(lower) > 1 else -1 if True in lower else 1
+        """1 if a higher mean score is better, -1 if a lower one is; 0 if a mean ranks nothing."""
+        return direction(self.metrics.values())
 
     def best(self, value: Callable[[Mean], float | None]) -> Key | None:
         """Return the key, from those of `shown`, with the highest value on the largest subset."""
@@ -202,16 +211,17 @@ def _mean(rows: list[Row]) -> Mean:
         n, score = inside[0].n_tasks, fmean(r.score for r in inside)
         kept, kept_best = _mean_of(r.normalized for r in inside), _mean_of(r.normalized_best for r in inside)
         low, high = _interval(inside, score)
-    return Mean(n, score, low, high, kept, *_kept_interval(score, low, high, kept), kept_best, overall)
+    sense = direction(r.metric for r in everything)
+    return Mean(n, score, low, high, kept, *_kept_interval(sense, score, low, high, kept), kept_best, overall)
 
 
 def _kept_interval(
-    score: float, low: float | None, high: float | None, kept: float | None
+    sense: int, score: float, low: float | None, high: float | None, kept: float | None
 ) -> tuple[float | None, float | None]:
-    """Return the score's interval divided by fixed experts, which is all that ``scores.csv`` alone allows."""
-    if kept is None or low is None or high is None or score <= 0:
+    """Return the score's interval as shares of fixed experts, which is all that ``scores.csv`` alone allows."""
+    if not sense or kept is None or low is None or high is None or (score if sense > 0 else low) <= 0:
         return None, None
-    return low * kept / score, high * kept / score
+    return (low * kept / score, high * kept / score) if sense > 0 else (kept * score / high, kept * score / low)
 
 
 def _mean_of(values: Iterable[float | None]) -> float | None:

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tangora.evaluation.results import direction
 from tangora.evaluation.tables import Row
 from tangora.report.headline import kept_text, percent, score_text
 from tangora.report.summary import Key, Mean, Summary, mean_score, method_name, mode_name
 from tangora.report.wide import Column, Wide
 from tangora.support.json_text import parse_json
+from tangora.support.shown import decimal
 
 __all__ = [
     "MOST_ROWS",
@@ -53,16 +55,21 @@ def overview(summary: Summary) -> PageTable:
     """Return the table of base, experts and every fusion on the largest subset, task by task."""
     size = summary.sizes[-1] if summary.sizes else len(summary.run.tasks)
     tasks = summary.largest.split("+") if summary.largest else summary.run.tasks
-    rows = [["–", "zero-shot", "", *_reference(summary.zero_shot(tasks), tasks, None)]]
+    rows = [["–", "zero-shot", "", *_reference(summary, summary.zero_shot(tasks), tasks, None)]]
     for mode in summary.run.modes:
         rows.append(
-            [mode_name(mode), "experts, one per task", "", *_reference(summary.experts(mode, tasks), tasks, 1.0)]
+            [
+                mode_name(mode),
+                "experts, one per task",
+                "",
+                *_reference(summary, summary.experts(mode, tasks), tasks, 1.0),
+            ]
         )
     marked = set()
     for key, mean in summary.at_largest().items():
         if key.oracle:
             marked.add(len(rows))
-        rows.append([*_names(key), *_mean_cells(mean), *_task_cells(summary, key, tasks)])
+        rows.append([*_names(key), *_mean_cells(summary, mean), *_task_cells(summary, key, tasks)])
     subsets = max((m.subsets for m in summary.at_largest().values()), default=1)
     several = f"; means over {subsets} subsets, tasks from the first" if subsets > 1 else ""
     caption = f"Test scores with {size} tasks fused{several}"
@@ -80,7 +87,8 @@ def by_size(summary: Summary) -> PageTable:
         means, row = summary.by_size(key), _names(key)
         for n in summary.sizes:
             mean = means.get(n)
-            row += [score_text(mean), kept_text(mean), _or_dash(mean.all_tasks)] if mean else ["–", "–", "–"]
+            cells = (_mean_text(summary, mean), kept_text(mean), _mean_or_dash(summary, mean.all_tasks)) if mean else ()
+            row += cells or ("–", "–", "–")
         rows.append(row)
     marked = {i for i, key in enumerate(summary.fused) if key.oracle}
     return PageTable(
@@ -121,9 +129,10 @@ def polish(summary: Summary) -> PageTable | None:
         before, after = (sum(pair[i] for pair in row.scores.values()) / len(row.scores) for i in (0, 1))
         loss, last = (sum(values.values()) / len(values) for values in (row.before, row.after))
         counts = sorted(set(row.rows.values()))
-        cells = [f"{before:.3f}", f"{after:.3f}", _or_dash(mean_score(experts)), f"{loss:.4f}", f"{last:.4f}"]
+        scores = [_mean_or_dash(summary, value) for value in (before, after, mean_score(experts))]
+        cells = [*scores, f"{loss:.4f}", f"{last:.4f}"]
         cells += [str(counts[0]) if len(counts) == 1 else f"{counts[0]}–{counts[-1]}", str(row.step)]
-        gained = [f"{pair[1] - pair[0]:+.3f}" for pair in row.scores.values()]
+        gained = [_gained(summary.metrics.get(task, ""), *pair) for task, pair in row.scores.items()]
         names = [mode_name(row.mode), method_name(row.method, row.space), CHOSEN.get(row.selection, row.selection)]
         rows.append([*names, *cells, *gained])
         tasks = list(row.scores)
@@ -135,6 +144,12 @@ def polish(summary: Summary) -> PageTable | None:
         [*columns, "rows a task", "step", *tasks],
         rows,
     )
+
+
+def _gained(metric: str, before: float, after: float) -> str:
+    """Return by how much a score is better, with a sign, also if less is better."""
+    gain = direction([metric]) * (after - before)
+    return ("+" if gain >= 0 else "") + decimal(gain)
 
 
 def analyses(summary: Summary) -> PageTable:
@@ -179,7 +194,8 @@ def _terminal_table(summary: Summary, mode: str) -> Wide:
     keys = [key for key in summary.shown() if key.mode == mode and key in means]
     fused = [summary.fused_scores(key, summary.largest or "") for key in keys]
     zero, experts = summary.zero_shot(tasks), summary.experts(mode, tasks)
-    score = [_or_dash(mean_score(zero)), _or_dash(mean_score(experts)), *(f"{means[key].score:.3f}" for key in keys)]
+    measured = [mean_score(zero), mean_score(experts), *(means[key].score for key in keys)]
+    score = [_mean_or_dash(summary, value) for value in measured]
     kept = ["", "", *(_share(means[key].kept) for key in keys)]
     chosen = ["", "", *(coefficients_text([row.coefficients for row in rows.values()]) for rows in fused)]
     columns = [Column("mean", score), Column("kept", kept), Column("coefficients", chosen, most=30, numbers=False)]
@@ -223,7 +239,7 @@ def _weights_text(weights: Any) -> list[str]:
 
 
 def _terminal_cell(row: Row | None) -> str:
-    return "–" if row is None else f"{row.score:.3f} {_share(row.normalized):>4}".rstrip()
+    return "–" if row is None else f"{decimal(row.score)} {_share(row.normalized):>4}".rstrip()
 
 
 def _share(kept: float | None) -> str:
@@ -239,8 +255,12 @@ def _names(key: Key) -> list[str]:
     return [mode_name(key.mode), method_name(key.method, key.space), CHOSEN.get(key.selection, key.selection)]
 
 
-def _mean_cells(mean: Mean) -> list[str]:
-    return [score_text(mean), kept_text(mean) or "–", percent(mean.kept_best) if mean.kept_best is not None else "–"]
+def _mean_cells(summary: Summary, mean: Mean) -> list[str]:
+    return [
+        _mean_text(summary, mean),
+        kept_text(mean) or "–",
+        percent(mean.kept_best) if mean.kept_best is not None else "–",
+    ]
 
 
 def _task_cells(summary: Summary, key: Key, tasks: Sequence[str]) -> list[str]:
@@ -248,12 +268,26 @@ def _task_cells(summary: Summary, key: Key, tasks: Sequence[str]) -> list[str]:
     return [_or_dash(scores[t].score if t in scores else None) for t in tasks]
 
 
-def _reference(rows: dict[str, Row], tasks: Sequence[str], kept: float | None) -> list[str]:
+def _mean_text(summary: Summary, mean: Mean) -> str:
+    return score_text(mean) if summary.direction else "–"
+
+
+def _mean_or_dash(summary: Summary, value: float | None) -> str:
+    """Return a mean over tasks; a dash if their scores have no common scale."""
+    return _or_dash(value if summary.direction else None)
+
+
+def _reference(summary: Summary, rows: dict[str, Row], tasks: Sequence[str], kept: float | None) -> list[str]:
     best = [r.normalized_best for r in rows.values() if r.normalized_best is not None]
     of_best = percent(sum(best) / len(best)) if best and len(best) == len(rows) else "–"
     own = percent(kept) if kept is not None else "–"
-    return [_or_dash(mean_score(rows)), own, of_best, *(_or_dash(rows[t].score if t in rows else None) for t in tasks)]
+    return [
+        _mean_or_dash(summary, mean_score(rows)),
+        own,
+        of_best,
+        *(_or_dash(rows[t].score if t in rows else None) for t in tasks),
+    ]
 
 
 def _or_dash(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+    return "–" if value is None else decimal(value)

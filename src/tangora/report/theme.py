@@ -7,21 +7,23 @@ is replaced by a CSS variable, and the page's theme sets the colour.
 from __future__ import annotations
 
 import io
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from tangora.report.palette import COLORS
 
-__all__ = ["LAYOUTS", "Layout", "color", "inline_svg", "marker", "panels", "save", "settle", "style"]
+__all__ = ["LAYOUTS", "Layout", "color", "inline_svg", "log_if_wide", "marker", "panels", "save", "settle", "style"]
 
 _SERIES = [role for role in COLORS if re.fullmatch(r"s\d", role)]
 _MARKERS = "os^DvPX*<>pH"  # twice as many as colours: twelve modes differ
@@ -96,8 +98,7 @@ def _settings(text: float, salt: str) -> dict[str, Any]:
         "axes.spines.left": False,
         "grid.color": color("grid"),
         "grid.linewidth": 0.8,
-        "xtick.major.size": 0,
-        "ytick.major.size": 0,
+        **dict.fromkeys((f"{side}tick.{kind}.size" for side in "xy" for kind in ("major", "minor")), 0),
         "lines.linewidth": 1.8,
         "lines.markersize": 5.5,
         "patch.linewidth": 0,
@@ -125,6 +126,18 @@ def panels(
     for above in axes[max(0, count - across) : count]:  # the lowest panel of a column shows its ticks
         above.xaxis.set_tick_params(labelbottom=True)
     return figure, axes[:count]
+
+
+def log_if_wide(axes: Axes, side: Literal["x", "y"], values: Iterable[float]) -> bool:
+    """Use a logarithmic axis if values are positive and differ a hundredfold, as perplexities can; return whether."""
+    defined = [value for value in values if math.isfinite(value)]
+    if not defined or min(defined) <= 0 or max(defined) < 100 * min(defined):
+        return False
+    axes.set(**{f"{side}scale": "log"})
+    axis = axes.xaxis if side == "x" else axes.yaxis
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))  # by default it is TeX, which is shown as is
+    axis.set_minor_formatter(NullFormatter())
+    return True
 
 
 def settle(figure: Figure) -> None:

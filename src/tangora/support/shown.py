@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from html import escape
 
-__all__ = ["MOST", "html_table", "one_line"]
+__all__ = ["MOST", "decimal", "html_table", "one_line"]
 
 MOST = 200
 """The longest `repr` of a public value."""
@@ -20,6 +21,17 @@ def one_line(kind: str, *facts: object) -> str:
     text = f"{kind}({', '.join(str(fact) for fact in facts if fact not in (None, ''))})"
     text = " ".join(text.split())
     return text if len(text) <= MOST else text[: MOST - 3] + " …)"
+
+
+def decimal(value: float, places: int = 3) -> str:
+    """Return a score as text: with decimals, or if it is large as a whole number, or as one with an exponent.
+
+    >>> decimal(0.81234), decimal(12345.6), decimal(1.234e9)
+    ('0.812', '12,346', '1.23e+09')
+    """
+    if not math.isfinite(value) or abs(value) < 1000:
+        return f"{value:.{places}f}"
+    return f"{value:,.0f}" if abs(value) < 1e6 else f"{value:.2e}"
 
 
 def html_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -46,7 +46,7 @@ PLOTS = (
         "single subsets, upright strokes 95 % bootstrap intervals; at 1 stand the experts themselves, unfused. "
         "Dotted: the base model, zero-shot.",
         scaling.absolute,
-        scaling.absent,
+        scaling.no_mean,
     ),
     Plot(
         "kept_by_tasks",
@@ -60,7 +60,8 @@ PLOTS = (
         "per_task",
         "Task by task",
         "Test scores on the largest subset: a pale bar is the mode's own expert for the task, the full bar below it "
-        "the fused adapter; whiskers are bootstrap 95 % intervals, the upright line is the base model, zero-shot.",
+        "the fused adapter; whiskers are bootstrap 95 % intervals, the upright line is the base model, zero-shot. If "
+        "the tasks' metrics have no common scale, all of these are shares of the best expert's score.",
         bars.draw,
         bars.absent,
     ),
@@ -68,8 +69,8 @@ PLOTS = (
         "coefficient",
         "Score by coefficient λ",
         "Mean score on the validation split over the tasks of the largest subset, for each λ of the grid; the large "
-        "marker is the best; there is none if of some scores more is better, and of others less. Faint lines are the "
-        "method's other parameter settings. Test data plays no part here.",
+        "marker is the best. If the tasks' metrics have no common scale, it is the mean share of the own experts' "
+        "scores. Faint lines are the method's other parameter settings. Test data plays no part here.",
         coefficient.draw,
         coefficient.absent,
     ),

@@ -1,7 +1,12 @@
-"""λ curves: validation score of every candidate with one coefficient for all tasks."""
+"""λ curves: validation score of every candidate with one coefficient for all tasks.
+
+If the tasks' metrics have no common scale, a curve is of the share of the own experts' scores (`kept`), by which a run
+chooses coefficients.
+"""
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping
 from statistics import fmean
@@ -10,9 +15,11 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from tangora.evaluation.results import direction, kept
+from tangora.report.data import CandidateRow
 from tangora.report.figures import legend
 from tangora.report.summary import Summary, method_name
-from tangora.report.theme import Layout, color, marker, panels, series_role
+from tangora.report.theme import Layout, color, log_if_wide, marker, panels, series_role
 
 __all__ = ["absent", "curves", "draw"]
 
@@ -27,48 +34,64 @@ def absent(summary: Summary) -> str | None:
 
 
 def curves(summary: Summary) -> dict[Curve, dict[float, float]]:
-    """Return curve -> λ -> mean validation score over the largest subset, for curves of two λ or more."""
+    """Return curve -> λ -> mean validation score (or share) over the largest subset, for curves of two λ or more."""
     inside = set((summary.largest or "").split("+"))
     scores: dict[Curve, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
     for c in summary.run.candidates:
-        weight = _scalar(c.weights)
-        if c.split == "validation" and c.subset == summary.largest and c.task in inside and weight is not None:
-            scores[c.mode, c.method, c.space, c.parameters][weight].append(c.score)
-    means = {curve: {x: fmean(ys) for x, ys in sorted(points.items())} for curve, points in scores.items()}
+        if c.split != "validation" or c.subset != summary.largest or c.task not in inside:
+            continue
+        weight, value = _scalar(c.weights), _value(summary, c)
+        if weight is not None and value is not None:
+            scores[c.mode, c.method, c.space, c.parameters][weight].append(value)
+    most = max((len(ys) for points in scores.values() for ys in points.values()), default=0)
+    means = {
+        curve: {x: fmean(ys) for x, ys in sorted(points.items()) if len(ys) == most} for curve, points in scores.items()
+    }
     return {curve: points for curve, points in means.items() if len(points) > 1}
+
+
+def _value(summary: Summary, candidate: CandidateRow) -> float | None:
+    """Return a candidate's score, or its finite share of the expert's if scores have no common scale."""
+    if summary.direction:
+        return candidate.score
+    expert = summary.validated.get((candidate.mode, candidate.task))
+    if expert is None:
+        return None
+    share = kept(candidate.score, expert.score, higher_is_better=direction([expert.metric]) > 0)
+    return share if math.isfinite(share) else None
 
 
 def draw(summary: Summary, layout: Layout) -> Figure:
     """Draw a panel per method, with a line per mode and space."""
     lines = curves(summary)
-    modes = summary.run.modes
+    modes, sense = summary.run.modes, summary.direction or 1  # of shares more is better
     methods = list(dict.fromkeys(method for _, method, _, _ in lines))
     columns = min(layout.columns, 3)
     figure, axes = panels(layout, len(methods), height=200 if layout.narrow else 280, columns=columns)
     for axis, method in zip(axes, methods, strict=True):
         axis.set_title(method_name(method))
-        _panel(axis, {curve: points for curve, points in lines.items() if curve[1] == method}, modes, summary.direction)
+        _panel(axis, {curve: points for curve, points in lines.items() if curve[1] == method}, modes, sense)
     figure.supxlabel("coefficient λ", fontsize=layout.text, color=color("muted"))
-    axes[0].set_ylabel("validation score")
+    axes[0].set_ylabel("validation score" if summary.direction else "share of own experts")
+    if summary.direction < 0:
+        log_if_wide(axes[0], "y", [y for points in lines.values() for y in points.values()])
     shown = sorted({(modes.index(mode), legend.dashes(space) != "-", space) for mode, _, space, _ in lines})
     legend.above(figure, layout, [legend.mode_line(modes, modes[i], space) for i, _, space in shown])
     return figure
 
 
-def _panel(axis: Axes, lines: Mapping[Curve, Mapping[float, float]], modes: list[str], direction: int) -> None:
+def _panel(axis: Axes, lines: Mapping[Curve, Mapping[float, float]], modes: list[str], sense: int) -> None:
     groups: dict[tuple[str, str], list[Mapping[float, float]]] = defaultdict(list)
     for (mode, _, space, _), points in lines.items():
         groups[mode, space].append(points)
     for (mode, space), candidates in groups.items():
         index = modes.index(mode)
         paint, dashes = color(series_role(index)), legend.dashes(space)
-        best = max(candidates, key=lambda points: max(direction * y for y in points.values()))
+        best = max(candidates, key=lambda points: max(sense * y for y in points.values()))
         for points in candidates:
-            faint: dict[str, Any] = {} if points is best or not direction else {"alpha": 0.3, "linewidth": 1.0}
+            faint: dict[str, Any] = {} if points is best else {"alpha": 0.3, "linewidth": 1.0}
             axis.plot(list(points), list(points.values()), dashes, color=paint, **faint)
-        if not direction:
-            continue  # no mean score is best
-        top = max(best, key=lambda x: direction * best[x])
+        top = max(best, key=lambda x: sense * best[x])
         axis.plot(top, best[top], marker(index), color=paint, markersize=9)
 
 

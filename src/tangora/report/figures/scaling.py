@@ -10,14 +10,21 @@ from matplotlib.figure import Figure
 
 from tangora.report.figures import legend
 from tangora.report.summary import Key, Mean, Summary, mean_score, method_name
-from tangora.report.theme import Layout, color, marker, panels, series_role
+from tangora.report.theme import Layout, color, log_if_wide, marker, panels, series_role
 
-__all__ = ["absent", "absolute", "kept"]
+__all__ = ["absent", "absolute", "kept", "no_mean"]
 
 
 def absent(summary: Summary) -> str | None:
     """Return why there is nothing to draw: no fusion."""
     return None if summary.fused else "scores.csv has no fused rows on the test split"
+
+
+def no_mean(summary: Summary) -> str | None:
+    """Return why there is no mean score to draw: no fusion, or metrics without a common scale."""
+    if summary.direction:
+        return absent(summary)
+    return "the tasks' metrics have no common scale, so that a mean of their scores says nothing"
 
 
 def absolute(summary: Summary, layout: Layout) -> Figure:
@@ -44,6 +51,10 @@ def _draw(summary: Summary, layout: Layout, value: str) -> Figure:
         for place, key in enumerate(lines):
             _line(axis, summary, key, value, shift=0.07 * (place - (len(lines) - 1) / 2))
         _baseline(axis, summary, value)
+    if value == "score" and summary.direction < 0:
+        ends = [mean_score(summary.zero_shot()), *(mean_score(summary.experts(key.mode)) for key in keys)]
+        fused = [mean.score for key in keys for mean in summary.fused[key].values()]
+        log_if_wide(axes[0], "y", [*fused, *(end for end in ends if end is not None)])
     figure.supxlabel("fused tasks", fontsize=layout.text, color=color("muted"))
     axes[0].set_ylabel("test score" if value == "score" else "share of own experts")
     for below in axes[columns::columns]:
