@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,10 +13,12 @@ import typer
 from tangora.cli.command import Command
 from tangora.cli.options import Options, RecipeArgument, SameBaseOption, SettingsOption, SplitOption, TrustOption
 from tangora.cli.output import Output
-from tangora.cli.tables import score_table
+from tangora.cli.tables import harness_table, score_table
 from tangora.errors import ArgumentError
 
 if TYPE_CHECKING:
+    from tangora.adapters.adapter import Adapter
+    from tangora.config.recipe import Recipe
     from tangora.evaluation.evaluator import Result
 
 __all__ = ["COMMAND", "EvaluateOptions", "evaluate"]
@@ -36,6 +38,24 @@ class EvaluateOptions(Options):
     same_base: SameBaseOption = False
     settings: SettingsOption = None
     trust_remote_code: TrustOption = False
+    lm_eval: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--lm-eval",
+            metavar="TASK,...",
+            help="Tasks of lm-evaluation-harness, in place of the recipe's.",
+            rich_help_panel="Harness",
+        ),
+    ] = None
+    lm_eval_path: Annotated[
+        Path | None, typer.Option(help="A folder with tasks of your own, as YAML.", rich_help_panel="Harness")
+    ] = None
+    lm_eval_limit: Annotated[
+        int | None, typer.Option(min=1, help="The first rows of each task.", rich_help_panel="Harness")
+    ] = None
+    lm_eval_shots: Annotated[
+        int | None, typer.Option(min=0, help="Examples in each prompt.", rich_help_panel="Harness")
+    ] = None
 
 
 def evaluate(options: EvaluateOptions, output: Output) -> None:
@@ -46,6 +66,9 @@ def evaluate(options: EvaluateOptions, output: Output) -> None:
     from tangora.config.recipe import load_recipe  # deferred: --help needs no pydantic
 
     recipe = load_recipe(options.recipe, options.settings or [], trust_remote_code=options.trust_remote_code)
+    if options.lm_eval:
+        _by_harness(options, recipe, output)
+        return
     from tangora.adapters.adapter import load  # deferred: imports torch
     from tangora.evaluation.evaluator import Evaluator, scoring_key
     from tangora.runs.runner import prepare
@@ -65,6 +88,40 @@ def evaluate(options: EvaluateOptions, output: Output) -> None:
         progress.end()
     metrics = {task.name: task.metric for task in tasks}
     output.result(_document(scores, metrics, options.split), score_table(scores, metrics, options.split))
+
+
+def _by_harness(options: EvaluateOptions, recipe: Recipe, output: Output) -> None:
+    """Score by tasks of the harness; the base is loaded once, and the recipe's own tasks are not read."""
+    from tangora.adapters.adapter import load  # deferred: imports torch
+    from tangora.evaluation.harness import harness_scores, require_harness
+    from tangora.runs.machine import machine_of
+    from tangora.tasks.load import load_base
+
+    require_harness()
+    names = [name.strip() for given in options.lm_eval or [] for name in given.split(",") if name.strip()]
+    machine = machine_of(recipe)
+    machine.use_threads()
+    candidates: dict[str, Callable[[], Adapter | None]] = {"zero-shot": lambda: None}
+    candidates |= {str(path): partial(load, path) for path in options.adapters or []}
+    with output.progress() as progress:
+        progress.begin("load the base", 1)
+        base = load_base(recipe.base, machine)
+        progress.end()
+        progress.begin("score by the harness", len(candidates))
+        scores = harness_scores(
+            candidates,
+            base,
+            names,
+            include=options.lm_eval_path,
+            limit=options.lm_eval_limit,
+            shots=options.lm_eval_shots,
+            batch_size=recipe.evaluation.batch_size,
+            same_base=options.same_base,
+            on_candidate=lambda name: progress.advance(detail=name),
+        )
+        progress.end()
+    document = {"harness": names, "limit": options.lm_eval_limit, "scores": scores}
+    output.result(document, harness_table(scores))
 
 
 def _document(scores: Mapping[str, Mapping[str, Result]], metrics: Mapping[str, str], split: str) -> dict[str, Any]:

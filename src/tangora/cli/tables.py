@@ -12,11 +12,12 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from tangora.evaluation.evaluator import Result
+    from tangora.evaluation.harness import HarnessScores
     from tangora.methods import Method
     from tangora.report.wide import Wide
     from tangora.runs.preflight import Preflight
 
-__all__ = ["answer_table", "method_table", "plan_lines", "plan_table", "score_table"]
+__all__ = ["answer_table", "harness_table", "method_table", "plan_lines", "plan_table", "score_table"]
 
 _EXAMPLE = 72  # characters of a row
 
@@ -73,6 +74,19 @@ def _answer(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(_answer, value))
     return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def harness_table(scores: Mapping[str, HarnessScores]) -> Wide:
+    """Return a table of the harness's scores, with a row for each candidate and a column for each task and metric."""
+    from tangora.report.wide import Column, Wide  # deferred: as above
+
+    first = next(iter(scores.values()))
+    columns = [
+        Column(f"{task} {metric}", [f"{results[task][metric]:.3f}" for results in scores.values()])
+        for task, metrics in first.items()
+        for metric in metrics
+    ]
+    return Wide("scores by lm-evaluation-harness", Column("adapter", list(scores), numbers=False), columns)
 
 
 def method_table(methods: Mapping[str, Method]) -> Table:
