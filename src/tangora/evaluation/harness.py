@@ -84,8 +84,8 @@ def harness_scores(
         ModelError: the base is of another family, or an adapter does not fit it.
     """
     require_harness()
-    from lm_eval import simple_evaluate  # type: ignore[import-not-found, unused-ignore]  # deferred: takes seconds
-    from lm_eval.tasks import TaskManager  # type: ignore[import-not-found, unused-ignore]  # deferred likewise
+    from lm_eval import simple_evaluate  # deferred: takes seconds
+    from lm_eval.tasks import TaskManager  # deferred likewise
 
     if base.config.family != "causal-lm":
         fix = "load the base with family causal-lm"
@@ -158,20 +158,20 @@ class _Plain(LanguageReadout):
 
 def _language_model(model: TaskModel, base: Base, batch_size: int) -> Any:
     """Return an instance of the harness's base class, which exists only if the harness is installed."""
-    from lm_eval.api.model import TemplateLM  # type: ignore[import-not-found, unused-ignore]  # deferred: optional
-    from lm_eval.models.utils import (  # type: ignore[import-not-found, unused-ignore]  # deferred: optional
+    from lm_eval.api.model import TemplateLM  # deferred: optional
+    from lm_eval.models.utils import (  # deferred: optional
         handle_stop_sequences,
         normalize_gen_kwargs,
         postprocess_generated_text,
     )
-    from lm_eval.utils import (  # type: ignore[import-not-found, unused-ignore]  # deferred: optional
+    from lm_eval.utils import (  # deferred: optional
         get_rolling_token_windows,
         make_disjoint_window,
     )
 
     rows, tokenizer = _Rows(model, base, batch_size), base.processor
 
-    class Model(TemplateLM):  # type: ignore[misc]  # untyped  # type: ignore[misc, unused-ignore]
+    class Model(TemplateLM):  # type: ignore[misc]  # untyped
         """The base with an adapter."""
 
         def __init__(self) -> None:
@@ -280,12 +280,13 @@ class _Rows:
             alike = [i for i, (_, stops, most) in enumerate(prompts) if (stops, most) == settings]
             stops, most = settings
             self._model.readout = _Plain(self._base, _task(self._base, stops, most).config)
-            rows = {i: {"input_ids": torch.tensor(prompts[i][0][most - self.longest :]), "labels": 0} for i in alike}
+            rows: dict[int, dict[str, Any]] = {
+                i: {"input_ids": torch.tensor(prompts[i][0][most - self.longest :]), "labels": 0} for i in alike
+            }
             for picked in self._batches([len(rows[i]["input_ids"]) for i in alike]):
                 chosen = [alike[place] for place in picked]
-                for i, text in zip(
-                    chosen, self._model.predict_batch(self._placed([rows[i] for i in chosen]))[0], strict=True
-                ):
+                answers, _ = self._model.predict_batch(self._placed([rows[i] for i in chosen]))
+                for i, text in zip(chosen, answers, strict=True):
                     texts[i] = text
         return texts
 
