@@ -6,7 +6,8 @@ import json
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 import tangora
 import tiny
@@ -14,7 +15,7 @@ from tangora.errors import DataError, ModelError, RecipeError
 from tangora.support.seams import FAMILIES
 from tangora.tasks.batches import IGNORED
 from tangora.tasks.language.readout import trimmed
-from tangora.tasks.language.tokens import vocabulary
+from tangora.tasks.language.tokens import Vocabulary, vocabulary
 from tangora.tasks.model import TaskModel, predict
 from tangora.tasks.values import evaluating
 from tangora.testing import check_family
@@ -28,6 +29,7 @@ FORMS = {
     "text": {"text": "text", "metric": "perplexity"},
     "choices": {"choices": "choices"},
     "all": {"loss": "all"},
+    "all of a text": {"text": "text", "metric": "perplexity", "loss": "all"},
 }
 ROUNDING = 1e-4  # float32, two layers of width 32: about 1e3 additions of terms of size 1
 
@@ -117,6 +119,34 @@ def test_answers_are_those_of_transformers(base, task_of, tiny_llama):
     assert len(set(answers)) > 1
 
 
+def test_a_model_without_a_cache_reads_all_tokens_again(base, task_of, monkeypatch):
+    task = task_of()
+    cached = predict(TaskModel(base.backbone, task, base), task.splits["test"], 5).values
+    forward = base.backbone.forward
+
+    def without(*args, **named):
+        output = forward(*args, **named | {"use_cache": False, "past_key_values": None})
+        assert output.past_key_values is None
+        return output
+
+    monkeypatch.setattr(base.backbone, "forward", without)
+    monkeypatch.setattr("tangora.tasks.language.greedy.takes", lambda model, name: True)
+    monkeypatch.setattr("tangora.tasks.language.logits.takes", lambda model, name: True)
+    assert predict(TaskModel(base.backbone, task, base), task.splits["test"], 5).values == cached
+
+
+def test_a_tokenizer_that_puts_a_space_in_front_of_texts_puts_none_in_front_of_an_answer():
+    """As those of SentencePiece: the completion has the tokens that it has behind its prompt."""
+    pieces = ["<unk>", "</s>", "▁", "▁x", "▁a", "▁5", "5", "x", "a"]
+    core = Tokenizer(models.Unigram([(piece, -float(i)) for i, piece in enumerate(pieces)], unk_id=0))
+    core.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="</s>", unk_token="<unk>")
+    words = Vocabulary(tokenizer, (1,), 64)
+    assert tokenizer.convert_ids_to_tokens(words.start("a")) == ["▁a"]
+    assert tokenizer.convert_ids_to_tokens(words.more(" 5")) == ["▁5"]
+    assert [*words.start("a"), *words.more(" 5")] == words.start("a 5")
+
+
 def test_rows_that_have_ended_leave_the_batch(base, task_of):
     """A token that some rows generate early counts as an end: the others go on as alone."""
     task = task_of()
@@ -173,6 +203,9 @@ def test_stop_texts_count_from_the_first_character_that_is_no_white_space():
         ({"messages": "messages", "prompt": "{a}"}, "leave them out"),
         ({"text": "text", "chat": True, "metric": "perplexity"}, "a plain text has no chat"),
         ({"system": "x"}, "needs chat: true"),
+        ({"turns": "all"}, "only rows with messages"),
+        ({"chat": True, "truncation": "right"}, "drop the place where an answer begins"),
+        ({"chat_arguments": {"a": 1}}, "need chat: true"),
         ({"stop": [""]}, "must not be empty"),
         ({"choices": ["a", "a"]}, "at least two, all different"),
     ],

@@ -76,6 +76,10 @@ class LanguageTask(TaskSettings):
             raise ValueError("choices: give at least two, all different")
         if self.system is not None and not self.chatting:
             raise ValueError("system: a system message needs chat: true, or messages")
+        if self.turns == "all" and self.form != "messages":
+            raise ValueError("turns: only rows with messages have several")
+        if self.chatting and self.truncation == "right":
+            raise ValueError("truncation: right would drop the place where an answer begins; choose left")
         if self.chat_arguments and not self.chatting:
             raise ValueError("chat_arguments: they need chat: true, or messages")
         if any(not text for text in self.stop):

@@ -37,7 +37,7 @@ class _Row:
     Attributes:
         prompt: what a model reads before it answers.
         target: the answer with its end.
-        learned: for each token of the prompt, whether it is learned too; empty if none is.
+        learned: for each token of the prompt, whether it is learned too.
         choices: see the module.
         longest: number of tokens of the longest answer that is scored.
     """
@@ -109,7 +109,7 @@ def _rows(table: Table, targets: Sequence[Any], config: LanguageTask, words: Voc
 
 def _plain(text: str, words: Vocabulary) -> _Row:
     ids = [*words.start(text), words.ends[0]]
-    return _Row(ids[:1], ids[1:], [], [], len(ids) - 1)
+    return _Row(ids[:1], ids[1:], [False], [], len(ids) - 1)
 
 
 def _prompted(prompt: str, answer: str, offered: Sequence[str], config: LanguageTask, words: Vocabulary) -> _Row:
@@ -191,8 +191,11 @@ def _fitted(row: _Row, config: LanguageTask, words: Vocabulary, where: str) -> _
     if excess >= len(row.prompt):
         fix = "raise base.max_length, or drop the row"
         raise DataError(f"an answer alone is longer than {words.most} tokens", where=where, fix=fix)
-    kept = slice(excess, None) if config.truncation == "left" else slice(None, -excess)
-    return replace(row, prompt=row.prompt[kept], learned=row.learned[kept])
+    if config.truncation == "right":
+        return replace(row, prompt=row.prompt[:-excess], learned=row.learned[:-excess])
+    first = int(row.prompt[0] == words.tokenizer.bos_token_id and excess < len(row.prompt) - 1)  # it stays in front
+    prompt, learned = ([*part[:first], *part[first + excess :]] for part in (row.prompt, row.learned))
+    return replace(row, prompt=prompt, learned=learned)
 
 
 def _refuse_long_answers(rows: Sequence[_Row], most: int, table: Table) -> None:

@@ -59,7 +59,9 @@ class Generation:
                 break
             done = set(range(len(rows))) - set(going)
             rows = [-1 if place in done else row for place, row in enumerate(rows)]
-            ids, mask = chosen[:, None], torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
+            # A model without such a cache, as a recurrent one, reads all tokens again.
+            ids = chosen[:, None] if cache is not None else torch.cat([ids, chosen[:, None]], 1)
+            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
             if len(done) >= _COMPACT * len(rows) and hasattr(cache, "batch_select_indices"):
                 kept = torch.tensor(going, device=ids.device)
                 cache.batch_select_indices(kept)
@@ -79,4 +81,6 @@ class Generation:
             named["logits_to_keep"] = 1
         output: Any = self.model(input_ids=ids, **named)
         logits = output.logits[:, -1]
-        return (logits if self.settle is None else self.settle(logits)).float(), output.past_key_values
+        return (logits if self.settle is None else self.settle(logits)).float(), getattr(
+            output, "past_key_values", None
+        )

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Vocabulary", "vocabulary"]
 
+_LETTER = "x"
+
 
 @dataclass(frozen=True)
 class Vocabulary:
@@ -43,7 +45,18 @@ class Vocabulary:
         return ids
 
     def more(self, text: str) -> list[int]:
-        """Return the tokens of a further part of a row."""
+        """Return the tokens of a further part of a row.
+
+        Tokenizers of SentencePiece put a space in front of every text, which would be a second one in front of a part
+        that begins with a space. So such a part is converted behind a letter.
+        """
+        alone = self._bare(text)
+        if not text[:1].isspace():
+            return alone
+        letter, joined = self._bare(_LETTER), self._bare(_LETTER + text)
+        return joined[len(letter) :] if joined[: len(letter)] == letter else alone
+
+    def _bare(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     def ended(self, ids: Sequence[int]) -> list[int]:
