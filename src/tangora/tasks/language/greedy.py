@@ -80,7 +80,5 @@ class Generation:
         if takes(self.model, "logits_to_keep"):
             named["logits_to_keep"] = 1
         output: Any = self.model(input_ids=ids, **named)
-        logits = output.logits[:, -1]
-        return (logits if self.settle is None else self.settle(logits)).float(), getattr(
-            output, "past_key_values", None
-        )
+        logits = output.logits[:, -1] if self.settle is None else self.settle(output.logits[:, -1])
+        return logits.float(), getattr(output, "past_key_values", None)
