@@ -74,6 +74,30 @@ def sum_data(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_vit(tmp_path_factory) -> Path:
+    """Folder of a random ViTModel with image processor."""
+    import tiny
+
+    return tiny.vit(tmp_path_factory.mktemp("vit"))
+
+
+@pytest.fixture(scope="session")
+def tiny_resnet(tmp_path_factory) -> Path:
+    """Folder of a random ResNetModel with image processor."""
+    import tiny
+
+    return tiny.resnet(tmp_path_factory.mktemp("resnet"))
+
+
+@pytest.fixture(scope="session")
+def several_data(tmp_path_factory) -> Path:
+    """Folder with {train,test}.jsonl of texts with labels, pairs, numbers, words and tags."""
+    import tiny
+
+    return tiny.several(tmp_path_factory.mktemp("several"))
+
+
+@pytest.fixture(scope="session")
 def text_data(tmp_path_factory) -> Path:
     """Folder with {train,test}.{parquet,csv,jsonl} of columns text, label, name, grade, and info.json."""
     import tiny

@@ -58,10 +58,7 @@ def clip(folder: Path) -> Path:
 
 def bert(folder: Path) -> Path:
     """BertModel: 2 layers of width 32, WordPiece."""
-    folder.mkdir(parents=True, exist_ok=True)
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *"abcdefghijklmnopqrstuvwxyz0123456789"]
-    pieces += ["##" + c for c in "abcdefghijklmnopqrstuvwxyz0123456789"]
-    vocabulary = {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}
+    vocabulary = _vocabulary()
     config = BertConfig(
         vocab_size=len(vocabulary),
         hidden_size=32,
@@ -71,8 +68,71 @@ def bert(folder: Path) -> Path:
         max_position_embeddings=64,
     )
     _save(BertModel, config, folder)
-    BertTokenizerFast(vocab=vocabulary, do_lower_case=True).save_pretrained(folder)
+    return pieces(folder)
+
+
+def pieces(folder: Path) -> Path:
+    """The tokenizer of `bert`, for other models of text; its padding is 0."""
+    folder.mkdir(parents=True, exist_ok=True)
+    BertTokenizerFast(vocab=_vocabulary(), do_lower_case=True).save_pretrained(folder)
     return folder
+
+
+def vit(folder: Path) -> Path:
+    """ViTModel: 2 layers of width 16 on 16-pixel images."""
+    from transformers import ViTConfig, ViTModel
+
+    size = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    _save(ViTModel, ViTConfig(**size, image_size=16, patch_size=8), folder)
+    return shrinker(folder)
+
+
+def resnet(folder: Path) -> Path:
+    """ResNetModel: 2 stages of width 8 and 12, whose batch normalization has statistics of its own."""
+    from transformers import ResNetConfig, ResNetModel
+
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 12], depths=[1, 1], layer_type="basic")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = ResNetModel(config)
+        with torch.no_grad():  # as after pretraining
+            for _ in range(3):
+                model.train()(torch.randn(8, 3, 16, 16))
+        model.save_pretrained(folder)
+    return shrinker(folder)
+
+
+def several(folder: Path, train: int = 36, test: int = 12) -> Path:
+    """``{train,test}.jsonl``: text, colors (list), red, green, blue (0 or 1), pair, same, count, tokens and tags."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, n in (("train", train), ("test", test)):
+        draw = np.random.default_rng(len(split))
+        rows = []
+        for i in range(n):
+            named = [color for j, color in enumerate(COLORS) if (i + 1) >> j & 1]
+            words = [*draw.choice(["this", "that", "photo", "of"], 2).tolist(), *named, "zero"]
+            row = {"text": " ".join(words), "colors": named, "count": len(named) / 2, "tokens": words}
+            row |= {color: int(color in named) for color in COLORS}
+            row |= {"pair": " ".join(named if i % 2 else ["yes"]) or "no", "same": "yes" if i % 2 and named else "no"}
+            row |= {"tags": [f"B-{word}" if word in COLORS else "O" for word in words]}
+            rows.append(row)
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def shrinker(folder: Path, side: int = 16) -> Path:
+    """An image processor for models of images of this size."""
+    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+    folder.mkdir(parents=True, exist_ok=True)
+    ViTImageProcessorPil(size={"height": side, "width": side}).save_pretrained(folder)
+    return folder
+
+
+def _vocabulary() -> dict[str, int]:
+    listed = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *"abcdefghijklmnopqrstuvwxyz0123456789"]
+    listed += ["##" + c for c in "abcdefghijklmnopqrstuvwxyz0123456789"]
+    return {piece: i for i, piece in enumerate(dict.fromkeys(listed))}
 
 
 def t5(folder: Path) -> Path:

@@ -16,14 +16,14 @@ from tangora.adapters.application import Slot, find_slots
 from tangora.coefficients.linear import shares
 from tangora.coefficients.logits import Answers
 from tangora.errors import ArgumentError, DataError, FusionError
-from tangora.tasks.batches import IGNORED
+from tangora.tasks.lines import lines_of
 from tangora.tasks.model import TaskModel, collate, make_readout
 from tangora.tasks.values import evaluating
 from tangora.updates.task_vector import Update
 
 if TYPE_CHECKING:
     from tangora.tasks import Base, Task
-    from tangora.tasks.contract import Readout
+    from tangora.tasks.contract import LogitsOver, Readout
     from tangora.tasks.values import Batch
 
 __all__ = ["ForwardLogits"]
@@ -88,7 +88,8 @@ class ForwardLogits:
         alike: dict[Hashable, list[tuple[str, Any]]] = {}
         for task, picked in picks.items():
             rows = [(task, data[task][self._chosen[task][i]]) for i in picked]
-            alike.setdefault(self._readouts[task].features_key, []).extend(rows)
+            key = self._readouts[task].features_key, self._tasks[task].form.logits_over  # labels of one form per batch
+            alike.setdefault(key, []).extend(rows)
         with evaluating(self._backbone):
             for listed in alike.values():
                 listed.sort(key=lambda line: len(line[1].get("input_ids", ())))
@@ -107,8 +108,9 @@ class ForwardLogits:
         answers: dict[str, Answers] = {}
         for name in dict.fromkeys(names):
             which = torch.tensor([i for i, task in enumerate(names) if task == name], device=device)
-            logits = self._readouts[name].logits(features[which])
-            answers[name] = _lines(logits, batch["labels"][which], len(which) / counts[name])
+            logits, over = self._readouts[name].logits(features[which]), self._tasks[name].form.logits_over
+            assert over is not None  # refused when the readouts were made
+            answers[name] = _lines(over, logits, batch["labels"][which], len(which) / counts[name])
         return answers
 
 
@@ -196,13 +198,12 @@ def _sum(updates: Sequence[tuple[int, Update]], coefficients: Float[Tensor, " ve
     return total
 
 
-def _lines(logits: Tensor, labels: Tensor, share: float) -> Answers:
-    """Return a line per row, or per target token; ``share`` is the rows' fraction of the task's rows."""
-    if labels.ndim == 1:
+def _lines(over: LogitsOver, logits: Tensor, labels: Tensor, share: float) -> Answers:
+    """Return the lines of a batch; ``share`` is the rows' fraction of the task's rows."""
+    lines = lines_of(over, labels, logits.shape[-1])
+    if over == "classes":
         return Answers(logits, labels, torch.full((len(labels),), share / len(labels), device=labels.device))
-    real = labels != IGNORED
-    rows = torch.arange(len(labels), device=labels.device)[:, None].expand_as(labels)[real]
-    return Answers(logits[real], labels[real], shares(rows).to(logits) * share)
+    return Answers(lines.of(logits), lines.labels, shares(lines.rows).to(logits) * share)
 
 
 def _rows_of(task: Task, split: str, rows: Sequence[int] | None) -> list[int]:

@@ -18,7 +18,7 @@ def pick(targets: Sequence[object], count: int | None, seed: int, task: str) -> 
     ``(j + u) / n`` with one random u in [0, 1) per class; the first ``count`` of all rows are taken.
 
     Args:
-        targets: labels or target texts, one per row.
+        targets: one per row, of any kind of answers; rows with equal ones are of a class.
         count: number of rows; None, or more than there are, for all.
         seed: determines the order and u, together with the task's name.
         task: the name.
@@ -29,7 +29,7 @@ def pick(targets: Sequence[object], count: int | None, seed: int, task: str) -> 
     generator = torch.Generator().manual_seed(seed_of("rows", seed, task))
     classes: dict[object, list[int]] = {}
     for row, target in enumerate(targets):
-        classes.setdefault(target, []).append(row)
+        classes.setdefault(tuple(target) if isinstance(target, list) else target, []).append(row)
     positions = []
     for target in sorted(classes, key=repr):
         rows = classes[target]

@@ -18,6 +18,7 @@ from tangora.fusion.fusion import Fusion
 from tangora.modes.contract import mode_of
 from tangora.progress import Progress, shown
 from tangora.support.validation import validate
+from tangora.tasks.fitting import with_head
 
 if TYPE_CHECKING:
     from tangora.tasks import Base, Task
@@ -76,6 +77,8 @@ def search(
     """
     loaded = [a if isinstance(a, Adapter) else load(a) for a in adapters]
     names = _tasks_of(loaded, tasks)
+    of_name = {task.name: task for task in tasks}
+    loaded = [with_head(adapter, base, of_name[name]) for adapter, name in zip(loaded, names, strict=True)]
     raw = {"method": method, "parameters": parameters or {}, "search": {"name": search, **settings}}
     entry = validate(FusionEntry, raw, "tangora.search")
     assert entry.search is not None

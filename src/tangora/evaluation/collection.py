@@ -20,12 +20,13 @@ from tangora.adapters.application import applied, find_slots
 from tangora.adapters.initial import seed_of
 from tangora.adapters.metadata import BaseInfo
 from tangora.errors import ArgumentError, DataError, FusionError, ModelError
+from tangora.evaluation.likelihoods import is_exact, likelihoods_of
 from tangora.fusion.statistics import About, Statistics
 from tangora.methods import Statistic
 from tangora.progress import Progress, shown
 from tangora.support.validation import did_you_mean
 from tangora.tasks import TaskModel, make_readout
-from tangora.tasks.batches import IGNORED
+from tangora.tasks.fitting import of_backbone, own_names
 from tangora.tasks.splits import sample
 from tangora.tasks.values import Batch, Split, Task, evaluating
 
@@ -33,9 +34,6 @@ if TYPE_CHECKING:
     from tangora.tasks import Base
 
 __all__ = ["collect_statistics"]
-
-EXACT = 16
-"""The largest number of classes for which the Fisher information sums over all of them, at a backward pass each."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +62,9 @@ def collect_statistics(
 
     ``gram``: ``G = E[x xᵀ]`` over the inputs x of a linear layer of the expert (arXiv:2212.09849). ``fisher``:
     ``F = E_x E_{y∼p(y|x)} (∇ log p(y|x))²`` for the entries of the layer's full weight, at the expert and by its own
-    predictions, not the data's labels (arXiv:2111.09832). Up to 16 classes, the expectation over y is exact. With more,
-    and for text, one label is drawn for each row; each token of a text is drawn given the reference's preceding tokens.
+    predictions, not the data's labels (arXiv:2111.09832). Up to 16 classes, or 16 labels of which a row can have any,
+    the expectation over y is exact. With more, and for tags and text, one outcome is drawn for each row, word or token;
+    each token of a text is drawn given the reference's preceding tokens. A number is normal with variance 1.
 
     Args:
         base: the adapter's base model; its weights are restored afterwards.
@@ -93,23 +92,27 @@ def collect_statistics(
     Statistics(gram, 8 train rows of 'one', 4 tensors)
     """
     _check(base, task, adapter, kinds, split, {"rows": rows, "batch_size": batch_size})
-    layers = _layers(base.backbone, [adapter, *also])
+    fitted = [of_backbone(one, base) for one in (adapter, *also)]
+    layers = _layers(base.backbone, fitted)
+    names = {name: site for one in (adapter, *also) for name, site in own_names(one, base).items()}
     picks = sample(len(task.splits[split]), rows, seed)
     tensors: dict[str, Tensor] = {}
-    with shown(progress) as listener, applied(base.backbone, adapter):
+    with shown(progress) as listener, applied(base.backbone, fitted[0]):
         model = TaskModel(base.backbone, task, base, make_readout(task, base, adapter))
         jobs: dict[Statistic, Callable[[Sequence[Batch]], dict[str, Tensor]]] = {
             "gram": lambda batches: _gram(model, batches, layers, listener),
-            "fisher": lambda batches: _fisher(model, batches, layers, seed_of("fisher", seed, task.name), listener),
+            "fisher": lambda batches: _fisher(
+                model, task, batches, layers, seed_of("fisher", seed, task.name), listener
+            ),
         }
         with evaluating(model):
             for kind in kinds:
                 single = kind == "fisher" and any(layer.linear is None for layer in layers.values())
                 batches = list(_batches(task.splits[split], picks, 1 if single else batch_size, model))
                 listener.begin(f"{kind} · {task.name}", len(batches))
-                tensors |= {f"{site}.{kind}": tensor for site, tensor in jobs[kind](batches).items()}
+                tensors |= {f"{names.get(site, site)}.{kind}": t for site, t in jobs[kind](batches).items()}
                 listener.end()
-    classes = model.readout.width if task.form.logits_over == "classes" else 0
+    exact = is_exact(task, model.readout.width)
     about = About(
         kinds=list(kinds),
         adapter=adapter.fingerprint,
@@ -119,8 +122,8 @@ def collect_statistics(
         split=split,
         rows=len(picks),
         seed=seed,
-        labels=None if "fisher" not in kinds else "every" if 0 < classes <= EXACT else "drawn",
-        averaged=sorted(site for site, layer in layers.items() if layer.linear is None),
+        labels=None if "fisher" not in kinds else "every" if exact else "drawn",
+        averaged=sorted(names.get(site, site) for site, layer in layers.items() if layer.linear is None),
     )
     return Statistics(about, tensors)
 
@@ -135,7 +138,7 @@ def _check(
     if split not in task.splits:
         fix = did_you_mean(split, list(task.splits))
         raise DataError("the split is missing", got=split, where=f"task {task.name}", fix=fix)
-    if "fisher" in kinds and task.form.logits_over is None:
+    if "fisher" in kinds and task.form.logits_over is None and task.form.kind != "number":
         fix = "choose a method without Fisher information"
         raise FusionError("logits of this family are not a distribution", got=task.family, where="statistics", fix=fix)
     for name, count in counts.items():
@@ -199,7 +202,12 @@ def _gram(
 
 
 def _fisher(
-    model: TaskModel, batches: Sequence[Batch], layers: Mapping[str, _Layer], seed: int, progress: Progress
+    model: TaskModel,
+    task: Task,
+    batches: Sequence[Batch],
+    layers: Mapping[str, _Layer],
+    seed: int,
+    progress: Progress,
 ) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     by_layer = all(layer.linear is not None for layer in layers.values())
@@ -210,7 +218,7 @@ def _fisher(
             calls: dict[str, list[tuple[Tensor, Tensor]]] = {site: [] for site in layers}
             with torch.enable_grad(), _tapped(layers, lambda site, x, y: calls[site].append((x.detach(), y))):  # noqa: B023
                 logits = model(**batch)["logits"]
-                likelihoods = list(_likelihoods(logits, batch["labels"], generator))
+                likelihoods = list(likelihoods_of(task, logits, batch["labels"], generator))
             for likelihood in likelihoods:
                 squares = _by_layer(likelihood, calls, len(logits)) if by_layer else _by_row(likelihood, layers)
                 for site, square in squares.items():
@@ -219,22 +227,6 @@ def _fisher(
             progress.advance()
     zeros = {s: torch.zeros(_oriented(x.parameter.data, x).shape) for s, x in layers.items() if s not in totals}
     return {site: (total / rows).float().cpu() for site, total in totals.items()} | zeros
-
-
-def _likelihoods(logits: Tensor, labels: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
-    """Yield sums over rows of ``√p · log p(y|x)`` for every class y, or of ``log p(y|x)`` for one y drawn from p.
-
-    The squared gradients of a row then sum up to their expectation over y.
-    """
-    logs = logits.log_softmax(-1)
-    if logits.ndim == 2 and logits.shape[-1] <= EXACT:
-        for label in range(logits.shape[-1]):
-            chosen = logs[:, label]
-            yield (chosen.detach().exp().sqrt() * chosen).sum()
-        return
-    flat = logs.reshape(-1, logs.shape[-1]) if labels.ndim == 1 else logs[labels != IGNORED]
-    drawn = torch.multinomial(flat.detach().exp().cpu(), 1, generator=generator).to(flat.device)
-    yield flat.gather(1, drawn).sum()
 
 
 def _by_layer(likelihood: Tensor, calls: Mapping[str, Sequence[tuple[Tensor, Tensor]]], rows: int) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tangora.adapters.application import applied
 from tangora.tangent import TangentTaskModel, at_start, direction_of
+from tangora.tasks.fitting import of_backbone
 from tangora.tasks.model import TaskModel, make_readout
 
 if TYPE_CHECKING:
@@ -22,13 +23,14 @@ __all__ = ["by_expansion", "by_weights"]
 @contextlib.contextmanager
 def by_weights(base: Base, adapter: Adapter, saved: dict[str, Tensor]) -> Iterator[Callable[[Task], TaskModel]]:
     """Add the updates to the base's weights for the length of the block; see `Mode.answering`."""
-    with applied(base.backbone, adapter, saved):
+    with applied(base.backbone, of_backbone(adapter, base), saved):
         yield lambda task: TaskModel(base.backbone, task, base, make_readout(task, base, adapter))
 
 
 @contextlib.contextmanager
 def by_expansion(base: Base, adapter: Adapter, saved: dict[str, Tensor]) -> Iterator[Callable[[Task], TaskModel]]:
     """Expand the network at φ₀ in the direction of the adapter's task vector; see `Mode.answering`."""
-    with at_start(base.backbone, [adapter], saved):
-        direction = direction_of(adapter, base.backbone)
+    fitted = of_backbone(adapter, base)
+    with at_start(base.backbone, [fitted], saved):
+        direction = direction_of(fitted, base.backbone)
         yield lambda task: TangentTaskModel(base.backbone, task, base, direction, make_readout(task, base, adapter))

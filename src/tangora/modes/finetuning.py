@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, overload
 from tangora.adapters.metadata import FILE
 from tangora.errors import ArgumentError
 from tangora.modes.contract import Bench, OnStep, mode_of
-from tangora.modes.preparation import refuse_running_statistics
 from tangora.support.extras import require
 from tangora.support.files import atomic_dir, refuse_output, write_json
 from tangora.support.publishing import claimed, remove_claimed
@@ -134,7 +133,6 @@ def train_to(
         raise ArgumentError(f"mode {config.train} trains one task at a time", got=len(tasks), where="tasks", fix=fix)
     for folder in folders.values():
         refuse_output(folder, overwrite)
-    refuse_running_statistics(bench.base.backbone)
     mode.check(bench.base, config)
     with in_work_folder(bench.scratch, next(iter(folders.values()), None)):
         trained = mode.train(bench, tasks, config)

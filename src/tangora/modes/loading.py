@@ -16,6 +16,7 @@ from tangora.adapters.adapter import load
 from tangora.adapters.contract import format_of
 from tangora.adapters.formats.lora.names import sort_tensors
 from tangora.adapters.formats.lora.reading import CONFIG, weights_path
+from tangora.adapters.heads import read_records
 from tangora.adapters.kinds import KINDS
 from tangora.adapters.metadata import BaseInfo, Metadata, read_metadata
 from tangora.adapters.model_classes import labels_of, model_class, vocabulary_of
@@ -98,11 +99,10 @@ def load_model(
     if isinstance(base, nn.Module):
         model = base
     else:
-        model = _loaded(metadata, _Loader(config, _saved_whole(path, config)), base, trust_remote_code)
-    if not same_base:
-        _refuse_another(model, metadata, path)
+        recorded = _recorded_settings(path)
+        model = _loaded(metadata, _Loader(config, _saved_whole(path, config)), recorded, base, trust_remote_code)
     # The adapter was trained without these layers, and its targets may match names in them.
-    take_out(model, _unused(metadata.base.family))
+    take_out(model, _unused(metadata.base.family) if same_base else _unused_in(model, metadata, path))
     with _in_own_format(path) as folder_of_kind:
         return mode_of(metadata).load_model(folder_of_kind, model)
 
@@ -141,7 +141,19 @@ def _descriptions(path: Path) -> tuple[Metadata, Mapping[str, Any]]:
     return metadata or Metadata(base=named), config
 
 
-def _loaded(metadata: Metadata, loader: _Loader, base: str | os.PathLike[str] | None, trust: bool) -> nn.Module:
+def _recorded_settings(path: Path) -> dict[str, Any]:
+    """Return the settings of the base that the adapter's tasks record, since a head decides parts of the backbone."""
+    records = read_records(path) if path.is_dir() else {}
+    return next((dict(record.base) for record in records.values()), {})
+
+
+def _loaded(
+    metadata: Metadata,
+    loader: _Loader,
+    recorded: Mapping[str, Any],
+    base: str | os.PathLike[str] | None,
+    trust: bool,
+) -> nn.Module:
     """Load the base in float32, by its family if that is known, so that it equals the one used in training."""
     name = metadata.base.model if base is None else os.fspath(base)
     if name is None:
@@ -152,7 +164,8 @@ def _loaded(metadata: Metadata, loader: _Loader, base: str | os.PathLike[str] | 
         "trust_remote_code": trust,
     }
     if metadata.base.family is not None:
-        return load_base(base_settings({"family": metadata.base.family, **keys}, "load_model.base")).backbone
+        settings = {**recorded, "family": metadata.base.family, **keys}
+        return load_base(base_settings(settings, "load_model.base")).backbone
     keys["family"] = "that its configuration names"  # shown only if the checkpoint does not fit
     return pretrained(loader, BaseSettings.model_construct(None, **keys), replaced=loader.whole)
 
@@ -206,12 +219,18 @@ def _unused(family: str | None) -> tuple[str, ...]:
     return FAMILIES.get(family).unused if family is not None and family in FAMILIES else ()
 
 
-def _refuse_another(model: nn.Module, metadata: Metadata, path: Path) -> None:
-    """Refuse a base whose fingerprint differs from the recorded one, which does not cover what the family removes."""
-    expected = metadata.base.fingerprint
-    unused = _unused(metadata.base.family)
-    if expected is None or expected in (weights_fingerprint(model), weights_fingerprint(model, unused)):
-        return
+def _unused_in(model: nn.Module, metadata: Metadata, path: Path) -> tuple[str, ...]:
+    """Return the children without which a model has the recorded fingerprint: what the family, or a head, does not use.
+
+    Raises:
+        ModelError: it has other weights.
+    """
+    expected, unused = metadata.base.fingerprint, _unused(metadata.base.family)
+    if expected is None:
+        return unused
+    for children in ((), unused, (*unused, "pooler")):
+        if weights_fingerprint(model, children) == expected:
+            return (*unused, *children)
     got = f"{type(model).__name__} of weights {weights_fingerprint(model)[:12]}"
     what = f"the adapter was made for {metadata.base.model or 'a base'} of weights {expected[:12]}"
     fix = "give that model, in float32 and not wrapped by peft; if it is the same in another form, pass same_base=True"

@@ -29,9 +29,9 @@ __all__ = [
     "as_before",
     "check_lora",
     "checkpoint_gradients",
+    "frozen_statistics",
     "lora_footprint",
     "refuse_checkpointing",
-    "refuse_running_statistics",
     "weights_footprint",
 ]
 
@@ -186,12 +186,21 @@ def _unload(backbone: nn.Module) -> None:
         del backbone.peft_config
 
 
-def refuse_running_statistics(backbone: nn.Module) -> None:
-    """Raise `ModelError` if a layer keeps running statistics, since an adapter does not contain them."""
-    for name, module in backbone.named_modules():
-        if isinstance(module, nn.modules.batchnorm._NormBase) and module.track_running_stats:
-            fix = "use a base model without batch normalization"
-            got = type(module).__name__
-            raise ModelError(
-                "training would change running statistics, which no adapter holds", got=got, where=name, fix=fix
-            )
+@contextlib.contextmanager
+def frozen_statistics(backbone: nn.Module) -> Iterator[None]:
+    """Keep layers with running statistics in evaluation mode for the block, whatever the mode of the model around them.
+
+    No adapter contains these statistics (batch normalization has them). With those of the base, training and evaluation
+    compute the same function of the weights, so that an adapter is exactly what was trained.
+    """
+
+    def still(module: nn.Module, _: object) -> None:
+        module.training = False
+
+    layers = [module for module in backbone.modules() if isinstance(module, nn.modules.batchnorm._NormBase)]
+    hooks = [layer.register_forward_pre_hook(still) for layer in layers if layer.track_running_stats]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

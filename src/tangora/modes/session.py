@@ -25,7 +25,7 @@ from tangora.adapters.heads import HeadRecord
 from tangora.adapters.initial import seed_of
 from tangora.errors import ModelError
 from tangora.modes.mixture import Collate, Combine, one_or_mixed
-from tangora.modes.preparation import as_before, checkpoint_gradients, refuse_running_statistics
+from tangora.modes.preparation import as_before, checkpoint_gradients, frozen_statistics
 from tangora.modes.stage import stage_key
 from tangora.modes.trackers import trackers
 from tangora.modes.trainer import QuietTrainer, Watch, last_checkpoint, quiet, training_arguments, training_seed
@@ -54,17 +54,15 @@ def training(
 ) -> Iterator[Session]:
     """Open a training of one task, or of several at once; the base is restored afterwards, also on an error.
 
+    Running statistics of batch normalization stay those of the base.
+
     Args:
         bench: base, folders and callbacks.
         tasks: their ``train`` splits are trained on, and their ``validation`` splits are scored.
         config: a resolved mode of a recipe.
         copy_weights: keep a copy of the base's weights in `Session.pristine`, for a mode that changes them.
-
-    Raises:
-        ModelError: the base keeps running statistics, since an adapter does not contain them.
     """
     backbone, name = bench.base.backbone, _name(tasks)
-    refuse_running_statistics(backbone)
     started, seed = time.monotonic(), training_seed(config.seed, name)
     logs = bench.logs or Path("logs") / config.mode / name
     with (
@@ -72,6 +70,7 @@ def training(
         _checkpoints(bench, tasks, config) as folder,
         trackers(config.training.report_to, logs) as callbacks,
         as_before(backbone, values=copy_weights) as pristine,
+        frozen_statistics(backbone),
     ):
         yield Session(bench, tuple(tasks), config, pristine, folder, seed, tuple(callbacks), started)
 

@@ -14,7 +14,14 @@ from tangora.adapters.initial import seed_of
 from tangora.modes.mixture import MixedCollator, MixedRows, Mixture
 from tangora.modes.trainer import Rows
 from tangora.polishing.lessons import Lesson, with_features
-from tangora.polishing.objectives import class_divergence, feature_distance, squared_distance, token_divergence
+from tangora.polishing.objectives import (
+    class_divergence,
+    feature_distance,
+    label_divergence,
+    squared_distance,
+    tag_divergence,
+    token_divergence,
+)
 from tangora.tasks.values import evaluating
 
 if TYPE_CHECKING:
@@ -71,9 +78,16 @@ class Follower(nn.Module):
         return divergence + self.settings.feature_weight * distance
 
     def _divergence(self, logits: Tensor, answers: Answers, labels: Tensor, temperature: float) -> Tensor:
-        if self._over == "tokens":
-            return token_divergence(logits, answers, labels)
-        return class_divergence(logits, answers, temperature) if self._over else squared_distance(logits, answers)
+        match self._over:
+            case "tokens":
+                return token_divergence(logits, answers, labels)
+            case "tags":
+                return tag_divergence(logits, answers, labels, temperature)
+            case "labels":
+                return label_divergence(logits, answers, temperature)
+            case "classes":
+                return class_divergence(logits, answers, temperature)
+        return squared_distance(logits, answers)
 
 
 class _NumberedRows(Dataset[dict[str, Any]]):

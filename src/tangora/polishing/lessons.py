@@ -2,9 +2,9 @@
 
     rows of a task ─▶ expert in the base ─▶ Lesson: the rows as inputs, and the expert's answers
 
-Answers are logits over classes (or numbers), in full; or, for each token that the expert itself generated, the
-probabilities of the most likely tokens and the mass of all the others. If logits are linear in unit features
-(`Family.followed`), the features are kept too. A lesson contains no label of the data set.
+Answers are logits over classes, labels or tags (or numbers), in full; or, for each token that the expert itself
+generated, the probabilities of the most likely tokens and the mass of all the others. If logits are linear in unit
+features (`Family.followed`), the features are kept too. A lesson contains no label of the data set.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from tangora.support.files import atomic_file, digest, read_safetensors, write_s
 from tangora.support.seams import FAMILIES
 from tangora.support.source import source_digest
 from tangora.tasks.batches import IGNORED
+from tangora.tasks.fitting import with_head
 from tangora.tasks.values import Split, Task, evaluating
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Answers:
     """An expert's answers to rows, in order.
 
     Attributes:
-        logits: over classes, or numbers; of tokens, the logarithms of the probabilities of the ``top`` most likely.
+        logits: in full; of tokens, the logarithms of the probabilities of the ``top`` most likely.
         features: unit features; None if logits are no linear function of such.
         tokens: the most likely tokens; None if answers are not tokens. Rows are padded on the right.
     """
@@ -181,7 +182,8 @@ def lesson(
     """
     adapter = expert()
     refuse_another_base(adapter, base, same_base=same_base)  # also if its answers are kept
-    unlabelled = without_labels(rows)
+    adapter = with_head(adapter, base, task)
+    unlabelled = without_labels(rows, task.form.logits_over)
     path = None if cache is None else cache / f"{_key(base, task, unlabelled, adapter, top)}.safetensors"
     if path is not None and path.is_file():
         return _assembled(task, unlabelled, read_safetensors(path), adapter)
@@ -219,7 +221,7 @@ def _answered(
             placed = {name: value.to(_device(model)) for name, value in batch.items()}
             inputs = {name: value for name, value in placed.items() if name != "labels"}
             own, units = both.split(model.logits(inputs, placed["labels"]))
-            if "labels" in rows.inputs:
+            if task.form.logits_over == "tokens":
                 own, most = own.log_softmax(-1).topk(min(top, own.shape[-1]))
                 _fill(tokens, numbers, most)
             _fill(logits, numbers, own)
@@ -227,7 +229,7 @@ def _answered(
                 _fill(features, numbers, units)
     parts = {"logits": logits, "features": features, "tokens": tokens}
     tensors = {name: pad_sequence(values, batch_first=True) for name, values in parts.items() if values[0] is not None}
-    if "labels" in rows.inputs:
+    if task.form.logits_over == "tokens":
         tensors["generated"] = pad_sequence(list(rows.inputs["labels"]), batch_first=True, padding_value=IGNORED)
     return tensors
 

@@ -6,15 +6,22 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
+from tangora.polishing.lessons import Answers
 from tangora.tasks.batches import IGNORED
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-    from tangora.polishing.lessons import Answers
-
-__all__ = ["class_divergence", "feature_distance", "squared_distance", "token_divergence"]
+__all__ = [
+    "class_divergence",
+    "feature_distance",
+    "label_divergence",
+    "squared_distance",
+    "tag_divergence",
+    "token_divergence",
+]
 
 _LEAST = 1e-12
 
@@ -52,6 +59,36 @@ def token_divergence(
         total = total + rest * (rest.log() - others)
     mask = labels != IGNORED
     return torch.where(mask, total, 0).sum(1) / mask.sum(1).clamp_min(1)
+
+
+def tag_divergence(
+    logits: Float[Tensor, "batch tokens tags"],
+    answers: Answers,
+    labels: Int[Tensor, "batch tokens"],
+    temperature: float = 1.0,
+) -> Float[Tensor, " batch"]:
+    """Return the mean of ``T² · KL(expert ‖ student)`` over the words of a row, in nats.
+
+    Args:
+        logits: of the student.
+        answers: of the expert.
+        labels: ignored wherever no word begins.
+        temperature: T.
+    """
+    expert = answers.logits[:, : labels.shape[1]]  # padded to the longest row of the lesson
+    each = class_divergence(logits, Answers(expert), temperature)
+    mask = labels != IGNORED
+    return torch.where(mask, each, 0).sum(1) / mask.sum(1).clamp_min(1)
+
+
+def label_divergence(
+    logits: Float[Tensor, "batch labels"], answers: Answers, temperature: float = 1.0
+) -> Float[Tensor, " batch"]:
+    """Return ``T² · KL(expert ‖ student)`` of the sets of labels, in nats: the sum over independent labels."""
+    expert, student = answers.logits / temperature, logits / temperature
+    yes = expert.sigmoid() * (logsigmoid(expert) - logsigmoid(student))
+    no = (-expert).sigmoid() * (logsigmoid(-expert) - logsigmoid(-student))
+    return temperature**2 * (yes + no).sum(-1)
 
 
 def squared_distance(logits: Float[Tensor, "batch width"], answers: Answers) -> Float[Tensor, " batch"]:

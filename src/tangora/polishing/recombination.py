@@ -28,15 +28,19 @@ def recombined(rows: Split, count: int, base: Base, seed: str) -> Split:
     """Return rows made of the given ones, with placeholders as targets.
 
     Args:
-        rows: inputs: ``input_ids`` or ``pixel_values``.
+        rows: inputs: ``input_ids``, with ``token_type_ids`` for pairs of texts, or ``pixel_values``. Of others, and of
+            words with tags, nothing is made.
         count: how many to make.
         base: its tokenizer names the special tokens, which stay where they are.
         seed: of every draw.
     """
     generator = random.Random(f"recombined:{seed}")
-    names = set(rows.inputs) - {"labels"}
-    if names == {"input_ids"}:
-        inputs: dict[str, Any] = {"input_ids": _texts(list(rows.inputs["input_ids"]), count, base, generator)}
+    names = set(rows.inputs)
+    if names in ({"input_ids"}, {"input_ids", "token_type_ids"}):
+        made, of = _texts(list(rows.inputs["input_ids"]), count, base, generator, whole=names == {"input_ids"})
+        inputs: dict[str, Any] = {"input_ids": made}
+        if "token_type_ids" in names:
+            inputs["token_type_ids"] = [rows.inputs["token_type_ids"][row] for row in of]
     elif names == {"pixel_values"}:
         inputs = {"pixel_values": _images(rows.inputs["pixel_values"], count, generator)}
     else:
@@ -44,21 +48,34 @@ def recombined(rows: Split, count: int, base: Base, seed: str) -> Split:
     return Split(inputs, [0] * count)
 
 
-def _texts(rows: Sequence[Tensor], count: int, base: Base, generator: random.Random) -> list[Tensor]:
+def _texts(
+    rows: Sequence[Tensor], count: int, base: Base, generator: random.Random, *, whole: bool
+) -> tuple[list[Tensor], list[int]]:
+    """Return new rows, and for each the row that it begins as.
+
+    Args:
+        rows: token ids.
+        count: how many to make.
+        base: see `recombined`.
+        generator: of every draw.
+        whole: whether rows may be spliced. If not, a new row is as long as its own, and parts of it stay in place.
+    """
     special = set(getattr(base.processor, "all_special_ids", ()))
     parts = [_parts(row.tolist(), special) for row in rows]
     longest = max(len(body) for _, body, _ in parts)
     pool = [token for _, body, _ in parts for token in body if token not in special]
-    whole = all(special.isdisjoint(body) for _, body, _ in parts)  # else a splice would move a separator of two texts
-    made = []
+    whole = whole and all(special.isdisjoint(body) for _, body, _ in parts)  # else a splice would move a separator
+    made, of = [], []
     for _ in range(count):
-        (start, body, end), (_, other, _) = generator.choice(parts), generator.choice(parts)
+        first = generator.choice(range(len(parts)))
+        (start, body, end), (_, other, _) = parts[first], generator.choice(parts)
         if whole and generator.random() < 0.5:
             new = body[: generator.randint(0, len(body))] + other[generator.randint(0, len(other)) :]
         else:
             new = [token if token in special else _maybe(token, pool, generator) for token in body]
         made.append(torch.tensor([*start, *(new[:longest] or body), *end], dtype=torch.int64))
-    return made
+        of.append(first)
+    return made, of
 
 
 def _maybe(token: int, pool: Sequence[int], generator: random.Random) -> int:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from tangora.errors import DataError
+from tangora.tasks.batches import IGNORED
 from tangora.tasks.values import Split, Task, fingerprint_of
+
+if TYPE_CHECKING:
+    from tangora.tasks.contract import LogitsOver
 
 __all__ = ["choose_rows", "joined", "shared_with_test", "without_labels"]
 
@@ -31,9 +35,16 @@ def choose_rows(task: Task, split: str, count: int, seed: int) -> list[int]:
     return order[:count]
 
 
-def without_labels(rows: Split) -> Split:
-    """Return the inputs with placeholders as targets."""
+def without_labels(rows: Split, over: LogitsOver | None) -> Split:
+    """Return the inputs with placeholders as targets.
+
+    Args:
+        rows: of a task.
+        over: what the task's logits are over. Of tags, the positions of the words are kept as labels: every tag is 0.
+    """
     inputs = {name: values for name, values in rows.inputs.items() if name not in _TARGETS}
+    if over == "tags":
+        inputs["labels"] = [torch.where(row == IGNORED, row, 0) for row in rows.inputs["labels"]]
     return Split(inputs, [0] * len(rows))
 
 

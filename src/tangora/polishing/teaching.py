@@ -88,7 +88,7 @@ class Teaching:
         if 2 * shared_with_test(task, self.settings.split, chosen) > len(chosen):
             fix = "give other rows: scores on rows that an adapter was made with say nothing"
             raise DataError("most of these rows are among the task's test rows", where=where, fix=fix)
-        return without_labels(task.splits[self.settings.split].select(chosen))
+        return without_labels(task.splits[self.settings.split].select(chosen), task.form.logits_over)
 
 
 def _refuse_other_parameters(one: Lesson, start: Adapter) -> None:

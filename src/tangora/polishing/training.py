@@ -28,6 +28,7 @@ from tangora.support.extras import require
 from tangora.support.files import digest
 from tangora.support.source import source_digest
 from tangora.tangent.linearization import linear_factors
+from tangora.tasks.fitting import of_backbone, own_names
 from tangora.tasks.model import make_readout
 from tangora.tasks.values import Task
 
@@ -76,9 +77,10 @@ def polished(
     require("train", purpose="training")
     listener = progress if progress is not None else Progress()
     refuse_another_base(start, base, same_base=same_base)
-    first = start_of(start, base.backbone, settings.rank)
+    fitted = of_backbone(start, base)
+    first = start_of(fitted, base.backbone, settings.rank)
     teaching = Teaching(base, settings, seed, cache, same_base)
-    lessons = teaching.lessons(tasks, experts, start, listener)
+    lessons = teaching.lessons(tasks, experts, fitted, listener)
     training_of = _Training(base, start, first, settings, seed, lessons)
     bench = Bench(base, scratch, None, reporting(listener, on_step, digits=4))
     listener.begin("polish", settings.steps)
@@ -106,7 +108,7 @@ class _Training:
         backbone, random = self.base.backbone, self.settings.initial == "random"
         used, held = self._divided()
         judged = held or used
-        whole = Adapter({}, whole=self.start.whole)
+        whole = Adapter({}, whole=of_backbone(self.start, self.base).whole)
         with applied(backbone, whole), training(bench, self._posed(), self._config()) as session:
             model, kind = put_in(self.base, self.first, session.config, student=self.settings.student, random=random)
             judges, trained = self._followers(judged, kind), self._followers(used, kind)
@@ -216,6 +218,9 @@ class _Training:
             fused=was.fused if self.settings.initial == "fused" else None,
             polished=info,
         )
+        named = own_names(self.start, self.base)
+        updates = {named.get(site, site): update for site, update in updates.items()}
+        embeddings = frozenset(named.get(site, site) for site in embeddings)
         details = LoraDetails(self.start.config, embeddings=embeddings, names=self.start.details.names)
         heads: dict[str, Mapping[str, Tensor]] = dict(self.start.heads)
         records = dict(self.start.records)

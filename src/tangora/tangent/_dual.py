@@ -96,8 +96,10 @@ def expand_last(function: Callable[[Tensor], Tensor], x: Tensor, dx: Tensor) -> 
     `expand` drops the tangent's graph: for a model linear in φ, the gradient follows from the primal alone. But the
     last part of a network may have parameters that the model is not linear in, such as a head trained together with φ.
     Their gradient has a further term, through the tangent. ``x`` is detached for the tangent, since φ has no such term.
+    Both draw the same random numbers, so that dropout has one mask.
     """
-    with _named(), forward_ad.dual_level():
+    devices = [x.device] if x.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), _named(), forward_ad.dual_level():
         moved = function(forward_ad.make_dual(x.detach(), dx.detach()))
         tangent = forward_ad.unpack_dual(moved).tangent
     primal = function(x)

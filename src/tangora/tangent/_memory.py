@@ -8,6 +8,7 @@ import psutil
 
 from tangora.errors import DataError
 from tangora.support.seams import FAMILIES
+from tangora.tasks.lines import count_lines, outcomes
 
 if TYPE_CHECKING:
     from tangora.tasks import Base, Task
@@ -21,13 +22,12 @@ SHARE = 0.5  # of the free memory: concatenating the batches doubles the need fo
 def column_bytes(base: Base, task: Task, split: Split, columns: int, rows: int | None = None) -> int:
     """Return the bytes of float32 logits for ``columns`` columns (the origin is one): lines · classes · columns · 4.
 
-    A line is a row, or a target's token if logits are over tokens.
+    A line is a row, a target's token, a word or a label: see `tangora.tasks.lines`.
     """
     share = 1.0 if rows is None else rows / max(1, len(split))
-    labels = split.inputs.get("labels")
-    lines = len(split) if labels is None else sum(len(ids) for ids in labels)
-    width: int = FAMILIES.get(task.family).readout(task, base).width
-    return round(4 * lines * share * width * columns)
+    width, over = FAMILIES.get(task.family).readout(task, base).width, task.form.logits_over
+    lines = count_lines(over, len(split), split.inputs.get("labels"), width)
+    return round(4 * lines * share * outcomes(over, width) * columns)
 
 
 def available_memory() -> int:

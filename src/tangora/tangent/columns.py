@@ -33,7 +33,7 @@ from tangora.tangent._memory import refuse_unless_fits
 from tangora.tangent.direction import Direction, direction_of, stacked_directions
 from tangora.tangent.model import TangentTaskModel, at_start
 from tangora.tangent.per_site import per_site
-from tangora.tasks.batches import IGNORED
+from tangora.tasks.lines import lines_of
 from tangora.tasks.model import make_readout
 from tangora.tasks.values import evaluating
 
@@ -48,14 +48,15 @@ __all__ = ["Columns", "columns_key", "load_columns", "make_columns", "site_colum
 class Columns:
     """The tangent model's logits on rows of one split, affine in the coefficients of task vectors.
 
-    For text-to-text, a row of ``origin`` is a target's token, and ``examples`` has its row in the split.
+    A row of ``origin`` is a line (`tangora.tasks.lines`): a row of the split, a target's token, a word, or a label of a
+    row with the logits 0 and z. ``examples`` has its row in the split.
 
     Attributes:
         vectors: names of the T task vectors.
         sites: empty for one column per task vector; else the S sites, for one column per vector and site.
         origin: ``f(x; φ₀)``, float32.
         columns: ``J(x) τ``, float32.
-        labels: the correct class (or token).
+        labels: the correct outcome: a class, a token, a tag, or whether the row has the label.
         examples: for each row here, its row in the split.
         fingerprint: of base, split, vectors and sites.
     """
@@ -235,19 +236,17 @@ def _swept(
     model: TangentTaskModel, task: Task, split: str, columns_of: Any, batch_size: int, only: set[int] | None = None
 ) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
     """Return (rows of the split, labels, origin, columns) for each batch."""
-    device = next(model.backbone.parameters()).device
+    device, over = next(model.backbone.parameters()).device, task.form.logits_over
+    assert over is not None
     batches = []
     with evaluating(model):
         for rows, batch in task.splits[split].batches(batch_size, model.collator, only):
             placed = {name: value.to(device) for name, value in batch.items()}
             origin, columns = columns_of(model, placed, placed.pop("labels"))
-            labels = batch["labels"].cpu()
             # Lines are chosen on the CPU, so that the device need not synchronize to count them, nor send ignored ones.
-            lines = (labels != IGNORED).reshape(-1).nonzero().squeeze(1)
-            examples = torch.tensor(rows)[:, None].expand(len(rows), labels.numel() // len(rows)).reshape(-1)
-            chosen = lines.to(device)
-            flat = origin.flatten(0, -2)[chosen].cpu(), columns.flatten(-labels.ndim - 1, -2)[..., chosen, :].cpu()
-            batches.append((examples[lines], labels.reshape(-1)[lines], *flat))
+            lines = lines_of(over, batch["labels"].cpu(), model.readout.width, device)
+            flat = lines.of(origin).cpu(), lines.of(columns).cpu()
+            batches.append((torch.tensor(rows)[lines.rows], lines.labels, *flat))
     return batches
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tangora import quickstart
 from tangora.errors import FileError, ModelError
@@ -66,9 +66,23 @@ class Base:
 
 
 def weights_fingerprint(model: nn.Module, without: Sequence[str] = ()) -> str:
-    """Return the sha-256 (hex) over names, shapes and bytes of a model's parameters, without those of some children."""
+    """Return the sha-256 (hex) over names, shapes and bytes of a model's weights, without those of some children.
+
+    The running statistics of batch normalization are among the weights, since predictions depend on them.
+    """
     prefixes = tuple(f"{name}." for name in without)
-    return digest({n: fingerprint_of(p) for n, p in model.named_parameters() if not n.startswith(prefixes or "\0")})
+    weights = {**dict(model.named_parameters()), **_running_statistics(model)}
+    return digest({n: fingerprint_of(p) for n, p in weights.items() if not n.startswith(prefixes or "\0")})
+
+
+def _running_statistics(model: nn.Module) -> dict[str, Tensor]:
+    """Return the name of each mean and variance that a layer has kept -> its value."""
+    kept: dict[str, Tensor] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._NormBase):
+            own = {"running_mean": module.running_mean, "running_var": module.running_var}
+            kept |= {f"{name}.{key}": value for key, value in own.items() if value is not None}
+    return kept
 
 
 def take_out(model: nn.Module, children: Sequence[str]) -> None:

@@ -57,8 +57,15 @@ Answers: TypeAlias = Literal["classes", "text", "number", "labels", "tags", "lik
   the target is the number of its bytes in UTF-8 (`int`). So a metric can be per token or per byte.
 """
 
-LogitsOver: TypeAlias = Literal["classes", "tokens"]
-"""What the softmax of the logits is a distribution over: the classes of a row, or the vocabulary per target token."""
+LogitsOver: TypeAlias = Literal["classes", "tokens", "tags", "labels"]
+"""What the logits are distributions over.
+
+- ``classes``: their softmax is over the classes of a row.
+- ``tokens``: their softmax is over the vocabulary, for each target token.
+- ``tags``: their softmax is over the tags, for each word: each entry of ``labels`` that is not ignored.
+- ``labels``: the sigmoid of each logit is the probability of one label of a row, independent of the others. In a batch,
+  ``labels`` are the numbers of a row's labels, padded with the ignored one.
+"""
 
 
 @dataclass(frozen=True)
@@ -67,9 +74,9 @@ class AnswerForm:
 
     Attributes:
         kind: of the answers. Metrics for other kinds are refused.
-        logits_over: what the softmax of the logits is a distribution over; None if it is no distribution, as for a
-            regression. Columns of the tangent expansion, and searches by gradients, exist for logits over classes and
-            tokens. Fusions are scored on columns, and shown in the explorer, if logits are over classes.
+        logits_over: what the logits are distributions over; None if they are none, as for a regression. Columns of the
+            tangent expansion, and searches by gradients, exist for distributions. Fusions are scored on columns, and
+            shown in the explorer, if logits are over classes.
     """
 
     kind: Answers

@@ -21,12 +21,13 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from PIL.Image import Image
 
-    from tangora.config.tasks import BaseConfig, TaskConfig
+    from tangora.config.tasks import BaseConfig, BaseSettings, TaskConfig
     from tangora.tasks.base import Base
+    from tangora.tasks.classification.settings import ImageSettings
     from tangora.tasks.sources import Table
     from tangora.tasks.values import Batch
 
-__all__ = ["encode", "features", "load", "rgb"]
+__all__ = ["encode", "features", "image_processor", "load", "rgb"]
 
 # model_type -> the class of its vision tower alone
 _TOWERS = {"clip": "CLIPVisionModelWithProjection", "siglip": "SiglipVisionModel"}
@@ -47,11 +48,19 @@ def load(config: BaseConfig) -> ZeroShotBase:
     if kind not in _TOWERS:
         fix = f"use a checkpoint of {' or '.join(_TOWERS)}"
         raise ModelError("no image tower for this kind of model", got=kind, where=config.model, fix=fix)
-    images = processor(transformers.AutoImageProcessor, config, backend="pil")
+    images = image_processor(config)
     tokenizer = processor(transformers.AutoTokenizer, config)
     backbone = pretrained(getattr(transformers, _TOWERS[kind]), config)
     scale = config.scale or float(model.logit_scale.detach().exp())
     return ZeroShotBase(config, backbone, images, text=_text_tower(model, tokenizer), scale=scale)
+
+
+def image_processor(config: BaseSettings) -> Any:
+    """Load the image processor of a checkpoint."""
+    require("vision", purpose="a model of images")
+    import transformers  # deferred: it takes a second to import
+
+    return processor(transformers.AutoImageProcessor, config, backend="pil")
 
 
 def features(backbone: nn.Module, batch: Batch) -> Float[Tensor, "batch dim"]:
@@ -61,7 +70,7 @@ def features(backbone: nn.Module, batch: Batch) -> Float[Tensor, "batch dim"]:
     return projected if projected is not None else output.pooler_output  # type: ignore[no-any-return]
 
 
-def encode(table: Table, config: TaskConfig, base: Base) -> dict[str, list[Tensor] | Tensor]:
+def encode(table: Table, config: TaskConfig | ImageSettings, base: Base) -> dict[str, list[Tensor] | Tensor]:
     """Return pixels of the image column, resized, cropped and normalized by the checkpoint's processor."""
     table.need(config.image, "image")
     if isinstance(table.data, dict) and isinstance(column := table.data[config.image], np.ndarray):

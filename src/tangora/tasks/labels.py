@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,12 +63,22 @@ def given_names(tables: Mapping[str, Table], config: TaskSettings) -> list[str] 
 
 
 def class_numbers(
-    tables: Mapping[str, Table], config: TaskSettings, names: list[str] | dict[str, str] | None
+    tables: Mapping[str, Table],
+    config: TaskSettings,
+    names: list[str] | dict[str, str] | None,
+    *,
+    in_train: bool = True,
 ) -> tuple[list[str], dict[str, list[int]]]:
     """Return the class names, and split -> the class number of each row.
 
     A list of names is in label order, and a row contains a number or a name. A mapping maps a row's value to a name.
     Without names, the sorted distinct values are the classes.
+
+    Args:
+        tables: of every split.
+        config: of the task.
+        names: of the classes.
+        in_train: refuse a class without a row in train, as a head of it could not be trained.
 
     Raises:
         DataError: a label has no class, a class has no row in train, or there are fewer than two classes.
@@ -84,7 +94,7 @@ def class_numbers(
         numbers[split] = [
             _number(value, names, classes, table.place(row, config.label)) for row, value in enumerate(values)
         ]
-    _check_classes(classes, numbers["train"], config)
+    _check_classes(classes, numbers["train"] if in_train else range(len(classes)), config)
     return classes, numbers
 
 
@@ -101,10 +111,11 @@ def _number(value: Any, names: list[str] | dict[str, str], classes: list[str], w
     raise DataError("a label is out of range", got=value, where=where, fix=fix)
 
 
-def _check_classes(classes: list[str], train: list[int], config: TaskSettings) -> None:
+def _check_classes(classes: list[str], train: Iterable[int], config: TaskSettings) -> None:
     if len(classes) < 2:
         raise DataError("a task needs at least 2 classes", got=classes, where=f"task {config.name}")
-    empty = [name for number, name in enumerate(classes) if number not in set(train)]
+    used = set(train)
+    empty = [name for number, name in enumerate(classes) if number not in used]
     if empty:
         fix = "add rows of this class, or remove it from labels"
         raise DataError("a class has no row in train", got=empty[0], where=f"task {config.name}", fix=fix)

@@ -14,6 +14,7 @@ from tangora.adapters.heads import heads_digest
 from tangora.errors import AdapterError, ArgumentError
 from tangora.support.seams import FAMILIES
 from tangora.support.shown import one_line
+from tangora.tasks.fitting import head_of
 from tangora.tasks.values import evaluating
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def collate(task: Task, base: Base) -> Collate:
 
 
 def make_readout(task: Task, base: Base, *adapters: Adapter) -> Readout:
-    """Return a readout of the task, with the head that one of the adapters has for it.
+    """Return a readout of the task, with the head that one of the adapters has for it (`tangora.tasks.fitting`).
 
     If none has one, or the readout has no parameters, it is the family's new readout.
 
@@ -66,20 +67,22 @@ def make_readout(task: Task, base: Base, *adapters: Adapter) -> Readout:
         adapters: the adapters to search for heads.
 
     Raises:
-        AdapterError: the head's classes, names or shapes differ; two adapters have different heads for the task.
+        AdapterError: the head's classes, names, shapes or settings differ; two adapters have different heads for the
+            task.
     """
     readout: Readout = FAMILIES.get(task.family).readout(task, base)
     module = cast(nn.Module, readout)
     if not module.state_dict():
         return readout
-    heads = {heads_digest({task.name: a.heads[task.name]}): a for a in adapters if task.name in a.heads}
+    found = [(a, head_of(a, base, task, module.state_dict().keys())) for a in adapters]
+    heads = {heads_digest({task.name: head}): (a, head) for a, head in found if head is not None}
     if len(heads) > 1:
         fix = "give the expert of each task once"
         raise AdapterError("two adapters have different heads for one task", got=task.name, where="heads", fix=fix)
-    for adapter in heads.values():
+    for adapter, head in heads.values():
         _refuse_other_classes(task, adapter)
         try:
-            module.load_state_dict(dict(adapter.heads[task.name]))
+            module.load_state_dict(dict(head))
         except RuntimeError as cause:
             what = f"the head does not fit the task ({' '.join(str(cause).split())[:200]})"
             fix = "give the base and the task that the adapter was trained with"

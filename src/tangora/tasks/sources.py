@@ -189,7 +189,8 @@ def _arrow(table: Any, path: Path) -> Table:
 def _dataset(data: Dataset, where: str) -> Table:
     from datasets import Image  # deferred: an extra
 
-    names = {column: list(feature.names) for column, feature in data.features.items() if hasattr(feature, "names")}
+    of_column = {column: getattr(feature, "feature", feature) for column, feature in data.features.items()}  # of lists
+    names = {column: list(feature.names) for column, feature in of_column.items() if hasattr(feature, "names")}
     for column in [column for column, feature in data.features.items() if isinstance(feature, Image)]:
         data = data.cast_column(column, Image(decode=False))  # decoded later, with its size checked before
     return Table(data, where, names)

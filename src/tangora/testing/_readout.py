@@ -18,6 +18,7 @@ from tangora.errors import AdapterError
 from tangora.tangent import TangentTaskModel, direction_of
 from tangora.tasks.base import Base
 from tangora.tasks.contract import Family
+from tangora.tasks.lines import lines_of
 from tangora.tasks.model import TaskModel, make_readout, predict
 from tangora.tasks.values import Batch, Task, evaluating
 from tangora.updates.task_vector import LowRank
@@ -39,7 +40,7 @@ def check_readout(family: Family[Any, Any], base: Base, task: Task) -> None:
     _check_shapes(family, base, task, head)
     _check_answers(family, base, task, head)
     _check_gradients(base, task, head)
-    if task.form.logits_over is not None:
+    if task.form.logits_over is not None or task.form.kind == "number":
         _check_expansion(base, task, head)
 
 
@@ -99,7 +100,7 @@ def _check_shapes(family: Family[Any, Any], base: Base, task: Task, head: Adapte
     assert len(features) == _ROWS, f"features has {len(features)} entries for {_ROWS} rows"
     assert logits.dtype == torch.float32, f"logits are float32, got {logits.dtype}"
     assert logits.shape[-1] == readout.width, f"width is {readout.width}, and there are {logits.shape[-1]} logits"
-    tokens = labels.shape[1:] if task.form.logits_over == "tokens" else ()
+    tokens = labels.shape[1:] if task.form.logits_over in ("tokens", "tags") else ()
     assert logits.shape[:-1] == (_ROWS, *tokens), f"logits are of rows (and tokens), got {tuple(logits.shape)}"
     assert losses.shape == (_ROWS,), f"losses has one entry per row, got {tuple(losses.shape)}"
     for row in range(_ROWS):
@@ -158,7 +159,7 @@ def _check_gradients(base: Base, task: Task, head: Adapter) -> None:
     """Check that the mean loss has gradients for a weight of the backbone and for every parameter of the readout."""
     model = TaskModel(base.backbone, task, base, make_readout(task, base, head))
     inputs, labels = _batch(model, task)
-    weights = [p for p in base.backbone.parameters() if p.is_floating_point() and p.ndim == 2]
+    weights = [p for p in base.backbone.parameters() if p.is_floating_point() and p.ndim > 1]
     flags = [p.requires_grad for p in weights]
     try:
         for weight in weights:
@@ -178,8 +179,11 @@ def _check_gradients(base: Base, task: Task, head: Adapter) -> None:
 def _check_expansion(base: Base, task: Task, head: Adapter) -> None:
     """Compare the tangent of the logits, and the answers of the expansion, with finite differences of the network."""
     uses = Counter(id(p) for _, p in base.backbone.named_parameters(remove_duplicate=False))
-    modules = ((n, m) for n, m in base.backbone.named_modules() if isinstance(m, nn.Linear))
-    linear = {n: m.weight for n, m in modules if uses[id(m.weight)] == 1}  # a tied weight belongs to no single layer
+    modules = ((n, m) for n, m in base.backbone.named_modules() if isinstance(m, nn.Linear | nn.Conv2d))
+    layers = {n: m for n, m in modules if uses[id(m.weight)] == 1}  # a tied weight belongs to no single layer
+    linear = {n: m.weight for n, m in layers.items() if isinstance(m, nn.Linear)}
+    if not linear:
+        linear = {n: m.weight.flatten(1) for n, m in layers.items() if getattr(m, "groups", 1) == 1}
     draw = torch.Generator().manual_seed(1)
     pairs = {n: [torch.randn(s, generator=draw) for s in ((len(w), 1), (1, w.shape[1]))] for n, w in linear.items()}
     size = {n: 1.0 / float(b.norm() * a.norm()) for n, (b, a) in pairs.items()}
@@ -202,6 +206,25 @@ def _check_expansion(base: Base, task: Task, head: Adapter) -> None:
     scale = float(expected.abs().max()) + 1e-3
     error = float((tangent - expected).abs().max())
     assert error < 0.1 * scale, f"the expansion is not the derivative of the logits: off by {error:g} of {scale:g}"
-    if labels.ndim == 1:
-        what = "answers of an expanded model are not those of its logits: apply `settle` to logits"
-        assert answers == (primal + tangent).argmax(-1).tolist(), what
+    what = "answers of an expanded model are not those of its logits: apply `settle` to logits"
+    assert _follow(answers, primal + tangent, labels, task), what
+
+
+def _follow(answers: list[Any], logits: Tensor, labels: Tensor, task: Task) -> bool:
+    """Return whether answers are those of logits, as far as their kind determines it."""
+    match task.form.kind, task.form.logits_over:
+        case "classes", "classes":
+            return bool(answers == logits.argmax(-1).tolist())
+        case "number", None if logits.shape[1:] == (1,):
+            return torch.allclose(torch.tensor(answers), logits.squeeze(1).cpu(), rtol=1e-4, atol=1e-6)
+        case "labels", "labels":  # whatever the threshold, those in the answer have the largest logits
+            largest = [row.topk(len(answer)).indices for answer, row in zip(answers, logits, strict=True)]
+            return all(answer == sorted(row.tolist()) for answer, row in zip(answers, largest, strict=True))
+        case "tags", "tags":  # words that were cut off have no logits, and come last
+            lines = lines_of("tags", labels, len(task.labels))
+            best, rows = lines.of(logits).argmax(-1).tolist(), lines.rows.tolist()
+            named = [
+                [task.labels[i] for i, row in zip(best, rows, strict=True) if row == n] for n in range(len(answers))
+            ]
+            return all(answer[: len(row)] == row for answer, row in zip(answers, named, strict=True))
+    return True

@@ -17,7 +17,7 @@ from tangora.evaluation.candidates import candidate_key
 from tangora.fusion.fusion import Fusion
 from tangora.tangent import make_columns
 from tangora.tasks import TaskModel, make_readout
-from tangora.tasks.batches import IGNORED
+from tangora.tasks.lines import lines_of
 from tangora.tasks.splits import sample
 from tangora.tasks.values import evaluating, only
 
@@ -113,18 +113,19 @@ def linearity(
 def network_logits(
     base: Base, task: Task, split: str, expert: Adapter, batch_size: int
 ) -> Float[Tensor, "lines classes"]:
-    """Return logits of the ordinary network, in the lines of `Columns`: per row, or per target token."""
+    """Return logits of the ordinary network, in the lines of `Columns`."""
     model = TaskModel(base.backbone, task, base, make_readout(task, base, expert))
-    device = next(base.backbone.parameters()).device
-    by_row: dict[int, Tensor] = {}
+    device, over = next(base.backbone.parameters()).device, task.form.logits_over
+    assert over is not None
+    parts = []
     with evaluating(model), torch.no_grad():
         for rows, batch in task.splits[split].batches(batch_size, model.collator):
             placed = {name: value.to(device) for name, value in batch.items()}
             labels = placed.pop("labels")
-            logits = model.logits(placed, labels)
-            for row, of_row, answers in zip(rows, logits, labels, strict=True):
-                by_row[row] = of_row[answers != IGNORED].cpu() if answers.ndim else of_row[None].cpu()
-    return torch.cat([by_row[row] for row in sorted(by_row)])
+            lines = lines_of(over, labels, model.readout.width)
+            parts.append((torch.tensor(rows)[lines.rows.cpu()], lines.of(model.logits(placed, labels)).cpu()))
+    owners, logits = (torch.cat(part) for part in zip(*parts, strict=True))
+    return logits[torch.argsort(owners, stable=True)]
 
 
 def picked(task: Task, split: str, rows: int, seed: int) -> list[int]:
