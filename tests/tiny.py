@@ -120,6 +120,30 @@ def several(folder: Path, train: int = 36, test: int = 12) -> Path:
     return folder
 
 
+def desk(folder: Path, train: int = 32, test: int = 12) -> Path:
+    """``{topic,themes,stars}/{train,test}.csv`` of classes, labels and numbers, and ``words/{train,test}.jsonl``."""
+    import csv
+
+    for split, n in (("train", train), ("test", test)):
+        draw = np.random.default_rng(len(split))
+        fill = [draw.choice(["a", "this", "that", "photo", "is", "of"], 3).tolist() for _ in range(n)]
+        rows: dict[str, list[tuple[str, str]]] = {"topic": [], "themes": [], "stars": []}
+        for i, words in enumerate(fill):
+            rows["topic"].append((" ".join([*words, ["sky", "fire"][i % 2]]), ["weather", "fire"][i % 2]))
+            named = [word for j, word in enumerate(["fire", "sky", "sea"]) if (i + 1) >> j & 1]
+            rows["themes"].append((" ".join([*words, *named]), "|".join(named)))
+            rows["stars"].append((" ".join([*words, ["bad", "good", "great"][i % 3]]), str(i % 3 + 0.5)))
+        for name, listed in rows.items():
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            with (folder / name / f"{split}.csv").open("w", newline="") as file:
+                csv.writer(file).writerows([("text", {"topic": "label"}.get(name, name)), *listed])
+        (folder / "words").mkdir(exist_ok=True)
+        listed = [[*words, list(COLORS)[i % 3]] for i, words in enumerate(fill)]
+        tagged = [{"tokens": words, "tags": [*["O"] * (len(words) - 1), "B-color"]} for words in listed]
+        (folder / "words" / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tagged))
+    return folder
+
+
 def shrinker(folder: Path, side: int = 16) -> Path:
     """An image processor for models of images of this size."""
     from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil

@@ -22,17 +22,19 @@ COLORS = ["red", "green", "blue"]
 
 
 @pytest.fixture
-def inputs(tiny_bert, tiny_clip, tiny_t5, tiny_vit, text_data, image_data, several_data):
+def inputs(tiny_bert, tiny_clip, tiny_t5, tiny_vit, tiny_llama, text_data, image_data, several_data, sum_data):
     """Family -> tiny base settings and task settings."""
     texts = {"parquet": {split: str(text_data / f"{split}.parquet") for split in ("train", "test")}}
     images = {"npz": {split: str(image_data / f"{split}.npz") for split in ("train", "test")}}
     tagged = {"jsonl": {split: str(several_data / f"{split}.jsonl") for split in ("train", "test")}}
+    sums = {"jsonl": {split: str(sum_data / f"{split}.jsonl") for split in ("train", "test")}}
     text = {"name": "t", "source": texts, "labels": COLORS}
     image = {"name": "i", "source": images, "image": "images", "label": "labels", "labels": COLORS}
     return {
         "text-zero-shot": ({"model": str(tiny_bert)}, text),
         "image-zero-shot": ({"model": str(tiny_clip)}, image),
         "text-to-text": ({"model": str(tiny_t5), "max_new_tokens": 5}, text | {"metric": "exact_match"}),
+        "causal-lm": ({"model": str(tiny_llama), "max_new_tokens": 12}, {"name": "s", "source": sums}),
         "text-classification": ({"model": str(tiny_bert)}, text),
         "image-classification": ({"model": str(tiny_vit)}, image),
         "token-classification": ({"model": str(tiny_bert)}, {"name": "w", "source": tagged, "metric": "tag_accuracy"}),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
 
@@ -11,7 +11,6 @@ from torch import Tensor
 
 from tangora.errors import ArgumentError
 from tangora.support.shown import html_table, one_line
-from tangora.tasks.readouts import ClassReadout
 from tangora.tasks.values import Split, Task, evaluating
 
 if TYPE_CHECKING:
@@ -23,6 +22,11 @@ if TYPE_CHECKING:
 __all__ = ["RowAnswers", "answered", "check_batch_size", "joined"]
 
 _SHOWN = 20  # rows in a notebook
+_LIKELY: dict[tuple[str, str | None], Callable[[Tensor], Tensor]] = {
+    ("classes", "classes"): lambda logits: logits.softmax(-1),
+    ("labels", "labels"): torch.sigmoid,
+}
+"""What answers are, and what logits are over -> probabilities."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +37,7 @@ class RowAnswers(Sequence[Any]):
         task: the name of the rows' task.
         answers: names of classes, texts, numbers, or lists (of the names of labels, of a tag for each word, ...).
         labels: names of the classes, in the order of the columns of ``probabilities``; empty if there are none.
-        probabilities: of the classes, float32; None if a row's answer is not one of several classes.
+        probabilities: of the classes, or of labels of which a row can have any, float32; None if answers are neither.
     """
 
     task: str
@@ -44,7 +48,7 @@ class RowAnswers(Sequence[Any]):
     @property
     def probability(self) -> Float[Tensor, " rows"] | None:
         """The probability of each answer; None if answers are not classes."""
-        if self.probabilities is None:
+        if self.probabilities is None or any(isinstance(answer, list) for answer in self.answers):
             return None
         numbers = {name: number for number, name in enumerate(self.labels)}
         chosen = torch.tensor([numbers[answer] for answer in self.answers], dtype=torch.int64)
@@ -91,7 +95,7 @@ def check_batch_size(batch_size: int) -> None:
 
 
 def answered(model: TaskModel, task: Task, split: Split, size: int, progress: Progress) -> RowAnswers:
-    """Return the answer to each row of a split, and the probabilities of its classes if these are what is answered.
+    """Return the answer to each row of a split, and the probabilities of classes or labels if these are answered.
 
     Args:
         model: of the task.
@@ -101,18 +105,19 @@ def answered(model: TaskModel, task: Task, split: Split, size: int, progress: Pr
         progress: is advanced by each batch.
     """
     device = next(model.parameters()).device
-    classes = model.form.kind == "classes" and model.form.logits_over == "classes"
+    likely = _LIKELY.get((model.form.kind, model.form.logits_over))
     values: list[Any] = [None] * len(split)
-    probabilities = torch.zeros(len(split), model.readout.width) if classes else None
+    probabilities = torch.zeros(len(split), model.readout.width) if likely is not None else None
+    answers_of = getattr(model.readout, "answers_of", None)
     with evaluating(model), torch.no_grad():  # inference mode would disable forward-mode tangents
         for rows, batch in split.batches(size, model.collator):
             placed = {name: value.to(device) for name, value in batch.items()}
             inputs = {name: value for name, value in placed.items() if name != "labels"}
             predicted: Sequence[Any] = []
-            if probabilities is not None:
+            if likely is not None and probabilities is not None:
                 logits = model.logits(inputs, placed["labels"]).float()
-                probabilities[rows] = logits.softmax(-1).cpu()
-                predicted = logits.argmax(-1).tolist() if isinstance(model.readout, ClassReadout) else []
+                probabilities[rows] = likely(logits).cpu()
+                predicted = answers_of(logits) if answers_of is not None else []
             for row, value in zip(rows, predicted or model.predict_batch(placed)[0], strict=True):
                 values[row] = value
             progress.advance(len(rows))

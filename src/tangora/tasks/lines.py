@@ -72,7 +72,7 @@ def lines_of(
     ([2, 0, 1], [0, 1, 1], (3, 3))
     >>> lines = lines_of("labels", torch.tensor([[0, 2]]), 3)
     >>> lines.labels.tolist(), lines.of(torch.tensor([[1.0, -1.0, 2.0]])).tolist()
-    ([1, 0, 1], [[[0.0, 1.0], [0.0, -1.0], [0.0, 2.0]]])
+    ([1, 0, 1], [[0.0, 1.0], [0.0, -1.0], [0.0, 2.0]])
     """
     rows = torch.arange(len(labels), device=labels.device)
     if over == "classes":

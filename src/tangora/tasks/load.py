@@ -103,7 +103,8 @@ def load_task(config: TaskSettings, base: Base, seed: int) -> Task:
     return replace(task, record=_record(family, task, config, base))
 
 
-_DATA = {"name", "source", "limit", "validation_fraction", "labels", "labels_from"}  # what prediction does not need
+# What prediction does not need: rows, their names, and the first values of a head.
+_DATA = {"name", "source", "limit", "validation_fraction", "labels", "labels_from", "head"}
 
 
 def _record(family: Family[Any, Any], task: Task, config: TaskSettings, base: Base) -> dict[str, Any]:

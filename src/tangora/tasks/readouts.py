@@ -54,7 +54,12 @@ class ClassReadout(nn.Module, ABC):
         """Return the class of the largest logit, and the loss of each row."""
         logits = self.logits(self.features(backbone, inputs, labels))
         logits = logits if settle is None else settle(logits)
-        return logits.argmax(-1).tolist(), self.losses(logits, labels)
+        return self.answers_of(logits), self.losses(logits, labels)
+
+    def answers_of(self, logits: Float[Tensor, "batch classes"], /) -> list[int]:
+        """Return the class of the largest logit of each row."""
+        numbers: list[int] = logits.argmax(-1).tolist()
+        return numbers
 
 
 def token_losses(
