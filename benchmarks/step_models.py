@@ -1,4 +1,4 @@
-"""What `train_step.py` trains: three architectures with random weights, and the ways to adapt them.
+"""What `train_step.py` trains: four architectures with random weights, and the ways to adapt them.
 
 Every contender starts from the same numbers: the same base weights, A₀ and batch, all from one seed. So they can be
 checked against each other before they are timed.
@@ -33,7 +33,14 @@ MINILM = {**_heads(384, 1536, 6, 12), "vocab_size": 30522}
 BERT_TINY = {**_heads(32, 64, 2, 2), "vocab_size": 100}
 T5_BASE = {"d_model": 768, "d_kv": 64, "d_ff": 2048, "num_layers": 12, "num_heads": 12, "vocab_size": 32128}
 T5_TINY = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2, "vocab_size": 100}
-TARGETS = {"clip": ["q_proj", "v_proj"], "bert": ["query", "value"], "t5": ["q", "v"]}
+LLAMA = {**_heads(256, 704, 4, 8), "num_key_value_heads": 4, "vocab_size": 8192}
+LLAMA_TINY = {**_heads(32, 64, 2, 4), "num_key_value_heads": 2, "vocab_size": 100}
+TARGETS = {
+    "clip": ["q_proj", "v_proj"],
+    "bert": ["query", "value"],
+    "t5": ["q", "v"],
+    "llama": ["q_proj", "v_proj"],
+}
 
 
 @dataclass(frozen=True)
@@ -42,10 +49,10 @@ class Shape:
 
     Args:
         title: what the table says.
-        family: ``clip``, ``bert`` or ``t5``.
+        family: ``clip``, ``bert``, ``t5`` or ``llama``.
         sizes: arguments of the architecture's configuration.
         batch: rows in a batch.
-        lengths: tokens in and tokens out (bert: none out).
+        lengths: tokens in and tokens out (bert, llama: none out).
         dropout: on the input of the adapters. peft skips it at 0.
         rank: of the adapters; alpha is twice as much. 16 is the paper's.
     """
@@ -66,9 +73,11 @@ SHAPES = {
     "clip-vit-b16-dropout": Shape(f"{_CLIP}, adapter dropout 0.1", "clip", CLIP_BASE, 8, dropout=0.1),
     "flan-t5-base-dropout": Shape(f"{_T5}, adapter dropout 0.1", "t5", T5_BASE, 4, (64, 16), dropout=0.1),
     "minilm": Shape("MiniLM, batch 32, 35 tokens, r = 8", "bert", MINILM, 32, (35, 0), rank=8),
+    "llama": Shape("Llama, 4 layers of width 256, batch 4, 128 tokens", "llama", LLAMA, 4, (128, 0)),
     "tiny-clip": Shape("a tiny CLIP", "clip", CLIP_TINY, 2),
     "tiny-bert": Shape("a tiny BERT", "bert", BERT_TINY, 2, (5, 0)),
     "tiny-t5": Shape("a tiny T5", "t5", T5_TINY, 2, (5, 3)),
+    "tiny-llama": Shape("a tiny Llama", "llama", LLAMA_TINY, 2, (5, 0)),
 }
 
 
@@ -85,7 +94,7 @@ COMPARISONS = {
         ("lora", "lora_frozen_a", "l_lora", "jvp_wrapper"),
         ("clip-vit-b16", "flan-t5-base", "clip-vit-b16-dropout", "flan-t5-base-dropout"),
     ),
-    "tangent_step": Comparison(("lora", "tangent", "tangent_jvp"), ("minilm", "clip-vit-b16", "flan-t5-base")),
+    "tangent_step": Comparison(("lora", "tangent", "tangent_jvp"), ("minilm", "clip-vit-b16", "flan-t5-base", "llama")),
 }
 EXPANSIONS = ("tangent", "tangent_jvp")
 """Contenders that are LoRA only where B = 0: elsewhere they compute the expansion of the whole network."""
@@ -123,6 +132,8 @@ def make_batch(shape: Shape, seed: int, device: str) -> dict[str, Tensor]:
         batch["attention_mask"] = torch.ones_like(batch["input_ids"])
         if shape.family == "bert":
             batch["labels"] = torch.randint(CLASSES, (shape.batch,), generator=draw)
+        elif shape.family == "llama":
+            batch["labels"] = F.pad(batch["input_ids"][:, 1:], (0, 1), value=-100)  # of the next token
         else:
             batch["labels"] = torch.randint(1, vocabulary, out, generator=draw)
             batch["decoder_input_ids"] = F.pad(batch["labels"][:, :-1], (1, 0))

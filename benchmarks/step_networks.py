@@ -80,7 +80,25 @@ class T5(nn.Module):
         return logits
 
 
-NETWORKS: dict[str, Any] = {"clip": Clip, "bert": Bert, "t5": T5}
+class Llama(nn.Module):
+    """A decoder with grouped heads, trained on the next token."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    @staticmethod
+    def base(shape: Shape) -> nn.Module:
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        return LlamaForCausalLM(LlamaConfig(use_cache=False, **shape.sizes))
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        logits: Tensor = self.backbone(**inputs).logits
+        return logits
+
+
+NETWORKS: dict[str, Any] = {"clip": Clip, "bert": Bert, "t5": T5, "llama": Llama}
 
 
 class NaiveTangent(nn.Module):

@@ -24,7 +24,7 @@ import step_table  # noqa: E402
 import step_worker  # noqa: E402
 import train_step  # noqa: E402
 
-TINY = ["tiny-clip", "tiny-bert", "tiny-t5"]
+TINY = ["tiny-clip", "tiny-bert", "tiny-t5", "tiny-llama"]
 
 
 def options(contender: str = "l_lora", **others: object) -> argparse.Namespace:

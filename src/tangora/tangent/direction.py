@@ -31,7 +31,8 @@ class Direction:
 
     Attributes:
         low_rank: site -> (A ``[r, in]``, s·B ``[out, r]``) of a Linear, Conv1D or Embedding.
-        parameters: parameter name -> tangent of the parameter's shape.
+        parameters: parameter name -> tangent of the parameter's shape. A parameter that is tied to it has the same
+            tangent, unless it has its own here.
     """
 
     low_rank: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
@@ -41,17 +42,24 @@ class Direction:
     def installed(self, model: nn.Module) -> Iterator[None]:
         """Give the model these tangents for the length of the block, within `dual_numbers`."""
         hooks = [model.get_submodule(site).register_forward_hook(_hook(a, b)) for site, (a, b) in self.low_rank.items()]
-        owners = [(*_owner(model, name), tangent) for name, tangent in self.parameters.items()]
-        before = [module._parameters[name] for module, name, _ in owners]
+        places = self._places(model) if self.parameters else {}
+        before = {place: place[0]._parameters[place[1]] for place in places}
+        duals = {name: _dual_parameter(model.get_parameter(name), t) for name, t in self.parameters.items()}
         try:
-            for module, name, tangent in owners:
-                module._parameters[name] = _dual_parameter(module._parameters[name], tangent)
+            for (module, leaf), name in places.items():
+                module._parameters[leaf] = duals[name]
             yield
         finally:
             for hook in hooks:
                 hook.remove()
-            for (module, name, _), parameter in zip(owners, before, strict=True):
-                module._parameters[name] = parameter
+            for (module, leaf), parameter in before.items():
+                module._parameters[leaf] = parameter
+
+    def _places(self, model: nn.Module) -> dict[tuple[nn.Module, str], str]:
+        """Return (module, attribute) -> the name in ``parameters`` of its tangent."""
+        first = {id(model.get_parameter(name)): name for name in self.parameters}
+        every = {n: p for n, p in model.named_parameters(remove_duplicate=False) if id(p) in first}
+        return {_owner(model, n): n if n in self.parameters else first[id(p)] for n, p in every.items()}
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Direction:
         """Return the direction with every tensor changed: moved to a device, say."""

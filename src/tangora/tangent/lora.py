@@ -21,6 +21,7 @@ from torch import Tensor
 from tangora.adapters.peft_layers import Layer, factors
 from tangora.errors import ModelError
 from tangora.tangent._dual import dual, in_dual_numbers, parts
+from tangora.tangent._numbers import alias
 from tangora.tangent.linearization import LinearizedLora, buffer_names, expand_sites, looked_up
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ class _GradientOfB(torch.autograd.Function):
     def forward(ctx: Any, output: Tensor, hidden: Tensor, b: Tensor, scaling: float) -> Tensor:
         ctx.save_for_backward(hidden)
         ctx.scaling, ctx.dtype = scaling, b.dtype
-        return output.view_as(output)
+        return alias(output)  # the network may change it in place, which autograd forbids for a view
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor, None]:

@@ -14,9 +14,10 @@ from tangora.adapters.adapter import Adapter
 from tangora.adapters.application import applied
 from tangora.errors import ModelError
 from tangora.support.shown import html_table, one_line
-from tangora.tangent._dual import dual_numbers, expand, expand_last, expand_mapped, parts
+from tangora.tangent._dual import dual_numbers, expand, expand_last, expand_mapped, in_dual_numbers, parts
 from tangora.tangent.direction import Direction, direction_of
 from tangora.tangent.lora import TangentLora
+from tangora.tasks.caches import cache_of, cached_length
 from tangora.tasks.model import TaskModel
 
 if TYPE_CHECKING:
@@ -76,11 +77,43 @@ class TangentModel(nn.Module):
         self._last: Callable[[Any], Any] | None = None
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
-        """Return the module's output with its tensors expanded."""
+        """Return the module's output with its tensors expanded.
+
+        Raises:
+            ModelError: an operator has no forward derivative, or a cache of keys and values is not empty: see `open`.
+        """
+        with self.open() as call:
+            return call(*inputs, **named)
+
+    @contextmanager
+    def open(self) -> Iterator[Callable[..., Any]]:
+        """Yield the model as a function; in the block, a cache that it returns can be given to its next call.
+
+        A decoder generates with a cache of keys and values, which have tangents. These end with the block.
+
+        >>> import torch, transformers
+        >>> from tangora import Adapter
+        >>> from tangora.tangent import TangentModel
+        >>> config = transformers.GPT2Config(vocab_size=8, n_embd=4, n_layer=1, n_head=1)
+        >>> model = TangentModel(transformers.GPT2LMHeadModel(config).eval(), Adapter({}))
+        >>> with torch.no_grad(), model.open() as call:
+        ...     first = call(input_ids=torch.tensor([[1, 2, 3]]), use_cache=True)
+        ...     token = first.logits[:, -1:].argmax(-1)
+        ...     second = call(input_ids=token, past_key_values=first.past_key_values, use_cache=True)
+        >>> tuple(second.logits.shape)
+        (1, 1, 8)
+        """
         start = nullcontext() if self._adapter is None else at_start(self.model, [self._adapter])
+        caches: list[Any] = []
         with start, dual_numbers(), self._direction.installed(self.model):
-            output = self.model(*inputs, **named)
-            return _summed(output if self._last is None else self._last(output))
+
+            def call(*inputs: Any, **named: Any) -> Any:
+                _refuse_caches([*inputs, *named.values()], caches)
+                output = self.model(*inputs, **named)
+                caches.append(cache_of(output))
+                return _summed(output if self._last is None else self._last(output))
+
+            yield call
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TangentModel:
         """Move the direction with the weights, as ``to`` and ``cuda`` do."""
@@ -227,6 +260,17 @@ def at_start(model: nn.Module, adapters: Sequence[Adapter], saved: dict[str, Ten
         raise ModelError("the adapters start at different φ₀", got=got, where="linearize: model", fix=fix)
     with applied(model, starts[0], saved) if starts[0].updates else nullcontext():
         yield
+
+
+def _refuse_caches(values: Sequence[Any], own: Sequence[Any]) -> None:
+    """Refuse caches with states from elsewhere, which have no tangents here."""
+    if not in_dual_numbers():
+        raise ModelError("the block has ended", where="TangentModel.open", fix="call the function inside the block")
+    for value in values:
+        if cached_length(value) and not any(value is cache for cache in own):
+            fix = "make all calls with one cache in one block `with model.open() as call`, or give all tokens each time"
+            what = "the states in this cache have no tangents"
+            raise ModelError(what, got=type(value).__name__, where="past_key_values", fix=fix)
 
 
 def _summed(value: Any) -> Any:
