@@ -14,7 +14,10 @@ from decoders import DECODERS, LENGTH, Widened, batch, decoder, low_rank
 from tangora.adapters.adapter import Adapter
 from tangora.errors import ModelError
 from tangora.tangent import TangentModel
+from tangora.tangent._dual import dual_numbers, parts
+from tangora.tasks import caches
 from tangora.tasks.caches import cache_of, cached_length, keeps_states
+from tangora.tasks.language.greedy import Generation
 from tangora.updates.task_vector import LowRank
 
 # Two ways to one number in float64: a thousand roundings of 1e-16, times a condition of a hundred. A tangent that is
@@ -69,6 +72,30 @@ def test_a_cache_of_a_fixed_size_keeps_tangents_too(kind):
         expected = model(**inputs, use_cache=False).logits
     real = inputs["attention_mask"].bool()
     assert float((found - expected)[real].norm() / expected[real].norm()) < ROUNDING
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral"])
+@pytest.mark.parametrize("cached", [True, False], ids=["cached", "again"])
+def test_greedy_answers_are_those_of_passes_over_all_tokens(kind, cached, monkeypatch):
+    model, most, prompts = expanded(kind), 5, batch()["input_ids"][:, :4]
+    mask = torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]])
+    if not cached:
+        monkeypatch.setattr(caches, "LAYERS", set())
+    calls = []
+    hook = model.model.register_forward_pre_hook(
+        lambda *args: calls.append(args[2]["input_ids"].shape[1]), with_kwargs=True
+    )
+    with hook, dual_numbers(), model._direction.installed(model.model):
+        found = Generation(model.model, most, [], lambda _: False, lambda x: sum(parts(x))).answers(prompts, mask)
+    assert calls == ([4, 1, 1, 1, 1] if cached else [4, 5, 6, 7, 8])
+    assert found != Generation(model.model, most, [], lambda _: False).answers(prompts, mask)
+    ids = prompts
+    for _ in range(most):
+        whole = torch.cat([mask, torch.ones(2, ids.shape[1] - 4, dtype=mask.dtype)], 1)
+        positions = (whole.cumsum(-1) - 1).clamp(min=0)
+        logits = model(input_ids=ids, attention_mask=whole, position_ids=positions, use_cache=False).logits
+        ids = torch.cat([ids, logits[:, -1:].argmax(-1)], 1)
+    assert found == ids[:, 4:].tolist()
 
 
 def test_an_encoder_decoder_continues_too(tiny_t5):

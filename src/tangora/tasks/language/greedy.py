@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from tangora.tasks.caches import cache_of
 from tangora.tasks.language.logits import positions, takes
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ class Generation:
                 break
             done = set(range(len(rows))) - set(going)
             rows = [-1 if place in done else row for place, row in enumerate(rows)]
-            # A model without such a cache, as a recurrent one, reads all tokens again.
+            # A model without such a cache, as a recurrent one, reads all tokens again; an expanded one also does if its
+            # cache may lose tangents.
             ids = chosen[:, None] if cache is not None else torch.cat([ids, chosen[:, None]], 1)
             mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
             if len(done) >= _COMPACT * len(rows) and hasattr(cache, "batch_select_indices"):
@@ -80,5 +82,6 @@ class Generation:
         if takes(self.model, "logits_to_keep"):
             named["logits_to_keep"] = 1
         output: Any = self.model(input_ids=ids, **named)
-        logits = output.logits[:, -1] if self.settle is None else self.settle(output.logits[:, -1])
-        return logits.float(), getattr(output, "past_key_values", None)
+        if self.settle is None:
+            return output.logits[:, -1].float(), getattr(output, "past_key_values", None)
+        return self.settle(output.logits[:, -1]).float(), cache_of(output)
