@@ -74,7 +74,7 @@ def test_a_rule_equals_the_derivative_of_torch(name: str) -> None:
 
 
 # of the others, one falls back on torch, and the result of the other is of no parameter
-@pytest.mark.parametrize("name", CASES.keys() - {"addmm, named", "exponent", "silu", "out"})
+@pytest.mark.parametrize("name", sorted(CASES.keys() - {"addmm, named", "exponent", "silu", "out"}))
 def test_a_rule_keeps_no_tangent_and_records_no_graph_of_it(name: str) -> None:
     """Left to autograd, what it saves would keep the tangents, and how they came about."""
     x, y, dx, dy = operands()
