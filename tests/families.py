@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 import tangora
+import tiny
 from plugins import EXAMPLES
 from tangora.config.settings import FinetuneConfig
 from tangora.support.seams import FAMILIES
@@ -80,6 +82,15 @@ def texts(folder: Path) -> list[str]:
 def images(folder: Path) -> list[np.ndarray]:
     """The images of `tiny.images`."""
     return list(np.load(folder / "test.npz")["images"])
+
+
+def language_case(llama: Path, folder: Path) -> Case:
+    """Small sums for a decoder."""
+    tiny.sums(folder)
+    base = tangora.load_base(llama, family="causal-lm", max_length=64, max_new_tokens=4)
+    task = tangora.load_task("sums", base, {split: folder / f"{split}.jsonl" for split in ("train", "test")})
+    lines = (folder / "test.jsonl").read_text(encoding="utf-8").splitlines()
+    return Case(base, task, [json.loads(line)["prompt"] for line in lines], ["q_proj", "v_proj"])
 
 
 def head_case(bert: Path, data: Path) -> Case:

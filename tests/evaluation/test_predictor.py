@@ -17,7 +17,9 @@ from tangora.evaluation import predictor as module
 from tangora.tasks.sources import Table
 
 CASES = [("text", mode) for mode in MODES]
-CASES += [(kind, mode) for kind in ("image", "answer", "head") for mode in ("lora", "tangent")] + [("head", "full")]
+CASES += [(kind, mode) for kind in ("image", "answer", "head", "language") for mode in ("lora", "tangent")] + [
+    ("head", "full")
+]
 
 
 def scored(folder, case):
@@ -51,7 +53,7 @@ def test_its_answers_are_those_that_are_scored(kind, mode, families, adapters):
     assert (predict.task, predict.labels) == (case.task.name, case.task.labels)
     assert answers.answers == expected
     if answers.probabilities is None:
-        assert kind == "answer"
+        assert kind in ("answer", "language")
         return
     targets = torch.tensor(case.task.splits["test"].targets)
     right = answers.probabilities[torch.arange(len(targets)), targets]

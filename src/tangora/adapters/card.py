@@ -7,9 +7,10 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from tangora.adapters.model_classes import labels_of, model_class, vocabulary_of
+from tangora.adapters.loading_code import loading
+from tangora.adapters.usage import BASE, usage
 from tangora.support.markdown import as_code, as_table, as_text
-from tangora.support.seams import FAMILIES, SPACES
+from tangora.support.seams import SPACES
 from tangora.support.shown import decimal
 from tangora.support.yaml import dump
 
@@ -19,18 +20,19 @@ if TYPE_CHECKING:
 
 __all__ = ["render"]
 
-_BUILTIN = "from tangora.config.recipe import BaseConfig\nfrom tangora.tasks import load_base\n"
-_LOAD = 'model = PeftModel.from_pretrained(base, "path/to/this/folder")\n'
-_LOAD_FULL = 'tangora.load("path/to/this/folder").apply_(base)  # in place\n'
 _LINEARIZED = {
     "none": "no",
     "module": "each adapted layer at its start (L-LoRA)",
     "model": "the whole network at the adapter's start (tangent)",
 }
-_TANGENT = (
-    " This loads the ordinary, non-linear network with these weights. The adapter was trained and scored in the "
-    'network\'s expansion at its start: load that with `tangora.load_model("path/to/this/folder")`.'
-)
+_EXPANDED = "This adapter was trained and scored in the first-order expansion of the network at its start."
+_OTHERWISE = "gives other answers, often worse ones, and no error. Use the code below."
+_WARNING = {
+    "lora": f"> **Plain peft loads another function.** {_EXPANDED} From the same files plain peft makes the ordinary "
+    f"network with these weights. It {_OTHERWISE}",
+    "full": f"> **Added to the weights, these changes are another function.** {_EXPANDED} With the changes in the "
+    f"base's weights, the ordinary network {_OTHERWISE}",
+}
 _SELECTED = {
     "validation": "coefficients chosen on validation data",
     "oracle": "**† oracle: coefficients chosen on the very split that is scored; an upper bound, not a result**",
@@ -50,8 +52,9 @@ def render(adapter: Adapter) -> str:
     """
     metadata = adapter.metadata
     made = _fused(metadata.fused) if metadata.fused else _trained(adapter)
-    sections = [_front_matter(metadata), _title(metadata), made, _polished(metadata.polished)]
-    sections += [_scores(metadata.scores), _verified(metadata.verified), _loading(adapter), _provenance(adapter)]
+    sections = [_front_matter(metadata), _title(metadata), _warning(metadata), _used(adapter), loading(adapter)]
+    sections += [made, _polished(metadata.polished), _scores(metadata), _verified(metadata.verified)]
+    sections.append(_provenance(adapter))
     return "\n\n".join(section.strip() for section in sections if section) + "\n"
 
 
@@ -61,7 +64,7 @@ def _front_matter(metadata: Metadata) -> str:
     if model and re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", model):  # a Hub id: the Hub links it
         front["base_model"] = model
         front["base_model_relation"] = "adapter" if kind.in_peft else "finetune"
-    if kind.in_peft:
+    if kind.in_peft and not metadata.expanded:  # the Hub shows code of this library, which loads another function
         front["library_name"] = "peft"
     front["tags"] = [
         "tangora",
@@ -81,6 +84,31 @@ def _title(metadata: Metadata) -> str:
     revision = f", revision {as_code(metadata.base.revision)}" if metadata.base.revision else ""
     made = "fused" if metadata.fused else "made"
     return f"# {as_text(title)}\n\n{metadata.of_kind.title}{base}{revision}, {made} with Tangora {metadata.tangora}."
+
+
+def _warning(metadata: Metadata) -> str:
+    """Return what is most easily done wrong with an adapter of an expansion."""
+    if not metadata.expanded:
+        return ""
+    text = _WARNING[metadata.kind]
+    scores = metadata.scores or {}
+    if measured := [_both(scores, str(task)) for task in scores.get("as_weights") or ()]:
+        text += f" Measured {_where(scores)}: {'; '.join(measured)}."
+    return text
+
+
+def _where(scores: Mapping[str, Any]) -> str:
+    split, rows = as_text(str(scores.get("split", "unknown"))), scores.get("rows")
+    return f"on the {split} split" if rows is None else f"on {as_text(str(rows))} {split} rows"
+
+
+def _both(scores: Mapping[str, Any], task: str) -> str:
+    own, other = (decimal(float(scores[name][task]), 4) for name in ("tasks", "as_weights"))
+    return f"{as_text(task)} {own} in the expansion, {other} in the ordinary network"
+
+
+def _used(adapter: Adapter) -> str:
+    return usage(adapter.records, None if adapter.metadata.base.model else BASE)
 
 
 def _fused(fused: FusedInfo) -> str:
@@ -172,17 +200,22 @@ def _trained(adapter: Adapter) -> str:
 _LABELS = {"learning_rate": "learning rate", "steps": "steps", "batch_size": "batch size", "schedule": "schedule"}
 
 
-def _scores(scores: Mapping[str, Any] | None) -> str:
+def _scores(metadata: Metadata) -> str:
+    scores = metadata.scores
     if not scores or not isinstance(scores.get("tasks"), Mapping) or not scores["tasks"]:
         return ""
     selection = str(scores.get("selection") or "")
     mark = " †" if selection == "oracle" else ""
-    context = [
-        f"On the {as_text(str(scores.get('split', 'unknown')))} split",
-        _SELECTED.get(selection, as_text(selection)),
-    ]
-    rows = [(as_text(str(task)), f"{decimal(float(score), 4)}{mark}") for task, score in scores["tasks"].items()]
-    return f"## Scores\n\n{'; '.join(part for part in context if part)}.\n\n{as_table(('task', 'score'), rows)}"
+    where = _where(scores)
+    context = [where[0].upper() + where[1:], _SELECTED.get(selection, as_text(selection))]
+    other: Mapping[str, Any] = scores.get("as_weights") or {}
+    head, rows = ["task", "score"], []
+    if other:
+        head = ["task", "in the expansion", "in plain peft" if metadata.of_kind.in_peft else "added to the weights"]
+    for task, score in scores["tasks"].items():
+        plain = [f"{decimal(float(other[task]), 4)}{mark}" if task in other else "–"] if other else []
+        rows.append((as_text(str(task)), f"{decimal(float(score), 4)}{mark}", *plain))
+    return f"## Scores\n\n{'; '.join(part for part in context if part)}.\n\n{as_table(head, rows)}"
 
 
 def _verified(verified: Mapping[str, Any] | None) -> str:
@@ -199,50 +232,6 @@ def _verified(verified: Mapping[str, Any] | None) -> str:
     note = f" {probed} of the sites are large, and were compared on 16 random vectors." if probed else ""
     table = as_table(("compared", "largest relative difference of a site"), errors)
     return f"## Verified\n\nWhen it was written, over {verified.get('sites')} sites.{note}\n\n{table}"
-
-
-def _loading(adapter: Adapter) -> str:
-    base = adapter.metadata.base
-    if adapter.metadata.of_kind.in_peft:
-        text, head, tail = "Stock peft loads it.", "from peft import PeftModel\n", _LOAD
-    else:
-        text, head, tail = "Tangora adds the differences to the base model's weights.", "import tangora\n", _LOAD_FULL
-    if adapter.metadata.expanded:
-        text += _TANGENT
-    if (base.model or "").startswith("builtin:"):
-        imports, made = _BUILTIN, f"load_base(BaseConfig(family={base.family!r}, model={base.model!r})).backbone"
-    else:
-        imports, made = _base_code(adapter)
-    if (rows := vocabulary_of({name: value.shape for name, value in adapter.whole.items()})) is not None:
-        made += f"\nbase.resize_token_embeddings({rows})"
-    own = [task for task in adapter.heads if task in adapter.records]
-    if own:
-        text += " The trained head of every task is in `heads/`, beside a JSON file that describes its use."
-    for task in [task for task in adapter.heads if task not in own][:1]:
-        imports += "from safetensors.torch import load_file\n"
-        path = json.dumps(f"path/to/this/folder/heads/{task}.safetensors")
-        made += f"\nbase.load_state_dict(load_file({path}), strict=False)"
-        text += " First, load the head of one task into the base."
-    code = f"{head}{imports}\nbase = {made}\n{tail}"
-    return f"## How to load it\n\n{text}\n\n```python\n{code}```"
-
-
-def _base_code(adapter: Adapter) -> tuple[str, str]:
-    """Return the code that imports the class of the base, and the expression that loads it."""
-    base = adapter.metadata.base
-    arguments = json.dumps(base.model or "the/base-model")
-    arguments += f", revision={json.dumps(base.revision)}" if base.revision else ""
-    if base.family is not None and base.family in FAMILIES:
-        loader = FAMILIES.get(base.family).auto_class(base.model or "")
-        return f"from transformers import {loader}\n", f"{loader}.from_pretrained({arguments})"
-    named = model_class(adapter.config)
-    if named is None:  # only the base's configuration names its class
-        loader = f"getattr(transformers, AutoConfig.from_pretrained({arguments}).architectures[0])"
-        return "import transformers\nfrom transformers import AutoConfig\n", f"{loader}.from_pretrained({arguments})"
-    saved = [adapter.whole, *(head for task, head in adapter.heads.items() if task not in adapter.records)]
-    labels = next((n for named in saved if (n := labels_of({k: v.shape for k, v in named.items()}))), None)
-    arguments += f", num_labels={labels}" if labels is not None else ""
-    return f"from transformers import {named}\n", f"{named}.from_pretrained({arguments})"
 
 
 def _provenance(adapter: Adapter) -> str:

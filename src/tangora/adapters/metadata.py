@@ -187,9 +187,12 @@ class Metadata(_Frozen):
     @field_validator("scores")
     @classmethod
     def _numbers(cls, scores: dict[str, Any] | None) -> dict[str, Any] | None:
-        tasks = (scores or {}).get("tasks") or {}
-        if not isinstance(tasks, Mapping) or not all(isinstance(value, (int, float)) for value in tasks.values()):
-            raise ValueError("tasks must be a table of numbers")
+        tables = [(scores or {}).get(name) or {} for name in ("tasks", "as_weights")]
+        for name, table in zip(("tasks", "as_weights"), tables, strict=True):
+            if not isinstance(table, Mapping) or not all(isinstance(value, (int, float)) for value in table.values()):
+                raise ValueError(f"{name} must be a table of numbers")
+        if not tables[1].keys() <= tables[0].keys():
+            raise ValueError("as_weights must have scores of tasks only")
         return scores
 
     @model_validator(mode="before")

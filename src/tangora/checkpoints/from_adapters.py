@@ -11,6 +11,7 @@ from tangora.adapters.formats.lora.layers import expert_of
 from tangora.checkpoints.added_rows import refuse_adapted_rows, split_rows, tokenizer_of, with_added_rows
 from tangora.checkpoints.models import Models, Request, computation_of, lineage_of, stamps_of
 from tangora.checkpoints.onto_base import align_adapters, replaced
+from tangora.checkpoints.recorded_heads import brought_along
 from tangora.checkpoints.steps import check_method
 from tangora.checkpoints.task_heads import beyond, head_targets, headed
 from tangora.checkpoints.tied import tied_again, untied
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
     from tangora.adapters.adapter import Adapter
 
 __all__ = ["gather_adapters"]
+
+_EXPANDED = (
+    "the adapters were trained and scored in the network's expansion; this is the ordinary network with their weights, "
+    "which is another function: score it before it is used"
+)
 
 
 def gather_adapters(base: Checkpoint, folders: Sequence[str | os.PathLike[str]], request: Request) -> Models:
@@ -73,8 +79,11 @@ def gather_adapters(base: Checkpoint, folders: Sequence[str | os.PathLike[str]],
         notes.append(f"the base has no head; the adapters' is added as it is, without weights: {', '.join(head)}")
     lineage = {**lineage_of(base, request, recorded, fusion.names, prints), "space": request.space}
     notes += [f"the head of {task} is in heads/{task}.safetensors" for task in kept]
+    notes += [_EXPANDED] if any(adapter.metadata.expanded for adapter in fusion.adapters) else []
     stamps = stamps_of(base.files)
     records, names, tokenizer = carried_records(fusion.adapters), fusion.names, base.folder
+    earlier_heads, earlier, left = brought_along([base.folder])
+    kept, records, notes = {**earlier_heads, **kept}, {**earlier, **records}, [*notes, *left]
     if rows is not None:
         tokenizer, note = tokenizer_of(base, places, rows)
         config, notes = resized(config, rows), [*notes, note]

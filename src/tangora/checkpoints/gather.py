@@ -9,6 +9,7 @@ from pathlib import Path
 from tangora.adapters.contract import holds_adapter
 from tangora.checkpoints.align import align
 from tangora.checkpoints.models import Models, Request, computation_of, lineage_of, stamps_of
+from tangora.checkpoints.recorded_heads import brought_along
 from tangora.checkpoints.steps import check_method
 from tangora.errors import ArgumentError, FusionError
 from tangora.storage.checkpoint import Checkpoint, open_checkpoint, refuse_quantized
@@ -56,8 +57,19 @@ def gather(
     lineage = lineage_of(base, request, computation, names, prints)
     files = [path for checkpoint in (base, *opened) for path in checkpoint.files]
     stamps = stamps_of([*files, *aligned.vocabulary.files])
-    tokenizer = aligned.vocabulary.tokenizer
-    return Models(aligned.targets, computation, names, aligned.notes, lineage, stamps, aligned.config, tokenizer)
+    heads, records, notes = brought_along([base.folder, *(model.folder for model in opened)])
+    return Models(
+        aligned.targets,
+        computation,
+        names,
+        [*aligned.notes, *notes],
+        lineage,
+        stamps,
+        aligned.config,
+        aligned.vocabulary.tokenizer,
+        heads,
+        records,
+    )
 
 
 def _refuse_options_of_adapters(request: Request) -> None:

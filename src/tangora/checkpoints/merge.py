@@ -202,7 +202,7 @@ def _write_beside(
     folder: Path, carried: Carried, lineage: Mapping[str, Any], models: Models, index: str | None
 ) -> None:
     """Write the files of a checkpoint other than its shards."""
-    write_sidecars(folder, carried, models.config, lineage)
+    write_sidecars(folder, carried, models.config, lineage, models.records)
     if models.heads or models.records:
         from tangora.adapters.heads import (  # deferred: torch, which linear methods do without
             write_heads,

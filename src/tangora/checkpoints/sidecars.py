@@ -7,12 +7,16 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from tangora.adapters.usage import BASE, usage
 from tangora.checkpoints.carried import Carried
 from tangora.storage.checkpoint import CONFIG
 from tangora.support.files import inside, write_json, write_text
 from tangora.support.markdown import as_code, as_table, as_text
+
+if TYPE_CHECKING:
+    from tangora.adapters.heads import HeadRecord
 
 __all__ = ["LINEAGE", "write_sidecars"]
 
@@ -20,7 +24,13 @@ LINEAGE = "tangora_fusion.json"
 _DTYPE_NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
 
 
-def write_sidecars(folder: Path, carried: Carried, config: Mapping[str, Any], lineage: Mapping[str, Any]) -> None:
+def write_sidecars(
+    folder: Path,
+    carried: Carried,
+    config: Mapping[str, Any],
+    lineage: Mapping[str, Any],
+    records: Mapping[str, HeadRecord],
+) -> None:
     """Fill ``folder`` with the small files of a checkpoint, a README and ``tangora_fusion.json``.
 
     Args:
@@ -28,6 +38,7 @@ def write_sidecars(folder: Path, carried: Carried, config: Mapping[str, Any], li
         carried: the files to copy, and settings that the models agree on.
         config: ``config.json``; only the dtype, the carried keys and the names of files are still adjusted.
         lineage: how the output was made.
+        records: task -> what prediction needs, for the card.
     """
     for name, source in carried.copies.items():
         (folder / name).parent.mkdir(exist_ok=True)
@@ -40,7 +51,7 @@ def write_sidecars(folder: Path, carried: Carried, config: Mapping[str, Any], li
             config[key] = _DTYPE_NAMES[lineage["dtype"]]
     write_json(folder / CONFIG, config)
     write_json(folder / LINEAGE, lineage)
-    write_text(folder / "README.md", _card(lineage, config))
+    write_text(folder / "README.md", _card(lineage, config, records))
 
 
 def _loading(config: Mapping[str, Any]) -> str:
@@ -53,7 +64,7 @@ def _loading(config: Mapping[str, Any]) -> str:
     return f'from transformers import {loader}\n\nmodel = {loader}.from_pretrained("path/to/this/folder"{code})\n'
 
 
-def _card(lineage: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+def _card(lineage: Mapping[str, Any], config: Mapping[str, Any], records: Mapping[str, HeadRecord]) -> str:
     base, parents = lineage["base"], lineage["parents"]
     front = ["---"]
     if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(base.get("model") or "")):
@@ -74,11 +85,24 @@ def _card(lineage: Mapping[str, Any], config: Mapping[str, Any]) -> str:
         f"# {len(parents)} models in one: {title}",
         f"A full checkpoint, fused with Tangora {lineage['tangora']}. It is the base plus the fused differences from "
         "it, computed in float32 or wider and rounded once.",
+        _used(records),
+        f"## How to load the network\n\n```python\n{_loading(config)}```",
         f"## How it was fused\n\n{as_table(('', ''), rows)}\n\n{table}",
         f"## Notes\n\n{notes}" if notes else "",
-        f"## How to load it\n\n```python\n{_loading(config)}```\n\nAll of this in machine-readable form: `{LINEAGE}`.",
+        f"All of this in machine-readable form: `{LINEAGE}`.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _used(records: Mapping[str, HeadRecord]) -> str:
+    """Return the section on prediction; the class names of some tasks are embedded by the unchanged base."""
+    if not records:
+        return ""
+    from tangora.tasks.contract import names_by_backbone  # deferred: pydantic
+
+    by_base = names_by_backbone(next(iter(records.values())).family)
+    note = "\n\nThe class names are embedded by the unchanged base, which the code names." if by_base else ""
+    return usage(records, BASE if by_base else None) + note
 
 
 def _weights(lineage: Mapping[str, Any]) -> list[str]:

@@ -35,6 +35,10 @@ class EvaluateOptions(Options):
         None
     )
     split: SplitOption = "test"
+    as_peft: Annotated[
+        bool,
+        typer.Option("--as-peft", help="Also score tangent adapters in the ordinary network that plain peft loads."),
+    ] = False
     same_base: SameBaseOption = False
     settings: SettingsOption = None
     trust_remote_code: TrustOption = False
@@ -59,7 +63,10 @@ class EvaluateOptions(Options):
 
 
 def evaluate(options: EvaluateOptions, output: Output) -> None:
-    """Score adapters, and the base model itself, on the tasks of a recipe."""
+    """Score adapters, and the base model itself, on the tasks of a recipe.
+
+    Each adapter answers in the form in which it was trained: a tangent adapter in its expansion.
+    """
     if options.split not in _SPLITS:
         fix = f"give one of {', '.join(_SPLITS)}"
         raise ArgumentError("no such split", got=options.split, where="--split", fix=fix)
@@ -74,6 +81,8 @@ def evaluate(options: EvaluateOptions, output: Output) -> None:
     from tangora.runs.runner import prepare
 
     adapters = {str(path): load(path) for path in options.adapters or []}
+    if options.as_peft:
+        adapters = _both_ways(adapters, output)
     with output.progress() as progress:
         base, tasks = prepare(recipe, progress)
         size = recipe.evaluation.batch_size
@@ -122,6 +131,21 @@ def _by_harness(options: EvaluateOptions, recipe: Recipe, output: Output) -> Non
         progress.end()
     document = {"harness": names, "limit": options.lm_eval_limit, "scores": scores}
     output.result(document, harness_table(scores))
+
+
+def _both_ways(adapters: Mapping[str, Adapter], output: Output) -> dict[str, Adapter]:
+    """Add each adapter of an expansion once more, as one of the ordinary network."""
+    from tangora.modes.both_ways import as_weights  # deferred: imports torch
+
+    listed: dict[str, Adapter] = {}
+    for path, adapter in adapters.items():
+        listed[path] = adapter
+        if adapter.metadata.expanded:
+            where = "in plain peft" if adapter.metadata.of_kind.in_peft else "added to the weights"
+            listed[f"{path}, {where}"] = as_weights(adapter)
+    if len(listed) == len(adapters):
+        output.note("no adapter answers in an expansion: plain peft loads the function that is scored")
+    return listed
 
 
 def _document(scores: Mapping[str, Mapping[str, Result]], metrics: Mapping[str, str], split: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -86,19 +86,33 @@ def finetune(options: FinetuneOptions, output: Output) -> None:
         refuse_output(folder, options.overwrite)
     with output.progress() as progress:
         _train(options, recipe, config, chosen, folders, progress)
-    adapters = [
-        {"adapter": folder, "task": task, "mode": options.mode, "training": _record(folder)}
+    adapters: list[dict[str, Any]] = [
+        {
+            "adapter": folder,
+            "task": task,
+            "mode": options.mode,
+            "training": _record(folder / "training.json"),
+            "scores": (_record(folder / "tangora.json") or {}).get("scores"),
+        }
         for task, folder in folders.items()
     ]
     document = adapters[0] if options.task is not None else {"adapters": adapters}
-    output.result(document, *(f"adapter: {folder.resolve()}" for folder in folders.values()))
+    lines = [line for one in adapters for line in _lines(one["task"], one["scores"])]
+    output.result(document, *lines, *(f"adapter: {folder.resolve()}" for folder in folders.values()))
 
 
-def _record(folder: Path) -> dict[str, Any] | None:
+def _record(path: Path) -> dict[str, Any] | None:
     from tangora.support.files import read_json  # deferred: --help needs none of it
 
-    path = folder / "training.json"
     return read_json(path) if path.is_file() else None
+
+
+def _lines(task: str, scores: Mapping[str, Any] | None) -> Iterator[str]:
+    """What an adapter scores in its expansion and in the ordinary network, line by line."""
+    if scores and task in (scores.get("as_weights") or ()):
+        own, other = scores["tasks"][task], scores["as_weights"][task]
+        yield f"{task} on {scores.get('rows')} {scores.get('split')} rows: {own:.3f} in the expansion"
+        yield f"  {other:.3f} in the ordinary network that plain peft loads: answer with tangora predict or load_model"
 
 
 def _train(

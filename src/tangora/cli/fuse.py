@@ -165,6 +165,9 @@ def _saved(fused: Adapter, fusion: Fusion, options: FuseOptions) -> _Written:
 
     verifications: list[Verification] = []
     beside, notes = beside_adapters(options.adapters)
+    recorded = {task for adapter in fusion.adapters for task in adapter.records}
+    if lost := sorted(recorded - fused.records.keys()):
+        notes.append(f"without a record for prediction, since the adapters differ in it: {', '.join(lost)}")
     exact = with_one_rank(fused) if options.uniform else fused
     written, errors = exact, dict[str, float]()
     if options.dtype is not None and dtype_of(options.dtype) != dtype_of("float32"):
@@ -213,6 +216,8 @@ def fused_lines(fused: Adapter, out: Path, written: _Written, origin: str = "") 
     if written.rounding_error is not None:
         yield f"relative error of the dtype: at most {written.rounding_error:.2g} at a site"
     yield from written.notes
+    if fused.metadata.expanded:
+        yield "it answers in its expansion, and plain peft loads another function: use tangora predict or load_model"
     yield f"adapter: {out.resolve()}"
     if written.verification is not None:
         yield f"verified in {written.verification.seconds:.1f} s: {written.verification.summary()}"

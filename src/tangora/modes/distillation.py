@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from tangora.adapters.heads import HeadRecord
 from tangora.adapters.metadata import DistilledInfo
 from tangora.errors import ModelError
 from tangora.modes.contract import Bench, OnStep, mode_of, reporting
@@ -115,9 +116,10 @@ def distill(
 
 
 def _take_heads(bench: Bench, lessons: Sequence[_Lesson]) -> None:
-    """Give the student its teachers' heads, which answer by features."""
-    for _, adapter in lessons:
+    """Give the student its teachers' heads, which answer by features, and their records, or those of the tasks."""
+    for tasks, adapter in lessons:
         bench.heads.update({name: dict(head) for name, head in adapter.heads.items()})
+        bench.head_records.update({task.name: HeadRecord(**task.record) for task in tasks if task.record})
         bench.head_records.update(adapter.records)
 
 

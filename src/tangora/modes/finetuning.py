@@ -137,6 +137,7 @@ def train_to(
     with in_work_folder(bench.scratch, next(iter(folders.values()), None)):
         trained = mode.train(bench, tasks, config)
         made = {name: _stamped(bench, adapter, name, tasks, extra) for name, adapter in trained.items()}
+        made = {task.name: _measured(bench, made[task.name], task) for task in tasks}
         write_trained({folder: (made[name], bench.records.get(name)) for name, folder in folders.items()}, overwrite)
     return made
 
@@ -179,6 +180,13 @@ def _stamped(
     metadata = {"task": task, "joint": together, **(extra or {})}
     heads, records = {**adapter.heads, **bench.heads}, {**adapter.records, **bench.head_records}
     return replace(adapter, metadata=adapter.metadata.model_copy(update=metadata), heads=heads, records=records)
+
+
+def _measured(bench: Bench, adapter: Adapter, task: Task) -> Adapter:
+    """Return the adapter with its scores, if it answers in another way than its files by themselves suggest."""
+    from tangora.modes.both_ways import scored_both_ways  # deferred: torch
+
+    return scored_both_ways(bench.base, adapter, task)
 
 
 def write_trained(made: Mapping[Path, tuple[Adapter, Mapping[str, Any] | None]], overwrite: bool) -> None:

@@ -112,20 +112,17 @@ def _open_checkpoint(
     open_checkpoint(path)  # what is no checkpoint is refused with the reason
     adapter = Adapter({}, heads=read_heads(path), records=read_records(path))
     name, record = chosen_record(adapter.records, task, path)
-    merged = recorded_base(record, BaseInfo(model=str(path)), machine, trust=trust, where=_BASE)
-    if not names_by_backbone(record.family):
-        if base is not None:
-            raise ArgumentError("a checkpoint is its own base", got=str(base), where=_BASE, fix="leave it out")
-        return Opened(adapter, merged, recorded_task(name, record, merged))
-    # The adapters were trained for class names as the unchanged base embeds them; the merged one embeds them elsewhere.
-    lineage = read_json(inside(path, LINEAGE)).get("base") if (path / LINEAGE).is_file() else None
-    known = lineage if isinstance(lineage, dict) else {}
-    if base is None and not isinstance(known.get("model"), str):
-        what = f"the unchanged base embeds the class names of {name}, and nothing names it"
+    by_base = names_by_backbone(record.family)
+    if not by_base and base is not None:
+        raise ArgumentError("a checkpoint is its own base", got=str(base), where=_BASE, fix="leave it out")
+    if by_base and base is None:
+        # The adapters were trained for class names as the unchanged base embeds them; the merged one does it otherwise.
+        what = f"the class names of {name} are embedded by the unchanged base, which this checkpoint does not contain"
         raise ArgumentError(what, where=path, fix=_FIX)
-    origin = _base(base, BaseInfo(model=known.get("model")), record, machine, trust)
-    if not same_base:
-        _refuse_another_origin(origin, known.get("fingerprint"), path)
+    merged = recorded_base(record, BaseInfo(model=str(path)), machine, trust=trust, where=_BASE)
+    origin = _base(base, BaseInfo(), record, machine, trust) if by_base else merged
+    if by_base and not same_base:
+        _refuse_another_origin(origin, path)
     return Opened(adapter, merged, recorded_task(name, record, origin))
 
 
@@ -152,8 +149,10 @@ def _refuse_other_settings(base: Base, record: HeadRecord) -> None:
         raise ArgumentError(f"the base has another {name} than in training", got=value, where=_BASE, fix=fix)
 
 
-def _refuse_another_origin(origin: Base, expected: object, path: Path) -> None:
+def _refuse_another_origin(origin: Base, path: Path) -> None:
     """Refuse a base on disk that is not the one of the merge."""
+    lineage = read_json(inside(path, LINEAGE)).get("base") if (path / LINEAGE).is_file() else None
+    expected = lineage.get("fingerprint") if isinstance(lineage, dict) else None
     folder = Path(origin.config.model)
     if isinstance(expected, str) and folder.is_dir() and open_checkpoint(folder).fingerprint != expected:
         fix = f"{_FIX}; if the two are the same weights, pass same_base=True, or --same-base"

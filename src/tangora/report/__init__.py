@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from tangora.report.data import read_run
 from tangora.report.headline import headline
+from tangora.report.ordinary import in_words
 from tangora.report.summary import Summary
 from tangora.report.tables import terminal_tables
 from tangora.support.extras import require
@@ -53,4 +54,5 @@ def terminal(run: str | Path) -> RenderableType:
     from rich.text import Text
 
     summary = Summary(read_run(Path(run)))
-    return Group(*terminal_tables(summary), Text(printable(" ".join(headline(summary).sentences))))
+    sentences = [*headline(summary).sentences, in_words(summary.run.both_ways)]
+    return Group(*terminal_tables(summary), Text(printable(" ".join(filter(None, sentences)))))

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from tangora.errors import FileError
 from tangora.evaluation.tables import Row
 from tangora.report.analyses import Analyses, read_analyses
+from tangora.report.ordinary import BothWays, read_both_ways
 from tangora.report.parsing import parsed
 from tangora.support.files import reachable, read_json
 from tangora.support.json_text import parse_json
@@ -112,6 +113,7 @@ class Run:
     missing: Mapping[str, str] = field(default_factory=dict)
     analyses: Analyses = field(default_factory=Analyses)
     polishes: Sequence[PolishRow] = ()
+    both_ways: Sequence[BothWays] = ()
 
     @property
     def modes(self) -> list[str]:
@@ -146,6 +148,7 @@ def read_run(path: Path) -> Run:
         missing=missing,
         analyses=read_analyses(path),
         polishes=_optional(path / "polish.json", _polishes, [], {}),
+        both_ways=read_both_ways(path),
     )
 
 

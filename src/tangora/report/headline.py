@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tangora.report.ordinary import in_words
 from tangora.report.summary import Key, Mean, Summary, mean_score, method_name, mode_name
 from tangora.support.shown import decimal
 
@@ -127,6 +128,8 @@ def _caveats(summary: Summary, top: Key, means: dict[Key, Mean]) -> list[str]:
         "Kept is relative to the same mode's experts: weak experts are easier to keep, so read it beside the score."
     )
     texts += _statistics(summary)
+    if text := in_words(summary.run.both_ways):
+        texts.append(text)
     selections = {k.selection for k in means}
     if "validation" in selections:
         texts.append(

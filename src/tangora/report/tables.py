@@ -20,6 +20,7 @@ __all__ = [
     "MOST_ROWS",
     "PageTable",
     "analyses",
+    "both_ways",
     "by_size",
     "coefficients_text",
     "csv_table",
@@ -150,6 +151,27 @@ def _gained(metric: str, before: float, after: float) -> str:
     """Return by how much a score is better, with a sign, also if less is better."""
     gain = direction([metric]) * (after - before)
     return ("+" if gain >= 0 else "") + decimal(gain)
+
+
+def both_ways(summary: Summary) -> PageTable | None:
+    """Return the table of adapters of an expansion in the ordinary network; None if there are none."""
+    listed = summary.run.both_ways
+    if not listed:
+        return None
+    tasks = list(dict.fromkeys(task for one in listed for task in one.scores))
+    rows = []
+    for one in listed:
+        where = "plain peft" if one.in_peft else "the base's weights"
+        means = [f"{mean:.3f}" for mean in one.means]
+        pairs = (one.scores.get(task) for task in tasks)
+        rows.append([mode_name(one.mode), one.name, where, one.split, *means, *map(_pair, pairs)])
+    caption = "Adapters of an expansion in the ordinary network with their weights, which is another function"
+    columns = ["mode", "adapter", "ordinary network", "rows", "in the expansion", "in the ordinary network", *tasks]
+    return PageTable(caption, columns, rows, text_columns=4)
+
+
+def _pair(scores: tuple[float, float] | None) -> str:
+    return "–" if scores is None else f"{scores[0]:.3f} → {scores[1]:.3f}"
 
 
 def analyses(summary: Summary) -> PageTable:

@@ -82,6 +82,6 @@ def plan(recipe: Recipe, sources: Sources) -> Plan:
     alone = expert_score_jobs(recipe, sources, experts, columns)
     fusions = fusion_score_jobs(recipe, sources, [zero_shot, *experts, *statistics, *columns, *alone])
     tables = tables_job(recipe, [*experts, zero_shot, *alone, *fusions])
-    fused = fused_jobs(experts, statistics, fusions)
+    fused = fused_jobs(recipe, sources, experts, statistics, fusions)
     last = report_job(list(sources.tasks), [tables, *fused])
     return Plan((*experts, *statistics, *columns, zero_shot, *alone, *fusions, tables, *fused, last))

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from tangora.adapters.heads import heads_digest, read_heads, read_records
 from tangora.config.recipe import FusionEntry, Recipe
 from tangora.errors import TangoraError
+from tangora.evaluation.evaluator import ScoreStore, scoring_key
 from tangora.evaluation.results import Outcome
+from tangora.modes.contract import mode_of
 from tangora.runs.jobs import Job, Resources
 from tangora.runs.stages.cells import Cell
 from tangora.runs.stages.experts import ExpertJob
@@ -21,12 +23,14 @@ from tangora.runs.stages.fusion import Candidate
 from tangora.runs.stages.outcomes import joined
 from tangora.runs.stages.scores import FusionScoresJob
 from tangora.runs.stages.statistics import StatisticsJob, kinds_of
+from tangora.runs.stages.work import rows_of
 from tangora.support.files import digest, read_json
 from tangora.support.source import source_digest
 
 if TYPE_CHECKING:
     from tangora.adapters.adapter import Adapter
     from tangora.runs.context import Context
+    from tangora.runs.sources import Sources
 
 __all__ = ["FusedJob", "fused_jobs"]
 
@@ -90,7 +94,20 @@ class FusedJob(Job):
             made = context.polisher.polished(Candidate(cell, weights, parameters), part)
         made = made if selection is None or made.metadata.fused is None else made.with_selection(selection)
         scores = {task: result.score for task, result in outcome.results["test"].items()}
-        return made.with_scores(scores, split="test", selection=outcome.selection)
+        about = {"selection": outcome.selection, **_ordinary(context, made, list(scores))}
+        return made.with_scores(scores, split="test", **about)
+
+
+def _ordinary(context: Context, adapter: Adapter, tasks: Sequence[str]) -> dict[str, Any]:
+    """Score an adapter of an expansion as plain peft loads it: as the ordinary network with its weights."""
+    if not adapter.metadata.expanded:
+        return {}
+    from tangora.modes.both_ways import as_weights  # deferred: imports torch
+
+    plain = as_weights(adapter)
+    evaluator = context.evaluator(ScoreStore())
+    results = evaluator.evaluate(scoring_key(plain), lambda: plain, tasks, "test")
+    return {"as_weights": {task: result.score for task, result in results.items()}}
 
 
 def _name(outcome: Outcome) -> str:
@@ -119,7 +136,11 @@ def _is_saved(folder: Path, adapter: Adapter) -> bool:
 
 
 def fused_jobs(
-    experts: Sequence[ExpertJob], statistics: Sequence[StatisticsJob], fusions: Sequence[FusionScoresJob]
+    recipe: Recipe,
+    sources: Sources,
+    experts: Sequence[ExpertJob],
+    statistics: Sequence[StatisticsJob],
+    fusions: Sequence[FusionScoresJob],
 ) -> list[FusedJob]:
     """Return a job for every mode and space in which subsets of the largest size are fused."""
     largest = max((len(subset) for job in fusions for subset in job.subsets), default=0)
@@ -134,5 +155,12 @@ def fused_jobs(
         inputs = tuple(job.key for job in read)
         key = digest(["fused-1", source_digest(FusedJob), mode, space, inputs])
         names = tuple(dict.fromkeys(name for job in wanted for name in job.tasks))
-        jobs.append(FusedJob(key, names, inputs, Resources(1.0, device=False), mode, space))
+        jobs.append(FusedJob(key, names, inputs, _resources(recipe, sources, mode), mode, space))
     return jobs
+
+
+def _resources(recipe: Recipe, sources: Sources, mode: str) -> Resources:
+    """Return the work of a job: adapters of an expansion are scored in the ordinary network too."""
+    if mode_of(recipe.modes[mode]).linearize != "model":
+        return Resources(1.0, device=False)
+    return Resources(len(recipe.fusion.methods) * rows_of(sources, sources.tasks, "test"))

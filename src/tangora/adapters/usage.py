@@ -1,0 +1,103 @@
+"""The section of a model card on how its artefact answers: code as its reader would write it. This imports no torch."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import string
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from tangora.errors import TangoraError
+from tangora.support.markdown import as_text
+from tangora.support.seams import FAMILIES
+
+if TYPE_CHECKING:
+    from tangora.adapters.heads import HeadRecord
+
+__all__ = ["BASE", "FOLDER", "IMAGE", "answers_classes", "usage"]
+
+FOLDER, BASE, IMAGE, TEXT = "path/to/this/folder", "path/to/the/base", "path/to/an/image.png", "a text"
+"""What a reader replaces in the code."""
+
+
+def usage(records: Mapping[str, HeadRecord], base: str | None = None) -> str:
+    """Return the section on prediction; empty without records.
+
+    Args:
+        records: task -> what prediction needs.
+        base: a base that the code has to name; None if the artefact names it.
+    """
+    if not records:
+        return ""
+    task, record = next(iter(records.items()))
+    tasks = f" Its tasks are {as_text(', '.join(records))}." if len(records) > 1 else ""
+    named = ", ".join([json.dumps(FOLDER), f"task={json.dumps(task)}", *([f"base={json.dumps(base)}"] if base else [])])
+    row = _row(record)
+    rows = json.dumps([row], ensure_ascii=False)
+    shown = ", answers.probability[0]" if answers_classes(record) else ""
+    code = (
+        f"import tangora\n\npredict = tangora.predictor({named})\nanswers = predict({rows})\nprint(answers[0]{shown})\n"
+    )
+    parts = [
+        "## How to use it",
+        f"All that a prediction needs is in this folder: how rows are read, the labels, the head.{tasks}",
+        f"```python\n{code}```",
+    ]
+    if (line := _line(task, row, base)) is not None:
+        parts.append(f"```console\n$ {line}\n```")
+    if answers_classes(record):
+        code = f"import tangora\n\nmodel = tangora.load_model({named})\nlogits = model(**model.encode({rows}))\n"
+        parts += ["As a network with the head of the task built in:", f"```python\n{code}```"]
+    return "\n\n".join(parts)
+
+
+def answers_classes(record: HeadRecord) -> bool:
+    """Return whether an answer is one of several classes, with probabilities."""
+    form = _form(record)
+    return form is not None and form.kind == "classes" and form.logits_over == "classes"
+
+
+def _form(record: HeadRecord) -> Any:
+    """Return the form of the answers; None if the family is not installed, or reads other settings."""
+    if record.family not in FAMILIES:
+        return None
+    try:
+        family: Any = FAMILIES.get(record.family)
+        source = {"csv": {"train": "-", "test": "-"}}
+        return family.form(family.task_settings.model_validate({**record.task, "name": "task", "source": source}))
+    except (TangoraError, ValueError):
+        return None
+
+
+def _row(record: HeadRecord) -> Any:
+    """Return a row as `tangora.predictor` takes it."""
+    task, form = record.task, _form(record)
+    if task.get("messages"):
+        return [{"role": "user", "content": TEXT}]
+    prompt = task.get("prompt")
+    columns = _fields(prompt) if isinstance(prompt, str) else []
+    values: dict[str, Any] = dict.fromkeys(columns, TEXT)
+    if isinstance(task.get("choices"), str):
+        values[task["choices"]] = ["yes", "no"]
+    if len(values) > 1:
+        return values
+    if form is not None and form.kind == "tags":
+        return TEXT.split()
+    return IMAGE if "image" in record.family else TEXT
+
+
+def _fields(template: str) -> list[str]:
+    try:
+        return [name for _, name, _, _ in string.Formatter().parse(template) if name]
+    except ValueError:
+        return []
+
+
+def _line(task: str, row: Any, base: str | None) -> str | None:
+    """Return the command that answers the same row; None if no argument holds it."""
+    if not isinstance(row, str):
+        return None
+    option = "--image" if row == IMAGE else "--text"
+    more = f" --base {base}" if base else ""
+    return f'tangora predict {FOLDER} --task {shlex.quote(task)}{more} {option} "{row}"'
