@@ -220,17 +220,9 @@ def answer_task(answer_base, text_data):
 
 
 @pytest.fixture(scope="module")
-def families(request, tmp_path_factory, text_base, text_task, image_base, image_task, answer_base, answer_task):
-    """Kind -> base, task and rows of every family; bases are shared, so leave their weights as they are."""
+def families(request):
+    """Kind -> base, task and rows of a family; bases are shared, so leave their weights as they are."""
     import families as made
 
-    names = ("text_data", "image_data", "tiny_bert", "tiny_llama")
-    text, image, bert, llama = (request.getfixturevalue(name) for name in names)
     with made.linear_head():
-        yield {
-            "text": made.Case(text_base, text_task, made.texts(text), ["query", "dense"]),
-            "image": made.Case(image_base, image_task, made.images(image), ["q_proj", "fc1"]),
-            "answer": made.Case(answer_base, answer_task, made.texts(text), ["q", "wo"]),
-            "head": made.head_case(bert, text),
-            "language": made.language_case(llama, tmp_path_factory.mktemp("sums")),
-        }
+        yield made.Families(request.getfixturevalue)

@@ -6,15 +6,15 @@ import contextlib
 import importlib.util
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pyarrow import parquet
 
 import tangora
-import tiny
 from plugins import EXAMPLES
 from tangora.config.settings import FinetuneConfig
 from tangora.support.seams import FAMILIES
@@ -72,30 +72,76 @@ def linear_head() -> Iterator[None]:
         del sys.modules[name]
 
 
-def texts(folder: Path) -> list[str]:
-    """The texts of `tiny.texts`."""
-    from pyarrow import parquet
+class Families(dict[str, Case]):
+    """Kind -> case, each loaded on first use.
 
-    return parquet.read_table(folder / "test.parquet")["text"].to_pylist()
+    Args:
+        fixture: the value of a fixture by its name.
+    """
+
+    def __init__(self, fixture: Callable[[str], Any]) -> None:
+        super().__init__()
+        self.fixture = fixture
+
+    def __missing__(self, kind: str) -> Case:
+        self[kind] = getattr(self, f"_{kind}")()
+        return self[kind]
+
+    def _text(self) -> Case:
+        rows = parquet.read_table(self.fixture("text_data") / "test.parquet")["text"].to_pylist()
+        return Case(self.fixture("text_base"), self.fixture("text_task"), rows, ["query", "dense"])
+
+    def _image(self) -> Case:
+        rows = list(np.load(self.fixture("image_data") / "test.npz")["images"])
+        return Case(self.fixture("image_base"), self.fixture("image_task"), rows, ["q_proj", "fc1"])
+
+    def _answer(self) -> Case:
+        return Case(self.fixture("answer_base"), self.fixture("answer_task"), self["text"].rows, ["q", "wo"])
+
+    def _head(self) -> Case:
+        base = tangora.load_base(self.fixture("tiny_bert"), family=HEAD, pooling="cls", max_length=16)
+        task = tangora.load_task("grades", base, self._files("text_data", "parquet"), labels=["low", "middle", "high"])
+        return Case(base, task, self["text"].rows, ["query", "dense"])
+
+    def _language(self) -> Case:
+        base = tangora.load_base(self.fixture("tiny_llama"), family="causal-lm", max_length=64, max_new_tokens=4)
+        task = tangora.load_task("sums", base, self._files("sum_data", "jsonl"))
+        return Case(base, task, self._rows("sum_data", "prompt"), ["q_proj", "v_proj"])
+
+    def _pairs(self) -> Case:
+        return self._classifier(["text", "pair"], text_pair="pair", label="same")
+
+    def _multi(self) -> Case:
+        return self._classifier(["text"], problem="multi", label="colors", threshold=0.4)
+
+    def _regression(self) -> Case:
+        return self._classifier(["text"], problem="regression", label="count")
+
+    def _tags(self) -> Case:
+        return self._classifier(["tokens"], "token-classification")
+
+    def _picture(self) -> Case:
+        base = tangora.load_base(self.fixture("tiny_vit"), family="image-classification")
+        named = {"image": "images", "label": "labels", "labels": ["red", "green", "blue"]}
+        task = tangora.load_task("colors", base, self._files("image_data", "npz"), **named)
+        return Case(base, task, self["image"].rows, ["q_proj", "v_proj"])
+
+    def _classifier(self, columns: list[str], family: str = "text-classification", **settings: Any) -> Case:
+        base = tangora.load_base(self.fixture("tiny_bert"), family=family, max_length=32)
+        task = tangora.load_task("several", base, self._files("several_data", "jsonl"), **settings)
+        return Case(base, task, self._rows("several_data", *columns), ["query", "value"])
+
+    def _files(self, folder: str, suffix: str) -> dict[str, Path]:
+        return {split: self.fixture(folder) / f"{split}.{suffix}" for split in ("train", "test")}
+
+    def _rows(self, folder: str, *columns: str) -> list[Any]:
+        lines = (self.fixture(folder) / "test.jsonl").read_text(encoding="utf-8").splitlines()
+        rows = [{name: json.loads(line)[name] for name in columns} for line in lines]
+        return rows if len(columns) > 1 else [row[columns[0]] for row in rows]
 
 
-def images(folder: Path) -> list[np.ndarray]:
-    """The images of `tiny.images`."""
-    return list(np.load(folder / "test.npz")["images"])
-
-
-def language_case(llama: Path, folder: Path) -> Case:
-    """Small sums for a decoder."""
-    tiny.sums(folder)
-    base = tangora.load_base(llama, family="causal-lm", max_length=64, max_new_tokens=4)
-    task = tangora.load_task("sums", base, {split: folder / f"{split}.jsonl" for split in ("train", "test")})
-    lines = (folder / "test.jsonl").read_text(encoding="utf-8").splitlines()
-    return Case(base, task, [json.loads(line)["prompt"] for line in lines], ["q_proj", "v_proj"])
-
-
-def head_case(bert: Path, data: Path) -> Case:
-    """A task with a trained head, while `linear_head` is registered."""
-    base = tangora.load_base(bert, family=HEAD, pooling="cls", max_length=16)
-    files = {split: data / f"{split}.parquet" for split in ("train", "test")}
-    task = tangora.load_task("grades", base, files, labels=["low", "middle", "high"])
-    return Case(base, task, texts(data), ["query", "dense"])
+def answers_of(values: list[Any], task: Task) -> list[Any]:
+    """Predictions of an evaluation as `tangora.predict` gives them."""
+    if task.form.kind == "classes":
+        return [task.labels[value] for value in values]
+    return [[task.labels[n] for n in value] for value in values] if task.form.kind == "labels" else list(values)

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -37,9 +38,10 @@ class Artefact:
 
 TRAINED = [("text", mode) for mode in ("lora", "l-lora", "l-lora-moved", "tangent", "full", "full-tangent")]
 TRAINED += [(kind, mode) for kind in ("image", "answer", "head", "language") for mode in ("lora", "tangent")]
-TRAINED.append(("head", "full"))
+TRAINED += [("head", "full"), ("tags", "tangent")]
+TRAINED += [(kind, "lora") for kind in ("pairs", "multi", "regression", "tags", "picture")]
 KINDS = [f"{kind} {mode}" for kind, mode in TRAINED]
-MERGED = [f"{kind} merged" for kind in ("text", "image", "answer", "head", "language")]
+MERGED = [f"{kind} merged" for kind in ("text", "image", "answer", "head", "language", "pairs", "picture")]
 OTHERS = [
     "head fused",
     "text fused tangent",
@@ -115,7 +117,7 @@ def followed(code: str, case: Case, adapter: Path) -> Any:
     model, task = names["model"] if "model" in names else names["base"], case.task
     if hasattr(model, "encode"):
         with torch.no_grad():
-            return model(**model.encode(case.rows)).softmax(-1).numpy()
+            return model(**model.encode(case.rows)).numpy()
     return _of_network(model, case, make_readout(task, case.base, tangora.load(adapter)))
 
 
@@ -175,24 +177,23 @@ def test_the_blocks_of_a_card_answer_as_scored(name, artefacts, image_data):
     tangent = "tangent" in name
     assert ("loads another function" in card or "are another function" in card) == tangent
     assert ("from peft import" in card) == (not tangent and "full" not in name and "merged" not in name)
-    assert len(codes) == (2 if probabilities is None else 3)
+    assert len(codes) == (2 if case.task.form.logits_over == "tokens" else 3)
     lines = blocks(artefact, "console", image)
     *given, statuses = in_fork(
         lambda: [*(followed(code, case, artefact.adapter) for code in codes), [_status(line) for line in lines]]
     )
     assert statuses == [0] * len(lines)
     for code, found in zip(codes, given, strict=True):
-        if isinstance(found, tuple):
-            assert found[0] == answers
-            found = found[1]
-        if found is None:
-            assert probabilities is None
-            continue
-        softmax = "predictor" in code or ".encode(" in code
-        expected = probabilities if softmax else logits
         # float32 in another order of sums; merged weights are rounded once more
-        close = {"rtol": 0, "atol": 1e-4 * float(expected.abs().max())}
-        torch.testing.assert_close(torch.from_numpy(found), expected, **close)
+        if "predictor" not in code:
+            close = {"rtol": 0, "atol": 1e-4 * float(logits.abs().max())}
+            torch.testing.assert_close(torch.from_numpy(found), logits, **close)
+        elif case.task.form.kind == "number":
+            assert found[0] == pytest.approx(answers, abs=1e-4)
+        else:
+            assert found[0] == answers
+            assert (found[1] is None) == (probabilities is None)
+            assert found[1] is None or np.allclose(found[1], probabilities, rtol=0, atol=1e-4)
 
 
 def _status(line: str) -> int:

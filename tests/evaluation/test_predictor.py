@@ -11,24 +11,20 @@ import pytest
 import torch
 
 import tangora
-from families import MODES
+from families import MODES, answers_of
 from tangora.errors import AdapterError, ArgumentError, DataError, FileError, ModelError
 from tangora.evaluation import predictor as module
 from tangora.tasks.sources import Table
 
 CASES = [("text", mode) for mode in MODES]
-CASES += [(kind, mode) for kind in ("image", "answer", "head", "language") for mode in ("lora", "tangent")] + [
-    ("head", "full")
-]
+CASES += [(kind, mode) for kind in ("image", "answer", "head", "language", "tags") for mode in ("lora", "tangent")]
+CASES += [(kind, "lora") for kind in ("pairs", "multi", "regression", "picture")] + [("head", "full")]
 
 
 def scored(folder, case):
     """The predictions of the test split by `tangora.evaluate`, as answers, and their mean loss."""
     result = tangora.evaluate(folder, case.base, case.task)[case.task.name]
-    answers = (
-        [case.task.labels[value] for value in result.values] if case.task.form.kind == "classes" else result.values
-    )
-    return answers, result.loss
+    return answers_of(result.values, case.task), result.loss
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +47,13 @@ def test_its_answers_are_those_that_are_scored(kind, mode, families, adapters):
     predict = tangora.predictor(folder, device="cpu")
     answers = predict(case.rows, batch_size=7)
     assert (predict.task, predict.labels) == (case.task.name, case.task.labels)
-    assert answers.answers == expected
-    if answers.probabilities is None:
-        assert kind in ("answer", "language")
+    if case.task.form.kind == "number":
+        assert answers.answers == pytest.approx(expected, rel=1e-5)
+    else:
+        assert answers.answers == expected
+    assert (answers.probabilities is not None) == (case.task.form.kind in ("classes", "labels"))
+    if case.task.form.kind != "classes":
+        assert answers.probability is None
         return
     targets = torch.tensor(case.task.splits["test"].targets)
     right = answers.probabilities[torch.arange(len(targets)), targets]

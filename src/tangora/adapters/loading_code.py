@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from tangora.adapters.model_classes import labels_of, model_class, vocabulary_of
-from tangora.adapters.usage import BASE, FOLDER, answers_classes
+from tangora.adapters.usage import BASE, FOLDER, returns_features
 from tangora.support.seams import FAMILIES
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def loading(adapter: Adapter) -> str:
         text, head, tail = "Tangora adds the differences to the base model's weights.", "import tangora\n", _LOAD_FULL
     imports, made = _made(adapter)
     own = [task for task in adapter.heads if task in adapter.records]
-    if own or any(answers_classes(record) for record in adapter.records.values()):
+    if own or any(returns_features(record) for record in adapter.records.values()):
         text += f" This is the network alone: it returns features, not answers.{_HEADS if own else ''}"
     for task in [task for task in adapter.heads if task not in own][:1]:
         imports += "from safetensors.torch import load_file\n"
@@ -46,7 +46,7 @@ def _loading_expanded(adapter: Adapter) -> str:
     base = "" if adapter.metadata.base.model else f", base={json.dumps(BASE)}"
     code = f'import tangora\n\nmodel = tangora.load_model("{FOLDER}"{base})\n'
     text = "This is the expansion of the base, which returns what the base returns."
-    if any(answers_classes(record) for record in adapter.records.values()):
+    if any(returns_features(record) for record in adapter.records.values()):
         text += " What follows, such as pooling and a head, is expanded too if it is given to `model.then`."
     return f"## How to load the network\n\n{text}\n\n```python\n{code}```"
 

@@ -15,7 +15,7 @@ from tangora.support.seams import FAMILIES
 if TYPE_CHECKING:
     from tangora.adapters.heads import HeadRecord
 
-__all__ = ["BASE", "FOLDER", "IMAGE", "answers_classes", "usage"]
+__all__ = ["BASE", "FOLDER", "IMAGE", "returns_features", "usage"]
 
 FOLDER, BASE, IMAGE, TEXT = "path/to/this/folder", "path/to/the/base", "path/to/an/image.png", "a text"
 """What a reader replaces in the code."""
@@ -35,7 +35,8 @@ def usage(records: Mapping[str, HeadRecord], base: str | None = None) -> str:
     named = ", ".join([json.dumps(FOLDER), f"task={json.dumps(task)}", *([f"base={json.dumps(base)}"] if base else [])])
     row = _row(record)
     rows = json.dumps([row], ensure_ascii=False)
-    shown = ", answers.probability[0]" if answers_classes(record) else ""
+    form = _form(record)
+    shown = ", answers.probability[0]" if form is not None and form.kind == "classes" else ""
     code = (
         f"import tangora\n\npredict = tangora.predictor({named})\nanswers = predict({rows})\nprint(answers[0]{shown})\n"
     )
@@ -46,16 +47,16 @@ def usage(records: Mapping[str, HeadRecord], base: str | None = None) -> str:
     ]
     if (line := _line(task, row, base)) is not None:
         parts.append(f"```console\n$ {line}\n```")
-    if answers_classes(record):
+    if returns_features(record):
         code = f"import tangora\n\nmodel = tangora.load_model({named})\nlogits = model(**model.encode({rows}))\n"
         parts += ["As a network with the head of the task built in:", f"```python\n{code}```"]
     return "\n\n".join(parts)
 
 
-def answers_classes(record: HeadRecord) -> bool:
-    """Return whether an answer is one of several classes, with probabilities."""
+def returns_features(record: HeadRecord) -> bool:
+    """Return whether the network alone does not answer, since a head follows it; False if that is not known."""
     form = _form(record)
-    return form is not None and form.kind == "classes" and form.logits_over == "classes"
+    return form is not None and form.logits_over != "tokens"
 
 
 def _form(record: HeadRecord) -> Any:
@@ -78,6 +79,8 @@ def _row(record: HeadRecord) -> Any:
     prompt = task.get("prompt")
     columns = _fields(prompt) if isinstance(prompt, str) else []
     values: dict[str, Any] = dict.fromkeys(columns, TEXT)
+    if isinstance(task.get("text_pair"), str):
+        values = {str(task.get("text")): TEXT, task["text_pair"]: TEXT}
     if isinstance(task.get("choices"), str):
         values[task["choices"]] = ["yes", "no"]
     if len(values) > 1:
