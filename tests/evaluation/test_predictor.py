@@ -187,6 +187,31 @@ def test_what_does_not_belong_together(families, adapters, tmp_path):
         tangora.predictor(folder, dtype="float8")
 
 
+def test_a_merged_checkpoint(families, adapters, tmp_path):
+    """It answers as its adapter; class names that the backbone embeds are embedded by the unchanged base."""
+    text, head = families["text"], families["head"]
+    for case, kind in ((text, "text"), (head, "head")):
+        merged = tmp_path / kind
+        tangora.fuse_checkpoints(case.base.config.model, [adapters(kind, "lora")], merged, weights=1.0)
+        base = case.base.config.model if kind == "text" else None
+        answers = tangora.predictor(merged, base=base, device="cpu")(case.rows)
+        expected = tangora.predictor(adapters(kind, "lora"), base=case.base)(case.rows)
+        torch.testing.assert_close(answers.probabilities, expected.probabilities, rtol=0, atol=1e-5)
+    given = tangora.predictor(tmp_path / "text", base=text.base)(text.rows)
+    own = tangora.predictor(tmp_path / "text", base=tmp_path / "text", same_base=True, device="cpu")(text.rows)
+    assert not torch.allclose(own.probabilities, given.probabilities, atol=1e-3), "the names are elsewhere"
+    with pytest.raises(
+        ArgumentError, match=r"class names of colors are embedded by the unchanged base.*base=, or --base"
+    ):
+        tangora.predictor(tmp_path / "text")
+    with pytest.raises(ModelError, match="merged into another base"):
+        tangora.predictor(tmp_path / "text", base=tmp_path / "text")
+    with pytest.raises(ArgumentError, match="a checkpoint is its own base"):
+        tangora.predictor(tmp_path / "head", base=head.base)
+    with pytest.raises(ArgumentError, match="no task is recorded"):
+        tangora.predictor(text.base.config.model)
+
+
 def test_the_head_is_that_of_the_folder(families, adapters, tmp_path):
     from safetensors.torch import load_file, save_file
 

@@ -110,9 +110,11 @@ def _record(path: Path) -> dict[str, Any] | None:
 def _lines(task: str, scores: Mapping[str, Any] | None) -> Iterator[str]:
     """What an adapter scores in its expansion and in the ordinary network, line by line."""
     if scores and task in (scores.get("as_weights") or ()):
-        own, other = scores["tasks"][task], scores["as_weights"][task]
-        yield f"{task} on {scores.get('rows')} {scores.get('split')} rows: {own:.3f} in the expansion"
-        yield f"  {other:.3f} in the ordinary network that plain peft loads: answer with tangora predict or load_model"
+        from tangora.support.shown import decimal  # deferred: --help needs none of it
+
+        own, other = (decimal(float(scores[name][task])) for name in ("tasks", "as_weights"))
+        yield f"{task} on {scores.get('rows')} {scores.get('split')} rows: {own} in the expansion"
+        yield f"  {other} in the ordinary network with its weights, as plain peft loads it: use tangora predict"
 
 
 def _train(

@@ -54,5 +54,6 @@ def terminal(run: str | Path) -> RenderableType:
     from rich.text import Text
 
     summary = Summary(read_run(Path(run)))
-    sentences = [*headline(summary).sentences, in_words(summary.run.both_ways)]
+    ordinary = in_words(summary.run.both_ways, comparable=summary.direction != 0)
+    sentences = [*headline(summary).sentences, ordinary]
     return Group(*terminal_tables(summary), Text(printable(" ".join(filter(None, sentences)))))

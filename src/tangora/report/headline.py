@@ -128,7 +128,7 @@ def _caveats(summary: Summary, top: Key, means: dict[Key, Mean]) -> list[str]:
         "Kept is relative to the same mode's experts: weak experts are easier to keep, so read it beside the score."
     )
     texts += _statistics(summary)
-    if text := in_words(summary.run.both_ways):
+    if text := in_words(summary.run.both_ways, comparable=summary.direction != 0):
         texts.append(text)
     selections = {k.selection for k in means}
     if "validation" in selections:

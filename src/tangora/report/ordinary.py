@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tangora.adapters.metadata import FILE, read_metadata
+from tangora.support.shown import decimal
 
 __all__ = ["BothWays", "in_words", "read_both_ways"]
 
@@ -67,19 +68,24 @@ def _adapters(run: Path, folder: str) -> Iterator[BothWays]:
         yield BothWays(path.parts[-3], path.parts[-2], str(scores.get("split")), pairs, metadata.of_kind.in_peft)
 
 
-def in_words(scored: Sequence[BothWays]) -> str:
-    """Return a sentence on the experts of each mode, or else on its fused adapters; empty if there are none."""
+def in_words(scored: Sequence[BothWays], *, comparable: bool) -> str:
+    """Return a sentence on the experts of each mode, or else on its first fused adapter; empty if there are none.
+
+    Args:
+        scored: of a run.
+        comparable: whether the tasks' metrics have a common scale, so that means are worth stating.
+    """
     first: dict[str, BothWays] = {}
     for one in scored:
         first.setdefault(one.mode, one)
     if not first:
         return ""
+    text = "Adapters of an expansion answer in it; the ordinary network with their weights is another function"
+    if not comparable:
+        return f"{text}: their cards have the scores of both."
     parts = []
     for mode, one in first.items():
-        where, (own, other) = "plain peft" if one.in_peft else "the base's weights", one.means
+        where, (own, other) = "plain peft" if one.in_peft else "the base's weights", map(decimal, one.means)
         what = "the experts" if one.name == EXPERTS else one.name
-        parts.append(f"{mode}: {what} score {own:.3f} in it and {other:.3f} in {where}, on {one.split} rows")
-    return (
-        "Adapters of an expansion answer in it; the ordinary network with their weights is another function "
-        f"({'; '.join(parts)})."
-    )
+        parts.append(f"{mode}: {what} score {own} in it and {other} in {where}, on {one.split} rows")
+    return f"{text} ({'; '.join(parts)})."

@@ -162,7 +162,7 @@ def both_ways(summary: Summary) -> PageTable | None:
     rows = []
     for one in listed:
         where = "plain peft" if one.in_peft else "the base's weights"
-        means = [f"{mean:.3f}" for mean in one.means]
+        means = [decimal(mean) if summary.direction else "–" for mean in one.means]
         pairs = (one.scores.get(task) for task in tasks)
         rows.append([mode_name(one.mode), one.name, where, one.split, *means, *map(_pair, pairs)])
     caption = "Adapters of an expansion in the ordinary network with their weights, which is another function"
@@ -171,7 +171,7 @@ def both_ways(summary: Summary) -> PageTable | None:
 
 
 def _pair(scores: tuple[float, float] | None) -> str:
-    return "–" if scores is None else f"{scores[0]:.3f} → {scores[1]:.3f}"
+    return "–" if scores is None else " → ".join(map(decimal, scores))
 
 
 def analyses(summary: Summary) -> PageTable:
