@@ -13,6 +13,7 @@ from tangora.adapters.adapter import Adapter
 from tangora.adapters.metadata import Metadata
 from tangora.errors import ModelError
 from tangora.tangent import TangentModel, expand_lora
+from tangora.tangent._dual import expand_last
 from tangora.tangent.model import has_expansion
 from tangora.updates.task_vector import Dense, LowRank
 
@@ -266,3 +267,13 @@ def test_an_expanded_peft_model_does_not_run_by_itself(folders: dict) -> None:
 def test_nothing_to_expand_is_refused() -> None:
     with pytest.raises(ModelError, match="no adapter to expand in"):
         TangentModel(nn.Linear(2, 2))
+
+
+def test_a_last_part_with_dropout_has_one_mask():
+    x, dx = torch.ones(4, 50), torch.full((4, 50), 3.0)
+    torch.manual_seed(0)
+    primal, tangent = expand_last(torch.nn.Dropout(0.5).train(), x, dx)
+    assert torch.equal(tangent, 3 * primal)
+    assert 0 < (primal == 0).float().mean() < 1
+    again = torch.nn.Dropout(0.5).train()(x)
+    assert not torch.equal(again == 0, primal == 0), "random numbers go on afterwards"

@@ -98,7 +98,12 @@ def location(config: BaseSettings) -> str:
 
 
 def pretrained(
-    loader: Any, config: BaseSettings, *, unused: Sequence[str] = (), replaced: Collection[str] = ()
+    loader: Any,
+    config: BaseSettings,
+    *,
+    unused: Sequence[str] = (),
+    replaced: Collection[str] = (),
+    fix: str = "use a checkpoint of this family",
 ) -> nn.Module:
     """Load a model in float32 through ``loader.from_pretrained``, with every weight from the checkpoint.
 
@@ -107,6 +112,7 @@ def pretrained(
         config: the base's settings.
         unused: children whose weights may be missing, because the family does not use them.
         replaced: weights that may be missing or of another shape, because an adapter replaces them.
+        fix: what to do if others are missing.
     """
     path = location(config)
     with _loading(config, path):
@@ -124,7 +130,7 @@ def pretrained(
         raise ModelError(
             f"the checkpoint lacks {len(missing)} weights of {type(model).__name__}, such as {missing[0]}",
             where=path,
-            fix="use a checkpoint of this family",
+            fix=fix,
         )
     return model.float()  # type: ignore[no-any-return]
 

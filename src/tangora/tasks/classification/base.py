@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tangora.errors import DataError, ModelError
 from tangora.tasks.base import Base, pretrained, processor, take_out
-from tangora.tasks.classification.heads import Reads, linear_head, new_values_, own_head, reads_of
+from tangora.tasks.classification.heads import Reads, linear_head, new_values_, own_head, reads_of, width_of
 from tangora.tasks.values import fingerprint_of
 
 if TYPE_CHECKING:
@@ -61,8 +61,7 @@ class ClassifierBase(Base):
         settings = cast("HeadSettings", self.config)
         if settings.layers == "model":
             return own_head(settings.family, config, outputs)
-        sizes = getattr(config, "hidden_sizes", None)
-        return linear_head(int(sizes[-1] if sizes else config.hidden_size), outputs)
+        return linear_head(width_of(config, self.reads), outputs)
 
 
 def classifier_base(config: HeadSettings, preprocessor: Any) -> ClassifierBase:
@@ -85,10 +84,11 @@ def classifier_base(config: HeadSettings, preprocessor: Any) -> ClassifierBase:
         if any(True for _ in getattr(backbone, "pooler", nn.Module()).parameters()):  # else it only averages
             take_out(backbone, unused)
         return ClassifierBase(config, backbone, preprocessor, reads=pooling)
+    kind: Any = processor(transformers.AutoConfig, config)
+    reads = reads_of(config.family, str(kind.model_type))
     loader = _Loader(getattr(transformers, _CLASSES[config.family]))
-    backbone = pretrained(loader, config)
-    _refuse_decoder(backbone, config)
-    reads = reads_of(config.family, str(cast(Any, backbone).config.model_type))
+    fix = "use a checkpoint of this class, or set layers: linear, with pooling: cls or mean if it has no pooler"
+    backbone = pretrained(loader, config, fix=fix)
     return ClassifierBase(config, backbone, preprocessor, reads=reads, given=loader.head, names=loader.names)
 
 
@@ -181,13 +181,9 @@ def start_(readout: nn.Module, last: str, config: ClassifierSettings, base: Clas
         return new_values_(readout, last, base.backbone.config)
     state, where = readout.state_dict(), f"task {config.name}, head"
     if missing := sorted(state.keys() - base.given.keys()):
+        what = f"the checkpoint has no head for this task (it lacks {missing[0]})"
         fix = "set head: new, or give a checkpoint saved by transformers' class for the task, and base.layers: model"
-        raise ModelError(
-            "the checkpoint has no head for this task",
-            got=base.config.model,
-            where=where,
-            fix=f"{fix} (it lacks {missing[0]})",
-        )
+        raise ModelError(what, got=base.config.model, where=where, fix=fix)
     for name, value in state.items():
         if value.shape != base.given[name].shape:
             what = f"the checkpoint's head has {len(base.given[name])} outputs, the task {len(value)}"

@@ -32,7 +32,7 @@ from tangora.support.validation import did_you_mean
 if TYPE_CHECKING:
     from tangora.tasks.values import Batch
 
-__all__ = ["Head", "Reads", "linear_head", "new_values_", "own_head", "read", "reads_of"]
+__all__ = ["Head", "Reads", "linear_head", "new_values_", "own_head", "read", "reads_of", "width_of"]
 
 Reads = Literal["pooler", "cls", "mean", "cls+mean", "tokens"]
 """What a head is applied to: the pooler's output, the first token, the mean over tokens or positions, the first token
@@ -70,6 +70,9 @@ def read(output: Any, inputs: Batch, reads: Reads) -> Tensor:
     hidden: Tensor = output.last_hidden_state
     if reads == "tokens":
         return hidden
+    if hidden.ndim > 3 and reads != "mean":
+        what, fix = "the output of a convolutional network has no first token", "set pooling: pooler or mean"
+        raise ModelError(what, got=list(hidden.shape), where="base.pooling", fix=fix)
     if reads == "cls":
         return hidden[:, 0]
     if reads == "cls+mean":
@@ -147,7 +150,7 @@ def _dropped(config: Any, outputs: int, dropout: float) -> Head:
 
 
 def _plain(config: Any, outputs: int) -> Head:
-    return linear_head(_width(config), outputs)
+    return linear_head(width_of(config, "cls"), outputs)
 
 
 def _double(config: Any, outputs: int) -> Head:
@@ -155,7 +158,7 @@ def _double(config: Any, outputs: int) -> Head:
 
 
 def _flattened(config: Any, outputs: int) -> Head:
-    layers = nn.Sequential(nn.Flatten(), _linear(_width(config), outputs))
+    layers = nn.Sequential(nn.Flatten(), _linear(width_of(config, "cls"), outputs))
     return Head({"classifier": layers}, ("classifier",), "classifier.1")
 
 
@@ -254,6 +257,14 @@ def new_values_(head: nn.Module, last: str, config: Any) -> None:
             parameter.copy_(spread * torch.randn(parameter.shape, generator=draw))
 
 
+def width_of(config: Any, reads: Reads) -> int:
+    """Return the number of features that a head reads."""
+    if reads == "pooler" and getattr(config, "pooler_output_size", None):
+        return int(config.pooler_output_size)
+    sizes = getattr(config, "hidden_sizes", None)
+    return int(sizes[-1] if sizes else config.hidden_size)
+
+
 def _of(family: str, kind: str) -> tuple[Reads, Callable[[Any, int], Head]]:
     table = TABLES[family]
     if kind not in table:
@@ -271,8 +282,3 @@ def _linear(width: int, outputs: int) -> nn.Linear:
 def _dropout(config: Any) -> float:
     given = getattr(config, "classifier_dropout", None)
     return float(config.hidden_dropout_prob if given is None else given)
-
-
-def _width(config: Any) -> int:
-    sizes = getattr(config, "hidden_sizes", None)
-    return int(sizes[-1] if sizes else config.hidden_size)
