@@ -91,9 +91,9 @@ def test_analyses_of_experts_that_were_trained_anew_are_left_out(tmp_path):
     run = make_run(tmp_path / "run", TASKS[:2])
     assert len(read_run(run).analyses.signs) == 3
     metadata_file = run / "adapters" / "lora" / TASKS[1] / "tangora.json"
-    metadata_file.write_text(json.dumps({"stage": "lora"}))
+    metadata_file.write_text(json.dumps({"format": 1, "stage": "lora"}))
     assert len(read_run(run).analyses.signs) == 3
-    metadata_file.write_text(json.dumps({"stage": "another"}))
+    metadata_file.write_text(json.dumps({"format": 1, "stage": "another"}))
     analyses = read_run(run).analyses
     assert [entry.mode for entry in analyses.signs] == ["full", "l-lora"]
     assert "lora" not in {plane.mode for plane in analyses.planes}

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMAND", "EvaluateOptions", "evaluate"]
 
+_HARNESS = "Harness"
 _SPLITS = ("train", "validation", "test")
 
 
@@ -46,19 +47,20 @@ class EvaluateOptions(Options):
         list[str] | None,
         typer.Option(
             "--lm-eval",
-            metavar="TASK,...",
-            help="Tasks of lm-evaluation-harness, in place of the recipe's.",
-            rich_help_panel="Harness",
+            metavar="TASKS",
+            help="Tasks of the lm-eval harness, in place of the recipe's.",
+            rich_help_panel=_HARNESS,
         ),
     ] = None
     lm_eval_path: Annotated[
-        Path | None, typer.Option(help="A folder with tasks of your own, as YAML.", rich_help_panel="Harness")
+        Path | None,
+        typer.Option(metavar="FOLDER", help="A folder with tasks of your own, as YAML.", rich_help_panel=_HARNESS),
     ] = None
     lm_eval_limit: Annotated[
-        int | None, typer.Option(min=1, help="The first rows of each task.", rich_help_panel="Harness")
+        int | None, typer.Option(min=1, metavar="N", help="The first rows of each task.", rich_help_panel=_HARNESS)
     ] = None
     lm_eval_shots: Annotated[
-        int | None, typer.Option(min=0, help="Examples in each prompt.", rich_help_panel="Harness")
+        int | None, typer.Option(min=0, metavar="N", help="Examples in each prompt.", rich_help_panel=_HARNESS)
     ] = None
 
 
@@ -159,4 +161,8 @@ def _document(scores: Mapping[str, Mapping[str, Result]], metrics: Mapping[str, 
     return {"split": split, "metrics": metrics, "scores": measured}
 
 
-COMMAND = Command(evaluate, example="tangora evaluate recipe.yaml fused adapters/sst2 --split test")
+COMMAND = Command(
+    evaluate,
+    example="tangora evaluate recipe.yaml fused adapters/sst2 --split test",
+    examples={_HARNESS: "tangora evaluate gen7 fused --lm-eval arc_easy --lm-eval-limit 200"},
+)
