@@ -104,8 +104,9 @@ def evaluate(options: EvaluateOptions, output: Output) -> None:
 def _by_harness(options: EvaluateOptions, recipe: Recipe, output: Output) -> None:
     """Score by tasks of the harness; the base is loaded once, and the recipe's own tasks are not read."""
     from tangora.adapters.adapter import load  # deferred: imports torch
-    from tangora.evaluation.harness import harness_scores, require_harness
+    from tangora.evaluation.harness import harness_scores
     from tangora.runs.machine import machine_of
+    from tangora.tasks.harness_rows import require_harness
     from tangora.tasks.load import load_base
 
     require_harness()

@@ -83,6 +83,11 @@ class Source(Frozen):
     )
     npz: dict[SplitName, str] | None = Field(default=None, description="split -> .npz with arrays of images and labels")
     builtin: str | None = Field(default=None, description="a data set of tangora.quickstart")
+    lm_eval: str | None = Field(default=None, description="causal-lm: a task of the lm-evaluation-harness")
+    include: str | None = Field(default=None, description="lm_eval: a folder with tasks of your own, as YAML files")
+    shots: int | None = Field(
+        default=None, ge=0, description="lm_eval: examples in each prompt; default: the number that the task sets"
+    )
     config: str | None = Field(default=None, description="hub: configuration (subset) name")
     revision: str | None = Field(default=None, description="hub: commit or tag")
     splits: dict[SplitName, str] = Field(
@@ -94,6 +99,8 @@ class Source(Frozen):
         given = [k for k in SOURCE_KINDS if getattr(self, k) is not None]
         if len(given) != 1:
             raise ValueError(f"give exactly one of {', '.join(SOURCE_KINDS)}; got {', '.join(given) or 'none'}")
+        if self.lm_eval is None and (self.include is not None or self.shots is not None):
+            raise ValueError("include and shots are of lm_eval")
         files = getattr(self, given[0])
         if isinstance(files, dict) and not {"train", "test"} <= files.keys():
             raise ValueError(f"{given[0]} needs a train and a test split; got {', '.join(files) or 'none'}")
@@ -105,7 +112,7 @@ class Source(Frozen):
         return next(k for k in SOURCE_KINDS if getattr(self, k) is not None)
 
 
-SOURCE_KINDS = ("hub", "parquet", "csv", "jsonl", "imagefolder", "npz", "builtin")
+SOURCE_KINDS = ("hub", "parquet", "csv", "jsonl", "imagefolder", "npz", "builtin", "lm_eval")
 
 
 class TaskSettings(Frozen):

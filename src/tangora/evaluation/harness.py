@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from tangora.config.language import LanguageModel, LanguageTask
-from tangora.errors import ArgumentError, MissingExtraError, ModelError
+from tangora.errors import ArgumentError, ModelError
 from tangora.evaluation.evaluator import answering
 from tangora.support.seams import FAMILIES
 from tangora.support.validation import did_you_mean
 from tangora.tasks.batches import IGNORED
 from tangora.tasks.contract import AnswerForm
+from tangora.tasks.harness_rows import manager_of
 from tangora.tasks.language.greedy import Generation
 from tangora.tasks.language.readout import LanguageReadout
 from tangora.tasks.language.task import LanguageModelTask
@@ -38,19 +38,12 @@ if TYPE_CHECKING:
     from tangora.tasks import Base, TaskModel
     from tangora.tasks.values import Batch
 
-__all__ = ["HarnessScores", "harness_scores", "require_harness"]
+__all__ = ["HarnessScores", "harness_scores"]
 
 HarnessScores = Mapping[str, Mapping[str, float]]
 """Task of the harness -> metric (such as ``acc`` or ``exact_match,strict-match``) -> score."""
 
 _SOURCE = {"csv": {"train": "-", "test": "-"}}  # a task needs one, and the harness brings the rows
-
-
-def require_harness() -> None:
-    """Raise `MissingExtraError` unless the harness is installed."""
-    if find_spec("lm_eval") is None:
-        fix = "run: pip install lm-eval"
-        raise MissingExtraError("tasks of the harness need a package that is not installed", got="lm_eval", fix=fix)
 
 
 def harness_scores(
@@ -83,14 +76,12 @@ def harness_scores(
         ArgumentError: no such task.
         ModelError: the base is of another family, or an adapter does not fit it.
     """
-    require_harness()
+    manager = manager_of(include)
     from lm_eval import simple_evaluate  # deferred: takes seconds
-    from lm_eval.tasks import TaskManager  # deferred likewise
 
     if base.config.family != "causal-lm":
         fix = "load the base with family causal-lm"
         raise ModelError("the harness scores decoders", got=base.config.family, where="base.family", fix=fix)
-    manager = TaskManager(include_path=None if include is None else str(include))
     for name in tasks:
         if name not in manager.all_tasks:
             fix = did_you_mean(name, list(manager.all_tasks))

@@ -10,6 +10,7 @@ from tangora.errors import DataError, ModelError
 from tangora.support.machine import Machine
 from tangora.support.seams import FAMILIES
 from tangora.tasks.base import Base, take_out, weights_fingerprint
+from tangora.tasks.harness_rows import read_harness
 from tangora.tasks.sources import Table, read
 from tangora.tasks.splits import cut, sample
 from tangora.tasks.values import Split, Task, fingerprint_of
@@ -124,7 +125,8 @@ def read_rows(config: TaskSettings, family: str, seed: int) -> tuple[list[str], 
     Raises:
         DataError: the data do not match the recipe; the message names the place.
     """
-    tables = read(config.source, config.name)
+    reader = read_harness if config.source.kind == "lm_eval" else read
+    tables = reader(config.source, config.name)
     targets = FAMILIES.get(family).targets(tables, config)
     parts = {split: LabelledRows(table, targets.of_split[split]) for split, table in tables.items()}
     splits = _with_validation(parts, config, seed, targets.stratify)

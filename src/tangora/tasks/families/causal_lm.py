@@ -44,8 +44,10 @@ class CausalLM:
 
     def targets(self, tables: Mapping[str, Table], config: LanguageTask, /) -> Targets:
         """Return completions, all correct answers, or the sizes of plain texts."""
-        from tangora.tasks.language import rows  # deferred: reading a recipe needs none of it
+        from tangora.tasks.harness_rows import refuse_other_settings  # deferred: reading a recipe needs none of it
+        from tangora.tasks.language import rows  # deferred likewise
 
+        refuse_other_settings(tables, config)
         return rows.targets_of(tables, config)
 
     def encode(
