@@ -82,13 +82,13 @@ def test_a_max_length_beyond_the_models_positions_is_theirs(tiny_bert, text_data
     base = load_base(BaseConfig(family="text-zero-shot", model=str(tiny_bert), max_length=4096))
     positions = base.backbone.config.max_position_embeddings
     source = _written(tmp_path, [{"text": "red " * 2 * positions, "label": i % 2} for i in range(8)], _rows([0, 1]))
-    task = load_task(TaskConfig(name="x", source=source), base, 0)
+    task = load_task(TaskConfig(name="x", source=source, labels=["no", "yes"]), base, 0)
     assert {len(row) for row in task.splits["train"].inputs["input_ids"]} == {positions}
 
 
 def test_splits_are_disjoint_and_stratified(text_base, tmp_path):
     source = _written(tmp_path, _rows([0] * 60 + [1] * 40), _rows([0, 1]))
-    config = TaskConfig(name="x", source=source, text="text", validation_fraction=0.2)
+    config = TaskConfig(name="x", source=source, labels=["no", "yes"], validation_fraction=0.2)
     numbered = {split: set(_ids(s)) for split, s in load_task(config, text_base, 0).splits.items()}
     assert len(numbered["train"]) == 80
     assert len(numbered["validation"]) == 20
@@ -100,8 +100,9 @@ def test_splits_are_disjoint_and_stratified(text_base, tmp_path):
 
 def test_limit_comes_after_the_cut_and_is_stratified(text_base, tmp_path):
     source = _written(tmp_path, _rows([0] * 60 + [1] * 40), _rows([0, 1]))
-    whole = load_task(TaskConfig(name="x", source=source), text_base, 0)
-    limited = load_task(TaskConfig(name="x", source=source, limit={"train": 30, "validation": 5}), text_base, 0)
+    config = TaskConfig(name="x", source=source, labels=["no", "yes"])
+    whole = load_task(config, text_base, 0)
+    limited = load_task(config.model_copy(update={"limit": {"train": 30, "validation": 5}}), text_base, 0)
     assert Counter(limited.splits["train"].targets) == {0: 18, 1: 12}
     for split, n in (("train", 30), ("validation", 5)):
         ids = _ids(limited.splits[split])
@@ -140,7 +141,8 @@ def test_labels_by_name_by_mapping_by_file_and_by_themselves(text_base, text_dat
     assert from_file.labels == COLORS
     alone = load_task(_text(text_data, labels=None, label="name"), text_base, 0)
     assert alone.labels == ["blue", "green", "red"]
-    assert load_task(_text(text_data, labels=None), text_base, 0).labels == ["0", "1", "2"]
+    with pytest.raises(DataError, match=r"the labels are numbers.* labels: \{0: NAME, 1: NAME, 2: NAME\}"):
+        load_task(_text(text_data, labels=None), text_base, 0)
 
 
 def test_class_names_of_the_data_set(text_base, tmp_path):
@@ -241,9 +243,9 @@ def test_labels_from_a_file_without_labels(text_base, text_data, tmp_path):
     ],
 )
 def test_missing_values(row, message, text_base, tmp_path):
-    rows = [*_rows([0, 1]), row]
+    source = _written(tmp_path, [*_rows([0, 1]), row], _rows([0, 1]))
     with pytest.raises(DataError, match=message):
-        load_task(TaskConfig(name="x", source=_written(tmp_path, rows, _rows([0, 1]))), text_base, 0)
+        load_task(TaskConfig(name="x", source=source, labels=["no", "yes"]), text_base, 0)
 
 
 @pytest.mark.parametrize("label", [float("inf"), [1, 2]])
@@ -256,8 +258,8 @@ def test_labels_that_are_no_numbers_and_no_names(label, text_base, tmp_path):
 
 
 def test_a_label_of_test_that_train_never_shows(text_base, tmp_path):
-    source = _written(tmp_path, _rows([0, 1, 1, 0]), _rows([0, 2]))
-    with pytest.raises(DataError, match="a class has no row in train, got '2'"):
+    source = _written(tmp_path, _rows(["no", "yes"] * 2), _rows(["no", "sky"]))
+    with pytest.raises(DataError, match="a class has no row in train, got 'sky'"):
         load_task(TaskConfig(name="x", source=source), text_base, 0)
 
 

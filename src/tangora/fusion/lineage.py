@@ -31,7 +31,7 @@ _T = TypeVar("_T")
 
 
 def check(adapters: Sequence[Adapter], names: Sequence[str], same_base: bool) -> None:
-    """Refuse adapters of different kinds, bases, shapes, or starting functions.
+    """Refuse adapters of different kinds, bases, shapes, or starting functions, and tangent ones among others.
 
     Raises:
         ArgumentError: there are none.
@@ -46,6 +46,8 @@ def check(adapters: Sequence[Adapter], names: Sequence[str], same_base: bool) ->
         if x.metadata.kind != y.metadata.kind:
             what = f"{a} is of kind {x.metadata.kind}, {b} of kind {y.metadata.kind}"
             raise FusionError(what, where=_WHERE, fix="fuse adapters of one kind")
+        if x.metadata.expanded != y.metadata.expanded:
+            _refuse_expanded(*((a, b) if x.metadata.expanded else (b, a)))
         bases.setdefault(y.metadata.base, b)
         _check_sites(b, y, owners)
         if not _same_factors(x.start, y.start):
@@ -54,6 +56,13 @@ def check(adapters: Sequence[Adapter], names: Sequence[str], same_base: bool) ->
             raise FusionError(what, where=_WHERE, fix="train them with a_init: shared, or with B₀ = 0")
     for (one, first), (other, second) in combinations(bases.items(), 2) if not same_base else ():
         _check_base(first, one, second, other)
+
+
+def _refuse_expanded(expanded: str, ordinary: str) -> None:
+    """Refuse a sum of changes that stand for different functions: no network answers as both were trained."""
+    what = f"{expanded} was trained in the network's expansion (tangent), {ordinary} in the ordinary network"
+    fix = f"fuse adapters of one mode: train them in one, or make {expanded} an ordinary LoRA with tangora distill"
+    raise FusionError(what, where=_WHERE, fix=fix)
 
 
 def _check_base(a: str, x: BaseInfo, b: str, y: BaseInfo) -> None:

@@ -9,9 +9,11 @@ from tangora.adapters import initial
 from tangora.adapters.adapter import Adapter, LoraDetails
 from tangora.adapters.metadata import BaseInfo, InitialInfo, Metadata
 from tangora.modes.contract import mode_of
+from tangora.support.seams import FAMILIES
 
 if TYPE_CHECKING:
     from tangora.config.settings import FinetuneConfig
+    from tangora.modes.contract import Mode
     from tangora.modes.preparation import Start
     from tangora.tasks import Base, Task
     from tangora.updates.task_vector import Update
@@ -50,7 +52,24 @@ def adapter_of(
     if start is None:
         return Adapter(updates, metadata)
     named = start.config | {"base_model_name_or_path": where.model, "revision": where.revision}
+    named["task_type"] = _task_type(base, mode)
     return Adapter(updates, metadata, LoraDetails(named, start.initial, start.embeddings))
+
+
+_TASK_TYPES = {"AutoModelForCausalLM": "CAUSAL_LM", "AutoModelForSeq2SeqLM": "SEQ_2_SEQ_LM"}
+"""The class that loads a family's backbone -> peft's task type."""
+
+
+def _task_type(base: Base, mode: Mode) -> str | None:
+    """Return the task type with which peft computes the trained function from the files; None if there is none.
+
+    An adapter with heads has none: with SEQ_CLS or TOKEN_CLS, peft expects the layers of transformers' class for the
+    task (``bert.encoder...``) and its head in the same file, and ours are the backbone's (``encoder...``), with the
+    head of each task in a file of its own. Neither has an adapter that answers in an expansion, which peft cannot.
+    """
+    if mode.answers != "weights":
+        return None
+    return _TASK_TYPES.get(FAMILIES.get(base.config.family).auto_class(base.config.model))
 
 
 def _initial(config: FinetuneConfig, start: Start) -> InitialInfo:

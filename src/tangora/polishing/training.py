@@ -221,7 +221,8 @@ class _Training:
         named = own_names(self.start, self.base)
         updates = {named.get(site, site): update for site, update in updates.items()}
         embeddings = frozenset(named.get(site, site) for site in embeddings)
-        details = LoraDetails(self.start.config, embeddings=embeddings, names=self.start.details.names)
+        config = {**(self.start.config or {}), "task_type": None} if tangent else self.start.config  # see `adapter_of`
+        details = LoraDetails(config, embeddings=embeddings, names=self.start.details.names)
         heads: dict[str, Mapping[str, Tensor]] = dict(self.start.heads)
         records = dict(self.start.records)
         for one in self.lessons:  # an expert may hold those of other tasks too, which nobody followed

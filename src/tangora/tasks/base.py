@@ -23,7 +23,7 @@ from tangora.tasks.values import fingerprint_of
 if TYPE_CHECKING:
     from tangora.config.tasks import BaseSettings
 
-__all__ = ["Base", "pretrained", "processor", "take_out", "weights_fingerprint"]
+__all__ = ["Base", "pretrained", "processor", "refuse_other_tokens", "take_out", "weights_fingerprint"]
 
 BUILTIN = "builtin:quickstart"
 
@@ -142,6 +142,18 @@ def processor(loader: Any, config: BaseSettings, **options: Any) -> Any:
         return loader.from_pretrained(
             path, revision=config.revision, trust_remote_code=config.trust_remote_code is True, **options
         )
+
+
+def refuse_other_tokens(tokenizer: Any, model: Any, where: str) -> None:
+    """Refuse a tokenizer with tokens that the model has no embedding for.
+
+    Raises:
+        ModelError: the message has both numbers.
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        fix = "use the tokenizer of the base, or resize the model's embeddings"
+        raise ModelError(f"the tokenizer has {len(tokenizer)} tokens, and the model {rows}", where=where, fix=fix)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tangora.errors import DataError
-from tangora.tasks.base import Base, pretrained, processor
+from tangora.tasks.base import Base, pretrained, processor, refuse_other_tokens
 from tangora.tasks.readouts import token_losses
 from tangora.tasks.templates import prompts
 from tangora.tasks.texts import tokenize
@@ -28,7 +28,9 @@ def load(config: BaseConfig) -> Base:
     """Load the model and its tokenizer."""
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer  # deferred: it takes a second to import
 
-    return Base(config, pretrained(AutoModelForSeq2SeqLM, config), processor(AutoTokenizer, config))
+    backbone, tokenizer = pretrained(AutoModelForSeq2SeqLM, config), processor(AutoTokenizer, config)
+    refuse_other_tokens(tokenizer, backbone, config.model)
+    return Base(config, backbone, tokenizer)
 
 
 def encode(table: Table, targets: Sequence[str], config: TaskConfig, base: Base, most: int) -> dict[str, Any]:

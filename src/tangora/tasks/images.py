@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tangora.errors import DataError, ModelError
 from tangora.support.extras import require
-from tangora.tasks.base import pretrained, processor, weights_fingerprint
+from tangora.tasks.base import pretrained, processor, refuse_other_tokens, weights_fingerprint
 from tangora.tasks.zero_shot import TextEncoder, ZeroShotBase
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def load(config: BaseConfig) -> ZeroShotBase:
         raise ModelError("no image tower for this kind of model", got=kind, where=config.model, fix=fix)
     images = image_processor(config)
     tokenizer = processor(transformers.AutoTokenizer, config)
+    refuse_other_tokens(tokenizer, model.text_model, config.model)
     backbone = pretrained(getattr(transformers, _TOWERS[kind]), config)
     scale = config.scale or float(model.logit_scale.detach().exp())
     return ZeroShotBase(config, backbone, images, text=_text_tower(model, tokenizer), scale=scale)

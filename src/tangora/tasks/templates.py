@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _HasTarget: TypeAlias = "TaskConfig | LanguageTask"
 
-__all__ = ["fields", "formatted", "prompts", "text_targets"]
+__all__ = ["fields", "filled", "formatted", "prompts", "text_targets"]
 
 
 def prompts(table: Table, config: TaskConfig) -> list[str]:
@@ -28,7 +28,7 @@ def prompts(table: Table, config: TaskConfig) -> list[str]:
         DataError: a column is unknown, or a row does not fit the template.
     """
     prompt = config.prompt if config.prompt is not None else "{" + config.text + "}"
-    return formatted(table, prompt, "prompt", {})
+    return filled(table, formatted(table, prompt, "prompt", {}), "a prompt is empty")
 
 
 def text_targets(tables: Mapping[str, Table], config: _HasTarget) -> Targets:
@@ -44,7 +44,20 @@ def text_targets(tables: Mapping[str, Table], config: _HasTarget) -> Targets:
         split: formatted(table, config.target, "target", {"label": labels.get(split, [])})
         for split, table in tables.items()
     }
+    texts = {split: filled(tables[split], listed, "a row has no answer") for split, listed in texts.items()}
     return Targets(classes, texts, stratify=bool(classes))
+
+
+def filled(table: Table, texts: list[str], what: str) -> list[str]:
+    """Return the texts of the rows.
+
+    Raises:
+        DataError: one is empty; ``what`` says so.
+    """
+    for row, text in enumerate(texts):
+        if not text.strip():
+            raise DataError(what, got=text, where=table.place(row), fix="drop the row")
+    return texts
 
 
 def _labels(tables: Mapping[str, Table], config: _HasTarget) -> tuple[list[str], dict[str, list[Any]]]:
@@ -58,6 +71,7 @@ def _labels(tables: Mapping[str, Table], config: _HasTarget) -> tuple[list[str],
             return [], raw
         if "{label}" not in config.target:  # a number format: a grade, not a class
             return [], raw
+    names = naming.names_or_values(tables, config)
     classes, numbers = naming.class_numbers(tables, config, names)
     return classes, {split: [classes[i] for i in values] for split, values in numbers.items()}
 

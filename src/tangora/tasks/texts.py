@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tangora.errors import DataError, ModelError
-from tangora.tasks.base import pretrained, processor, take_out, weights_fingerprint
+from tangora.tasks.base import pretrained, processor, refuse_other_tokens, take_out, weights_fingerprint
 from tangora.tasks.batches import Collator
 from tangora.tasks.values import evaluating, fingerprint_of
 from tangora.tasks.zero_shot import TextEncoder, ZeroShotBase
@@ -43,6 +43,7 @@ def encoder(config: BaseSettings, unused: Sequence[str] = ()) -> tuple[nn.Module
         raise ModelError(f"{config.family} needs an encoder", got=type(backbone).__name__, where=config.model)
     take_out(backbone, unused)
     tokenizer = processor(AutoTokenizer, config)
+    refuse_other_tokens(tokenizer, backbone, config.model)
     if (positions := getattr(backbone.config, "max_position_embeddings", None)) is not None:
         tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
     return backbone.eval(), tokenizer
@@ -85,6 +86,8 @@ def texts_of(table: Table, column: str, key: str) -> list[str]:
     for row, text in enumerate(texts):
         if not isinstance(text, str):
             raise DataError("a text is missing or not a text", got=text, where=table.place(row, column))
+        if not text.strip():
+            raise DataError("a text is empty", got=text, where=table.place(row, column), fix="drop the row")
     return texts
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tangora.errors import DataError, ModelError
-from tangora.tasks.base import Base, pretrained, processor, take_out
+from tangora.tasks.base import Base, pretrained, processor, refuse_other_tokens, take_out
 from tangora.tasks.classification.heads import Reads, linear_head, new_values_, own_head, reads_of, width_of
 from tangora.tasks.values import fingerprint_of
 
@@ -83,12 +83,14 @@ def classifier_base(config: HeadSettings, preprocessor: Any) -> ClassifierBase:
         _refuse_decoder(backbone, config)
         if any(True for _ in getattr(backbone, "pooler", nn.Module()).parameters()):  # else it only averages
             take_out(backbone, unused)
+        _refuse_other_tokens(preprocessor, backbone, config)
         return ClassifierBase(config, backbone, preprocessor, reads=pooling)
     kind: Any = processor(transformers.AutoConfig, config)
     reads = reads_of(config.family, str(kind.model_type))
     loader = _Loader(getattr(transformers, _CLASSES[config.family]))
     fix = "use a checkpoint of this class, or set layers: linear, with pooling: cls or mean if it has no pooler"
     backbone = pretrained(loader, config, fix=fix)
+    _refuse_other_tokens(preprocessor, backbone, config)
     return ClassifierBase(config, backbone, preprocessor, reads=reads, given=loader.head, names=loader.names)
 
 
@@ -123,6 +125,11 @@ def _names(by_number: Mapping[Any, Any]) -> tuple[str, ...]:
 def _refuse_decoder(backbone: Any, config: HeadSettings) -> None:
     if getattr(backbone.config, "is_encoder_decoder", False):
         raise ModelError(f"{config.family} needs an encoder", got=type(backbone).__name__, where=config.model)
+
+
+def _refuse_other_tokens(preprocessor: Any, backbone: nn.Module, config: HeadSettings) -> None:
+    if hasattr(preprocessor, "get_vocab"):  # a processor of images has none
+        refuse_other_tokens(preprocessor, backbone, config.model)
 
 
 def tokenizer_of(config: HeadSettings, *, words: bool = False) -> Any:

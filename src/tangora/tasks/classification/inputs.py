@@ -59,7 +59,7 @@ def text_inputs(table: Table, config: TextSettings, base: Base) -> Inputs:
     """
     columns = [config.text] if config.text_pair is None else [config.text, config.text_pair]
     keys = ("text", "text_pair")
-    texts = [_filled(table, column, key) for column, key in zip(columns, keys, strict=False)]
+    texts = [texts_of(table, column, key) for column, key in zip(columns, keys, strict=False)]
     longest = min(_settings(base).max_length, base.processor.model_max_length)
     encoded = base.processor(*texts, truncation=True, max_length=longest) if len(table) else {"input_ids": []}
     inputs: Inputs = {"input_ids": _tensors(encoded["input_ids"])}
@@ -119,14 +119,6 @@ def with_tags(split: Split, tags: Sequence[str]) -> Split:
 def lost_words(split: Split) -> int:
     """Return the number of words of a split that were cut off."""
     return int(torch.as_tensor(split.inputs[LOST]).sum()) if LOST in split.inputs else 0
-
-
-def _filled(table: Table, column: str, key: str) -> list[str]:
-    texts = texts_of(table, column, key)
-    for row, text in enumerate(texts):
-        if not text.strip():
-            raise DataError("a text is empty", got=text, where=table.place(row, column), fix="drop the row")
-    return texts
 
 
 def _words(table: Table, config: TokenSettings) -> list[list[str]]:

@@ -7,20 +7,18 @@ rows, settings ── names ──▶ class names: given, those of the data set,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tangora.errors import DataError
 from tangora.tasks.contract import Targets
-from tangora.tasks.labels import class_numbers, given_names, raw_labels
+from tangora.tasks.labels import check_values, checked_names, class_numbers, given_names, names_or_values
 
 if TYPE_CHECKING:
     from tangora.tasks.classification.settings import ClassifierSettings, RowSettings, TokenSettings
     from tangora.tasks.sources import Table
 
 __all__ = ["row_targets", "tag_targets"]
-
-Names = list[str] | dict[str, str]
 
 
 def row_targets(tables: Mapping[str, Table], config: RowSettings) -> Targets:
@@ -34,9 +32,7 @@ def row_targets(tables: Mapping[str, Table], config: RowSettings) -> Targets:
         return Targets([], {split: _numbers(table, config) for split, table in tables.items()}, stratify=False)
     if config.problem == "multi":
         return _label_sets(tables, config)
-    names = _checked(given_names(tables, config), f"task {config.name}, labels")
-    if names is None:
-        _check_values(((table, config.label, raw_labels(table, config.label)) for table in tables.values()), config)
+    names = names_or_values(tables, config, decimals=False)
     classes, numbers = class_numbers(tables, config, names, in_train=config.head == "new")
     return Targets(classes, {split: list(values) for split, values in numbers.items()}, stratify=True)
 
@@ -82,7 +78,7 @@ def _label_sets(tables: Mapping[str, Table], config: RowSettings) -> Targets:
         if len(classes) != len(config.label_columns):
             what = f"{len(config.label_columns)} label_columns need as many names"
             raise DataError(what, got=classes, where=f"task {config.name}, labels")
-        _checked(classes, f"task {config.name}, labels")
+        checked_names(classes, f"task {config.name}, labels")
         of_split = {split: _marked(table, config.label_columns) for split, table in tables.items()}
     else:
         raw = {split: _label_lists(table, config) for split, table in tables.items()}
@@ -148,10 +144,10 @@ def _numbering(
     tables: Mapping[str, Table], config: ClassifierSettings, raw: Mapping[str, Sequence[Sequence[Any]]], column: str
 ) -> tuple[list[str], Callable[[Any, str], int]]:
     """Return class names, and a function for the number of a value, which is given the value's place for errors."""
-    names = _checked(given_names(tables, config), f"task {config.name}, labels")
+    names = checked_names(given_names(tables, config), f"task {config.name}, labels")
     if names is None:
         listed = [(tables[split], column, rows) for split, rows in raw.items()]
-        _check_values(listed, config)
+        check_values(listed, config)
         distinct = {value for rows in raw.values() for values in rows for value in values}
         names = [str(value) for value in sorted(distinct)]
         numbers = {value: i for i, value in enumerate(sorted(distinct))}
@@ -168,58 +164,6 @@ def _numbering(
         raise DataError("an unknown label", got=value, where=where, fix=f"correct it, or add it to labels: {known}")
 
     return classes, number
-
-
-def _checked(names: Names | None, where: str) -> Names | None:
-    """Return the names; refuse empty ones, and those that differ in case or white space only."""
-    seen: dict[str, str] = {}
-    for name in dict.fromkeys(names.values() if isinstance(names, dict) else names or ()):
-        if not name.strip():
-            raise DataError("a class name is empty", got=name, where=where, fix="name the class")
-        if (other := seen.setdefault(_folded(name), name)) != name:
-            what = "two class names differ in case or white space only"
-            raise DataError(what, got=[other, name], where=where, fix="give different names, or one for both")
-    if isinstance(names, list) and len(set(names)) < len(names):
-        raise DataError("class names must differ", got=names, where=where, fix="give each once")
-    return names
-
-
-def _check_values(columns: Iterable[tuple[Table, str, Sequence[Any]]], config: ClassifierSettings) -> None:
-    """Refuse values that cannot be class names as they are: empty or nearly equal ones, fractions, numbers among names.
-
-    Args:
-        columns: table, column, and a value for each row, or a list of them.
-        config: of the task.
-    """
-    seen: dict[str, tuple[Any, str]] = {}
-    kinds: dict[bool, str] = {}
-    for value, where in _each(columns):
-        if not isinstance(value, (str, int, float)) or (isinstance(value, str) and not value.strip()):
-            raise DataError("a class name is empty", got=value, where=where, fix="correct the row")
-        if isinstance(value, float):
-            fix = "map values to names with labels: {value: name}" + "; or problem: regression" * hasattr(
-                config, "problem"
-            )
-            raise DataError("a number with decimals is no name of a class", got=value, where=where, fix=fix)
-        kinds.setdefault(isinstance(value, str), where)
-        if len(kinds) == 2:
-            fix = f"name all classes, or none; the first of the other kind is at {kinds[not isinstance(value, str)]}"
-            raise DataError("numbers and names among the labels", got=value, where=where, fix=fix)
-        other, first = seen.setdefault(_folded(str(value)), (value, where))
-        if other != value:
-            fix = f"correct one of them; {other!r} is at {first}"
-            raise DataError("two labels differ in case or white space only", got=value, where=where, fix=fix)
-
-
-def _each(columns: Iterable[tuple[Table, str, Sequence[Any]]]) -> Iterator[tuple[Any, str]]:
-    for table, column, values in columns:
-        for row, value in enumerate(values):
-            for one in value if isinstance(value, (list, tuple)) else [value]:
-                yield one, table.place(row, column)
-
-
-def _folded(name: str) -> str:
-    return " ".join(name.split()).casefold()
 
 
 def _refuse_unused(classes: Sequence[str], used: set[str], what: str, config: ClassifierSettings) -> None:

@@ -43,7 +43,7 @@ class ImageZeroShot:
 
     def targets(self, tables: Mapping[str, Table], config: TaskConfig, /) -> Targets:
         """Return class numbers."""
-        return class_targets(tables, config)
+        return class_targets(tables, config, prompted=True)
 
     def encode(
         self, table: Table, targets: Sequence[Any], config: TaskConfig, base: Base, /

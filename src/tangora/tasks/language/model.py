@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tangora.errors import ModelError
-from tangora.tasks.base import Base, pretrained, processor
+from tangora.tasks.base import Base, pretrained, processor, refuse_other_tokens
 from tangora.tasks.language.logits import takes
 from tangora.tasks.values import evaluating
 
@@ -29,11 +29,7 @@ def load(config: LanguageModel) -> Base:
 
     backbone: Any = pretrained(AutoModelForCausalLM, config)
     tokenizer = processor(AutoTokenizer, config)
-    rows = backbone.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > rows:
-        fix = "use the tokenizer of the base, or resize the model's embeddings"
-        what = f"the tokenizer has {len(tokenizer)} tokens, and the model {rows}"
-        raise ModelError(what, where=config.model, fix=fix)
+    refuse_other_tokens(tokenizer, backbone, config.model)
     if config.packing:
         _refuse_mixing(backbone, config.model)
     return Base(config, backbone, tokenizer)

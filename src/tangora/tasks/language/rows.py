@@ -10,7 +10,7 @@ from tangora.config.language import TARGET
 from tangora.errors import DataError
 from tangora.support.validation import did_you_mean
 from tangora.tasks.contract import Targets
-from tangora.tasks.templates import formatted, text_targets
+from tangora.tasks.templates import filled, formatted, text_targets
 
 if TYPE_CHECKING:
     from tangora.config.language import LanguageTask
@@ -81,11 +81,7 @@ def prompts_of(table: Table, config: LanguageTask) -> list[str]:
     Raises:
         DataError: a column is unknown, or a row has no text.
     """
-    texts = formatted(table, config.prompt, "prompt", {})
-    for row, text in enumerate(texts):
-        if not text.strip():
-            raise DataError("a prompt is empty", got=text, where=table.place(row), fix="drop the row")
-    return texts
+    return filled(table, formatted(table, config.prompt, "prompt", {}), "a prompt is empty")
 
 
 def conversations(table: Table, config: LanguageTask) -> list[Conversation]:
@@ -124,6 +120,8 @@ def _message(item: Any, where: str) -> dict[str, str]:
     if not isinstance(content, str):
         fix = "give a text; calls of tools and images are not supported"
         raise DataError("the content of a message is not a text", got=content, where=where, fix=fix)
+    if role == "user" and not content.strip():
+        raise DataError("a message of the user is empty", got=content, where=where, fix="drop the row")
     return {"role": str(role), "content": content}
 
 
@@ -189,9 +187,7 @@ def _by_number(tables: Mapping[str, Table], config: LanguageTask) -> Targets | N
 
 def _check_targets(table: Table, targets: Sequence[str], config: LanguageTask) -> None:
     offered = choices_of(table, config) if config.form == "choices" else None
-    for row, target in enumerate(targets):
-        if not target.strip():
-            raise DataError("a row has no answer", got=target, where=table.place(row), fix="drop the row")
+    for row, target in enumerate(filled(table, list(targets), "a row has no answer")):
         if offered is not None and target not in offered[row]:
             where, fix = table.place(row), f"its choices are {', '.join(offered[row][:8])}"
             raise DataError("the answer is not among the choices", got=target, where=where, fix=fix)
