@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from tangora.adapters.beside import beside, held_names
 from tangora.adapters.formats.lora.layers import expert_of, is_bias, layer_of
 from tangora.adapters.formats.lora.settings import parameters_of
 from tangora.errors import ModelError
 
 if TYPE_CHECKING:
     from tangora.adapters.adapter import Adapter
+    from tangora.updates.update import Update
 
 __all__ = ["Slot", "applied", "apply_", "find_slots"]
 
@@ -42,39 +44,59 @@ class Slot:
         part = parameter.data if self.expert is None else parameter.data[self.expert]
         return part.T if self.transposed else part
 
+    def add_(self, parameter: Tensor, update: Update) -> None:
+        """Add an update to the parameter, in its dtype."""
+        part = self.view(parameter)
+        part.add_(update.dense().reshape(part.shape).to(part.device, part.dtype))
+
 
 @torch.no_grad()
 def apply_(model: nn.Module, adapter: Adapter) -> None:
     """Add the updates, and set the parameters that were saved whole; all of it or, on an error, nothing."""
     slots = find_slots(model, adapter)
+    if held := sorted(held_names(model).keys() & (adapter.whole.keys() | {slot.name for slot in slots.values()})):
+        what = "the weight is held in another dtype, in which the update would be rounded away"
+        raise ModelError(what, where=held[0], fix="load the base with base.dtype: float32, and without quantization")
+    _add_(model, adapter, slots)
+
+
+def _add_(model: nn.Module, adapter: Adapter, slots: Mapping[str, Slot], without: Collection[str] = ()) -> None:
+    """Add updates and set parameters, except those of some parameters."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    for name, value in adapter.whole.items():
-        parameters[name].data.copy_(value)
+    for name in adapter.whole.keys() - set(without):
+        parameters[name].data.copy_(adapter.whole[name])
     for site, slot in slots.items():
-        part = slot.view(parameters[slot.name])
-        delta = adapter.updates[site].dense()
-        part.add_(delta.reshape(part.shape).to(part.device, part.dtype))
+        if slot.name not in without:
+            slot.add_(parameters[slot.name], adapter.updates[site])
 
 
 @contextlib.contextmanager
 def applied(model: nn.Module, adapter: Adapter, saved: dict[str, Tensor] | None = None) -> Iterator[None]:
     """Add the adapter's updates into the model's weights for the length of the block.
 
+    Weights that are held in half precision stay as they are, since an update would be rounded away in them. A low-rank
+    update of such a layer is computed beside it; any other makes the weight a float32 one (`tangora.adapters.beside`).
+
     Args:
-        model: the adapter's base model, in float32 (adding into bf16 weights would round the update away).
+        model: the adapter's base model, in float32 or held by `tangora.storage.held`.
         adapter: of any kind.
         saved: the original weights kept from earlier calls with the same model; filled here. A caller that owns the
             model may clear it in the block: the weights then stay as they are.
     """
     saved = {} if saved is None else saved
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    touched = {slot.name for slot in find_slots(model, adapter).values()} | adapter.whole.keys()
+    slots = find_slots(model, adapter)
+    all_touched = {slot.name for slot in slots.values()} | adapter.whole.keys()
+    apart = held_names(model).keys() & all_touched
+    touched = all_touched - apart
     for name in touched:
         if name not in saved:
             saved[name] = parameters[name].detach().clone()
     try:
-        adapter.apply_(model)
-        yield
+        with torch.no_grad():
+            _add_(model, adapter, slots, apart)
+        with beside(model, adapter, slots, apart):
+            yield
     finally:
         for name in touched & saved.keys():
             parameters[name].data.copy_(saved[name])

@@ -237,7 +237,9 @@ def _verified(verified: Mapping[str, Any] | None) -> str:
 def _provenance(adapter: Adapter) -> str:
     rows = [("adapter", as_code(adapter.fingerprint))]
     if adapter.metadata.base.fingerprint:
-        rows.append(("base weights", as_code(adapter.metadata.base.fingerprint)))
+        held = adapter.metadata.base.weights
+        what = "base weights" if held in (None, "float32") else f"base weights, held in {held}"
+        rows.append((what, as_code(adapter.metadata.base.fingerprint)))
     return (
         f"## Fingerprints\n\n{as_table(('', 'sha-256'), rows)}\n\nAll of this in machine-readable form: `tangora.json`."
     )

@@ -37,12 +37,16 @@ class _Frozen(BaseModel):
 
 
 class BaseInfo(_Frozen):
-    """The base model that the updates belong to; ``fingerprint`` is of its weights."""
+    """The base model that the updates belong to.
+
+    ``fingerprint`` is of its weights, and ``weights`` the form in which they were held: ``float32``, ``bfloat16``, ...
+    """
 
     model: str | None = None
     revision: str | None = None
     fingerprint: str | None = None
     family: str | None = None
+    weights: str | None = None
 
 
 class InitialInfo(_Frozen):

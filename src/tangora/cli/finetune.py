@@ -139,7 +139,7 @@ def _train(
     scratch = options.out.parent / f".{options.out.name}.training"
     bench = Bench(base, scratch, on_step=lambda step, total, loss: progress.update(step, f"loss {loss:.3f}"))
     prints = {task.name: task.fingerprint for task in tasks}
-    key = stage_key(config, base.fingerprint, prints, recipe.base.family, [task.metric for task in chosen])
+    key = stage_key(config, base.identity, prints, recipe.base.family, [task.metric for task in chosen])
     train_to(bench, tasks, config, folders, overwrite=options.overwrite, extra={"stage": key})
     progress.end()
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pydantic import Field, TypeAdapter, ValidationInfo, field_validator, model_validator
 
 from tangora.config.settings import NAME, Frozen
+from tangora.support.files import digest
 from tangora.support.seams import FAMILIES, METRICS
 from tangora.support.validation import UnknownNameError, validate
 
@@ -40,6 +41,10 @@ class BaseSettings(Frozen):
     family: str
     model: str = Field(description="Hub id, folder, or 'builtin:quickstart' (made and cached by the run)")
     revision: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        default="float32",
+        description="that the frozen weights are held in; forward passes compute in machine.dtype, adapters in float32",
+    )
     trust_remote_code: bool | Literal["asked"] = Field(
         default=False,
         description="run code from the model's repository; asked: a file says so, and nobody has agreed",
@@ -58,6 +63,20 @@ class BaseSettings(Frozen):
         if not isinstance(self, wanted):
             raise ValueError(f"the settings of family {self.family} are {wanted.__name__}, not {type(self).__name__}")
         return self
+
+    @property
+    def weights(self) -> str:
+        """The form in which the weights are held, such as ``bfloat16``."""
+        return self.dtype
+
+    @property
+    def held(self) -> dict[str, Any]:
+        """The settings that decide the form of the weights."""
+        return {"dtype": self.dtype}
+
+    def identity(self, fingerprint: str) -> str:
+        """Return the key of results that are computed with weights of this fingerprint, in the form that is held."""
+        return fingerprint if self.weights == "float32" else digest([fingerprint, self.weights])
 
 
 class BaseConfig(BaseSettings):

@@ -24,6 +24,7 @@ from tangora.evaluation.likelihoods import is_exact, likelihoods_of
 from tangora.fusion.statistics import About, Statistics
 from tangora.methods import Statistic
 from tangora.progress import Progress, shown
+from tangora.storage.held import HALVES
 from tangora.support.validation import did_you_mean
 from tangora.tasks import TaskModel, make_readout
 from tangora.tasks.fitting import of_backbone, own_names
@@ -93,11 +94,11 @@ def collect_statistics(
     """
     _check(base, task, adapter, kinds, split, {"rows": rows, "batch_size": batch_size})
     fitted = [of_backbone(one, base) for one in (adapter, *also)]
-    layers = _layers(base.backbone, fitted)
     names = {name: site for one in (adapter, *also) for name, site in own_names(one, base).items()}
     picks = sample(len(task.splits[split]), rows, seed)
     tensors: dict[str, Tensor] = {}
     with shown(progress) as listener, applied(base.backbone, fitted[0]):
+        layers = _layers(base.backbone, fitted)
         model = TaskModel(base.backbone, task, base, make_readout(task, base, adapter))
         jobs: dict[Statistic, Callable[[Sequence[Batch]], dict[str, Tensor]]] = {
             "gram": lambda batches: _gram(model, batches, layers, listener),
@@ -162,6 +163,9 @@ def _layers(model: nn.Module, adapters: Sequence[Adapter]) -> dict[str, _Layer]:
             module = model.get_submodule(name.rpartition(".")[0])
             linear = isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
             is_matrix = linear and parameters[name].ndim == 2
+            if not is_matrix and parameters[name].dtype in HALVES:
+                fix = "set base.dtype: float32, or choose a method without Fisher information"
+                raise ModelError("gradients of held weights are rounded", where=site, fix=fix)
             layers[site] = _Layer(parameters[name], slot.transposed, module if is_matrix else None)
     return layers
 

@@ -183,7 +183,8 @@ class Evaluator:
         return {name: result for name, result in results.items() if result is not None}
 
     def _key(self, key: str, task: Task, split: str) -> str:
-        return digest([key, self._base.fingerprint, task.fingerprint, split, scoring_code(task.family, task.metrics)])
+        computed = [self._base.identity, self._base.machine.dtype]
+        return digest([key, *computed, task.fingerprint, split, scoring_code(task.family, task.metrics)])
 
     def _measure(self, model_of: Callable[[Task], TaskModel], task: Task, split: str) -> Result:
         if split not in task.splits:

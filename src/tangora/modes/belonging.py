@@ -32,6 +32,10 @@ def refuse_another_base(adapter: Adapter | None, base: Base, *, same_base: bool 
         what, different = "the adapter was made for other base weights", made_for.fingerprint != base.fingerprint
     else:
         what, different = f"the adapter was made for {made_for.model}", bool(name) and name != own
+    if different and made_for.weights not in (None, base.config.weights):
+        what = f"the adapter was trained on weights in {made_for.weights}, which are other weights"
+        fix = f"load the base in {made_for.weights}; to use the adapter on these weights nevertheless, pass "
+        raise ModelError(what, got=base.config.weights, where="base", fix=fix + "same_base=True, or --same-base")
     if different:
         fix = f"set base.model to {made_for.model or 'the base of the adapter'}; if the two are the same weights, pass "
         raise ModelError(what, got=base.config.model, where="base.model", fix=fix + "same_base=True, or --same-base")

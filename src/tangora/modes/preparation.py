@@ -32,6 +32,7 @@ __all__ = [
     "frozen_statistics",
     "lora_footprint",
     "refuse_checkpointing",
+    "refuse_held",
     "weights_footprint",
 ]
 
@@ -151,6 +152,18 @@ def checkpoint_gradients(backbone: nn.Module) -> None:
         where = "training.gradient_checkpointing"
         raise ModelError("this model cannot checkpoint gradients", got=type(backbone).__name__, where=where)
     cast(Any, backbone).gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+def refuse_held(base: Base, config: FinetuneConfig) -> None:
+    """Refuse a base whose weights are not in float32, for a mode that trains them.
+
+    Raises:
+        ModelError: names the key.
+    """
+    if (weights := base.config.weights) != "float32":
+        what = f"mode {config.mode} trains the base's weights, and those are held in another form"
+        fix = "set base.dtype: float32, or train LoRA or L-LoRA"
+        raise ModelError(what, got=weights, where="base.dtype", fix=fix)
 
 
 @contextlib.contextmanager

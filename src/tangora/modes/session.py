@@ -125,7 +125,8 @@ class Session:
             if state:
                 self.bench.heads[task.name] = {n: value.detach().float().cpu().clone() for n, value in state.items()}
             if task.record:
-                self.bench.head_records[task.name] = HeadRecord(**task.record)
+                settings = {**task.record["base"], **self.bench.base.config.held}
+                self.bench.head_records[task.name] = HeadRecord(**{**task.record, "base": settings})
 
     def run(
         self,
@@ -268,7 +269,7 @@ def _checkpoints(bench: Bench, tasks: Sequence[Task], config: FinetuneConfig) ->
         return
     versions = [version(name) for name in ("torch", "transformers", "peft", "accelerate")]
     prints, metrics = {task.name: task.fingerprint for task in tasks}, [task.metric for task in tasks]
-    key = stage_key(config, bench.base.fingerprint, prints, bench.base.config.family, metrics)
+    key = stage_key(config, bench.base.identity, prints, bench.base.config.family, metrics)
     identity = digest([key, versions, os.environ.get("WORLD_SIZE")])
     folder = bench.scratch / identity[:16]
     with writing(bench.scratch):

@@ -37,6 +37,7 @@ from tangora.tasks.rows import table_of
 
 if TYPE_CHECKING:
     from tangora.adapters.heads import HeadRecord
+    from tangora.storage.checkpoint import Checkpoint
     from tangora.tasks.model import TaskModel
     from tangora.tasks.sources import Table
     from tangora.tasks.values import Batch, Split, Task
@@ -47,6 +48,7 @@ BaseLike: TypeAlias = "Base | str | os.PathLike[str]"
 """A loaded base, its folder, or its Hub id."""
 
 _BASE = "base=, or --base"
+_DTYPES = {"BF16": "bfloat16", "F16": "float16"}
 _FIX = f"give the base that the adapters were merged into as {_BASE}"
 
 
@@ -109,7 +111,7 @@ def _open_checkpoint(
     path: Path, task: str | None, base: BaseLike | None, machine: Machine, *, trust: bool, same_base: bool
 ) -> Opened:
     """Read a checkpoint with the heads of the adapters that were merged into it."""
-    open_checkpoint(path)  # what is no checkpoint is refused with the reason
+    opened = open_checkpoint(path)  # what is no checkpoint is refused with the reason
     adapter = Adapter({}, heads=read_heads(path), records=read_records(path))
     name, record = chosen_record(adapter.records, task, path)
     by_base = names_by_backbone(record.family)
@@ -119,11 +121,19 @@ def _open_checkpoint(
         # The adapters were trained for class names as the unchanged base embeds them; the merged one does it otherwise.
         what = f"the class names of {name} are embedded by the unchanged base, which this checkpoint does not contain"
         raise ArgumentError(what, where=path, fix=_FIX)
+    record = _held_as_stored(record, opened)
     merged = recorded_base(record, BaseInfo(model=str(path)), machine, trust=trust, where=_BASE)
     origin = _base(base, BaseInfo(), record, machine, trust) if by_base else merged
     if by_base and not same_base:
         _refuse_another_origin(origin, path)
     return Opened(adapter, merged, recorded_task(name, record, origin))
+
+
+def _held_as_stored(record: HeadRecord, checkpoint: Checkpoint) -> HeadRecord:
+    """Return a record with the dtype of training only if the checkpoint has it: another would round what was added."""
+    stored = {_DTYPES.get(one.dtype) for one in checkpoint.tensors.values()}
+    kept = "float32" if stored != {record.base.get("dtype")} else record.base["dtype"]
+    return record.model_copy(update={"base": {**record.base, "dtype": kept}})
 
 
 def _base(base: BaseLike | None, recorded: BaseInfo, record: HeadRecord, machine: Machine, trust: bool) -> Base:
@@ -141,7 +151,7 @@ def _refuse_other_settings(base: Base, record: HeadRecord) -> None:
         fix = f"load it with family {record.family}"
         raise ArgumentError("the base is of another family", got=base.config.family, where=_BASE, fix=fix)
     recorded = base_settings({**record.base, "family": record.family, "model": base.config.model}, _BASE)
-    own = {"family", "model", "revision", "trust_remote_code"}
+    own = {"family", "model", "revision", "trust_remote_code", "dtype"}  # other weights have another fingerprint
     wanted, given = (config.model_dump(mode="json", exclude=own) for config in (recorded, base.config))
     if odd := {key: value for key, value in given.items() if value != wanted.get(key)}:
         name, value = next(iter(odd.items()))

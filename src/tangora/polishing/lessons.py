@@ -200,7 +200,7 @@ def _key(base: Base, task: Task, rows: Split, adapter: Adapter, top: int) -> str
     family = FAMILIES.get(task.family)
     code = source_digest(lesson, family, without=("tangora.errors", "tangora.progress"))
     kept = top if task.form.logits_over == "tokens" else None
-    who = [scoring_key(adapter), base.fingerprint, base.machine.dtype]
+    who = [scoring_key(adapter), base.identity, base.machine.dtype]
     return digest(["lesson", code, *who, task.fingerprint, rows.fingerprint, kept])
 
 

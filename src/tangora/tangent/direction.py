@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from tangora.adapters.application import find_slots
 from tangora.errors import ModelError
+from tangora.storage.held import widened
 from tangora.tangent._dual import dual, parts
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Direction:
         hooks = [model.get_submodule(site).register_forward_hook(_hook(a, b)) for site, (a, b) in self.low_rank.items()]
         places = self._places(model) if self.parameters else {}
         before = {place: place[0]._parameters[place[1]] for place in places}
-        duals = {name: _dual_parameter(model.get_parameter(name), t) for name, t in self.parameters.items()}
+        duals = {name: _dual_parameter(_parameter(model, name), t) for name, t in self.parameters.items()}
         try:
             for (module, leaf), name in places.items():
                 module._parameters[leaf] = duals[name]
@@ -57,7 +58,7 @@ class Direction:
 
     def _places(self, model: nn.Module) -> dict[tuple[nn.Module, str], str]:
         """Return (module, attribute) -> the name in ``parameters`` of its tangent."""
-        first = {id(model.get_parameter(name)): name for name in self.parameters}
+        first = {id(_parameter(model, name)): name for name in self.parameters}
         every = {n: p for n, p in model.named_parameters(remove_duplicate=False) if id(p) in first}
         return {_owner(model, n): n if n in self.parameters else first[id(p)] for n, p in every.items()}
 
@@ -145,11 +146,16 @@ def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
     return model.get_submodule(module), leaf
 
 
-def _dual_parameter(parameter: Tensor | None, tangent: Tensor) -> Any:
-    assert parameter is not None
+def _parameter(model: nn.Module, name: str) -> Tensor:
+    module, leaf = _owner(model, name)
+    return cast(Tensor, module._parameters[leaf])  # the attribute of a held weight has its float32 values
+
+
+def _dual_parameter(parameter: Tensor, tangent: Tensor) -> Any:
+    weight = widened(parameter)
     if not isinstance(tangent, nn.Parameter):
-        return dual(parameter, tangent)
-    return dual(_AtBase.apply(parameter.detach(), tangent), tangent.detach())  # type: ignore[no-untyped-call]
+        return dual(weight, tangent)
+    return dual(_AtBase.apply(weight.detach(), tangent), tangent.detach())  # type: ignore[no-untyped-call]
 
 
 class _AtBase(torch.autograd.Function):

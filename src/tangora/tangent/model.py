@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tangora.adapters.adapter import Adapter
 from tangora.adapters.application import applied
 from tangora.errors import ModelError
+from tangora.storage.held import widened
 from tangora.support.shown import html_table, one_line
 from tangora.tangent._dual import dual_numbers, expand, expand_last, expand_mapped, in_dual_numbers, parts
 from tangora.tangent.direction import Direction, direction_of
@@ -155,7 +156,7 @@ class Offsets(nn.Module):
         super().__init__()
         chosen = {name: p for name, p in model.named_parameters() if p.is_floating_point()}
         self.names = tuple(chosen)
-        self.values = nn.ParameterList([nn.Parameter(torch.zeros_like(p)) for p in chosen.values()])
+        self.values = nn.ParameterList([nn.Parameter(torch.zeros_like(widened(p))) for p in chosen.values()])
         first = {id(p): i for i, p in enumerate(chosen.values())}
         self._index = {n: first[id(p)] for n, p in model.named_parameters(remove_duplicate=False) if id(p) in first}
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from tangora import quickstart
 from tangora.errors import FileError, ModelError
+from tangora.storage.held import hold_, is_held
 from tangora.storage.quantization import quantization_of, refused_quantized
 from tangora.storage.recognition import CONFIG, ambiguous, contents_of, missing, weights_of
 from tangora.support.files import digest, read_json
@@ -30,13 +31,15 @@ BUILTIN = "builtin:quickstart"
 
 @dataclass
 class Base:
-    """A pretrained model: frozen, in float32, in evaluation mode. A family may extend it in a derived class.
+    """A pretrained model: frozen, in evaluation mode. A family may extend it in a derived class.
+
+    Its weights are in float32, or held in half precision (`tangora.storage.held`), as ``config.dtype`` says.
 
     Attributes:
         config: the base's settings in the recipe.
         backbone: the part that is adapted: a vision tower, a sentence encoder, a sequence-to-sequence model.
         processor: image processor or tokenizer.
-        fingerprint: sha-256 over the names, shapes and bytes of the backbone's weights.
+        fingerprint: sha-256 over the names, shapes and float32 values of the backbone's weights.
         machine: the backbone's device, and the dtype of forward passes.
 
     >>> import tangora
@@ -49,6 +52,11 @@ class Base:
     processor: Any
     fingerprint: str = ""
     machine: Machine = field(default_factory=Machine)
+
+    @property
+    def identity(self) -> str:
+        """The key of results that are computed with the base: its weights, and the form in which they are held."""
+        return self.config.identity(self.fingerprint)
 
     def place(self, machine: Machine) -> None:
         """Move the model to a machine's device. A family that adds modules moves them too."""
@@ -66,13 +74,16 @@ class Base:
 
 
 def weights_fingerprint(model: nn.Module, without: Sequence[str] = ()) -> str:
-    """Return the sha-256 (hex) over names, shapes and bytes of a model's weights, without those of some children.
+    """Return the sha-256 (hex) over names, shapes and values of a model's weights, without those of some children.
 
-    The running statistics of batch normalization are among the weights, since predictions depend on them.
+    The running statistics of batch normalization are among the weights, since predictions depend on them. Held weights
+    count by their float32 values: a checkpoint in bfloat16 has one fingerprint, held as it is or in float32.
     """
     prefixes = tuple(f"{name}." for name in without)
     weights = {**dict(model.named_parameters()), **_running_statistics(model)}
-    return digest({n: fingerprint_of(p) for n, p in weights.items() if not n.startswith(prefixes or "\0")})
+    held = {id(p) for module in model.modules() if is_held(module) for p in module.parameters(recurse=False)}
+    chosen = {n: p for n, p in weights.items() if not n.startswith(prefixes or "\0")}
+    return digest({n: fingerprint_of(p.float() if id(p) in held else p) for n, p in chosen.items()})
 
 
 def _running_statistics(model: nn.Module) -> dict[str, Tensor]:
@@ -105,7 +116,7 @@ def pretrained(
     replaced: Collection[str] = (),
     fix: str = "use a checkpoint of this family",
 ) -> nn.Module:
-    """Load a model in float32 through ``loader.from_pretrained``, with every weight from the checkpoint.
+    """Load a model through ``loader.from_pretrained``, with every weight from the checkpoint, in the base's dtype.
 
     Args:
         loader: an ``AutoModel`` class or a model class.
@@ -113,15 +124,18 @@ def pretrained(
         unused: children whose weights may be missing, because the family does not use them.
         replaced: weights that may be missing or of another shape, because an adapter replaces them.
         fix: what to do if others are missing.
+
+    Raises:
+        ModelError: the model cannot be loaded, lacks weights, or computes a table that the dtype would round.
     """
-    path = location(config)
+    path, dtype = location(config), getattr(torch, config.dtype)
     with _loading(config, path):
         model, info = loader.from_pretrained(
             path,
             revision=config.revision,
             trust_remote_code=config.trust_remote_code is True,
             use_safetensors=True,
-            dtype=torch.float32,
+            dtype=dtype,
             output_loading_info=True,
         )
     odd = {*info["missing_keys"], *(mismatched[0] for mismatched in info.get("mismatched_keys") or ())}
@@ -132,7 +146,20 @@ def pretrained(
             where=path,
             fix=fix,
         )
-    return model.float()  # type: ignore[no-any-return]
+    _refuse_rounded_tables(model, dtype, path)
+    return hold_(model, dtype)
+
+
+def _refuse_rounded_tables(model: nn.Module, dtype: torch.dtype, path: str) -> None:
+    """Refuse a buffer in half precision that no checkpoint holds: the model has computed it too coarsely."""
+    if dtype == torch.float32:
+        return
+    for name, module in model.named_modules():
+        for key in module._non_persistent_buffers_set:
+            if (table := module._buffers[key]) is not None and table.dtype == dtype:
+                what = f"{type(module).__name__} computes a table in the dtype of the weights, which rounds it"
+                where = f"{path}, {name}.{key}"
+                raise ModelError(what, got=str(dtype), where=where, fix="set base.dtype: float32")
 
 
 def processor(loader: Any, config: BaseSettings, **options: Any) -> Any:

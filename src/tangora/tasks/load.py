@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from tangora.errors import DataError, ModelError
+from tangora.storage.held import hold_
 from tangora.support.machine import Machine
 from tangora.support.seams import FAMILIES
 from tangora.tasks.base import Base, take_out, weights_fingerprint
@@ -56,6 +59,7 @@ def load_base(config: BaseSettings, machine: Machine | None = None) -> Base:
     family = FAMILIES.get(config.family)
     base: Base = family.load(config)
     take_out(base.backbone, family.unused)
+    hold_(base.backbone, getattr(torch, config.dtype))  # families that load without `pretrained`
     base.backbone.requires_grad_(False).eval()
     base.fingerprint = weights_fingerprint(base.backbone)
     base.place(machine or Machine())

@@ -35,7 +35,10 @@ class _Full:
     can_be_student: Final = False
 
     def check(self, base: Base, config: FinetuneConfig) -> None:
-        """Accept every model; see `Mode.check`."""
+        """Refuse weights that are held in half precision, which take no small steps; see `Mode.check`."""
+        from tangora.modes.preparation import refuse_held  # deferred: torch
+
+        refuse_held(base, config)
 
     def footprint(self, base: Base, config: FinetuneConfig) -> Footprint:
         """Count every parameter."""

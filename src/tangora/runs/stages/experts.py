@@ -117,6 +117,12 @@ def expert_jobs(recipe: Recipe, sources: Sources) -> list[ExpertJob]:
         rows = training.steps * training.batch_size * training.gradient_accumulation
         for group in [names] if of_mode.joint else [(name,) for name in names]:
             prints = {name: sources.tasks[name].fingerprint for name in group}
-            key = stage_key(config, sources.base, prints, recipe.base.family, [metrics[name] for name in group])
+            key = stage_key(
+                config,
+                recipe.base.identity(sources.base),
+                prints,
+                recipe.base.family,
+                [metrics[name] for name in group],
+            )
             jobs.append(ExpertJob(key, group, (), Resources(float(rows * of_mode.passes)), mode))
     return jobs

@@ -85,7 +85,7 @@ class Polisher:
         start += [entry.method, candidate.weights, candidate.parameters, fusion.space, self.base.machine.dtype]
         rows = [self.tasks[name].fingerprint for name in cell.subset]
         prints = [scoring_key(adapter) for adapter in fusion.adapters]
-        what = [*start, entry.polish.model_dump(mode="json"), self.seed, self.base.fingerprint, rows, prints]
+        what = [*start, entry.polish.model_dump(mode="json"), self.seed, self.base.identity, rows, prints]
         return self.cache / "polished" / digest([polish_code(self.base.config.family), *what])
 
     def _train(self, candidate: Candidate, fusion: Fusion, folder: Path, scratch: Path, on_step: OnStep | None) -> None:

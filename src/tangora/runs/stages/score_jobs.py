@@ -36,7 +36,15 @@ def zero_shot_job(recipe: Recipe, sources: Sources) -> ZeroShotJob:
     """Return the job that scores the base model."""
     prints = [facts.fingerprint for facts in sources.tasks.values()]
     key = digest(
-        [CODE, "zero-shot", _code(recipe), sources.base, list(sources.tasks), prints, recipe.evaluation.batch_size]
+        [
+            CODE,
+            "zero-shot",
+            _code(recipe),
+            recipe.base.identity(sources.base),
+            list(sources.tasks),
+            prints,
+            recipe.evaluation.batch_size,
+        ]
     )
     return ZeroShotJob(key, tuple(sources.tasks), (), Resources(rows_of(sources, sources.tasks, "test", "validation")))
 

@@ -94,7 +94,7 @@ class Searches:
             {
                 "search": settings.model_dump(mode="json"),
                 "fusion": [entry.method, entry.parameters, fusion.space],
-                "data": [self.base.fingerprint, split, *(self.tasks[name].fingerprint for name in cell.subset)],
+                "data": [self.base.identity, split, *(self.tasks[name].fingerprint for name in cell.subset)],
                 "adapters": prints,
                 "heads": [heads_digest(adapter.heads) for adapter in adapters],
                 "statistics": sorted(s.fingerprint for s in fusion.statistics if s.about.adapter in prints),

@@ -110,7 +110,7 @@ class _Loader:
         absent = {*info["missing_keys"], *mismatched}
         if type(model).__name__ in (model.config.architectures or ()):
             state = model.state_dict()
-            self.head = {n: t for n, t in state.items() if not n.startswith(prefix) and n not in absent}
+            self.head = {n: t.float() for n, t in state.items() if not n.startswith(prefix) and n not in absent}
             self.names = _names(model.config.id2label or {})
         of_backbone = [name.removeprefix(prefix) for name in absent if name.startswith(prefix)]
         return getattr(model, model.base_model_prefix), {"missing_keys": of_backbone}
