@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from tangora.api.adapters import AdapterLike, opened
 from tangora.api.shown import Shown, shown
 from tangora.evaluation.evaluator import Evaluator, Result, scoring_key
 from tangora.evaluation.results import direction
+from tangora.evaluation.warnings import score_warnings
 from tangora.support.shown import decimal, html_table, one_line
 from tangora.tasks.values import Task
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from tangora.tasks.base import Base
 
 __all__ = ["Scores", "evaluate"]
+
+log = logging.getLogger("tangora")
 
 
 class Scores(Mapping[str, Result]):
@@ -106,4 +110,6 @@ def evaluate(
             results |= evaluator.evaluate(key, lambda: candidate, [task.name], split)
             bars.advance(detail=task.name)
         bars.end()
+    for line in score_warnings({"the adapter" if candidate else "the base": results}, several, split):
+        log.warning(line)
     return Scores(results, {task.name: task.metric for task in several}, split)

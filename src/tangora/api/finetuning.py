@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
@@ -10,13 +11,17 @@ from tangora.api.shown import Shown, shown
 from tangora.config.settings import FinetuneConfig
 from tangora.modes.contract import reporting
 from tangora.modes.finetuning import finetune as train
+from tangora.tasks.cuts import cut_lines, cuts
+from tangora.tasks.values import Task
 
 if TYPE_CHECKING:
     from tangora.adapters.adapter import Adapter
     from tangora.modes.contract import OnStep
-    from tangora.tasks import Base, Task
+    from tangora.tasks import Base
 
 __all__ = ["finetune"]
+
+log = logging.getLogger("tangora")
 
 
 @overload
@@ -99,9 +104,11 @@ def finetune(
     'colors'
     """
     chosen = config if config is not None else FinetuneConfig()
-    names = [task.name] if hasattr(task, "name") else [one.name for one in task]
+    several = [task] if isinstance(task, Task) else list(task)
+    for line in cut_lines({one.name: cuts(one) for one in several}, ("train", "validation")):
+        log.warning(line)
     with shown(progress) as bars:
-        bars.begin(f"{chosen.mode} · {'+'.join(names)}", chosen.training.steps)
+        bars.begin(f"{chosen.mode} · {'+'.join(one.name for one in several)}", chosen.training.steps)
         watch = reporting(bars, on_step)
         made = train(
             base,

@@ -19,7 +19,6 @@ from tangora.errors import ArgumentError
 if TYPE_CHECKING:
     from tangora.config.recipe import FinetuneConfig, Recipe
     from tangora.config.tasks import TaskSettings
-    from tangora.progress import Progress
 
 __all__ = ["COMMAND", "FinetuneOptions", "finetune"]
 
@@ -84,8 +83,7 @@ def finetune(options: FinetuneOptions, output: Output) -> None:
     folders = {task.name: options.out / task.name if options.task is None else options.out for task in chosen}
     for folder in folders.values():
         refuse_output(folder, options.overwrite)
-    with output.progress() as progress:
-        _train(options, recipe, config, chosen, folders, progress)
+    _train(options, recipe, config, chosen, folders, output)
     adapters: list[dict[str, Any]] = [
         {
             "adapter": folder,
@@ -123,25 +121,29 @@ def _train(
     config: FinetuneConfig,
     chosen: Sequence[TaskSettings],
     folders: Mapping[str, Path],
-    progress: Progress,
+    output: Output,
 ) -> None:
-    from tangora.modes.contract import Bench  # deferred: imports torch
+    from tangora.modes.contract import Bench, reporting  # deferred: imports torch
     from tangora.modes.finetuning import train_to
     from tangora.modes.stage import stage_key
     from tangora.runs.machine import machine_of
     from tangora.tasks import load_base, load_task
+    from tangora.tasks.cuts import cut_lines, cuts
 
     machine = machine_of(recipe)
     machine.use_threads()
     base = load_base(recipe.base, machine)
     tasks = [load_task(task, base, recipe.seed) for task in chosen]
-    progress.begin(f"{options.mode} · {'+'.join(folders)}", config.training.steps)
+    lines = cut_lines({task.name: cuts(task) for task in tasks}, ("train", "validation"))
+    output.note(*(f"warning: {line}" for line in lines))
     scratch = options.out.parent / f".{options.out.name}.training"
-    bench = Bench(base, scratch, on_step=lambda step, total, loss: progress.update(step, f"loss {loss:.3f}"))
     prints = {task.name: task.fingerprint for task in tasks}
     key = stage_key(config, base.identity, prints, recipe.base.family, [task.metric for task in chosen])
-    train_to(bench, tasks, config, folders, overwrite=options.overwrite, extra={"stage": key})
-    progress.end()
+    with output.progress() as progress:
+        progress.begin(f"{options.mode} · {'+'.join(folders)}", config.training.steps)
+        bench = Bench(base, scratch, on_step=reporting(progress, None))
+        train_to(bench, tasks, config, folders, overwrite=options.overwrite, extra={"stage": key})
+        progress.end()
 
 
 COMMAND = Command(finetune, example="tangora finetune quickstart --task digits --out adapters/digits")

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMAND", "RunOptions", "run"]
 
+_SHOWN = 8  # warnings
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(Options):
@@ -74,7 +76,11 @@ def run(options: RunOptions, output: Output) -> None:
     from tangora.report.summary import Summary
 
     page = folder / "report.html"
-    measured = document(Summary(read_run(folder)))
+    done = read_run(folder)
+    measured = document(Summary(done))
+    output.note(*(f"warning: {line}" for line in done.warnings[:_SHOWN]))
+    if (more := len(done.warnings) - _SHOWN) > 0:
+        output.note(f"and {more} more, in {folder / 'summary.json'}")
     output.result({"run": folder, "report": page, **measured}, terminal(folder), f"report: {page.resolve()}")
 
 

@@ -57,11 +57,13 @@ class Result:
         score: by the task's metric.
         loss: mean loss over the rows.
         values: the prediction for each row, in the split's order (labels, or generated texts).
+        unended: number of generated answers that reached the largest number of tokens without an end.
     """
 
     score: float
     loss: float
     values: list[Any]
+    unended: int = 0
 
     def __repr__(self) -> str:
         return one_line("Result", f"score {self.score:.4g}", f"loss {self.loss:.4g}", f"{len(self.values)} rows")
@@ -116,7 +118,8 @@ class ScoreStore:
         if self._path is None:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        line = json.dumps({"key": key, "score": result.score, "loss": result.loss, "values": result.values})
+        row = {"key": key, "score": result.score, "loss": result.loss, "values": result.values}
+        line = json.dumps({**row, "unended": result.unended} if result.unended else row)
         with writing(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
@@ -124,7 +127,7 @@ class ScoreStore:
         for line in text.splitlines():
             with contextlib.suppress(ValueError, KeyError, TypeError):
                 row = parse_json(line)
-                self._results[row["key"]] = Result(row["score"], row["loss"], row["values"])
+                self._results[row["key"]] = Result(row["score"], row["loss"], row["values"], row.get("unended", 0))
 
 
 class Evaluator:
@@ -195,6 +198,7 @@ class Evaluator:
             score=float(score(task.metric, predictions.values, rows.targets)),
             loss=float(np.mean(predictions.losses, dtype=np.float64)),
             values=predictions.plain,
+            unended=predictions.unended,
         )
 
 

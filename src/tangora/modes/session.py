@@ -31,6 +31,7 @@ from tangora.modes.trackers import trackers
 from tangora.modes.trainer import QuietTrainer, Watch, last_checkpoint, quiet, training_arguments, training_seed
 from tangora.support.files import digest, writing
 from tangora.support.seams import METRICS
+from tangora.tasks.cuts import cuts
 from tangora.tasks.metrics import score
 from tangora.tasks.model import TaskModel, predict
 from tangora.tasks.values import Task
@@ -161,7 +162,7 @@ class Session:
             trainer.add_callback(tracker)
         _train(trainer, self.folder, self.config)
         record = _record(trainer, self.started)
-        self.bench.records.update({task.name: record for task in self.tasks})
+        self.bench.records.update({task.name: {**record, "cut": cuts(task)} for task in self.tasks})
 
     def changes(self) -> dict[str, Tensor]:
         """Return parameter -> its change in float32; tied parameters once, without unchanged ones."""

@@ -110,6 +110,7 @@ class Run:
     recipe_text: str = ""
     info: Mapping[str, Any] = field(default_factory=dict)
     summary: Mapping[tuple[str, str, str, str, int], Mapping[str, float | None]] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
     missing: Mapping[str, str] = field(default_factory=dict)
     analyses: Analyses = field(default_factory=Analyses)
     polishes: Sequence[PolishRow] = ()
@@ -145,6 +146,7 @@ def read_run(path: Path) -> Run:
         recipe_text=recipe_text,
         info=_optional(path / "run.json", _info, {}, missing),
         summary=_optional(path / "summary.json", _summary, {}, {}),
+        warnings=_optional(path / "summary.json", _warnings, [], {}),
         missing=missing,
         analyses=read_analyses(path),
         polishes=_optional(path / "polish.json", _polishes, [], {}),
@@ -206,6 +208,10 @@ def _candidate(row: Mapping[str, str]) -> CandidateRow:
 def _summary(path: Path) -> dict[tuple[str, str, str, str, int], dict[str, float | None]]:
     rows = parsed(path, "rows", lambda raw: list(raw["rows"] or ()), read_json(path))
     return dict(parsed(path, f"row {i}", _summary_entry, row) for i, row in enumerate(rows))
+
+
+def _warnings(path: Path) -> list[str]:
+    return parsed(path, "warnings", lambda raw: [str(line) for line in raw.get("warnings") or ()], read_json(path))
 
 
 def _summary_entry(row: Mapping[str, Any]) -> tuple[tuple[str, str, str, str, int], dict[str, float | None]]:

@@ -24,6 +24,7 @@ def document(summary: Summary) -> dict[str, Any]:
             mode: {"mean": mean_score(rows), "tasks": {name: row.score for name, row in rows.items()}}
             for mode, rows in experts.items()
         },
+        "warnings": list(summary.run.warnings),
         "fusions": [_fusion(summary, key, mean) for key, mean in summary.at_largest().items()],
     }
 

@@ -141,6 +141,7 @@ def provenance(recipe: Recipe, sources: Sources) -> dict[str, Any]:
         "seed": recipe.seed,
         "base": {"model": recipe.base.model, "revision": recipe.base.revision, "fingerprint": sources.base},
         "tasks": {name: dict(facts.rows) for name, facts in sources.tasks.items()},
+        "cut": {name: dict(facts.cut) for name, facts in sources.tasks.items() if facts.cut},
         "versions": {"python": platform.python_version(), **_versions()},
         "machine": {"platform": platform.platform(), "processor": _processor(), "cores": os.cpu_count()},
     }

@@ -37,6 +37,7 @@ from tangora.runs.stages.statistics import used_rows
 from tangora.support.files import write_text
 from tangora.support.publishing import discard, remove_stale_below
 from tangora.support.seams import EXECUTORS
+from tangora.tasks.cuts import cut_lines
 
 if TYPE_CHECKING:
     from tangora.runs.contract import Executor
@@ -84,6 +85,8 @@ def _prepare(context: Context, clock: Clock) -> None:
     context.progress.overall(Overall(0.0, None, 0, 0, "prepare"))
     try:
         sources = context.load()
+        for line in cut_lines({name: facts.cut for name, facts in sources.tasks.items()}):
+            log.warning(line)
         check_modes(context.recipe, context.base)
     finally:
         clock.add("prepare", time.perf_counter() - started)

@@ -10,12 +10,13 @@ keys.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tangora.errors import TangoraError
 from tangora.support.files import digest, read_json, write_json
+from tangora.tasks.cuts import Cut, cuts
 
 if TYPE_CHECKING:
     from tangora.config.recipe import Recipe
@@ -32,11 +33,13 @@ class TaskFacts:
         fingerprint: of its rows, labels and preprocessing.
         rows: split -> number of rows.
         classes: whether its logits are over classes.
+        cut: split -> the rows that lose tokens, without splits that have none.
     """
 
     fingerprint: str
     rows: Mapping[str, int]
     classes: bool
+    cut: Mapping[str, Cut] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ class Sources:
                     task.fingerprint,
                     {name: len(split) for name, split in task.splits.items()},
                     task.form.logits_over == "classes",
+                    cuts(task),
                 )
                 for task in tasks
             },

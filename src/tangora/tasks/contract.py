@@ -154,7 +154,8 @@ class Family(Protocol[_Base, _Task]):
     ) -> dict[str, list[Tensor] | Tensor]:
         """Return inputs, one entry per row, by the backbone's names for them: unpadded 1-D tensors, or one tensor.
 
-        Rows with ``input_ids`` of similar length share a batch. The loss is computed from ``labels``: one tensor per
+        A family that shortens rows returns a `tangora.tasks.values.Encoded`, which says which ones. Rows with
+        ``input_ids`` of similar length share a batch. The loss is computed from ``labels``: one tensor per
         row if they are tokens. Omit them if they are the targets.
 
         Raises:
@@ -265,7 +266,8 @@ class Readout(Protocol):
         """
         ...
 
-    # A readout may also have ``losses_only(backbone, inputs, labels)``: the losses without the logits of the batch, if
+    # A readout that generates may count, in an attribute ``unended``, the answers that `answer` gave without an end.
+    # It may also have ``losses_only(backbone, inputs, labels)``: the losses without the logits of the batch, if
     # these are large. A training calls it in place of `losses` of `logits`.
 
     def parameters(self) -> Iterator[nn.Parameter]:

@@ -12,7 +12,8 @@ from tangora.errors import DataError
 from tangora.tasks.base import Base, pretrained, processor, refuse_other_tokens
 from tangora.tasks.readouts import token_losses
 from tangora.tasks.templates import prompts
-from tangora.tasks.texts import tokenize
+from tangora.tasks.texts import tokenize, tokenize_rows
+from tangora.tasks.values import Encoded
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -33,14 +34,14 @@ def load(config: BaseConfig) -> Base:
     return Base(config, backbone, tokenizer)
 
 
-def encode(table: Table, targets: Sequence[str], config: TaskConfig, base: Base, most: int) -> dict[str, Any]:
+def encode(table: Table, targets: Sequence[str], config: TaskConfig, base: Base, most: int) -> Encoded:
     """Return token ids of the prompts, and as labels those of the target texts.
 
     Raises:
         DataError: a target text has more than ``most`` tokens, so that no answer could match it.
     """
     settings: Any = base.config
-    ids = tokenize(base.processor, prompts(table, config), settings.max_length, table.place)
+    inputs = tokenize_rows(base.processor, prompts(table, config), settings.max_length, table.place)
     labels = tokenize(base.processor, targets, most + 1, table.place)
     for row, tokens in enumerate(labels):
         if len(tokens) > most:
@@ -50,7 +51,7 @@ def encode(table: Table, targets: Sequence[str], config: TaskConfig, base: Base,
                 where=table.place(row),
                 fix="raise base.max_new_tokens",
             )
-    return {"input_ids": ids, "labels": labels}
+    return Encoded({**inputs, "labels": labels}, inputs.cut, inputs.longest)
 
 
 class GenerationReadout(nn.Module):
@@ -70,6 +71,7 @@ class GenerationReadout(nn.Module):
         self.features_key: Hashable = "logits"
         self._most = most
         self._tokenizer = base.processor
+        self.unended = 0
 
     def features(self, backbone: nn.Module, inputs: Batch, labels: Tensor | None, /) -> Tensor:
         """Return the model's logits of the target tokens."""
@@ -108,14 +110,20 @@ class GenerationReadout(nn.Module):
         else:
             settings: dict[str, Any] = {"max_new_tokens": self._most, "do_sample": False, "num_beams": 1}
             ids = model.generate(encoder_outputs=encoded, attention_mask=mask, **settings)
+        self.unended += int((~torch.isin(ids[:, 1:], _ends(model).to(ids.device)).any(1)).sum())
         return self._tokenizer.batch_decode(ids, skip_special_tokens=True), losses
+
+
+def _ends(model: Any) -> Tensor:
+    """Return the tokens that end an answer."""
+    end = model.generation_config.eos_token_id
+    return torch.tensor(end if isinstance(end, list) else [end])
 
 
 def _greedy(step: Callable[..., Tensor], model: Any, rows: int, most: int) -> Tensor:
     """Generate token ids ``[rows, tokens]`` greedily; a row that has ended is padded."""
     settings = model.generation_config
-    end, padding = settings.eos_token_id, settings.pad_token_id
-    ends = torch.tensor(end if isinstance(end, list) else [end])
+    ends, padding = _ends(model), settings.pad_token_id
     first = getattr(settings, "decoder_start_token_id", None)
     first = model.config.decoder_start_token_id if first is None else first
     ids = torch.full((rows, 1), first, device=next(model.parameters()).device)

@@ -83,7 +83,8 @@ def load_task(config: TaskSettings, base: Base, seed: int) -> Task:
     family: Family[Any, Any] = FAMILIES.get(base.config.family)
     classes, parts = read_rows(config, base.config.family, seed)
     splits = {
-        name: Split(family.encode(rows.table, rows.targets, config, base), rows.targets) for name, rows in parts.items()
+        name: Split.of(family.encode(rows.table, rows.targets, config, base), rows.targets)
+        for name, rows in parts.items()
     }
     decides: dict[str, Any] = {
         "splits": {name: split.fingerprint for name, split in splits.items()},

@@ -35,6 +35,7 @@ class Predictions:
     Attributes:
         values: an answer per row: class numbers as int64, numbers as float64, others as a list.
         losses: of each row (float32).
+        unended: number of generated answers that reached the largest number of tokens without an end.
     """
 
     values: np.ndarray | list[Any]
@@ -45,6 +46,7 @@ class Predictions:
         return self.values.tolist() if isinstance(self.values, np.ndarray) else list(self.values)
 
     losses: np.ndarray
+    unended: int = 0
 
     def __repr__(self) -> str:
         return one_line("Predictions", f"{len(self.losses)} rows", f"mean loss {self.losses.mean():.4g}")
@@ -183,13 +185,15 @@ def predict(model: TaskModel, split: Split, batch_size: int) -> Predictions:
     device = next(model.parameters()).device
     values: list[Any] = [None] * len(split)
     losses = np.empty(len(split), dtype=np.float32)
+    before = getattr(model.readout, "unended", 0)
     with evaluating(model), torch.no_grad():  # inference mode would disable forward-mode differentiation
         for rows, batch in split.batches(batch_size, model.collator):
             answers, row_losses = model.predict_batch({k: v.to(device) for k, v in batch.items()})
             losses[rows] = row_losses.cpu().numpy()
             for row, answer in zip(rows, answers, strict=True):
                 values[row] = answer
-    return Predictions(_of_kind(values, model.form.kind), losses)
+    unended = getattr(model.readout, "unended", 0) - before
+    return Predictions(_of_kind(values, model.form.kind), losses, unended)
 
 
 def _of_kind(values: list[Any], answers: str) -> np.ndarray | list[Any]:

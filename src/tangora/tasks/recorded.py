@@ -187,4 +187,4 @@ def encoded(table: Table, config: TaskSettings, base: Base, family: Family[Any, 
     targets: Sequence[Any] = [_PLACEHOLDERS[family.form(config).kind]] * len(table)
     inputs = family.encode(table, targets, config, base)
     refuse_several_columns(table)
-    return Split(inputs, list(targets))
+    return Split.of(inputs, list(targets))

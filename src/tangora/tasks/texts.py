@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tangora.errors import DataError, ModelError
 from tangora.tasks.base import pretrained, processor, refuse_other_tokens, take_out, weights_fingerprint
 from tangora.tasks.batches import Collator
-from tangora.tasks.values import evaluating, fingerprint_of
+from tangora.tasks.values import Encoded, evaluating, fingerprint_of
 from tangora.tasks.zero_shot import TextEncoder, ZeroShotBase
 
 if TYPE_CHECKING:
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from tangora.tasks.sources import Table
     from tangora.tasks.values import Batch
 
-__all__ = ["encoder", "load", "pooled", "texts_of", "tokenize"]
+__all__ = ["cut_rows", "encoder", "load", "pooled", "texts_of", "tokenize", "tokenize_rows"]
 
+_AT_ONCE = 1024
 SCALE = 20.0  # of sentence-transformers' contrastive losses
 
 
@@ -89,6 +90,31 @@ def texts_of(table: Table, column: str, key: str) -> list[str]:
         if not text.strip():
             raise DataError("a text is empty", got=text, where=table.place(row, column), fix="drop the row")
     return texts
+
+
+def tokenize_rows(tokenizer: Any, texts: Sequence[str], max_length: int, place: Callable[[int], str]) -> Encoded:
+    """Return ``input_ids`` of `tokenize`, with the numbers of the rows that lost tokens."""
+    ids, longest = tokenize(tokenizer, texts, max_length, place), min(max_length, tokenizer.model_max_length)
+    return Encoded({"input_ids": ids}, cut_rows(tokenizer, [texts], ids, longest), longest)
+
+
+def cut_rows(
+    tokenizer: Any, columns: Sequence[Sequence[str]], ids: Sequence[Sequence[int] | Tensor], longest: int
+) -> list[int]:
+    """Return the numbers of the rows that lost tokens. Only rows that are as long as allowed are converted again.
+
+    Args:
+        tokenizer: that made the tokens.
+        columns: of one text per row; two for pairs.
+        ids: the tokens of each row.
+        longest: the number of tokens that rows were cut to.
+    """
+    full, cut = [row for row, tokens in enumerate(ids) if len(tokens) >= longest], []
+    for start in range(0, len(full), _AT_ONCE):  # a few at a time: whole documents can be much longer
+        rows = full[start : start + _AT_ONCE]
+        whole = tokenizer(*([texts[row] for row in rows] for texts in columns), verbose=False)["input_ids"]
+        cut += [row for row, tokens in zip(rows, whole, strict=True) if len(tokens) > len(ids[row])]
+    return cut
 
 
 def tokenize(

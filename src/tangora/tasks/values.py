@@ -16,13 +16,29 @@ from tangora.support.files import digest
 from tangora.support.shown import html_table, one_line
 from tangora.tasks.contract import AnswerForm
 
-__all__ = ["Batch", "Collate", "Split", "SplitRows", "Task", "evaluating", "fingerprint_of", "only"]
+__all__ = ["Batch", "Collate", "Encoded", "Split", "SplitRows", "Task", "evaluating", "fingerprint_of", "only"]
 
 CLASSES = AnswerForm("classes", "classes")
 
 Batch: TypeAlias = dict[str, Tensor]
 Collate: TypeAlias = Callable[[Sequence[Mapping[str, Any]]], Batch]
 """Collates entries of a split into a padded batch with ``labels``."""
+
+
+class Encoded(dict[str, "list[Tensor] | Tensor"]):
+    """Inputs of rows by their names, as `tangora.tasks.contract.Family.encode` returns them, and which rows were cut.
+
+    Args:
+        inputs: one entry per row; see `Split`.
+        cut: numbers of the rows that lost tokens.
+        longest: the number of tokens that rows were cut to; None if none can be cut.
+    """
+
+    def __init__(
+        self, inputs: Mapping[str, list[Tensor] | Tensor], cut: Iterable[int] = (), longest: int | None = None
+    ) -> None:
+        super().__init__(inputs)
+        self.cut, self.longest = frozenset(cut), longest
 
 
 class SplitRows(Dataset[dict[str, Any]]):
@@ -52,11 +68,15 @@ class Split:
             ``pixel_values`` of shape [n, 3, height, width]; and ``labels``, if they are not the targets.
         targets: the targets of metrics, by the kind of answers: see `tangora.tasks.contract.Answers`.
         fingerprint: sha-256 of inputs and targets.
+        cut: numbers of the rows that lost tokens.
+        longest: the number of tokens that rows were cut to; None if none can be cut.
     """
 
     inputs: Mapping[str, list[Tensor] | Tensor]
     targets: list[Any]
     fingerprint: str = ""
+    cut: frozenset[int] = frozenset()
+    longest: int | None = None
     _batches: dict[int, list[tuple[list[int], Batch]]] = field(default_factory=dict, repr=False, compare=False)
 
     def __repr__(self) -> str:
@@ -66,6 +86,13 @@ class Split:
         """Compute the fingerprint unless it is given."""
         if not self.fingerprint:
             object.__setattr__(self, "fingerprint", fingerprint_of([self.inputs, self.targets]))
+
+    @classmethod
+    def of(cls, inputs: Mapping[str, list[Tensor] | Tensor], targets: list[Any]) -> Split:
+        """Return rows as a family encoded them."""
+        if isinstance(inputs, Encoded):
+            return cls(inputs, targets, cut=inputs.cut, longest=inputs.longest)
+        return cls(inputs, targets)
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -77,7 +104,8 @@ class Split:
             name: [values[i] for i in rows] if isinstance(values, list) else values[list(rows)]
             for name, values in self.inputs.items()
         }
-        return Split(inputs, [self.targets[i] for i in rows])
+        cut = frozenset(new for new, old in enumerate(rows) if old in self.cut)
+        return Split(inputs, [self.targets[i] for i in rows], cut=cut, longest=self.longest)
 
     def dataset(self) -> SplitRows:
         """Return the rows as a torch data set, for a `DataLoader` or a `Trainer`."""

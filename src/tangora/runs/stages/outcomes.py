@@ -78,7 +78,7 @@ def read_outcomes(path: Path) -> Outcomes:
 
 def _plain(results: Mapping[str, Mapping[str, Result]]) -> dict[str, dict[str, list[Any]]]:
     return {
-        split: {task: [result.score, result.loss, result.values] for task, result in of_split.items()}
+        split: {task: list(vars(result).values()) for task, result in of_split.items()}
         for split, of_split in results.items()
     }
 

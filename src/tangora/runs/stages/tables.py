@@ -10,12 +10,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tangora.analysis.cosine import cosine_matrix
 from tangora.config.recipe import Recipe
 from tangora.evaluation import results as scores
 from tangora.evaluation.predictions import write_site_predictions
+from tangora.evaluation.warnings import score_warnings
 from tangora.runs.jobs import Job, Resources
 from tangora.runs.stages.column_files import scored_on_columns
 from tangora.runs.stages.fusion import CANDIDATE_COLUMNS
@@ -68,8 +69,16 @@ def _write_scores(context: Context, outcomes: Outcomes) -> None:
     recipe, tasks = context.recipe, list(context.tasks.values())
     bootstrap = scores.Bootstrap(tasks, recipe.evaluation.bootstrap, recipe.seed)
     scores.write_csv(context.run / "scores.csv", scores.rows(outcomes.chosen, tasks, bootstrap))
-    summary = {"rows": scores.summary(outcomes.chosen, tasks, bootstrap)}
+    summary: dict[str, Any] = {"rows": scores.summary(outcomes.chosen, tasks, bootstrap)}
+    measured = {_name(one): one.results["test"] for one in outcomes.chosen if "test" in one.results}
+    if warnings := score_warnings(measured, tasks, "test", cut=("train", "validation", "test")):
+        summary["warnings"] = warnings
     write_json(context.run / "summary.json", summary)
+
+
+def _name(outcome: scores.Outcome) -> str:
+    parts = (outcome.mode, outcome.method, outcome.space, "+".join(outcome.subset), outcome.selection)
+    return " ".join(part for part in parts if part not in ("", "-", "none"))
 
 
 def _write_candidates(context: Context, outcomes: Outcomes) -> None:
@@ -98,7 +107,7 @@ def _write_similarity(context: Context) -> None:
 def tables_job(recipe: Recipe, before: Sequence[Job]) -> TablesJob:
     """Return the job that reads every expert and every outcome."""
     inputs = tuple(job.key for job in before)
-    code = source_digest(scores, cosine_matrix, write_site_predictions)
+    code = source_digest(scores, cosine_matrix, write_site_predictions, score_warnings)
     key = digest(["tables-1", code, inputs, recipe.evaluation.bootstrap, recipe.seed])
     names = tuple(task.name for task in recipe.tasks)
     return TablesJob(key, names, inputs, Resources(float(recipe.evaluation.bootstrap * len(before)), device=False))

@@ -17,8 +17,8 @@ from torch import Tensor
 from tangora.errors import DataError
 from tangora.tasks.batches import IGNORED, Collator, pad
 from tangora.tasks.classification.readouts import LOST
-from tangora.tasks.texts import texts_of
-from tangora.tasks.values import Split
+from tangora.tasks.texts import cut_rows, texts_of
+from tangora.tasks.values import Encoded, Split
 
 if TYPE_CHECKING:
     from tangora.tasks.base import Base
@@ -51,7 +51,7 @@ class HeadCollator(Collator):
         return batch
 
 
-def text_inputs(table: Table, config: TextSettings, base: Base) -> Inputs:
+def text_inputs(table: Table, config: TextSettings, base: Base) -> Encoded:
     """Return token ids of a text, or of two; and to which of the two each token belongs, if the model knows types.
 
     Raises:
@@ -65,7 +65,7 @@ def text_inputs(table: Table, config: TextSettings, base: Base) -> Inputs:
     inputs: Inputs = {"input_ids": _tensors(encoded["input_ids"])}
     if len(texts) == 2 and "token_type_ids" in encoded:
         inputs["token_type_ids"] = _tensors(encoded["token_type_ids"])
-    return inputs
+    return Encoded(inputs, cut_rows(base.processor, texts, encoded["input_ids"], longest), longest)
 
 
 def label_tensors(targets: Sequence[Any], config: RowSettings) -> Inputs:
@@ -75,7 +75,7 @@ def label_tensors(targets: Sequence[Any], config: RowSettings) -> Inputs:
     return {"labels": _tensors(targets)}
 
 
-def word_inputs(table: Table, config: TokenSettings, base: Base) -> Inputs:
+def word_inputs(table: Table, config: TokenSettings, base: Base) -> Encoded:
     """Return token ids of lists of words; labels are 0 where a word begins, until `with_tags`; and lost words.
 
     Raises:
@@ -100,7 +100,7 @@ def word_inputs(table: Table, config: TokenSettings, base: Base) -> Inputs:
     inputs: Inputs = {"input_ids": _tensors(ids), "labels": _tensors(labels)}
     if config.lost == "outside":
         inputs[LOST] = torch.tensor(lost, dtype=torch.int64)
-    return inputs
+    return Encoded(inputs, (row for row, count in enumerate(lost) if count), longest)
 
 
 def with_tags(split: Split, tags: Sequence[str]) -> Split:
@@ -113,7 +113,7 @@ def with_tags(split: Split, tags: Sequence[str]) -> Split:
             kept = int((row != IGNORED).sum())
             filled[row != IGNORED] = torch.tensor([numbers[tag] for tag in target[:kept]])
         labels.append(filled)
-    return Split({**split.inputs, "labels": labels}, split.targets)
+    return Split({**split.inputs, "labels": labels}, split.targets, cut=split.cut, longest=split.longest)
 
 
 def lost_words(split: Split) -> int:

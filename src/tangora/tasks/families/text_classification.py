@@ -53,7 +53,9 @@ class TextClassification:
         """Return token ids of the texts, and the numbers of labels if rows have several."""
         from tangora.tasks.classification import inputs  # deferred: torch
 
-        return {**inputs.text_inputs(table, config, base), **inputs.label_tensors(targets, config)}
+        encoded = inputs.text_inputs(table, config, base)
+        encoded |= inputs.label_tensors(targets, config)
+        return encoded
 
     def decides(self, config: TextSettings, base: Base, /) -> Mapping[str, Any]:
         """Return layers and values of the head, what it reads, problem and threshold."""

@@ -52,7 +52,7 @@ class TextZeroShot:
         from tangora.tasks import texts  # deferred: torch
 
         column = texts.texts_of(table, config.text, "text")
-        return {"input_ids": texts.tokenize(base.processor, column, _settings(base).max_length, table.place)}
+        return texts.tokenize_rows(base.processor, column, _settings(base).max_length, table.place)
 
     def decides(self, config: TaskConfig, base: Base, /) -> Mapping[str, Any]:
         """Return scale, templates, and the encoder that embeds class names."""

@@ -19,6 +19,7 @@ from tangora.errors import DataError
 from tangora.tasks.batches import IGNORED
 from tangora.tasks.language.rows import choices_of, conversations, plain_texts, prompts_of
 from tangora.tasks.language.tokens import Vocabulary, vocabulary
+from tangora.tasks.values import Encoded
 
 if TYPE_CHECKING:
     from tangora.config.language import LanguageTask
@@ -49,7 +50,7 @@ class _Row:
     longest: int
 
 
-def encode(table: Table, targets: Sequence[Any], config: LanguageTask, base: Base) -> dict[str, list[Tensor] | Tensor]:
+def encode(table: Table, targets: Sequence[Any], config: LanguageTask, base: Base) -> Encoded:
     """Return tokens of prompts, completions and choices.
 
     Raises:
@@ -60,7 +61,7 @@ def encode(table: Table, targets: Sequence[Any], config: LanguageTask, base: Bas
     rows = _rows(table, targets, config, words)
     if config.form in ("prompt", "messages"):
         _refuse_long_answers(rows, most_generated(config, base), table)
-    rows = [_fitted(row, config, words, table.place(number)) for number, row in enumerate(rows)]
+    whole, rows = rows, [_fitted(row, config, words, table.place(number)) for number, row in enumerate(rows)]
     inputs: dict[str, list[Tensor] | Tensor] = {
         "input_ids": [torch.tensor(row.prompt) for row in rows],
         "labels": [torch.tensor(row.target) for row in rows],
@@ -69,7 +70,8 @@ def encode(table: Table, targets: Sequence[Any], config: LanguageTask, base: Bas
         inputs["earlier"] = [_learned(row) for row in rows]
     if config.form == "choices":
         inputs["choices"] = [torch.tensor(row.choices) for row in rows]
-    return inputs
+    cut = (number for number, (before, after) in enumerate(zip(whole, rows, strict=True)) if after is not before)
+    return Encoded(inputs, cut, words.most)
 
 
 def answer_tokens(history: Messages | None, text: str, config: LanguageTask, words: Vocabulary) -> list[int]:

@@ -47,6 +47,7 @@ class LanguageReadout(nn.Module):
         self.features_key: Hashable = ("causal-lm", config.form == "choices", config.loss, config.turns)
         self._config, self._words, self._most = config, vocabulary(base, config), most_generated(config, base)
         self._layers: Layers | Literal["unknown"] | None = "unknown"
+        self.unended = 0
 
     def features(
         self, backbone: nn.Module, inputs: Batch, labels: Tensor | None, /
@@ -98,6 +99,7 @@ class LanguageReadout(nn.Module):
         start = int(inputs["boundary"][0])
         generation = Generation(backbone, self._most, self._words.ends, self._stopped, settle)
         answers = generation.answers(inputs["input_ids"][:, :start], inputs["attention_mask"][:, :start])
+        self.unended += sum(len(ids) == self._most and not self._stopped(ids) for ids in answers)
         return [trimmed(self._text(ids), self._config.stop) for ids in answers]
 
     def _stopped(self, ids: list[int]) -> bool:

@@ -1,0 +1,53 @@
+"""Commands say which rows were cut, on stderr and as JSON, and a run records it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from tangora.cli import app
+
+CUT = ("--set", "base.max_length=3")
+
+
+@pytest.fixture(autouse=True)
+def _there(workshop, monkeypatch):
+    monkeypatch.chdir(workshop)
+
+
+def command(*arguments):
+    done = CliRunner().invoke(app, [*map(str, arguments)])
+    assert done.exit_code == 0, (done.output, done.exception)
+    return done
+
+
+def test_a_training_says_it_and_keeps_it(tmp_path):
+    out = tmp_path / "one"
+    done = command("finetune", "recipe.yaml", "--task", "one", "--out", out, "--set", "training.steps=1", *CUT)
+    assert "warning: one: 43 of 43 train rows (100 %) are cut at max_length 3" in done.stderr
+    kept = json.loads((out / "training.json").read_text())["cut"]
+    assert kept["train"] == {"rows": 43, "of": 43, "max_length": 3}
+    assert "warning" not in command("evaluate", "recipe.yaml", "--split", "validation").stderr
+
+
+def test_a_scoring_says_it_once():
+    done = command("evaluate", "recipe.yaml", "--json", *CUT)
+    lines = [f"{task}: 12 of 12 test rows (100 %) are cut at max_length 3" for task in ("one", "two")]
+    assert json.loads(done.stdout)["warnings"] == lines
+    assert [line for line in done.stderr.splitlines() if "warning" in line] == [f"warning: {line}" for line in lines]
+    assert "warning" not in command("evaluate", "recipe.yaml", "--quiet", *CUT).stderr
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_run_says_it_and_keeps_it(tmp_path):
+    out = tmp_path / "run"
+    fewer = ("--set", "modes={lora: {}}", "--set", "fusion.methods=[{method: average}]")
+    done = command("run", "recipe.yaml", "--out", out, *CUT, *fewer)
+    said = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
+    assert len(said) == 6, "two tasks, three splits"
+    assert said[0] == "warning: one: 43 of 43 train rows (100 %) are cut at max_length 3"
+    assert [f"warning: {line}" for line in json.loads((out / "summary.json").read_text())["warnings"]] == said
+    assert json.loads((out / "run.json").read_text())["cut"]["two"]["test"] == {"rows": 12, "of": 12, "max_length": 3}
+    assert "WARNING tangora: two: 12 of 12 test rows (100 %) are cut at max_length 3" in (out / "run.log").read_text()
