@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from tangora.adapters.beside import beside, held_names
+from tangora.adapters.beside import beside
 from tangora.adapters.formats.lora.layers import expert_of, is_bias, layer_of
 from tangora.adapters.formats.lora.settings import parameters_of
 from tangora.errors import ModelError
+from tangora.storage.held import held_names
 
 if TYPE_CHECKING:
     from tangora.adapters.adapter import Adapter

@@ -16,25 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tangora.storage.held import is_held, widened
-
 if TYPE_CHECKING:
     from tangora.adapters.adapter import Adapter
     from tangora.adapters.application import Slot
     from tangora.updates.update import Factors
 
-__all__ = ["beside", "held_names"]
-
-
-def held_names(model: nn.Module) -> dict[str, Tensor]:
-    """Return the name of each parameter that is held in half precision -> the parameter."""
-    return {
-        f"{prefix}.{name}" if prefix else name: parameter
-        for prefix, module in model.named_modules()
-        if is_held(module)
-        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False)
-        if widened(parameter) is not parameter
-    }
+__all__ = ["beside"]
 
 
 @contextlib.contextmanager

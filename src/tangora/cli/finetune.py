@@ -19,6 +19,7 @@ from tangora.errors import ArgumentError
 if TYPE_CHECKING:
     from tangora.config.recipe import FinetuneConfig, Recipe
     from tangora.config.tasks import TaskSettings
+    from tangora.tasks import Base, Task
 
 __all__ = ["COMMAND", "FinetuneOptions", "finetune"]
 
@@ -46,6 +47,9 @@ class FinetuneOptions(Options):
     settings: SettingsOption = None
     trust_remote_code: TrustOption = False
     overwrite: OverwriteOption = False
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Estimate the memory of training and scoring, and stop.")
+    ] = False
 
     def chosen(self, recipe: Recipe, joint: bool) -> list[TaskSettings]:
         """The tasks that are trained on.
@@ -83,6 +87,9 @@ def finetune(options: FinetuneOptions, output: Output) -> None:
     folders = {task.name: options.out / task.name if options.task is None else options.out for task in chosen}
     for folder in folders.values():
         refuse_output(folder, options.overwrite)
+    if options.dry_run:
+        _plan(options, recipe, config, chosen, output)
+        return
     _train(options, recipe, config, chosen, folders, output)
     adapters: list[dict[str, Any]] = [
         {
@@ -97,6 +104,40 @@ def finetune(options: FinetuneOptions, output: Output) -> None:
     document = adapters[0] if options.task is not None else {"adapters": adapters}
     lines = [line for one in adapters for line in _lines(one["task"], one["scores"])]
     output.result(document, *lines, *(f"adapter: {folder.resolve()}" for folder in folders.values()))
+
+
+def _plan(
+    options: FinetuneOptions, recipe: Recipe, config: FinetuneConfig, chosen: Sequence[TaskSettings], output: Output
+) -> None:
+    from tangora.modes.contract import mode_of  # deferred: imports torch
+    from tangora.modes.memory import Memory, memory_of
+
+    base, tasks = _loaded(recipe, chosen, output)
+    mode = mode_of(config)
+    mode.check(base, config)
+    memory = Memory.most([memory_of(base, task, config, recipe.evaluation.batch_size) for task in tasks])
+    document = {"dry_run": True, "mode": options.mode, "tasks": [task.name for task in tasks], "memory": memory}
+    weight = mode.footprint(base, config)
+    output.result(
+        {**document, "trainable": weight.trainable},
+        f"{options.mode} · {'+'.join(task.name for task in tasks)}: {weight.sites} sites, {weight.trainable:,} numbers",
+        f"memory, estimated: {memory}",
+    )
+
+
+def _loaded(recipe: Recipe, chosen: Sequence[TaskSettings], output: Output) -> tuple[Base, list[Task]]:
+    """Load the base and the tasks on the recipe's machine, and warn of rows that were cut."""
+    from tangora.runs.machine import machine_of  # deferred: imports torch
+    from tangora.tasks import load_base, load_task
+    from tangora.tasks.cuts import cut_lines, cuts
+
+    machine = machine_of(recipe)
+    machine.use_threads()
+    base = load_base(recipe.base, machine)
+    tasks = [load_task(task, base, recipe.seed) for task in chosen]
+    lines = cut_lines({task.name: cuts(task) for task in tasks}, ("train", "validation"))
+    output.note(*(f"warning: {line}" for line in lines))
+    return base, tasks
 
 
 def _record(path: Path) -> dict[str, Any] | None:
@@ -126,16 +167,8 @@ def _train(
     from tangora.modes.contract import Bench, reporting  # deferred: imports torch
     from tangora.modes.finetuning import train_to
     from tangora.modes.stage import stage_key
-    from tangora.runs.machine import machine_of
-    from tangora.tasks import load_base, load_task
-    from tangora.tasks.cuts import cut_lines, cuts
 
-    machine = machine_of(recipe)
-    machine.use_threads()
-    base = load_base(recipe.base, machine)
-    tasks = [load_task(task, base, recipe.seed) for task in chosen]
-    lines = cut_lines({task.name: cuts(task) for task in tasks}, ("train", "validation"))
-    output.note(*(f"warning: {line}" for line in lines))
+    base, tasks = _loaded(recipe, chosen, output)
     scratch = options.out.parent / f".{options.out.name}.training"
     prints = {task.name: task.fingerprint for task in tasks}
     key = stage_key(config, base.identity, prints, recipe.base.family, [task.metric for task in chosen])

@@ -135,6 +135,8 @@ def plan_lines(plan: Preflight) -> Iterator[str]:
         f"{len(plan.tasks)} tasks, {plan.subsets} subsets, {plan.comparisons} comparisons; adapters take "
         f"{size_text(plan.size)}, {size_text(plan.free)} are free"
     )
+    for mode in plan.modes:
+        yield f"memory of {mode.mode}, estimated: {mode.memory}"
     done = sum(job.done for job in plan.jobs)
     planned = f"{len(plan.jobs)} jobs, {done} done"
     if done == len(plan.jobs):

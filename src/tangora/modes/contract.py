@@ -78,11 +78,13 @@ class Footprint:
         sites: adapted layers, or parameters.
         trainable: numbers that are trained.
         size: bytes on disk.
+        adapted: numbers of the weights that it changes.
     """
 
     sites: int
     trainable: int
     size: int
+    adapted: int = 0
 
 
 @runtime_checkable

@@ -104,13 +104,14 @@ def lora_footprint(
             expand(model)
         factors = [p for name, p in model.named_parameters() if "lora_" in name]
         trainable = sum(p.numel() for p in factors if p.requires_grad)
-        return Footprint(len(factors) // 2, trainable, 4 * sum(p.numel() for p in factors))
+        adapted = sum(layer.get_base_layer().weight.numel() for layer in lora_layers(model).values())
+        return Footprint(len(factors) // 2, trainable, 4 * sum(p.numel() for p in factors), adapted)
 
 
 def weights_footprint(base: Base) -> Footprint:
     """Count the parameters of the whole model; their changes are kept in float32."""
     sizes = [p.numel() for p in base.backbone.parameters()]
-    return Footprint(len(sizes), sum(sizes), 4 * sum(sizes))
+    return Footprint(len(sizes), sum(sizes), 4 * sum(sizes), sum(sizes))
 
 
 def _lora_config(lora: LoraSettings) -> LoraConfig:

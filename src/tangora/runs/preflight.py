@@ -12,6 +12,7 @@ from torch import nn
 
 from tangora.config.recipe import Recipe
 from tangora.modes.contract import mode_of
+from tangora.modes.memory import Memory, memory_of
 from tangora.progress import Progress
 from tangora.runs.checks import check_methods
 from tangora.runs.context import Context
@@ -42,6 +43,7 @@ class PlannedMode:
         sites: places in the model where an adapter changes weights.
         trainable: the smallest and the largest number of trained parameters; heads differ by task.
         size: bytes of all its adapters.
+        memory: the estimate for the task that takes the most.
     """
 
     mode: str
@@ -52,6 +54,7 @@ class PlannedMode:
     sites: int
     trainable: tuple[int, int]
     size: int
+    memory: Memory
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,7 @@ def preflight(recipe: Recipe, out: Path, progress: Progress, *, overwrite: bool 
 def _modes(context: Context) -> Iterable[PlannedMode]:
     experts = [job for job in context.plan if isinstance(job, ExpertJob)]
     heads = {task.name: _head_footprint(task, context.base) for task in context.tasks.values()}
+    scored = context.recipe.evaluation.batch_size
     for mode in context.recipe.modes:
         config = context.recipe.finetune_config(mode)
         of_mode = [job for job in experts if job.mode == mode]
@@ -158,6 +162,7 @@ def _modes(context: Context) -> Iterable[PlannedMode]:
             sites=weight.sites,
             trainable=(min(trainable), max(trainable)),
             size=sum(len(job.tasks) * (weight.size + head.size) for job, head in zip(of_mode, own, strict=True)),
+            memory=Memory.most([memory_of(context.base, task, config, scored) for task in context.tasks.values()]),
         )
 
 

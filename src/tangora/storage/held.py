@@ -16,7 +16,7 @@ import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["HALVES", "hold_", "is_held", "widened"]
+__all__ = ["HALVES", "held_names", "hold_", "is_held", "widened"]
 
 HALVES = (torch.bfloat16, torch.float16)
 
@@ -51,6 +51,17 @@ def hold_(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 def is_held(module: nn.Module) -> bool:
     """Return whether matrices of the module itself are held in half precision."""
     return hasattr(type(module), "_tangora_held")
+
+
+def held_names(model: nn.Module) -> dict[str, Tensor]:
+    """Return the name of each parameter that is held in half precision -> the parameter."""
+    return {
+        f"{prefix}.{name}" if prefix else name: parameter
+        for prefix, module in model.named_modules()
+        if is_held(module)
+        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False)
+        if widened(parameter) is not parameter
+    }
 
 
 def widened(tensor: Tensor) -> Tensor:
