@@ -67,7 +67,9 @@ def test_all_is_every_extra_that_a_recipe_may_need():
     extras = project()["optional-dependencies"]
     (everything,) = map(Requirement, extras["all"])
     assert everything.name == "tangora"
-    assert everything.extras == extras.keys() - {"all", "dev", "tensorboard", "wandb"}
+    assert everything.extras == extras.keys() - {"all", "dev", "tensorboard", "wandb"} - {
+        "quantized"
+    }  # has no wheels for some machines
 
 
 def test_the_error_of_a_missing_extra_asks_for_what_the_extra_brings():

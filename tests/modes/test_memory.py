@@ -41,7 +41,7 @@ def estimate(case, mode="lora", base=None, batch_size=5, **training) -> Memory:
 
 @pytest.mark.parametrize(("dtype", "size"), [("float32", 4), ("bfloat16", 2), ("float16", 2)])
 def test_bytes_of_weights_are_exact(case, dtype, size):
-    base = load_base(case.base.config.model_copy(update={"dtype": dtype}))
+    base = load_base(case.base.config.model_copy(update={"weights_dtype": dtype}))
     assert weight_bytes(base) == size * matrices(base) + 4 * (NORMS + frequencies(base))
 
 
@@ -92,7 +92,7 @@ def test_logits_of_decoders_come_in_chunks(case, monkeypatch):
 def test_scoring_keeps_factors_beside_held_weights_and_copies_of_others(case):
     changed = 2 * (32 * 32 + 32 * 16)
     assert estimate(case).scoring["adapter"] == 4 * changed
-    base = load_base(case.base.config.model_copy(update={"dtype": "bfloat16"}))
+    base = load_base(case.base.config.model_copy(update={"weights_dtype": "bfloat16"}))
     held = estimate(case, base=base)
     assert held.scoring["adapter"] == held.training["adapter"] < 4 * changed
     assert held.training["one weight in float32"] == 4 * max(32 * 48, base.backbone.config.vocab_size * 32)

@@ -31,7 +31,7 @@ SUMS = 2**-24 * 128 * 12  # sums of at most 128 products in another order, in 12
 
 def held(base: Base, machine: Machine | None = None, dtype: str = "bfloat16") -> Base:
     """The base with its weights in half precision."""
-    return load_base(base.config.model_copy(update={"dtype": dtype}), machine)
+    return load_base(base.config.model_copy(update={"weights_dtype": dtype}), machine)
 
 
 def twin(base: Base, machine: Machine | None = None, dtype: torch.dtype = HELD) -> Base:
@@ -156,7 +156,7 @@ def test_a_checkpoint_in_bfloat16_has_one_fingerprint(tiny_llama, families, tmp_
     shutil.copytree(tiny_llama, tmp_path / "half")
     rounded.save_pretrained(tmp_path / "half")
     config = base.config.model_copy(update={"model": str(tmp_path / "half")})
-    wide, narrow = (load_base(config.model_copy(update={"dtype": name})) for name in ("float32", "bfloat16"))
+    wide, narrow = (load_base(config.model_copy(update={"weights_dtype": name})) for name in ("float32", "bfloat16"))
     assert wide.fingerprint == narrow.fingerprint != base.fingerprint
     assert wide.identity == wide.fingerprint != narrow.identity  # of results
 
@@ -201,10 +201,12 @@ def test_a_saved_adapter_loads_its_base_in_the_same_dtype(families, tmp_path):
 def test_what_trains_or_changes_held_weights_is_refused(families):
     case = families["text"]
     base = held(case.base)
-    with pytest.raises(ModelError, match=r"mode full trains the base's weights.*got 'bfloat16' at base\.dtype"):
+    with pytest.raises(ModelError, match=r"mode full trains the base's weights.*got 'bfloat16' at base\.weights_dtype"):
         tangora.finetune(base, case.task, case.config("full"), progress=False)
     adapter = tangora.finetune(base, case.task, case.config("lora", steps=1), progress=False)
-    with pytest.raises(ModelError, match=r"held in another dtype.*weight\. Load the base with base\.dtype: float32"):
+    with pytest.raises(
+        ModelError, match=r"held in another dtype.*weight\. Load the base with base\.weights_dtype: float32"
+    ):
         adapter.apply_(base.backbone)
 
 
@@ -216,8 +218,8 @@ def test_a_table_that_the_dtype_would_round_is_refused(families, monkeypatch):
 
     config = families["text"].base.config
     assert pretrained(Sines, config).sines.dtype == torch.float32
-    with pytest.raises(ModelError, match=r"computes a table.*sines.*base\.dtype: float32"):
-        pretrained(Sines, config.model_copy(update={"dtype": "bfloat16"}))
+    with pytest.raises(ModelError, match=r"computes a table.*sines.*base\.weights_dtype: float32"):
+        pretrained(Sines, config.model_copy(update={"weights_dtype": "bfloat16"}))
 
 
 def test_searches_and_statistics_compute_with_the_float32_values(families):

@@ -16,6 +16,7 @@ from tangora.adapters.formats.lora.layers import expert_of, is_bias, layer_of
 from tangora.adapters.formats.lora.settings import parameters_of
 from tangora.errors import ModelError
 from tangora.storage.held import held_names
+from tangora.storage.packed import is_packed
 
 if TYPE_CHECKING:
     from tangora.adapters.adapter import Adapter
@@ -57,7 +58,9 @@ def apply_(model: nn.Module, adapter: Adapter) -> None:
     slots = find_slots(model, adapter)
     if held := sorted(held_names(model).keys() & (adapter.whole.keys() | {slot.name for slot in slots.values()})):
         what = "the weight is held in another dtype, in which the update would be rounded away"
-        raise ModelError(what, where=held[0], fix="load the base with base.dtype: float32, and without quantization")
+        raise ModelError(
+            what, where=held[0], fix="load the base with base.weights_dtype: float32, and without quantization"
+        )
     _add_(model, adapter, slots)
 
 
@@ -113,10 +116,12 @@ def find_slots(model: nn.Module, adapter: Adapter) -> dict[str, Slot]:
     users: dict[int, list[str]] = {}
     for name, parameter in parameters.items():
         users.setdefault(id(parameter), []).append(name)
+    shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    shapes |= {f"{n}.weight": (m.out_features, m.in_features) for n, m in model.named_modules() if is_packed(m)}
     for name, value in adapter.whole.items():
         _require(name, parameters)
-        if parameters[name].shape != value.shape:
-            what = f"the model's parameter is {tuple(parameters[name].shape)}, the adapter's {tuple(value.shape)}"
+        if shapes[name] != tuple(value.shape):
+            what = f"the model's parameter is {shapes[name]}, the adapter's {tuple(value.shape)}"
             raise ModelError(what, where=name, fix=_FIX)
     slots: dict[str, Slot] = {}
     for site, update in adapter.updates.items():
@@ -124,7 +129,7 @@ def find_slots(model: nn.Module, adapter: Adapter) -> dict[str, Slot]:
         slots[site] = Slot(site) if full or is_bias(site, update) else _find_slot(model, site, adapter)
         name = slots[site].name
         _require(name, parameters)
-        _check_shape(site, parameters[name], slots[site], update.shape, full)
+        _check_shape(site, shapes[name], slots[site], update.shape, full)
         if not full and (others := [other for other in users[id(parameters[name])] if other != name]):
             fix = "untie the two before applying, or load the adapter with peft"
             raise ModelError(f"the weight is shared with {others[0]}, which is not adapted", where=site, fix=fix)
@@ -136,11 +141,11 @@ def _require(name: str, parameters: Mapping[str, Tensor]) -> None:
         raise ModelError("the model has no such parameter", where=name, fix=_FIX)
 
 
-def _check_shape(site: str, parameter: Tensor, slot: Slot, shape: tuple[int, ...], full: bool) -> None:
-    part = tuple(parameter.shape) if slot.expert is None else tuple(parameter.shape[1:])
+def _check_shape(site: str, own: tuple[int, ...], slot: Slot, shape: tuple[int, ...], full: bool) -> None:
+    part = own if slot.expert is None else own[1:]
     part = part[::-1] if slot.transposed else part
     flat = (part[0], math.prod(part[1:])) if len(part) > 2 and not full else part
-    has_expert = slot.expert is None or slot.expert < parameter.shape[0]
+    has_expert = slot.expert is None or slot.expert < own[0]
     if flat != tuple(shape) or not has_expert:
         what = f"the model's weight is {part}, the adapter's update {tuple(shape)}"
         raise ModelError(what, where=site, fix=_FIX)

@@ -1,6 +1,6 @@
 """Updates of weights that cannot take them: computed beside the weight, or with a float32 weight in its place.
 
-    y = W x + s B (A x)        a low-rank update of a Linear or Conv1D whose W is held in half precision
+    y = W x + s B (A x)        a low-rank update of a Linear or Conv1D whose W is in half precision, or quantized
     y = (W + ΔW) x             any other update: W + ΔW is formed in float32 for as long as it is needed
 
 Both are what the float32 model with the same W computes, up to the order of the sums.
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from tangora.storage.held import values_of
 
 if TYPE_CHECKING:
     from tangora.adapters.adapter import Adapter
@@ -47,7 +49,7 @@ def beside(model: nn.Module, adapter: Adapter, slots: Mapping[str, Slot], names:
             hooks[module] = factors
             continue
         if slot.name not in values:
-            values[slot.name] = parameters[slot.name].detach().float()
+            values[slot.name] = values_of(model, slot.name).detach().clone()
         slot.add_(values[slot.name], adapter.updates[site])
     with contextlib.ExitStack() as stack:
         for module, factors in hooks.items():

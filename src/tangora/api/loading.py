@@ -38,8 +38,9 @@ def load_base(
         model: a folder or a Hub id; or settings from a recipe, without further settings here.
         family: turns rows into inputs, and outputs into answers; see ``tangora plugins families``.
         device: ``auto`` (an accelerator if there is one, else ``cpu``), or a torch device, such as ``cuda:1``.
-        dtype: of forward passes: ``float32``, ``bfloat16`` or ``float16``; weights stay in float32.
-        settings: further keys of ``base`` in a recipe, such as ``revision`` or ``max_length``.
+        dtype: of forward passes: ``float32``, ``bfloat16`` or ``float16``.
+        settings: further keys of ``base`` in a recipe, such as ``revision``, ``max_length``, or ``weights_dtype`` and
+            ``quantization``, the form in which the weights are held.
 
     Raises:
         ArgumentError: no family, the device cannot be used, or a setting is unknown or invalid.

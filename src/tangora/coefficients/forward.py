@@ -16,7 +16,7 @@ from tangora.adapters.application import Slot, find_slots
 from tangora.coefficients.linear import shares
 from tangora.coefficients.logits import Answers
 from tangora.errors import ArgumentError, DataError, FusionError
-from tangora.storage.held import widened
+from tangora.storage.held import values_of
 from tangora.tasks.lines import lines_of
 from tangora.tasks.model import TaskModel, collate, make_readout
 from tangora.tasks.values import evaluating
@@ -172,8 +172,7 @@ class _Weights:
             _Site(i, slots[site], [(t, vector[site]) for t, vector in enumerate(vectors) if site in vector])
             for i, site in enumerate(self.sites)
         ]
-        parameters = dict(model.named_parameters(remove_duplicate=False))
-        self._start = {site.slot.name: widened(parameters[site.slot.name].detach()) for site in self._sites}
+        self._start = {site.slot.name: values_of(model, site.slot.name).detach() for site in self._sites}
         ones = torch.ones(1)
         for site, update in first.start.items():
             name = slots[site].name

@@ -41,9 +41,12 @@ class BaseSettings(Frozen):
     family: str
     model: str = Field(description="Hub id, folder, or 'builtin:quickstart' (made and cached by the run)")
     revision: str | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+    weights_dtype: Literal["float32", "bfloat16", "float16"] = Field(
         default="float32",
         description="that the frozen weights are held in; forward passes compute in machine.dtype, adapters in float32",
+    )
+    quantization: Literal["8bit", "4bit"] | None = Field(
+        default=None, description="of the weights of linear layers; the others are held in weights_dtype"
     )
     trust_remote_code: bool | Literal["asked"] = Field(
         default=False,
@@ -67,12 +70,12 @@ class BaseSettings(Frozen):
     @property
     def weights(self) -> str:
         """The form in which the weights are held, such as ``bfloat16``."""
-        return self.dtype
+        return self.weights_dtype if self.quantization is None else f"{self.quantization} and {self.weights_dtype}"
 
     @property
     def held(self) -> dict[str, Any]:
         """The settings that decide the form of the weights."""
-        return {"dtype": self.dtype}
+        return {"weights_dtype": self.weights_dtype, "quantization": self.quantization}
 
     def identity(self, fingerprint: str) -> str:
         """Return the key of results that are computed with weights of this fingerprint, in the form that is held."""

@@ -162,9 +162,12 @@ def _layers(model: nn.Module, adapters: Sequence[Adapter]) -> dict[str, _Layer]:
                 raise ModelError("no statistics are collected of convolutions and experts", where=site, fix=fix)
             module = model.get_submodule(name.rpartition(".")[0])
             linear = isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+            if not parameters[name].is_floating_point():
+                fix = "collect them on the base without base.quantization, or choose a method without statistics"
+                raise ModelError("no statistics are collected on quantized weights", where=site, fix=fix)
             is_matrix = linear and parameters[name].ndim == 2
             if not is_matrix and parameters[name].dtype in HALVES:
-                fix = "set base.dtype: float32, or choose a method without Fisher information"
+                fix = "set base.weights_dtype: float32, or choose a method without Fisher information"
                 raise ModelError("gradients of held weights are rounded", where=site, fix=fix)
             layers[site] = _Layer(parameters[name], slot.transposed, module if is_matrix else None)
     return layers

@@ -16,10 +16,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from torch import nn
 
 from tangora.modes.contract import mode_of
-from tangora.storage.held import HALVES, held_names
+from tangora.storage.held import held_names
 from tangora.support.sizes import size_text
 from tangora.tasks.language.logits import CHUNK
 from tangora.tasks.model import collate, make_readout
@@ -44,8 +45,8 @@ class Memory:
         training: part -> bytes. ``activations`` is missing if the architecture's sizes are not known.
         scoring: part -> bytes, likewise.
 
-    >>> str(Memory({"weights": 2000, "adapter": 500}, {"weights": 2000}))
-    'training 2.5 kB (weights 2 kB, adapter 500 bytes); scoring 2 kB (weights 2 kB)'
+    >>> str(Memory({"weights": 2000, "activations": 500}, {"weights": 2000}))
+    'training 2.5 kB (weights 2 kB, activations 500 bytes); scoring 2 kB (weights 2 kB, activations unknown)'
     """
 
     training: Mapping[str, int]
@@ -122,15 +123,15 @@ def weight_bytes(base: Base) -> int:
 
 def _widest(base: Base, compute: int) -> int:
     """Return the bytes of the largest held matrix in float32: products in float32 make one such copy at a time."""
-    return max((_FLOAT * p.numel() for p in held_names(base.backbone).values()), default=0) if compute == _FLOAT else 0
+    return _FLOAT * max(held_names(base.backbone).values(), default=0) if compute == _FLOAT else 0
 
 
 def _casts(base: Base, compute: int, again: bool) -> int:
     """Return the bytes of the casts of weights that a training in half precision keeps for the backward pass."""
-    numbers = sum(p.numel() for p in base.backbone.parameters() if p.ndim > 1 and p.dtype not in HALVES)
+    numbers = sum(p.numel() for p in base.backbone.parameters() if p.ndim > 1 and p.dtype == torch.float32)
     sizes = _Sizes.of(base)
     layers = sizes.layers if again and sizes is not None else 1
-    return compute * numbers // layers if compute != _FLOAT and base.config.dtype == "float32" else 0
+    return compute * numbers // layers if compute != _FLOAT else 0
 
 
 def _beside(base: Base, footprint: Footprint) -> int:

@@ -33,6 +33,7 @@ __all__ = [
     "lora_footprint",
     "refuse_checkpointing",
     "refuse_held",
+    "refuse_quantized",
     "weights_footprint",
 ]
 
@@ -163,8 +164,20 @@ def refuse_held(base: Base, config: FinetuneConfig) -> None:
     """
     if (weights := base.config.weights) != "float32":
         what = f"mode {config.mode} trains the base's weights, and those are held in another form"
-        fix = "set base.dtype: float32, or train LoRA or L-LoRA"
-        raise ModelError(what, got=weights, where="base.dtype", fix=fix)
+        fix = "set base.weights_dtype: float32, or train LoRA or L-LoRA"
+        raise ModelError(what, got=weights, where="base.weights_dtype", fix=fix)
+
+
+def refuse_quantized(base: Base, config: FinetuneConfig) -> None:
+    """Refuse a quantized base, for a mode that trains a change of every weight.
+
+    Raises:
+        ModelError: names the key.
+    """
+    if base.config.quantization is not None:
+        what = f"mode {config.mode} changes every weight, and quantized weights have no gradients"
+        fix = "leave base.quantization out, or train LoRA or L-LoRA"
+        raise ModelError(what, got=base.config.quantization, where="base.quantization", fix=fix)
 
 
 @contextlib.contextmanager

@@ -132,8 +132,8 @@ def _open_checkpoint(
 def _held_as_stored(record: HeadRecord, checkpoint: Checkpoint) -> HeadRecord:
     """Return a record with the dtype of training only if the checkpoint has it: another would round what was added."""
     stored = {_DTYPES.get(one.dtype) for one in checkpoint.tensors.values()}
-    kept = "float32" if stored != {record.base.get("dtype")} else record.base["dtype"]
-    return record.model_copy(update={"base": {**record.base, "dtype": kept}})
+    kept = "float32" if stored != {record.base.get("weights_dtype")} else record.base["weights_dtype"]
+    return record.model_copy(update={"base": {**record.base, "weights_dtype": kept, "quantization": None}})
 
 
 def _base(base: BaseLike | None, recorded: BaseInfo, record: HeadRecord, machine: Machine, trust: bool) -> Base:
@@ -151,7 +151,8 @@ def _refuse_other_settings(base: Base, record: HeadRecord) -> None:
         fix = f"load it with family {record.family}"
         raise ArgumentError("the base is of another family", got=base.config.family, where=_BASE, fix=fix)
     recorded = base_settings({**record.base, "family": record.family, "model": base.config.model}, _BASE)
-    own = {"family", "model", "revision", "trust_remote_code", "dtype"}  # other weights have another fingerprint
+    # weights that differ by the form in which they are held have another fingerprint
+    own = {"family", "model", "revision", "trust_remote_code", *base.config.held}
     wanted, given = (config.model_dump(mode="json", exclude=own) for config in (recorded, base.config))
     if odd := {key: value for key, value in given.items() if value != wanted.get(key)}:
         name, value = next(iter(odd.items()))

@@ -16,7 +16,7 @@ import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["HALVES", "held_names", "hold_", "is_held", "widened"]
+__all__ = ["HALVES", "held_names", "hold_", "is_held", "values_of", "widened"]
 
 HALVES = (torch.bfloat16, torch.float16)
 
@@ -49,19 +49,26 @@ def hold_(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 
 def is_held(module: nn.Module) -> bool:
-    """Return whether matrices of the module itself are held in half precision."""
+    """Return whether matrices of the module itself are held in half precision, or quantized."""
     return hasattr(type(module), "_tangora_held")
 
 
-def held_names(model: nn.Module) -> dict[str, Tensor]:
-    """Return the name of each parameter that is held in half precision -> the parameter."""
+def held_names(model: nn.Module) -> dict[str, int]:
+    """Return the name of each parameter that is held in half precision, or quantized -> the number of its entries."""
     return {
-        f"{prefix}.{name}" if prefix else name: parameter
+        f"{prefix}.{name}" if prefix else name: parameter.numel() * (2 if parameter.dtype == torch.uint8 else 1)
         for prefix, module in model.named_modules()
         if is_held(module)
         for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False)
-        if widened(parameter) is not parameter
+        if parameter.dtype not in (torch.float32, torch.float64)
     }
+
+
+def values_of(model: nn.Module, name: str) -> Tensor:
+    """Return the values of a parameter: in float32 if it is held in another form, else the parameter itself."""
+    module, _, leaf = name.rpartition(".")
+    values: Tensor = getattr(model.get_submodule(module), leaf)
+    return values
 
 
 def widened(tensor: Tensor) -> Tensor:

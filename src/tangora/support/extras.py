@@ -21,6 +21,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "text": ("sentencepiece",),
         "lm": ("sacrebleu",),
         "vision": ("PIL",),
+        "quantized": ("bitsandbytes",),
         "quickstart": ("PIL", "platformdirs", "skimage", "sklearn", "tokenizers", "transformers"),
         "tensorboard": ("tensorboard",),
         "wandb": ("wandb",),

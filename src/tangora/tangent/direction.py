@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tangora.adapters.application import find_slots
 from tangora.errors import ModelError
-from tangora.storage.held import widened
+from tangora.storage.held import values_of
 from tangora.tangent._dual import dual, parts
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Direction:
         hooks = [model.get_submodule(site).register_forward_hook(_hook(a, b)) for site, (a, b) in self.low_rank.items()]
         places = self._places(model) if self.parameters else {}
         before = {place: place[0]._parameters[place[1]] for place in places}
-        duals = {name: _dual_parameter(_parameter(model, name), t) for name, t in self.parameters.items()}
+        duals = {name: _dual_parameter(values_of(model, name), t) for name, t in self.parameters.items()}
         try:
             for (module, leaf), name in places.items():
                 module._parameters[leaf] = duals[name]
@@ -91,7 +91,9 @@ def direction_of(adapter: Adapter, model: nn.Module) -> Direction:
         if factors is not None and plain and _multiplies(model.get_submodule(site)):
             low_rank[site] = (factors.a.to(weight.device), factors.b.to(weight.device) * factors.scaling)
             continue
-        part = slot.view(parameters.setdefault(slot.name, torch.zeros_like(weight, dtype=torch.float32).detach()))
+        if slot.name not in parameters:
+            parameters[slot.name] = torch.zeros_like(values_of(model, slot.name), dtype=torch.float32).detach()
+        part = slot.view(parameters[slot.name])
         part.add_(update.dense().reshape(part.shape).to(part.device))
     return Direction(low_rank, parameters)
 
@@ -151,11 +153,10 @@ def _parameter(model: nn.Module, name: str) -> Tensor:
     return cast(Tensor, module._parameters[leaf])  # the attribute of a held weight has its float32 values
 
 
-def _dual_parameter(parameter: Tensor, tangent: Tensor) -> Any:
-    weight = widened(parameter)
+def _dual_parameter(values: Tensor, tangent: Tensor) -> Any:
     if not isinstance(tangent, nn.Parameter):
-        return dual(weight, tangent)
-    return dual(_AtBase.apply(weight.detach(), tangent), tangent.detach())  # type: ignore[no-untyped-call]
+        return dual(values, tangent)
+    return dual(_AtBase.apply(values.detach(), tangent), tangent.detach())  # type: ignore[no-untyped-call]
 
 
 class _AtBase(torch.autograd.Function):

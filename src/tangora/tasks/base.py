@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tangora import quickstart
 from tangora.errors import FileError, ModelError
 from tangora.storage.held import hold_, is_held
+from tangora.storage.packed import contents, pack_
 from tangora.storage.quantization import quantization_of, refused_quantized
 from tangora.storage.recognition import CONFIG, ambiguous, contents_of, missing, weights_of
 from tangora.support.files import digest, read_json
@@ -33,7 +34,7 @@ BUILTIN = "builtin:quickstart"
 class Base:
     """A pretrained model: frozen, in evaluation mode. A family may extend it in a derived class.
 
-    Its weights are in float32, or held in half precision (`tangora.storage.held`), as ``config.dtype`` says.
+    Its weights are in float32, or held in half precision (`tangora.storage.held`), as ``config.weights_dtype`` says.
 
     Attributes:
         config: the base's settings in the recipe.
@@ -77,13 +78,14 @@ def weights_fingerprint(model: nn.Module, without: Sequence[str] = ()) -> str:
     """Return the sha-256 (hex) over names, shapes and values of a model's weights, without those of some children.
 
     The running statistics of batch normalization are among the weights, since predictions depend on them. Held weights
-    count by their float32 values: a checkpoint in bfloat16 has one fingerprint, held as it is or in float32.
+    count by their float32 values: a checkpoint in bfloat16 has one fingerprint, held as it is or in float32. Quantized
+    weights count by their codes and scales.
     """
     prefixes = tuple(f"{name}." for name in without)
     weights = {**dict(model.named_parameters()), **_running_statistics(model)}
-    held = {id(p) for module in model.modules() if is_held(module) for p in module.parameters(recurse=False)}
+    held = {id(p): (m, n) for m in model.modules() if is_held(m) for n, p in m.named_parameters(recurse=False)}
     chosen = {n: p for n, p in weights.items() if not n.startswith(prefixes or "\0")}
-    return digest({n: fingerprint_of(p.float() if id(p) in held else p) for n, p in chosen.items()})
+    return digest({n: fingerprint_of(contents(*held[id(p)]) if id(p) in held else p) for n, p in chosen.items()})
 
 
 def _running_statistics(model: nn.Module) -> dict[str, Tensor]:
@@ -128,7 +130,7 @@ def pretrained(
     Raises:
         ModelError: the model cannot be loaded, lacks weights, or computes a table that the dtype would round.
     """
-    path, dtype = location(config), getattr(torch, config.dtype)
+    path, dtype = location(config), getattr(torch, config.weights_dtype)
     with _loading(config, path):
         model, info = loader.from_pretrained(
             path,
@@ -147,7 +149,8 @@ def pretrained(
             fix=fix,
         )
     _refuse_rounded_tables(model, dtype, path)
-    return hold_(model, dtype)
+    hold_(model, dtype)
+    return model if config.quantization is None else pack_(model, config.quantization, path)
 
 
 def _refuse_rounded_tables(model: nn.Module, dtype: torch.dtype, path: str) -> None:
@@ -159,7 +162,7 @@ def _refuse_rounded_tables(model: nn.Module, dtype: torch.dtype, path: str) -> N
             if (table := module._buffers[key]) is not None and table.dtype == dtype:
                 what = f"{type(module).__name__} computes a table in the dtype of the weights, which rounds it"
                 where = f"{path}, {name}.{key}"
-                raise ModelError(what, got=str(dtype), where=where, fix="set base.dtype: float32")
+                raise ModelError(what, got=str(dtype), where=where, fix="set base.weights_dtype: float32")
 
 
 def processor(loader: Any, config: BaseSettings, **options: Any) -> Any:

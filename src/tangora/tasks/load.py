@@ -10,6 +10,7 @@ import torch
 
 from tangora.errors import DataError, ModelError
 from tangora.storage.held import hold_
+from tangora.storage.packed import pack_
 from tangora.support.machine import Machine
 from tangora.support.seams import FAMILIES
 from tangora.tasks.base import Base, take_out, weights_fingerprint
@@ -59,7 +60,9 @@ def load_base(config: BaseSettings, machine: Machine | None = None) -> Base:
     family = FAMILIES.get(config.family)
     base: Base = family.load(config)
     take_out(base.backbone, family.unused)
-    hold_(base.backbone, getattr(torch, config.dtype))  # families that load without `pretrained`
+    hold_(base.backbone, getattr(torch, config.weights_dtype))  # families that load without `pretrained`
+    if config.quantization is not None:
+        pack_(base.backbone, config.quantization, config.model)
     base.backbone.requires_grad_(False).eval()
     base.fingerprint = weights_fingerprint(base.backbone)
     base.place(machine or Machine())

@@ -35,10 +35,11 @@ class _FullTangent:
     can_be_student: Final = False
 
     def check(self, base: Base, config: FinetuneConfig) -> None:
-        """Refuse checkpointed gradients; see `Mode.check`."""
-        from tangora.modes.preparation import refuse_checkpointing  # deferred: torch
+        """Refuse checkpointed gradients and quantized weights; see `Mode.check`."""
+        from tangora.modes.preparation import refuse_checkpointing, refuse_quantized  # deferred: torch
 
         refuse_checkpointing(config)
+        refuse_quantized(base, config)
 
     def footprint(self, base: Base, config: FinetuneConfig) -> Footprint:
         """Count every parameter."""
