@@ -47,9 +47,9 @@ class FinetuneOptions(Options):
     settings: SettingsOption = None
     trust_remote_code: TrustOption = False
     overwrite: OverwriteOption = False
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Estimate the memory of training and scoring, and stop.")
-    ] = False
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the rows, estimate time and memory, and stop.")] = (
+        False
+    )
 
     def chosen(self, recipe: Recipe, joint: bool) -> list[TaskSettings]:
         """The tasks that are trained on.
@@ -106,25 +106,6 @@ def finetune(options: FinetuneOptions, output: Output) -> None:
     output.result(document, *lines, *(f"adapter: {folder.resolve()}" for folder in folders.values()))
 
 
-def _plan(
-    options: FinetuneOptions, recipe: Recipe, config: FinetuneConfig, chosen: Sequence[TaskSettings], output: Output
-) -> None:
-    from tangora.modes.contract import mode_of  # deferred: imports torch
-    from tangora.modes.memory import Memory, memory_of
-
-    base, tasks = _loaded(recipe, chosen, output)
-    mode = mode_of(config)
-    mode.check(base, config)
-    memory = Memory.most([memory_of(base, task, config, recipe.evaluation.batch_size) for task in tasks])
-    document = {"dry_run": True, "mode": options.mode, "tasks": [task.name for task in tasks], "memory": memory}
-    weight = mode.footprint(base, config)
-    output.result(
-        {**document, "trainable": weight.trainable},
-        f"{options.mode} · {'+'.join(task.name for task in tasks)}: {weight.sites} sites, {weight.trainable:,} numbers",
-        f"memory, estimated: {memory}",
-    )
-
-
 def _loaded(recipe: Recipe, chosen: Sequence[TaskSettings], output: Output) -> tuple[Base, list[Task]]:
     """Load the base and the tasks on the recipe's machine, and warn of rows that were cut."""
     from tangora.runs.machine import machine_of  # deferred: imports torch
@@ -154,6 +135,66 @@ def _lines(task: str, scores: Mapping[str, Any] | None) -> Iterator[str]:
         own, other = (decimal(float(scores[name][task])) for name in ("tasks", "as_weights"))
         yield f"{task} on {scores.get('rows')} {scores.get('split')} rows: {own} in the expansion"
         yield f"  {other} in the ordinary network with its weights, as plain peft loads it: use tangora predict"
+
+
+def _plan(
+    options: FinetuneOptions, recipe: Recipe, config: FinetuneConfig, chosen: Sequence[TaskSettings], output: Output
+) -> None:
+    """Print what the rows are like, and what the training takes; write nothing."""
+    from tangora.cli.rows import overview_document, overview_lines, overview_table  # deferred: with rich's tables
+    from tangora.modes.contract import mode_of
+    from tangora.modes.memory import Memory, memory_of
+    from tangora.modes.timing import fits, step_seconds
+    from tangora.runs.machine import machine_of
+    from tangora.support.sizes import size_text
+    from tangora.tasks import load_base
+    from tangora.tasks.overview import surveyed
+
+    machine, mode = machine_of(recipe), mode_of(config)
+    machine.use_threads()
+    with output.progress() as progress:
+        progress.begin("load base and data", 1 + len(chosen))
+        base = load_base(recipe.base, machine)
+        mode.check(base, config)
+        progress.advance(detail=recipe.base.model)
+        tasks, rows = [], {}
+        for settings in chosen:
+            task, rows[settings.name] = surveyed(settings, base, recipe.seed)
+            tasks.append(task)
+            progress.advance(detail=settings.name)
+        progress.end()
+        memory = Memory.most([memory_of(base, task, config, recipe.evaluation.batch_size) for task in tasks])
+        progress.begin("time a few steps", 0)
+        step = step_seconds(base, tasks, config) if fits(memory, machine) else None
+        progress.end()
+    weight, training = mode.footprint(base, config), config.training
+    document = {
+        "dry_run": True,
+        "mode": options.mode,
+        "tasks": [task.name for task in tasks],
+        "rows": overview_document(rows),
+        **{"steps": training.steps, "batch_size": training.batch_size, "learning_rate": config.learning_rate},
+        **{"seconds_per_step": step, "seconds": None if step is None else step * training.steps},
+        **{"sites": weight.sites, "trainable": weight.trainable, "size": weight.size, "memory": memory},
+    }
+    output.result(
+        document,
+        overview_table(rows),
+        *(line for one in rows.values() for line in overview_lines(one)),
+        "",
+        f"{options.mode} · {'+'.join(rows)}: {weight.sites} sites, {weight.trainable:,} numbers, "
+        f"{size_text(weight.size)} on disk",
+        f"memory, estimated: {memory}",
+        _time(training.steps, step),
+    )
+
+
+def _time(steps: int, step: float | None) -> str:
+    from tangora.progress import duration  # deferred: --help needs none of it
+
+    if step is None:
+        return f"time of {steps} steps: not measured, since a training may take more memory than is free"
+    return f"time of {steps} steps, by a few of them: {duration(steps * step)}, {step:.2g} s each; scoring takes more"
 
 
 def _train(

@@ -13,6 +13,7 @@ from tangora.cli.command import Command
 from tangora.cli.exits import traceback_goes_to
 from tangora.cli.options import Options, OverwriteOption, RecipeArgument, SettingsOption, TrustOption
 from tangora.cli.output import Output
+from tangora.cli.rows import overview_document, overview_lines, overview_table
 from tangora.cli.tables import plan_lines, plan_table
 
 if TYPE_CHECKING:
@@ -89,7 +90,9 @@ def _plan(recipe: Recipe, folder: Path, options: RunOptions, output: Output) -> 
 
     with output.progress() as progress:
         plan = preflight(recipe, folder, progress, overwrite=options.overwrite)
-    output.result({"dry_run": True, **vars(plan), "size": plan.size}, plan_table(plan), *plan_lines(plan))
+    document = {"dry_run": True, **vars(plan), "size": plan.size, "rows": overview_document(plan.rows)}
+    rows = (line for one in plan.rows.values() for line in overview_lines(one))
+    output.result(document, overview_table(plan.rows), *rows, "", plan_table(plan), *plan_lines(plan))
 
 
 COMMAND = Command(run, example="tangora run quickstart --set seed=1 --out runs/first")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from tangora.tasks.cuts import cut_lines, cut_share, cuts
+from tangora.support.shown import percent
+from tangora.tasks.cuts import cut_lines, cuts
 
 if TYPE_CHECKING:
     from tangora.evaluation.evaluator import Result
@@ -40,6 +41,6 @@ def _unended(candidate: str, task: Task, split: str, result: Result) -> Iterator
     if 2 * count > of:
         settings = (task.record.get(key, {}) for key in ("task", "base"))
         most = next((one["max_new_tokens"] for one in settings if one.get("max_new_tokens")), "max_new_tokens")
-        answers = f"{count:,} of {of:,} {split} answers ({cut_share(count, of)})"
+        answers = f"{count:,} of {of:,} {split} answers ({percent(count, of)})"
         fix = "raise max_new_tokens, name a text that ends them (stop), or train until they end"
         yield f"{candidate}, {task.name}: {answers} have no end within {most} tokens: {fix}"

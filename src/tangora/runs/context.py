@@ -7,13 +7,13 @@ A context belongs to one process. It owns everything that is costly to load, so 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tangora import quickstart
-from tangora.adapters.adapter import Adapter, load
 from tangora.config.recipe import Recipe, load_run_recipe
 from tangora.errors import DataError, ModelError
 from tangora.evaluation.evaluator import Evaluator, ScoreStore
@@ -21,6 +21,7 @@ from tangora.fusion.fusion import Fusion
 from tangora.fusion.statistics import Statistics
 from tangora.fusion.statistics import load as load_statistics
 from tangora.progress import Progress
+from tangora.runs.experts import Experts
 from tangora.runs.machine import machine_of
 from tangora.runs.plan import Plan, plan
 from tangora.runs.sources import Sources
@@ -29,8 +30,12 @@ from tangora.runs.stages.polisher import Polisher
 from tangora.support.machine import Machine
 from tangora.tasks import Base, Task, load_base, load_task
 from tangora.tasks.base import BUILTIN
+from tangora.tasks.overview import SAMPLE, Overview, overview_of, surveyed
 
-__all__ = ["Context", "Experts", "prepare"]
+if TYPE_CHECKING:
+    from tangora.config.tasks import TaskSettings
+
+__all__ = ["Context", "prepare"]
 
 
 @dataclass(eq=False)
@@ -83,6 +88,31 @@ class Context:
         self._base, self._tasks = base, {task.name: task for task in tasks}
         self.sources = Sources.of(base, tasks)
         return self.sources
+
+    def survey(self) -> dict[str, Overview]:
+        """Load the base and every task for a preview, and return an overview of each task's rows.
+
+        In a folder without results, no key has to match one. So only a sample of many rows is converted, and keys of
+        jobs are those of this sample; the numbers of rows in `sources` are of all rows.
+        """
+        if self.run.is_dir() and any(self.run.iterdir()):
+            self.load()
+            settings = {config.name: config for config in self.recipe.tasks}
+            return {name: overview_of(task, settings[name], self.base) for name, task in self.tasks.items()}
+        found: dict[str, Overview] = {}
+
+        def load_sample(config: TaskSettings, base: Base, seed: int) -> Task:
+            task, found[config.name] = surveyed(config, base, seed, SAMPLE)
+            return task
+
+        base, tasks = prepare(self.recipe, self.progress, self.machine, load_sample)
+        self._base, self._tasks = base, {task.name: task for task in tasks}
+        sources = Sources.of(base, tasks)
+        rows = {name: {split: of.rows for split, of in one.splits.items()} for name, one in found.items()}
+        self.sources = replace(
+            sources, tasks={name: replace(facts, rows=rows[name]) for name, facts in sources.tasks.items()}
+        )
+        return found
 
     def release(self) -> None:
         """Release base, data and adapters; they are loaded again on the next use."""
@@ -192,70 +222,13 @@ class Context:
         self._statistics.pop(mode, None)
 
 
-@dataclass(eq=False)
-class Experts(Mapping[str, Mapping[str, "Adapter"]]):
-    """Mode -> task -> adapter. Adapters are read on first use; those of one mode are kept at a time.
-
-    Args:
-        folder: contains a folder for each mode, which contains one for each task.
-        modes: their names.
-        tasks: their names, in order.
-    """
-
-    folder: Path
-    modes: Sequence[str]
-    tasks: Sequence[str]
-    _kept: tuple[str, ModeExperts] | None = field(default=None, repr=False)
-
-    def __getitem__(self, mode: str) -> Mapping[str, Adapter]:
-        if mode not in self.modes:
-            raise KeyError(mode)
-        if self._kept is None or self._kept[0] != mode:
-            self._kept = (mode, ModeExperts(self.folder / mode, self.tasks))
-        return self._kept[1]
-
-    def forget(self, mode: str, task: str) -> None:
-        """Read an adapter again on next use, after it was trained."""
-        if self._kept is not None and self._kept[0] == mode:
-            self._kept[1].forget(task)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.modes)
-
-    def __len__(self) -> int:
-        return len(self.modes)
-
-
-@dataclass(eq=False)
-class ModeExperts(Mapping[str, "Adapter"]):
-    """Task -> adapter of one mode, read on first use."""
-
-    folder: Path
-    tasks: Sequence[str]
-    _read: dict[str, Adapter] = field(default_factory=dict, repr=False)
-
-    def __getitem__(self, task: str) -> Adapter:
-        if task not in self.tasks:
-            raise KeyError(task)
-        if task not in self._read:
-            self._read[task] = load(self.folder / task)
-        return self._read[task]
-
-    def forget(self, task: str) -> None:
-        """Read an adapter again on next use."""
-        self._read.pop(task, None)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.tasks)
-
-    def __len__(self) -> int:
-        return len(self.tasks)
-
-
 def prepare(
-    recipe: Recipe, progress: Progress | None = None, machine: Machine | None = None
+    recipe: Recipe,
+    progress: Progress | None = None,
+    machine: Machine | None = None,
+    load: Callable[[TaskSettings, Base, int], Task] = load_task,
 ) -> tuple[Base, list[Task]]:
-    """Load the base model and every task of a recipe, by default on the recipe's machine."""
+    """Load the base model and every task of a recipe, by default on the recipe's machine and with all rows."""
     progress = progress or Progress()
     if machine is None:
         machine = machine_of(recipe)
@@ -267,7 +240,7 @@ def prepare(
     progress.advance(detail=recipe.base.model)
     tasks = []
     for config in recipe.tasks:
-        tasks.append(load_task(config, base, recipe.seed))
+        tasks.append(load(config, base, recipe.seed))
         progress.advance(detail=config.name)
     progress.end()
     return base, tasks

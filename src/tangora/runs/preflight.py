@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -26,6 +26,7 @@ from tangora.tasks import make_readout
 
 if TYPE_CHECKING:
     from tangora.tasks import Base, Task
+    from tangora.tasks.overview import Overview
 
 __all__ = ["PlannedJob", "PlannedMode", "Preflight", "preflight"]
 
@@ -89,6 +90,7 @@ class Preflight:
         run: the folder.
         modes: the adapters of each.
         tasks: names.
+        rows: task -> what its rows are like.
         subsets: number of sets of tasks to fuse.
         comparisons: number of fusions to score: by mode, subset, method and space.
         free: free bytes on the disk of the run.
@@ -101,6 +103,7 @@ class Preflight:
     run: Path
     modes: tuple[PlannedMode, ...]
     tasks: tuple[str, ...]
+    rows: Mapping[str, Overview]
     subsets: int
     comparisons: int
     free: int
@@ -117,7 +120,8 @@ class Preflight:
 def preflight(recipe: Recipe, out: Path, progress: Progress, *, overwrite: bool = False) -> Preflight:
     """Return the preview of a run; write nothing.
 
-    Base and data are loaded, so that their errors surface before training starts.
+    Base and data are loaded, so that their errors surface before training starts. Targets are checked in all rows;
+    inputs too, unless a split has many rows and the folder no results: then in a sample, see `Context.survey`.
 
     Raises:
         TangoraError: as `tangora.runs.runner.run` would.
@@ -125,7 +129,7 @@ def preflight(recipe: Recipe, out: Path, progress: Progress, *, overwrite: bool 
     check_methods(recipe)
     claim(out, recipe, overwrite)
     context = Context(out, recipe, progress)
-    context.load()
+    rows = context.survey()
     left, rates = missing(context), measured_rates(out)
     planned = list(cells(recipe))
     nearest = next(p for p in [out, *out.absolute().parents] if p.exists())
@@ -134,6 +138,7 @@ def preflight(recipe: Recipe, out: Path, progress: Progress, *, overwrite: bool 
         run=out,
         modes=tuple(_modes(context)),
         tasks=tuple(context.names),
+        rows=rows,
         subsets=len({cell.subset for cell in planned}),
         comparisons=len(planned),
         free=shutil.disk_usage(nearest).free,

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from html import escape
 
-__all__ = ["MOST", "decimal", "html_table", "one_line"]
+__all__ = ["MOST", "decimal", "html_table", "one_line", "percent"]
 
 MOST = 200
 """The longest `repr` of a public value."""
@@ -32,6 +32,21 @@ def decimal(value: float, places: int = 3) -> str:
     if not math.isfinite(value) or abs(value) < 1000:
         return f"{value:.{places}f}"
     return f"{value:,.0f}" if abs(value) < 1e6 else f"{value:.2e}"
+
+
+def percent(count: int, of: int) -> str:
+    """Return a share in percent, which is 0 or 100 only if it is exactly that.
+
+    >>> [percent(n, 1000) for n in (0, 1, 15, 500, 999, 1000)]
+    ['0 %', '0.1 %', '1.5 %', '50 %', '99.9 %', '100 %']
+    """
+    percent = 100 * count / of if of else 0.0
+    if 0 < percent < 0.1:
+        return "< 0.1 %"
+    if 99.9 < percent < 100:
+        return "> 99.9 %"
+    whole = percent == int(percent) or 2 <= percent <= 98
+    return f"{percent:.0f} %" if whole else f"{percent:.1f} %"
 
 
 def html_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

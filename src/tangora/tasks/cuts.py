@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, TypedDict
 
+from tangora.support.shown import percent
 from tangora.tasks.values import Task
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Cut", "cut_lines", "cut_share", "cuts"]
+__all__ = ["Cut", "cut_lines", "cuts"]
 
 
 class Cut(TypedDict):
@@ -56,21 +57,6 @@ def cut_lines(found: Mapping[str, Mapping[str, Cut]], splits: Iterable[str] | No
     for task, of_split in found.items():
         for split, cut in of_split.items():
             if wanted is None or split in wanted:
-                share, verb = cut_share(cut["rows"], cut["of"]), "is" if cut["rows"] == 1 else "are"
+                share, verb = percent(cut["rows"], cut["of"]), "is" if cut["rows"] == 1 else "are"
                 rows = f"{cut['rows']:,} of {cut['of']:,} {split} rows ({share})"
                 yield f"{task}: {rows} {verb} cut at max_length {cut['max_length']}"
-
-
-def cut_share(count: int, of: int) -> str:
-    """Return a share in percent, which is 0 or 100 only if it is exactly that.
-
-    >>> [cut_share(n, 1000) for n in (0, 1, 15, 500, 999, 1000)]
-    ['0 %', '0.1 %', '1.5 %', '50 %', '99.9 %', '100 %']
-    """
-    percent = 100 * count / of if of else 0.0
-    if 0 < percent < 0.1:
-        return "< 0.1 %"
-    if 99.9 < percent < 100:
-        return "> 99.9 %"
-    whole = percent == int(percent) or 2 <= percent <= 98
-    return f"{percent:.0f} %" if whole else f"{percent:.1f} %"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tangora.config.tasks import BaseSettings, TaskSettings
     from tangora.tasks.contract import Family
 
-__all__ = ["LabelledRows", "load_base", "load_task", "read_rows"]
+__all__ = ["LabelledRows", "load_base", "load_task", "made_of", "read_rows"]
 
 
 _KEY = "base.trust_remote_code"
@@ -83,8 +83,23 @@ def load_task(config: TaskSettings, base: Base, seed: int) -> Task:
     Raises:
         DataError: the data do not match the recipe; the message names the place.
     """
-    family: Family[Any, Any] = FAMILIES.get(base.config.family)
     classes, parts = read_rows(config, base.config.family, seed)
+    return made_of(config, base, classes, parts)
+
+
+def made_of(config: TaskSettings, base: Base, classes: list[str], parts: Mapping[str, LabelledRows]) -> Task:
+    """Return a task of rows that were read: preprocessed, with what its readout needs.
+
+    Args:
+        config: its settings.
+        base: of its family.
+        classes: names, in label order.
+        parts: split -> rows.
+
+    Raises:
+        DataError: a row cannot be converted; the message names it.
+    """
+    family: Family[Any, Any] = FAMILIES.get(base.config.family)
     splits = {
         name: Split.of(family.encode(rows.table, rows.targets, config, base), rows.targets)
         for name, rows in parts.items()
