@@ -48,6 +48,9 @@ class BaseSettings(Frozen):
     quantization: Literal["8bit", "4bit"] | None = Field(
         default=None, description="of the weights of linear layers; the others are held in weights_dtype"
     )
+    device_map: Literal["auto", "balanced", "sequential"] | dict[str, str | int] | None = Field(
+        default=None, description="part -> device, to spread a large model over several; auto: by accelerate"
+    )
     trust_remote_code: bool | Literal["asked"] = Field(
         default=False,
         description="run code from the model's repository; asked: a file says so, and nobody has agreed",

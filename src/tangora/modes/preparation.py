@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,6 +15,7 @@ from tangora.adapters.peft_layers import lora_layers
 from tangora.errors import ModelError
 from tangora.modes.contract import Footprint
 from tangora.modes.targets import check_patterns, check_syntax, check_targets
+from tangora.storage.spread import move_, places_of
 from tangora.updates.task_vector import LowRank
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ __all__ = [
     "lora_footprint",
     "refuse_checkpointing",
     "refuse_held",
+    "refuse_spread",
     "refuse_quantized",
     "weights_footprint",
 ]
@@ -81,9 +83,29 @@ def adapt(backbone: nn.Module, task: str | None, config: FinetuneConfig) -> Star
         model = get_peft_model(backbone, _lora_config(config.lora))
     layers = lora_layers(model)
     check_patterns(layers, config.lora)
+    _refuse_parts(backbone, layers)
     start = initial.set_initial_(model, config.seed, task=name)
     embeddings = frozenset(site for site, layer in layers.items() if "default" in layer.lora_embedding_A)
     return Start(model, start, embeddings, _plain(model.peft_config["default"].to_dict()))
+
+
+def _refuse_parts(backbone: nn.Module, layers: Collection[str]) -> None:
+    """Refuse a device map that moves an adapted layer by itself: its inputs would not follow to its factors."""
+    for site in layers:
+        if site in places_of(backbone):
+            fix = "put the block that contains it on the device"
+            raise ModelError("an adapted layer has an entry of its own", got=site, where="base.device_map", fix=fix)
+
+
+def refuse_spread(base: Base, config: FinetuneConfig) -> None:
+    """Refuse a base that is spread over devices, for a mode that trains the whole network or its expansion.
+
+    Raises:
+        ModelError: names the key.
+    """
+    if base.config.device_map is not None:
+        fix = "leave base.device_map out, or train LoRA or L-LoRA"
+        raise ModelError(f"mode {config.mode} needs the model on one device", where="base.device_map", fix=fix)
 
 
 def lora_footprint(
@@ -198,7 +220,8 @@ def as_before(backbone: nn.Module, *, values: bool) -> Iterator[dict[str, Tensor
                     parameter.copy_(pristine[name])
                 parameter.requires_grad_(flags[name])
                 parameter.grad = None
-        backbone.to(device).train(training)
+        move_(backbone, device)
+        backbone.train(training)
 
 
 def _unload(backbone: nn.Module) -> None:

@@ -29,6 +29,7 @@ from tangora.modes.preparation import as_before, checkpoint_gradients, frozen_st
 from tangora.modes.stage import stage_key
 from tangora.modes.trackers import trackers
 from tangora.modes.trainer import QuietTrainer, Watch, last_checkpoint, quiet, training_arguments, training_seed
+from tangora.storage.spread import move_, places_of
 from tangora.support.files import digest, writing
 from tangora.support.seams import METRICS
 from tangora.tasks.cuts import cuts
@@ -157,7 +158,10 @@ class Session:
         rows, collate, combine = ordered(drawn)
         where = f"task {name}, mode {self.config.mode}"
         watch = Watch(where, validate, higher_is_better, training.early_stopping, self.bench.on_step)
-        trainer = QuietTrainer(combine(models), arguments, rows, collate, watch)
+        model = combine(models)
+        if places := places_of(model):  # the trainer moves no model that has this attribute
+            cast(Any, model).hf_device_map = places
+        trainer = QuietTrainer(model, arguments, rows, collate, watch)
         for tracker in self.callbacks:
             trainer.add_callback(tracker)
         _train(trainer, self.folder, self.config)
@@ -211,8 +215,9 @@ def _validation(model_of: ModelOf, tasks: Sequence[Task]) -> Callable[[], tuple[
         measured = []
         for task, model in zip(tasks, models, strict=True):
             device = next(model.backbone.parameters()).device
+            move_(model, device)
             split = task.splits["validation"]
-            predictions = predict(model.to(device), split, batch_size=64)
+            predictions = predict(model, split, batch_size=64)
             loss = float(torch.as_tensor(predictions.losses).mean())
             measured.append((score(task.metric, predictions.values, split.targets), loss))
         scores, losses = zip(*measured, strict=True)

@@ -22,6 +22,7 @@ from tangora.polishing.objectives import (
     tag_divergence,
     token_divergence,
 )
+from tangora.storage.spread import move_
 from tangora.tasks.values import evaluating
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def divergences(followers: Sequence[Follower], lessons: Sequence[Lesson], batch_
     means = {}
     for follower, lesson in zip(followers, lessons, strict=True):
         device, total = next(follower.model.backbone.parameters()).device, 0.0
-        follower.to(device)  # a trainer may have moved the backbone that it shares, but not its readout
+        move_(follower, device)  # a trainer may have moved the backbone that it shares, but not its readout
         with evaluating(follower), torch.no_grad():
             for numbers, batch in lesson.rows.batches(batch_size, follower.model.collator):
                 placed = {name: value.to(device) for name, value in batch.items()}

@@ -24,7 +24,8 @@ __all__ = ["Clock", "claim", "locked", "logged", "provenance"]
 log = logging.getLogger("tangora")
 
 _ENTRIES_BEFORE_RECIPE = {".lock", "run.log", "cache", "adapters"}
-_CHANGEABLE: Mapping[str, Any] = {"executor": True, "machine": {"device", "threads"}}  # may differ when a run resumes
+# What may differ when a run resumes.
+_CHANGEABLE: Mapping[str, Any] = {"base": {"device_map"}, "executor": True, "machine": {"device", "threads"}}
 _PACKAGES = ("tangora", "torch", "transformers", "peft", "accelerate", "numpy", "scipy", "scikit-learn")
 
 

@@ -16,7 +16,7 @@ import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["HALVES", "held_names", "hold_", "is_held", "values_of", "widened"]
+__all__ = ["HALVES", "autocasts", "held_names", "hold_", "is_held", "values_of", "widened"]
 
 HALVES = (torch.bfloat16, torch.float16)
 
@@ -71,6 +71,11 @@ def values_of(model: nn.Module, name: str) -> Tensor:
     return values
 
 
+def autocasts(device: torch.device) -> bool:
+    """Return whether products on a device are in the dtype of `torch.autocast` now."""
+    return device.type != "meta" and torch.is_autocast_enabled(device.type)
+
+
 def widened(tensor: Tensor) -> Tensor:
     """Return a tensor in half precision as float32, and any other as it is."""
     return tensor.float() if tensor.dtype in HALVES else tensor
@@ -95,7 +100,7 @@ def _class(of: Any, names: tuple[str, ...]) -> type[nn.Module]:
 def _read(name: str) -> Any:
     def values(module: nn.Module) -> Tensor:
         parameter = cast(Tensor, module._parameters[name])
-        if parameter.ndim == 3 and torch.is_autocast_enabled(parameter.device.type):
+        if parameter.ndim == 3 and autocasts(parameter.device):
             return parameter  # of experts, read one by one: the product casts the one that it uses
         return widened(parameter)
 
@@ -104,7 +109,7 @@ def _read(name: str) -> Any:
 
 def _linear(module: nn.Linear, x: Tensor) -> Tensor:
     weight, bias = cast(Tensor, module._parameters["weight"]), module.bias
-    if weight.dtype not in HALVES or torch.is_autocast_enabled(x.device.type):
+    if weight.dtype not in HALVES or autocasts(x.device):
         return F.linear(x, weight, bias)
     frozen = not weight.requires_grad and (bias is None or not bias.requires_grad)
     if frozen and x.requires_grad and torch.is_grad_enabled() and forward_ad._current_level < 0:

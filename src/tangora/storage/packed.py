@@ -12,6 +12,7 @@ device.
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from functools import cache
 from typing import Any, Literal, cast
 
@@ -21,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tangora.errors import ModelError
-from tangora.storage.held import is_held
+from tangora.storage.held import autocasts, is_held
 from tangora.support.extras import require
 
 __all__ = ["Bits", "contents", "dequantized", "is_packed", "pack_"]
@@ -183,7 +184,7 @@ def _forward(module: nn.Linear, x: Tensor) -> Tensor:
     frozen = bias is None or not bias.requires_grad
     if frozen and x.requires_grad and torch.is_grad_enabled() and forward_ad._current_level < 0:
         scales = cast(Tensor, module._buffers[_SCALES])
-        half = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else None
+        half = torch.get_autocast_dtype(x.device.type) if autocasts(x.device) else None
         product: Tensor = _Product.apply(x, own, scales, bias, half)  # type: ignore[no-untyped-call]
         return product
     return F.linear(x, dequantized(module), bias)
@@ -204,5 +205,6 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
         weight = _values(ctx.saved_tensors[0], ctx.saved_tensors[1], ctx.width)
         weight = weight if ctx.half is None else weight.to(ctx.half)
-        with torch.autocast(gradient.device.type, enabled=False):
+        kind = gradient.device.type
+        with torch.autocast(kind, enabled=False) if autocasts(gradient.device) else nullcontext():
             return (gradient.to(weight.dtype) @ weight).to(ctx.dtype), None, None, None, None

@@ -14,6 +14,7 @@ from tangora.adapters.adapter import Adapter
 from tangora.adapters.application import applied
 from tangora.errors import ModelError
 from tangora.storage.held import widened
+from tangora.storage.spread import places_of
 from tangora.support.shown import html_table, one_line
 from tangora.tangent._dual import dual_numbers, expand, expand_last, expand_mapped, in_dual_numbers, parts
 from tangora.tangent.direction import Direction, direction_of
@@ -251,8 +252,11 @@ def at_start(model: nn.Module, adapters: Sequence[Adapter], saved: dict[str, Ten
     """Put the base model at φ₀ for the length of the block: add ``s·B₀A₀`` to its weights if that is not zero.
 
     Raises:
-        ModelError: the adapters start at different φ₀.
+        ModelError: the adapters start at different φ₀, or the model is spread over devices.
     """
+    if places_of(model):
+        fix = "leave base.device_map out"
+        raise ModelError("an expansion needs the model on one device", where="base.device_map", fix=fix)
     starts = [Adapter(dict(adapter.start)) for adapter in adapters]
     prints = {start.fingerprint: start for start in starts}
     if len(prints) > 1:

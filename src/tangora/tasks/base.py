@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from tangora import quickstart
-from tangora.errors import FileError, ModelError
+from tangora.errors import ArgumentError, FileError, ModelError
 from tangora.storage.held import hold_, is_held
 from tangora.storage.packed import contents, pack_
 from tangora.storage.quantization import quantization_of, refused_quantized
 from tangora.storage.recognition import CONFIG, ambiguous, contents_of, missing, weights_of
+from tangora.storage.spread import automatic, spread_
 from tangora.support.files import digest, read_json
 from tangora.support.machine import Machine
 from tangora.support.shown import html_table, one_line
@@ -60,9 +62,22 @@ class Base:
         return self.config.identity(self.fingerprint)
 
     def place(self, machine: Machine) -> None:
-        """Move the model to a machine's device. A family that adds modules moves them too."""
+        """Move the model to a machine's device, or spread it. A family that adds modules moves them too.
+
+        Raises:
+            ArgumentError: a model is to be spread in each of several processes.
+            ModelError: the device map does not fit the model or the machine.
+        """
         self.machine = machine
-        self.backbone.to(machine.torch_device)
+        places = self.config.device_map
+        if places is None:
+            self.backbone.to(machine.torch_device)
+            return
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            fix = "start one process, or leave base.device_map out"
+            raise ArgumentError("several processes cannot share spread models", where="base.device_map", fix=fix)
+        chosen = automatic(self.backbone, places) if isinstance(places, str) else places
+        spread_(self.backbone, chosen, machine.torch_device)
 
     def __repr__(self) -> str:
         return one_line("Base", repr(self.config.model), self.config.family, type(self.backbone).__name__)

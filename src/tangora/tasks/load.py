@@ -131,12 +131,16 @@ def made_of(config: TaskSettings, base: Base, classes: list[str], parts: Mapping
 _DATA = {"name", "source", "limit", "validation_fraction", "labels", "labels_from", "head"}
 
 
+# What is not recorded of a base with a task: its name, and what depends on the machine.
+_ITS_OWN = {"family", "model", "revision", "trust_remote_code", "device_map"}
+
+
 def _record(family: Family[Any, Any], task: Task, config: TaskSettings, base: Base) -> dict[str, Any]:
     """Return what prediction needs besides the base's weights, as JSON."""
     return {
         "family": family.name,
         "labels": list(task.labels),
-        "base": base.config.model_dump(mode="json", exclude={"family", "model", "revision", "trust_remote_code"}),
+        "base": base.config.model_dump(mode="json", exclude=_ITS_OWN),
         "task": config.model_dump(mode="json", exclude=_DATA),
         "readout": dict(family.describe(task, base)),
     }

@@ -36,9 +36,10 @@ class _Full:
 
     def check(self, base: Base, config: FinetuneConfig) -> None:
         """Refuse weights that are held in half precision, which take no small steps; see `Mode.check`."""
-        from tangora.modes.preparation import refuse_held  # deferred: torch
+        from tangora.modes.preparation import refuse_held, refuse_spread  # deferred: torch
 
         refuse_held(base, config)
+        refuse_spread(base, config)
 
     def footprint(self, base: Base, config: FinetuneConfig) -> Footprint:
         """Count every parameter."""

@@ -36,10 +36,11 @@ class _FullTangent:
 
     def check(self, base: Base, config: FinetuneConfig) -> None:
         """Refuse checkpointed gradients and quantized weights; see `Mode.check`."""
-        from tangora.modes.preparation import refuse_checkpointing, refuse_quantized  # deferred: torch
+        from tangora.modes.preparation import refuse_checkpointing, refuse_quantized, refuse_spread  # deferred: torch
 
         refuse_checkpointing(config)
         refuse_quantized(base, config)
+        refuse_spread(base, config)
 
     def footprint(self, base: Base, config: FinetuneConfig) -> Footprint:
         """Count every parameter."""

@@ -40,10 +40,11 @@ class _Tangent:
 
     def check(self, base: Base, config: FinetuneConfig) -> None:
         """Refuse targets that match nothing, initial values that change the base, and checkpointed gradients."""
-        from tangora.modes.preparation import check_lora, refuse_checkpointing  # deferred: torch
+        from tangora.modes.preparation import check_lora, refuse_checkpointing, refuse_spread  # deferred: torch
 
         check_lora(base, config)
         refuse_checkpointing(config)
+        refuse_spread(base, config)
 
     def footprint(self, base: Base, config: FinetuneConfig) -> Footprint:
         """Count the factors of every site; one of them may be frozen."""

@@ -108,7 +108,7 @@ def layers_of(backbone: nn.Module) -> Layers | None:
     ids = torch.arange(4, device=next(inner.parameters()).device)[None] % layers.width
     with evaluating(inner), torch.no_grad():
         whole = inner(input_ids=ids, use_cache=False).logits.float()
-        parts = layers.logits(layers.hidden({"input_ids": ids, "use_cache": False})).float()
+        parts = layers.logits(layers.hidden({"input_ids": ids, "use_cache": False})).float().to(whole.device)
     return layers if bool((parts - whole).abs().max() <= _CLOSE * whole.abs().max()) else None
 
 
@@ -123,7 +123,7 @@ def target_losses(
         labels: of the batch.
         chunk: the largest number of logits at once.
     """
-    hidden = layers.hidden(_named(layers.body, inputs))
+    hidden = layers.hidden(_named(layers.body, inputs)).to(labels.device)
     chosen = labels != IGNORED
     states = hidden[0, inputs["places"][chosen]] if "places" in inputs else hidden[:, -labels.shape[1] :][chosen]
     targets = labels[chosen]
@@ -137,7 +137,7 @@ def target_losses(
 
 def _chunk(layers: Layers, states: Tensor, targets: Tensor, *, again: bool) -> Tensor:
     def losses(states: Tensor, targets: Tensor) -> Tensor:
-        logits = layers.logits(states)
+        logits = layers.logits(states).to(states.device)
         return cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), targets, reduction="none")
 
     if not again:
