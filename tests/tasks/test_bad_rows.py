@@ -102,7 +102,9 @@ def test_an_empty_text(loaded, family, text):
 @pytest.mark.parametrize("value", [int, str, bool, lambda number: number + 0.5])
 def test_numbers_as_names_of_a_zero_shot_task(loaded, value):
     rows = [{**row, "label": value(row["number"] % 2)} for row in ROWS]
-    with pytest.raises(DataError, match=r"the labels are numbers.*row 0. Name the classes, labels: \{\S+: NAME, .*\}"):
+    with pytest.raises(
+        DataError, match=r"the labels are numbers.*row 0 \(line 1\)\. Name the classes, labels: \{\S+: NAME, .*\}"
+    ):
         loaded("text-zero-shot", rows)
     named = {str(value(0)): "zero", str(value(1)): "one"}
     assert loaded("text-zero-shot", rows, labels=named).labels == ["zero", "one"]
@@ -126,7 +128,7 @@ def test_an_empty_message(loaded):
     turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]
     rows = [{"messages": turns}] * 3
     empty = {"messages": [{"role": "user", "content": " "}, turns[1]]}
-    with pytest.raises(DataError, match=r"a message of the user is empty, got ' ' at .*row 3, message 0"):
+    with pytest.raises(DataError, match=r"a message of the user is empty, got ' ' at .*row 3 \(line 4\), message 0"):
         loaded("causal-lm", [*rows, empty], messages="messages")
 
 
@@ -141,3 +143,16 @@ def test_a_tokenizer_of_another_model(request, family, tmp_path):
     what = f"the tokenizer has {known + 300} tokens, and the model .*Use the tokenizer of the base"
     with pytest.raises(ModelError, match=what):
         tangora.load_base(folder, family=family)
+
+
+@pytest.mark.parametrize("family", ["image-classification", "image-zero-shot"])
+def test_nearly_equal_names_of_folders(request, family, tmp_path):
+    folders = {}
+    for split in ("train", "test"):
+        folders[split] = shutil.copytree(request.getfixturevalue("image_data") / split, tmp_path / split)
+    shutil.copytree(folders["train"] / "red", folders["train"] / "Red ")
+    base = tangora.load_base(
+        request.getfixturevalue({"image-zero-shot": "tiny_clip"}.get(family, "tiny_vit")), family=family
+    )
+    with pytest.raises(DataError, match=r"differ in case or white space only, got 'red' at .*train, column label, row"):
+        tangora.load_task("t", base, {"imagefolder": {name: str(folder) for name, folder in folders.items()}})

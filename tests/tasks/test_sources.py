@@ -8,7 +8,7 @@ import pytest
 
 from tangora.config.recipe import Source
 from tangora.errors import DataError
-from tangora.tasks.sources import read
+from tangora.tasks.sources import read, read_file
 
 
 def _files(folder, ending):
@@ -141,3 +141,22 @@ def test_builtin():
 def test_unknown_builtin():
     with pytest.raises(DataError, match="no such built-in data set"):
         read(Source(builtin="letters"), "x")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "line"),
+    [
+        ("rows.jsonl", '{"text": "a"}\n{"text": "b"}\n{"text": "c"}\n', 3),
+        ("rows.jsonl", '{"text": "a"}\n{"text": "b"}\n{"text": "c"}', 3),
+        ("rows.jsonl", '{"text": "a"}\n\n{"text": "b"}\n{"text": "c"}\n', None),
+        ("rows.csv", "text,n\na,1\nb,2\nc,3\n", 4),
+        ("rows.csv", 'text,n\n"a\nand",1\nb,2\nc,3\n', None),
+    ],
+)
+def test_errors_name_the_line_of_a_row_if_every_row_has_one(name, text, line, tmp_path):
+    path = tmp_path / name
+    path.write_text(text)
+    table = read_file(path.suffix[1:], path)
+    place = f"{path}, column text, row 2" + ("" if line is None else f" (line {line})")
+    assert table.place(2, "text") == place
+    assert table.select([1, 2]).select([1]).place(0, "text") == place

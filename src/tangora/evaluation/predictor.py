@@ -14,7 +14,7 @@ from tangora.modes.task_models import BaseLike, Opened, inputs_of, open_task, pu
 from tangora.progress import Progress, shown
 from tangora.support.machine import Machine
 from tangora.support.seams import FAMILIES
-from tangora.support.shown import one_line
+from tangora.support.shown import one_line, percent
 from tangora.tasks.base import Base
 from tangora.tasks.recorded import settings_of
 from tangora.tasks.rows import table_of
@@ -89,13 +89,18 @@ class Predictor:
         check_batch_size(batch_size)
         listener, opened = progress if progress is not None else Progress(), self._opened
         listener.begin("predict", len(table))
+        cut, longest = 0, None
         for start in range(0, len(table), _BLOCK):
             block = table.select(range(start, min(start + _BLOCK, len(table))))
             split = inputs_of(block, opened.task, opened.base)
+            cut, longest = cut + len(split.cut), split.longest
             with self._model() as model:
                 answers = answered(model, opened.task, split, batch_size, listener)
             yield answers
         listener.end()
+        if cut:
+            share, verb = percent(cut, len(table)), "is" if cut == 1 else "are"
+            listener.note(f"{cut:,} of {len(table):,} rows ({share}) {verb} cut at max_length {longest}")
 
     @property
     def kind(self) -> Answers:

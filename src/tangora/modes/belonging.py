@@ -29,7 +29,9 @@ def refuse_another_base(adapter: Adapter | None, base: Base, *, same_base: bool 
         return
     name, own = (PurePath(hub_name(one or "") or one or "").name.lower() for one in (made_for.model, base.config.model))
     if made_for.fingerprint:
-        what, different = "the adapter was made for other base weights", made_for.fingerprint != base.fingerprint
+        prints = f"{made_for.fingerprint[:12]} of {made_for.model or 'an unnamed base'}, not {base.fingerprint[:12]}"
+        what = f"the adapter was made for other base weights: {prints}"
+        different = made_for.fingerprint != base.fingerprint
     else:
         what, different = f"the adapter was made for {made_for.model}", bool(name) and name != own
     if different and made_for.weights not in (None, base.config.weights):

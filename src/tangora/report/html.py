@@ -19,6 +19,8 @@ from tangora.report.theme import LAYOUTS, inline_svg, save, settle, style
 
 __all__ = ["Drawing", "draw_all", "page"]
 
+_WARNINGS = 12  # that the page shows
+
 
 @dataclass(frozen=True)
 class Drawing:
@@ -72,6 +74,8 @@ def page(summary: Summary, drawings: list[Drawing]) -> str:
         title=str(run.recipe.get("title") or run.recipe.get("name") or run.path.resolve().name),
         description=str(run.recipe.get("description") or ""),
         headline=headline(summary),
+        warnings=run.warnings[:_WARNINGS],
+        more_warnings=max(0, len(run.warnings) - _WARNINGS),
         drawings=drawings,
         overview=tables.overview(summary),
         by_size=tables.by_size(summary) if summary.fused else None,
@@ -89,7 +93,7 @@ def page(summary: Summary, drawings: list[Drawing]) -> str:
     )
 
 
-_GROUPS = {"seconds": "wall time", "tasks": "rows"}
+_GROUPS = {"seconds": "wall time", "tasks": "rows", "cut": "rows that were cut"}
 
 
 def facts(info: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:

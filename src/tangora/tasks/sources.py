@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,12 +30,17 @@ _BLOCK = 1 << 24
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of one split: a `datasets.Dataset` or columns in memory, and the class names of label columns."""
+    """Rows of one split: a `datasets.Dataset` or columns in memory, and the class names of label columns.
+
+    ``numbers`` are the numbers of the rows in the source, after a selection. ``first_line`` is the line of row 0 in a
+    text file with one line for each row; None of other sources.
+    """
 
     data: Dataset | dict[str, Sequence[Any] | np.ndarray]
     where: str
     class_names: Mapping[str, list[str]]
-    numbers: Sequence[int] | None = None  # row numbers in the source, after a selection
+    numbers: Sequence[int] | None = None
+    first_line: int | None = None
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -49,7 +54,8 @@ class Table:
     def place(self, row: int, column: str | None = None) -> str:
         """Return the name of a row in errors, with its number in the source."""
         number = row if self.numbers is None else self.numbers[row]
-        return f"{self.where}, {f'column {column}, ' if column else ''}row {number}"
+        line = "" if self.first_line is None else f" (line {number + self.first_line})"
+        return f"{self.where}, {f'column {column}, ' if column else ''}row {number}{line}"
 
     def need(self, column: str, key: str) -> None:
         """Raise `DataError` unless there is such a column; ``key`` is the recipe's key for it."""
@@ -80,8 +86,8 @@ class Table:
                 name: values[list(rows)] if isinstance(values, np.ndarray) else [values[i] for i in rows]
                 for name, values in self.data.items()
             }
-            return Table(picked, self.where, self.class_names, numbers)
-        return Table(self.data.select(rows), self.where, self.class_names, numbers)
+            return replace(self, data=picked, numbers=numbers)
+        return replace(self, data=self.data.select(rows), numbers=numbers)
 
 
 def read(source: Source, task: str) -> dict[str, Table]:
@@ -159,24 +165,35 @@ def _csv(path: Path) -> Table:
     from pyarrow import csv  # deferred: an extra
 
     options = csv.ParseOptions(newlines_in_values=True)
-    return _arrow(csv.read_csv(_content(path), parse_options=options), path)
+    content, lines = _content(path)
+    return _by_line(_arrow(csv.read_csv(content, parse_options=options), path), lines, 2)
 
 
 def _jsonl(path: Path) -> Table:
     from pyarrow import json  # deferred: an extra
 
-    return _arrow(json.read_json(_content(path)), path)
+    content, lines = _content(path)
+    return _by_line(_arrow(json.read_json(content), path), lines, 1)
 
 
-def _content(path: Path) -> Any:
-    """Return the stream of a file of text, decompressed by the ending of its name, if it fits in memory."""
+def _content(path: Path) -> tuple[Any, int]:
+    """Return the stream of a file of text, decompressed by the ending of its name, if it fits in memory; and its lines.
+
+    A last line without a line feed counts.
+    """
     import pyarrow  # deferred: an extra
 
-    size = 0
+    size, lines, last = 0, 0, b"\n"
     with pyarrow.input_stream(path, compression="detect") as stream:
-        while block := len(stream.read(_BLOCK)):
-            refuse_large(size := size + block, path)
-    return pyarrow.input_stream(path, compression="detect")
+        while block := stream.read(_BLOCK):
+            refuse_large(size := size + len(block), path)
+            lines, last = lines + block.count(b"\n"), block[-1:]
+    return pyarrow.input_stream(path, compression="detect"), lines + (last != b"\n")
+
+
+def _by_line(table: Table, lines: int, first: int) -> Table:
+    """Return a table that names lines in errors, unless a row has several lines, or lines are empty."""
+    return replace(table, first_line=first) if lines == len(table) + first - 1 else table
 
 
 def _arrow(table: Any, path: Path) -> Table:
