@@ -176,14 +176,18 @@ def test_scores_have_keys_by_the_dtypes(families):
     assert len(keys) == 4
 
 
-def test_an_adapter_records_the_form_of_the_weights_and_names_it(families):
+def test_an_adapter_records_the_form_of_the_weights_and_names_it(families, caplog):
     case = families["text"]
     base = held(case.base)
     adapter = tangora.finetune(base, case.task, case.config("lora", steps=1), progress=False)
     assert adapter.metadata.base.weights == "bfloat16"
     with pytest.raises(ModelError, match=r"trained on weights in bfloat16.*got 'float32'.*same_base=True"):
         tangora.evaluate(adapter, case.base, [case.task])
-    tangora.evaluate(adapter, case.base, [case.task], same_base=True)
+    with caplog.at_level("WARNING", "tangora"):
+        tangora.evaluate(adapter, case.base, [case.task], same_base=True)
+        tangora.evaluate(adapter, base, [case.task])
+    warnings = [line for line in caplog.messages if "was trained on weights" in line]
+    assert warnings == ["the adapter was trained on weights in bfloat16, and is scored on others, in float32"]
 
 
 def test_a_saved_adapter_loads_its_base_in_the_same_dtype(families, tmp_path):

@@ -13,6 +13,7 @@ from transformers import BertModel
 import tangora
 from families import Case
 from tangora.adapters.adapter import Adapter
+from tangora.coefficients.forward import ForwardLogits
 from tangora.errors import MissingExtraError, ModelError
 from tangora.evaluation.evaluator import answering
 from tangora.storage import packed
@@ -154,6 +155,57 @@ def test_a_layer_gives_what_bitsandbytes_own_layer_gives():
     torch.testing.assert_close(found, expected, rtol=SUMS, atol=SUMS)
     gradients = [torch.autograd.grad(y.square().sum(), x)[0] for y in (found, expected)]
     torch.testing.assert_close(*gradients, rtol=SUMS, atol=SUMS * float(gradients[1].abs().max()))
+
+
+@needed
+def test_rows_in_8_bits_are_those_of_bitsandbytes():
+    from bitsandbytes import functional
+    from bitsandbytes.nn import Int8Params, Linear8bitLt
+
+    own = nn.Linear(128, 64).requires_grad_(False)
+    own.weight.data = own.weight.data.half().float()  # bitsandbytes rounds weights to float16 first, and computes in it
+    codes, scales, _ = functional.int8_vectorwise_quant(own.weight.data.half())
+    theirs = Linear8bitLt(128, 64, has_fp16_weights=False)
+    theirs.weight = Int8Params(codes.clone(), requires_grad=False, has_fp16_weights=False, CB=codes, SCB=scales)
+    theirs.bias.data = own.bias.data.clone()
+    x = torch.randn(3, 128, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    layer = pack_(nn.Sequential(own), "8bit", "a model")[0]
+    mine = layer._parameters["weight"]
+    assert int((mine.int() - codes.int()).abs().max()) <= 1  # where a weight is nearly in the middle of two codes
+    assert float((mine == codes).float().mean()) > 0.99
+    mine.data = codes
+    found, expected = layer(x), theirs.train()(x)
+    torch.testing.assert_close(found, expected, rtol=SUMS, atol=SUMS)
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_searches_columns_and_polishes_compute_with_the_dequantized_values(families, bits):
+    case = families["text"]
+    base, other = quantized(case.base, bits), twin(case.base, bits)
+    expert = tangora.finetune(other, case.task, case.config("l-lora-moved"), progress=False)
+    name, found = case.task.name, []
+    for one in (base, other):
+        logits = ForwardLogits(one, [case.task], "test", {name: expert})
+        c = torch.tensor([0.7], requires_grad=True)
+        total = sum(part[name].logits.square().sum() for part in logits(c, {name: range(8)}))
+        made = tangora.polish(
+            [expert],
+            one,
+            [case.task],
+            start=tangora.fuse([expert], weights=0.5),
+            rank=2,
+            rows=8,
+            steps=2,
+            batch_size=4,
+            same_base=True,
+            progress=False,
+        )
+        polished = torch.cat([update.dense().flatten() for update in made.updates.values()])
+        found.append((total.detach(), *torch.autograd.grad(total, c), polished))
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+    # lessons are scored with the expert beside the weights, and Adam's first steps have the size of the rate: 1e-3
+    torch.testing.assert_close(found[0][2], found[1][2], rtol=1e-2, atol=1e-4)
 
 
 @pytest.mark.parametrize("half", [False, True])

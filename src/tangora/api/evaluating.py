@@ -10,7 +10,7 @@ from tangora.api.adapters import AdapterLike, opened
 from tangora.api.shown import Shown, shown
 from tangora.evaluation.evaluator import Evaluator, Result, scoring_key
 from tangora.evaluation.results import direction
-from tangora.evaluation.warnings import score_warnings
+from tangora.evaluation.warnings import base_warnings, score_warnings
 from tangora.support.shown import decimal, html_table, one_line
 from tangora.tasks.values import Task
 
@@ -110,6 +110,7 @@ def evaluate(
             results |= evaluator.evaluate(key, lambda: candidate, [task.name], split)
             bars.advance(detail=task.name)
         bars.end()
-    for line in score_warnings({"the adapter" if candidate else "the base": results}, several, split):
+    lines = base_warnings({"the adapter": candidate}, base) if candidate else []
+    for line in lines + score_warnings({"the adapter" if candidate else "the base": results}, several, split):
         log.warning(line)
     return Scores(results, {task.name: task.metric for task in several}, split)

@@ -80,7 +80,7 @@ def evaluate(options: EvaluateOptions, output: Output) -> None:
         return
     from tangora.adapters.adapter import load  # deferred: imports torch
     from tangora.evaluation.evaluator import Evaluator, scoring_key
-    from tangora.evaluation.warnings import score_warnings
+    from tangora.evaluation.warnings import base_warnings, score_warnings
     from tangora.runs.runner import prepare
 
     adapters = {str(path): load(path) for path in options.adapters or []}
@@ -99,7 +99,7 @@ def evaluate(options: EvaluateOptions, output: Output) -> None:
             progress.advance(detail=path)
         progress.end()
     metrics = {task.name: task.metric for task in tasks}
-    warnings = score_warnings(scores, tasks, options.split)
+    warnings = base_warnings(adapters, base) + score_warnings(scores, tasks, options.split)
     output.note(*(f"warning: {line}" for line in warnings))
     document = _document(scores, metrics, options.split) | {"warnings": warnings}
     output.result(document, score_table(scores, metrics, options.split))

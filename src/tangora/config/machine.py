@@ -20,7 +20,8 @@ class MachineConfig(Frozen):
         description="auto: an accelerator if there is one, else cpu; or a torch device, such as cuda:1",
     )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        default="float32", description="of forward passes; weights, losses and adapters stay in float32"
+        default="float32",
+        description="of forward passes; adapters and losses stay in float32, weights in base.weights_dtype",
     )
     threads: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         default="auto", description="of torch on the CPU; auto: as many as are fastest when measured at the start"

@@ -1,4 +1,4 @@
-"""What makes a score doubtful: rows that were cut, and answers that never end."""
+"""What makes a score doubtful: rows that were cut, answers that never end, and weights in another form."""
 
 from __future__ import annotations
 
@@ -9,10 +9,26 @@ from tangora.support.shown import percent
 from tangora.tasks.cuts import cut_lines, cuts
 
 if TYPE_CHECKING:
+    from tangora.adapters.adapter import Adapter
     from tangora.evaluation.evaluator import Result
-    from tangora.tasks.values import Task
+    from tangora.tasks import Base, Task
 
-__all__ = ["score_warnings"]
+__all__ = ["base_warnings", "score_warnings"]
+
+
+def base_warnings(adapters: Mapping[str, Adapter], base: Base) -> list[str]:
+    """Return a sentence for each adapter that was trained on the base in another form, quantized say.
+
+    Args:
+        adapters: name -> adapter.
+        base: that they are scored on.
+    """
+    made_for = {name: adapter.metadata.base for name, adapter in adapters.items()}
+    return [
+        f"{name} was trained on weights in {info.weights}, and is scored on others, in {base.config.weights}"
+        for name, info in made_for.items()
+        if info.weights not in (None, base.config.weights) and info.fingerprint != base.fingerprint
+    ]
 
 
 def score_warnings(

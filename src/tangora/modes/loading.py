@@ -63,9 +63,10 @@ def load_model(
     Args:
         folder: the adapter's; with ``task`` also that of a checkpoint that adapters were merged into.
         base: the base model, which is wrapped or changed in place, or its folder or Hub id. By default, the model named
-            in ``tangora.json`` or ``base_model_name_or_path`` is loaded in float32. Its class is that of its family,
-            else of ``auto_mapping``, ``task_type`` or the checkpoint's ``architectures``. With ``task``, a base from
-            `tangora.load_base` or a name, since inputs need a tokenizer or an image processor too.
+            in ``tangora.json`` or ``base_model_name_or_path`` is loaded, with its weights in the form of the training.
+            Its class is that of its family, else of ``auto_mapping``, ``task_type`` or the checkpoint's
+            ``architectures``. With ``task``, a base from `tangora.load_base` or a name, since inputs need a tokenizer
+            or an image processor too.
         task: one of the tasks in ``heads/*.json``.
         trust_remote_code: run code from the base model's repository.
         same_base: accept a base whose fingerprint differs from the recorded one (after a cast, or with a resized
@@ -154,7 +155,7 @@ def _loaded(
     base: str | os.PathLike[str] | None,
     trust: bool,
 ) -> nn.Module:
-    """Load the base in float32, by its family if that is known, so that it equals the one used in training."""
+    """Load the base, by its family and settings if they are known, so that it equals the one used in training."""
     name = metadata.base.model if base is None else os.fspath(base)
     if name is None:
         raise ModelError("nothing names the base model", where="load_model.base", fix="give it as base=")

@@ -29,6 +29,7 @@ from tangora.modes.preparation import as_before, checkpoint_gradients, frozen_st
 from tangora.modes.stage import stage_key
 from tangora.modes.trackers import trackers
 from tangora.modes.trainer import QuietTrainer, Watch, last_checkpoint, quiet, training_arguments, training_seed
+from tangora.storage.held import entries
 from tangora.storage.spread import move_, places_of
 from tangora.support.files import digest, writing
 from tangora.support.seams import METRICS
@@ -259,7 +260,7 @@ def _record(trainer: QuietTrainer, started: float) -> dict[str, Any]:
         "validation": trainer.validations(),
         "seconds": round(time.monotonic() - started, 3),
         "trainable": sum(p.numel() for p in parameters if p.requires_grad),
-        "total": sum(p.numel() for p in parameters),
+        "total": sum(entries(p) for p in parameters),
     }
 
 

@@ -16,7 +16,7 @@ import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["HALVES", "autocasts", "held_names", "hold_", "is_held", "values_of", "widened"]
+__all__ = ["HALVES", "autocasts", "entries", "held_names", "hold_", "is_held", "values_of", "widened"]
 
 HALVES = (torch.bfloat16, torch.float16)
 
@@ -56,12 +56,17 @@ def is_held(module: nn.Module) -> bool:
 def held_names(model: nn.Module) -> dict[str, int]:
     """Return the name of each parameter that is held in half precision, or quantized -> the number of its entries."""
     return {
-        f"{prefix}.{name}" if prefix else name: parameter.numel() * (2 if parameter.dtype == torch.uint8 else 1)
+        f"{prefix}.{name}" if prefix else name: entries(parameter)
         for prefix, module in model.named_modules()
         if is_held(module)
         for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False)
         if parameter.dtype not in (torch.float32, torch.float64)
     }
+
+
+def entries(parameter: Tensor) -> int:
+    """Return the number of a parameter's entries; in 4 bits, a byte holds two."""
+    return parameter.numel() * (2 if parameter.dtype == torch.uint8 else 1)
 
 
 def values_of(model: nn.Module, name: str) -> Tensor:

@@ -34,7 +34,7 @@ class Machine:
 
     Args:
         device: a torch device, such as ``cpu`` or ``cuda:0``.
-        dtype: of forward passes: ``float32``, ``bfloat16`` or ``float16``. Weights, losses and adapters are in float32.
+        dtype: of forward passes: ``float32``, ``bfloat16`` or ``float16``. Losses and adapters are in float32.
         threads: of torch on the CPU; None leaves torch's setting alone.
 
     >>> Machine().torch_dtype
@@ -94,10 +94,10 @@ class Machine:
         return self.dtype == "float32"
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Return a context in which operations compute in the dtype; weights, and what is trained, stay in float32.
+        """Return a context in which operations compute in the dtype; weights, and what is trained, stay as they are.
 
         Updates are so added into float32 weights and only rounded together with them, in the product: small updates
-        survive, which they would not in weights of half precision.
+        survive, which they would not in weights of half precision. Beside those, they are computed apart.
         """
         if self.exact:
             return nullcontext()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tangora import quickstart
 from tangora.errors import ArgumentError, FileError, ModelError
-from tangora.storage.held import hold_, is_held
+from tangora.storage.held import entries, hold_, is_held
 from tangora.storage.packed import contents, pack_
 from tangora.storage.quantization import quantization_of, refused_quantized
 from tangora.storage.recognition import CONFIG, ambiguous, contents_of, missing, weights_of
@@ -84,7 +84,7 @@ class Base:
 
     def _repr_html_(self) -> str:
         """Return a table for notebooks."""
-        count = sum(parameter.numel() for parameter in self.backbone.parameters())
+        count = sum(entries(parameter) for parameter in self.backbone.parameters())
         facts = {"family": self.config.family, "class": type(self.backbone).__name__, "parameters": f"{count:,}"}
         return html_table(f"Base {self.config.model}", ["", ""], facts.items())
 
