@@ -105,6 +105,10 @@ def test_a_dry_run_of_a_run_has_the_rows_of_every_task(tmp_path):
     assert (test["rows"], test["converted"], test["cut"]) == (12, 12, 0)
     shown = command(*arguments).stdout
     assert "two: 3 classes by accuracy; tokens " in shown
+    steps = {mode["mode"]: mode["seconds_per_step"] for mode in document["modes"]}
+    assert sorted(steps) == ["lora", "tangent"]
+    assert min(steps.values()) > 0
+    assert "training of tangent: 2 adapters of 2 steps take about " in shown
     assert list(tmp_path.iterdir()) == []
 
 
@@ -115,6 +119,7 @@ def test_a_new_run_converts_a_sample_and_counts_all_rows(tmp_path, monkeypatch):
     train = document["rows"]["one"]["splits"]["train"]
     assert (train["rows"], train["converted"], sum(train["counts"].values())) == (43, 7, 43)
     kept = json.loads(command("run", "recipe.yaml", "--out", "run", "--dry-run", "--json").stdout)
+    assert {mode["seconds_per_step"] for mode in kept["modes"]} == {None}, "nothing is left to train"
     assert kept["rows"]["one"]["splits"]["train"]["converted"] == 43, "keys of results are compared"
 
 

@@ -96,3 +96,14 @@ def test_a_base_in_the_cache_is_the_base_of_that_name():
     assert fuse([one, other]).updates
     with pytest.raises(FusionError, match="different bases"):
         fuse([one, toys.lora(3, base=BaseInfo(model="/home/me/" + CACHE.replace("chat", "other")))])
+
+
+@pytest.mark.parametrize(
+    ("place", "same_base", "said"), [("moved", False, True), ("moved", True, False), ("chat", False, False)]
+)
+def test_a_base_without_a_name_may_be_another(tmp_path, place, same_base, said):
+    weights = {f"{site}.weight": torch.zeros(update.shape) for site, update in toys.lora(1).updates.items()}
+    base = folders.save(tmp_path / place, weights, config=folders.CONFIG)
+    toys.lora(1, base=BaseInfo(model="org/chat")).save(tmp_path / "a")
+    notes = fuse_checkpoints(base, [tmp_path / "a"], tmp_path / "out", same_base=same_base).notes
+    assert notes == (["a was made for org/chat: it is not known if moved has the same weights"] if said else [])

@@ -91,3 +91,9 @@ def test_the_report_shows_examples_with_prompts(finished):
     page = (finished / "report.html").read_text(encoding="utf-8")
     assert "polished" in page
     assert "+" in page
+
+
+def test_answers_that_never_end_are_said(finished):
+    found = json.loads((finished / "summary.json").read_text())["warnings"]
+    assert any(line.startswith("zero_shot, plain: ") and "have no end within 4 tokens" in line for line in found)
+    assert not any(", choice: " in line for line in found), "choices are not generated"

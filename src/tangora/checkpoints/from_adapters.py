@@ -20,6 +20,7 @@ from tangora.fusion.computation import Computation
 from tangora.fusion.contract import space_of
 from tangora.fusion.fusion import Fusion
 from tangora.fusion.heads import carried_records, file_name
+from tangora.fusion.lineage import unproved_base
 from tangora.fusion.sources import SourceAdapter
 from tangora.methods import get
 from tangora.storage.checkpoint import Checkpoint
@@ -78,6 +79,7 @@ def gather_adapters(base: Checkpoint, folders: Sequence[str | os.PathLike[str]],
         config = headed(config, fusion.adapters[0].config, head)
         notes.append(f"the base has no head; the adapters' is added as it is, without weights: {', '.join(head)}")
     lineage = {**lineage_of(base, request, recorded, fusion.names, prints), "space": request.space}
+    notes += [] if same_base else unproved_base(fusion.adapters, fusion.names, base)
     notes += [f"the head of {task} is in heads/{task}.safetensors" for task in kept]
     notes += [_EXPANDED] if any(adapter.metadata.expanded for adapter in fusion.adapters) else []
     stamps = stamps_of(base.files)

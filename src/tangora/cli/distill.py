@@ -47,10 +47,13 @@ def distill(options: DistillOptions, output: Output) -> None:
     from tangora.adapters.adapter import load  # deferred: imports torch
     from tangora.modes.distillation import distill as train_student
     from tangora.runs.runner import prepare
+    from tangora.tasks.cuts import cut_lines, cuts
 
     teachers = [load(folder) for folder in options.teachers]
     with output.progress() as progress:
         base, tasks = prepare(recipe, progress)
+        for line in cut_lines({task.name: cuts(task) for task in tasks}, ["train"]):
+            progress.note(f"warning: {line}")
         train_student(
             base,
             tasks,

@@ -161,9 +161,12 @@ def polish(options: PolishOptions, output: Output) -> None:
 
     refuse_output(options.out, options.overwrite, [*options.adapters, *filter(None, [options.start]), *files.values()])
     from tangora.polishing.polish import polish as train  # deferred: imports torch
+    from tangora.tasks.cuts import cut_lines, cuts
 
     with output.progress() as progress:
         base, tasks = _base_and_tasks(options, files, progress)
+        for line in cut_lines({task.name: cuts(task) for task in tasks}, [settings.split]):
+            progress.note(f"warning: {line}")
         if options.dry_run:
             output.result(*_plan(options, settings, tasks))
             return

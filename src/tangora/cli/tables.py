@@ -137,6 +137,11 @@ def plan_lines(plan: Preflight) -> Iterator[str]:
     )
     for mode in plan.modes:
         yield f"memory of {mode.mode}, estimated: {mode.memory}"
+    for mode in plan.modes:
+        if (step := mode.seconds_per_step) is not None:
+            left = mode.adapters - mode.done
+            all_of_it = f"{left} adapter{'s' if left > 1 else ''} of {mode.steps} steps take about"
+            yield f"training of {mode.mode}: {all_of_it} {duration(left * mode.steps * step)}, {step:.2g} s a step"
     done = sum(job.done for job in plan.jobs)
     planned = f"{len(plan.jobs)} jobs, {done} done"
     if done == len(plan.jobs):

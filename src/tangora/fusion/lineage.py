@@ -22,7 +22,7 @@ from tangora.updates.task_vector import LowRank, TaskVector, Update
 if TYPE_CHECKING:
     from tangora.storage.checkpoint import Checkpoint
 
-__all__ = ["check", "check_belongs", "fingerprint_of", "inherit", "is_same", "truncate"]
+__all__ = ["check", "check_belongs", "fingerprint_of", "inherit", "is_same", "truncate", "unproved_base"]
 
 _WHERE = "fuse.adapters"
 _SELECTION = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
@@ -92,6 +92,18 @@ def check_belongs(adapters: Sequence[Adapter], names: Sequence[str], base: Check
             what = f"{name} was made for {_base(adapter.metadata.base)}, the base given is {stated}"
             fix = "give the adapters' base; if the two are the same weights, use same_base=True, --same-base"
             raise FusionError(what, where="fuse.base", fix=fix)
+
+
+def unproved_base(adapters: Sequence[Adapter], names: Sequence[str], base: Checkpoint) -> list[str]:
+    """Return a sentence if a base folder names no model, and its own name is another than the one in an adapter.
+
+    Then its shapes fit, but whether it has the weights that the adapter was made for is not known.
+    """
+    for name, adapter in zip(names, adapters, strict=True):
+        made_for = adapter.metadata.base.model
+        if not base.model and made_for and _last(made_for) != _last(base.name):
+            return [f"{name} was made for {made_for}: it is not known if {base.name} has the same weights"]
+    return []
 
 
 def _last(model: str) -> str:

@@ -13,6 +13,7 @@ from torch import nn
 from tangora.config.recipe import Recipe
 from tangora.modes.contract import mode_of
 from tangora.modes.memory import Memory, memory_of
+from tangora.modes.timing import fits, step_seconds
 from tangora.progress import Progress
 from tangora.runs.checks import check_methods
 from tangora.runs.context import Context
@@ -45,6 +46,8 @@ class PlannedMode:
         trainable: the smallest and the largest number of trained parameters; heads differ by task.
         size: bytes of all its adapters.
         memory: the estimate for the task that takes the most.
+        seconds_per_step: of a training, measured on a few steps of its first task; None if jobs of the run were
+            measured, if nothing is left to train, or if it may take more memory than is free.
     """
 
     mode: str
@@ -56,6 +59,7 @@ class PlannedMode:
     trainable: tuple[int, int]
     size: int
     memory: Memory
+    seconds_per_step: float | None
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,7 @@ def preflight(recipe: Recipe, out: Path, progress: Progress, *, overwrite: bool 
     return Preflight(
         name=recipe.name,
         run=out,
-        modes=tuple(_modes(context)),
+        modes=tuple(_modes(context, timed=not rates.measured)),
         tasks=tuple(context.names),
         rows=rows,
         subsets=len({cell.subset for cell in planned}),
@@ -148,7 +152,7 @@ def preflight(recipe: Recipe, out: Path, progress: Progress, *, overwrite: bool 
     )
 
 
-def _modes(context: Context) -> Iterable[PlannedMode]:
+def _modes(context: Context, timed: bool) -> Iterable[PlannedMode]:
     experts = [job for job in context.plan if isinstance(job, ExpertJob)]
     heads = {task.name: _head_footprint(task, context.base) for task in context.tasks.values()}
     scored = context.recipe.evaluation.batch_size
@@ -157,6 +161,13 @@ def _modes(context: Context) -> Iterable[PlannedMode]:
         of_mode = [job for job in experts if job.mode == mode]
         weight = mode_of(config).footprint(context.base, config)
         own = [_Head.sum_of(heads[task] for task in job.tasks) for job in of_mode]  # each adapter has all of its job's
+        undone = [job for job in of_mode if not job.done(context)]
+        memory = Memory.most([memory_of(context.base, task, config, scored) for task in context.tasks.values()])
+        step = None
+        if timed and undone and fits(memory, context.machine):
+            context.progress.begin(f"time steps of {mode}", 0)
+            step = step_seconds(context.base, [context.task(name) for name in undone[0].tasks], config)
+            context.progress.end()
         trainable = [weight.trainable + head.trainable for head in own]
         yield PlannedMode(
             mode=mode,
@@ -167,7 +178,8 @@ def _modes(context: Context) -> Iterable[PlannedMode]:
             sites=weight.sites,
             trainable=(min(trainable), max(trainable)),
             size=sum(len(job.tasks) * (weight.size + head.size) for job, head in zip(of_mode, own, strict=True)),
-            memory=Memory.most([memory_of(context.base, task, config, scored) for task in context.tasks.values()]),
+            memory=memory,
+            seconds_per_step=step,
         )
 
 

@@ -212,5 +212,7 @@ def _answer(task: Task, target: Any) -> str:
 
 
 def _decoded(base: Base, ids: list[int]) -> str:
+    if not hasattr(base.processor, "decode"):  # a third party's family may have tokens of its own
+        return f"{len(ids)} tokens"
     text: str = base.processor.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
     return text if len(text) <= _MOST else f"{text[: _MOST // 2]} … {text[-_MOST // 2 :]}"
