@@ -114,7 +114,7 @@ def _loaded(manager: Any, name: str, where: str) -> Any:
 def _refuse_other_forms(found: Any, name: str, where: str) -> None:
     elsewhere = _ELSEWHERE.format(name=name)
     kind = found.OUTPUT_TYPE
-    if kind not in ("multiple_choice", "generate_until") or getattr(found, "multiple_input", 0):
+    if kind not in ("multiple_choice", "generate_until") or getattr(found, "multiple_input", False):
         raise DataError("only choices and generated answers can be read", got=kind, where=where, fix=elsewhere)
     if not found.has_training_docs():
         raise DataError("the harness's task has no rows to train on", got=name, where=where, fix=elsewhere)
