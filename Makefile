@@ -41,8 +41,9 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e '.[all,dev]'
 	@touch $@
 
+# Each process begins with its own half of the tests, so that most fixtures are made once, and takes others at the end.
 test: setup-dev
-	$(BIN)/python -m pytest -n auto $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 # Rounding differs between processors, and so may what a bound allows. PyTorch's own kernels, MKL, oneDNN and the OpenBLAS
 # of NumPy and SciPy choose by the processor that they find, and can be told to be an older one. Before the colon: what

@@ -28,15 +28,19 @@ from tangora.testing import check_executor
 PLUGIN = Path(__file__).parents[2] / "examples" / "plugins" / "executor"
 
 
-@pytest.fixture
-def _imported_once(monkeypatch):
-    """Workers are forks of one process that has imported what they need; other tests spawn them."""
+@pytest.fixture(scope="module")
+def _server():
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tangora.runs.executors._worker", "tangora.runs.stages.experts", "peft"])
     forkserver.ensure_running()
-    monkeypatch.setattr(multiprocessing, "get_context", lambda method: context)
-    yield
+    yield context
     forkserver._forkserver._stop()
+
+
+@pytest.fixture
+def _imported_once(_server, monkeypatch):
+    """Workers are forks of one process that has imported what they need; the test of one that dies spawns them."""
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: _server)
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n == "serial" else pytest.mark.slow) for n in EXECUTORS])
@@ -121,6 +125,7 @@ def test_a_worker_ends_quietly_if_the_run_was_killed(short_copy, monkeypatch, er
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_imported_once")
 def test_a_run_in_processes_ends_with_the_files_of_one_process(short_run, short_recipe, tmp_path, monkeypatch):
     monkeypatch.setattr("tangora.report.build", lambda run: (run / "report.html").write_text("drawn elsewhere"))
     raw = short_recipe.model_dump(mode="json")

@@ -83,6 +83,7 @@ def quiet_libraries(verbose: bool = False) -> None:
         "TOKENIZERS_PARALLELISM": "false",
     }.items():
         os.environ.setdefault(key, value)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it; it speaks of kernels nobody asked for
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
 

@@ -56,6 +56,7 @@ def work(run: str, threads: int, trusted: bool, connection: Connection) -> None:
 
     torch.set_num_threads(threads)
     logging.captureWarnings(True)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # as in the driver's terminal
     context = Context.open(Path(run), trust_remote_code=trusted)
     context.given_machine = replace(machine_of(context.recipe, context.run), threads=threads)
     with contextlib.suppress(EOFError, ConnectionError, KeyboardInterrupt), logged(context.run):
