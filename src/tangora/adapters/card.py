@@ -83,7 +83,8 @@ def _title(metadata: Metadata) -> str:
     base = f" of {as_code(metadata.base.model)}" if metadata.base.model else ""
     revision = f", revision {as_code(metadata.base.revision)}" if metadata.base.revision else ""
     made = "fused" if metadata.fused else "made"
-    return f"# {as_text(title)}\n\n{metadata.of_kind.title}{base}{revision}, {made} with Tangora {metadata.tangora}."
+    kind = metadata.of_kind.title if metadata.base.adapted is None else "A DoRA adapter"
+    return f"# {as_text(title)}\n\n{kind}{base}{revision}, {made} with Tangora {metadata.tangora}."
 
 
 def _warning(metadata: Metadata) -> str:

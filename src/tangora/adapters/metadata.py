@@ -40,6 +40,7 @@ class BaseInfo(_Frozen):
     """The base model that the updates belong to.
 
     ``fingerprint`` is of its weights, and ``weights`` the form in which they were held: ``float32``, ``bfloat16``, ...
+    ``adapted`` is the digest of the weights of adapted layers, if the updates depend on these.
     """
 
     model: str | None = None
@@ -47,6 +48,7 @@ class BaseInfo(_Frozen):
     fingerprint: str | None = None
     family: str | None = None
     weights: str | None = None
+    adapted: str | None = None
 
 
 class InitialInfo(_Frozen):

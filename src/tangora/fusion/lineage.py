@@ -172,7 +172,8 @@ def inherit(parents: Sequence[Adapter], updates: Mapping[str, Update], fused: Fu
         kind=each[0].kind,
         mode=_common(m.mode for m in each),
         task=each[0].task if len(each) == 1 else None,
-        base=next((m.base for m in each if m.base.fingerprint), each[0].base),
+        # what is fused no longer depends on the base's weights
+        base=next((m.base for m in each if m.base.fingerprint), each[0].base).model_copy(update={"adapted": None}),
         linearize=_common(m.linearize for m in each) or "none",
         initial=drawn if initial is not None else None,
         fused=fused,

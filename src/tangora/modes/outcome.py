@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tangora.modes.contract import Mode
     from tangora.modes.preparation import Start
     from tangora.tasks import Base, Task
-    from tangora.updates.task_vector import Update
+    from tangora.updates.task_vector import LowRank, Update
 
 __all__ = ["adapter_of"]
 
@@ -27,6 +27,7 @@ def adapter_of(
     config: FinetuneConfig,
     updates: Mapping[str, Update],
     start: Start | None = None,
+    adapted: str | None = None,
 ) -> Adapter:
     """Return the adapter that results from a training.
 
@@ -36,6 +37,7 @@ def adapter_of(
         config: the configuration of the training.
         updates: site, or for kind ``full`` parameter, -> what is added to the base's weight.
         start: φ₀ and peft's configuration, for kind ``lora``.
+        adapted: digest of the base's weights on which the updates depend.
     """
     mode, where = mode_of(config), base.config
     metadata = Metadata(
@@ -49,9 +51,10 @@ def adapter_of(
             fingerprint=base.fingerprint,
             family=where.family,
             weights=where.weights,
+            adapted=adapted,
         ),
         linearize=mode.linearize,
-        initial=_initial(config, start) if start is not None else None,
+        initial=_initial(config, start.initial) if start is not None and start.initial is not None else None,
         seed=config.seed,
         recipe=config.resolved().model_dump(mode="json"),
     )
@@ -78,6 +81,6 @@ def _task_type(base: Base, mode: Mode) -> str | None:
     return _TASK_TYPES.get(FAMILIES.get(base.config.family).auto_class(base.config.model))
 
 
-def _initial(config: FinetuneConfig, start: Start) -> InitialInfo:
-    lora, print_ = config.lora, initial.fingerprint(start.initial)
+def _initial(config: FinetuneConfig, factors: Mapping[str, LowRank]) -> InitialInfo:
+    lora, print_ = config.lora, initial.fingerprint(factors)
     return InitialInfo(seed=config.seed, a_init=lora.a_init, init=lora.init, fingerprint=print_)

@@ -42,10 +42,10 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Start:
-    """A PEFT model before training: φ₀, and peft's configuration."""
+    """A PEFT model before training: φ₀ (None if it is not recorded), and peft's configuration."""
 
     model: PeftModel
-    initial: dict[str, LowRank]
+    initial: dict[str, LowRank] | None
     embeddings: frozenset[str]
     config: dict[str, Any]
 
@@ -80,7 +80,7 @@ def adapt(backbone: nn.Module, task: str | None, config: FinetuneConfig) -> Star
     name = task if config.lora.a_init == "per_task" else None
     with torch.random.fork_rng(devices=()):  # peft draws before we do, and some of its values are kept
         torch.manual_seed(initial.seed_of("peft", config.seed, name))
-        model = get_peft_model(backbone, _lora_config(config.lora))
+        model = get_peft_model(backbone, _lora_config(config.lora, dora=config.train == "dora"))
     layers = lora_layers(model)
     check_patterns(layers, config.lora)
     _refuse_parts(backbone, layers)
@@ -128,7 +128,7 @@ def lora_footprint(
         factors = [p for name, p in model.named_parameters() if "lora_" in name]
         trainable = sum(p.numel() for p in factors if p.requires_grad)
         adapted = sum(layer.get_base_layer().weight.numel() for layer in lora_layers(model).values())
-        return Footprint(len(factors) // 2, trainable, 4 * sum(p.numel() for p in factors), adapted)
+        return Footprint(len(lora_layers(model)), trainable, 4 * sum(p.numel() for p in factors), adapted)
 
 
 def weights_footprint(base: Base) -> Footprint:
@@ -137,7 +137,7 @@ def weights_footprint(base: Base) -> Footprint:
     return Footprint(len(sizes), sum(sizes), 4 * sum(sizes), sum(sizes))
 
 
-def _lora_config(lora: LoraSettings) -> LoraConfig:
+def _lora_config(lora: LoraSettings, *, dora: bool) -> LoraConfig:
     from peft import LoraConfig  # deferred: it takes seconds to import
 
     targets = lora.target_modules
@@ -149,6 +149,7 @@ def _lora_config(lora: LoraSettings) -> LoraConfig:
         rank_pattern=dict(lora.rank_pattern),
         alpha_pattern=dict(lora.alpha_pattern),
         use_rslora=lora.rslora,
+        use_dora=dora,
         init_lora_weights=cast(bool, lora.init),
     )
 

@@ -26,9 +26,11 @@ __all__ = [
     "default_architecture",
     "own_architectures",
     "stored_config",
+    "stored_folder",
     "with_classes",
 ]
 
+_CONFIG = "config.json"
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
 _LIMIT = 4096  # layers or experts; a damaged file must not make a model that never ends
 _DOWNLOADS = ("use_timm_backbone", "use_pretrained_backbone", "backbone")
@@ -134,20 +136,26 @@ def default_architecture(name: str) -> Architecture | None:
 
 def stored_config(model: str | None) -> Mapping[str, Any] | None:
     """Return the configuration of a model in a local folder or in the Hub's cache; None if it is in neither."""
+    try:
+        folder = stored_folder(model)
+        return None if folder is None else read_json(folder / _CONFIG)
+    except FileError:
+        return None
+
+
+def stored_folder(model: str | None, revision: str | None = None) -> Path | None:
+    """Return the folder of a model, which is a local folder or in the Hub's cache; None if it is in neither."""
     if not model:
         return None
-    path = Path(model) / "config.json"
     try:
-        if not path.is_file():
-            from huggingface_hub import try_to_load_from_cache  # deferred: most adapters need no configuration
+        if (path := Path(model) / _CONFIG).is_file():
+            return path.parent
+        from huggingface_hub import try_to_load_from_cache  # deferred: most adapters need no configuration
 
-            found = try_to_load_from_cache(model, "config.json")
-            if not isinstance(found, str):
-                return None
-            path = Path(found)
-        return read_json(path)
-    except (FileError, ImportError, ValueError, OSError):
+        found = try_to_load_from_cache(model, _CONFIG, revision=revision)
+    except (ImportError, ValueError, OSError):
         return None
+    return Path(found).parent if isinstance(found, str) else None
 
 
 def build(config: Mapping[str, Any] | None, name: str) -> Any:

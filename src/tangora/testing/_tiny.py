@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import torch
@@ -9,6 +10,7 @@ from torch.nn.functional import normalize
 from transformers import BertConfig, BertModel
 
 from tangora.config.tasks import BaseConfig
+from tangora.support.files import write_safetensors
 from tangora.tasks.base import weights_fingerprint
 from tangora.tasks.values import Split, fingerprint_of
 from tangora.tasks.zero_shot import TextEncoder, ZeroShotBase, ZeroShotTask
@@ -18,8 +20,8 @@ __all__ = ["tiny_base", "tiny_tasks"]
 _WORDS, _WIDTH, _CLASSES = 40, 16, 3
 
 
-def tiny_base() -> ZeroShotBase:
-    """Return an encoder of random weights, the same every time."""
+def tiny_base(folder: Path | None = None) -> ZeroShotBase:
+    """Return an encoder of random weights, the same every time; with a folder, its files are there."""
     config = BertConfig(
         vocab_size=_WORDS,
         hidden_size=_WIDTH,
@@ -31,8 +33,11 @@ def tiny_base() -> ZeroShotBase:
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
         backbone = BertModel(config, add_pooling_layer=False).eval().requires_grad_(False)
+    if folder is not None:
+        write_safetensors(folder / "model.safetensors", backbone.state_dict())
+        config.save_pretrained(folder)
     return ZeroShotBase(
-        config=BaseConfig(family="text-zero-shot", model="tiny"),
+        config=BaseConfig(family="text-zero-shot", model="tiny" if folder is None else str(folder)),
         backbone=backbone,
         processor=SimpleNamespace(pad_token_id=0),
         fingerprint=weights_fingerprint(backbone),

@@ -42,8 +42,8 @@ def check_mode(mode: Mode, **settings: Any) -> None:
         AssertionError: says which promise is broken.
     """
     _check_declarations(mode)
-    with _registered(mode):
-        base, tasks = tiny_base(), tiny_tasks(2 if mode.joint else 1)
+    with _registered(mode), tempfile.TemporaryDirectory() as folder:
+        base, tasks = tiny_base(Path(folder)), tiny_tasks(2 if mode.joint else 1)
         config = _config(mode, settings)
         with _unchanged(base, f"{mode.name}: check or footprint"):
             mode.check(base, config)

@@ -22,7 +22,8 @@ from tangora.adapters.formats.lora.settings import is_bias_alone
 from tangora.errors import AdapterError
 from tangora.storage.names import Names, is_turned
 from tangora.storage.tensors import read_rows
-from tangora.updates.text import sizes
+from tangora.support.files import digest
+from tangora.updates.text import sizes, tensor_digest
 from tangora.updates.truncation import whole_svd
 from tangora.updates.update import Dense, Factors, LowRank, Update, combine
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from tangora.storage.checkpoint import Checkpoint
     from tangora.storage.header import Stored
 
-__all__ = ["BaseWeights", "DoraUpdate", "convert"]
+__all__ = ["BaseWeights", "DoraUpdate", "adapted_digest", "convert"]
 
 _BLOCK = 2**20  # entries of a weight that are computed at a time
 _FIX = "give the base model that the adapter was made for"
@@ -196,6 +197,17 @@ def convert(
         for name in [n for n in whole if is_bias_alone(n, weights.config)]:
             converted[name] = Dense(rest.pop(name) - weights.parameter(name))
     return converted, rest
+
+
+def adapted_digest(updates: Mapping[str, Update]) -> str | None:
+    """Return a digest of the base's weights on which DoRA's updates depend; None if none is DoRA's.
+
+    Args:
+        updates: site -> update.
+    """
+    weights = {site: update.stored for site, update in updates.items() if isinstance(update, DoraUpdate)}
+    whole = {site: tensor_digest(read_rows(one, 0, one.shape[0])) for site, one in weights.items()}
+    return digest(sorted(whole.items())) if whole else None
 
 
 def _singular(weight: Tensor, update: Factors) -> LowRank:

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tangora.adapters.adapter import Adapter, LoraDetails
+from tangora.adapters.formats.lora.base_dependent import adapted_digest
 from tangora.adapters.formats.lora.reading import CONFIG, PICKLE, WEIGHTS, read_peft
 from tangora.adapters.formats.lora.survey import survey
 from tangora.adapters.formats.lora.writing import content_of, write_config, write_tensors
 from tangora.adapters.metadata import BaseInfo, Metadata, declared_kind
 from tangora.adapters.start import INITIAL, can_redraw, initial_tensors, read_initial
-from tangora.errors import FileError
+from tangora.errors import AdapterError, ArgumentError, FileError
+from tangora.storage.architecture import stored_folder
+from tangora.storage.checkpoint import open_base
 from tangora.support.files import inside, read_json, write_json, write_safetensors
 
 if TYPE_CHECKING:
@@ -42,7 +45,14 @@ class _LoraFormat:
         self, path: Path, about: Metadata | None, base: Checkpoint | None = None, *, lazily: bool = False
     ) -> Adapter:
         """Read updates, φ₀ and the parameters saved whole; see `Format.read`."""
+        needed = about.base if about is not None and about.base.adapted is not None else None
+        if needed is not None and base is None:
+            base = _found(needed)
         content = read_peft(path, base, lazily=lazily)
+        if needed is not None and adapted_digest(content.updates) != needed.adapted:
+            what = "the base has other weights than those with which the adapter was trained"
+            fix = "give the base of the training, with --base or base="
+            raise AdapterError(what, got=None if base is None else base.folder, where=path, fix=fix)
         if about is None:
             name, revision = content.config.get("base_model_name_or_path"), content.config.get("revision")
             about = Metadata(base=BaseInfo(model=name or None, revision=revision))
@@ -61,6 +71,14 @@ class _LoraFormat:
         write_safetensors(folder / WEIGHTS, write_tensors(content, adapter.details.dtype))
         if adapter.initial is not None and not can_redraw(adapter):
             write_safetensors(folder / INITIAL, initial_tensors(adapter.initial))
+
+
+def _found(base: BaseInfo) -> Checkpoint | None:
+    """Return the recorded base of an adapter whose updates depend on it; None if its files are not where they were."""
+    folder = stored_folder(base.model, base.revision)
+    with contextlib.suppress(FileError, ArgumentError):  # then the adapter is refused for the lack of its base
+        return open_base(folder)
+    return None
 
 
 FORMAT = _LoraFormat()

@@ -6,12 +6,13 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from tangora.adapters.formats.lora.base_dependent import DoraUpdate
 from tangora.adapters.formats.lora.layers import expert_of, experts_of, is_bias, join_experts
 from tangora.adapters.formats.lora.names import PREFIX
 from tangora.adapters.formats.lora.settings import HEADS, is_bias_alone, is_in_saved_module, rank_and_scaling
@@ -38,6 +39,7 @@ class Content:
         embeddings: the sites that are embeddings.
         kernels: site -> ``(in, k₁, k₂, …)`` of a convolution.
         whole: parameter of the base -> its new value.
+        norms: site -> DoRA's m; for all sites or none.
     """
 
     updates: Mapping[str, Factors]
@@ -45,13 +47,19 @@ class Content:
     embeddings: frozenset[str]
     kernels: Mapping[str, tuple[int, ...]]
     whole: Mapping[str, Tensor]
+    norms: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def content_of(adapter: Adapter) -> Content:
     """Return the content of an adapter's files: every update as factors, and biases separately.
 
-    A dense update becomes factors of its numerical rank, by an SVD.
+    A dense update becomes factors of its numerical rank, by an SVD. The updates of a trained DoRA stay DoRA's.
     """
+    dora = {site: update for site, update in adapter.updates.items() if isinstance(update, DoraUpdate)}
+    if adapter.metadata.base.adapted is not None and len(dora) == len(adapter.updates):
+        products = {site: update.product for site, update in dora.items()}
+        norms = {site: update.norms for site, update in dora.items()}
+        return Content(products, {}, adapter.embeddings, adapter.kernels, adapter.whole, norms)
     biases = {site: update for site, update in adapter.updates.items() if is_bias(site, update)}
     others = {site: update for site, update in adapter.updates.items() if site not in biases}
     return Content(
@@ -81,6 +89,8 @@ def write_config(content: Content, template: Mapping[str, Any] | None, base: str
     config = dict(template or plain) | {"inference_mode": True, "init_lora_weights": True}
     config = {key: value for key, value in config.items() if key not in _INIT_ONLY}
     config |= {key: False for key in ("use_dora", "lora_bias", "ensure_weight_tying") if key in config}
+    if content.norms:
+        config["use_dora"] = True
     if content.biases:
         _refuse_biases(content)
         config["lora_bias"] = True
@@ -189,4 +199,6 @@ def _layer(site: str, update: Factors, content: Content) -> dict[str, Tensor]:
         bias = content.biases.get(site)
         bias = torch.zeros(update.shape[0]) if bias is None else bias.double() / update.scaling
         tensors[f"{site}.lora_B.bias"] = bias
+    if site in content.norms:
+        tensors[f"{site}.lora_magnitude_vector"] = content.norms[site]
     return tensors
