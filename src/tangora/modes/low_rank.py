@@ -63,7 +63,7 @@ def train_lora(
 
 
 def check_dora(base: Base, config: FinetuneConfig) -> None:
-    """Refuse what no DoRA is trained on: rounded or spread weights, a base without files, and a start that is not the base.
+    """Refuse rounded or spread weights, a base without files, and a start that is not the base.
 
     Raises:
         ModelError: names the key.
