@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from tangora.api.adapters import AdapterLike, opened
 from tangora.api.shown import Shown, shown
 from tangora.evaluation.evaluator import Evaluator, Result, scoring_key
-from tangora.evaluation.results import direction
 from tangora.evaluation.warnings import base_warnings, score_warnings
 from tangora.support.shown import decimal, html_table, one_line
+from tangora.tasks.metrics import direction
 from tangora.tasks.values import Task
 
 if TYPE_CHECKING:

@@ -30,8 +30,8 @@ def score_table(scores: Mapping[str, Mapping[str, Result]], metrics: Mapping[str
         metrics: task -> its metric. There is no mean if they have no common scale.
         split: the split that was scored.
     """
-    from tangora.evaluation.results import direction  # deferred: --help does without numpy
     from tangora.report.wide import Column, Wide  # deferred: with the readers of a run, which --help does without
+    from tangora.tasks.metrics import direction  # deferred: --help does without numpy
 
     columns = []
     if direction(metrics.values()):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tangora.evaluation.evaluator import Result
     from tangora.tasks import Task
 
-__all__ = ["Bootstrap", "Outcome", "Row", "direction", "interval", "kept", "rank_kept", "rows", "summary", "write_csv"]
+__all__ = ["Bootstrap", "Outcome", "Row", "interval", "kept", "rank_kept", "rows", "summary", "write_csv"]
 
 
 @dataclass(frozen=True)
@@ -64,20 +64,6 @@ def kept(score: float, expert: float, *, higher_is_better: bool = True) -> float
     if score > 0:
         return expert / score
     return 1.0 if expert == score else math.inf
-
-
-def direction(metrics: Iterable[str]) -> int:
-    """Return 1 if more is better of a mean of scores by these metrics, -1 if less is, and 0 if it ranks nothing.
-
-    Scores of which more is better are 1 at most. Those of which less is better have no bound (a perplexity can be a
-    thousand times an error), so that only one metric has a mean. A metric that is not installed counts as the former.
-
-    >>> direction(["accuracy", "macro_f1"]), direction(["perplexity"]), direction(["perplexity", "accuracy"])
-    (1, -1, 0)
-    """
-    names = set(metrics)
-    lower = [name for name in names if name in METRICS and not METRICS.get(name).higher_is_better]
-    return 1 if not lower else -1 if len(names) == 1 else 0
 
 
 def rank_kept(scores: Mapping[str, float], experts: Mapping[str, float], metrics: Mapping[str, str]) -> float:

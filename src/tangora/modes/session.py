@@ -30,11 +30,10 @@ from tangora.modes.stage import stage_key
 from tangora.modes.trackers import trackers
 from tangora.modes.trainer import QuietTrainer, Watch, last_checkpoint, quiet, training_arguments, training_seed
 from tangora.storage.held import entries
-from tangora.storage.spread import move_, places_of
+from tangora.storage.spread import places_of
 from tangora.support.files import digest, writing
-from tangora.support.seams import METRICS
 from tangora.tasks.cuts import cuts
-from tangora.tasks.metrics import score
+from tangora.tasks.metrics import direction, score
 from tangora.tasks.model import TaskModel, predict
 from tangora.tasks.values import Task
 
@@ -121,7 +120,7 @@ class Session:
             lambda drawn: one_or_mixed(self.bench.base, self.tasks, drawn, batch, seeds),
             models,
             _validation(model_of, self.tasks) if validated else None,
-            higher_is_better=_directions(self.tasks)[0] == 1,
+            higher_is_better=_direction(self.tasks) == 1,
         )
         for task in self.tasks:
             state = cast(nn.Module, readouts[task.name]).state_dict()
@@ -208,32 +207,30 @@ def _name(tasks: Sequence[Task]) -> str:
 
 
 def _validation(model_of: ModelOf, tasks: Sequence[Task]) -> Callable[[], tuple[float, float]]:
-    """Return a function for score and mean loss on the validation splits, in float32, with unwrapped task models."""
+    """Return a function for score and mean loss on the validation splits, in float32, with unwrapped task models.
+
+    If the tasks' metrics have no common scale, so that the mean of their scores says nothing, the loss is the score.
+    """
     models = [model_of(task) for task in tasks]
-    signs = _directions(tasks)[1]
+    comparable = _direction(tasks) != 0
 
     def validate() -> tuple[float, float]:
         measured = []
         for task, model in zip(tasks, models, strict=True):
             device = next(model.backbone.parameters()).device
-            move_(model, device)
             split = task.splits["validation"]
-            predictions = predict(model, split, batch_size=64)
+            predictions = predict(model.to(device), split, batch_size=64)
             loss = float(torch.as_tensor(predictions.losses).mean())
             measured.append((score(task.metric, predictions.values, split.targets), loss))
         scores, losses = zip(*measured, strict=True)
-        total = sum(sign * one for sign, one in zip(signs, scores, strict=True))
-        return total / len(scores), sum(losses) / len(losses)
+        loss = sum(losses) / len(losses)
+        return (sum(scores) / len(scores) if comparable else loss), loss
 
     return validate
 
 
-def _directions(tasks: Sequence[Task]) -> tuple[int, list[int]]:
-    """Return whether the mean of the tasks' scores should rise (1) or fall (-1), and each one's sign in that mean."""
-    senses = [1 if METRICS.get(task.metric).higher_is_better else -1 for task in tasks]
-    if len(set(senses)) == 1:
-        return senses[0], [1] * len(senses)
-    return 1, senses
+def _direction(tasks: Sequence[Task]) -> int:
+    return direction(task.metric for task in tasks)
 
 
 def _train(trainer: QuietTrainer, folder: Path, config: FinetuneConfig) -> None:

@@ -9,9 +9,9 @@ from functools import cached_property
 from statistics import fmean
 
 from tangora.errors import FileError
-from tangora.evaluation.results import direction
 from tangora.evaluation.tables import Row
 from tangora.report.data import PolishRow, Run
+from tangora.tasks.metrics import direction
 
 __all__ = ["Key", "Mean", "Summary", "method_name", "mode_name"]
 

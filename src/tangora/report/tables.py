@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tangora.evaluation.results import direction
 from tangora.evaluation.tables import Row
 from tangora.report.headline import kept_text, percent, score_text
 from tangora.report.summary import Key, Mean, Summary, mean_score, method_name, mode_name
 from tangora.report.wide import Column, Wide
 from tangora.support.json_text import parse_json
 from tangora.support.shown import decimal
+from tangora.tasks.metrics import direction
 
 __all__ = [
     "MOST_ROWS",

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from tangora.modes.contract import Bench, Footprint
     from tangora.tasks import Base, Task, TaskModel
 
-__all__ = ["MODE"]
+__all__ = ["MODE", "Lora"]
 
 
-class _Lora:
+class Lora:
     """The ordinary, non-linear network with LoRA layers. Choose it as the baseline for the other modes."""
 
-    name: Final = "lora"
+    name = "lora"
     settings: Final = AdapterSettings
     default_rate: Final = 1e-3
     passes: Final = 3
@@ -32,7 +32,7 @@ class _Lora:
     linearize: Final = "none"
     answers: Final = "weights"
     linear_in_coefficients: Final = False
-    can_be_student: Final = True
+    can_be_student = True
 
     def check(self, base: Base, config: FinetuneConfig) -> None:
         """Refuse targets that match nothing, invalid patterns, and initial values that change the base's weights."""
@@ -41,7 +41,7 @@ class _Lora:
         check_lora(base, config)
 
     def footprint(self, base: Base, config: FinetuneConfig) -> Footprint:
-        """Count both factors of every site."""
+        """Count the parameters of every site."""
         from tangora.modes.preparation import lora_footprint  # deferred: torch
 
         return lora_footprint(base, config)
@@ -67,4 +67,4 @@ class _Lora:
         return in_peft(folder, model).eval()
 
 
-MODE = _Lora()
+MODE = Lora()

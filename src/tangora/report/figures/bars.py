@@ -9,11 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from tangora.evaluation.results import direction
 from tangora.evaluation.tables import Row
 from tangora.report.figures import legend
 from tangora.report.summary import Key, Summary, method_name
 from tangora.report.theme import Layout, color, log_if_wide, panels, series_role
+from tangora.tasks.metrics import direction
 
 __all__ = ["absent", "draw"]
 

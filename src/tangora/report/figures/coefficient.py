@@ -15,11 +15,12 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tangora.evaluation.results import direction, kept
+from tangora.evaluation.results import kept
 from tangora.report.data import CandidateRow
 from tangora.report.figures import legend
 from tangora.report.summary import Summary, method_name
 from tangora.report.theme import Layout, color, log_if_wide, marker, panels, series_role
+from tangora.tasks.metrics import direction
 
 __all__ = ["absent", "curves", "draw"]
 

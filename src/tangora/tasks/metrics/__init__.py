@@ -6,7 +6,7 @@ To add a metric, implement `tangora.tasks.contract.Metric` and announce it by an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from tangora.tasks.contract import Metric
 
-__all__ = ["METRICS", "bootstrap", "resampled", "score"]
+__all__ = ["METRICS", "bootstrap", "direction", "resampled", "score"]
 
 
 def score(metric: str, predictions: Sequence[Any] | np.ndarray, targets: Sequence[Any] | np.ndarray) -> float:
@@ -38,6 +38,20 @@ def score(metric: str, predictions: Sequence[Any] | np.ndarray, targets: Sequenc
     """
     chosen: Metric = METRICS.get(metric)
     return float(chosen.score(*_checked(metric, predictions, targets)))
+
+
+def direction(metrics: Iterable[str]) -> int:
+    """Return 1 if more is better of a mean of scores by these metrics, -1 if less is, and 0 if it ranks nothing.
+
+    Scores of which more is better are 1 at most. Those of which less is better have no bound (a perplexity can be a
+    thousand times an error), so that only one metric has a mean. A metric that is not installed counts as the former.
+
+    >>> direction(["accuracy", "macro_f1"]), direction(["perplexity"]), direction(["perplexity", "accuracy"])
+    (1, -1, 0)
+    """
+    names = set(metrics)
+    lower = [name for name in names if name in METRICS and not METRICS.get(name).higher_is_better]
+    return 1 if not lower else -1 if len(names) == 1 else 0
 
 
 def bootstrap(
