@@ -22,8 +22,10 @@ def blocks(language):
 
 
 @pytest.fixture
-def adapters(tmp_path, monkeypatch):
-    """The folder in which a reader of the README would be: three adapters of one base."""
+def adapters(tmp_path, monkeypatch, tiny_llama, sum_data):
+    """The folder in which a reader of the README would be: three adapters of one base, a decoder, and two tasks."""
+    for name, folder in {"decoder": tiny_llama, "sums": sum_data, "slots": sum_data}.items():
+        (tmp_path / name).symlink_to(folder)
     for seed, name in enumerate(("sst2", "trec6", "snips")):
         torch.manual_seed(seed)
         base = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2))
