@@ -63,7 +63,7 @@ def test_what_is_known_is_not_made_again(text_base, text_task, adapter):
 def test_an_adapter_of_other_weights_is_refused(text_base, text_task, adapter):
     about = adapter.metadata.base.model_copy(update={"fingerprint": "0" * 64, "model": "org/other"})
     other = dataclasses.replace(adapter, metadata=adapter.metadata.model_copy(update={"base": about}))
-    with pytest.raises(ModelError, match=r"made for other base weights, got .*Set base\.model to org/other"):
+    with pytest.raises(ModelError, match=r"made for other base weights: .*got .*Set base\.model to org/other"):
         evaluate(other, text_base, [text_task])
     unknown = about.model_copy(update={"fingerprint": None})
     stock = dataclasses.replace(adapter, metadata=adapter.metadata.model_copy(update={"base": unknown}))

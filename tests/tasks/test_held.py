@@ -200,6 +200,12 @@ def test_a_saved_adapter_loads_its_base_in_the_same_dtype(families, tmp_path):
     network = tangora.load_model(tmp_path / "adapter")
     assert {p.dtype for n, p in network.named_parameters() if "lora_" not in n and p.ndim > 1} == {HELD}
     assert {p.dtype for n, p in network.named_parameters() if "lora_" in n} == {torch.float32}
+    batch = {"input_ids": torch.tensor([[2, 5, 7, 3]])}
+    with torch.no_grad():
+        answer = network(**batch).last_hidden_state
+        assert torch.equal(copy.deepcopy(network)(**batch).last_hidden_state, answer)
+    with pytest.raises(ModelError, match=r"take no update at merge\. Load the base in float32"):
+        network.merge_and_unload()
 
 
 def test_what_trains_or_changes_held_weights_is_refused(families):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from transformers import BertModel
 import tangora
 from families import Case
 from tangora.adapters.adapter import Adapter
+from tangora.cli.exits import quiet_libraries
 from tangora.coefficients.forward import ForwardLogits
 from tangora.errors import MissingExtraError, ModelError
 from tangora.evaluation.evaluator import answering
@@ -243,6 +245,12 @@ def test_an_adapter_records_the_quantization_and_its_folder_answers_with_it(fami
     assert answers_of(case.rows[:3]).answers == expected.answers
     network = tangora.load_model(tmp_path / "adapter")
     assert any(is_packed(module) for module in network.modules())
+    for merge in (network.merge_adapter, network.merge_and_unload):
+        with pytest.raises(ModelError, match=r"take no update at merge\. Load the base in float32"):
+            merge()
+    with pytest.raises(ModelError, match="a quantized model cannot be saved as a checkpoint"):
+        base.backbone.save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
     with pytest.raises(ModelError, match=r"trained on weights in 8bit and float32.*got 'float32'.*same_base=True"):
         tangora.evaluate(adapter, case.base, [case.task])
     assert "8bit and float32" in (tmp_path / "adapter" / "README.md").read_text(encoding="utf-8")
@@ -314,3 +322,14 @@ def test_held_layers_are_quantized_from_their_values(families):
         parameter.data = parameter.data.to(torch.bfloat16).float()
     pack_(model, "8bit", "a model")
     assert weights_fingerprint(model) == weights_fingerprint(expected)
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_commands_keep_bitsandbytes_quiet(verbose, monkeypatch):
+    logger = logging.getLogger("bitsandbytes")
+    monkeypatch.setattr(logger, "level", logging.NOTSET)
+    monkeypatch.setattr("logging.basicConfig", lambda **_: None)
+    monkeypatch.setattr("warnings.simplefilter", lambda *_: None)
+    quiet_libraries(verbose)
+    assert logger.level == (logging.NOTSET if verbose else logging.ERROR)
+    logger.setLevel(logging.NOTSET)  # and forget what is cached by level

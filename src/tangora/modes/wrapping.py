@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from tangora.adapters.formats.lora.reading import weights_path
 from tangora.errors import ModelError
+from tangora.storage.held import is_held
 from tangora.support.files import read_safetensors
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def in_peft(folder: Path, model: nn.Module) -> PeftModel:
         ModelError: peft refuses it, or does not load a weight of the file.
     """
     from peft import PeftModel, get_peft_model_state_dict  # deferred: takes seconds to import
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
     weights = read_safetensors(weights_path(folder))
     try:
@@ -39,7 +41,15 @@ def in_peft(folder: Path, model: nn.Module) -> PeftModel:
     loaded = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
     if odd := sorted(name for name in loaded.keys() ^ weights.keys() if "lora_" in name):
         raise ModelError("base and file do not have the same sites", got=odd[0], where=folder, fix=_FIX)
+    for layer in wrapped.modules():
+        if isinstance(layer, BaseTunerLayer) and is_held(layer.get_base_layer()):
+            layer.merge = _not_merged  # type: ignore[method-assign]
     return wrapped
+
+
+def _not_merged(*_: Any, **__: Any) -> None:
+    what = "weights that are held in half precision, or quantized, take no update"
+    raise ModelError(what, where="merge", fix="load the base in float32: load_model(folder, base)")
 
 
 def expansion_point(adapter: Adapter) -> dict[str, tuple[Tensor, Tensor]] | None:

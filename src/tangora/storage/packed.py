@@ -66,7 +66,14 @@ def pack_(model: nn.Module, bits: Bits, where: object) -> nn.Module:
         if bits == "4bit" and shape not in checked:
             _check(module, f"{where}, {name}")
             checked.add(shape)
+    if hasattr(model, "save_pretrained"):  # it would write codes as if they were weights
+        cast(Any, model).save_pretrained = _not_saved
     return model
+
+
+def _not_saved(*_: Any, **__: Any) -> None:
+    fix = "save the adapter; to save the model, load it without base.quantization"
+    raise ModelError("a quantized model cannot be saved as a checkpoint", where="save_pretrained", fix=fix)
 
 
 def is_packed(module: nn.Module) -> bool:
