@@ -35,9 +35,9 @@ def of(counts=None, rows=100, converted=100, cut=0, numbers=None, answers="class
 def test_few_classes_are_listed_and_many_are_summed_up():
     lines = list(overview_lines(of({"yes": 60, "no": 40}), 60))
     assert lines[0] == "t: 2 classes by accuracy; tokens 4 to 16 (median 9)"
-    assert lines[1:3] == ["  train: yes 60, no 40", "  test: yes 60, no 40"]
+    assert lines[1:3] == ["  train: yes (60), no (40)", "  test: yes (60), no (40)"]
     many = list(overview_lines(of({f"c{i}": 10 + i for i in range(77)}), 60))
-    assert many[1] == "  train: 10 to 86 rows each; c76 86, c75 85, ..., c1 11, c0 10"
+    assert many[1] == "  train: 10 to 86 rows each; c76 (86), c75 (85), ..., c1 (11), c0 (10)"
     assert sum("rows each" in line for line in many) == 1, "of train alone"
     tags = list(overview_lines(of({f"t{i}": 3 for i in range(9)}, answers="tags"), 60))
     assert (tags[0].split(";")[0], tags[1]) == ("t: 9 tags by accuracy", "  train: 3 words each")
@@ -59,14 +59,24 @@ def test_numbers_and_texts():
 
 
 @pytest.mark.parametrize("width", [60, 80])
-def test_examples_fit_the_width_and_keep_both_ends(width):
+def test_examples_fit_the_width_and_are_whole(width):
     prompt = "<system>\nYou add.<end>\n" + "<user> " + "1 + " * 100 + "<end>\n<assistant> "
     lines = list(overview_lines(of(prompt=prompt, answer="x" * 200, names=["a photo of " + "y" * 100]), width))
-    read = next(line for line in lines if line.startswith("  reads: "))
-    assert len(read) == width
-    assert read.startswith(r"  reads:   <system>\nYou add.<end>")
-    assert read.endswith(r"<end>\n<assistant> ")
     assert all(len(line) <= width for line in lines)
+    first = next(number for number, line in enumerate(lines) if line.startswith("  reads:   "))
+    last = next(number for number, line in enumerate(lines) if line.startswith("  answers: "))
+    indent = len("  reads:   ")
+    assert "".join(line[indent:] for line in lines[first:last]) == prompt.replace("\n", r"\n")
+    assert "".join(line[indent:] for line in lines[last:]) == "x" * 200
+
+
+def test_very_long_examples_keep_both_ends():
+    lines = list(overview_lines(of(prompt="<user>" + "1 + " * 1000 + "<end>"), 60))
+    read = "".join(line[11:] for line in lines if line.startswith(("  reads:   ", " " * 11)))
+    assert len(read) == 800
+    assert read.startswith("<user>1 + 1")
+    assert read.endswith("1 + <end>")
+    assert read.count(" … ") == 1
 
 
 @pytest.mark.usefixtures("_there")
@@ -81,7 +91,7 @@ def test_a_dry_run_of_a_training(tmp_path):
     assert sum(train["counts"].values()) == 43
     assert document["rows"]["one"]["example"]["prompt"].startswith("[CLS] ")
     shown = command(*arguments).stdout
-    assert "  train: red " in shown
+    assert "  train: red (" in shown
     assert f"{document['sites']} sites, {document['trainable']:,} numbers" in shown
     assert "time of 2 steps, by a few of them: " in shown
     assert list(tmp_path.iterdir()) == []

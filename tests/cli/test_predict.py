@@ -90,6 +90,16 @@ def test_images(program, families, image_data, tmp_path):
     assert "the first 20 of 24 rows" in out
 
 
+def test_rows_of_another_kind_are_refused(program, families, adapter, image_data, tmp_path):
+    """The name of a picture would be answered as a text."""
+    picture = next((image_data / "test" / "green").iterdir())
+    code, _, err = program("predict", adapter, "--image", picture)
+    assert (code, "the task reads texts" in err, "ive --text, or --in FILE" in err) == (2, True, True)
+    folder = families["image"].trained("lora", tmp_path / "patches")
+    code, _, err = program("predict", folder, "--text", "green")
+    assert (code, "the task reads images" in err, "ive --image, or --in FILE" in err) == (2, True, True)
+
+
 def test_a_generated_text_has_no_probability(program, families, tmp_path):
     case = families["answer"]
     folder = case.trained("lora", tmp_path / "answers")

@@ -64,7 +64,7 @@ def test_the_rows_are_good_otherwise(loaded):
 @pytest.mark.parametrize("family", LABELLED)
 @pytest.mark.parametrize("label", ["", "  "])
 def test_an_empty_label(loaded, family, label):
-    with pytest.raises(DataError, match=r"a class name is empty, got .* at .*train\.jsonl, column label, row 6"):
+    with pytest.raises(DataError, match=r"a label is missing or empty, got .* at .*train\.jsonl, column label, row 6"):
         loaded(family, with_(label=label))
 
 

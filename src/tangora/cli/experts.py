@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tangora.adapters.heads import HeadRecord, read_records
 from tangora.adapters.metadata import BaseInfo, read_metadata
 from tangora.config.recipe import load_recipe
-from tangora.errors import ArgumentError
+from tangora.errors import ArgumentError, FileError
 from tangora.runs.runner import prepare
 from tangora.support.files import reachable
 from tangora.support.machine import Machine
@@ -70,6 +70,8 @@ def from_files(
 
 def _task_of(folder: Path) -> str:
     """Return the task that an adapter records, or else the folder's name."""
+    if not folder.is_dir():
+        raise FileError("no such folder", where=folder, fix="give the folder of an adapter")
     metadata = read_metadata(reachable(folder))
     return (metadata.task if metadata is not None else None) or folder.resolve().name
 

@@ -207,7 +207,7 @@ def polished_lines(info: PolishedInfo) -> Iterator[str]:
     count = str(rows[0]) if len(rows) == 1 else f"{rows[0]} to {rows[-1]}"
     settings = info.settings
     experts = "1 expert" if len(info.experts) == 1 else f"{len(info.experts)} experts"
-    yield f"polished towards {experts} on {count} {info.split} rows each, without labels"
+    yield f"polished towards {experts} on {count} rows each, without labels"
     if any(info.recombined.values()):
         yield f"and on {sum(info.recombined.values())} rows that were made of parts of these"
     yield f"student: {settings['student']}, rank {settings['rank']}; step {info.step} of {settings['steps']} was kept"

@@ -127,6 +127,7 @@ def predict(options: PredictOptions, output: Output) -> None:
     with output.progress() as progress:
         table, kept = _rows_of(options)
         predictor = _predictor(options, progress)
+        _refuse_other_rows(options, predictor)
         act = _printed if options.out is None else _written
         document, shown = act(options, predictor, table, kept, progress)
     output.result({"adapter": options.adapter, "task": predictor.task, "labels": predictor.labels, **document}, *shown)
@@ -169,6 +170,15 @@ def _predictor(options: PredictOptions, progress: Progress) -> Predictor:
     return made
 
 
+def _refuse_other_rows(options: PredictOptions, predictor: Predictor) -> None:
+    """Refuse images for a task of texts, whose names would be read as texts, and texts for one of images."""
+    given = {"texts": ("--text", options.texts), "images": ("--image", options.images)}
+    for kind, (name, rows) in given.items():
+        if rows and predictor.reads not in (kind, None):
+            fix = f"give {given[predictor.reads][0]}, or --in FILE"
+            raise ArgumentError(f"the task reads {predictor.reads}", got=name, where=f"task {predictor.task}", fix=fix)
+
+
 def _written(
     options: PredictOptions, predictor: Predictor, table: Table, kept: Kept, progress: Progress
 ) -> tuple[Mapping[str, Any], list[RenderableType]]:
@@ -189,7 +199,8 @@ def _written(
         for answers in predictor.blocks(table, batch_size=options.batch_size, progress=progress):
             write(answers)
             counts.update(answers if predictor.kind == "classes" else ())
-    lines = [f"{predictor.task}: answered {len(table)} rows", *_counted(counts)]
+    rows = "1 row" if len(table) == 1 else f"{len(table):,} rows"
+    lines = [f"{predictor.task}: answered {rows}", *_counted(counts)]
     if kept.left_out:
         lines.append(f"columns that are left out, since they are neither texts nor numbers: {', '.join(kept.left_out)}")
     document = {"rows": len(table), "counts": dict(counts), "left_out": kept.left_out, "out": options.out}

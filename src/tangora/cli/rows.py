@@ -16,7 +16,8 @@ __all__ = ["overview_document", "overview_lines", "overview_table"]
 
 _ALL = 6  # classes that are listed one by one
 _ENDS = 2  # of more classes, the largest and the smallest ones that are named
-_LEAST = 20  # characters of an example on a narrow terminal
+_LEAST = 20  # characters of a line with an example on a narrow terminal
+_EXAMPLE = 800  # characters of an example
 
 
 def overview_table(overviews: Mapping[str, Overview]) -> Wide:
@@ -47,9 +48,9 @@ def overview_lines(overview: Overview, width: int | None = None) -> Iterator[str
     if overview.names_read:
         yield _fitted("  class name: ", ", ".join(f'"{name}"' for name in overview.names_read), width)
     if overview.example is not None:
-        yield _fitted("  reads:   ", overview.example.prompt, width)
+        yield from _wrapped("  reads:   ", overview.example.prompt, width)
         if overview.example.answer is not None:
-            yield _fitted("  answers: ", overview.example.answer, width)
+            yield from _wrapped("  answers: ", overview.example.answer, width)
 
 
 def overview_document(overviews: Mapping[str, Overview]) -> dict[str, Any]:
@@ -79,8 +80,9 @@ def _kind(overview: Overview) -> str:
 def _tokens(train: SplitOverview) -> str:
     if train.prompt_tokens is None:
         return ""
-    answers = "" if train.answer_tokens is None else f", answers {_spread(train.answer_tokens)}"
-    return f"tokens {_spread(train.prompt_tokens)}{answers}"
+    if train.answer_tokens is None:
+        return f"tokens {_spread(train.prompt_tokens)}"
+    return f"tokens of prompts {_spread(train.prompt_tokens)}, of answers {_spread(train.answer_tokens)}"
 
 
 def _measured(overview: Overview) -> Iterator[str]:
@@ -101,19 +103,34 @@ def _spread(spread: Spread) -> str:
 
 def _counted(counts: Mapping[str, int], of: str) -> str:
     if len(counts) <= _ALL:
-        return ", ".join(f"{name} {count:,}" for name, count in counts.items())
+        return ", ".join(f"{name} ({count:,})" for name, count in counts.items())
     ordered = sorted(counts.items(), key=lambda pair: -pair[1])
-    ends = (", ".join(f"{name} {count:,}" for name, count in part) for part in (ordered[:_ENDS], ordered[-_ENDS:]))
+    ends = (", ".join(f"{name} ({count:,})" for name, count in part) for part in (ordered[:_ENDS], ordered[-_ENDS:]))
     least, most = min(counts.values()), max(counts.values())
     each = f"{least:,}" if least == most else f"{least:,} to {most:,}"
     return f"{each} {of} each" + ("" if least == most else f"; {', ..., '.join(ends)}")
 
 
-def _fitted(prefix: str, text: str, width: int | None) -> str:
-    """Return a line that fits the terminal: of a longer text, beginning and end, as special tokens are at both."""
+def _wrapped(prefix: str, text: str, width: int | None) -> Iterator[str]:
+    """Yield lines that fit the terminal. They can be joined again: each has its last space, and breaks are escaped."""
     room = max((width or console().width) - len(prefix), _LEAST)
-    line = text.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t")
-    if len(line) > room:
-        half = (room - 3) // 2
-        line = f"{line[: room - 3 - half]} … {line[len(line) - half :]}"
-    return prefix + line
+    line = _shortened(_escaped(text), _EXAMPLE)
+    for start in range(0, max(1, len(line)), room):
+        yield (prefix if not start else " " * len(prefix)) + line[start : start + room]
+
+
+def _fitted(prefix: str, text: str, width: int | None) -> str:
+    """Return a line that fits the terminal."""
+    return prefix + _shortened(_escaped(text), max((width or console().width) - len(prefix), _LEAST))
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t")
+
+
+def _shortened(line: str, most: int) -> str:
+    """Return beginning and end of a longer text: special tokens are at both."""
+    if len(line) <= most:
+        return line
+    half = (most - 3) // 2
+    return f"{line[: most - 3 - half]} … {line[len(line) - half :]}"

@@ -127,12 +127,17 @@ def _span(low: int, high: int) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
+def _several(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def plan_lines(plan: Preflight) -> Iterator[str]:
     """Yield the totals of a planned run, line by line."""
     from tangora.support.sizes import size_text  # deferred: as above
 
     yield (
-        f"{len(plan.tasks)} tasks, {plan.subsets} subsets, {plan.comparisons} comparisons; adapters take "
+        f"{_several(len(plan.tasks), 'task')}, {_several(plan.subsets, 'subset')}, "
+        f"{_several(plan.comparisons, 'comparison')}; adapters take "
         f"{size_text(plan.size)}, {size_text(plan.free)} are free"
     )
     for mode in plan.modes:
@@ -140,7 +145,7 @@ def plan_lines(plan: Preflight) -> Iterator[str]:
     for mode in plan.modes:
         if (step := mode.seconds_per_step) is not None:
             left = mode.adapters - mode.done
-            all_of_it = f"{left} adapter{'s' if left > 1 else ''} of {mode.steps} steps take about"
+            all_of_it = f"{_several(left, 'adapter')} of {mode.steps} steps take{'s' if left == 1 else ''} about"
             yield f"training of {mode.mode}: {all_of_it} {duration(left * mode.steps * step)}, {step:.2g} s a step"
     done = sum(job.done for job in plan.jobs)
     planned = f"{len(plan.jobs)} jobs, {done} done"

@@ -119,6 +119,14 @@ class Source(Frozen):
         default_factory=dict, description="hub: our split -> theirs, slices such as 'train[:1000]' allowed"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _files_have_splits(cls, raw: Any) -> Any:
+        for kind in ("parquet", "csv", "jsonl", "imagefolder", "npz"):
+            if isinstance(raw, Mapping) and isinstance(file := raw.get(kind), str):
+                raise ValueError(f"{kind}: {file} has no split; give two files, {kind}: {{train: ..., test: ...}}")
+        return raw
+
     @model_validator(mode="after")
     def _one_kind(self) -> Source:
         given = [k for k in SOURCE_KINDS if getattr(self, k) is not None]
@@ -128,7 +136,8 @@ class Source(Frozen):
             raise ValueError("include and shots are of lm_eval")
         files = getattr(self, given[0])
         if isinstance(files, dict) and not {"train", "test"} <= files.keys():
-            raise ValueError(f"{given[0]} needs a train and a test split; got {', '.join(files) or 'none'}")
+            fix = f"give two files, {given[0]}: {{train: ..., test: ...}}"
+            raise ValueError(f"{given[0]} needs a train and a test split; got {', '.join(files) or 'none'}. {fix}")
         return self
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
@@ -106,6 +106,16 @@ class Predictor:
     def kind(self) -> Answers:
         """The kind of the answers."""
         return self._opened.task.form.kind
+
+    @property
+    def reads(self) -> Literal["texts", "images"] | None:
+        """What the base's processor converts; None if that is not known, for a third party's family."""
+        from transformers import ImageProcessingMixin, PreTrainedTokenizerBase  # deferred: takes a second to import
+
+        processor = self._opened.base.processor
+        if isinstance(processor, PreTrainedTokenizerBase):
+            return "texts"
+        return "images" if isinstance(processor, ImageProcessingMixin) else None
 
     def examples(self, table: Table) -> list[str]:
         """Return a table's rows in a form for people: texts, or names of files, empty for images without one."""

@@ -118,6 +118,7 @@ def _known(model: str | None) -> str | None:
 def _base(base: BaseInfo) -> str:
     details = f", revision {base.revision}" if base.revision else ""
     details += f", weights {base.fingerprint[:12]}" if base.fingerprint else ""
+    details += f", held in {base.weights}" if base.weights not in (None, "float32") else ""
     return (base.model or "no name") + details
 
 

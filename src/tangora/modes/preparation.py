@@ -180,13 +180,13 @@ def checkpoint_gradients(backbone: nn.Module) -> None:
 
 
 def refuse_held(base: Base, config: FinetuneConfig) -> None:
-    """Refuse a base whose weights are not in float32, for a mode that trains them.
+    """Refuse a base whose weights are not in float32, for a mode that trains them, or trains from their values.
 
     Raises:
         ModelError: names the key.
     """
     if (weights := base.config.weights) != "float32":
-        what = f"mode {config.mode} trains the base's weights, and those are held in another form"
+        what = f"mode {config.mode} needs the base's weights in float32, and they are held in another form"
         fix = "set base.weights_dtype: float32, or train LoRA or L-LoRA"
         raise ModelError(what, got=weights, where="base.weights_dtype", fix=fix)
 

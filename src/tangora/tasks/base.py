@@ -215,8 +215,9 @@ def _loading(config: BaseSettings, path: str) -> Iterator[None]:
         if contents_of(folder) == "nothing" and (described := missing(folder)) is not None:
             raise described from cause
         detail = " ".join(str(cause).split())[:300]
+        absent = "" if folder.exists() else f"there is no folder {path} here, and "
         raise ModelError(
-            f"the model cannot be loaded ({detail})",
+            f"{absent}the model cannot be loaded{' from the Hub' if absent else ''} ({detail})",
             where=path,
             fix=f"check base.model and base.revision, and that it fits the family {config.family}",
         ) from cause

@@ -212,7 +212,7 @@ def check_values(
     kinds: dict[bool, str] = {}
     for value, where in _each(columns):
         if not isinstance(value, (str, int, float)) or (isinstance(value, str) and not value.strip()):
-            raise DataError("a class name is empty", got=value, where=where, fix="correct the row")
+            raise DataError("a label is missing or empty", got=value, where=where, fix="label the row, or drop it")
         if isinstance(value, float) and not decimals:
             fix = "map values to names with labels: {value: name}" + "; or problem: regression" * hasattr(
                 config, "problem"

@@ -60,9 +60,10 @@ class Table:
     def need(self, column: str, key: str) -> None:
         """Raise `DataError` unless there is such a column; ``key`` is the recipe's key for it."""
         if column not in self.columns:
-            raise DataError(
-                f"unknown column for {key}", got=column, where=self.where, fix=did_you_mean(column, self.columns)
-            )
+            fix = did_you_mean(column, self.columns)
+            if len(self.columns) == 1 and any(mark in self.columns[0] for mark in ";\t|"):
+                fix = f"the file has one column, {self.columns[0]!r}: separate columns by commas"
+            raise DataError(f"unknown column for {key}", got=column, where=self.where, fix=fix)
 
     def column(self, name: str) -> list[Any]:
         """Return the values of one column, in order."""

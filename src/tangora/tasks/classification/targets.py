@@ -64,7 +64,7 @@ def _numbers(table: Table, config: RowSettings) -> list[float]:
     numbers = []
     for row, value in enumerate(table.column(config.label)):
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            what, fix = "a number is missing, or is none", "give finite numbers, or set problem: single"
+            what, fix = "a label is missing, or not a number", "give finite numbers, or set problem: single"
             raise DataError(what, got=value, where=table.place(row, config.label), fix=fix)
         numbers.append(float(value))
     return numbers

@@ -61,7 +61,9 @@ def encode(table: Table, targets: Sequence[Any], config: LanguageTask, base: Bas
     rows = _rows(table, targets, config, words)
     if config.form in ("prompt", "messages"):
         _refuse_long_answers(rows, most_generated(config, base), table)
-    whole, rows = rows, [_fitted(row, config, words, table.place(number)) for number, row in enumerate(rows)]
+    longer = sum(len(row.prompt) + row.longest > words.most for row in rows)
+    fitted = [_fitted(row, config, words, table.place(number), longer) for number, row in enumerate(rows)]
+    whole, rows = rows, fitted
     inputs: dict[str, list[Tensor] | Tensor] = {
         "input_ids": [torch.tensor(row.prompt) for row in rows],
         "labels": [torch.tensor(row.target) for row in rows],
@@ -175,16 +177,16 @@ def _learned(row: _Row) -> Tensor:
     return torch.tensor([IGNORED, *kept[1:]])
 
 
-def _fitted(row: _Row, config: LanguageTask, words: Vocabulary, where: str) -> _Row:
-    """Return a row that is not longer than the base reads."""
+def _fitted(row: _Row, config: LanguageTask, words: Vocabulary, where: str, longer: int) -> _Row:
+    """Return a row that is not longer than the base reads; ``longer`` is the number of rows that are."""
     if not row.prompt:
         raise DataError("a prompt has no tokens", where=where, fix="drop the row, or begin prompts with a text")
     excess = len(row.prompt) + row.longest - words.most
     if excess <= 0:
         return row
     if config.truncation == "refuse":
-        fix = "raise base.max_length, drop the row, or set truncation: left or right"
-        got = f"{words.most + excess} tokens"
+        fix = "raise base.max_length, drop such rows, or set truncation: left or right in the task"
+        got = f"{words.most + excess} tokens" + (f", the first of {longer} such rows" if longer > 1 else "")
         raise DataError(f"a row is longer than {words.most} tokens", got=got, where=where, fix=fix)
     if config.form == "text":
         ids = [*row.prompt, *row.target]

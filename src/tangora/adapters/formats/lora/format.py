@@ -52,7 +52,7 @@ class _LoraFormat:
         if needed is not None and adapted_digest(content.updates) != needed.adapted:
             what = "the base has other weights than those with which the adapter was trained"
             fix = "give the base of the training, with --base or base="
-            raise AdapterError(what, got=None if base is None else base.folder, where=path, fix=fix)
+            raise AdapterError(what, got=None if base is None else str(base.folder), where=path, fix=fix)
         if about is None:
             name, revision = content.config.get("base_model_name_or_path"), content.config.get("revision")
             about = Metadata(base=BaseInfo(model=name or None, revision=revision))
