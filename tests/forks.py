@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import shlex
+import sys
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -30,3 +32,15 @@ def in_fork(work: Callable[[], Any]) -> Any:
     done, value = pickle.loads(written)
     assert done, value
     return value
+
+
+def status_of(line: str) -> int:
+    """Do a line of a console in this process, and return its exit code."""
+    from tangora.cli import commands
+
+    sys.argv = shlex.split(line.removeprefix("$ "))
+    try:
+        commands.main()
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0

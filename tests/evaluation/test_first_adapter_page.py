@@ -4,30 +4,24 @@ from __future__ import annotations
 
 import csv
 import re
-import shlex
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
-from forks import in_fork
-from tangora.cli import commands
+import tangora
+import tangora.cli.evaluate
+import tangora.cli.finetune
+import tangora.cli.predict  # here, so that every forked process has them
+from forks import in_fork, status_of
+from tangora.errors import ModelError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks processes that have imported torch")
 
 PAGE = (Path(__file__).parents[2] / "docs" / "first-adapter.md").read_text(encoding="utf-8")
 LINES = [line for block in re.findall(r"```console\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
 TEXTS = {"delivery": ["where is my parcel", "the parcel is late"], "refund": ["the money came back twice", "my money"]}
-
-
-def status(line: str) -> int:
-    sys.argv = shlex.split(line.removeprefix("$ "))
-    try:
-        commands.main()
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    return 0
 
 
 def test_the_page_runs(tmp_path, monkeypatch, tiny_bert):
@@ -44,7 +38,7 @@ def test_the_page_runs(tmp_path, monkeypatch, tiny_bert):
     assert len(LINES) == 6
     for line in LINES:
         assert line.startswith("$ tangora ")
-        assert in_fork(lambda line=line: status(line)) == 0, line
+        assert in_fork(lambda line=line: status_of(line)) == 0, line
     with open("answered.csv", encoding="utf-8") as file:
         answered = list(csv.DictReader(file))
     assert [row["id"] for row in answered] == ["7", "8"]
@@ -55,3 +49,8 @@ def test_the_page_runs(tmp_path, monkeypatch, tiny_bert):
     exec(block, names)
     assert names["answers"][0] == answered[0]["answer"]
     assert names["answers"].probability[0] == pytest.approx(max(shares), abs=1e-5)
+    monkeypatch.chdir("mail")  # the base, named `bert`, is above the adapter
+    assert tangora.predictor("../adapters/mail")(["where is my parcel"]).answers == names["answers"].answers[:1]
+    Path("../bert").rename("../moved")
+    with pytest.raises(ModelError, match=r"there is no folder bert here.*--base"):
+        tangora.predictor("../adapters/mail")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import re
-import shlex
 import sys
 from pathlib import Path
 
@@ -15,8 +14,7 @@ import yaml
 import tangora
 import tangora.cli.predict  # here, so that every forked process has it
 import tiny
-from forks import in_fork
-from tangora.cli import commands
+from forks import in_fork, status_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks processes that have imported torch")
 
@@ -55,22 +53,13 @@ def furnish(folder: Path) -> None:
     (folder / "rows.csv").write_text("id,text\n007,a photo of fire\n008,grass that is green\n", encoding="utf-8")
 
 
-def status(line: str) -> int:
-    sys.argv = shlex.split(line.removeprefix("$ "))
-    try:
-        commands.main()
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    return 0
-
-
 def test_the_page_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     furnish(tmp_path)
     assert (len(BLOCKS), len(LINES)) == (3, 7)
     for line in LINES:
         assert line.startswith("$ tangora ")
-        assert in_fork(lambda line=line: status(line)) == 0, line
+        assert in_fork(lambda line=line: status_of(line)) == 0, line
     with (tmp_path / "answers.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["id"] for row in rows] == ["007", "008"]

@@ -26,7 +26,7 @@ from tangora.config.tasks import base_settings
 from tangora.errors import ArgumentError, FileError, ModelError
 from tangora.modes.belonging import refuse_another_base
 from tangora.modes.contract import mode_of
-from tangora.storage.checkpoint import open_checkpoint
+from tangora.storage.checkpoint import CONFIG, open_checkpoint
 from tangora.support.files import inside, reachable, read_json
 from tangora.support.machine import Machine
 from tangora.support.seams import FAMILIES
@@ -102,9 +102,22 @@ def open_task(
         return _open_checkpoint(path, task, base, machine, trust=trust, same_base=same_base)
     adapter = load(path)
     name, record = chosen_record(adapter.records, task, path)
-    loaded = _base(base, adapter.metadata.base, record, machine, trust)
+    loaded = _base(base, _found(adapter.metadata.base, path), record, machine, trust)
     refuse_another_base(adapter, loaded, same_base=same_base)
     return Opened(adapter, loaded, recorded_task(name, record, loaded))
+
+
+def _found(recorded: BaseInfo, path: Path) -> BaseInfo:
+    """Return the recorded base: of a relative folder that is not here, the one of this name next above the adapter.
+
+    The training may have been started elsewhere. That the weights are those of the training is checked afterwards.
+    """
+    name = recorded.model
+    if name is None or recorded.fingerprint is None or Path(name).exists():
+        return recorded
+    above = (parent / name for parent in path.resolve().parents)
+    folder = next((folder for folder in above if (folder / CONFIG).is_file()), None)
+    return recorded if folder is None else recorded.model_copy(update={"model": str(folder)})
 
 
 def _open_checkpoint(
