@@ -41,7 +41,7 @@ class Listener:
             if event.seconds:
                 self._clock.add(self._plan[event.key].stage, event.seconds)
             if self._shown is not None and self._shown[0] == event.key:
-                self._end()
+                self._end(done=event.what == "done")
         self._overall(at_once=event.what == "done")
 
     def _part(self, event: Event) -> None:
@@ -61,7 +61,8 @@ class Listener:
             self._estimated = now
             self._progress.overall(self._estimate.state())
 
-    def _end(self) -> None:
+    def _end(self, *, done: bool = True) -> None:
         if self._shown is not None:
             self._shown = None
-            self._progress.end()
+            if done:  # a part that failed stays as it is: nothing may say that it was done
+                self._progress.end()
