@@ -108,7 +108,8 @@ def test_heads_are_trained_and_travel(run, mode):
     folder = run[0] / "adapters" / mode / "number"
     record = json.loads((folder / "heads" / "number.json").read_text())
     assert (record["family"], record["labels"]) == ("linear-head", ["0.5", "1.5", "2.5"])
-    assert record["base"] == {"pooling": "mean", "max_length": 16}
+    held = {"weights_dtype": "float32", "quantization": None}
+    assert record["base"] == {"pooling": "mean", "max_length": 16, **held}
     assert record["task"]["text"] == "text"
     fused = load(run[0] / "fused" / mode / "average")
     assert set(fused.heads) == set(fused.records) == {"number", "letter"}

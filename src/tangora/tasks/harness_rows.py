@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,6 +56,13 @@ def manager_of(include: Path | None) -> Any:
         MissingExtraError: the harness is not installed.
     """
     require_harness()
+    files = () if include is None else tuple((str(p), p.stat().st_mtime_ns) for p in sorted(include.rglob("*.y*ml")))
+    return _manager(include, files)
+
+
+@lru_cache(maxsize=2)
+def _manager(include: Path | None, files: tuple[tuple[str, int], ...]) -> Any:
+    """Return the index, which takes seconds to make, of ``files`` as they are now."""
     from lm_eval.tasks import TaskManager  # deferred: takes seconds
 
     return TaskManager(include_path=None if include is None else str(include))
