@@ -68,6 +68,8 @@ VARIANTS: dict[str, Variant] = {
     "64 rows, 100 steps, features": _rows(64, 100, follow="features"),
     "64 rows, 100 steps, both": _rows(64, 100, follow="both"),
     "64 rows, 100 steps, weights by what is lost": _rows(64, 100, weigh="lost"),
+    "64 rows, 100 steps, temperature 2": _rows(64, 100, temperature=2.0),
+    "1000 rows, 200 steps, temperature 2": _rows(1000, 200, recombined=2000, temperature=2.0),
     "64 rows of the other tasks, 100 steps": replace(_rows(64, 100), rows_of="others"),
     "n = 2: 64 rows, 100 steps": replace(_rows(64, 100), tasks=2),
     "n = 3: 64 rows, 100 steps": replace(_rows(64, 100), tasks=3),
