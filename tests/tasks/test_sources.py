@@ -33,6 +33,16 @@ def test_csv_keeps_words_that_look_like_missing_values(tmp_path):
     assert table.column("text") == ["NA", 'two\nlines, one "cell"']
 
 
+def test_csv_in_another_encoding_or_with_another_separator(tmp_path):
+    rows = "text,label\nblü,a\nred,b\n"
+    (tmp_path / "latin.csv").write_bytes(rows.encode("latin-1"))
+    with pytest.raises(DataError, match=r"a column is not in UTF-8, got 'text'.*Save the file in the encoding UTF-8"):
+        read_file("csv", tmp_path / "latin.csv")
+    (tmp_path / "semicolons.csv").write_text(rows.replace(",", ";"), encoding="utf-8")
+    with pytest.raises(DataError, match=r"one column, 'text;label': separate columns by commas"):
+        read_file("csv", tmp_path / "semicolons.csv").need("text", "text")
+
+
 def test_npz_and_imagefolder(image_data):
     arrays = read(Source(npz=_files(image_data, "npz")), "x")["test"]
     assert arrays.column("labels")[:3] == [0, 1, 2]

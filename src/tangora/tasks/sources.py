@@ -163,11 +163,15 @@ def _parquet(path: Path) -> Table:
 
 
 def _csv(path: Path) -> Table:
-    from pyarrow import csv  # deferred: an extra
+    from pyarrow import csv, types  # deferred: an extra
 
     options = csv.ParseOptions(newlines_in_values=True)
     content, lines = _content(path)
-    return _by_line(_arrow(csv.read_csv(content, parse_options=options), path), lines, 2)
+    table = csv.read_csv(content, parse_options=options)
+    if other := [field.name for field in table.schema if types.is_binary(field.type)]:  # what is no UTF-8 is no text
+        fix = "save the file in the encoding UTF-8"
+        raise DataError("a column is not in UTF-8", got=other[0], where=path, fix=fix)
+    return _by_line(_arrow(table, path), lines, 2)
 
 
 def _jsonl(path: Path) -> Table:
