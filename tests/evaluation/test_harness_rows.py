@@ -69,6 +69,20 @@ def test_choices_score_as_in_the_harness(base, folder, normalize, metric, shots)
     assert ours == pytest.approx(theirs["base"]["sums_choice"][metric], abs=1e-9)
 
 
+def test_no_row_of_train_is_an_example_of_itself(base, folder):
+    from tangora.config.tasks import Source
+    from tangora.tasks.harness_rows import read_harness
+
+    tables = read_harness(Source(lm_eval="sums_text", include=str(folder), shots=12), "sums")
+    plain = read_harness(Source(lm_eval="sums_text", include=str(folder), shots=0), "sums")
+    asked = plain["train"].column("prompt")
+    once = [own for own in asked if asked.count(own) == 1]
+    assert len(once) > 5
+    for own, prompt in zip(asked, tables["train"].column("prompt"), strict=True):
+        assert prompt.endswith(own)
+        assert own not in once or own not in prompt.removesuffix(own), "its answer would follow"
+
+
 def test_generated_answers_score_as_in_the_harness_and_can_be_learned(base, folder):
     task = loaded(base, folder, "sums_text", stop=["e"], max_new_tokens=8)
     assert set(task.splits) == {"train", "validation", "test"}
@@ -90,6 +104,8 @@ def test_generated_answers_score_as_in_the_harness_and_can_be_learned(base, fold
         ("sums_text", {"max_new_tokens": 8}, r"another setting.*stop: \[\].*stop: \['e'\]"),
         ("sums_text", {"stop": ["e"]}, r"max_new_tokens: None.*max_new_tokens: 8"),
         ("sums_choice", {"choices": "choices", "separator": ""}, r"separator: ''.*separator: ' '"),
+        ("sums_choice", {"choices": "choices", "prompt": "Q: {prompt}"}, r"prompt: 'Q: .*prompt: '{prompt}'"),
+        ("sums_choice", {"choices": "choices", "chat": True}, r"chat: True.*chat: False"),
         ("untrained", {"choices": "choices"}, r"no rows to train on.*tangora evaluate --lm-eval untrained"),
         ("filtered", {"stop": ["e"], "max_new_tokens": 8}, r"changes answers.*regex"),
         ("sampled", {"stop": ["e"], "max_new_tokens": 8}, r"samples"),

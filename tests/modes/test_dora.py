@@ -121,6 +121,9 @@ def test_its_base_is_looked_for_where_it_was(encoder, experts, tmp_path):
     try:
         with pytest.raises(AdapterError, match=r"(?s)DoRA.*--base"):
             tangora.load(folder)
+        answers = tangora.predictor(folder, base=elsewhere)(["a red photo"])
+        base = tangora.load_base(elsewhere, family="text-zero-shot", max_length=16)
+        assert tangora.predictor(folder, base=base)(["a red photo"]).answers == answers.answers
         assert tangora.load(folder, elsewhere).fingerprint == experts["a"][0].fingerprint
     finally:
         elsewhere.rename(encoder)

@@ -62,7 +62,7 @@ def test_rows_of_a_file_without_labels(expert, bare, tmp_path, capsys):
 def test_a_person_sees_rows_and_what_was_gained(expert, bare, tmp_path, capsys):
     assert run("polish", expert, "--data", f"colors={bare}", *SMALL, "--out", tmp_path / "out", "-q") == 0
     shown = capsys.readouterr().out
-    assert "polished towards 1 expert on 12 train rows each, without labels" in shown
+    assert "polished towards 1 expert on 12 rows each, without labels" in shown
     assert "→" in shown
 
 

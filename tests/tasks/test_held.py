@@ -8,9 +8,11 @@ import shutil
 import numpy as np
 import pytest
 import torch
+import transformers
 from transformers import BertModel
 
 import tangora
+import tiny
 from decoders import DECODERS, batch, decoder
 from families import Case
 from tangora.adapters.adapter import Adapter
@@ -148,6 +150,22 @@ def test_decoders_of_every_class_equal_the_rounded_twin(kind):
         assert torch.equal(model(**batch()).logits, other(**batch()).logits)
         with torch.autocast("cpu", torch.bfloat16):
             assert torch.equal(model(**batch()).logits, other(**batch()).logits)
+
+
+def test_a_scalar_of_gemma_keeps_its_value(tmp_path):
+    """Gemma 3 scales embeddings by √width, which is no weight, so that nothing may round it."""
+    name, settings = DECODERS["gemma3"]
+    tokenizer = tiny.decoder_tokenizer()
+    kind, config = (getattr(transformers, f"{name}{end}") for end in ("ForCausalLM", "TextConfig"))
+    kind(config(**{**settings, "vocab_size": len(tokenizer)})).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    base = tangora.load_base(tmp_path, family="causal-lm", weights_dtype="bfloat16", max_length=32)
+    twin = kind.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    for parameter in twin.parameters():
+        parameter.data = parameter.data.bfloat16().float()
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        assert torch.equal(base.backbone(input_ids=ids).logits, twin(input_ids=ids).logits)
 
 
 def test_a_checkpoint_in_bfloat16_has_one_fingerprint(tiny_llama, families, tmp_path):

@@ -145,6 +145,17 @@ def test_values_are_within_a_step_of_the_format(bits, out, into):
 
 
 @needed
+@pytest.mark.parametrize("bits", ["8bit", "4bit"])
+def test_a_layer_of_odd_width_stays_as_it_is(bits):
+    if bits == "4bit":
+        pytest.importorskip("bitsandbytes")
+    model = nn.Sequential(nn.Linear(3, 64), nn.Linear(64, 2))
+    before = model[0].weight.clone()
+    pack_(model, bits, "model")
+    assert [is_packed(layer) for layer in model] == [False, True]
+    assert torch.equal(model[0].weight, before)
+
+
 def test_a_layer_gives_what_bitsandbytes_own_layer_gives():
     from bitsandbytes.nn import Linear4bit
 

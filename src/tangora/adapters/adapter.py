@@ -24,6 +24,7 @@ from tangora.adapters.heads import HeadRecord, read_heads, read_records
 from tangora.adapters.metadata import BaseInfo, FusedInfo, InitialInfo, Metadata, Parent, read_metadata
 from tangora.adapters.text import line, table
 from tangora.errors import AdapterError, FileError
+from tangora.storage.architecture import stored_folder
 from tangora.storage.checkpoint import open_base
 from tangora.support.files import reachable
 from tangora.updates.task_vector import LowRank, TaskVector, Update
@@ -36,7 +37,17 @@ if TYPE_CHECKING:
     from tangora.adapters.in_peft.verification import Verification
     from tangora.storage.checkpoint import Checkpoint
 
-__all__ = ["Adapter", "BaseInfo", "FusedInfo", "InitialInfo", "LoraDetails", "Metadata", "Parent", "load"]
+__all__ = [
+    "Adapter",
+    "BaseInfo",
+    "FusedInfo",
+    "InitialInfo",
+    "LoraDetails",
+    "Metadata",
+    "Parent",
+    "load",
+    "load_beside",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,6 +221,24 @@ class Adapter:
         with tempfile.TemporaryDirectory() as scratch:
             write_weights(self, Path(scratch))
             return verify(self, Path(scratch))
+
+
+def load_beside(path: str | os.PathLike[str], model: str | None, revision: str | None = None) -> Adapter:
+    """Read an adapter that may need its base's weights, which are those of a model: a folder, or in the Hub's cache.
+
+    Args:
+        path: as of `load`.
+        model: the base's name where it is now.
+        revision: of the base.
+
+    Raises:
+        FileError, AdapterError: as `load`.
+    """
+    source = reachable(path)
+    metadata = read_metadata(source) if source.is_dir() else None
+    if metadata is None or metadata.base.adapted is None:
+        return load(path)
+    return load(path, stored_folder(model, revision))
 
 
 def load(

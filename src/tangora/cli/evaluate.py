@@ -78,12 +78,13 @@ def evaluate(options: EvaluateOptions, output: Output) -> None:
     if options.lm_eval:
         _by_harness(options, recipe, output)
         return
-    from tangora.adapters.adapter import load  # deferred: imports torch
+    from tangora.adapters.adapter import load_beside  # deferred: imports torch
     from tangora.evaluation.evaluator import Evaluator, scoring_key
     from tangora.evaluation.warnings import base_warnings, score_warnings
     from tangora.runs.runner import prepare
 
-    adapters = {str(path): load(path) for path in options.adapters or []}
+    where = recipe.base.model, recipe.base.revision
+    adapters = {str(path): load_beside(path, *where) for path in options.adapters or []}
     if options.as_peft:
         adapters = _both_ways(adapters, output)
     with output.progress() as progress:

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from tangora.config.tasks import BaseSettings, TaskSettings
 
-__all__ = ["LanguageModel", "LanguageTask", "RowForm"]
+__all__ = ["PROMPT", "TARGET", "LanguageModel", "LanguageTask", "RowForm"]
 
 PROMPT, TARGET = "{prompt}", "{completion}"
 

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import Tensor, nn
 
-from tangora.adapters.adapter import Adapter, load
+from tangora.adapters.adapter import Adapter, load_beside
 from tangora.adapters.contract import holds_adapter
 from tangora.adapters.heads import read_heads, read_records
-from tangora.adapters.metadata import BaseInfo
+from tangora.adapters.metadata import BaseInfo, read_metadata
 from tangora.checkpoints.sidecars import LINEAGE
 from tangora.config.tasks import base_settings
 from tangora.errors import ArgumentError, FileError, ModelError
@@ -100,11 +100,24 @@ def open_task(
         raise FileError("no such folder", where=path, fix="give the folder of an adapter, or of a merged checkpoint")
     if not holds_adapter(path):
         return _open_checkpoint(path, task, base, machine, trust=trust, same_base=same_base)
-    adapter = load(path)
+    adapter = load_beside(path, *_where(base, path))
     name, record = chosen_record(adapter.records, task, path)
     loaded = _base(base, _found(adapter.metadata.base, path), record, machine, trust)
     refuse_another_base(adapter, loaded, same_base=same_base)
     return Opened(adapter, loaded, recorded_task(name, record, loaded))
+
+
+def _where(base: BaseLike | None, path: Path) -> tuple[str | None, str | None]:
+    """Return name and revision of the base that an adapter is opened with."""
+    if isinstance(base, Base):
+        return base.config.model, base.config.revision
+    if base is not None:
+        return os.fspath(base), None
+    metadata = read_metadata(path) if path.is_dir() else None
+    if metadata is None:
+        return None, None
+    found = _found(metadata.base, path)
+    return found.model, found.revision
 
 
 def _found(recorded: BaseInfo, path: Path) -> BaseInfo:
@@ -113,7 +126,7 @@ def _found(recorded: BaseInfo, path: Path) -> BaseInfo:
     The training may have been started elsewhere. That the weights are those of the training is checked afterwards.
     """
     name = recorded.model
-    if name is None or recorded.fingerprint is None or Path(name).exists():
+    if name is None or recorded.fingerprint is None or (Path(name) / CONFIG).is_file():
         return recorded
     above = (parent / name for parent in path.resolve().parents)
     folder = next((folder for folder in above if (folder / CONFIG).is_file()), None)

@@ -43,8 +43,10 @@ def _available() -> int | None:
     return None
 
 
-def step_seconds(base: Base, tasks: Sequence[Task], config: FinetuneConfig) -> float:
+def step_seconds(base: Base, tasks: Sequence[Task], config: FinetuneConfig) -> float | None:
     """Return the seconds of a training step: the mean of steps after the first one, which also prepares.
+
+    It is None where no steps are reported: in all processes but the first, and by a mode that reports none.
 
     Args:
         base: as before afterwards.
@@ -61,4 +63,6 @@ def step_seconds(base: Base, tasks: Sequence[Task], config: FinetuneConfig) -> f
     training = config.training.model_copy(update={"steps": 1 + timed, **off})
     rows = [replace(task, splits={"train": task.splits["train"]}) for task in tasks]
     mode_of(config).train(bench, rows, config.model_copy(update={"training": training}))
+    if len(moments) < 2:
+        return None
     return (moments[-1] - moments[0]) / (len(moments) - 1)

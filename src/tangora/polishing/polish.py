@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from tangora.adapters.adapter import Adapter, load
+from tangora.adapters.adapter import Adapter, load, load_beside
 from tangora.adapters.metadata import Metadata, read_metadata
 from tangora.config.polish import PolishSettings
 from tangora.errors import ArgumentError
@@ -97,12 +97,12 @@ def polish(
     if out is not None:
         refuse_output(out, overwrite)
     experts = _by_task(adapters, tasks)
-    begun = None if start is None else _opened(start)
+    begun = None if start is None else _opened(start, base)
     with shown(progress) as listener, in_work_folder(scratch, out):
-        first = begun if begun is not None else _fused(experts, method, weights, parameters, same_base)
+        first = begun if begun is not None else _fused(experts, base, method, weights, parameters, same_base)
         made = polished(
             first,
-            {name: partial(_opened, adapter) for name, adapter in experts.items()},
+            {name: partial(_opened, adapter, base) for name, adapter in experts.items()},
             base,
             tasks,
             chosen,
@@ -118,8 +118,14 @@ def polish(
     return made.adapter
 
 
-def _opened(adapter: AdapterLike) -> Adapter:
-    return adapter if isinstance(adapter, Adapter) else load(adapter)
+def _opened(adapter: AdapterLike, base: Base) -> Adapter:
+    where = base.config.model, base.config.revision
+    return adapter if isinstance(adapter, Adapter) else load_beside(adapter, *where)
+
+
+def _needs(adapter: str | os.PathLike[str]) -> bool:
+    """Return whether an adapter is read with the weights of its base."""
+    return _metadata(adapter).base.adapted is not None
 
 
 def _metadata(adapter: AdapterLike) -> Metadata:
@@ -154,11 +160,13 @@ def _by_task(adapters: Sequence[AdapterLike], tasks: Sequence[Task]) -> dict[str
 
 def _fused(
     experts: Mapping[str, AdapterLike],
+    base: Base,
     method: str,
     weights: Weights | None,
     parameters: Mapping[str, Any] | None,
     same_base: bool,
 ) -> Adapter:
     """Fuse the experts; heads that differ are kept, one for each task."""
-    fusion = Fusion(list(experts.values()), names=list(experts), same_base=same_base, heads="keep")
+    read = [one if isinstance(one, Adapter) or not _needs(one) else _opened(one, base) for one in experts.values()]
+    fusion = Fusion(read, names=list(experts), same_base=same_base, heads="keep")
     return fusion.merge(method, weights, parameters)

@@ -15,7 +15,7 @@ from tangora.modes.contract import mode_of
 from tangora.modes.memory import Memory, memory_of
 from tangora.modes.timing import fits, step_seconds
 from tangora.progress import Progress
-from tangora.runs.checks import check_methods
+from tangora.runs.checks import check_methods, check_modes
 from tangora.runs.context import Context
 from tangora.runs.estimate import measured_rates
 from tangora.runs.folder import claim
@@ -134,6 +134,7 @@ def preflight(recipe: Recipe, out: Path, progress: Progress, *, overwrite: bool 
     claim(out, recipe, overwrite)
     context = Context(out, recipe, progress)
     rows = context.survey()
+    check_modes(recipe, context.base)
     left, rates = missing(context), measured_rates(out)
     planned = list(cells(recipe))
     nearest = next(p for p in [out, *out.absolute().parents] if p.exists())

@@ -97,7 +97,7 @@ def contents(module: nn.Module, name: str) -> Tensor | list[Tensor]:
 
 def _is_plain(module: nn.Module) -> bool:
     """Return whether a module multiplies its input by its weight, and does nothing else with it."""
-    if not isinstance(module, nn.Linear) or is_packed(module) or module.weight.numel() % 2:
+    if not isinstance(module, nn.Linear) or is_packed(module) or module.in_features % 2:
         return False
     return _origin(type(module)).forward is nn.Linear.forward and not isinstance(
         module, nn.modules.linear.NonDynamicallyQuantizableLinear

@@ -174,7 +174,10 @@ def _refuse_rounded_tables(model: nn.Module, dtype: torch.dtype, path: str) -> N
         return
     for name, module in model.named_modules():
         for key in module._non_persistent_buffers_set:
-            if (table := module._buffers[key]) is not None and table.dtype == dtype:
+            table, exact = module._buffers[key], getattr(module, f"scalar_{key}", None)
+            if table is not None and table.numel() == 1 and isinstance(exact, (int, float)):
+                module._buffers[key] = torch.full_like(table, exact, dtype=torch.float32)  # Gemma 3: √width
+            elif table is not None and table.dtype == dtype:
                 what = f"{type(module).__name__} computes a table in the dtype of the weights, which rounds it"
                 where = f"{path}, {name}.{key}"
                 raise ModelError(what, got=str(dtype), where=where, fix="set base.weights_dtype: float32")
@@ -195,7 +198,10 @@ def refuse_other_tokens(tokenizer: Any, model: Any, where: str) -> None:
     Raises:
         ModelError: the message has both numbers.
     """
-    rows = model.get_input_embeddings().weight.shape[0]
+    try:
+        rows = model.get_input_embeddings().weight.shape[0]
+    except (NotImplementedError, AttributeError):  # CANINE has no table of tokens
+        return
     if len(tokenizer) > rows:
         fix = "use the tokenizer of the base, or resize the model's embeddings"
         raise ModelError(f"the tokenizer has {len(tokenizer)} tokens, and the model {rows}", where=where, fix=fix)

@@ -115,8 +115,10 @@ class GenerationReadout(nn.Module):
 
 
 def _ends(model: Any) -> Tensor:
-    """Return the tokens that end an answer."""
+    """Return the tokens that end an answer; there may be none."""
     end = model.generation_config.eos_token_id
+    if end is None:
+        return torch.empty(0, dtype=torch.int64)
     return torch.tensor(end if isinstance(end, list) else [end])
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tangora.config.language import PROMPT, TARGET
 from tangora.errors import DataError, MissingExtraError
 from tangora.support.validation import did_you_mean
 from tangora.tasks.sources import Table
@@ -34,12 +35,14 @@ class HarnessTable(Table):
     Attributes:
         separator: what stands between a prompt and its answer.
         stop: the texts that end an answer; None for choices.
-        most: the largest number of generated tokens; None if the task leaves it to the harness.
+        most: the largest number of generated tokens; None for choices.
+        several: whether a row has several correct answers.
     """
 
     separator: str = " "
     stop: tuple[str, ...] | None = None
     most: int | None = None
+    several: bool = False
 
 
 def require_harness() -> None:
@@ -72,7 +75,7 @@ def read_harness(source: Source, task: str) -> dict[str, Table]:
     """Return the rows of a task of the harness.
 
     Train, validation and test are those of the harness. A task without test rows is tested on its validation rows, as
-    the harness does.
+    the harness does. The examples in a prompt may be other train rows, never the row itself.
 
     Args:
         source: names the task, and may name a folder of YAML files and the number of examples in a prompt.
@@ -101,7 +104,7 @@ def read_harness(source: Source, task: str) -> dict[str, Table]:
     tables: dict[str, Table] = {}
     for split, documents in rows.items():
         found.set_fewshot_seed(1234)  # that of the harness's own evaluation
-        tables[split] = _table(found, list(documents()), f"{where}, {split}")
+        tables[split] = _table(found, list(documents()), f"{where}, {split}", itself=split == "test")
     return tables
 
 
@@ -129,18 +132,30 @@ def _refuse_other_forms(found: Any, name: str, where: str) -> None:
     if not (found.has_test_docs() or found.has_validation_docs()):
         raise DataError("the harness's task has no rows to test on", got=name, where=where, fix=elsewhere)
     filters = [step.get("function") for one in found.config.filter_list or () for step in one.get("filter", ())]
+    if found.config.process_results is not None:
+        raise DataError("the task scores by code of its own", got=name, where=where, fix=elsewhere)
+    plain = {"metric", "aggregation", "higher_is_better"}
+    for metric in found.config.metric_list or ():
+        if metric.get("metric") == "exact_match" and (odd := [k for k in metric if k not in plain and metric[k]]):
+            raise DataError("the harness compares answers in another way", got=odd[0], where=where, fix=elsewhere)
     if changing := [step for step in filters if step != "take_first"]:
         what = "the harness changes answers to this task before it scores them"
         raise DataError(what, got=", ".join(map(str, changing)), where=where, fix=elsewhere)
 
 
-def _table(found: Any, documents: list[Mapping[str, Any]], where: str) -> HarnessTable:
+def _table(found: Any, documents: list[Mapping[str, Any]], where: str, *, itself: bool) -> HarnessTable:
+    """Return rows; ``itself`` leaves it to the harness whether a row may be an example of itself, as for test rows."""
+    from lm_eval.models.utils import normalize_gen_kwargs  # deferred: optional
+
     columns: dict[str, list[Any]] = {"prompt": []}
     choosing = found.OUTPUT_TYPE == "multiple_choice"
     columns |= {"choices": [], "label": []} if choosing else {"completion": [], "references": []}
     settings: Mapping[str, Any] = {}
+    shots = found.config.num_fewshot or 0
+    sample = found.sampler.sample if shots else None
     for row, document in enumerate(documents):
-        shots = found.config.num_fewshot or 0
+        if sample is not None and not itself:  # the harness excludes a row only where it scores it
+            found.sampler.sample = partial(_without, sample, document)
         context = found.fewshot_context(document, num_fewshot=shots, gen_prefix=found.doc_to_prefix(document))
         columns["prompt"].append(context)
         target = found.doc_to_target(document)
@@ -149,10 +164,14 @@ def _table(found: Any, documents: list[Mapping[str, Any]], where: str) -> Harnes
             columns["choices"].append(choices)
             columns["label"].append(_label(target, choices, f"{where}, row {row}"))
         else:
+            if isinstance(target, int) and found.config.doc_to_choice is not None:
+                target = found.doc_to_choice(document)[target]
             answers = [str(one) for one in target] if isinstance(target, list) else [str(target)]
             columns["completion"].append(answers[0])
             columns["references"].append(answers)
-            settings = found.config.generation_kwargs or {}
+            settings = normalize_gen_kwargs(dict(found.config.generation_kwargs or {}), 256)
+    if sample is not None:
+        found.sampler.sample = sample
     if settings.get("do_sample"):
         fix = "use a task with do_sample: false"
         raise DataError("a task of the harness samples, and answers here are greedy", where=where, fix=fix)
@@ -163,8 +182,14 @@ def _table(found: Any, documents: list[Mapping[str, Any]], where: str) -> Harnes
         {},
         separator=found.config.target_delimiter,
         stop=None if choosing else tuple([until] if isinstance(until, str) else until),
-        most=settings.get("max_gen_toks", None if choosing else 256),
+        most=settings.get("max_gen_toks"),
+        several=any(len(answers) > 1 for answers in columns.get("references", ())),
     )
+
+
+def _without(sample: Callable[..., Any], document: Mapping[str, Any], **given: Any) -> Any:
+    """Draw examples, without the row that they are for."""
+    return sample(**{**given, "eval_doc": document})
 
 
 def _label(target: Any, choices: list[str], where: str) -> int:
@@ -183,10 +208,13 @@ def refuse_other_settings(tables: Mapping[str, Table], config: LanguageTask) -> 
             continue
         choosing = table.stop is None
         wanted: dict[str, Any] = {"separator": table.separator, "form": "choices" if choosing else "prompt"}
-        actual: dict[str, Any] = {"separator": config.separator, "form": config.form}
+        wanted |= {"prompt": PROMPT, "target": TARGET, "chat": False} | ({"choices": "choices"} if choosing else {})
+        actual: dict[str, Any] = {key: getattr(config, key) for key in wanted}
         if not choosing:
             wanted |= {"stop": sorted(table.stop or ()), "max_new_tokens": table.most}
             actual |= {"stop": sorted(config.stop), "max_new_tokens": config.max_new_tokens}
+            if table.several:
+                wanted, actual = wanted | {"references": "references"}, actual | {"references": config.references}
         for key, value in wanted.items():
             if actual[key] != value:
                 fix = ("set choices: choices" if choosing else "leave choices out") if key == "form" else None
