@@ -50,8 +50,9 @@ def expert_table(run: Path) -> Iterator[str]:
     yield f"|---|---|{'---:|' * (len(tasks) + 1)}"
     found: dict[tuple[str, str], dict[str, float]] = {}
     for row in primary:
-        single = row["method"] in ("zero_shot", "expert")
-        if row["metric"] == metrics[row["task"]] and (single or row["n_tasks"] == str(len(tasks))):
+        own = row["method"] == "expert" and row["in_subset"] == "true"
+        whole = row["method"] == "zero_shot" or row["n_tasks"] == str(len(tasks))
+        if row["metric"] == metrics[row["task"]] and (own or whole):
             found.setdefault((row["mode"], row["method"]), {})[row["task"]] = float(row["score"])
     for (mode, method), scores in found.items():
         cells = [f"{scores[task]:.3f}" for task in tasks]
