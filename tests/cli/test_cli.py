@@ -288,7 +288,7 @@ def test_a_folder_that_is_no_run(tangora, tmp_path, arguments):
 def test_dry_run_says_what_and_writes_nothing(tangora, recipe, tmp_path):
     code, out, err = tangora("run", recipe, "--out", tmp_path / "run", "--dry-run")
     assert code == 0
-    assert "2 tasks, 1 subsets, 1 comparisons" in out
+    assert "2 tasks, 1 subset, 1 comparison" in out
     assert "9 jobs, 0 done; how long they take is known after the first ones" in out
     # 2 layers x (query, value) = 4 sites, r 2, width 32: 4 * 2 * (32 + 32) numbers
     assert "512" in out
