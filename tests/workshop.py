@@ -49,3 +49,14 @@ def furnish(folder: Path) -> Path:
     for name in TASKS:
         shutil.copytree(folder / "run" / "adapters" / "lora" / name, folder / "adapters" / name)
     return folder
+
+
+def done(*arguments):
+    """Return the result of a command that succeeds, given in this process."""
+    from typer.testing import CliRunner
+
+    from tangora.cli import app
+
+    result = CliRunner().invoke(app, [*map(str, arguments)])
+    assert result.exit_code == 0, (result.output, result.exception)
+    return result

@@ -6,7 +6,6 @@ Each card is followed in a process of its own, which has no other names than tho
 from __future__ import annotations
 
 import re
-import shlex
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ import torch
 import tangora
 import tangora.cli.predict  # here, so that every forked process has it
 from families import Case
-from forks import in_fork
+from forks import in_fork, status_of
 from tangora.adapters.usage import BASE, FOLDER, IMAGE
 from tangora.tasks import TaskModel, make_readout
 
@@ -180,7 +179,7 @@ def test_the_blocks_of_a_card_answer_as_scored(name, artefacts, image_data):
     assert len(codes) == (2 if case.task.form.logits_over == "tokens" else 3)
     lines = blocks(artefact, "console", image)
     *given, statuses = in_fork(
-        lambda: [*(followed(code, case, artefact.adapter) for code in codes), [_status(line) for line in lines]]
+        lambda: [*(followed(code, case, artefact.adapter) for code in codes), [status_of(line) for line in lines]]
     )
     assert statuses == [0] * len(lines)
     for code, found in zip(codes, given, strict=True):
@@ -194,14 +193,3 @@ def test_the_blocks_of_a_card_answer_as_scored(name, artefacts, image_data):
             assert found[0] == answers
             assert (found[1] is None) == (probabilities is None)
             assert found[1] is None or np.allclose(found[1], probabilities, rtol=0, atol=1e-4)
-
-
-def _status(line: str) -> int:
-    from tangora.cli import commands
-
-    sys.argv = shlex.split(line.removeprefix("$ "))
-    try:
-        commands.main()
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    return 0

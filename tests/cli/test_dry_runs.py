@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from typer.testing import CliRunner
 
-from tangora.cli import app
 from tangora.cli.rows import overview_lines
 from tangora.support.shown import percent
 from tangora.tasks.overview import Example, Overview, SplitOverview, Spread
+from workshop import done as command
 
 SPREAD = Spread(4, 9, 16)
 
@@ -18,12 +17,6 @@ SPREAD = Spread(4, 9, 16)
 @pytest.fixture
 def _there(workshop, monkeypatch):
     monkeypatch.chdir(workshop)
-
-
-def command(*arguments):
-    done = CliRunner().invoke(app, [*map(str, arguments)])
-    assert done.exit_code == 0, (done.output, done.exception)
-    return done
 
 
 def of(counts=None, rows=100, converted=100, cut=0, numbers=None, answers="classes", prompt="a", answer="b", names=()):

@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tangora.cli import app
+from workshop import done as command
 
 CUT = ("--set", "base.max_length=3")
 
@@ -15,12 +16,6 @@ CUT = ("--set", "base.max_length=3")
 @pytest.fixture(autouse=True)
 def _there(workshop, monkeypatch):
     monkeypatch.chdir(workshop)
-
-
-def command(*arguments):
-    done = CliRunner().invoke(app, [*map(str, arguments)])
-    assert done.exit_code == 0, (done.output, done.exception)
-    return done
 
 
 def test_a_training_says_it_and_keeps_it(tmp_path):

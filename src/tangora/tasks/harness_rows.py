@@ -150,7 +150,10 @@ def _table(found: Any, documents: list[Mapping[str, Any]], where: str, *, itself
     columns: dict[str, list[Any]] = {"prompt": []}
     choosing = found.OUTPUT_TYPE == "multiple_choice"
     columns |= {"choices": [], "label": []} if choosing else {"completion": [], "references": []}
-    settings: Mapping[str, Any] = {}
+    settings = {} if choosing else normalize_gen_kwargs(dict(found.config.generation_kwargs or {}), 256)
+    if settings.get("do_sample"):
+        fix = "use a task with do_sample: false"
+        raise DataError("a task of the harness samples, and answers here are greedy", where=where, fix=fix)
     shots = found.config.num_fewshot or 0
     sample = found.sampler.sample if shots else None
     for row, document in enumerate(documents):
@@ -169,12 +172,8 @@ def _table(found: Any, documents: list[Mapping[str, Any]], where: str, *, itself
             answers = [str(one) for one in target] if isinstance(target, list) else [str(target)]
             columns["completion"].append(answers[0])
             columns["references"].append(answers)
-            settings = normalize_gen_kwargs(dict(found.config.generation_kwargs or {}), 256)
     if sample is not None:
         found.sampler.sample = sample
-    if settings.get("do_sample"):
-        fix = "use a task with do_sample: false"
-        raise DataError("a task of the harness samples, and answers here are greedy", where=where, fix=fix)
     until = settings.get("until", [])
     return HarnessTable(
         columns,
