@@ -22,7 +22,7 @@ LAYERS = (
     ("coefficients", "analysis", "inspection", "polishing"),
     ("evaluation",),
     ("modes",),
-    ("tangent",),
+    ("tangent", "modular"),
     ("checkpoints",),
     ("fusion", "tasks"),
     ("adapters",),

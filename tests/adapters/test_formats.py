@@ -71,7 +71,9 @@ def test_exactly_one_format_must_recognize_a_path(tmp_path):
         FORMATS.unregister("greedy")
     (tmp_path / "ia3").mkdir()
     (tmp_path / "ia3" / "adapter_config.json").write_text(json.dumps({"peft_type": "IA3"}))
-    with pytest.raises(AdapterError, match=r"no format recognizes this.*\(formats: delta, lora\), got 'peft_type IA3'"):
+    with pytest.raises(
+        AdapterError, match=r"no format recognizes this.*\(formats: delta, lora, modules, routed\), got 'peft_type IA3'"
+    ):
         load(tmp_path / "ia3")
 
 

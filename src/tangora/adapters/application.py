@@ -112,6 +112,9 @@ def find_slots(model: nn.Module, adapter: Adapter) -> dict[str, Slot]:
     Raises:
         ModelError: a site is missing, of another kind or shape, or shares its weight with another layer.
     """
+    if adapter.metadata.of_kind.adds_modules:
+        what = "parameters of added modules are no change of the base's weights"
+        raise ModelError(what, got=adapter.metadata.kind, where="apply", fix="load the network with tangora.load_model")
     parameters = dict(model.named_parameters(remove_duplicate=False))
     users: dict[int, list[str]] = {}
     for name, parameter in parameters.items():

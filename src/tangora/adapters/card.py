@@ -63,7 +63,7 @@ def _front_matter(metadata: Metadata) -> str:
     model, kind = metadata.base.model, metadata.of_kind
     if model and re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", model):  # a Hub id: the Hub links it
         front["base_model"] = model
-        front["base_model_relation"] = "adapter" if kind.in_peft else "finetune"
+        front["base_model_relation"] = "adapter" if kind.in_peft or kind.adds_modules else "finetune"
     if kind.in_peft and not metadata.expanded:  # the Hub shows code of this library, which loads another function
         front["library_name"] = "peft"
     front["tags"] = [

@@ -12,8 +12,9 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
+from tangora.adapters.kinds import KindName
 from tangora.errors import AdapterError, FileError
 from tangora.storage.recognition import ambiguous, contents_of, missing, pickled, refused_pickle, weights_of
 from tangora.support.files import inside, read_json
@@ -34,7 +35,8 @@ class Format(Protocol):
 
     Attributes:
         name: the name under which it is registered.
-        kind: of the adapters: ``lora`` (low-rank updates of layers) or ``full`` (changes of whole parameters).
+        kind: of the adapters: ``lora`` (low-rank updates of layers), ``full`` (changes of whole parameters),
+            ``modules`` (parameters of modules that a mode adds) or ``routed`` (such modules with a router).
 
     A format promises:
 
@@ -44,7 +46,7 @@ class Format(Protocol):
     """
 
     name: str
-    kind: Literal["lora", "full"]
+    kind: KindName
 
     def recognizes(self, path: Path) -> bool:
         """Return whether a folder or a file is of this format, from names and headers; no weight is read."""

@@ -23,7 +23,9 @@ _HEADS = " The trained head of each task is in `heads/`; the code above builds o
 def loading(adapter: Adapter) -> str:
     """Return the section on the network: what the adapter's mode makes of the base."""
     if adapter.metadata.expanded:
-        return _loading_expanded(adapter)
+        return _by_mode(adapter, "This is the expansion of the base, which returns what the base returns.")
+    if adapter.metadata.of_kind.adds_modules:
+        return _by_mode(adapter, "Tangora adds the modules to the base, which returns what it did.")
     if adapter.metadata.of_kind.in_peft:
         text, head, tail = "Stock peft loads it.", "from peft import PeftModel\n", _LOAD
     else:
@@ -41,12 +43,11 @@ def loading(adapter: Adapter) -> str:
     return f"## How to load the network\n\n{text}\n\n```python\n{code}```"
 
 
-def _loading_expanded(adapter: Adapter) -> str:
-    """Return the section on the network of an expansion."""
+def _by_mode(adapter: Adapter, text: str) -> str:
+    """Return the section on a network that only the adapter's mode makes."""
     base = "" if adapter.metadata.base.model else f", base={json.dumps(BASE)}"
     code = f'import tangora\n\nmodel = tangora.load_model("{FOLDER}"{base})\n'
-    text = "This is the expansion of the base, which returns what the base returns."
-    if any(returns_features(record) for record in adapter.records.values()):
+    if adapter.metadata.expanded and any(returns_features(record) for record in adapter.records.values()):
         text += " What follows, such as pooling and a head, is expanded too if it is given to `model.then`."
     return f"## How to load the network\n\n{text}\n\n```python\n{code}```"
 

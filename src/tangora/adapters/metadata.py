@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from tangora.adapters.kinds import KINDS, Kind
+from tangora.adapters.kinds import KINDS, Kind, KindName
 from tangora.errors import AdapterError, FileError
 from tangora.support.files import inside, read_json
 from tangora.support.validation import validate
@@ -165,7 +165,7 @@ class Metadata(_Frozen):
 
     format: int = FORMAT
     tangora: str = Field(default_factory=package_version, description="the version that wrote it")
-    kind: Literal["lora", "full"] = "lora"
+    kind: KindName = "lora"
     mode: str | None = Field(default=None, description="the recipe's name for how it was trained")
     train: str = Field(default="lora", description="the registered mode that trained it")
     task: str | None = None
@@ -176,6 +176,7 @@ class Metadata(_Frozen):
     seed: int | None = None
     stage: str | None = Field(default=None, description="hash of everything that decided it")
     recipe: dict[str, Any] | None = Field(default=None, description="the configuration that trained it")
+    modules: dict[str, Any] | None = Field(default=None, description="what the mode makes the added modules of")
     fused: FusedInfo | None = None
     distilled: DistilledInfo | None = None
     polished: PolishedInfo | None = None

@@ -92,6 +92,11 @@ def align_adapters(
         FusionError: a site has no weight in the base, or its weight has another shape, or is tied to another layer.
     """
     full = adapters[0].metadata.of_kind.by_parameter
+    if adapters[0].metadata.of_kind.adds_modules:
+        what = "parameters of added modules are no change of the base's weights"
+        raise FusionError(
+            what, got=adapters[0].metadata.kind, where="merge", fix="use the adapter by tangora.load_model"
+        )
     sites = sorted({site for vector in vectors for site in vector} | set(adapters[0].start))
     plain = [site for site in sites if full or expert_of(site) is None]
     if not full and (attention := next((site for site in plain if is_attention(site, sites)), None)):

@@ -20,8 +20,11 @@ __all__ = [
     "AdapterSettings",
     "FinetuneConfig",
     "Frozen",
+    "JointAdapterSettings",
+    "JointSettings",
     "LoraSettings",
     "ModeConfig",
+    "SamplingSettings",
     "SpaceName",
     "TrainingSettings",
     "WeightSettings",
@@ -140,10 +143,35 @@ class WeightSettings(Frozen):
     training: TrainingSettings = Field(default=TrainingSettings())
 
 
+class SamplingSettings(Frozen):
+    """How a joint training draws rows from its tasks.
+
+    >>> SamplingSettings(by="temperature", temperature=5).mixed
+    False
+    """
+
+    by: Literal["turns", "uniform", "proportional", "temperature"] = Field(
+        default="turns",
+        description="tasks in turn; drawn uniformly; by their numbers of rows; by these to the power 1 / temperature",
+    )
+    temperature: float = Field(default=10.0, gt=0, description="of by: temperature; 1 is proportional")
+    mixed: bool = Field(default=False, description="draw a task for every row, rather than for every batch")
+
+
 class AdapterSettings(WeightSettings):
     """The keys of a mode that trains a LoRA adapter."""
 
     lora: LoraSettings = Field(default=LoraSettings())
+
+
+class JointSettings(WeightSettings):
+    """The keys of a mode that trains modules on several tasks at once."""
+
+    sampling: SamplingSettings = Field(default=SamplingSettings())
+
+
+class JointAdapterSettings(AdapterSettings, JointSettings):
+    """The keys of a mode that trains one LoRA adapter on several tasks at once."""
 
 
 def mode_name(train: str | None, linearize: str | None) -> str:

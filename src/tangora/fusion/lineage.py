@@ -17,6 +17,7 @@ from tangora.adapters.initial import fingerprint
 from tangora.adapters.metadata import BaseInfo, FusedInfo, Metadata
 from tangora.errors import ArgumentError, FusionError
 from tangora.support.names import hub_name
+from tangora.support.seams import MODES
 from tangora.updates.task_vector import LowRank, TaskVector, Update
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def check(adapters: Sequence[Adapter], names: Sequence[str], same_base: bool) ->
         if x.metadata.kind != y.metadata.kind:
             what = f"{a} is of kind {x.metadata.kind}, {b} of kind {y.metadata.kind}"
             raise FusionError(what, where=_WHERE, fix="fuse adapters of one kind")
+        _refuse_modules(b, y, x)
         if x.metadata.expanded != y.metadata.expanded:
             _refuse_expanded(*((a, b) if x.metadata.expanded else (b, a)))
         bases.setdefault(y.metadata.base, b)
@@ -56,6 +58,20 @@ def check(adapters: Sequence[Adapter], names: Sequence[str], same_base: bool) ->
             raise FusionError(what, where=_WHERE, fix="train them with a_init: shared, or with B₀ = 0")
     for (one, first), (other, second) in combinations(bases.items(), 2) if not same_base else ():
         _check_base(first, one, second, other)
+
+
+def _refuse_modules(name: str, adapter: Adapter, first: Adapter) -> None:
+    """Refuse adapters with modules of their own, unless their mode says that these add up, and they are built alike."""
+    metadata = adapter.metadata
+    if not metadata.of_kind.adds_modules:
+        return
+    if metadata.kind == "routed" or not getattr(MODES.get(metadata.train), "fusable", False):
+        what = f"{name} adds modules to the network, whose sum is no function that was trained"
+        fix = "give the adapters that it was made of" if metadata.kind == "routed" else "use it as it is"
+        raise FusionError(what, got=f"mode {metadata.train}", where=_WHERE, fix=fix)
+    if (metadata.train, metadata.modules) != (first.metadata.train, first.metadata.modules):
+        fix = "fuse adapters that were trained with the same settings"
+        raise FusionError(f"the added modules of {name} are built in another way", where=_WHERE, fix=fix)
 
 
 def _refuse_expanded(expanded: str, ordinary: str) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, cast, runtime_checkable
 
+from tangora.adapters.kinds import KINDS, KindName
 from tangora.support.seams import MODES
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from tangora.progress import Progress
     from tangora.tasks import Base, Task, TaskModel
 
-__all__ = ["Bench", "Footprint", "Mode", "OnStep", "mode_of", "reporting"]
+__all__ = ["Bench", "Footprint", "Mode", "OnStep", "is_fusable", "mode_of", "reporting"]
 
 OnStep: TypeAlias = Callable[[int, int, float], None]
 """Called after each step with (step, total steps, loss)."""
@@ -99,8 +100,9 @@ class Mode(Protocol):
         default_rate: the learning rate if a recipe gives none.
         passes: the cost of a training step per row, in forward passes; a backward pass counts as two.
         joint: whether it trains several tasks in one job. If not, every job has one task.
-        kind: the kind of its adapters: ``lora`` (low-rank updates of layers, which stock peft loads) or ``full``
-            (changes of whole parameters).
+        kind: the kind of its adapters: ``lora`` (low-rank updates of layers, which stock peft loads), ``full``
+            (changes of whole parameters), ``modules`` (parameters of modules that the mode adds to the network) or
+            ``routed`` (such modules with a router between experts).
         linearize: what is replaced by its first-order expansion at φ₀, as recorded in ``tangora.json``: ``none``, each
             adapted ``module``, or the whole ``model``.
         answers: how its adapters answer: ``weights`` (the updates are added to the base's weights), ``tangent`` (the
@@ -111,6 +113,11 @@ class Mode(Protocol):
             convex problem.
         can_be_student: whether it can train ``bench.model_of``: an ordinary forward pass with LoRA layers, since
             `tangora.distill` scales their updates.
+
+    A mode may also have ``fusable``: whether fusions of its adapters make sense (`is_fusable`). It is False for a joint
+    mode with one adapter for all tasks; it must be True for adapters of kind ``modules`` that may be fused, since the
+    sum of their parameters is the sum of their functions. One that only answers, with adapters that a fusion makes, has
+    ``trains = False``.
 
     A mode promises:
 
@@ -127,7 +134,7 @@ class Mode(Protocol):
     default_rate: float
     passes: int
     joint: bool
-    kind: Literal["lora", "full"]
+    kind: KindName
     linearize: Literal["none", "module", "model"]
     answers: str
     linear_in_coefficients: bool
@@ -202,3 +209,8 @@ def mode_of(owner: Adapter | Metadata | FinetuneConfig | ModeConfig) -> Mode:
     """
     named: Any = getattr(owner, "metadata", owner)
     return cast(Mode, MODES.get(named.train))
+
+
+def is_fusable(mode: Mode) -> bool:
+    """Return whether fusions of a mode's adapters make sense; see `Mode`."""
+    return bool(getattr(mode, "fusable", not KINDS[mode.kind].adds_modules))

@@ -1,7 +1,11 @@
-"""Joint training of several tasks: models that share a backbone, and batches of one task each, in turn."""
+"""Joint training of several tasks: models that share a backbone, and batches of one task each, or of several.
+
+rows of each task ─ draws ─▶ MixedRows ─ MixedCollator ─▶ one part per task in the batch ─ Mixture ─▶ mean loss
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,25 +14,34 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from tangora.adapters.initial import seed_of
+from tangora.config.settings import SamplingSettings
+from tangora.modes.sampling import draws
 from tangora.modes.trainer import Rows
 from tangora.tasks.model import collate
 from tangora.tasks.values import Task
 
 if TYPE_CHECKING:
-    from jaxtyping import Int
-
     from tangora.tasks import Base
     from tangora.tasks.values import Batch
 
-__all__ = ["Collate", "Combine", "MixedCollator", "MixedRows", "Mixture", "one_or_mixed"]
+__all__ = ["Collate", "Combine", "MixedCollator", "MixedRows", "Mixture", "Ordered", "in_turns", "one_or_mixed"]
 
 Collate = Callable[[Sequence[Mapping[str, Any]]], "Batch"]
 Combine = Callable[[Sequence[nn.Module]], nn.Module]
+Ordered = tuple["Dataset[Any]", Callable[[Any], Any], Combine]
+"""Rows in their order, their collator, and a function that combines the tasks' models."""
 
 
 def one_or_mixed(
-    base: Base, tasks: Sequence[Task], drawn: int, batch: int, seeds: Sequence[int]
-) -> tuple[Dataset[Any], Collate, Combine]:
+    base: Base,
+    tasks: Sequence[Task],
+    drawn: int,
+    batch: int,
+    seed: int,
+    sampling: SamplingSettings | None = None,
+    combine: Combine | None = None,
+) -> Ordered:
     """Return the rows of a training in their order, their collator, and a function that combines the tasks' models.
 
     Args:
@@ -36,16 +49,33 @@ def one_or_mixed(
         tasks: their train rows are drawn.
         drawn: rows in all, a multiple of ``batch``.
         batch: rows of a batch.
-        seeds: of the order of each task's rows.
+        seed: of the order of each task's rows, and of the order of the tasks.
+        sampling: how tasks are drawn; by default in turn, a batch each.
+        combine: of several models; by default a `Mixture`.
     """
-    splits = [task.splits["train"].dataset() for task in tasks]
+    splits: list[Any] = [task.splits["train"].dataset() for task in tasks]
     collators = tuple(_of_training(collate(task, base)) for task in tasks)
-    if len(tasks) == 1:
+    seeds = [seed_of("order", seed, task.name) for task in tasks]
+    if len(tasks) == 1 and combine is None:
         return Rows(splits[0], drawn, seeds[0]), collators[0], lambda models: models[0]
-    blocks = drawn // batch
-    shares = [len(range(index, blocks, len(tasks))) * batch for index in range(len(tasks))]
-    streams = [Rows(*of_task) for of_task in zip(splits, shares, seeds, strict=True)]
-    return MixedRows(streams, batch), MixedCollator(collators), Mixture
+    chosen = sampling or SamplingSettings()
+    count = drawn if chosen.mixed else drawn // batch
+    order = draws(
+        chosen, [len(split) for split in splits], count, seed_of("tasks", seed, "+".join(t.name for t in tasks))
+    )
+    order = order if chosen.mixed else [task for task in order for _ in range(batch)]
+    shares = Counter(order)
+    streams = [Rows(split, shares[i], seeds[i]) for i, split in enumerate(splits)]
+    return MixedRows(streams, order), MixedCollator(collators), combine or Mixture
+
+
+def in_turns(count: int, batch: int, length: int) -> list[int]:
+    """Return the number of a task for each of ``length`` rows: ``batch`` of the first task, then of the second, ...
+
+    >>> in_turns(2, 2, 8)
+    [0, 0, 1, 1, 0, 0, 1, 1]
+    """
+    return [position // batch % count for position in range(length)]
 
 
 def _of_training(collator: Collate) -> Collate:
@@ -55,43 +85,63 @@ def _of_training(collator: Collate) -> Collate:
 
 
 class MixedRows(Dataset[Any]):
-    """Rows in the order of batches: ``batch`` of the first task, then of the second, ...; each has its ``task``."""
+    """Rows of several tasks in one order; each has its ``task``.
 
-    def __init__(self, streams: Sequence[Rows], batch: int) -> None:
-        self.streams, self.batch = list(streams), batch
+    Args:
+        streams: the rows of each task, in their order.
+        order: the number of a task for each row.
+    """
+
+    def __init__(self, streams: Sequence[Rows], order: Sequence[int]) -> None:
+        self.streams, self.order = list(streams), list(order)
+        seen: Counter[int] = Counter()
+        self._places = []
+        for task in self.order:
+            self._places.append(seen[task])
+            seen[task] += 1
 
     def __len__(self) -> int:
         """Return the number of rows."""
-        return sum(map(len, self.streams))
+        return len(self.order)
 
     def __getitem__(self, position: int) -> Any:
         """Return the row at a position of the order."""
-        block, place = divmod(position, self.batch)
-        turn, task = divmod(block, len(self.streams))
-        return {**self.streams[task][turn * self.batch + place], "task": task}
+        task = self.order[position]
+        return {**self.streams[task][self._places[position]], "task": task}
 
 
 @dataclass(frozen=True)
 class MixedCollator:
-    """Collates rows of one task; picklable, for data loader processes."""
+    """Collates rows of several tasks, each task's by itself; picklable, for data loader processes."""
 
     collators: tuple[Collate, ...]
 
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
-        """Return the batch of rows of one task, with the task's number."""
-        task = rows[0]["task"]
-        bare = [{name: value for name, value in row.items() if name != "task"} for row in rows]
-        return {**self.collators[task](bare), "task": torch.full((len(rows),), task)}
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Batch]]:
+        """Return ``parts``: a batch for each task that has rows, with its number in ``task``, in the tasks' order."""
+        parts = []
+        for task in sorted({row["task"] for row in rows}):
+            bare = [{n: value for n, value in row.items() if n != "task"} for row in rows if row["task"] == task]
+            parts.append({**self.collators[task](bare), "task": torch.full((len(bare),), task)})
+        return {"parts": parts}
 
 
 class Mixture(nn.Module):
-    """Models of several tasks that share a backbone; each batch goes to the model of its task."""
+    """Models of several tasks that share a backbone; each part of a batch goes to the model of its task."""
 
     def __init__(self, models: Sequence[nn.Module]) -> None:
         super().__init__()
         self.models = nn.ModuleList(models)
 
-    def forward(self, task: Int[Tensor, " batch"], **inputs: Tensor) -> dict[str, Tensor]:
-        """Return ``logits`` and ``loss``, as `TaskModel` does."""
-        answer: dict[str, Tensor] = self.models[int(task[0])](**inputs)
-        return answer
+    def forward(self, parts: Sequence[Batch]) -> dict[str, Tensor]:
+        """Return the mean ``loss`` over the rows of all parts."""
+        rows, losses = [], []
+        for part in parts:
+            task = part["task"]
+            inputs = {name: value for name, value in part.items() if name != "task"}
+            losses.append(self.models[int(task[0])](**inputs)["loss"])
+            rows.append(len(task))
+        return {"loss": self.combined(torch.stack(losses), torch.tensor(rows, device=losses[0].device))}
+
+    def combined(self, losses: Tensor, rows: Tensor) -> Tensor:
+        """Return one loss from the mean loss of each part, and its number of rows."""
+        return losses[0] if len(losses) == 1 else (losses * rows).sum() / rows.sum()

@@ -22,9 +22,8 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from tangora.adapters.heads import HeadRecord
-from tangora.adapters.initial import seed_of
 from tangora.errors import ModelError
-from tangora.modes.mixture import Collate, Combine, one_or_mixed
+from tangora.modes.mixture import Combine, Ordered, one_or_mixed
 from tangora.modes.preparation import as_before, checkpoint_gradients, frozen_statistics
 from tangora.modes.stage import stage_key
 from tangora.modes.trackers import trackers
@@ -38,7 +37,6 @@ from tangora.tasks.model import TaskModel, predict
 from tangora.tasks.values import Task
 
 if TYPE_CHECKING:
-    from torch.utils.data import Dataset
     from transformers import TrainingArguments
 
     from tangora.config.settings import FinetuneConfig
@@ -99,25 +97,26 @@ class Session:
     callbacks: tuple[TrainerCallback, ...]
     started: float
 
-    def fit(self, model_of: ModelOf) -> None:
+    def fit(self, model_of: ModelOf, combine: Combine | None = None) -> None:
         """Train all parameters that require gradients, and leave the best or last weights in place.
 
         Args:
             model_of: task -> the model to train; a new one on the same weights with every call. Models of several
-                tasks share a backbone; each batch is of one task, and the tasks take turns.
+                tasks share a backbone.
+            combine: makes one model of those of several tasks, such as a subclass of
+                `tangora.modes.mixture.Mixture`. Batches are drawn by the mode's ``sampling``, if it has this key.
 
         Raises:
             ModelError: a loss or a weight is not finite.
         """
         model_of, readouts = _one_readout_a_task(self.bench.model_of or model_of)
         validated = all("validation" in task.splits for task in self.tasks)
-        seeds = [seed_of("order", self.config.seed, task.name) for task in self.tasks]
-        batch = self.config.training.batch_size
+        batch, sampling = self.config.training.batch_size, getattr(self.config.settings, "sampling", None)
         models = [model_of(task) for task in self.tasks]
         for model in models:
             model.losses_only = True
         self.run(
-            lambda drawn: one_or_mixed(self.bench.base, self.tasks, drawn, batch, seeds),
+            lambda drawn: one_or_mixed(self.bench.base, self.tasks, drawn, batch, self.config.seed, sampling, combine),
             models,
             _validation(model_of, self.tasks) if validated else None,
             higher_is_better=_direction(self.tasks) == 1,
@@ -132,7 +131,7 @@ class Session:
 
     def run(
         self,
-        ordered: Callable[[int], tuple[Dataset[Any], Collate, Combine]],
+        ordered: Callable[[int], Ordered],
         models: Sequence[nn.Module],
         validate: Callable[[], tuple[float, float]] | None,
         *,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from tangora.adapters.initial import seed_of
-from tangora.modes.mixture import MixedCollator, MixedRows, Mixture
+from tangora.modes.mixture import MixedCollator, MixedRows, Mixture, in_turns
 from tangora.modes.trainer import Rows
 from tangora.polishing.lessons import Lesson, with_features
 from tangora.polishing.objectives import (
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
     from tangora.config.polish import PolishSettings
-    from tangora.modes.mixture import Collate, Combine
+    from tangora.modes.mixture import Collate, Ordered
     from tangora.polishing.lessons import Answers
     from tangora.tasks import Base
     from tangora.tasks.model import TaskModel
@@ -115,16 +115,15 @@ class _NumberedCollator:
         return {**self.collator(bare), "row": torch.tensor([row["row"] for row in rows])}
 
 
-def in_turn(
-    lessons: Sequence[Lesson], collators: Sequence[Collate], batch: int, seed: int
-) -> Callable[[int], tuple[Dataset[Any], Collate, Combine]]:
+def in_turn(lessons: Sequence[Lesson], collators: Sequence[Collate], batch: int, seed: int) -> Callable[[int], Ordered]:
     """Return the rows of a training in their order, for `tangora.modes.session.Session.run`."""
     numbered = tuple(_NumberedCollator(collator) for collator in collators)
 
-    def ordered(drawn: int) -> tuple[Dataset[Any], Collate, Combine]:
+    def ordered(drawn: int) -> Ordered:
         share = -(-drawn // batch // len(lessons)) * batch
         streams = [Rows(_NumberedRows(lesson), share, seed_of("polish", seed, lesson.task.name)) for lesson in lessons]
-        return MixedRows(streams, batch), MixedCollator(numbered), Mixture
+        order = in_turns(len(lessons), batch, share * len(lessons))
+        return MixedRows(streams, order), MixedCollator(numbered), Mixture
 
     return ordered
 

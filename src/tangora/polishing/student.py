@@ -74,6 +74,9 @@ def start_of(adapter: Adapter, backbone: nn.Module, rank: int | None) -> Start:
 def _of_layers(adapter: Adapter, backbone: nn.Module) -> tuple[dict[str, Update], tuple[str, ...]]:
     """Return site -> update of a layer, and the parameters that are none."""
     modules = dict(backbone.named_modules())
+    if adapter.metadata.of_kind.adds_modules:
+        fix = "start from a fusion of low-rank adapters"
+        raise ModelError("a polish cannot start from added modules", got=adapter.metadata.kind, where="start", fix=fix)
     if adapter.metadata.of_kind.by_parameter:
         layers = {f"{name}.weight": name for name, module in modules.items() if isinstance(module, nn.Linear)}
     else:

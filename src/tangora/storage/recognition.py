@@ -23,7 +23,10 @@ __all__ = [
 
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 _ADAPTER_CONFIG = "adapter_config.json"
-_ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin", "delta.safetensors")
+_ADAPTER_WEIGHTS = (
+    *("adapter_model.safetensors", "adapter_model.bin"),
+    *("delta.safetensors", "modules.safetensors", "routed.safetensors"),
+)
 _PICKLES = re.compile(r"(pytorch_model|model|consolidated)[^/]*\.(bin|bin\.index\.json|pt|pth|ckpt)")
 _DISTRIBUTED = re.compile(r"global_step\d+|zero_to_fp32\.py|pytorch_model_fsdp_\d+|.*\.distcp")
 _OTHERS = re.compile(r".*\.(safetensors|gguf|h5|msgpack|onnx|ot)|.*\.ckpt(\.index)?")

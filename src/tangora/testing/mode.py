@@ -88,7 +88,7 @@ def _registered(mode: Mode) -> Iterator[None]:
 
 
 def _config(mode: Mode, settings: dict[str, Any]) -> FinetuneConfig:
-    rate = 2e-2 if KINDS[mode.kind].has_factors else 1e-3
+    rate = 1e-3 if mode.kind == "full" else 2e-2
     training = {"steps": 3, "batch_size": 4, "learning_rate": rate, "checkpoint_every": None}
     common: dict[str, Any] = {"lora": {"r": 2, "target_modules": ["query", "value"]}, "training": training}
     taken = {key: value for key, value in common.items() if key in mode.settings.model_fields}

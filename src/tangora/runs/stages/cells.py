@@ -9,7 +9,7 @@ from tangora.adapters.kinds import KINDS
 from tangora.config.fusion import FusionEntry
 from tangora.config.recipe import Recipe
 from tangora.fusion.contract import space_of
-from tangora.modes.contract import mode_of
+from tangora.modes.contract import is_fusable, mode_of
 from tangora.runs.subsets import choose_subsets
 
 __all__ = ["Cell", "cells"]
@@ -32,11 +32,16 @@ class Cell:
 
 
 def cells(recipe: Recipe) -> Iterator[Cell]:
-    """Return every (mode, space, subset, entry) of a recipe; modes without factors skip spaces of factors."""
+    """Return every (mode, space, subset, entry) of a recipe.
+
+    Modes without factors skip spaces of factors; modes that leave nothing to fuse are left out.
+    """
     subsets = choose_subsets([t.name for t in recipe.tasks], recipe.fusion.subsets, recipe.seed)
     mentioned = dict.fromkeys(space for entry in recipe.fusion.methods for space in entry.spaces)
     spaces = sorted(mentioned, key=lambda space: space != "delta")
     for mode, settings in recipe.modes.items():
+        if not is_fusable(mode_of(settings)):
+            continue
         for space in spaces:
             if space_of(space).needs_factors and not KINDS[mode_of(settings).kind].has_factors:
                 continue

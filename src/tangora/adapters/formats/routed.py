@@ -1,0 +1,18 @@
+"""The format `routed`: low-rank experts and the routers between them, in ``routed.safetensors``, in float32."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tangora.adapters.formats._tensors import TensorsFormat
+
+__all__ = ["FORMAT"]
+
+
+class _RoutedFormat(TensorsFormat):
+    name: Final = "routed"
+    kind: Final = "routed"
+    file: Final = "routed.safetensors"
+
+
+FORMAT = _RoutedFormat()
