@@ -34,7 +34,7 @@ def recipe(site, tiny_bert, text_data, tmp_path_factory):
         "tasks": tasks,
         "lora": {"r": 2},
         "training": {"steps": 4, "batch_size": 4},
-        "modes": {"lora": {}, "together": {"train": "joint-lora"}},
+        "modes": {"lora": {}, "together": {"train": "shared-lora"}},
         "fusion": {"methods": [{"method": "average"}, {"method": "task_arithmetic", "weights": [0.5, 1.0]}]},
         "evaluation": {"bootstrap": 100},
     }
@@ -44,7 +44,7 @@ def recipe(site, tiny_bert, text_data, tmp_path_factory):
 
 
 def test_it_keeps_the_promises(site):
-    check_mode(MODES.get("joint-lora"))
+    check_mode(MODES.get("shared-lora"))
 
 
 def test_it_trains_once_and_stands_in_the_tables_and_the_report(recipe, tmp_path):
@@ -53,7 +53,7 @@ def test_it_trains_once_and_stands_in_the_tables_and_the_report(recipe, tmp_path
     adapters = [load(folder) for folder in folders.values()]
     assert len({adapter.fingerprint for adapter in adapters}) == 1
     assert len({adapter.metadata.stage for adapter in adapters}) == 1
-    assert {adapter.metadata.train for adapter in adapters} == {"joint-lora"}
+    assert {adapter.metadata.train for adapter in adapters} == {"shared-lora"}
     with (out / "scores.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["mode"] == "together"]
     tested = {(r["method"], r["task"]): r["score"] for r in rows if r["split"] == "test"}
@@ -61,7 +61,7 @@ def test_it_trains_once_and_stands_in_the_tables_and_the_report(recipe, tmp_path
         assert tested["average", task] == tested["expert", task], "the average of equal adapters is the adapter"
     assert "together" in (out / "report.html").read_text()
     fused = json.loads((out / "fused" / "together" / "average" / "tangora.json").read_text())
-    assert fused["train"] == "joint-lora"
+    assert fused["train"] == "shared-lora"
     before = {task: (folder / "training.json").stat().st_mtime_ns for task, folder in folders.items()}
     run(load_recipe(recipe), out)
     assert {task: (folder / "training.json").stat().st_mtime_ns for task, folder in folders.items()} == before
@@ -69,6 +69,6 @@ def test_it_trains_once_and_stands_in_the_tables_and_the_report(recipe, tmp_path
 
 def test_a_mode_that_is_not_installed_is_named(recipe):
     path = recipe.with_name("typo.yaml")
-    path.write_text(recipe.read_text().replace("joint-lora", "joint-loro"))
-    with pytest.raises(RecipeError, match=r"no such mode.*joint-loro.*joint-lora"):
+    path.write_text(recipe.read_text().replace("shared-lora", "shared-loro"))
+    with pytest.raises(RecipeError, match=r"no such mode.*shared-loro.*shared-lora"):
         load_recipe(path)

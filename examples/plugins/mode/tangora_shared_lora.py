@@ -10,6 +10,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from tangora.adapters.adapter import Adapter
+from tangora.adapters.kinds import KindName
 from tangora.config.settings import AdapterSettings, FinetuneConfig
 from tangora.errors import ModelError
 from tangora.modes.answers import by_weights
@@ -25,12 +26,12 @@ from tangora.tasks.values import Task
 class JointLora:
     """Every task gets the same adapter; batches of the tasks take turns."""
 
-    name = "joint-lora"
+    name = "shared-lora"
     settings = AdapterSettings
     default_rate = 1e-3
     passes = 3
     joint = True
-    kind: Literal["lora", "full"] = "lora"
+    kind: KindName = "lora"
     linearize: Literal["none", "module", "model"] = "none"
     answers = "weights"
     linear_in_coefficients = False
