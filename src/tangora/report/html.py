@@ -81,6 +81,7 @@ def page(summary: Summary, drawings: list[Drawing]) -> str:
         by_size=tables.by_size(summary) if summary.fused else None,
         training=tables.training(summary) if run.training else None,
         polish=tables.polish(summary),
+        ways=tables.ways_table(summary),
         both_ways=tables.both_ways(summary),
         analyses=tables.analyses(summary) if run.analyses.modes else None,
         rows=all_rows if len(all_rows.rows) <= tables.MOST_ROWS else None,

@@ -11,6 +11,7 @@ from typing import Any
 from tangora.evaluation.tables import Row
 from tangora.report.headline import kept_text, percent, score_text
 from tangora.report.summary import Key, Mean, Summary, mean_score, method_name, mode_name
+from tangora.report.ways import reference, ways
 from tangora.report.wide import Column, Wide
 from tangora.support.json_text import parse_json
 from tangora.support.shown import decimal
@@ -29,6 +30,7 @@ __all__ = [
     "terminal_analyses",
     "terminal_tables",
     "training",
+    "ways_table",
 ]
 
 MOST_ROWS = 3000  # longer tables are slow on phones
@@ -168,6 +170,30 @@ def both_ways(summary: Summary) -> PageTable | None:
     caption = "Adapters of an expansion in the ordinary network with their weights, which is another function"
     columns = ["mode", "adapter", "ordinary network", "rows", "in the expansion", "in the ordinary network", *tasks]
     return PageTable(caption, columns, rows, text_columns=4)
+
+
+def ways_table(summary: Summary) -> PageTable | None:
+    """Return the table of the ways to one model; None if the run compares none with another."""
+    rows = []
+    for way in ways(summary):
+        numbers = [_rounded(way.trainable), _rounded(way.stored), _minutes(way.seconds)]
+        kept = "–" if way.kept is None else percent(way.kept)
+        rows.append([way.name, way.group, way.data, way.added, _or_dash(way.score), kept, *numbers])
+    if not rows:
+        return None
+    mode = reference(summary)
+    of = f"kept of {mode_name(mode)} experts" if mode is not None else "kept"
+    columns = ["way", "kind", "data needed", "for one more task", "mean score", of, "trained per task"]
+    caption = "Ways to one model: what each scores, stores and needs; fused and routed ones besides their experts"
+    return PageTable(caption, [*columns, "stored per task", "minutes of training"], rows, text_columns=4)
+
+
+def _rounded(count: float | None) -> str:
+    return "–" if count is None else f"{round(count):,}"
+
+
+def _minutes(seconds: float | None) -> str:
+    return "–" if seconds is None else f"{seconds / 60:.1f}"
 
 
 def _pair(scores: tuple[float, float] | None) -> str:

@@ -112,14 +112,20 @@ def _settings(text: float, salt: str) -> dict[str, Any]:
 
 
 def panels(
-    layout: Layout, count: int, *, height: float, columns: int | None = None, share_y: bool = True
+    layout: Layout,
+    count: int,
+    *,
+    height: float,
+    columns: int | None = None,
+    share_x: bool = True,
+    share_y: bool = True,
 ) -> tuple[Figure, list[Axes]]:
-    """Return a figure with ``count`` panels of ``height`` pixels that share both axes, or only the lower one."""
+    """Return a figure with ``count`` panels of ``height`` pixels that share both axes, or one of them, or none."""
     across = min(columns or layout.columns, count)
     rows = -(-count // across)
     size = (layout.width / 72, (rows * height + 40) / 72)
     figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06))
-    grid = figure.subplots(rows, across, sharex=True, sharey=share_y, squeeze=False)
+    grid = figure.subplots(rows, across, sharex=share_x, sharey=share_y, squeeze=False)
     axes = list(grid.flat)
     for spare in axes[count:]:
         spare.set_axis_off()

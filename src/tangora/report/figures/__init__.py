@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from tangora.report.figures import bars, coefficient, linearity, planes, polish, scaling, similarity, training
+from tangora.report.figures import bars, coefficient, linearity, planes, polish, scaling, similarity, training, ways
 from tangora.report.summary import Summary
 from tangora.report.theme import Layout
 
@@ -97,6 +97,17 @@ PLOTS = (
         "out, by optimizer step; 0 is the fusion that it started from, the dotted line the weights that were kept.",
         polish.draw,
         polish.absent,
+        extra=True,
+    ),
+    Plot(
+        "ways",
+        "Fuse, route or train jointly",
+        "Each way to one model of these tasks: mean test score against the numbers that its files hold per task, and "
+        "against the data that it needs: beyond the experts for fused and routed adapters. Colours are separate, "
+        "fused, routed and jointly trained adapters. If the metrics have no common scale, it is the mean share of the "
+        "experts' scores.",
+        ways.draw,
+        ways.absent,
         extra=True,
     ),
     Plot(

@@ -1,0 +1,235 @@
+"""The ways to one model of several tasks, side by side: separate, fused, routed and jointly trained adapters.
+
+Only a run that compares them has this section: one with a joint mode, or with a routed fusion. Scores come from
+``scores.csv``; sizes from the headers of the adapters' files; costs from each ``training.json``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal, TypeAlias
+
+from tangora.errors import FileError
+from tangora.evaluation.results import kept
+from tangora.evaluation.tables import Row
+from tangora.report.summary import Key, Summary, mean_score, method_name, mode_name
+from tangora.storage.header import read_header
+from tangora.support.files import read_json
+from tangora.support.seams import MODES, SEARCHES
+
+__all__ = ["DATA", "GROUPS", "Way", "reference", "ways"]
+
+Group: TypeAlias = Literal["separate", "fused", "routed", "joint"]
+GROUPS: tuple[Group, ...] = ("separate", "fused", "routed", "joint")
+
+DATA = ("labels, task by task", "nothing more", "rows without labels", "a few labels", "labels of all tasks at once")
+"""What a way needs: the first is what experts are trained on, the next three what a fusion needs besides them."""
+
+_WEIGHTS = ("adapter_model", "delta", "modules", "routed")
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to a model of several tasks, on the largest subset.
+
+    Attributes:
+        name: of the mode, or of mode and method.
+        group: of `GROUPS`.
+        score: mean over the tasks; None if their metrics have no common scale.
+        kept: mean over the tasks of the share of the reference's experts; None if an expert has no share.
+        trainable: numbers that are trained, per task; None if nothing is recorded.
+        stored: numbers in the files, per task.
+        seconds: of training, of all tasks together; None if nothing is recorded.
+        data: what it needs, of `DATA`.
+        added: what has to be done for one more task.
+    """
+
+    name: str
+    group: Group
+    score: float | None
+    kept: float | None
+    trainable: float | None
+    stored: float | None
+    seconds: float | None
+    data: str
+    added: str
+
+
+@dataclass(frozen=True)
+class _Cost:
+    """Numbers that are trained and stored for all tasks, and the time of it."""
+
+    trainable: float | None
+    stored: float | None
+    seconds: float | None
+
+
+def reference(summary: Summary) -> str | None:
+    """Return the mode whose experts every way is compared with: the first that trains a task at a time."""
+    return next((mode for mode in summary.run.modes if not _of_mode(summary, mode).joint), None)
+
+
+def ways(summary: Summary) -> list[Way]:
+    """Return the ways of a run, separate adapters first; none if it compares none with another."""
+    entries = _entries(summary.run.recipe)
+    routed = {label for label, entry in entries.items() if entry.get("route")}
+    modes = {mode: _of_mode(summary, mode) for mode in summary.run.modes}
+    if not routed and not any(mode.joint for mode in modes.values()):
+        return []
+    tasks = summary.largest.split("+") if summary.largest else summary.run.tasks
+    found = [_trained(summary, name, mode, tasks) for name, mode in modes.items()]
+    for key in summary.at_largest():
+        if not key.oracle:
+            found.append(_fused(summary, key, entries.get(key.method, {}), tasks))
+    return sorted(found, key=lambda way: GROUPS.index(way.group))
+
+
+@dataclass(frozen=True)
+class _Mode:
+    joint: bool
+    extends: bool
+
+
+def _of_mode(summary: Summary, name: str) -> _Mode:
+    """Return what a registered mode says of itself; of one that is not installed here, nothing is known."""
+    settings = (summary.run.recipe.get("modes") or {}).get(name)
+    train = settings.get("train", "lora") if isinstance(settings, Mapping) else "lora"
+    mode = MODES.get(train) if train in MODES else None
+    return _Mode(bool(getattr(mode, "joint", False)), bool(getattr(mode, "extends", False)))
+
+
+def _entries(recipe: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return the name of a fusion in ``scores.csv`` -> its entry in the resolved recipe."""
+    fusion = recipe.get("fusion")
+    listed = fusion.get("methods") if isinstance(fusion, Mapping) else None
+    found: dict[str, Mapping[str, Any]] = {}
+    for entry in listed if isinstance(listed, list) else ():
+        if isinstance(entry, Mapping):
+            found.setdefault(_label(entry), entry)
+    return found
+
+
+def _label(entry: Mapping[str, Any]) -> str:
+    """Return the label of an entry, as `tangora.config.fusion.FusionEntry` forms it."""
+    if entry.get("name"):
+        return str(entry["name"])
+    search, route = entry.get("search"), entry.get("route")
+    if isinstance(route, Mapping):
+        return str(route.get("name"))
+    chosen = str(search.get("name") if isinstance(search, Mapping) else entry.get("method"))
+    chosen += "-site" if isinstance(search, Mapping) and search.get("per") == "site" else ""
+    return f"{chosen}-polished" if entry.get("polish") else chosen
+
+
+def _trained(summary: Summary, name: str, mode: _Mode, tasks: list[str]) -> Way:
+    rows = summary.experts(name, tasks)
+    folders = [summary.run.path / "adapters" / name / task for task in tasks]
+    if not mode.joint:
+        return _way(summary, mode_name(name), "separate", rows, _cost(folders), DATA[0], "train its adapter")
+    added = "train it alone, from the others" if mode.extends else "train all tasks again"
+    return _way(summary, mode_name(name), "joint", rows, _cost(folders, shared=True), DATA[4], added)
+
+
+def _fused(summary: Summary, key: Key, entry: Mapping[str, Any], tasks: list[str]) -> Way:
+    rows = summary.fused_scores(key, summary.largest or "")
+    group: Group = "routed" if entry.get("route") else "fused"
+    experts = _cost([summary.run.path / "adapters" / key.mode / task for task in tasks])
+    space = f"-{key.space}" if key.space != "delta" else ""
+    stored = _cost([summary.run.path / "fused" / key.mode / f"{key.method}{space}"]).stored
+    data = _needed(entry)
+    again = {"fused": "fuse again", "routed": "route again"}[group]
+    again = f"{again} and polish" if entry.get("polish") else again
+    name = f"{mode_name(key.mode)}, {method_name(key.method, key.space)}"
+    cost = _Cost(experts.trainable, stored, experts.seconds)
+    return _way(summary, name, group, rows, cost, data, f"train its adapter, {again}")
+
+
+def _way(summary: Summary, name: str, group: Group, rows: Mapping[str, Row], cost: _Cost, data: str, added: str) -> Way:
+    count = max(1, len(rows))
+    score = mean_score(dict(rows)) if summary.direction else None
+    per_task = [None if total is None else total / count for total in (cost.trainable, cost.stored)]
+    return Way(name, group, score, _kept(summary, rows), per_task[0], per_task[1], cost.seconds, data, added)
+
+
+def _kept(summary: Summary, rows: Mapping[str, Row]) -> float | None:
+    """Return the mean share of the reference's experts."""
+    mode = reference(summary)
+    experts = summary.experts(mode, rows) if mode is not None else {}
+    shares = [_share(row, experts.get(task)) for task, row in rows.items()]
+    return fmean(share for share in shares if share is not None) if shares and None not in shares else None
+
+
+def _share(row: Row, expert: Row | None) -> float | None:
+    from tangora.tasks.metrics import direction  # deferred: metrics import their packages
+
+    if expert is None:
+        return None
+    share = kept(row.score, expert.score, higher_is_better=direction([row.metric]) > 0)
+    return share if share == share else None
+
+
+def _needed(entry: Mapping[str, Any]) -> str:
+    """Return what an entry of the recipe needs besides the experts."""
+    search, route, polish = entry.get("search"), entry.get("route"), entry.get("polish")
+    grid = any(isinstance(v, list) and len(v) > 1 for v in _lists(entry))
+    labelled = grid and not isinstance(search, Mapping)
+    if isinstance(search, Mapping):
+        name = str(search.get("name"))
+        labelled = bool(getattr(SEARCHES.get(name), "labelled", True)) if name in SEARCHES else True
+    routed = route if isinstance(route, Mapping) else {}
+    if labelled or routed.get("objective") == "labels":
+        return DATA[3]
+    return DATA[2] if polish or search or routed.get("objective") else DATA[1]
+
+
+def _lists(entry: Mapping[str, Any]) -> Iterator[Any]:
+    yield entry.get("weights")
+    yield from (entry.get("parameters") or {}).values()
+
+
+def _cost(folders: Sequence[Path], *, shared: bool = False) -> _Cost:
+    """Return the cost of the adapters in some folders.
+
+    Args:
+        folders: one for each task.
+        shared: whether one training made all of them: each has its record, and equal weights count once.
+    """
+    records = [record for folder in folders if (record := _record(folder))]
+    records = records[:1] if shared else records
+    prints = {_digest(folder) if shared else str(folder): folder for folder in folders}
+    stored = [numbers for folder in prints.values() if (numbers := _numbers(folder)) is not None]
+    trainable, seconds = (
+        [float(r[name]) for r in records if r.get(name) is not None] for name in ("trainable", "seconds")
+    )
+    return _Cost(sum(trainable) or None, sum(stored) or None, sum(seconds) or None)
+
+
+def _record(folder: Path) -> Mapping[str, Any]:
+    path = folder / "training.json"
+    return read_json(path) if path.is_file() else {}
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return the weights of an adapter, without its heads."""
+    return sorted(path for name in _WEIGHTS for path in folder.glob(f"{name}.safetensors"))
+
+
+def _digest(folder: Path) -> str:
+    """Return a digest of an adapter's weights, which adapters of one joint training may share."""
+    digest = hashlib.sha256()
+    for path in _files(folder):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _numbers(folder: Path) -> float | None:
+    """Return how many numbers an adapter's files contain, heads included; None if they cannot be read."""
+    files = [*_files(folder), *sorted((folder / "heads").glob("*.safetensors"))]
+    try:
+        return float(sum(one.entries for path in files for one in read_header(path).values())) or None
+    except FileError:
+        return None
