@@ -18,7 +18,7 @@ FIRST = [
 ]  # fmt: skip
 LATER = [
     "Base", "Dense", "FinetuneConfig", "LowRank", "Task", "analyze", "evaluate", "fusion_method", "load_base",
-    "load_task", "polish", "predict", "predictor", "search",
+    "load_task", "polish", "predict", "predictor", "route", "search",
 ]  # fmt: skip
 PACKAGES = ["analysis", "coefficients", "methods", "tasks", "testing"]
 

@@ -19,7 +19,7 @@ LAYERS = (
     ("cli",),
     ("runs",),
     ("report",),
-    ("coefficients", "analysis", "inspection", "polishing"),
+    ("coefficients", "analysis", "inspection", "polishing", "routing"),
     ("evaluation",),
     ("modes",),
     ("tangent", "modular"),

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from tangora.modes.distillation import distill
     from tangora.modes.loading import load_model
     from tangora.polishing.polish import polish
+    from tangora.routing.route import route
     from tangora.tangent import TangentModel
     from tangora.tangent.linearization import linearize
     from tangora.tasks.base import Base
@@ -72,6 +73,7 @@ __all__ = [
     "polish",
     "predict",
     "predictor",
+    "route",
     "run",
     "search",
     "tasks",
@@ -107,6 +109,7 @@ _HOME = {
     "polish": "polishing.polish",
     "predict": "api.predicting",
     "predictor": "evaluation.predictor",
+    "route": "routing.route",
     "run": "api.running",
     "search": "coefficients.searching",
 }

@@ -125,10 +125,11 @@ def test_fuse_passes_parameters_on(tangora, pair, tmp_path):
 
 def test_methods_lists_the_registry(tangora):
     import tangora as package
+    from tangora.support.seams import ROUTERS
 
     code, out, _ = tangora("methods")
     assert code == 0
-    for name in package.methods():
+    for name in (*package.methods(), *ROUTERS):
         assert name in out
 
 

@@ -181,8 +181,10 @@ def test_the_analyses_are_those_that_there_are():
 def test_every_method_is_completed():
     from tangora.cli import completion
     from tangora.methods import methods
+    from tangora.support.seams import ROUTERS
 
     assert completion.methods("") == sorted(methods())
+    assert completion.fusions("") == sorted([*methods(), *ROUTERS])
 
 
 def test_values_of_keys_are_completed():

@@ -15,6 +15,7 @@ import toys
 from folders import save
 from tangora.cli import app
 from tangora.cli.commands import command
+from tangora.support.seams import ROUTERS
 
 TASKS = ("one", "two")
 
@@ -132,8 +133,9 @@ def test_what_looks_things_up():
     import tangora
 
     methods = document("methods")
-    assert list(methods) == list(tangora.methods())
+    assert list(methods) == [*tangora.methods(), *ROUTERS]
     assert methods["ties"]["parameters"] == {"density": 0.2}
+    assert methods["smile"]["parameters"] == {"top_k": 1, "gate_rank": 4, "rank": None}
     plugins = document("plugins")
     assert plugins["methods"]["ties"] == "tangora.methods.ties"
     assert plugins["metrics"]["macro_f1"] == "tangora.tasks.metrics.macro_f1"

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -143,12 +144,14 @@ class Adapter:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Sha-256 (hex) of the sites and their updates, as they are factored, and of the parameters saved whole."""
+        """Sha-256 (hex) of the updates, as they are factored, of parameters saved whole and of settings of modules."""
         total = hashlib.sha256()
         for site in sorted(self.updates):
             total.update(joined(site, self.updates[site].digest()).encode())
         for name, value in sorted(self.whole.items()):
             total.update(joined("whole", name, tuple(value.shape), tensor_digest(value)).encode())
+        if self.metadata.modules is not None:  # the same tensors are another function with other settings
+            total.update(joined("modules", json.dumps(self.metadata.modules, sort_keys=True)).encode())
         return total.hexdigest()
 
     def with_scores(self, scores: Mapping[str, float], *, split: str, **about: Any) -> Adapter:

@@ -51,7 +51,9 @@ def render(adapter: Adapter) -> str:
     'base_model: google/flan-t5-base'
     """
     metadata = adapter.metadata
-    made = _fused(metadata.fused) if metadata.fused else _trained(adapter)
+    made = _trained(adapter)
+    if metadata.fused is not None:
+        made = _routed(metadata.fused) if metadata.kind == "routed" else _fused(metadata.fused)
     sections = [_front_matter(metadata), _title(metadata), _warning(metadata), _used(adapter), loading(adapter)]
     sections += [made, _polished(metadata.polished), _scores(metadata), _verified(metadata.verified)]
     sections.append(_provenance(adapter))
@@ -82,7 +84,7 @@ def _title(metadata: Metadata) -> str:
         title = metadata.task or "An adapter"
     base = f" of {as_code(metadata.base.model)}" if metadata.base.model else ""
     revision = f", revision {as_code(metadata.base.revision)}" if metadata.base.revision else ""
-    made = "fused" if metadata.fused else "made"
+    made = "fused" if metadata.fused and metadata.kind != "routed" else "made"
     kind = metadata.of_kind.title if metadata.base.adapted is None else "A DoRA adapter"
     return f"# {as_text(title)}\n\n{kind}{base}{revision}, {made} with Tangora {metadata.tangora}."
 
@@ -144,6 +146,17 @@ def _fused(fused: FusedInfo) -> str:
     note = "\n\nThe weight of every site is in `tangora.json`." if per_site else ""
     table = as_table(("parent", "task", "weight", "fingerprint"), parents)
     return f"## How it was fused\n\n{as_table(('', ''), rows)}\n\n{table}{note}"
+
+
+def _routed(fused: FusedInfo) -> str:
+    rows = [("router", as_code(fused.method))]
+    rows += [(name, as_code(json.dumps(value))) for name, value in fused.parameters.items() if value is not None]
+    if fused.selection:
+        rows.append(("selection", ", ".join(f"{k} {as_text(str(v))}" for k, v in fused.selection.items())))
+    experts = [(as_text(p.name), as_text(p.task or "–"), as_code(p.fingerprint[:16])) for p in fused.parents]
+    text = "Every token, or every sample, chooses among the experts, which are what they were."
+    tables = [as_table(("", ""), rows), as_table(("expert", "task", "fingerprint"), experts)]
+    return "\n\n".join(["## How it is routed", text, *tables])
 
 
 def _polished(info: PolishedInfo | None) -> str:

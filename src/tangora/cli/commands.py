@@ -48,9 +48,10 @@ LISTED = {
     "Look up": {
         "inspect": "Describe adapters and checkpoints, and whether they can be fused, in which spaces and by which "
         "methods.",
-        "methods": "List the fusion methods: what each does, its parameters and default weight, and its paper.",
-        "plugins": "List methods, families, metrics, modes, formats, spaces, searches and executors, and where each is "
-        "from.",
+        "methods": "List the fusion methods: what each does, its parameters and default weight, and its paper; and the "
+        "routers.",
+        "plugins": "List methods, families, metrics, modes, formats, spaces, searches, routers and executors, and where "
+        "each is from.",
     },
 }
 """The commands by panel of the help, each with the first paragraph of its own help; its file has its name."""

@@ -23,6 +23,7 @@ __all__ = [
     "KINDS",
     "analyses",
     "executors",
+    "fusions",
     "heads",
     "kinds",
     "methods",
@@ -38,7 +39,7 @@ __all__ = [
 ]
 
 _SPLITS = ("train", "validation", "test")
-KINDS = ("methods", "families", "metrics", "modes", "formats", "spaces", "searches", "executors")
+KINDS = ("methods", "families", "metrics", "modes", "formats", "spaces", "searches", "routers", "executors")
 """The kinds that `tangora plugins` lists: fusion methods, and the registries of `tangora.support.seams`."""
 ANALYSES = ("signs", "angles", "planes", "linearity")
 """The analyses of `tangora analyze`."""
@@ -63,6 +64,11 @@ def methods(incomplete: str) -> list[str]:
     ours = [name for text in texts for name in re.findall(r'^@fusion_method\(\s*"(\w+)"', text, re.MULTILINE)]
     others = [entry.name for entry in metadata.entry_points(group="tangora.methods")]
     return _starting(sorted({*ours, *others}), incomplete)
+
+
+def fusions(incomplete: str) -> list[str]:
+    """Fusion methods and routers, which ``tangora fuse`` and recipes name in the same place."""
+    return sorted([*methods(incomplete), *_starting(_registry("ROUTERS"), incomplete)])
 
 
 def modes(incomplete: str) -> list[str]:
@@ -151,7 +157,7 @@ def settings(incomplete: str) -> list[str]:
     last = key.rpartition(".")[2]
     if not equals:
         return []
-    known = methods("") if last == "method" else named.get(last, ())
+    known = fusions("") if last == "method" else named.get(last, ())
     return [f"{key}={name}" for name in _starting(known, value)]
 
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tangora.cli import completion
 from tangora.cli.command import Command
 from tangora.cli.fusing import ADAPTERS, CHECKS, BaseFolder, FusionOptions
 from tangora.cli.merge import (
     AllowMissing,
     Device,
-    DryRun,
     MergeOptions,
     ShardSize,
     Threads,
@@ -22,6 +22,7 @@ from tangora.cli.merge import (
     merge_models,
 )
 from tangora.cli.output import Output
+from tangora.cli.routing import is_router, route_adapters
 from tangora.cli.weights import weights_line
 from tangora.errors import ArgumentError
 
@@ -40,6 +41,12 @@ class FuseOptions(FusionOptions):
     """What is fused; the last fields are those of `tangora merge`, for ``--full``."""
 
     adapters: Annotated[list[Path], typer.Argument(metavar="ADAPTER", help="Folders of PEFT adapters.")]
+    method: Annotated[
+        str,
+        typer.Option(
+            "--method", "-m", help="Or a router: smile, arrow. See: tangora methods.", autocompletion=completion.fusions
+        ),
+    ] = "task_arithmetic"
     rank: Annotated[
         int | None, typer.Option("--rank", "-r", help="Truncate to this rank; the relative error is printed.")
     ] = None
@@ -66,7 +73,9 @@ class FuseOptions(FusionOptions):
     allow_missing: AllowMissing = None
     threads: Threads = None
     device: Device = "cpu"
-    dry_run: DryRun = False
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="With a router: print what would be written, and write nothing.")
+    ] = False
 
     def of_merge(self) -> MergeOptions:
         """The same options for `tangora merge`.
@@ -91,6 +100,8 @@ class FuseOptions(FusionOptions):
             ArgumentError: an option that only `tangora merge` has.
         """
         for field in fields(self):
+            if field.name == "dry_run" and is_router(self.method):
+                continue
             if field.name in _OF_CHECKPOINTS and (value := getattr(self, field.name)) != field.default:
                 name = "--" + field.name.replace("_", "-")
                 fix = f"use: tangora merge; or leave {name} out"
@@ -114,8 +125,9 @@ class FuseOptions(FusionOptions):
 def fuse(options: FuseOptions, output: Output) -> None:
     """Fuse adapters of one base model into one adapter, exactly or with a stated error; no base model is loaded.
 
-    The result is a PEFT adapter. Its rank is the sum of the ranks unless --rank cuts it. To write a full model
-    instead, use [bold]tangora merge[/bold].
+    The result is a PEFT adapter. Its rank is the sum of the ranks unless --rank cuts it. With a router as the method,
+    every token chooses among the adapters, which stay as they are; the result is a routed adapter. To write a full
+    model instead, use [bold]tangora merge[/bold].
     """
     from tangora.support.files import refuse_output  # deferred: --help needs none of it
 
@@ -124,6 +136,9 @@ def fuse(options: FuseOptions, output: Output) -> None:
         _fuse_full(options.of_merge(), output)
         return
     options.refuse_of_checkpoints()
+    if is_router(options.method):
+        route_adapters(options, output)
+        return
     weights, origin = default_weights(options, [True] * len(options.adapters))
     parameters = options.settings()
     from tangora.fusion.statistics import refuse_superfluous  # deferred: --help needs no torch
@@ -249,5 +264,5 @@ COMMAND = Command(
         ADAPTERS: "tangora fuse adapters/sst2 adapters/snips --space core --heads keep --out fused",
         CHECKS: "tangora fuse adapters/sst2 moved/snips --same-base --no-verify --out fused",
     },
-    hidden=frozenset({"full", *_OF_CHECKPOINTS}),
+    hidden=frozenset({"full", *_OF_CHECKPOINTS} - {"dry_run"}),
 )

@@ -70,7 +70,9 @@ def _lines(one: Inspected) -> Iterator[str]:
     about |= {"φ₀": one.initial and one.initial[:12]}
     if text := ", ".join(f"{key} {value}" for key, value in about.items() if value):
         yield f"  {text}"
-    if one.sites:
+    if one.routed is not None:
+        yield from (f"  {line}" for line in one.routed.lines())
+    elif one.sites:
         yield f"  {_summary(one)}"
     if one.heads:
         yield f"  saved whole: {', '.join(one.heads[:6]) + (', …' if len(one.heads) > 6 else '')}"

@@ -29,7 +29,7 @@ class PluginsOptions(Options):
 
 
 def plugins(options: PluginsOptions, output: Output) -> None:
-    """List methods, families, metrics, modes, formats, spaces, searches and executors, and where each is from.
+    """List methods, families, metrics, modes, formats, spaces, searches, routers and executors, and where each is from.
 
     Parts of other packages are found through their entry points.
     """

@@ -15,9 +15,19 @@ if TYPE_CHECKING:
     from tangora.evaluation.harness import HarnessScores
     from tangora.methods import Method
     from tangora.report.wide import Wide
+    from tangora.routing.contract import Router
     from tangora.runs.preflight import Preflight
 
-__all__ = ["answer_table", "harness_table", "method_table", "plan_lines", "plan_table", "score_table"]
+__all__ = [
+    "answer_table",
+    "harness_table",
+    "method_table",
+    "plan_lines",
+    "plan_table",
+    "router_settings",
+    "router_table",
+    "score_table",
+]
 
 _EXAMPLE = 72  # characters of a row
 
@@ -102,6 +112,29 @@ def method_table(methods: Mapping[str, Method]) -> Table:
     for name, method in methods.items():
         parameters = "\n".join(f"{key}={value}" for key, value in method.parameters.items())
         table.add_row(name, f"{method.summary} {method.reference}", parameters, f"{method.default_weight:g}")
+    return table
+
+
+def router_settings(router: Router) -> dict[str, Any]:
+    """Return the settings of a router and their defaults."""
+    return {name: field.default for name, field in router.settings.model_fields.items() if name != "name"}
+
+
+def router_table(routers: Mapping[str, Router]) -> Table:
+    """Return a table of all routers, which leave the experts as they are and choose among them for every input."""
+    from rich import box  # deferred: --json prints no table
+    from rich.table import Table
+
+    from tangora.routing.contract import summary_of
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("router", no_wrap=True)
+    table.add_column("what it does", overflow="fold", ratio=1)
+    table.add_column("settings", overflow="fold", max_width=18)
+    table.add_column("needs", no_wrap=True)
+    for name, router in routers.items():
+        settings = "\n".join(f"{key}={value}" for key, value in router_settings(router).items())
+        table.add_row(name, f"{summary_of(router)} {router.reference}", settings, router.needs)
     return table
 
 

@@ -21,6 +21,7 @@ from tangora.fusion.engine import Engine
 from tangora.fusion.heads import Heads, carried_records, check_heads, fuse_whole
 from tangora.fusion.lineage import check, check_belongs, inherit, truncate
 from tangora.fusion.naming import with_common_names
+from tangora.fusion.routed import refuse_of_methods, route_settings, routed
 from tangora.fusion.routes import Routes
 from tangora.fusion.saved import base_values, changes, moved, sum_of_changes
 from tangora.fusion.statistics import MethodStatistics, StatisticsLike, match, opened, refuse_superfluous
@@ -28,6 +29,7 @@ from tangora.fusion.weights import Weights, WeightTable, tabulate
 from tangora.methods import Method, get
 from tangora.storage.checkpoint import open_base
 from tangora.support.names import names_of, numbered
+from tangora.support.seams import ROUTERS
 from tangora.support.threads import in_threads
 
 if TYPE_CHECKING:
@@ -63,7 +65,7 @@ def fuse(
 
     Args:
         adapters: adapters, or their folders. A single one is allowed; a negative weight makes the model forget it.
-        method: see ``tangora.methods()``.
+        method: see ``tangora.methods()``; or a router, such as ``smile``, for a routed adapter (`tangora.route`).
         weights: one λ for all, one per adapter, or site -> one per adapter; the method's default if None.
         space: ``delta`` fuses the changes of the weights, independent of how they are factored; ``factors`` fuses A
             and B separately, as the paper does for LoRA, which adds cross terms; ``core`` fuses the changes in bases
@@ -77,7 +79,7 @@ def fuse(
             parameters of the base that are saved whole as changes of it.
         heads: how to treat ``modules_to_save`` that differ: ``keep`` one file per task in ``heads/``, or ``fuse`` them
             by name into their mean, weighted by λ. They are refused if it is None.
-        parameters: the method's own, such as ``density=0.2``.
+        parameters: the method's own, such as ``density=0.2``, or the router's settings.
 
     Raises:
         FusionError: the adapters cannot be fused: their bases, kinds or widths differ; ``factors`` without one common
@@ -94,6 +96,10 @@ def fuse(
     tensor([[0.2500, 0.2500],
             [0.2500, 0.2500]])
     """
+    if method in ROUTERS:
+        refuse_of_methods(method, weights=weights, rank=rank, space=space, statistics=statistics)
+        chosen = route_settings(method, parameters, where="fuse")
+        return routed(Fusion(adapters, seed=seed, same_base=same_base, base=base, heads=heads), chosen)
     fusion = Fusion(adapters, space, seed=seed, same_base=same_base, statistics=statistics, base=base, heads=heads)
     refuse_superfluous(fusion.statistics, get(method), fusion.adapters, fusion.names)
     return fusion.merge(method, weights, parameters, rank)

@@ -24,7 +24,7 @@ from tangora.support.validation import did_you_mean
 if TYPE_CHECKING:
     from tangora.adapters.adapter import Adapter
 
-__all__ = ["Heads", "carried_records", "check_heads", "file_name", "fuse_whole"]
+__all__ = ["Heads", "carried_heads", "carried_records", "check_heads", "file_name", "fuse_whole"]
 
 Heads: TypeAlias = Literal["keep", "fuse"]
 Tensors: TypeAlias = "Mapping[str, Tensor]"
@@ -63,7 +63,7 @@ def fuse_whole(
         FusionError: heads differ and ``heads`` is None, or they cannot be averaged; the fusion of biases depends on
             the base's biases.
     """
-    carried = _carried(adapters)
+    carried = carried_heads(adapters)
     biases = [{n: t for n, t in a.whole.items() if _is_bias(n, a)} for a in adapters]
     modules = [{n: t for n, t in a.whole.items() if not _is_bias(n, a)} for a in adapters]
     whole = _biases(biases, coefficients) | _agreed(adapters)
@@ -111,8 +111,12 @@ def carried_records(adapters: Sequence[Adapter]) -> dict[str, HeadRecord]:
     return {task: different[0] for task, different in records.items() if len(different) == 1}
 
 
-def _carried(adapters: Sequence[Adapter]) -> dict[str, Tensors]:
-    """Return the adapters' heads by task; two heads of one task must be equal."""
+def carried_heads(adapters: Sequence[Adapter]) -> dict[str, Tensors]:
+    """Return the adapters' heads by task; two heads of one task must be equal.
+
+    Raises:
+        FusionError: two adapters have different heads for one task.
+    """
     carried: dict[str, Tensors] = {}
     for adapter in adapters:
         for task, named in adapter.heads.items():

@@ -17,6 +17,7 @@ from tangora.adapters.heads import FOLDER
 from tangora.adapters.kinds import KINDS
 from tangora.adapters.metadata import Metadata, read_metadata
 from tangora.errors import FileError, TangoraError
+from tangora.inspection.routed import RoutedSummary, routed_summary
 from tangora.storage.checkpoint import Checkpoint, open_checkpoint
 from tangora.storage.header import Stored
 from tangora.support.files import reachable
@@ -31,7 +32,7 @@ class Inspected:
 
     Attributes:
         path: the folder.
-        kind: ``lora``, ``full`` (differences of all weights) or ``checkpoint``.
+        kind: of the adapter (`tangora.adapters.kinds`), or ``checkpoint``.
         base: name, revision and fingerprint of the base, as far as they are recorded.
         mode, task, linearize: as in ``tangora.json``.
         dtypes: dtype -> number of tensors.
@@ -44,6 +45,7 @@ class Inspected:
         start: whether φ₀ is saved in its own file: the adapter may not have started at the base.
         heads: parameters that are saved whole, and saved heads of tasks.
         fused: the method of a fused adapter.
+        routed: router, experts and sizes of a routed adapter.
         needs_base: the reason why its updates depend on the base's weights.
         problem: the reason why it cannot be read.
         content: the opened adapter or checkpoint.
@@ -67,6 +69,7 @@ class Inspected:
     start: bool = False
     heads: list[str] = field(default_factory=list)
     fused: str | None = None
+    routed: RoutedSummary | None = None
     needs_base: str | None = None
     problem: str | None = None
     content: Any = field(default=None, repr=False)
@@ -78,7 +81,8 @@ class Inspected:
     def to_dict(self) -> dict[str, Any]:
         """Return everything except the opened adapter or checkpoint, as JSON values."""
         values = {key: value for key, value in vars(self).items() if key != "content"}
-        return {**values, "sites": [asdict(site) for site in self.sites]}
+        routed = None if self.routed is None else self.routed.to_dict()
+        return {**values, "sites": [asdict(site) for site in self.sites], "routed": routed}
 
 
 def inspect(path: str | os.PathLike[str]) -> Inspected:
@@ -138,6 +142,7 @@ def _adapter(path: Path) -> Inspected:
         sites=survey.sites,
         heads=[*survey.whole, *(f"{FOLDER}/{name}" for name in heads)],
         start=survey.start,
+        routed=routed_summary(metadata, {site.name: site.shape for site in survey.sites}),
         needs_base=survey.needs_base,
         content=survey.adapter,
     )

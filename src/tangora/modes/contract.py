@@ -116,8 +116,8 @@ class Mode(Protocol):
 
     A mode may also have ``fusable``: whether fusions of its adapters make sense (`is_fusable`). It is False for a joint
     mode with one adapter for all tasks; it must be True for adapters of kind ``modules`` that may be fused, since the
-    sum of their parameters is the sum of their functions. One that only answers, with adapters that a fusion makes, has
-    ``trains = False``.
+    sum of their parameters is the sum of their functions. One that only answers, with adapters that a router makes, has
+    ``trains = False``; its `check`, `footprint` and `train` raise `ModelError`.
 
     A mode promises:
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,11 +31,14 @@ __all__ = ["check_mode"]
 _CLOSE = 1e-4
 
 
-def check_mode(mode: Mode, **settings: Any) -> None:
+def check_mode(mode: Mode, *, made: Callable[[Base], Adapter] | None = None, **settings: Any) -> None:
     """Check the promises of a mode, by training a model of two layers a few times. This takes seconds.
+
+    Of a mode that only answers (``trains = False``), it is checked that it refuses to train.
 
     Args:
         mode: the one to check.
+        made: for a mode that only answers: makes an adapter of a tiny model, to check its answers too.
         **settings: the mode's keys in a recipe; necessary for those without a default.
 
     Raises:
@@ -45,6 +48,11 @@ def check_mode(mode: Mode, **settings: Any) -> None:
     with _registered(mode), tempfile.TemporaryDirectory() as folder:
         base, tasks = tiny_base(Path(folder)), tiny_tasks(2 if mode.joint else 1)
         config = _config(mode, settings)
+        if not getattr(mode, "trains", True):
+            _check_refusal(mode, base, tasks, config)
+            if made is not None:
+                _check_answers(mode, base, tasks[0], made(base))
+            return
         with _unchanged(base, f"{mode.name}: check or footprint"):
             mode.check(base, config)
             size = mode.footprint(base, config)
@@ -124,6 +132,21 @@ def _check_training(mode: Mode, base: Base, tasks: Sequence[Task], config: Finet
         assert metadata.linearize == mode.linearize, f"{mode.name}: metadata says linearize: {metadata.linearize}"
         assert metadata.base.fingerprint == base.fingerprint, f"{mode.name}: metadata does not name the base"
     return made
+
+
+def _check_refusal(mode: Mode, base: Base, tasks: Sequence[Task], config: FinetuneConfig) -> None:
+    attempts: dict[str, Callable[[], Any]] = {
+        "check": lambda: mode.check(base, config),
+        "footprint": lambda: mode.footprint(base, config),
+        "train": lambda: mode.train(Bench(base), tasks, config),
+    }
+    for name, attempt in attempts.items():
+        with _unchanged(base, f"{mode.name}: {name}"):
+            try:
+                attempt()
+            except ModelError:
+                continue
+        raise AssertionError(f"{mode.name}: it does not train, but {name} raises no ModelError")
 
 
 def _check_divergence(mode: Mode, base: Base, tasks: Sequence[Task], config: FinetuneConfig) -> None:

@@ -1,0 +1,162 @@
+"""Gates: how much each expert contributes to an output, computed from a token or a sample.
+
+A gate is made of settings, which are JSON in ``tangora.json``, and has parameters, which are in the adapter's file. Its
+weights depend on one token, or on one sample, and never on the rest of a batch.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field, ValidationError
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tangora.config.settings import Frozen
+from tangora.errors import AdapterError
+
+__all__ = ["GATES", "ConstantGate", "Gate", "GateSettings", "ProjectionGate", "PrototypeGate", "gate_of", "top"]
+
+
+class GateSettings(Frozen):
+    """What a gate is made of. Derive from it, and give ``kind`` one value, which is also its default."""
+
+    kind: str
+
+
+class Gate(nn.Module):
+    """The weights of experts for an input. Derive from it, add the class to `GATES`, and implement `forward`.
+
+    Attributes:
+        settings_class: the class of its settings.
+        settings: of this gate.
+    """
+
+    settings_class: ClassVar[type[GateSettings]]
+
+    def __init__(self, settings: Any) -> None:
+        super().__init__()
+        self.settings = settings
+
+    def forward(self, x: Float[Tensor, "batch *tokens width"], mask: Tensor | None = None) -> Tensor:
+        """Return the weights: ``[batch, *tokens, experts]``, or ``[batch, experts]`` for one decision a sample.
+
+        Args:
+            x: the input of a layer, in float32.
+            mask: ``[batch, tokens]``, 1 at tokens and 0 at padding; None if the batch has no mask.
+        """
+        raise NotImplementedError
+
+
+class ConstantSettings(GateSettings):
+    """Settings of a `ConstantGate`."""
+
+    kind: Literal["constant"] = "constant"
+    experts: int = Field(ge=1)
+
+
+class ConstantGate(Gate):
+    """The same weights for every input: task arithmetic with these coefficients."""
+
+    settings_class = ConstantSettings
+
+    def __init__(self, settings: ConstantSettings) -> None:
+        super().__init__(settings)
+        self.weights = nn.Parameter(torch.zeros(settings.experts))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return the weights for every token; see `Gate.forward`."""
+        return self.weights.expand(*x.shape[:-1], -1)
+
+
+class ProjectionSettings(GateSettings):
+    """Settings of a `ProjectionGate`: the width of its input, and how many directions each expert has."""
+
+    kind: Literal["projection"] = "projection"
+    width: int = Field(ge=1)
+    ranks: list[int] = Field(min_length=1)
+    top_k: int = Field(ge=1)
+
+
+class ProjectionGate(Gate):
+    """Softmax over ``‖Vₜᵀ x‖``, where the columns of Vₜ are directions of expert t (SMILE, arXiv:2408.10174).
+
+    Only the ``top_k`` largest weights are kept, and divided by their sum.
+    """
+
+    settings_class = ProjectionSettings
+
+    def __init__(self, settings: ProjectionSettings) -> None:
+        super().__init__(settings)
+        self.directions = nn.Parameter(torch.zeros(sum(settings.ranks), settings.width))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return the weights for every token; see `Gate.forward`."""
+        parts = F.linear(x, self.directions).split(self.settings.ranks, dim=-1)
+        logits = torch.stack([torch.linalg.vector_norm(part, dim=-1) for part in parts], dim=-1)
+        return top(logits, self.settings.top_k)
+
+
+class PrototypeSettings(GateSettings):
+    """Settings of a `PrototypeGate`."""
+
+    kind: Literal["prototype"] = "prototype"
+    width: int = Field(ge=1)
+    experts: int = Field(ge=1)
+    top_k: int = Field(ge=1)
+    temperature: float = Field(default=1.0, gt=0)
+
+
+class PrototypeGate(Gate):
+    """Softmax over the ``top_k`` largest of ``|x · vₜ|``, divided by a temperature (Arrow, arXiv:2405.11157)."""
+
+    settings_class = PrototypeSettings
+
+    def __init__(self, settings: PrototypeSettings) -> None:
+        super().__init__(settings)
+        self.prototypes = nn.Parameter(torch.zeros(settings.experts, settings.width))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return the weights for every token; see `Gate.forward`."""
+        return top(F.linear(x, self.prototypes).abs() / self.settings.temperature, self.settings.top_k)
+
+
+GATES: dict[str, type[Gate]] = {"constant": ConstantGate, "projection": ProjectionGate, "prototype": PrototypeGate}
+"""Kind -> class."""
+
+
+def gate_of(settings: Any) -> Gate:
+    """Return a gate, with parameters of zero, from its settings in ``tangora.json``.
+
+    Raises:
+        AdapterError: there is no such kind, or a setting is invalid.
+    """
+    kind = settings.get("kind") if isinstance(settings, dict) else None
+    if kind not in GATES:
+        fix = f"this version knows {', '.join(GATES)}: update tangora, or copy the adapter's folder again"
+        raise AdapterError("no such gate", got=kind, where="modules.gates", fix=fix)
+    try:
+        return GATES[kind](GATES[kind].settings_class.model_validate(settings))
+    except ValidationError as cause:
+        what = f"the settings of a gate are invalid ({cause.errors()[0]['msg']})"
+        raise AdapterError(what, got=settings, where="modules.gates", fix="copy the adapter's folder again") from None
+
+
+def top(logits: Float[Tensor, "*tokens experts"], count: int) -> Float[Tensor, "*tokens experts"]:
+    """Return the softmax over the largest logits of each token, and 0 for the others.
+
+    This is the softmax over all, restricted to the largest weights and divided by their sum.
+
+    Args:
+        logits: of each expert.
+        count: how many are kept; all of them if there are fewer.
+
+    >>> top(torch.tensor([[0.0, 1.0, 1.0]]), 2)
+    tensor([[0.0000, 0.5000, 0.5000]])
+    """
+    if count >= logits.shape[-1]:
+        return logits.softmax(-1)
+    values, places = logits.topk(count, dim=-1)
+    return torch.zeros_like(logits).scatter(-1, places, values.softmax(-1))

@@ -1,0 +1,1 @@
+"""The built-in routers, one file each: ``ROUTER`` is the router."""
