@@ -50,8 +50,8 @@ LISTED = {
         "methods.",
         "methods": "List the fusion methods: what each does, its parameters and default weight, and its paper; and the "
         "routers.",
-        "plugins": "List methods, families, metrics, modes, formats, spaces, searches, routers and executors, and where "
-        "each is from.",
+        "plugins": "List methods, families, metrics, modes, formats, spaces, searches, routers and executors, and "
+        "where each is from.",
     },
 }
 """The commands by panel of the help, each with the first paragraph of its own help; its file has its name."""

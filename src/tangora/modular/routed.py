@@ -249,7 +249,7 @@ def layer_at(backbone: nn.Module, name: str, shape: list[int] | tuple[int, ...])
 
 def _submodule(backbone: nn.Module, name: str) -> nn.Module:
     """Return a module by its name in the backbone, or in the model with a head that it is the backbone of."""
-    known = dict(backbone.named_modules())
+    known: dict[str, nn.Module] = dict(backbone.named_modules())
     bare = name.removeprefix(f"{getattr(backbone, 'base_model_prefix', '')}.")
     if name not in known and bare not in known:
         raise ModelError("the model has no such layer", got=type(backbone).__name__, where=name, fix=_FIX)
