@@ -82,6 +82,22 @@ def tiny_vit(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_swin(tmp_path_factory) -> Path:
+    """Folder of a random SwinModel of three stages with image processor."""
+    import tiny
+
+    return tiny.swin(tmp_path_factory.mktemp("swin"))
+
+
+@pytest.fixture(scope="session")
+def scene_data(tmp_path_factory) -> Path:
+    """Folder of images with maps of every kind; see `tiny.scenes`."""
+    import tiny
+
+    return tiny.scenes(tmp_path_factory.mktemp("scenes"))
+
+
+@pytest.fixture(scope="session")
 def tiny_resnet(tmp_path_factory) -> Path:
     """Folder of a random ResNetModel with image processor."""
     import tiny

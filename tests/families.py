@@ -19,6 +19,7 @@ from plugins import EXAMPLES
 from tangora.config.settings import FinetuneConfig
 from tangora.support.seams import FAMILIES
 from tangora.tasks import Base, Task
+from tiny import COLORS
 
 HEAD = "linear-head"
 MODES = {
@@ -125,6 +126,20 @@ class Families(dict[str, Case]):
         named = {"image": "images", "label": "labels", "labels": ["red", "green", "blue"]}
         task = tangora.load_task("colors", base, self._files("image_data", "npz"), **named)
         return Case(base, task, self["image"].rows, ["q_proj", "v_proj"])
+
+    def _segments(self) -> Case:
+        return self._dense("classes", labels=["background", *COLORS])
+
+    def _marks(self) -> Case:
+        return self._dense("marks", problem="binary")
+
+    def _depths(self) -> Case:
+        return self._dense("numbers", problem="regression")
+
+    def _dense(self, label: str, **settings: Any) -> Case:
+        base = tangora.load_base(self.fixture("tiny_swin"), family="image-dense", width=8)
+        task = tangora.load_task("scenes", base, self._files("scene_data", "npz"), label=label, **settings)
+        return Case(base, task, list(np.load(self.fixture("scene_data") / "test.npz")["image"]), ["q_proj", "fc1"])
 
     def _classifier(self, columns: list[str], family: str = "text-classification", **settings: Any) -> Case:
         base = tangora.load_base(self.fixture("tiny_bert"), family=family, max_length=32)

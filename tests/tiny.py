@@ -87,6 +87,50 @@ def vit(folder: Path) -> Path:
     return shrinker(folder)
 
 
+def swin(folder: Path) -> Path:
+    """SwinModel: 3 stages of width 8, 16 and 32 with one block each (two in the first), on 16-pixel images."""
+    from transformers import SwinConfig, SwinModel
+
+    shape = {"embed_dim": 8, "depths": [2, 1, 1], "num_heads": [1, 2, 2], "window_size": 2, "mlp_ratio": 2.0}
+    _save(SwinModel, SwinConfig(**shape, image_size=16, patch_size=2, drop_path_rate=0.0), folder)
+    return shrinker(folder)
+
+
+def scenes(folder: Path, train: int = 24, test: int = 8) -> Path:
+    """``{train,test}.npz``: images of 20 pixels with a colored square, its class, mark and distance for every pixel.
+
+    ``{train,test}.csv`` names the same as files in ``files/``: image, classes (255 does not count), marks (0 or 255).
+    """
+    import csv
+
+    from PIL import Image
+
+    (folder / "files").mkdir(parents=True, exist_ok=True)
+    for split, n in (("train", train), ("test", test)):
+        draw = np.random.default_rng(len(split))
+        images, classes = draw.integers(90, 160, (n, 20, 20, 3)), np.zeros((n, 20, 20))
+        for i in range(n):
+            top, left, color = *draw.integers(0, 12, 2), i % len(COLORS)
+            images[i, top : top + 8, left : left + 8] = list(COLORS.values())[color]
+            classes[i, top : top + 8, left : left + 8] = 1 + color
+        classes[:, 0, 0] = 255
+        arrays = {"image": images, "classes": classes, "marks": (classes > 0) & (classes < 255)}
+        arrays = {name: array.astype(np.uint8) for name, array in arrays.items()}
+        numbers = np.where(classes < 255, classes / 2, np.nan).astype(np.float32)
+        np.savez(folder / f"{split}.npz", **arrays, numbers=numbers)
+        rows = []
+        for i in range(n):
+            names = {name: f"files/{split}{i:02}-{name}.png" for name in arrays}
+            for name, array in arrays.items():
+                Image.fromarray(array[i] * (255 if name == "marks" else 1)).save(folder / names[name])
+            rows.append(names)
+        with (folder / f"{split}.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(arrays))
+            writer.writeheader()
+            writer.writerows(rows)
+    return folder
+
+
 def resnet(folder: Path) -> Path:
     """ResNetModel: 2 stages of width 8 and 12, whose batch normalization has statistics of its own."""
     from transformers import ResNetConfig, ResNetModel

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -22,13 +23,27 @@ COLORS = ["red", "green", "blue"]
 
 
 @pytest.fixture
-def inputs(tiny_bert, tiny_clip, tiny_t5, tiny_vit, tiny_llama, text_data, image_data, several_data, sum_data):
+def inputs(
+    tiny_bert,
+    tiny_clip,
+    tiny_t5,
+    tiny_vit,
+    tiny_swin,
+    tiny_llama,
+    text_data,
+    image_data,
+    scene_data,
+    several_data,
+    sum_data,
+):
     """Family -> tiny base settings and task settings."""
     texts = {"parquet": {split: str(text_data / f"{split}.parquet") for split in ("train", "test")}}
     images = {"npz": {split: str(image_data / f"{split}.npz") for split in ("train", "test")}}
     tagged = {"jsonl": {split: str(several_data / f"{split}.jsonl") for split in ("train", "test")}}
     sums = {"jsonl": {split: str(sum_data / f"{split}.jsonl") for split in ("train", "test")}}
     text = {"name": "t", "source": texts, "labels": COLORS}
+    scenes = {"npz": {split: str(scene_data / f"{split}.npz") for split in ("train", "test")}}
+    segments = {"name": "d", "source": scenes, "label": "classes", "labels": ["background", *COLORS]}
     image = {"name": "i", "source": images, "image": "images", "label": "labels", "labels": COLORS}
     return {
         "text-zero-shot": ({"model": str(tiny_bert)}, text),
@@ -37,6 +52,7 @@ def inputs(tiny_bert, tiny_clip, tiny_t5, tiny_vit, tiny_llama, text_data, image
         "causal-lm": ({"model": str(tiny_llama), "max_new_tokens": 12}, {"name": "s", "source": sums}),
         "text-classification": ({"model": str(tiny_bert)}, text),
         "image-classification": ({"model": str(tiny_vit)}, image),
+        "image-dense": ({"model": str(tiny_swin), "width": 8}, segments),
         "token-classification": ({"model": str(tiny_bert)}, {"name": "w", "source": tagged, "metric": "tag_accuracy"}),
     }
 
@@ -63,6 +79,10 @@ def test_an_unknown_family_names_the_nearest():
         base_settings({"family": "text-zeroshot", "model": "x"}, "base")
     with pytest.raises(PluginError, match="no such family"):
         FAMILIES.get("text-zeroshot")
+
+
+def array(values, dtype="uint8"):
+    return np.array(values, dtype=dtype)
 
 
 class Wide(BaseSettings):
@@ -137,6 +157,14 @@ def test_the_suite_catches_a_broken_family(broken, message, inputs):
         ("labels", [[], [0, 2]], [[1]], [[3], 1, ["red"]]),
         ("tags", [[], ["red", "blue", "red"]], [["green"]], [[0, 1], ["black"], "red"]),
         ("likelihood", [[0.5, 3]], [7], ["7", [0.5, 3]]),
+        (
+            "class_map",
+            [array([[0, 2]])],
+            [array([[1, 255]])],
+            [array([[3]]), array([0]), [[0]], array([[0.5]], "float32")],
+        ),
+        ("binary_map", [array([[0, 255]])], [array([[1, 255]])], [array([[2]]), array([[0.5]], "float32")]),
+        ("number_map", [array([[0.5]], "float32")], [array([[0.5, np.nan]], "float32")], [array([[1]]), 0.5]),
     ],
 )
 def test_values_of_every_kind(kind, answers, targets, wrong):

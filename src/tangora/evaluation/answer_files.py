@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from tangora.errors import ArgumentError, DataError
 from tangora.support.extras import require
 from tangora.support.files import atomic_file
+from tangora.tasks.maps import plain
 
 if TYPE_CHECKING:
     from tangora.evaluation.kept import Kept
@@ -44,7 +45,7 @@ def answer_columns(answers: RowAnswers, *, every: bool = False) -> dict[str, lis
         answers: of some rows.
         every: also a column ``probability_CLASS`` for each class.
     """
-    columns: dict[str, list[Any]] = {ANSWER: list(answers)}
+    columns: dict[str, list[Any]] = {ANSWER: [plain(answer) for answer in answers]}
     if (own := answers.probability) is not None:
         columns[PROBABILITY] = _rounded(own.tolist())
     if every and answers.probabilities is not None:
@@ -121,6 +122,8 @@ def _parquet(path: Path, kept: Kept, kind: Answers) -> Iterator[Callable[[dict[s
     text, number = pyarrow.string(), pyarrow.float64()
     of_kind = {"number": number, "likelihood": pyarrow.list_(number)}
     of_kind |= dict.fromkeys(("labels", "tags"), pyarrow.list_(text))
+    of_kind |= dict.fromkeys(("class_map", "binary_map"), pyarrow.list_(pyarrow.list_(pyarrow.uint8())))
+    of_kind["number_map"] = pyarrow.list_(pyarrow.list_(pyarrow.float32()))
     with contextlib.ExitStack() as stack:
         opened: list[Any] = []
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from tangora.support.files import digest
 from tangora.tasks import metrics
+from tangora.tasks.maps import packed
 
 if TYPE_CHECKING:
     from tangora.tasks import Task
@@ -47,7 +48,7 @@ class Bootstrap:
             metric: one of the task's; by default the primary one.
         """
         metric = metric or task.metric
-        key = digest([task.name, split, metric, list(values)])
+        key = digest([task.name, split, metric, packed(values)])
         if key not in self._samples:
             counts = self._resamples(task, split)
             self._samples[key] = metrics.bootstrap(metric, values, task.splits[split].targets, counts)

@@ -30,6 +30,7 @@ from tangora.support.seams import FAMILIES, METRICS
 from tangora.support.shown import one_line
 from tangora.support.source import source_digest
 from tangora.tasks import predict, score
+from tangora.tasks.maps import packed, unpacked
 from tangora.tasks.values import only
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ class ScoreStore:
         if self._path is None:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        row = {"key": key, "score": result.score, "loss": result.loss, "values": result.values}
+        row = {"key": key, "score": result.score, "loss": result.loss, "values": packed(result.values)}
         line = json.dumps({**row, "unended": result.unended} if result.unended else row)
         with writing(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
@@ -127,7 +128,9 @@ class ScoreStore:
         for line in text.splitlines():
             with contextlib.suppress(ValueError, KeyError, TypeError):
                 row = parse_json(line)
-                self._results[row["key"]] = Result(row["score"], row["loss"], row["values"], row.get("unended", 0))
+                self._results[row["key"]] = Result(
+                    row["score"], row["loss"], unpacked(row["values"]), row.get("unended", 0)
+                )
 
 
 class Evaluator:

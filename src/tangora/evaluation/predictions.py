@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tangora.errors import FileError
 from tangora.support.files import read_json, write_text
+from tangora.tasks.maps import packed
 
 if TYPE_CHECKING:
     from tangora.evaluation.results import Outcome
@@ -30,7 +31,7 @@ def write_site_predictions(run: Path, outcomes: Sequence[Outcome], linear: Calla
             "selection": o.selection,
             "subset": list(o.subset),
             "weights": o.coefficients["weights"],
-            "predictions": {s: {t: r.values for t, r in results.items()} for s, results in o.results.items()},
+            "predictions": {s: {t: packed(r.values) for t, r in results.items()} for s, results in o.results.items()},
         }
         for o in outcomes
         if isinstance(o.coefficients.get("weights"), dict) and linear(o.mode)

@@ -43,9 +43,11 @@ if TYPE_CHECKING:
     from tangora.tasks.sources import Table
     from tangora.tasks.values import Batch, Collate, Task
 
-__all__ = ["AnswerForm", "Answers", "Family", "LogitsOver", "Metric", "Readout", "Targets", "names_by_backbone"]
+__all__ = ["MAPS", "AnswerForm", "Answers", "Family", "LogitsOver", "Metric", "Readout", "Targets", "names_by_backbone"]
 
-Answers: TypeAlias = Literal["classes", "text", "number", "labels", "tags", "likelihood"]
+Answers: TypeAlias = Literal[
+    "classes", "text", "number", "labels", "tags", "likelihood", "class_map", "binary_map", "number_map"
+]
 """The kind of a model's answers, and the Python value of each.
 
 - ``classes``: a class number (`int`) per row.
@@ -55,7 +57,15 @@ Answers: TypeAlias = Literal["classes", "text", "number", "labels", "tags", "lik
 - ``tags``: the name of a tag (`str`) for each word of a row (a `list`), as many in an answer as in its target.
 - ``likelihood``: the total negative log-likelihood of a text in nats and the number of its tokens (a `list` of both);
   the target is the number of its bytes in UTF-8 (`int`). So a metric can be per token or per byte.
+- ``class_map``: a class number for every pixel of an image: an array of uint8 of shape [height, width]. In a target,
+  255 marks pixels that do not count.
+- ``binary_map``: how likely every pixel is marked: an array of uint8, 255 times its probability. A target is 1 or 0,
+  and 255 where it does not count.
+- ``number_map``: a number for every pixel: an array of float32. In a target, NaN marks pixels that do not count.
 """
+
+MAPS: frozenset[Answers] = frozenset(("class_map", "binary_map", "number_map"))
+"""The kinds of answers with a value for every pixel."""
 
 LogitsOver: TypeAlias = Literal["classes", "tokens", "tags", "labels"]
 """What the logits are distributions over.
@@ -238,7 +248,7 @@ class Readout(Protocol):
         ...
 
     def logits(self, features: Tensor, /) -> Float[Tensor, "batch *tokens width"]:
-        """Return float32 logits of the rows (or of their targets' tokens) from their features."""
+        """Return float32 logits of the rows (or of their targets' tokens, or of their pixels) from their features."""
         ...
 
     def losses(self, logits: Tensor, labels: Tensor, /) -> Float[Tensor, " batch"]:
@@ -279,9 +289,9 @@ class Readout(Protocol):
 class Metric(Protocol):
     """A score of predictions against targets, one of each per row.
 
-    Both are plain Python values of one kind of `Answers`, and texts have no white space around them. A metric that
-    takes texts takes tuples of texts as targets. There is at least one row, and as many predictions as targets; `score`
-    in `tangora.tasks.metrics` refuses anything else before it calls a metric.
+    Both are plain Python values of one kind of `Answers` (maps are arrays), and texts have no white space around them.
+    A metric that takes texts takes tuples of texts as targets. There is at least one row, and as many predictions as
+    targets; `score` in `tangora.tasks.metrics` refuses anything else before it calls a metric.
 
     A metric has no state: equal arguments give equal results, and the arguments are not changed. The order of the rows
     does not matter. If it needs packages of one of Tangora's extras, an attribute ``extra`` may name this extra, so

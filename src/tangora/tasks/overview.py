@@ -13,6 +13,7 @@ from statistics import median_low
 from typing import TYPE_CHECKING, Any
 
 from tangora.tasks.batches import IGNORED
+from tangora.tasks.contract import MAPS
 from tangora.tasks.load import made_of, read_rows
 from tangora.tasks.splits import sample
 from tangora.tasks.values import Split, Task
@@ -208,6 +209,8 @@ def _answer(task: Task, target: Any) -> str:
         return str(names[target])
     if kind == "labels":
         return ", ".join(names[number] for number in target) or "no label"
+    if kind in MAPS:
+        return f"a map of {' × '.join(map(str, target.shape))} pixels"
     return " ".join(target) if kind == "tags" else f"{target:g}" if kind == "number" else str(target)
 
 

@@ -19,6 +19,7 @@ from tangora.support.files import reachable
 from tangora.support.seams import FAMILIES
 from tangora.support.validation import did_you_mean, validate
 from tangora.tasks.load import load_base
+from tangora.tasks.maps import NO_MAP
 from tangora.tasks.rows import refuse_several_columns, table_of
 from tangora.tasks.sources import IMAGES, Table, read_file
 from tangora.tasks.values import Split, Task, fingerprint_of
@@ -54,6 +55,9 @@ _PLACEHOLDERS: dict[Answers, Any] = {
     "labels": [],
     "tags": [],
     "likelihood": 0,
+    "class_map": NO_MAP,
+    "binary_map": NO_MAP,
+    "number_map": NO_MAP,
 }
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -211,7 +212,7 @@ def only(task: Task, split: str, rows: Sequence[int]) -> Task:
 
 
 def fingerprint_of(value: Any) -> str:
-    """Return the sha-256 (hex) of nested mappings, sequences, tensors (bytes and shapes) and plain values."""
+    """Return the sha-256 (hex) of nested mappings, sequences, tensors, arrays (bytes and shapes) and plain values."""
     state = hashlib.sha256()
     _feed(state, value)
     return state.hexdigest()
@@ -222,6 +223,9 @@ def _feed(state: hashlib._Hash, value: Any) -> None:
         value = value.detach().cpu().contiguous()
         state.update(f"tensor {value.dtype} {tuple(value.shape)}\0".encode())
         state.update(value.view(-1).view(torch.uint8).numpy() if value.numel() else b"")
+    elif isinstance(value, np.ndarray):
+        state.update(f"array {value.dtype} {value.shape}\0".encode())
+        state.update(np.ascontiguousarray(value).data)
     elif isinstance(value, Mapping):
         state.update(f"mapping {len(value)}\0".encode())
         for key in sorted(value):

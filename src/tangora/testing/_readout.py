@@ -17,8 +17,9 @@ from tangora.adapters.heads import HeadRecord
 from tangora.errors import AdapterError
 from tangora.tangent import TangentTaskModel, direction_of
 from tangora.tasks.base import Base
-from tangora.tasks.contract import Family
+from tangora.tasks.contract import MAPS, Family
 from tangora.tasks.lines import lines_of
+from tangora.tasks.maps import counted
 from tangora.tasks.model import TaskModel, make_readout, predict
 from tangora.tasks.values import Batch, Task, evaluating
 from tangora.updates.task_vector import LowRank
@@ -40,7 +41,7 @@ def check_readout(family: Family[Any, Any], base: Base, task: Task) -> None:
     _check_shapes(family, base, task, head)
     _check_answers(family, base, task, head)
     _check_gradients(base, task, head)
-    if task.form.logits_over is not None or task.form.kind == "number":
+    if task.form.logits_over is not None or task.form.kind in ("number", *MAPS):
         _check_expansion(base, task, head)
 
 
@@ -100,8 +101,11 @@ def _check_shapes(family: Family[Any, Any], base: Base, task: Task, head: Adapte
     assert len(features) == _ROWS, f"features has {len(features)} entries for {_ROWS} rows"
     assert logits.dtype == torch.float32, f"logits are float32, got {logits.dtype}"
     assert logits.shape[-1] == readout.width, f"width is {readout.width}, and there are {logits.shape[-1]} logits"
-    tokens = labels.shape[1:] if task.form.logits_over in ("tokens", "tags") else ()
-    assert logits.shape[:-1] == (_ROWS, *tokens), f"logits are of rows (and tokens), got {tuple(logits.shape)}"
+    placed = task.form.logits_over in ("tokens", "tags") or task.form.kind in MAPS
+    tokens = labels.shape[1:] if placed else ()
+    assert logits.shape[:-1] == (_ROWS, *tokens), (
+        f"logits are of rows (and tokens, or pixels), got {tuple(logits.shape)}"
+    )
     assert losses.shape == (_ROWS,), f"losses has one entry per row, got {tuple(losses.shape)}"
     for row in range(_ROWS):
         alone, label = _batch(model, task, range(row, row + 1))
@@ -130,6 +134,8 @@ def check_value(value: Any, task: Task, what: str) -> None:
         AssertionError: it is another value.
     """
     kind = task.form.kind
+    if kind in MAPS:
+        return _check_map(value, task, what)
     types: dict[str, type | tuple[type, ...]] = {"classes": int, "text": str, "number": float}
     if what == "target":
         types |= {"text": (str, tuple), "likelihood": int}
@@ -145,6 +151,16 @@ def check_value(value: Any, task: Task, what: str) -> None:
         assert len(value) == texts > 0, f"{what} {value!r} is not one or more texts"
     if kind == "likelihood" and what == "answer":
         assert [type(part) for part in value] == [float, int], f"{what} {value!r} is not a sum and a number of tokens"
+
+
+def _check_map(value: Any, task: Task, what: str) -> None:
+    kind = task.form.kind
+    dtype = np.float32 if kind == "number_map" else np.uint8
+    shaped = isinstance(value, np.ndarray) and value.ndim == 2 and value.dtype == dtype
+    assert shaped, f"{what} {value!r} is not an array of {np.dtype(dtype)} with two dimensions"
+    most = {"class_map": len(task.labels) - 1, "binary_map": 1 if what == "target" else 255}.get(kind)
+    known = value[counted(value)] if what == "target" else value
+    assert most is None or not known.size or int(known.max()) <= most, f"{what} {value!r} has a number of no class"
 
 
 def _refused(task: Task, base: Base, head: Adapter) -> None:
@@ -215,6 +231,10 @@ def _follow(answers: list[Any], logits: Tensor, labels: Tensor, task: Task) -> b
     match task.form.kind, task.form.logits_over:
         case "classes", "classes":
             return bool(answers == logits.argmax(-1).tolist())
+        case "number_map", None:
+            return torch.allclose(torch.from_numpy(np.stack(answers)), logits[..., 0].cpu(), rtol=1e-4, atol=1e-6)
+        case "class_map", _:
+            return np.array_equal(np.stack(answers), logits.argmax(-1).cpu().numpy())
         case "number", None if logits.shape[1:] == (1,):
             return torch.allclose(torch.tensor(answers), logits.squeeze(1).cpu(), rtol=1e-4, atol=1e-6)
         case "labels", "labels":  # whatever the threshold, those in the answer have the largest logits

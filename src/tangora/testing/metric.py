@@ -9,7 +9,8 @@ from typing import Any, get_args
 
 import numpy as np
 
-from tangora.tasks.contract import Answers, Metric
+from tangora.tasks.contract import MAPS, Answers, Metric
+from tangora.tasks.maps import UNCOUNTED
 from tangora.tasks.metrics import resampled
 
 __all__ = ["check_metric"]
@@ -59,6 +60,8 @@ def _drawn(kind: str, seed: int) -> tuple[list[Any], list[Any]]:
         return [[n, t] for n, t in zip(nats.tolist(), tokens.tolist(), strict=True)], (4 * tokens).tolist()
     if kind in ("labels", "tags"):
         return _drawn_lists(kind, draw)
+    if kind in MAPS:
+        return _drawn_maps(kind, draw)
     targets = draw.integers(0, 2 + seed, _ROWS)
     predictions = np.where(draw.random(_ROWS) < 0.5, targets, draw.integers(0, 2 + seed, _ROWS))
     if kind == "number":
@@ -85,10 +88,25 @@ def _drawn_lists(kind: str, draw: np.random.Generator) -> tuple[list[Any], list[
     return [row.tolist() for row in changed], [row.tolist() for row in targets]
 
 
+def _drawn_maps(kind: str, draw: np.random.Generator) -> tuple[list[Any], list[Any]]:
+    """Draw maps of 4 x 5 pixels; about a tenth of them does not count."""
+    shape = (_ROWS, 4, 5)
+    actual, uncounted = draw.integers(0, 2 if kind == "binary_map" else 3, shape), draw.random(shape) < 0.1
+    if kind == "number_map":
+        numbers = actual + draw.normal(0, 0.1, shape)
+        return list(numbers.astype(np.float32)), list(np.where(uncounted, np.nan, actual).astype(np.float32))
+    predicted = np.where(draw.random(shape) < 0.5, actual, draw.integers(0, 3, shape))
+    if kind == "binary_map":
+        predicted = 100 * actual + draw.integers(0, 150, shape)
+    return list(predicted.astype(np.uint8)), list(np.where(uncounted, UNCOUNTED, actual).astype(np.uint8))
+
+
 def _perfect(kind: str, predictions: list[Any], targets: list[Any]) -> list[Any]:
     """Return the best possible predictions; of several references the last."""
     if kind == "likelihood":
         return [[0.0, tokens] for _, tokens in predictions]
+    if kind == "binary_map":
+        return [np.where(target == 1, 255, 0).astype(np.uint8) for target in targets]
     return [target[-1] if isinstance(target, tuple) else target for target in targets]
 
 
@@ -97,7 +115,7 @@ def _check_score(metric: Metric, kind: str, predictions: list[Any], targets: lis
     before = copy.deepcopy((predictions, targets))
     score = metric.score(predictions, targets)
     assert isinstance(score, float), f"{label}: score must return a float, got {type(score).__name__}"
-    assert (predictions, targets) == before, f"{label}: score changes its arguments"
+    assert _equal((predictions, targets), before), f"{label}: score changes its arguments"
     assert metric.score(predictions, targets) == score, f"{label}: score differs when it is called again"
     for seed in range(4):
         order = np.random.default_rng(seed).permutation(len(targets)).tolist()
@@ -126,7 +144,7 @@ def _check_bootstrap(metric: Metric, kind: str, predictions: list[Any], targets:
     for counts in _counts(targets, seed):
         before = copy.deepcopy((predictions, targets, counts.tolist()))
         scores = np.asarray(metric.bootstrap(predictions, targets, counts))
-        assert (predictions, targets, counts.tolist()) == before, f"{label}: bootstrap changes its arguments"
+        assert _equal((predictions, targets, counts.tolist()), before), f"{label}: bootstrap changes its arguments"
         assert scores.shape == (len(counts),), (
             f"{label}: bootstrap must return {len(counts)} scores, got {scores.shape}"
         )
@@ -143,7 +161,16 @@ def _counts(targets: list[Any], seed: int) -> Iterator[np.ndarray]:
     yield np.stack([np.bincount(pick, minlength=rows) for pick in picks]).astype(np.int32)
     alone = np.zeros(rows, dtype=np.int64)
     alone[rows // 2] = rows
-    yield np.stack([np.ones(rows, dtype=np.int64), alone, np.array([2 * (t == targets[0]) for t in targets])])
+    yield np.stack([np.ones(rows, dtype=np.int64), alone, np.array([2 * _equal(t, targets[0]) for t in targets])])
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Return whether values are equal, arrays among them, at which NaN equals NaN."""
+    if isinstance(one, np.ndarray):
+        return np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(_equal(a, b) for a, b in zip(one, other, strict=True))
+    return bool(one == other)
 
 
 def _same(one: float, other: float) -> bool:

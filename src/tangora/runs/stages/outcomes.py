@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from tangora.errors import FileError
 from tangora.evaluation.evaluator import Result
 from tangora.evaluation.results import Outcome
 from tangora.support.files import read_json, write_text
+from tangora.tasks.maps import packed, unpacked
 
 __all__ = ["Outcomes", "joined", "read_outcomes", "write_outcomes"]
 
@@ -72,19 +73,27 @@ def read_outcomes(path: Path) -> Outcomes:
     try:
         chosen = [Outcome(**{**one, "subset": tuple(one["subset"]), "results": _results(one)}) for one in raw["chosen"]]
         return Outcomes(chosen, raw["selections"], raw["candidates"], raw["searches"], raw.get("polishes", ()))
-    except (KeyError, TypeError) as cause:
+    except (KeyError, TypeError, ValueError) as cause:
         raise FileError("no outcomes in the file", where=path, fix="delete it and run the recipe again") from cause
 
 
 def _plain(results: Mapping[str, Mapping[str, Result]]) -> dict[str, dict[str, list[Any]]]:
     return {
-        split: {task: list(vars(result).values()) for task, result in of_split.items()}
+        split: {task: list(vars(_in_json(result)).values()) for task, result in of_split.items()}
         for split, of_split in results.items()
     }
 
 
 def _results(one: Mapping[str, Any]) -> dict[str, dict[str, Result]]:
     return {
-        split: {task: Result(*result) for task, result in of_split.items()}
+        split: {task: _of_json(Result(*result)) for task, result in of_split.items()}
         for split, of_split in one["results"].items()
     }
+
+
+def _in_json(result: Result) -> Result:
+    return replace(result, values=packed(result.values))
+
+
+def _of_json(result: Result) -> Result:
+    return replace(result, values=unpacked(result.values))

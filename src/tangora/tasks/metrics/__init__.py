@@ -92,8 +92,11 @@ def _checked(
     if len(predictions) != len(targets) or not len(targets):
         got = f"{len(predictions)} predictions, {len(targets)} targets"
         raise ArgumentError("a metric needs one prediction for each of at least one target", got=got, where=metric)
-    if () in (expected := _plain(targets)):
-        raise ArgumentError("a row has no reference", got=f"() as target {expected.index(())}", where=metric)
+    expected = _plain(targets)
+    if (
+        empty := next((row for row, target in enumerate(expected) if isinstance(target, tuple) and not target), None)
+    ) is not None:
+        raise ArgumentError("a row has no reference", got=f"() as target {empty}", where=metric)
     return _plain(predictions), expected
 
 
