@@ -150,12 +150,26 @@ class SamplingSettings(Frozen):
     False
     """
 
-    by: Literal["turns", "uniform", "proportional", "temperature"] = Field(
+    by: Literal["turns", "uniform", "proportional", "temperature", "uncertainty"] = Field(
         default="turns",
-        description="tasks in turn; drawn uniformly; by their numbers of rows; by these to the power 1 / temperature",
+        description="tasks in turn; drawn uniformly; by their numbers of rows; by these to the power 1 / temperature; "
+        "the rows of which the model is least certain, among a batch of each task",
     )
     temperature: float = Field(default=10.0, gt=0, description="of by: temperature; 1 is proportional")
     mixed: bool = Field(default=False, description="draw a task for every row, rather than for every batch")
+    scored: Literal["plain", "released"] = Field(
+        default="plain",
+        description="of by: uncertainty: without dropout, and rows without an entropy are kept in proportion; or as "
+        "the released code does: with dropout, and such rows borrow the scores of another task",
+    )
+
+    @model_validator(mode="after")
+    def _chosen_by_uncertainty(self) -> SamplingSettings:
+        if self.by == "uncertainty" and self.mixed:
+            raise ValueError("by: uncertainty mixes tasks anyway: leave mixed out")
+        if self.by != "uncertainty" and self.scored != "plain":
+            raise ValueError("scored is for by: uncertainty")
+        return self
 
 
 class AdapterSettings(WeightSettings):

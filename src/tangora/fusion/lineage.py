@@ -65,7 +65,8 @@ def _refuse_modules(name: str, adapter: Adapter, first: Adapter) -> None:
     metadata = adapter.metadata
     if not metadata.of_kind.adds_modules:
         return
-    if metadata.kind == "routed" or not getattr(MODES.get(metadata.train), "fusable", False):
+    fusable = getattr(MODES.get(metadata.train), "fusable", False)
+    if metadata.kind == "routed" or not (fusable(metadata.modules or {}) if callable(fusable) else fusable):
         what = f"{name} adds modules to the network, whose sum is no function that was trained"
         fix = "give the adapters that it was made of" if metadata.kind == "routed" else "use it as it is"
         raise FusionError(what, got=f"mode {metadata.train}", where=_WHERE, fix=fix)

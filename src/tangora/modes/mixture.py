@@ -18,6 +18,7 @@ from tangora.adapters.initial import seed_of
 from tangora.config.settings import SamplingSettings
 from tangora.modes.sampling import draws
 from tangora.modes.trainer import Rows
+from tangora.modes.uncertainty import Candidates, CandidatesCollator, Choosing, refuse_packed
 from tangora.tasks.model import collate
 from tangora.tasks.values import Task
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from tangora.tasks import Base
     from tangora.tasks.values import Batch
 
-__all__ = ["Collate", "Combine", "MixedCollator", "MixedRows", "Mixture", "Ordered", "in_turns", "one_or_mixed"]
+__all__ = ["Collate", "Combine", "MixedCollator", "MixedRows", "Mixture", "Ordered", "TaskMeans", "in_turns", "one_or_mixed"]
 
 Collate = Callable[[Sequence[Mapping[str, Any]]], "Batch"]
 Combine = Callable[[Sequence[nn.Module]], nn.Module]
@@ -59,6 +60,9 @@ def one_or_mixed(
     if len(tasks) == 1 and combine is None:
         return Rows(splits[0], drawn, seeds[0]), collators[0], lambda models: models[0]
     chosen = sampling or SamplingSettings()
+    if chosen.by == "uncertainty":
+        refuse_packed(tasks, [collate(task, base) for task in tasks])
+        return _least_certain(tasks, splits, collators, seeds, drawn, batch, chosen, combine or Mixture)
     count = drawn if chosen.mixed else drawn // batch
     order = draws(
         chosen, [len(split) for split in splits], count, seed_of("tasks", seed, "+".join(t.name for t in tasks))
@@ -67,6 +71,28 @@ def one_or_mixed(
     shares = Counter(order)
     streams = [Rows(split, shares[i], seeds[i]) for i, split in enumerate(splits)]
     return MixedRows(streams, order), MixedCollator(collators), combine or Mixture
+
+
+def _least_certain(
+    tasks: Sequence[Task],
+    splits: Sequence[Any],
+    collators: tuple[Collate, ...],
+    seeds: Sequence[int],
+    drawn: int,
+    batch: int,
+    sampling: SamplingSettings,
+    combine: Combine,
+) -> Ordered:
+    """Return candidates of every task for each row, and a model that trains on the least certain ones of a batch."""
+    streams = [Rows(split, drawn, seed) for split, seed in zip(splits, seeds, strict=True)]
+    order = draws(sampling, [len(split) for split in splits], drawn * len(splits), 0)
+    rows = Candidates(MixedRows(streams, order), len(splits), batch)
+    forms = [task.form for task in tasks]
+    return (
+        rows,
+        CandidatesCollator(MixedCollator(collators)),
+        lambda models: Choosing(combine(models), forms, sampling.scored == "released"),
+    )
 
 
 def in_turns(count: int, batch: int, length: int) -> list[int]:
@@ -145,3 +171,11 @@ class Mixture(nn.Module):
     def combined(self, losses: Tensor, rows: Tensor) -> Tensor:
         """Return one loss from the mean loss of each part, and its number of rows."""
         return losses[0] if len(losses) == 1 else (losses * rows).sum() / rows.sum()
+
+
+class TaskMeans(Mixture):
+    """A mixture with the mean over the tasks of a batch of each task's mean loss (arXiv:2009.09139)."""
+
+    def combined(self, losses: Tensor, rows: Tensor) -> Tensor:
+        """Return the mean of the parts' losses, however many rows they have."""
+        return losses.mean()

@@ -61,5 +61,6 @@ SAMPLERS: Mapping[str, Callable[[Sequence[int], int, float, torch.Generator], li
     "uniform": _uniform,
     "proportional": _proportional,
     "temperature": _temperature,
+    "uncertainty": _turns,  # a candidate of every task for each row; the model chooses: tangora.modes.uncertainty
 }
 """Name -> sampler, as `tangora.config.settings.SamplingSettings` lists them."""

@@ -40,7 +40,7 @@ def cells(recipe: Recipe) -> Iterator[Cell]:
     mentioned = dict.fromkeys(space for entry in recipe.fusion.methods for space in entry.spaces)
     spaces = sorted(mentioned, key=lambda space: space != "delta")
     for mode, settings in recipe.modes.items():
-        if not is_fusable(mode_of(settings)):
+        if not is_fusable(mode_of(settings), settings.model_extra or {}):
             continue
         for space in spaces:
             if space_of(space).needs_factors and not KINDS[mode_of(settings).kind].has_factors:
