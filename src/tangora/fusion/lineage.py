@@ -193,6 +193,7 @@ def inherit(parents: Sequence[Adapter], updates: Mapping[str, Update], fused: Fu
         # what is fused no longer depends on the base's weights
         base=next((m.base for m in each if m.base.fingerprint), each[0].base).model_copy(update={"adapted": None}),
         linearize=_common(m.linearize for m in each) or "none",
+        modules=_common(m.modules for m in each),
         initial=drawn if initial is not None else None,
         fused=fused,
         **({"train": mode} if mode is not None else {}),  # if modes differ, it follows from kind and linearize

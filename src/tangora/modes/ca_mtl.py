@@ -70,7 +70,9 @@ def _length(base: Base, given: int | None) -> int:
     read = min(int(getattr(base.config, "max_length", config.max_position_embeddings)), config.max_position_embeddings)
     if given is not None and given < read:
         fix = f"set base.max_length: {given}, or length: {read}"
-        raise ModelError(f"the base reads up to {read} tokens, and the bias is for fewer", got=given, where="length", fix=fix)
+        raise ModelError(
+            f"the base reads up to {read} tokens, and the bias is for fewer", got=given, where="length", fix=fix
+        )
     return read if given is None else given
 
 
@@ -121,9 +123,7 @@ def train(bench: Bench, tasks: Sequence[Task], config: FinetuneConfig) -> Mappin
                 parameter.requires_grad_(True)
             numbers = {task.name: number for number, task in enumerate(tasks)}
             session.fit(
-                lambda task: ConditionedTaskModel(
-                    base.backbone, task, base, network=network, index=numbers[task.name]
-                ),
+                lambda task: ConditionedTaskModel(base.backbone, task, base, network=network, index=numbers[task.name]),
                 TaskMeans if settings.loss == "tasks" else Mixture,
             )
             shared = {f"{CHANGES}{name}": p.detach().cpu() - session.pristine[name] for name, p in own.items()}

@@ -116,10 +116,10 @@ class Mode(Protocol):
 
     A mode may also have ``fusable``: whether fusions of its adapters make sense (`is_fusable`). It is False for a joint
     mode with one adapter for all tasks; it must be True for adapters of kind ``modules`` that may be fused, since the
-    sum of their parameters is the sum of their functions. If that depends on how they were trained, it is a function of
-    a mapping: of the mode's keys in a recipe, or of an adapter's ``metadata.modules``, which then contains the keys that
-    decide. One that only answers, with adapters that a router makes, has ``trains = False``; its `check`, `footprint`
-    and `train` raise `ModelError`.
+    sum of their parameters is the sum of their functions. If that depends on how they were trained, it is a function
+    of a mapping: of the mode's keys in a recipe, or of an adapter's ``metadata.modules``, which then contains the keys
+    that decide. One that only answers, with adapters that a router makes, has ``trains = False``; its `check`,
+    `footprint` and `train` raise `ModelError`.
 
     A mode promises:
 

@@ -98,7 +98,7 @@ def finetune(
     """
     one = isinstance(task, Task)
     tasks = [task] if isinstance(task, Task) else list(task)
-    folders = {} if out is None else {t.name: out if one else out / t.name for t in tasks}
+    folders = {} if out is None else {t.name: out if one else Path(out) / t.name for t in tasks}
     bench = Bench(base, scratch, logs, on_step)
     made = train_to(bench, tasks, config, folders, overwrite=overwrite, extra={"stage": stage})
     return made[tasks[0].name] if one else made

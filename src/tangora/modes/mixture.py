@@ -26,7 +26,17 @@ if TYPE_CHECKING:
     from tangora.tasks import Base
     from tangora.tasks.values import Batch
 
-__all__ = ["Collate", "Combine", "MixedCollator", "MixedRows", "Mixture", "Ordered", "TaskMeans", "in_turns", "one_or_mixed"]
+__all__ = [
+    "Collate",
+    "Combine",
+    "MixedCollator",
+    "MixedRows",
+    "Mixture",
+    "Ordered",
+    "TaskMeans",
+    "in_turns",
+    "one_or_mixed",
+]
 
 Collate = Callable[[Sequence[Mapping[str, Any]]], "Batch"]
 Combine = Callable[[Sequence[nn.Module]], nn.Module]

@@ -1,6 +1,6 @@
-"""Uncertainty sampling (arXiv:2009.09139, §2.3): train on those candidates of which the model is least certain.
+"""Uncertainty sampling (arXiv:2009.09139): train on those candidates of which the model is least certain.
 
-Candidates ─ CandidatesCollator ─▶ b rows of every task ─ Choosing: entropies without gradients ─▶ b rows ─ Mixture ─▶ loss
+Candidates ─ CandidatesCollator ─▶ b rows of every task ─ Choosing: entropies, no gradients ─▶ b rows ─ Mixture ─▶ loss
 
 What is chosen depends on the weights and the batch alone. So there is no state to keep, a training that is resumed
 chooses the same rows, and every joint mode can train this way.
@@ -137,7 +137,7 @@ def entropies(logits: Tensor, labels: Tensor, form: AnswerForm) -> Float[Tensor,
     """
     if form.logits_over == "labels":
         p = logits.sigmoid()
-        each = torch.special.entr(p) + torch.special.entr(1 - p)
+        each: Tensor = torch.special.entr(p) + torch.special.entr(1 - p)
         return (each / (math.log(2) + _EPSILON)).mean(-1)
     each = torch.special.entr(logits.softmax(-1)).sum(-1) / (math.log(logits.shape[-1]) + _EPSILON)
     if form.logits_over == "classes":
@@ -149,7 +149,7 @@ def entropies(logits: Tensor, labels: Tensor, form: AnswerForm) -> Float[Tensor,
 def scores(measured: Sequence[Float[Tensor, " rows"]]) -> list[Float[Tensor, " rows"]]:
     """Return ``H/H_max · mean_t(H/H_max) / max_u mean_u(H/H_max)`` of each row, u over the tasks.
 
-    So a row counts by the model's uncertainty about it, and about its task (arXiv:2009.09139, eq. 8 and 9).
+    So a row counts by the model's uncertainty about it, and about its task (arXiv:2009.09139, uncertainty sampling).
 
     Args:
         measured: normalized entropies of each task's candidates; see `entropies`.

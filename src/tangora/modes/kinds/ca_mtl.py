@@ -30,7 +30,7 @@ class _CaMtl:
     - *norms*: the weight of a layer norm is ``FiLM_z(weight)``, in layers from n/2 on.
     - *bottleneck*: ``up(down(FiLM_z(h)))``, after the top layer, or (``variant: large``) beside every layer.
 
-    (arXiv:2009.09139, §2.) Choose it for tasks of text with labelled rows at hand, which help each other. Of the
+    (arXiv:2009.09139.) Choose it for tasks of text with labelled rows at hand, which help each other. Of the
     paper it differs in that the encoder is frozen unless ``unfreeze_from`` and ``top: new`` say otherwise; the bias is
     cut to the length of a batch, so that nothing is padded to L.
 

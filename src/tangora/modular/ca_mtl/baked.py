@@ -76,11 +76,11 @@ class Baked(Conditions):
 
     def bias(self, layer: int) -> Tensor:
         """Return the blocks of a layer's attention bias."""
-        return self.attention[layer]
+        return cast(Tensor, self.attention[layer])
 
     def norm_weight(self, name: str, weight: Tensor) -> Tensor:
         """Return the weight with the task's change."""
-        return weight + self.norms[name]
+        return weight + cast(Tensor, self.norms[name])
 
     def squeezed(self, layer: int, hidden: Tensor) -> Tensor:
         """Return the bottleneck with the task's γ and β."""

@@ -38,7 +38,7 @@ class Encoder:
     @property
     def embedded(self) -> int:
         """The width of embeddings, which differs from d in small ELECTRAs."""
-        return int(self.embeddings.get_submodule("LayerNorm").normalized_shape[0])  # type: ignore[index, arg-type]
+        return int(_norm(self.embeddings, "LayerNorm").normalized_shape[0])
 
     def attention(self, layer: int) -> nn.Module:
         """Return the module that computes a layer's attention."""
@@ -50,9 +50,7 @@ class Encoder:
 
     def weights(self, layers: Iterable[int]) -> dict[str, nn.Parameter]:
         """Return the parameters of some layers, by their names in the backbone."""
-        return {
-            f"encoder.layer.{i}.{name}": value for i in layers for name, value in self.layers[i].named_parameters()
-        }
+        return {f"encoder.layer.{i}.{name}": value for i in layers for name, value in self.layers[i].named_parameters()}
 
 
 def encoder_of(backbone: nn.Module) -> Encoder:
@@ -68,7 +66,9 @@ def encoder_of(backbone: nn.Module) -> Encoder:
     layers = tuple(getattr(stack, "layer", ()))
     lacking = _lacking(backbone, layers)
     if lacking is not None:
-        raise ModelError(f"ca-mtl needs an encoder with the layers of BERT, and {name} has {lacking}", where=_WHERE, fix=fix)
+        raise ModelError(
+            f"ca-mtl needs an encoder with the layers of BERT, and {name} has {lacking}", where=_WHERE, fix=fix
+        )
     if getattr(config, "is_decoder", False):
         raise ModelError("ca-mtl needs an encoder, and this model is a decoder", got=name, where=_WHERE, fix=fix)
     return Encoder(backbone.get_submodule("embeddings"), stack, layers)
@@ -95,7 +95,7 @@ def _at(module: nn.Module, path: str) -> nn.Module | None:
         return None
 
 
-def _norm(layer: nn.Module, path: str) -> nn.LayerNorm:
-    found = layer.get_submodule(path)
+def _norm(module: nn.Module, path: str) -> nn.LayerNorm:
+    found = module.get_submodule(path)
     assert isinstance(found, nn.LayerNorm)
     return found

@@ -91,7 +91,7 @@ def film(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 class Film(nn.Module):
-    """Scale and shift by task, ``[γ; β] = W z + b`` (arXiv:2009.09139, eq. 1; FiLM, arXiv:1709.07871).
+    """Scale and shift by task, ``[γ; β] = W z + b`` (arXiv:2009.09139; FiLM, arXiv:1709.07871).
 
     W begins at draws of N(0, 0.02²), b at 0.
 
@@ -156,7 +156,8 @@ def block_diagonal(x: Float[Tensor, "rows side"], length: int) -> Float[Tensor, 
             [0, 0, 5]])
     """
     blocks = x[:length].split(x.shape[1])
-    return torch.block_diag(*blocks)[:, :length]
+    whole: Tensor = torch.block_diag(*blocks)
+    return whole[:, :length]
 
 
 def biased(mask: Tensor | None, bias: Float[Tensor, "query key"]) -> Float[Tensor, "#batch 1 query key"]:
