@@ -20,6 +20,7 @@ __all__ = [
     "BaseInfo",
     "DistilledInfo",
     "FusedInfo",
+    "GatesInfo",
     "InitialInfo",
     "Metadata",
     "Parent",
@@ -153,6 +154,14 @@ class PolishedInfo(_Frozen):
         return self
 
 
+class GatesInfo(_Frozen):
+    """The trained gate of each layer; the adapter does not change the ``closed`` ones, below the threshold."""
+
+    threshold: float
+    values: dict[str, float]
+    closed: list[str]
+
+
 class Metadata(_Frozen):
     """An adapter's provenance, format 1; every field but the first three may be unknown.
 
@@ -177,6 +186,7 @@ class Metadata(_Frozen):
     stage: str | None = Field(default=None, description="hash of everything that decided it")
     recipe: dict[str, Any] | None = Field(default=None, description="the configuration that trained it")
     modules: dict[str, Any] | None = Field(default=None, description="what the mode makes the added modules of")
+    gates: GatesInfo | None = Field(default=None, description="the gates that it was trained with")
     fused: FusedInfo | None = None
     distilled: DistilledInfo | None = None
     polished: PolishedInfo | None = None

@@ -86,6 +86,7 @@ def memory_of(base: Base, task: Task, config: FinetuneConfig, batch_size: int) -
     """
     mode = mode_of(config)
     footprint, changes = mode.footprint(base, config), mode.kind == "full" and mode.linearize == "none"
+    changes = changes and not getattr(mode, "keeps_start", False)
     settings = config.training
     compute = 2 if settings.bf16 or not base.machine.exact else _FLOAT
     trained = _FLOAT * (footprint.trainable + _of_head(task, base))

@@ -30,6 +30,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from tangora.adapters.initial import seed_of
 from tangora.errors import ModelError
+from tangora.modes.rates import with_own_rates
 from tangora.support.files import read_safetensors, writing
 from tangora.support.json_text import parse_json
 from tangora.support.machine import Machine
@@ -118,16 +119,17 @@ class QuietTrainer(Trainer):
         outputs = model(**inputs)
         return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
 
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Return the optimizer, in which parameters with a learning rate of their own have a group each."""
+        return with_own_rates(super().create_optimizer(model))
+
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Record and report the step; refuse a loss that is not finite before a checkpoint is written."""
         step, loss = self.state.global_step, logs.get("loss")
         if loss is not None and not math.isfinite(loss):
-            raise ModelError(
-                "the training loss is not finite",
-                got=loss,
-                where=f"{self.watch.name}, step {step}",
-                fix=f"lower training.learning_rate (now {self.args.learning_rate:g})",
-            )
+            where = f"{self.watch.name}, step {step}"
+            fix = f"lower training.learning_rate (now {self.args.learning_rate:g})"
+            raise ModelError("the training loss is not finite", got=loss, where=where, fix=fix)
         super().log(logs, *args, **kwargs)
         if loss is not None and self.watch.on_step is not None and self.is_world_process_zero():
             self.watch.on_step(step, self.state.max_steps, loss)
@@ -161,7 +163,6 @@ class QuietTrainer(Trainer):
         """Return the main process's numbers, so that every process takes the same decision."""
         if self.args.world_size == 1:
             return values
-
         shared = list(values)
         broadcast_object_list(shared)
         return shared[0], shared[1]
@@ -221,7 +222,7 @@ def forget_checkpoints(scratch: Path) -> None:
 
     A kill may end the removal anywhere. What it leaves of a checkpoint must not count as one.
     """
-    for state in scratch.glob(f"*/checkpoint-*/{STATE}"):
+    for state in scratch.glob(f"**/checkpoint-*/{STATE}"):
         state.unlink(missing_ok=True)
 
 
