@@ -8,15 +8,15 @@ from pydantic import Field, model_validator
 
 from tangora.config.settings import AdapterSettings, Frozen, JointSettings, WeightSettings
 
-__all__ = ["GateSettings", "GatedAdapterSettings", "GatedJointSettings", "GatedWeightSettings"]
+__all__ = ["LayerGateSettings", "GatedAdapterSettings", "GatedJointSettings", "GatedWeightSettings"]
 
 _FREE_EPOCHS, _EPOCHS = 3, 31  # of the released code, whose last epoch is number 30
 
 
-class GateSettings(Frozen):
+class LayerGateSettings(Frozen):
     """When a layer's gate is open, and what an open one costs.
 
-    >>> GateSettings(variant="released").free
+    >>> LayerGateSettings(variant="released").free
     0.0967741935483871
     """
 
@@ -32,7 +32,7 @@ class GateSettings(Frozen):
     gate_rate: float = Field(default=2e-3, gt=0, description="learning rate of the gates")
 
     @model_validator(mode="after")
-    def _open_at_first(self) -> GateSettings:
+    def _open_at_first(self) -> LayerGateSettings:
         if self.gate_start < self.threshold:  # with a change of zero, nothing would ever open it
             raise ValueError("gate_start must be at least the threshold: a closed gate of an untrained layer stays so")
         return self
@@ -45,11 +45,11 @@ class GateSettings(Frozen):
         return _FREE_EPOCHS / _EPOCHS if self.variant == "released" else 0.0
 
 
-class GatedAdapterSettings(AdapterSettings, GateSettings):
+class GatedAdapterSettings(AdapterSettings, LayerGateSettings):
     """The keys of a mode that trains a LoRA adapter with a gate per layer."""
 
 
-class GatedWeightSettings(WeightSettings, GateSettings):
+class GatedWeightSettings(WeightSettings, LayerGateSettings):
     """The keys of a mode that trains the model's own weights with a gate per layer."""
 
     layers: Literal["linear", "all"] = Field(

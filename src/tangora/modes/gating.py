@@ -31,7 +31,7 @@ from tangora.updates.task_vector import Dense, LowRank
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
-    from tangora.config.gated import GateSettings
+    from tangora.config.gated import LayerGateSettings
     from tangora.config.settings import FinetuneConfig
     from tangora.modes.contract import Bench
     from tangora.modes.preparation import Start
@@ -78,7 +78,7 @@ def fit(session: Session, gates: Mapping[str, LayerGate], model_of: Callable[[Ta
     """Train what requires gradients in an open session, with the penalty of the gates.
 
     Args:
-        session: of a mode with `GateSettings`.
+        session: of a mode with `LayerGateSettings`.
         gates: layer -> gate.
         model_of: as of `Session.fit`; by default the base's task models.
     """
@@ -207,7 +207,7 @@ def refuse_all_closed(updates: Collection[str], gates: Mapping[str, LayerGate], 
     """
     if updates:
         return
-    settings: GateSettings = config.settings
+    settings: LayerGateSettings = config.settings
     largest = max(gate.value.item() for gate in gates.values())
     what = f"all {len(gates)} gates closed, so the adapter would change nothing (the largest is {largest:.3g})"
     fix = "lower penalty; or raise penalty_free, so that the layers learn before they have to pay"
@@ -215,7 +215,7 @@ def refuse_all_closed(updates: Collection[str], gates: Mapping[str, LayerGate], 
 
 
 def with_gates(
-    adapter: Adapter, gates: Mapping[str, LayerGate], bench: Bench, task: Task, settings: GateSettings
+    adapter: Adapter, gates: Mapping[str, LayerGate], bench: Bench, task: Task, settings: LayerGateSettings
 ) -> Adapter:
     """Record the gates in the metadata of an adapter and in the record of its training, and return the adapter."""
     info = GatesInfo(

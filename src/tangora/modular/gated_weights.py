@@ -121,7 +121,7 @@ def gated_weights(
 
 
 def _put(module: nn.Module, name: str, gate: LayerGate, copies: dict[int, _GatedWeight]) -> None:
-    """LayerGate a parameter; ``copies`` has those of parameters that several layers share."""
+    """Gate a parameter; ``copies`` has those of parameters that several layers share."""
     parameter = getattr(module, name)
     if id(parameter) not in copies:
         parameter.requires_grad_(True)

@@ -73,7 +73,7 @@ class Penalty:
 
     >>> penalty = Penalty({"one": LayerGate(0.15, 0.1), "two": LayerGate(0.25, 0.1)}, weight=2.0)
     >>> penalty.active = True
-    >>> round(float(penalty()), 6)
+    >>> round(penalty().item(), 6)
     0.4
     """
 
