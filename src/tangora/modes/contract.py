@@ -121,6 +121,9 @@ class Mode(Protocol):
     that decide. One that only answers, with adapters that a router makes, has ``trains = False``; its `check`,
     `footprint` and `train` raise `ModelError`.
 
+    A mode whose settings name files has ``reads``: configuration -> a JSON list that determines what is read from them,
+    which the key of its adapters then covers (`tangora.modes.stage`).
+
     A mode promises:
 
     1. `train` returns the same adapters for the same seed. It leaves the base unchanged bit for bit, also if it raises.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from tangora.modes.contract import mode_of
@@ -35,7 +35,7 @@ def stage_key(
 
     It covers the code of mode and family with everything that this imports from Tangora, the mode's settings, the
     seed, the base's weights and the tasks' rows. It leaves out what cannot change the result: trackers, data loader
-    processes, the interval of checkpoints. Nothing is loaded for it.
+    processes, the interval of checkpoints. Nothing is loaded for it but files that the mode's settings name.
 
     Args:
         config: a resolved mode of a recipe.
@@ -46,5 +46,8 @@ def stage_key(
     """
     watched = [METRICS.get(name) for name in sorted(set(metrics)) if config.training.early_stopping]
     settings = config.resolved().settings.model_dump(mode="json", exclude={"training": MACHINERY})
-    code = source_digest(mode_of(config), FAMILIES.get(family), *watched, without=_UNDECIDING)
-    return digest(["expert", code, config.train, config.mode, settings, config.seed, base, list(tasks.items())])
+    mode = mode_of(config)
+    code = source_digest(mode, FAMILIES.get(family), *watched, without=_UNDECIDING)
+    inputs = ["expert", code, config.train, config.mode, settings, config.seed, base, list(tasks.items())]
+    read: Callable[[FinetuneConfig], list[object]] | None = getattr(mode, "reads", None)
+    return digest([*inputs, *(read(config) if read is not None else ())])
