@@ -217,6 +217,7 @@ def test_every_key_decides(base, tasks):
         {"temperature": 0.5},
         {"contrast": "released"},
         {"sampling": {"by": "turns"}},
+        {"sampling": {"by": "uncertainty"}},
         {"seed": 1},
     ]
     made = [finetune(base, tasks[:2], settings(**change))["task0"].fingerprint for change in changes]
@@ -226,6 +227,7 @@ def test_every_key_decides(base, tasks):
 def test_rows_of_all_tasks_are_mixed_by_default():
     assert settings().settings.sampling.mixed
     assert settings(sampling={"by": "temperature"}).settings.sampling.mixed
+    assert settings(sampling={}).settings.sampling.by == "proportional"
     with pytest.raises(RecipeError, match=r"needs rows of several tasks in a batch: set sampling\.mixed: true"):
         settings(sampling={"mixed": False})
     chosen = settings(sampling={"mixed": False}, instance_weight=0).settings

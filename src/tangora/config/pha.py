@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from tangora.config.settings import Frozen, JointSettings, SamplingSettings
 
-__all__ = ["JointPart", "MixedSampling", "ModuleShapes", "PrototypeSettings", "PrototypeSizes"]
-
-
-class MixedSampling(SamplingSettings):
-    """How ``pha`` draws rows: like a shuffle of all tasks' rows, so that a batch contains rows of several tasks."""
-
-    by: Literal["turns", "uniform", "proportional", "temperature"] = Field(
-        default="proportional",
-        description="tasks in turn; drawn uniformly; by their numbers of rows; by these to the power 1 / temperature",
-    )
-    mixed: bool = Field(default=True, description="draw a task for every row, rather than for every batch")
+__all__ = ["JointPart", "ModuleShapes", "PrototypeSettings", "PrototypeSizes"]
 
 
 class PrototypeSizes(Frozen):
@@ -34,7 +25,7 @@ class PrototypeSizes(Frozen):
 class PrototypeSettings(PrototypeSizes, JointSettings):
     """The keys of ``pha``: sizes, losses, and where new tasks start."""
 
-    sampling: MixedSampling = Field(default=MixedSampling())
+    sampling: SamplingSettings = Field(default=SamplingSettings(by="proportional", mixed=True))
     smoothing: float = Field(default=0.1, ge=0, lt=1, description="label smoothing of the tasks' losses")
     instance_weight: float = Field(default=0.1, ge=0, description="of the loss between rows")
     prototype_weight: float = Field(default=0.1, ge=0, description="of the loss between rows and prototypes")
@@ -49,9 +40,18 @@ class PrototypeSettings(PrototypeSizes, JointSettings):
     )
     start_rows: int = Field(default=1000, ge=1, description="train rows whose encodings select a new task's prototype")
 
+    @field_validator("sampling", mode="before")
+    @classmethod
+    def _mixed_by_default(cls, raw: Any) -> Any:
+        """Fill in this mode's own defaults: keys that a recipe leaves out would else be those of other modes."""
+        if not isinstance(raw, Mapping):
+            return raw
+        return {"by": "proportional", "mixed": raw.get("by") != "uncertainty", **raw}
+
     @model_validator(mode="after")
     def _consistent(self) -> PrototypeSettings:
-        if self.instance_weight > 0 and not self.sampling.mixed:
+        mixed = self.sampling.mixed or self.sampling.by == "uncertainty"
+        if self.instance_weight > 0 and not mixed:
             raise ValueError("the loss between rows needs rows of several tasks in a batch: set sampling.mixed: true")
         if self.tuned == "all" and self.start is None:
             raise ValueError("tuned is of a training with start; without it, everything is trained")
