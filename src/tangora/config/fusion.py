@@ -1,9 +1,14 @@
-"""An entry of ``fusion.methods``: the method, the space, and the source of the coefficients. No torch.
+"""An entry of ``fusion.methods``: the method, the space, and the source of the coefficients; or a router. No torch.
 
 A search is named by a recipe, found in the registry of searches, and validated by its own settings::
 
     {method: task_arithmetic, search: {name: convex, labels: 32}}
     {method: task_arithmetic, search: convex, labels: 32}           # short form
+
+So is a router, which `method` names::
+
+    {method: arrow, route: {top_k: 2}}
+    {method: arrow, top_k: 2}                                       # short form
 """
 
 from __future__ import annotations
@@ -14,8 +19,9 @@ from typing import Any
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from tangora.config.polish import PolishSettings
+from tangora.config.routing import RouteSettings
 from tangora.config.settings import NAME, Frozen, SpaceName
-from tangora.support.seams import SEARCHES
+from tangora.support.seams import ROUTERS, SEARCHES
 from tangora.support.validation import did_you_mean
 
 __all__ = ["FusionEntry", "SearchSettings", "check_search"]
@@ -80,6 +86,9 @@ class FusionEntry(Frozen):
     ``weights`` and ``parameters`` may be lists. Then every combination is a candidate, and one is selected on
     validation. A ``search`` finds the weights in another way, for one setting of the parameters. Give its settings as
     a mapping, or give its name here and its other keys beside it.
+
+    If ``method`` is a router, the experts are not fused: they stay apart, and the router chooses among them for every
+    input. ``route`` has its settings, by default those of the router.
     """
 
     method: str
@@ -97,16 +106,35 @@ class FusionEntry(Frozen):
     search: SerializeAsAny[SearchSettings] | None = Field(
         default=None, description="where coefficients come from, if not from a grid: its name, or its settings"
     )
+    route: SerializeAsAny[RouteSettings] | None = Field(
+        default=None, description="the settings of a router, if method names one"
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _settings_in_one_place(cls, raw: Any) -> Any:
-        return _gathered(raw) if isinstance(raw, Mapping) else raw
+        if not isinstance(raw, Mapping):
+            return raw
+        return _routed(raw) if raw.get("method") in ROUTERS or raw.get("route") is not None else _gathered(raw)
 
     @field_validator("search", mode="before")
     @classmethod
     def _settings_of_the_search(cls, raw: Any) -> Any:
         return SEARCHES.get(raw["name"]).settings.model_validate(raw) if isinstance(raw, Mapping) else raw
+
+    @field_validator("route", mode="before")
+    @classmethod
+    def _settings_of_the_router(cls, raw: Any) -> Any:
+        return ROUTERS.get(raw["name"]).settings.model_validate(raw) if isinstance(raw, Mapping) else raw
+
+    @model_validator(mode="after")
+    def _experts_stay_apart(self) -> FusionEntry:
+        given = {"weights": self.weights, "parameters": self.parameters, "polish": self.polish}
+        if self.route is not None and (odd := [name for name, value in given.items() if value]):
+            raise ValueError(f"{self.method} is a router, and nothing is fused: leave out {odd[0]}")
+        if self.route is not None and self.spaces != ["delta"]:
+            raise ValueError(f"{self.method} is a router, and experts stay as they are: leave out spaces")
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> FusionEntry:
@@ -127,6 +155,8 @@ class FusionEntry(Frozen):
         """The name in ``scores.csv``."""
         if self.name is not None:
             return self.name
+        if self.route is not None:
+            return self.route.label
         chosen = self.search.label if self.search else self.method
         return f"{chosen}-polished" if self.polish is not None else chosen
 
@@ -154,6 +184,33 @@ def _gathered(raw: Mapping[str, Any]) -> dict[str, Any]:
     _refuse(_chosen(beside), f"search {search['name']}", [*FusionEntry.model_fields, *fields])
     _refuse([key for key in search if key not in ("name", *fields)], f"search {search['name']}", fields)
     return {**entry, "search": {**search, **moved}}
+
+
+def _routed(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entry with every key of its router moved under ``route``, which gets the router's name.
+
+    Raises:
+        ValueError: the method is no router, or a key belongs neither to the entry nor to the router.
+    """
+    method, route = raw.get("method"), raw.get("route")
+    if method not in ROUTERS:
+        raise ValueError(f"route has the settings of a router, and {method!r} is none. Routers: {', '.join(ROUTERS)}")
+    if route is not None and not isinstance(route, Mapping):
+        if not isinstance(route, RouteSettings):
+            raise ValueError("route is a table of settings, such as {top_k: 2}")
+        route = route.model_dump()
+    if raw.get("search") is not None:
+        raise ValueError(f"{method} is a router, and nothing is fused: leave out search")
+    settings = dict(route or {})
+    if settings.setdefault("name", method) != method:
+        raise ValueError(f"the method is {method}, and route is of {settings['name']}")
+    fields = [key for key in ROUTERS.get(str(method)).settings.model_fields if key != "name"]
+    moved = {key: value for key, value in raw.items() if key in fields and key not in FusionEntry.model_fields}
+    beside = {key: value for key, value in raw.items() if key not in FusionEntry.model_fields and key not in moved}
+    _refuse(beside, f"router {method}", [*FusionEntry.model_fields, *fields])
+    _refuse([key for key in settings if key not in ("name", *fields)], f"router {method}", fields)
+    entry = {key: value for key, value in raw.items() if key in FusionEntry.model_fields}
+    return {**entry, "route": {**settings, **moved}}
 
 
 def _fields(name: Any) -> list[str]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tangora.progress import Progress
     from tangora.tasks import Base, Task, TaskModel
 
-__all__ = ["Bench", "Footprint", "Mode", "OnStep", "is_fusable", "mode_of", "reporting"]
+__all__ = ["Bench", "Footprint", "Mode", "OnStep", "is_fusable", "is_routable", "mode_of", "reporting"]
 
 OnStep: TypeAlias = Callable[[int, int, float], None]
 """Called after each step with (step, total steps, loss)."""
@@ -118,7 +118,8 @@ class Mode(Protocol):
     mode with one adapter for all tasks; it must be True for adapters of kind ``modules`` that may be fused, since the
     sum of their parameters is the sum of their functions. If that depends on how they were trained, it is a function
     of a mapping: of the mode's keys in a recipe, or of an adapter's ``metadata.modules``, which then contains the keys
-    that decide. One that only answers, with adapters that a router makes, has ``trains = False``; its `check`,
+    that decide. It may have ``routable = False``, if it is of kind ``lora`` and its adapters are no low-rank experts
+    (`is_routable`). One that only answers, with adapters that a router makes, has ``trains = False``; its `check`,
     `footprint` and `train` raise `ModelError`.
 
     A mode whose settings name files has ``reads``: configuration -> a JSON list that determines what is read from them,
@@ -220,3 +221,9 @@ def is_fusable(mode: Mode, keys: Mapping[str, Any]) -> bool:
     """Return whether fusions of adapters that a mode trains with its ``keys`` in a recipe make sense; see `Mode`."""
     fusable = getattr(mode, "fusable", not KINDS[mode.kind].adds_modules)
     return bool(fusable(keys) if callable(fusable) else fusable)
+
+
+def is_routable(mode: Mode) -> bool:
+    """Return whether a mode's adapters are experts that a router can choose among: low-rank, beside one network."""
+    plain = mode.kind == "lora" and mode.linearize != "model" and mode.answers == "weights"
+    return plain and bool(getattr(mode, "routable", True))

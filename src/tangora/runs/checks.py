@@ -10,7 +10,7 @@ from tangora.coefficients.requirements import refuse_unless_searchable
 from tangora.config.recipe import FusionEntry, Recipe
 from tangora.errors import FusionError
 from tangora.methods import get
-from tangora.modes.contract import mode_of
+from tangora.modes.contract import is_routable, mode_of
 from tangora.support.extras import require
 from tangora.support.seams import METRICS
 
@@ -35,7 +35,8 @@ def check_methods(recipe: Recipe) -> None:
 
     Raises:
         FusionError: a method or one of its parameters is unknown or out of range, a subset has a number of tasks that
-            the method cannot fuse, or a method that needs statistics is used in another space than delta.
+            the method cannot fuse, a method that needs statistics is used in another space than delta, or a router is
+            used with modes whose adapters cannot be routed.
         MissingExtraError: the packages for training, for the report or for a metric are not installed.
     """
     require("train", "report", purpose="a run")
@@ -43,6 +44,9 @@ def check_methods(recipe: Recipe) -> None:
         if extra := getattr(METRICS.get(name), "extra", None):
             require(extra, purpose=f"the metric {name}")
     for entry in recipe.fusion.methods:
+        if entry.route is not None:
+            _check_router(recipe, entry)
+            continue
         method = get(entry.method)
         linearized = [m for m in entry.modes or recipe.modes if mode_of(recipe.modes[m]).linear_in_coefficients]
         refuse_unless_searchable(entry, linearized)
@@ -53,6 +57,15 @@ def check_methods(recipe: Recipe) -> None:
             raise FusionError(what, got=others[0], where=where, fix="leave the spaces out, or give delta")
         for size in _sizes(recipe, entry):
             method.check_count(size, where=f"fusion.methods.{entry.label}.sizes")
+
+
+def _check_router(recipe: Recipe, entry: FusionEntry) -> None:
+    """Refuse modes whose adapters cannot be routed, if the entry names them, or if there are no others."""
+    modes = entry.modes or list(recipe.modes)
+    odd = [mode for mode in modes if not is_routable(mode_of(recipe.modes[mode]))]
+    if odd and (entry.modes or len(odd) == len(modes)):
+        what, fix = f"adapters of train: {recipe.modes[odd[0]].train} cannot be routed", "give modes of lora or l-lora"
+        raise FusionError(what, got=odd[0], where=f"fusion.methods.{entry.label}.modes", fix=fix)
 
 
 def _sizes(recipe: Recipe, entry: FusionEntry) -> Iterator[int]:

@@ -27,6 +27,7 @@ from tangora.runs.plan import Plan, plan
 from tangora.runs.sources import Sources
 from tangora.runs.stages.columns import ColumnStore
 from tangora.runs.stages.polisher import Polisher
+from tangora.runs.stages.router import Routings
 from tangora.support.machine import Machine
 from tangora.tasks import Base, Task, load_base, load_task
 from tangora.tasks.base import BUILTIN
@@ -191,6 +192,11 @@ class Context:
     def polisher(self) -> Polisher:
         """Trains fusions towards their experts."""
         return Polisher(self.base, self.tasks, self.run / "cache", self.recipe.seed)
+
+    @property
+    def router(self) -> Routings:
+        """Puts experts and the routers between them together."""
+        return Routings(self.base, self.tasks, self.run / "cache", self.recipe.seed)
 
     @cached_property
     def archive(self) -> ScoreStore:

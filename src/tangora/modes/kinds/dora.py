@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tangora.modes.kinds.lora import Lora
 
@@ -25,6 +25,7 @@ class _Dora(Lora):
 
     name = "dora"
     can_be_student = False
+    routable: Final = False  # its updates are of full rank
 
     def check(self, base: Base, config: FinetuneConfig) -> None:
         """Refuse what LoRA refuses, rounded weights, a base without files, and a start that is not the base."""

@@ -9,7 +9,7 @@ from tangora.adapters.kinds import KINDS
 from tangora.config.fusion import FusionEntry
 from tangora.config.recipe import Recipe
 from tangora.fusion.contract import space_of
-from tangora.modes.contract import is_fusable, mode_of
+from tangora.modes.contract import is_fusable, is_routable, mode_of
 from tangora.runs.subsets import choose_subsets
 
 __all__ = ["Cell", "cells"]
@@ -34,7 +34,8 @@ class Cell:
 def cells(recipe: Recipe) -> Iterator[Cell]:
     """Return every (mode, space, subset, entry) of a recipe.
 
-    Modes without factors skip spaces of factors; modes that leave nothing to fuse are left out.
+    Modes without factors skip spaces of factors, and those that cannot be routed skip routers; modes that leave nothing
+    to fuse are left out.
     """
     subsets = choose_subsets([t.name for t in recipe.tasks], recipe.fusion.subsets, recipe.seed)
     mentioned = dict.fromkeys(space for entry in recipe.fusion.methods for space in entry.spaces)
@@ -46,6 +47,7 @@ def cells(recipe: Recipe) -> Iterator[Cell]:
             if space_of(space).needs_factors and not KINDS[mode_of(settings).kind].has_factors:
                 continue
             entries = [e for e in recipe.fusion.methods if space in e.spaces and mode in (e.modes or [mode])]
+            entries = [e for e in entries if e.route is None or is_routable(mode_of(settings))]
             for subset in subsets:
                 for entry in entries:
                     if len(subset) in (entry.sizes or [len(subset)]):

@@ -29,6 +29,7 @@ from tangora.support.source import source_digest
 
 if TYPE_CHECKING:
     from tangora.adapters.adapter import Adapter
+    from tangora.fusion.fusion import Fusion
     from tangora.runs.context import Context
     from tangora.runs.sources import Sources
 
@@ -84,18 +85,22 @@ class FusedJob(Job):
         statistics = context.statistics(self.mode) if kinds_of(context.recipe, self.mode) else {}
         fusion = context.fusion(self.mode, self.space, statistics)
         part = fusion.subset([context.names.index(name) for name in outcome.subset])
-        parameters = dict(outcome.coefficients)
-        weights = parameters.pop("weights")
-        entry = _entry(context.recipe, outcome)
-        if entry.polish is None:
-            made = part.merge(entry.method, weights, parameters)
-        else:
-            cell = Cell(self.mode, self.space, tuple(outcome.subset), entry)
-            made = context.polisher.polished(Candidate(cell, weights, parameters), part)
+        made = self._made(context, outcome, part)
         made = made if selection is None or made.metadata.fused is None else made.with_selection(selection)
         scores = {task: result.score for task, result in outcome.results["test"].items()}
         about = {"selection": outcome.selection, **_ordinary(context, made, list(scores))}
         return made.with_scores(scores, split="test", **about)
+
+    def _made(self, context: Context, outcome: Outcome, fusion: Fusion) -> Adapter:
+        """Fuse with the chosen coefficients, polish, or route."""
+        entry, parameters = _entry(context.recipe, outcome), dict(outcome.coefficients)
+        cell = Cell(self.mode, self.space, tuple(outcome.subset), entry)
+        if entry.route is not None:
+            return context.router.made(cell, fusion)
+        weights = parameters.pop("weights")
+        if entry.polish is None:
+            return fusion.merge(entry.method, weights, parameters)
+        return context.polisher.polished(Candidate(cell, weights, parameters), fusion)
 
 
 def _ordinary(context: Context, adapter: Adapter, tasks: Sequence[str]) -> dict[str, Any]:

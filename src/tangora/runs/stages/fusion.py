@@ -3,7 +3,7 @@
 For one cell, a (mode, space, subset, entry), the candidates are the entry's grid, or the weights that its search tries.
 Selection compares the mean over the subset's tasks of score / expert of the same mode, on the validation split
 (``validation``), or on test itself (``oracle``); the lower mean loss breaks ties. If the entry has only one candidate,
-nothing is selected, and its selection is called ``given``.
+nothing is selected, and its selection is called ``given``. So is that of a router, which has no coefficients.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from tangora.methods import get
 from tangora.progress import Progress
 from tangora.runs.stages.cells import Cell
 from tangora.runs.stages.polisher import Polisher
+from tangora.runs.stages.router import Routings, selection_of
 from tangora.runs.stages.search import Searches
 
 if TYPE_CHECKING:
@@ -106,7 +107,10 @@ class Fused:
     @property
     def outcome(self) -> Outcome:
         """The lines of ``scores.csv``."""
-        cell, coefficients = self.cell, {"weights": self.candidate.weights, **self.candidate.parameters}
+        cell, parameters = self.cell, self.candidate.parameters
+        coefficients: Mapping[str, Any] = {"weights": self.candidate.weights, **parameters}
+        if cell.entry.route is not None:
+            coefficients = {"parameters": {n: value for n, value in parameters.items() if value is not None}}
         label = cell.entry.label
         return Outcome(cell.mode, label, cell.space, cell.subset, self.selection, coefficients, self.results)
 
@@ -169,6 +173,7 @@ class FusionStage:
         baselines: split -> task -> result of the expert on its own task.
         searches: find coefficients.
         polisher: trains chosen candidates further.
+        router: puts experts together that stay apart.
     """
 
     recipe: Recipe
@@ -177,6 +182,7 @@ class FusionStage:
     baselines: Mapping[str, Mapping[str, Result]]
     searches: Searches
     polisher: Polisher
+    router: Routings
 
     def run(self, listed: Sequence[Cell], progress: Progress) -> list[Fused]:
         """Fill the cells, subset by subset; the caller begins and ends the stage of progress."""
@@ -193,6 +199,8 @@ class FusionStage:
 
     def _filled(self, cell: Cell, fusion: Fusion, on_step: OnStep) -> list[Fused]:
         """Return the chosen candidate for each kind of selection."""
+        if cell.entry.route is not None:
+            return [self._routed(cell, fusion, on_step)]
         listed = _listed(cell)
         if cell.entry.search is None and len(listed) == 1:
             return [self._finished(listed[0], fusion, "given", on_step)]
@@ -206,6 +214,20 @@ class FusionStage:
             else:
                 chosen.append(self._searched(cell, cell.entry.search, fusion, selection, split, on_step))
         return chosen
+
+    def _routed(self, cell: Cell, fusion: Fusion, on_step: OnStep) -> Fused:
+        """Return the routed adapter's scores: a router has no candidates."""
+        settings = cell.entry.route
+        assert settings is not None
+
+        def step(done: int, total: int, loss: float) -> None:
+            on_step(done, total, f"loss {loss:.4f}")
+
+        adapter = self.router.made(cell, fusion, step)
+        tasks = [task.name for task in self.recipe.tasks]
+        results = {"test": self.scoring.of_adapter(adapter, tasks, "test")}
+        parameters = settings.model_dump(mode="json", exclude={"name"})
+        return Fused(Candidate(cell, [], parameters), selection_of(settings), results)
 
     def _rank(self, result: CellResult) -> tuple[float, float]:
         experts = self.baselines[result.split]

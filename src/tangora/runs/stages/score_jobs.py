@@ -16,6 +16,7 @@ from tangora.runs.stages.column_files import ColumnsJob
 from tangora.runs.stages.experts import ExpertJob
 from tangora.runs.stages.fusion import FusionStage
 from tangora.runs.stages.polisher import polish_code
+from tangora.runs.stages.router import router_code
 from tangora.runs.stages.scores import ExpertScoresJob, FusionScoresJob, ZeroShotJob
 from tangora.runs.stages.statistics import StatisticsJob
 from tangora.runs.stages.work import cells_work, rows_of
@@ -99,12 +100,15 @@ def _determinants(recipe: Recipe, listed: Sequence[Cell]) -> list[object]:
         if cell.entry not in entries:
             entries.append(cell.entry)
     searches = [SEARCHES.get(entry.search.name) for entry in entries if entry.search is not None]
-    methods = [get(entry.method).function for entry in entries]
+    methods = [get(entry.method).function for entry in entries if entry.route is None]
     code = source_digest(FusionStage, *methods, *searches, *(search.settings for search in searches))
     settings = [_dumped(entry) for entry in entries]
+    routers = sorted({entry.route.name for entry in entries if entry.route is not None})
+    routed = [router_code(name, recipe.base.family) for name in routers]
     polished = [polish_code(recipe.base.family)] if any(entry.polish for entry in entries) else []
     return [
         *polished,
+        *routed,
         settings,
         code,
         _code(recipe),
@@ -115,8 +119,9 @@ def _determinants(recipe: Recipe, listed: Sequence[Cell]) -> list[object]:
 
 
 def _dumped(entry: FusionEntry) -> dict[str, object]:
-    """Return an entry's settings, without a key that earlier versions did not have unless it is used."""
-    return entry.model_dump(mode="json", exclude=None if entry.polish is not None else {"polish"})
+    """Return an entry's settings, without keys that earlier versions did not have unless they are used."""
+    unused = {name for name in ("polish", "route") if getattr(entry, name) is None}
+    return entry.model_dump(mode="json", exclude=unused or None)
 
 
 def _code(recipe: Recipe) -> str:

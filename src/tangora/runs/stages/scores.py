@@ -164,6 +164,7 @@ class FusionScoresJob(ScoresJob):
             self._baselines(context),
             Searches(context.base, context.tasks, context.columns, folder, recipe.seed, size),
             context.polisher,
+            context.router,
         )
 
     def _baselines(self, context: Context) -> dict[str, dict[str, Result]]:

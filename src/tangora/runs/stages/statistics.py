@@ -91,7 +91,8 @@ class StatisticsJob(Job):
 
 def kinds_of(recipe: Recipe, mode: str) -> list[Statistic]:
     """Return the kinds of statistics that the recipe's methods for ``mode`` need."""
-    methods = [get(entry.method) for entry in recipe.fusion.methods if mode in (entry.modes or [mode])]
+    entries = [entry for entry in recipe.fusion.methods if entry.route is None and mode in (entry.modes or [mode])]
+    methods = [get(entry.method) for entry in entries]
     return sorted({method.statistics for method in methods if method.statistics is not None}, reverse=True)
 
 

@@ -14,7 +14,7 @@ from tangora.runs.jobs import Resources
 from tangora.runs.sources import Sources
 from tangora.runs.stages.cells import Cell
 from tangora.runs.stages.column_files import scored_on_columns
-from tangora.support.seams import SEARCHES
+from tangora.support.seams import ROUTERS, SEARCHES
 
 __all__ = ["cells_work", "rows_of"]
 
@@ -30,8 +30,8 @@ def cells_work(recipe: Recipe, sources: Sources, listed: Sequence[Cell]) -> Reso
     """Return the cost of choosing the coefficients of cells and scoring the chosen candidates."""
     chosen = [_choice(recipe, sources, cell) for cell in listed]
     scored = [_pass(recipe, sources, cell) * rows_of(sources, sources.tasks, "test") for cell in listed]
-    polished = [_polish(recipe, sources, cell) for cell in listed]
-    total = sum(scored) + sum(polished) + sum(work for work in chosen if work is not None)
+    trained = [_polish(recipe, sources, cell) + _route(sources, cell) for cell in listed]
+    total = sum(scored) + sum(trained) + sum(work for work in chosen if work is not None)
     return Resources(total, known=None not in chosen)
 
 
@@ -46,8 +46,19 @@ def _polish(recipe: Recipe, sources: Sources, cell: Cell) -> float:
     return times * settings.passes([sources.tasks[name].rows[settings.split] for name in cell.subset], classes=classes)
 
 
+def _route(sources: Sources, cell: Cell) -> float:
+    """Return the cost of a router that learns from the cell's tasks."""
+    settings = cell.entry.route
+    if settings is None or ROUTERS.get(settings.name).needs == "nothing":
+        return 0.0
+    classes = all(sources.tasks[name].classes for name in cell.subset)
+    return settings.passes([sources.tasks[name].rows[settings.split] for name in cell.subset], classes=classes)
+
+
 def _pass(recipe: Recipe, sources: Sources, cell: Cell) -> float:
     """Return the cost of scoring a row by one candidate."""
+    if cell.entry.route is not None:
+        return 1.0
     on_columns = scored_on_columns(recipe, sources, cell.mode) and get(cell.entry.method).linear
     return _ADDED_UP if on_columns else 1.0
 
