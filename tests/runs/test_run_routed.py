@@ -129,13 +129,15 @@ def test_the_code_of_the_card_answers(done):
 def test_the_commands_answer_and_score(done):
     folder = done / "fused" / "lora" / "arrow"
     answers = json.loads(command("predict", folder, "--task", "plain", "--text", "a red photo", "--json").stdout)
-    assert [one["answer"] for one in answers["answers"]] == tangora.predictor(folder, task="plain")(["a red photo"]).answers
+    assert [one["answer"] for one in answers["answers"]] == tangora.predictor(folder, task="plain")(
+        ["a red photo"]
+    ).answers
     scored = json.loads(command("evaluate", done / "recipe.yaml", folder, "--json").stdout)
     assert scored["split"] == "test"
     table = {r["task"]: r for r in scores(done, "arrow") if (r["mode"], r["subset"]) == ("lora", "plain+good+f1")}
-    (found,) = [tasks for name, tasks in scored["scores"].items() if name != "zero_shot"]
-    for task, row in table.items():
-        assert float(row["score"]) == pytest.approx(found[task]["score"])
+    found = scored["scores"][str(folder)]["tasks"]
+    for task, one in found.items():
+        assert float(table[task]["score"]) == pytest.approx(one["score"])
 
 
 def test_a_router_that_learns_is_done_once_and_kept(tiny_bert, text_data, tmp_path, monkeypatch):
