@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from pydantic import ValidationError
@@ -187,6 +189,50 @@ def test_settings_that_contradict_each_other_are_refused():
 def test_keys_that_do_not_fit_are_refused_before_training(keys, reason):
     with pytest.raises(ModelError, match=reason):
         MODE.check(tiny_base(), config(**keys))
+
+
+@pytest.mark.parametrize(
+    ("held", "keys", "reason"),
+    [
+        ({"device_map": "auto"}, {}, r"needs the model on one device.*device_map"),
+        ({"weights_dtype": "bfloat16"}, {"unfreeze_from": 1}, r"needs the base's weights in float32.*weights_dtype"),
+        ({"quantization": "8bit"}, {"top": "new"}, r"weights in float32|changes every weight"),
+    ],
+    ids=["spread", "half", "quantized"],
+)
+def test_a_base_that_is_held_in_another_form_is_refused_if_it_is_changed(held, keys, reason):
+    base = tiny_base()
+    other = replace(base, config=base.config.model_copy(update=held))
+    with pytest.raises(ModelError, match=reason):
+        MODE.check(other, config(**keys))
+    if "device_map" not in held:
+        MODE.check(other, config())
+
+
+@pytest.mark.parametrize("kernel", ["eager", "sdpa"])
+def test_training_in_half_precision(kernel):
+    """Both kernels take a bias in another dtype than their scores."""
+    found = []
+    for bf16 in (False, True):
+        base, bench_tasks = tiny_base(), tiny_tasks(2)
+        base.backbone.set_attn_implementation(kernel)
+        bench = Bench(base)
+        MODE.train(bench, bench_tasks, config(**FREE, training={**TRAINING, "bf16": bf16}, sampling={"by": "turns"}))
+        found.append(bench.records["task0"]["loss"])
+    # a relative error of 2^-8 in features, times the scale of 20, on the first step, before weights differ
+    assert found[1][0] == pytest.approx(found[0][0], abs=20 * 2**-8)
+    assert found[1] != found[0]
+
+
+def test_a_part_lowers_the_loss_by_itself():
+    """All but the attention's: the values of this encoder are all alike, so that their weights hardly matter."""
+    off = dict.fromkeys(("alignment", "attention", "norms", "bottleneck"), False)
+    for part in ("alignment", "norms", "bottleneck"):
+        bench = Bench(tiny_base())
+        training = {**TRAINING, "steps": 40, "batch_size": 8, "warmup": 0.0}
+        MODE.train(bench, tiny_tasks(2), config(**{**off, part: True}, training=training, sampling={"by": "turns"}))
+        losses = bench.records["task0"]["loss"]
+        assert sum(losses[-8:]) < 0.9 * sum(losses[:8]), part
 
 
 def test_an_attention_without_bias_is_refused_only_if_it_is_needed():
