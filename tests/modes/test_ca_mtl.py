@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from pydantic import ValidationError
+from transformers import BertConfig, BertModel
 
 import tangora
 import tiny
@@ -70,6 +71,23 @@ def test_the_footprint_by_formula():
     fixed = 2 * d + n * length * 16 + 2 * d + (2 * d * (d // 3) + d // 3 + d + 2 * d) + 2 * d
     assert MODE.footprint(tiny_base(), config()).size == 4 * fixed
     assert MODE.footprint(tiny_base(), config()).sites == 1 + n + 2 + 1
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_the_footprint_at_the_size_of_bert_base(frozen):
+    """As the paper trains it: layers 0 to 4 are frozen, the others trained, the top one from new values."""
+    with torch.device("meta"):
+        backbone = BertModel(BertConfig(), add_pooling_layer=False)
+    tiny_one = tiny_base()
+    settings = tiny_one.config.model_copy(update={"max_length": 128})
+    base = replace(tiny_one, backbone=backbone, config=settings)
+    size = MODE.footprint(base, config(**({} if frozen else {"unfreeze_from": 5, "top": "new"})))
+    d, layer = 768, 7_087_872  # 12 d² + 13 d in each layer
+    own = 0 if frozen else 7 * layer
+    assert layer == 12 * d * d + 13 * d
+    assert size.adapted == own
+    assert size.trainable == 19_740_688 - 7 * d + own, "one task, rather than eight"
+    assert size.size == 4 * (441_856 + own)
 
 
 def test_tasks_get_adapters_of_their_own_without_the_hypernetwork(tmp_path):
