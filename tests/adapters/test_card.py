@@ -100,7 +100,7 @@ def test_full_fine_tuning_is_applied_by_tangora():
 def test_only_a_hub_id_is_named_to_the_hub(model):
     card = render(Adapter(UPDATES, Metadata(base=BaseInfo(model=model, family="image-zero-shot"))))
     assert "base_model" not in front_matter(card)
-    assert ("load_base(BaseConfig(" in code(card)) == (model == "builtin:quickstart")
+    assert ("tangora.load_base(" in code(card)) == (model == "builtin:quickstart")
 
 
 def test_siglip_has_its_own_class():

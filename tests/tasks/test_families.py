@@ -50,6 +50,10 @@ def inputs(
         "image-zero-shot": ({"model": str(tiny_clip)}, image),
         "text-to-text": ({"model": str(tiny_t5), "max_new_tokens": 5}, text | {"metric": "exact_match"}),
         "causal-lm": ({"model": str(tiny_llama), "max_new_tokens": 12}, {"name": "s", "source": sums}),
+        "vision-language": (
+            {"model": str(tiny_llama), "vision": str(tiny_clip), "max_length": 64, "max_new_tokens": 12},
+            image | {"prompt": "which color?", "target": "{label}", "metric": "exact_match"},
+        ),
         "text-classification": ({"model": str(tiny_bert)}, text),
         "image-classification": ({"model": str(tiny_vit)}, image),
         "image-dense": ({"model": str(tiny_swin), "width": 8}, segments),

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 __all__ = ["loading"]
 
-_BUILTIN = "from tangora.config.recipe import BaseConfig\nfrom tangora.tasks import load_base\n"
 _LOAD = f'model = PeftModel.from_pretrained(base, "{FOLDER}")\n'
 _LOAD_FULL = f'tangora.load("{FOLDER}").apply_(base)  # in place\n'
 _HEADS = " The trained head of each task is in `heads/`; the code above builds one in."
@@ -39,7 +38,7 @@ def loading(adapter: Adapter) -> str:
         path = json.dumps(f"{FOLDER}/heads/{task}.safetensors")
         made += f"\nbase.load_state_dict(load_file({path}), strict=False)"
         text += " First, load the head of one task into the base."
-    code = f"{head}{imports}\nbase = {made}\n{tail}"
+    code = f"{head}{imports.removeprefix(head)}\nbase = {made}\n{tail}"
     return f"## How to load the network\n\n{text}\n\n```python\n{code}```"
 
 
@@ -55,8 +54,12 @@ def _by_mode(adapter: Adapter, text: str) -> str:
 def _made(adapter: Adapter) -> tuple[str, str]:
     """Return the code that imports what loads the base, and the expression that loads it."""
     base = adapter.metadata.base
-    if (base.model or "").startswith("builtin:"):
-        return _BUILTIN, f"load_base(BaseConfig(family={base.family!r}, model={base.model!r})).backbone"
+    towers = getattr(FAMILIES.get(base.family), "towers", ()) if base.family in FAMILIES else ()
+    if towers or (base.model or "").startswith("builtin:"):  # no class of transformers loads it
+        settings = next((dict(record.base) for record in adapter.records.values()), {})
+        named = {"family": base.family, "revision": base.revision, **{key: settings.get(key) for key in towers}}
+        keys = "".join(f", {key}={json.dumps(value)}" for key, value in named.items() if value is not None)
+        return "import tangora\n", f"tangora.load_base({json.dumps(base.model or BASE)}{keys}).backbone"
     imports, made = _base_code(adapter)
     if (rows := vocabulary_of({name: value.shape for name, value in adapter.whole.items()})) is not None:
         made += f"\nbase.resize_token_embeddings({rows})"

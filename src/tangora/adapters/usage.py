@@ -83,11 +83,14 @@ def _row(record: HeadRecord) -> Any:
         values = {str(task.get("text")): TEXT, task["text_pair"]: TEXT}
     if isinstance(task.get("choices"), str):
         values[task["choices"]] = ["yes", "no"]
+    sees = "image" in record.family
+    if record.family in FAMILIES and getattr(FAMILIES.get(record.family), "towers", ()):
+        values[str(task.get("image"))], sees = IMAGE, True
     if len(values) > 1:
         return values
     if form is not None and form.kind == "tags":
         return TEXT.split()
-    return IMAGE if "image" in record.family else TEXT
+    return IMAGE if sees else TEXT
 
 
 def _fields(template: str) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -27,6 +27,9 @@ class LanguageModel(BaseSettings):
 
 class LanguageTask(TaskSettings):
     """A task of a decoder language model. A row is a prompt with a completion, a conversation, or a plain text."""
+
+    may_be_wordless: ClassVar[bool] = False
+    """Whether a row may have no prompt, since it has something else to answer."""
 
     metric: str = Field(default="exact_match", description="what the task is scored and coefficients are chosen by")
     prompt: str = Field(default=PROMPT, description="input, made of the columns of a row")
@@ -68,7 +71,8 @@ class LanguageTask(TaskSettings):
         given = [key for key in ("messages", "text", "choices") if getattr(self, key) is not None]
         if len(given) > 1:
             raise ValueError(f"give at most one of messages, text and choices; got {', '.join(given)}")
-        if self.form in ("messages", "text") and (self.prompt, self.target) != (PROMPT, TARGET):
+        own = tuple(type(self).model_fields[key].default for key in ("prompt", "target"))
+        if self.form in ("messages", "text") and (self.prompt, self.target) != own:
             raise ValueError(f"prompt and target are made of columns; with {self.form}, leave them out")
         if self.form == "text" and (self.chat or self.system or self.references):
             raise ValueError("a plain text has no chat, system message or references")
@@ -76,6 +80,10 @@ class LanguageTask(TaskSettings):
             raise ValueError("choices: give at least two, all different")
         if self.system is not None and not self.chatting:
             raise ValueError("system: a system message needs chat: true, or messages")
+        if not self.prompt and not self.may_be_wordless:
+            raise ValueError("prompt: it must not be empty")
+        if not self.prompt and self.chat:
+            raise ValueError("chat: a chat begins with the user's words; give a prompt")
         if self.turns == "all" and self.form != "messages":
             raise ValueError("turns: only rows with messages have several")
         if self.chatting and self.truncation == "right":

@@ -18,6 +18,7 @@ from tangora.support.shown import one_line, percent
 from tangora.tasks.base import Base
 from tangora.tasks.recorded import settings_of
 from tangora.tasks.rows import table_of
+from tangora.tasks.vision_language.backbone import VisionLanguageBase
 
 if TYPE_CHECKING:
     from tangora.tasks.contract import Answers, Family
@@ -109,10 +110,12 @@ class Predictor:
 
     @property
     def reads(self) -> Literal["texts", "images"] | None:
-        """What the base's processor converts; None if that is not known, for a third party's family."""
+        """What the base's processor converts; None if that is not known, or if the base reads both."""
         from transformers import ImageProcessingMixin, PreTrainedTokenizerBase  # deferred: takes a second to import
 
         processor = self._opened.base.processor
+        if isinstance(self._opened.base, VisionLanguageBase):
+            return None
         if isinstance(processor, PreTrainedTokenizerBase):
             return "texts"
         return "images" if isinstance(processor, ImageProcessingMixin) else None

@@ -171,6 +171,10 @@ def _base(base: BaseLike | None, recorded: BaseInfo, record: HeadRecord, machine
     return recorded_base(record, named, machine, trust=trust, where=_BASE)
 
 
+_TOWERS = ("vision", "vision_revision")
+"""Keys that name further models: the fingerprint covers their weights."""
+
+
 def _refuse_other_settings(base: Base, record: HeadRecord) -> None:
     """Refuse a base that was loaded for another family, or with settings that give other answers."""
     if base.config.family != record.family:
@@ -178,7 +182,7 @@ def _refuse_other_settings(base: Base, record: HeadRecord) -> None:
         raise ArgumentError("the base is of another family", got=base.config.family, where=_BASE, fix=fix)
     recorded = base_settings({**record.base, "family": record.family, "model": base.config.model}, _BASE)
     # weights that differ by the form in which they are held have another fingerprint
-    own = {"family", "model", "revision", "trust_remote_code", "device_map", *base.config.held}
+    own = {"family", "model", "revision", "trust_remote_code", "device_map", *base.config.held, *_TOWERS}
     wanted, given = (config.model_dump(mode="json", exclude=own) for config in (recorded, base.config))
     if odd := {key: value for key, value in given.items() if value != wanted.get(key)}:
         name, value = next(iter(odd.items()))

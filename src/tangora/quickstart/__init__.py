@@ -8,7 +8,8 @@ toy model.
 
 from __future__ import annotations
 
-from tangora.quickstart.cache import cache_folder, encoder
+from tangora.quickstart import questions
+from tangora.quickstart.cache import cache_folder, decoder, encoder
 from tangora.quickstart.data import labels, load, names, origins, pretraining
 
-__all__ = ["cache_folder", "encoder", "labels", "load", "names", "origins", "pretraining"]
+__all__ = ["cache_folder", "decoder", "encoder", "labels", "load", "names", "origins", "pretraining", "questions"]

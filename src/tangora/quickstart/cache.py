@@ -1,21 +1,25 @@
-"""The cache of the pretrained encoder: made on first use, stored under the hash of everything it depends on."""
+"""The cache of the pretrained models: made on first use, stored under the hash of everything they depend on."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from tangora.errors import FileError
+from tangora.quickstart import tiny_decoder
 from tangora.quickstart.data import pretraining
+from tangora.quickstart.tiny_decoder import DecoderSettings
 from tangora.quickstart.training import PretrainingSettings, Progress, pretrain, save
 from tangora.support.extras import require
 from tangora.support.files import atomic_dir, digest, file_digest, reachable, read_json, write_json
 
-__all__ = ["cache_folder", "encoder"]
+__all__ = ["cache_folder", "decoder", "encoder"]
 
 # Increase it with every change of the code that changes the weights.
 _CODE_VERSION = 1
@@ -48,9 +52,31 @@ def encoder(progress: Progress | None = None, settings: PretrainingSettings | No
         OutputError: the cache cannot be written.
     """
     settings = settings or PretrainingSettings()
-    folder = cache_folder() / f"quickstart-{_key(settings)[:16]}"
+    return _entry(f"quickstart-{_key(settings)[:16]}", settings, lambda: pretrain(settings, progress), save)
+
+
+def decoder(progress: Progress | None = None, settings: DecoderSettings | None = None) -> Path:
+    """Return the folder of the tiny decoder (``LlamaForCausalLM``, tokenizer); make it on first use, as `encoder`.
+
+    Args:
+        progress: called after each step with (steps done, steps, loss); not called if it is cached.
+        settings: another model or schedule than the default.
+
+    Raises:
+        OutputError: the cache cannot be written.
+    """
+    settings = settings or DecoderSettings()
+    name = f"decoder-{_decoder_key(settings)[:16]}"
+    return _entry(name, settings, lambda: tiny_decoder.pretrain(settings, progress), tiny_decoder.save)
+
+
+def _entry(
+    name: str, settings: Any, pretrained: Callable[[], tuple[Any, Any]], save: Callable[[Any, Any, Path], None]
+) -> Path:
+    """Return the folder of an entry, which is made if it is missing or damaged."""
+    folder = cache_folder() / name
     if not _intact(folder):
-        model, tokenizer = pretrain(settings, progress)
+        model, tokenizer = pretrained()
         with atomic_dir(folder) as scratch:  # only now: a second process may be training the same entry
             save(model, tokenizer, scratch)
             write_json(scratch / _RECORD, {"settings": asdict(settings), "model": file_digest(scratch / _WEIGHTS)})
@@ -70,6 +96,14 @@ def _key(settings: PretrainingSettings) -> str:
             "versions": [torch.__version__, transformers.__version__],
         }
     )
+
+
+def _decoder_key(settings: DecoderSettings) -> str:
+    import transformers  # deferred: it takes seconds to import
+
+    versions = [torch.__version__, transformers.__version__]
+    texts = tiny_decoder.corpus()
+    return digest({"code": _CODE_VERSION, "settings": asdict(settings), "texts": texts, "versions": versions})
 
 
 def _intact(folder: Path) -> bool:

@@ -24,7 +24,7 @@ def vocabulary(texts: Sequence[str]) -> list[str]:
     return [*_SPECIAL, *sorted({word for text in texts for word in text.lower().split()})]
 
 
-def tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
+def tokenizer(words: Sequence[str], longest: int = _MAX_TOKENS) -> PreTrainedTokenizerFast:
     """Return a tokenizer with one token per lower-case word, and ``<start> ... <end>`` around a text."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors  # deferred: an extra
     from transformers import PreTrainedTokenizerFast  # deferred: it takes seconds to import
@@ -41,7 +41,7 @@ def tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
         eos_token="<end>",
         pad_token="<pad>",
         unk_token="<unk>",
-        model_max_length=_MAX_TOKENS,
+        model_max_length=longest,
     )
 
 

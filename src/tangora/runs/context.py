@@ -13,7 +13,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tangora import quickstart
 from tangora.config.recipe import Recipe, load_run_recipe
 from tangora.errors import DataError, ModelError
 from tangora.evaluation.evaluator import Evaluator, ScoreStore
@@ -239,8 +238,9 @@ def prepare(
     if machine is None:
         machine = machine_of(recipe)
         machine.use_threads()
-    if recipe.base.model == BUILTIN:
-        _pretrain(progress)
+    for name in (recipe.base.model, getattr(recipe.base, "vision", "")):
+        if name in BUILTIN:
+            _pretrain(name, progress)
     progress.begin("load base and data", 1 + len(recipe.tasks))
     base = load_base(recipe.base, machine)
     progress.advance(detail=recipe.base.model)
@@ -252,8 +252,8 @@ def prepare(
     return base, tasks
 
 
-def _pretrain(progress: Progress) -> None:
-    """Make the built-in model if it does not exist yet, which takes a minute, and report progress."""
+def _pretrain(name: str, progress: Progress) -> None:
+    """Make a built-in model if it does not exist yet, which takes a minute, and report progress."""
 
     def on_step(done: int, steps: int, loss: float) -> None:
         if done == 1:
@@ -262,4 +262,4 @@ def _pretrain(progress: Progress) -> None:
         if done == steps:
             progress.end()
 
-    quickstart.encoder(on_step)
+    BUILTIN[name](on_step)

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Base", "pretrained", "processor", "refuse_other_tokens", "take_out", "weights_fingerprint"]
 
-BUILTIN = "builtin:quickstart"
+BUILTIN = {"builtin:quickstart": quickstart.encoder, "builtin:decoder": quickstart.decoder}
+"""The name of a built-in model -> a function that makes it on first use, and returns its folder."""
 
 
 @dataclass
@@ -122,7 +123,7 @@ def take_out(model: nn.Module, children: Sequence[str]) -> None:
 
 def location(config: BaseSettings) -> str:
     """Return the folder or Hub id for transformers; make the built-in model if the recipe names it."""
-    return str(quickstart.encoder()) if config.model == BUILTIN else config.model
+    return str(BUILTIN[config.model]()) if config.model in BUILTIN else config.model
 
 
 def pretrained(

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tangora.tasks.sources import Table
     from tangora.tasks.values import Batch
 
-__all__ = ["encode", "features", "image_processor", "load", "rgb"]
+__all__ = ["encode", "features", "image_processor", "load", "pixels", "rgb"]
 
 # model_type -> the class of its vision tower alone
 _TOWERS = {"clip": "CLIPVisionModelWithProjection", "siglip": "SiglipVisionModel"}
@@ -72,13 +72,22 @@ def features(backbone: nn.Module, batch: Batch) -> Float[Tensor, "batch dim"]:
 
 
 def encode(table: Table, config: TaskConfig | ImageSettings, base: Base) -> dict[str, list[Tensor] | Tensor]:
-    """Return pixels of the image column, resized, cropped and normalized by the checkpoint's processor."""
-    table.need(config.image, "image")
-    if isinstance(table.data, dict) and isinstance(column := table.data[config.image], np.ndarray):
-        _check_array(column, f"{table.where}, {config.image}")
-    rows = (rgb(row[config.image], table.place(i)) for i, row in enumerate(table.rows([config.image])))
-    chunks = [base.processor(images=chunk, return_tensors="pt")["pixel_values"] for chunk in _chunks(rows)]
-    return {"pixel_values": torch.cat(chunks).float()}
+    """Return pixels of the image column."""
+    return {"pixel_values": pixels(table, config.image, base.processor)}
+
+
+def pixels(table: Table, column: str, processor: Any) -> Float[Tensor, "rows 3 height width"]:
+    """Return a column's images, resized, cropped and normalized by a checkpoint's image processor.
+
+    Raises:
+        DataError: there is no such column, or a row has no image in it.
+    """
+    table.need(column, "image")
+    if isinstance(table.data, dict) and isinstance(array := table.data[column], np.ndarray):
+        _check_array(array, f"{table.where}, {column}")
+    rows = (rgb(row[column], table.place(i)) for i, row in enumerate(table.rows([column])))
+    chunks = [processor(images=chunk, return_tensors="pt")["pixel_values"] for chunk in _chunks(rows)]
+    return torch.cat(chunks).float()
 
 
 def _chunks(images: Iterable[Image]) -> Iterable[list[Image]]:

@@ -240,6 +240,9 @@ def _imagefolder(path: Path) -> Table:
 
 
 def _builtin(name: str) -> dict[str, Table]:
+    if name in quickstart.questions.names():
+        asked = quickstart.questions.load(name)
+        return {split: Table(columns, f"builtin {name}, {split}", {}) for split, columns in asked.items()}
     names = quickstart.labels(name)
     return {
         split: Table(dict(columns), f"builtin {name}, {split}", {"label": names})

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,6 +30,7 @@ class Generation:
         ends: tokens that end an answer.
         stopped: whether an answer with these tokens has reached a text that ends it.
         settle: see `tangora.tasks.contract.Readout.answer`.
+        beside: what the model reads beside the tokens of the prompts, such as images, one entry per row.
     """
 
     model: nn.Module
@@ -37,6 +38,7 @@ class Generation:
     ends: Sequence[int]
     stopped: Callable[[list[int]], bool]
     settle: Callable[[Tensor], Tensor] | None = None
+    beside: Mapping[str, Tensor] = field(default_factory=dict)
 
     def answers(self, ids: Int[Tensor, "rows columns"], mask: Int[Tensor, "rows columns"]) -> list[list[int]]:
         """Return the tokens of an answer to each prompt, without the one that ends it.
@@ -77,6 +79,8 @@ class Generation:
     def _step(self, ids: Tensor, mask: Tensor, cache: Any) -> tuple[Tensor, Any]:
         """Return the logits of the next token, and the cache with these tokens."""
         named: dict[str, Any] = {"attention_mask": mask, "use_cache": True, "past_key_values": cache}
+        if cache is None:  # a cache contains the prompts with what is beside them; without one, no row leaves the batch
+            named |= self.beside
         if self._own_positions:
             named["position_ids"] = positions(mask)[:, -ids.shape[1] :]
         if takes(self.model, "logits_to_keep"):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from tangora.tasks.values import Batch
 
-__all__ = ["Layers", "layers_of", "target_logits", "target_losses", "takes"]
+__all__ = ["Layers", "layers_of", "positions", "seen", "takes", "target_logits", "target_losses"]
 
 CHUNK = 2**24
 """The largest number of logits that exist at once in `target_losses`: 64 MB in float32."""
@@ -40,6 +40,11 @@ def takes(model: nn.Module, name: str) -> bool:
 def positions(mask: Int[Tensor, "rows columns"]) -> Int[Tensor, "rows columns"]:
     """Return the position of each token among those of its row; padding in front has position 0."""
     return (mask.cumsum(1) - 1).clamp_min(0)
+
+
+def seen(inputs: Batch) -> Batch:
+    """Return the entries of a batch that a model reads beside tokens: images."""
+    return {name: inputs[name] for name in ("pixel_values",) if name in inputs}
 
 
 def target_logits(
@@ -151,7 +156,7 @@ def _named(model: nn.Module, inputs: Batch) -> dict[str, Any]:
     if "places" in inputs:
         return {"input_ids": inputs["input_ids"], "position_ids": inputs["position_ids"], "use_cache": False}
     ids, mask = inputs["input_ids"][:, :-1], inputs["attention_mask"][:, :-1]
-    named: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
+    named: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "use_cache": False, **seen(inputs)}
     return named | ({"position_ids": positions(mask)} if takes(model, "position_ids") else {})
 
 

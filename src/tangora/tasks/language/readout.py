@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tangora.tasks.batches import IGNORED
 from tangora.tasks.language.encoding import answer_tokens, most_generated
 from tangora.tasks.language.greedy import Generation
-from tangora.tasks.language.logits import Layers, layers_of, target_logits, target_losses
+from tangora.tasks.language.logits import Layers, layers_of, seen, target_logits, target_losses
 from tangora.tasks.language.tokens import vocabulary
 from tangora.tasks.readouts import token_losses
 
@@ -97,7 +97,7 @@ class LanguageReadout(nn.Module):
 
     def _generated(self, backbone: nn.Module, inputs: Batch, settle: Callable[[Tensor], Tensor] | None) -> list[str]:
         start = int(inputs["boundary"][0])
-        generation = Generation(backbone, self._most, self._words.ends, self._stopped, settle)
+        generation = Generation(backbone, self._most, self._words.ends, self._stopped, settle, seen(inputs))
         answers = generation.answers(inputs["input_ids"][:, :start], inputs["attention_mask"][:, :start])
         self.unended += sum(len(ids) == self._most and not self._stopped(ids) for ids in answers)
         return [trimmed(self._text(ids), self._config.stop) for ids in answers]
@@ -170,6 +170,7 @@ def _likelihoods(
     after = nn.utils.rnn.pad_sequence(list(targets), batch_first=True, padding_value=IGNORED).to(device)
     ids = torch.cat([inputs["input_ids"][rows, :start], after.clamp_min(0)], 1)
     mask = torch.cat([inputs["attention_mask"][rows, :start], (after != IGNORED).long()], 1)
-    logits = settled(target_logits(backbone, {"input_ids": ids, "attention_mask": mask}, after)).float()
+    beside = {name: value[rows] for name, value in seen(inputs).items()}
+    logits = settled(target_logits(backbone, {"input_ids": ids, "attention_mask": mask, **beside}, after)).float()
     totals: list[float] = (-token_losses(logits, after) * (after != IGNORED).sum(1)).tolist()
     return totals

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tangora.config.language import TARGET
 from tangora.errors import DataError
 from tangora.support.validation import did_you_mean
 from tangora.tasks.contract import Targets
@@ -81,6 +80,8 @@ def prompts_of(table: Table, config: LanguageTask) -> list[str]:
     Raises:
         DataError: a column is unknown, or a row has no text.
     """
+    if not config.prompt:  # the rows have something else to answer, such as an image
+        return [""] * len(table)
     return filled(table, formatted(table, config.prompt, "prompt", {}), "a prompt is empty")
 
 
@@ -166,7 +167,9 @@ def targets_of(tables: Mapping[str, Table], config: LanguageTask) -> Targets:
 
 def _by_number(tables: Mapping[str, Table], config: LanguageTask) -> Targets | None:
     """Return the choices that the label column names, by number or text; None if ``target`` is given."""
-    if config.target != TARGET or any(config.label not in table.columns for table in tables.values()):
+    if config.target != type(config).model_fields["target"].default or any(
+        config.label not in table.columns for table in tables.values()
+    ):
         return None
     of_split = {}
     for split, table in tables.items():

@@ -38,10 +38,16 @@ class Vocabulary:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def start(self, text: str) -> list[int]:
-        """Return the tokens of the first part of a row, with the token that the tokenizer puts in front, if any."""
+        """Return the tokens of the first part of a row, with the token that the tokenizer puts in front, if any.
+
+        An empty part has one token, which begins a text.
+        """
         ids: list[int] = list(self.tokenizer(text, verbose=False)["input_ids"])
         while ids and ids[-1] == self.tokenizer.eos_token_id and not text.endswith(str(self.tokenizer.eos_token)):
             ids.pop()  # some tokenizers end every text
+        if not ids and not text:
+            first = self.tokenizer.bos_token_id
+            return [self.ends[0] if first is None else int(first)]
         return ids
 
     def more(self, text: str) -> list[int]:
