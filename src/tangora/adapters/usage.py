@@ -84,7 +84,7 @@ def _row(record: HeadRecord) -> Any:
     if isinstance(task.get("choices"), str):
         values[task["choices"]] = ["yes", "no"]
     sees = "image" in record.family
-    if record.family in FAMILIES and getattr(FAMILIES.get(record.family), "towers", ()):
+    if record.family in FAMILIES and hasattr(FAMILIES.get(record.family), "towers"):
         values[str(task.get("image"))], sees = IMAGE, True
     if len(values) > 1:
         return values

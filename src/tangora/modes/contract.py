@@ -125,6 +125,9 @@ class Mode(Protocol):
     A mode whose settings name files has ``reads``: configuration -> a JSON list that determines what is read from them,
     which the key of its adapters then covers (`tangora.modes.stage`).
 
+    A mode that an encoder of texts does not fit has ``tiny``, the name of the base on which `check_mode` trains it:
+    ``vision-language``.
+
     A mode promises:
 
     1. `train` returns the same adapters for the same seed. It leaves the base unchanged bit for bit, also if it raises.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from tangora.support.seams import MODES
 from tangora.tangent import make_columns
 from tangora.tasks.model import TaskModel
 from tangora.testing._tiny import tiny_base, tiny_tasks
+from tangora.testing._tiny_towers import tiny_questions, tiny_towers
 
 if TYPE_CHECKING:
     from tangora.tasks import Base, Task
@@ -46,7 +47,7 @@ def check_mode(mode: Mode, *, made: Callable[[Base], Adapter] | None = None, **s
     """
     _check_declarations(mode)
     with _registered(mode), tempfile.TemporaryDirectory() as folder:
-        base, tasks = tiny_base(Path(folder)), tiny_tasks(2 if mode.joint else 1)
+        base, tasks = _base(mode, Path(folder)), _tasks(mode, 2 if mode.joint else 1)
         config = _config(mode, settings)
         if not getattr(mode, "trains", True):
             _check_refusal(mode, base, tasks, config)
@@ -63,6 +64,21 @@ def check_mode(mode: Mode, *, made: Callable[[Base], Adapter] | None = None, **s
             _check_answers(mode, base, task, adapters[task.name])
         if mode.linear_in_coefficients:
             _check_linear(mode, base, tasks[0], adapters[tasks[0].name])
+
+
+_TINY: Mapping[str, tuple[Callable[[Path | None], Base], Callable[[int], Sequence[Task]]]] = {
+    "": (tiny_base, tiny_tasks),
+    "vision-language": (tiny_towers, tiny_questions),
+}
+"""The attribute ``tiny`` of a mode, which names a base that fits it -> functions for that base and its tasks."""
+
+
+def _base(mode: Mode, folder: Path | None = None) -> Base:
+    return _TINY[getattr(mode, "tiny", "")][0](folder)
+
+
+def _tasks(mode: Mode, count: int) -> Sequence[Task]:
+    return _TINY[getattr(mode, "tiny", "")][1](count)
 
 
 def _check_declarations(mode: Mode) -> None:
@@ -174,7 +190,7 @@ def _check_answers(mode: Mode, base: Base, task: Task, adapter: Adapter) -> None
         read = load(Path(scratch) / "adapter")
         after = _answered(mode, base, task, read, {})
         _same(after, logits, f"{mode.name}: an adapter that was saved and loaded answers otherwise")
-        model = mode.load_model(Path(scratch) / "adapter", tiny_base().backbone)
+        model = mode.load_model(Path(scratch) / "adapter", _base(mode).backbone)
     assert not model.training, f"{mode.name}: load_model returns a network in training mode"
     _same(_of_loaded(model, base, task), logits, f"{mode.name}: load_model gives other logits than answering")
 
@@ -203,7 +219,8 @@ def _logits(model: TaskModel, task: Task) -> Tensor:
     by_row: dict[int, Tensor] = {}
     for rows, batch in task.splits["test"].batches(8, model.eval().collator):
         inputs = {name: value for name, value in batch.items() if name != "labels"}
-        by_row.update(zip(rows, model.logits(inputs), strict=True))
+        labels = batch["labels"] if task.form.logits_over == "tokens" else None
+        by_row.update(zip(rows, model.logits(inputs, labels), strict=True))
     return torch.stack([by_row[row] for row in sorted(by_row)])
 
 
@@ -221,6 +238,8 @@ class _FixedOutput(nn.Module):
 @torch.no_grad()
 def _of_loaded(model: nn.Module, base: Base, task: Task) -> Tensor:
     """Return the logits of a network from `Mode.load_model`, with the task's readout applied inside its expansion."""
+    if task.form.logits_over == "tokens" and not hasattr(model, "then"):  # the readout chooses what the network reads
+        return _logits(TaskModel(model, task, base), task)
     collate = TaskModel(base.backbone, task, base).collator
     by_row: dict[int, Tensor] = {}
     for rows, batch in task.splits["test"].batches(8, collate):
