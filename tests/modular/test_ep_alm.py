@@ -41,7 +41,8 @@ from tangora.modular.ep_alm.plan import planned
 from tangora.modular.network import attached
 from tangora.support.seams import MODES
 from tangora.tasks.language.greedy import Generation
-from tangora.tasks.model import TaskModel, predict
+from tangora.tasks.model import predict
+from tangora.tasks.values import Split
 from tangora.tasks.vision_language.backbone import TwoTowers
 from tangora.testing._tiny_towers import tiny_questions, tiny_towers
 
@@ -497,25 +498,20 @@ def test_a_training_that_resumes_gives_the_same_adapter(tmp_path):
     assert again.fingerprint == whole.fingerprint
 
 
-def test_it_learns_to_read_images(trained):
-    """The loss falls below that of every constant answer: the entropy of three colors, and nothing for the end."""
+def test_it_learns_to_read_images():
+    """Trained on right images, answers are likelier than with those of other rows."""
     base, (task,) = tiny_towers(), tiny_questions(1)
-    base.backbone.decoder.lm_head.weight.data.mul_(50)  # so that some hidden states are sure of a word
-    made = FinetuneConfig(
-        mode="m",
-        train="ep-alm",
-        prompt=2,
-        start=0,
-        end=2,
-        levels=2,
-        training={"steps": 120, "batch_size": 6, "learning_rate": 3e-2, "checkpoint_every": None},
-    )
+    with torch.no_grad():
+        for weight in base.backbone.decoder.parameters():
+            weight.mul_(10 if weight.ndim > 1 else 1)  # small random layers would pass nothing on
+    training = {"steps": 60, "batch_size": 6, "learning_rate": 2e-2, "checkpoint_every": None}
+    made = FinetuneConfig(train="ep-alm", prompt=2, start=0, end=2, levels=2, training=training)
     adapter = MODES.get("ep-alm").train(Bench(base), [task], made)[task.name]
+    split = task.splits["train"]
+    turned = Split({**split.inputs, "pixel_values": split.inputs["pixel_values"].roll(1, 0)}, split.targets)
     with MODES.get("ep-alm").answering(base, adapter, {}) as model_of:
-        model = model_of(task)
-        loss = float(predict(model, task.splits["train"], 12).losses.mean())
-    assert isinstance(model, TaskModel)
-    assert loss < torch.tensor(3.0).log() / 2
+        right, wrong = (float(predict(model_of(task), part, 12).losses.mean()) for part in (split, turned))
+    assert right < 0.8 * wrong
 
 
 def test_every_pair_of_levels_and_layers_is_even():

@@ -54,7 +54,7 @@ def _by_mode(adapter: Adapter, text: str) -> str:
 def _made(adapter: Adapter) -> tuple[str, str]:
     """Return the code that imports what loads the base, and the expression that loads it."""
     base = adapter.metadata.base
-    towers = getattr(FAMILIES.get(base.family), "towers", ()) if base.family in FAMILIES else ()
+    towers = getattr(FAMILIES.get(base.family), "towers", ()) if base.family and base.family in FAMILIES else ()
     if towers or (base.model or "").startswith("builtin:"):  # no class of transformers loads it
         settings = next((dict(record.base) for record in adapter.records.values()), {})
         named = {"family": base.family, "revision": base.revision, **{key: settings.get(key) for key in towers}}

@@ -17,7 +17,7 @@ from tangora.errors import DataError
 from tangora.quickstart import data
 
 if TYPE_CHECKING:
-    from jaxtyping import UInt8
+    from jaxtyping import Float, UInt8
     from numpy import ndarray
 
 __all__ = ["load", "names", "texts"]
@@ -111,7 +111,7 @@ def _counted(seed: int) -> dict[str, dict[str, Any]]:
         mosaics, answers = [], []
         for i in range(_ROWS[split]):
             key, count = f"{seed}/{COUNTED}/{split}/{i}", i % len(NUMBERS) + 1
-            cells = sorted(range(4), key=lambda cell, key=key: _drawn(f"{key}/cell{cell}", 2**32))[:count]
+            cells = sorted(range(4), key=[_drawn(f"{key}/cell{cell}", 2**32) for cell in range(4)].__getitem__)[:count]
             mosaics.append(_mosaic({cell: small[_drawn(f"{key}/{cell}", len(small))] for cell in cells}))
             answers.append(NUMBERS[count - 1])
         made[split] = {"image": np.stack(mosaics), "question": [COUNT] * len(answers), "answer": answers}
@@ -121,8 +121,9 @@ def _counted(seed: int) -> dict[str, dict[str, Any]]:
 def _halved(images: UInt8[ndarray, "n 32 32 3"]) -> UInt8[ndarray, "n 16 16 3"]:
     """Return the images at half their size: means of 2 x 2 pixels."""
     n, side = len(images), data.SIZE // 2
-    mean = images.reshape(n, side, 2, side, 2, 3).astype(np.float64).mean((2, 4))
-    return np.rint(mean).astype(np.uint8)
+    mean: Float[ndarray, "n 16 16 3"] = images.reshape(n, side, 2, side, 2, 3).astype(np.float64).mean((2, 4))
+    halved: UInt8[ndarray, "n 16 16 3"] = np.rint(mean).astype(np.uint8)
+    return halved
 
 
 def _mosaic(cells: Mapping[int, UInt8[ndarray, "16 16 3"]]) -> UInt8[ndarray, "32 32 3"]:

@@ -5,8 +5,8 @@
 
 A **family** defines how a model predicts: by class names (``image-zero-shot``, ``text-zero-shot``), by trained heads
 (``text-classification``, ``image-classification``, ``token-classification``), by trained decoders of pixels
-(``image-dense``) or by generated text (``text-to-text``, ``causal-lm``, ``vision-language``). Everything is preprocessed
-once, so that `predict` costs only forward passes.
+(``image-dense``) or by generated text (``text-to-text``, ``causal-lm``, ``vision-language``). Everything is
+preprocessed once, so that `predict` costs only forward passes.
 
 >>> import tangora
 >>> tangora.tasks.score("accuracy", [0, 1, 1], [0, 1, 0])

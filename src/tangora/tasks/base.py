@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Base", "pretrained", "processor", "refuse_other_tokens", "take_out", "weights_fingerprint"]
 
-BUILTIN = {"builtin:quickstart": quickstart.encoder, "builtin:decoder": quickstart.decoder}
+BUILTIN: Mapping[str, Callable[..., Path]] = {
+    "builtin:quickstart": quickstart.encoder,
+    "builtin:decoder": quickstart.decoder,
+}
 """The name of a built-in model -> a function that makes it on first use, and returns its folder."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
@@ -19,7 +20,7 @@ from tangora.tasks.vision_language.backbone import TwoTowers, VisionLanguageBase
 __all__ = ["tiny_questions", "tiny_towers"]
 
 _COLORS = ("red", "green", "blue")
-_SIZE = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+_SIZE: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
 def tiny_towers(folder: Path | None = None) -> VisionLanguageBase:
@@ -61,7 +62,7 @@ def _task(name: str, generator: torch.Generator) -> LanguageModelTask:
         splits,
         fingerprint_of([name, [split.fingerprint for split in splits.values()]]),
         form=AnswerForm("text", "tokens"),
-        config=VisionLanguageTask(name=name, source={"builtin": "digit-questions"}),  # type: ignore[arg-type]
+        config=VisionLanguageTask(name=name, source={"builtin": "digit-questions"}),
     )
 
 
@@ -73,5 +74,5 @@ def _rows(count: int, generator: torch.Generator) -> Split:
     asked = ["which color", "which color is this"]
     ids = [torch.tensor(words(asked[i % 2])["input_ids"][:-1]) for i in range(count)]
     answers = [torch.tensor(words(_COLORS[color])["input_ids"][1:]) for color in colors]
-    inputs = {"input_ids": ids, "labels": answers, "pixel_values": pixels}
+    inputs: dict[str, list[torch.Tensor] | torch.Tensor] = {"input_ids": ids, "labels": answers, "pixel_values": pixels}
     return Split(inputs, [_COLORS[color] for color in colors])
