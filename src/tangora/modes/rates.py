@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
-__all__ = ["at_own_rate", "with_own_rates"]
+__all__ = ["at_own_rate", "own_rate", "with_own_rates"]
 
 _RATE = "tangora_own_rate"
 _O = TypeVar("_O", bound=torch.optim.Optimizer)
@@ -18,6 +19,18 @@ def at_own_rate(parameters: Iterable[nn.Parameter], rate: float) -> None:
     """Train parameters at a learning rate of their own, by the same schedule, and without weight decay."""
     for parameter in parameters:
         setattr(parameter, _RATE, rate)
+
+
+@contextlib.contextmanager
+def own_rate(parameters: Iterable[nn.Parameter], rate: float) -> Iterator[None]:
+    """Train parameters at a rate of their own for the block, as `at_own_rate`: for those that stay when it ends."""
+    chosen = list(parameters)
+    at_own_rate(chosen, rate)
+    try:
+        yield
+    finally:
+        for parameter in chosen:
+            delattr(parameter, _RATE)
 
 
 def with_own_rates(optimizer: _O) -> _O:
