@@ -26,8 +26,9 @@ from tangora.modular.network import Network
 from tangora.storage.held import is_held
 
 if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
+
     from tangora.config.hypergrid import HyperGridSettings
-    from tangora.modular.network import Handle
 
 __all__ = ["Grids", "HyperGrid", "feed_forward", "gated", "layers_of", "token_embedding"]
 
@@ -137,7 +138,7 @@ class _GatedForward:
 
     def __init__(self, layer: nn.Linear, network: _Gating, site: str) -> None:
         self.layer, self.network, self.site = layer, network, site
-        layer.forward = self  # type: ignore[method-assign, assignment]
+        layer.forward = self  # type: ignore[method-assign]
 
     def __call__(self, input: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
         weight = gated(self.layer.weight, self.network.log_gates(self.site).exp())
@@ -163,11 +164,11 @@ class _Gating(Network):
         """Return the logarithms of the gates of a layer for the present task."""
         raise NotImplementedError
 
-    def connect(self, backbone: nn.Module) -> Iterator[Handle]:
+    def connect(self, backbone: nn.Module) -> Iterator[RemovableHandle]:
         """Gate the layers; see `Network.connect`."""
         yield from super().connect(backbone)
         for site, layer in layers_of(backbone, self.sites).items():
-            yield _GatedForward(layer, self, site)
+            yield cast("RemovableHandle", _GatedForward(layer, self, site))  # only its `remove` is used
 
 
 class HyperGrid(_Gating):
@@ -204,7 +205,7 @@ class HyperGrid(_Gating):
                     drawn = torch.randn(shape) * (width**-0.5 if part == "local" else 1.0)
                     _put(self.factors, f"{site}.{name}", torch.zeros(shape) if name == last else drawn)
 
-    def connect(self, backbone: nn.Module) -> Iterator[Handle]:
+    def connect(self, backbone: nn.Module) -> Iterator[RemovableHandle]:
         """Gate the layers, by the backbone's embedding of tokens if that describes the tasks."""
         if self.tokens is not None:
             self._tokens_of = (cast(nn.Embedding, token_embedding(backbone)),)
@@ -257,10 +258,10 @@ class Grids(_Gating):
         """Return the logarithms of the gates of a layer."""
         return self.grids.get_parameter(f"{site}.log_gates")
 
-    def connect(self, backbone: nn.Module) -> Iterator[Handle]:
+    def connect(self, backbone: nn.Module) -> Iterator[RemovableHandle]:
         """Add the changes to the base's weights, and gate the layers."""
         for name in self.changed:
-            yield _Added(backbone.get_parameter(name), self.changes.get_parameter(name))
+            yield cast("RemovableHandle", _Added(backbone.get_parameter(name), self.changes.get_parameter(name)))
         yield from super().connect(backbone)
 
 

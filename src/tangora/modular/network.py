@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from tangora.errors import ModelError
 
-__all__ = ["NAME", "Handle", "Network", "attach", "attached", "drawing"]
+if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
+
+__all__ = ["NAME", "Network", "attach", "attached", "drawing"]
 
 NAME = "added_modules"
 """The child of a backbone that is the network, so that its parameters are among the backbone's."""
-
-
-class Handle(Protocol):
-    """A connection between a network and a backbone, such as a hook."""
-
-    def remove(self) -> None:
-        """Leave the backbone as it was."""
 
 
 class Network(nn.Module):
@@ -37,7 +33,7 @@ class Network(nn.Module):
         self.task = 0
         self._mask: Tensor | None = None
 
-    def connect(self, backbone: nn.Module) -> Iterator[Handle]:
+    def connect(self, backbone: nn.Module) -> Iterator[RemovableHandle]:
         """Register hooks in the backbone, and yield their handles; begin with ``yield from super().connect(backbone)``.
 
         Raises:
