@@ -19,6 +19,7 @@ from tangora.support.seams import MODES
 from tangora.tasks.contract import AnswerForm
 from tangora.tasks.language.collation import LanguageCollator
 from tangora.tasks.model import TaskModel
+from tangora.testing import check_mode
 from tangora.testing._tiny import tiny_base, tiny_tasks
 
 CLASSES, TAGS = AnswerForm("classes", "classes"), AnswerForm("tags", "tags")
@@ -204,3 +205,11 @@ def test_target_tokens_have_entropies_too(tiny_llama, sum_data):
     bench = Bench(base)
     MODES.get("joint-lora").train(bench, tasks, settings)
     assert all(math.isfinite(loss) for loss in bench.records["sums"]["loss"])
+
+
+JOINT = sorted(name for name in MODES if MODES.get(name).joint and "sampling" in MODES.get(name).settings.model_fields)
+
+
+@pytest.mark.parametrize("name", JOINT)
+def test_every_joint_mode_can_train_on_the_least_certain_rows(name):
+    check_mode(MODES.get(name), sampling={"by": "uncertainty"})

@@ -153,7 +153,7 @@ class SamplingSettings(Frozen):
     by: Literal["turns", "uniform", "proportional", "temperature", "uncertainty"] = Field(
         default="turns",
         description="tasks in turn; drawn uniformly; by their numbers of rows; by these to the power 1 / temperature; "
-        "the rows of which the model is least certain, among a batch of each task",
+        "the rows that the model is least certain about, among a batch of each task",
     )
     temperature: float = Field(default=10.0, gt=0, description="of by: temperature; 1 is proportional")
     mixed: bool = Field(default=False, description="draw a task for every row, rather than for every batch")

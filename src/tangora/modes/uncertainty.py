@@ -1,4 +1,4 @@
-"""Uncertainty sampling (arXiv:2009.09139): train on those candidates of which the model is least certain.
+"""Uncertainty sampling (arXiv:2009.09139): train on the candidates that the model is least certain about.
 
 Candidates ─ CandidatesCollator ─▶ b rows of every task ─ Choosing: entropies, no gradients ─▶ b rows ─ Mixture ─▶ loss
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Candidates", "CandidatesCollator", "Choosing", "entropies", "kept", "refuse_packed", "scores"]
 
 _EPSILON = 1e-5
-_AT_ONCE = 4  # rows of which the logits of a whole vocabulary are held
+_AT_ONCE = 4  # rows whose logits over a whole vocabulary are held
 
 
 class Candidates(Dataset[Any]):
@@ -167,7 +167,7 @@ def kept(
 ) -> list[Bool[Tensor, " rows"]]:
     """Return which candidates of each task to train on: ``count`` in all, those of the largest scores.
 
-    A task without entropies, as a regression, keeps a fixed share: in batch n of T tasks, task t keeps
+    A task without entropies, such as a regression, keeps a fixed share: in batch n of T tasks, task t keeps
     ``⌊((n+1)·count + t) / T⌋ − ⌊(n·count + t) / T⌋`` rows. Those are ``count / T`` rows on average, and ``count`` rows
     in every batch if no task has entropies. The others share what is left.
 
@@ -202,7 +202,7 @@ def _rows_of(part: Batch, rows: Bool[Tensor, " rows"]) -> Batch:
 
 
 def refuse_packed(tasks: Sequence[Task], collators: Sequence[Any]) -> None:
-    """Refuse tasks of which a batch is one long sequence: no row can be taken out of it.
+    """Refuse tasks whose batches are one long sequence: no row can be taken out of it.
 
     Args:
         tasks: those that are trained on.
