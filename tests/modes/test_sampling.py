@@ -74,3 +74,9 @@ def test_each_task_sees_its_rows_in_its_own_order_whatever_the_sampler():
         own = [rows[i]["input_ids"] for i in range(24) if rows[i]["task"] == 0]
         assert own
         assert all(torch.equal(a, b) for a, b in zip(own, first, strict=False))
+
+
+def test_a_task_that_is_never_drawn_has_no_rows():
+    base, tasks = tiny_base(), tiny_tasks(3)
+    rows = one_or_mixed(base, tasks, 4, 4, 0)[0]  # one step, and so the first task alone
+    assert [rows[i]["task"] for i in range(len(rows))] == [0, 0, 0, 0]

@@ -57,7 +57,7 @@ class Rows(Dataset[Any]):
         generator = torch.Generator().manual_seed(seed)
         count = len(rows)  # type: ignore[arg-type]
         passes = [torch.randperm(count, generator=generator) for _ in range(math.ceil(length / count))]
-        self.rows, self.order = rows, torch.cat(passes)[:length].tolist()
+        self.rows, self.order = rows, torch.cat(passes)[:length].tolist() if passes else []
 
     def __len__(self) -> int:
         """Return the number of rows that the training sees."""
