@@ -77,7 +77,8 @@ class Dyads(nn.Module):
         if self.router is not None:
             weights = self.weights(inner if self.reads_core else x)
             inner = (weights.to(inner.dtype) * inner.unsqueeze(-2)).flatten(-2)
-        return F.linear(inner, self.b.flatten(1)) * self.scaling
+        added: Tensor = F.linear(inner, self.b.flatten(1)) * self.scaling
+        return added
 
     def weights(self, x: Float[Tensor, "*tokens read"]) -> Float[Tensor, "*tokens ups r"]:
         """Return the weight of every up-vector of every rank; those of a rank sum to 1."""
@@ -85,7 +86,7 @@ class Dyads(nn.Module):
         decisions, ups, _ = self.router.shape
         logits = F.linear(x, self.router.flatten(0, 1)).unflatten(-1, (decisions, ups))
         # half precision would be too coarse for a softmax
-        weights = logits.float().softmax(-1).repeat_interleave(len(self.a) // decisions, dim=-2)
+        weights: Tensor = logits.float().softmax(-1).repeat_interleave(len(self.a) // decisions, dim=-2)
         return weights.transpose(-1, -2)
 
 
