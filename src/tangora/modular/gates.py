@@ -6,6 +6,7 @@ weights depend on one token, or on one sample, and never on the rest of a batch.
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -17,7 +18,22 @@ from torch.nn import functional as F
 from tangora.config.settings import Frozen
 from tangora.errors import AdapterError
 
-__all__ = ["GATES", "ConstantGate", "Gate", "GateSettings", "ProjectionGate", "PrototypeGate", "gate_of", "top"]
+__all__ = [
+    "GATES",
+    "ConstantGate",
+    "Gate",
+    "GateSettings",
+    "PooledGate",
+    "PooledSettings",
+    "ProjectionGate",
+    "PrototypeGate",
+    "gate_of",
+    "layer_code",
+    "top",
+]
+
+
+_SPREAD = 0.01  # of the first weights of a pooled gate
 
 
 class GateSettings(Frozen):
@@ -39,6 +55,9 @@ class Gate(nn.Module):
     def __init__(self, settings: Any) -> None:
         super().__init__()
         self.settings = settings
+
+    def placed(self, at: str) -> None:
+        """Say which module the next input is of, for a gate that several share; most need not know."""
 
     def forward(self, x: Float[Tensor, "batch *tokens width"], mask: Tensor | None = None) -> Tensor:
         """Return the weights: ``[batch, *tokens, experts]``, or ``[batch, experts]`` for one decision a sample.
@@ -123,7 +142,104 @@ class PrototypeGate(Gate):
         return top(F.linear(x, self.prototypes).abs() / self.settings.temperature, self.settings.top_k)
 
 
-GATES: dict[str, type[Gate]] = {"constant": ConstantGate, "projection": ProjectionGate, "prototype": PrototypeGate}
+class PooledSettings(GateSettings):
+    """Settings of a `PooledGate`.
+
+    ``places`` are the blocks that share the gate, in order; they are only needed for a code of the layer.
+    """
+
+    kind: Literal["pooled"] = "pooled"
+    width: int = Field(ge=1)
+    experts: int = Field(ge=1)
+    depth: Literal[0, 1, 2] = 2
+    decide: Literal["sample", "token", "batch"] = "sample"
+    code: int = Field(default=0, ge=0, multiple_of=2, description="numbers that encode the layer, beside the input")
+    places: list[str] = Field(default_factory=list)
+
+
+class PooledGate(Gate):
+    """Weights of experts without a softmax: they may be negative, and need not add up to 1 (WEMoE, arXiv:2402.00433).
+
+    .. math:: r = \\operatorname{mean}_{\\text{tokens}} \\big(V_2 \\operatorname{relu}(V_1 h + v_1) + v_2\\big)
+
+    That is ``depth`` 2; with 1 it is one linear layer, with 0 a constant. The mean leaves padding out. ``decide: token``
+    takes no mean, for decoders, where it would read the future. ``decide: batch`` also takes the mean over the rows of a
+    batch, as released code does: answers then depend on the other rows, so it is no default anywhere.
+    """
+
+    settings_class = PooledSettings
+
+    def __init__(self, settings: PooledSettings) -> None:
+        super().__init__(settings)
+        inputs, self._place = settings.width + settings.code, 0
+        if settings.depth == 0:
+            self.weights = nn.Parameter(torch.zeros(settings.experts))
+        else:
+            hidden = [nn.Linear(inputs, settings.width), nn.ReLU()] if settings.depth == 2 else []
+            outer = nn.Linear(settings.width if hidden else inputs, settings.experts)
+            self.layers = nn.Sequential(*hidden, outer)
+        codes = [layer_code(place, settings.code) for place in range(len(settings.places) if settings.code else 0)]
+        self.register_buffer("codes", torch.stack(codes) if codes else None, persistent=False)
+
+    @torch.no_grad()
+    def start(self, initial: float, generator: torch.Generator) -> PooledGate:
+        """Draw weights from N(0, 0.01²), so that every expert has about the weight ``initial``; return the gate."""
+        for parameter in self.parameters():
+            if parameter.ndim == 2:
+                parameter.normal_(0.0, _SPREAD, generator=generator)
+            else:
+                parameter.zero_()
+        last = self.weights if self.settings.depth == 0 else self.layers[-1].bias
+        last.fill_(initial)
+        return self
+
+    def placed(self, at: str) -> None:
+        """Say which block the next input is of."""
+        if self.settings.code:
+            self._place = self.settings.places.index(at)
+
+    def forward(self, x: Float[Tensor, "batch *tokens width"], mask: Tensor | None = None) -> Tensor:
+        """Return ``[batch, experts]``, or for ``decide: token`` ``[batch, *tokens, experts]``; see `Gate.forward`."""
+        decide = self.settings.decide
+        if self.settings.depth == 0:
+            return self.weights.expand(*(x.shape[:-1] if decide == "token" else x.shape[:1]), -1)
+        if self.settings.code:
+            code: Tensor = self.codes[self._place]
+            x = torch.cat([x, code.expand(*x.shape[:-1], -1)], -1)
+        weights: Tensor = self.layers(x)
+        if decide == "token":
+            return weights
+        pooled = _mean(weights, mask)
+        return pooled if decide == "sample" else pooled.mean(0, keepdim=True).expand_as(pooled)
+
+
+def _mean(weights: Float[Tensor, "batch *tokens experts"], mask: Tensor | None) -> Float[Tensor, "batch experts"]:
+    """Return the mean over the tokens of each sample, without padding."""
+    if weights.ndim == 2:
+        return weights
+    flat = weights.flatten(1, -2)
+    if mask is None:
+        return flat.mean(1)
+    counted = mask.to(flat.dtype).unsqueeze(-1)
+    return torch.where(counted > 0, flat, 0.0).sum(1) / counted.sum(1).clamp_min(1.0)
+
+
+def layer_code(place: int, dims: int) -> Float[Tensor, " dims"]:
+    """Return the sinusoidal code of a layer: ``sin(place / 10000^(2i/dims))`` and the cosines, in turn.
+
+    >>> layer_code(0, 4)
+    tensor([0., 1., 0., 1.])
+    """
+    rates = torch.exp(torch.arange(0, dims, 2) * (-math.log(10000.0) / max(dims, 1)))
+    return torch.stack([torch.sin(place * rates), torch.cos(place * rates)], -1).flatten()
+
+
+GATES: dict[str, type[Gate]] = {
+    "constant": ConstantGate,
+    "projection": ProjectionGate,
+    "prototype": PrototypeGate,
+    "pooled": PooledGate,
+}
 """Kind -> class."""
 
 

@@ -14,7 +14,10 @@ from tangora.tasks.batches import IGNORED
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
+    from tangora.tasks.contract import LogitsOver
+
 __all__ = [
+    "answer_entropy",
     "class_divergence",
     "feature_distance",
     "label_divergence",
@@ -100,3 +103,23 @@ def feature_distance(features: Float[Tensor, "batch dim"], answers: Answers) -> 
     """Return one minus the cosine of unit features: half their squared distance."""
     assert answers.features is not None
     return 1 - (features * answers.features).sum(-1)
+
+
+def answer_entropy(
+    logits: Float[Tensor, "batch *tokens width"], labels: Int[Tensor, "batch *tokens"], over: LogitsOver | None
+) -> Float[Tensor, " batch"]:
+    """Return the entropy of each row's answer, in nats: of its class, the mean over its tokens or tags, the sum over labels.
+
+    Args:
+        logits: of a task whose answers are distributions.
+        labels: only their places count: tokens and tags that are ignored are left out.
+        over: what the logits are over.
+    """
+    if over == "labels":
+        yes, no = logits.sigmoid() * logsigmoid(logits), (-logits).sigmoid() * logsigmoid(-logits)
+        return -(yes + no).sum(-1)
+    each = -(logits.log_softmax(-1) * logits.softmax(-1)).sum(-1)
+    if over == "classes":
+        return each
+    mask = labels != IGNORED
+    return torch.where(mask, each, 0).sum(1) / mask.sum(1).clamp_min(1)

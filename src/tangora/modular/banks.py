@@ -1,0 +1,122 @@
+"""Experts of one layer that are no low-rank ones: whole matrices, and matrices of which few entries are left.
+
+Both compute ``Σᵢ gᵢ (ΔWᵢ x + Δbᵢ)`` for the gate's weights g of a sample or a token, expert by expert: no matrix is made
+for a sample.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["LARGEST", "DenseBank", "SparseBank", "largest"]
+
+LARGEST = 2**24
+"""Whole numbers below it are exact in float32, in which they are saved."""
+
+
+class DenseBank(nn.Module):
+    """Whole matrices.
+
+    Args:
+        shape: ``(out, in)``.
+        experts: their number.
+        bias: whether they change the bias too.
+    """
+
+    def __init__(self, shape: Sequence[int], experts: int, bias: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(experts, *shape))
+        self.bias = nn.Parameter(torch.zeros(experts, shape[0])) if bias else None
+
+    def forward(self, x: Float[Tensor, "batch *tokens in"], weights: Tensor) -> Float[Tensor, "batch *tokens out"]:
+        """Return what the experts add; see `tangora.modular.routed.Bank.forward`."""
+        x, weights = x.to(self.weight.dtype), over_tokens(weights, x.ndim)
+        biases: list[Tensor | None] = [None] * len(self.weight) if self.bias is None else list(self.bias)
+        parts = [weights[..., i : i + 1] * F.linear(x, self.weight[i], biases[i]) for i in range(len(self.weight))]
+        return torch.stack(parts).sum(0)
+
+
+class SparseBank(nn.Module):
+    """Matrices of which the same number of entries is left, row by row: how many, in which columns, and their values.
+
+    Whole numbers are saved as float32, as everything in the file is; they are smaller than `LARGEST`.
+
+    Args:
+        shape: ``(out, in)``.
+        experts: their number.
+        kept: entries of each matrix.
+        bias: whether they change the bias too.
+    """
+
+    counts: Tensor
+    columns: Tensor
+
+    def __init__(self, shape: Sequence[int], experts: int, kept: int, bias: bool) -> None:
+        super().__init__()
+        self.shape = tuple(shape)
+        self.values = nn.Parameter(torch.zeros(experts, kept))
+        self.register_buffer("counts", torch.zeros(experts, shape[0], dtype=torch.int32))
+        self.register_buffer("columns", torch.zeros(experts, kept, dtype=torch.int32))
+        self.bias = nn.Parameter(torch.zeros(experts, shape[0])) if bias else None
+        self._made: tuple[tuple[str, int], list[Tensor]] | None = None
+
+    @torch.no_grad()
+    def fill(self, expert: int, matrix: Float[Tensor, "out in"]) -> None:
+        """Keep the largest entries of an expert's matrix."""
+        chosen = largest(matrix, self.values.shape[1])
+        rows = chosen // matrix.shape[1]
+        self.counts[expert] = torch.bincount(rows, minlength=matrix.shape[0])
+        self.columns[expert] = chosen % matrix.shape[1]
+        self.values[expert] = matrix.flatten()[chosen]
+
+    def matrices(self) -> list[Float[Tensor, "out in"]]:
+        """Return the matrices, compressed by rows."""
+        key = (str(self.values.device), self.values._version)
+        if self._made is None or self._made[0] != key:
+            self._made = (key, [self._matrix(i) for i in range(len(self.values))])
+        return self._made[1]
+
+    def _matrix(self, expert: int) -> Tensor:
+        begins = F.pad(self.counts[expert].long().cumsum(0), (1, 0))
+        columns, values = self.columns[expert].long(), self.values[expert].detach()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch calls these tensors new
+            return torch.sparse_csr_tensor(begins, columns, values, self.shape, check_invariants=False)
+
+    def forward(self, x: Float[Tensor, "batch *tokens in"], weights: Tensor) -> Float[Tensor, "batch *tokens out"]:
+        """Return what the experts add; see `tangora.modular.routed.Bank.forward`."""
+        with torch.autocast(x.device.type, enabled=False):  # sparse products exist in float32
+            x, weights = x.to(self.values.dtype), over_tokens(weights, x.ndim).to(self.values.dtype)
+            columns, total = x.flatten(0, -2).T, None
+            for i, matrix in enumerate(self.matrices()):
+                out = torch.sparse.mm(matrix, columns).T.reshape(*x.shape[:-1], self.shape[0])
+                out = out if self.bias is None else out + self.bias[i]
+                total = weights[..., i : i + 1] * out if total is None else total + weights[..., i : i + 1] * out
+        assert total is not None
+        return total
+
+
+def over_tokens(weights: Tensor, ndim: int) -> Tensor:
+    """Return weights of samples as those of all their tokens; weights of tokens as they are.
+
+    Args:
+        weights: ``[batch, experts]``, or ``[batch, *tokens, experts]``.
+        ndim: of the input of a layer.
+    """
+    return weights.reshape(len(weights), *(1,) * (ndim - weights.ndim), *weights.shape[1:])
+
+
+def largest(tensor: Tensor, count: int) -> Tensor:
+    """Return the places of the entries of largest magnitude in the flattened tensor, in order; of equal ones the first.
+
+    >>> largest(torch.tensor([[1.0, -3.0], [2.0, 2.0]]), 2)
+    tensor([1, 2])
+    """
+    flat = tensor.flatten().abs()
+    return flat.sort(descending=True, stable=True).indices[:count].sort().values
