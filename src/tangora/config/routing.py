@@ -29,7 +29,7 @@ class RouteSettings(Frozen):
         return self.name
 
     @property
-    def split(self) -> str:
+    def rows_of(self) -> str:
         """The split that rows are drawn from, if the router needs any."""
         return "train"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -43,7 +43,7 @@ def routed(
     if router.needs == "rows" and (bench is None or not bench.tasks):
         fix = "use tangora.route with base= and tasks=, or an entry of fusion.methods in a recipe"
         raise ArgumentError(f"{router.name} learns from rows of the tasks", got="none", where=where, fix=fix)
-    check_experts(fusion.adapters, fusion.names)
+    check_experts(fusion.adapters, fusion.names, getattr(router, "kinds", ("lora",)))
     heads = _kept(fusion)
     made = router(dict(zip(fusion.names, fusion.adapters, strict=True)), settings, bench)
     return replace(made, heads=heads)
@@ -63,8 +63,13 @@ def route_settings(method: str, given: Mapping[str, Any], *, where: str) -> Rout
     return settings
 
 
-def check_experts(adapters: Sequence[Adapter], names: Sequence[str]) -> None:
-    """Refuse adapters that are no plain low-rank experts of the network.
+def check_experts(adapters: Sequence[Adapter], names: Sequence[str], kinds: Collection[str] = ("lora",)) -> None:
+    """Refuse adapters that are no plain experts of the network.
+
+    Args:
+        adapters: all of one kind.
+        names: for errors.
+        kinds: those that the router takes.
 
     Raises:
         FusionError: names the adapter, and says why.
@@ -72,7 +77,7 @@ def check_experts(adapters: Sequence[Adapter], names: Sequence[str]) -> None:
     for name, adapter in zip(names, adapters, strict=True):
         about = adapter.metadata
         what, fix = "", "give LoRA or L-LoRA adapters"
-        if about.kind != "lora":
+        if about.kind not in kinds:
             what = f"{name} is of kind {about.kind}, and experts are low-rank"
         elif about.expanded:
             what = f"{name} answers in the network's expansion (tangent), in which no layer has an input of its own"

@@ -1,7 +1,7 @@
 """Experts of one layer that are no low-rank ones: whole matrices, and matrices of which few entries are left.
 
-Both compute ``Σᵢ gᵢ (ΔWᵢ x + Δbᵢ)`` for the gate's weights g of a sample or a token, expert by expert: no matrix is made
-for a sample.
+Both compute ``Σᵢ gᵢ (ΔWᵢ x + Δbᵢ)`` for the gate's weights g of a sample or a token, expert by expert: no matrix is
+made for a sample.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["LARGEST", "DenseBank", "SparseBank", "largest"]
+from tangora.errors import ModelError
 
-LARGEST = 2**24
-"""Whole numbers below it are exact in float32, in which they are saved."""
+__all__ = ["Change", "DenseBank", "SparseBank", "largest"]
 
 
 class DenseBank(nn.Module):
@@ -45,7 +44,7 @@ class DenseBank(nn.Module):
 class SparseBank(nn.Module):
     """Matrices of which the same number of entries is left, row by row: how many, in which columns, and their values.
 
-    Whole numbers are saved as float32, as everything in the file is; they are smaller than `LARGEST`.
+    Whole numbers are saved as float32, as everything in the file is: exactly, since no layer is 2²⁴ wide.
 
     Args:
         shape: ``(out, in)``.
@@ -102,6 +101,51 @@ class SparseBank(nn.Module):
         return total
 
 
+class Change(nn.Module):
+    """A change of a parameter of the base that is always there.
+
+    Args:
+        shape: of the parameter.
+    """
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        super().__init__()
+        self.delta = nn.Parameter(torch.zeros(*shape))
+
+    @torch.no_grad()
+    def added(self, backbone: nn.Module, name: str) -> _Added:
+        """Add the change to a parameter; return a handle whose ``remove`` puts its values back, bit for bit.
+
+        Raises:
+            ModelError: the parameter is missing, of another shape, or held in half precision or quantized.
+        """
+        parameter = dict(backbone.named_parameters(remove_duplicate=False)).get(name)
+        fix = "give the base model that the adapter was made for"
+        if parameter is None:
+            raise ModelError("the model has no such parameter", got=type(backbone).__name__, where=name, fix=fix)
+        if parameter.shape != self.delta.shape:
+            got = f"{tuple(parameter.shape)}, expected {tuple(self.delta.shape)}"
+            raise ModelError("the parameter is of another shape", got=got, where=name, fix=fix)
+        if parameter.dtype != self.delta.dtype:
+            fix = "load the base with base.weights_dtype: float32, and without quantization"
+            raise ModelError("a change of a weight needs float32", got=str(parameter.dtype), where=name, fix=fix)
+        handle = _Added(parameter, parameter.detach().clone())
+        parameter.add_(self.delta.to(parameter.device))
+        return handle
+
+
+class _Added:
+    """A parameter that was changed, and its value before."""
+
+    def __init__(self, parameter: nn.Parameter, before: Tensor) -> None:
+        self._parameter, self._before = parameter, before
+
+    @torch.no_grad()
+    def remove(self) -> None:
+        """Put the value back."""
+        self._parameter.copy_(self._before)
+
+
 def over_tokens(weights: Tensor, ndim: int) -> Tensor:
     """Return weights of samples as those of all their tokens; weights of tokens as they are.
 
@@ -119,4 +163,6 @@ def largest(tensor: Tensor, count: int) -> Tensor:
     tensor([1, 2])
     """
     flat = tensor.flatten().abs()
-    return flat.sort(descending=True, stable=True).indices[:count].sort().values
+    least = flat.topk(count).values.min()
+    above = (flat > least).nonzero().flatten()  # topk itself may choose any of equal ones
+    return torch.cat([above, (flat == least).nonzero().flatten()[: count - len(above)]]).sort().values

@@ -145,7 +145,8 @@ class PrototypeGate(Gate):
 class PooledSettings(GateSettings):
     """Settings of a `PooledGate`.
 
-    ``places`` are the blocks that share the gate, in order; they are only needed for a code of the layer.
+    ``places`` are the blocks that share the gate, in order; they are only needed for a code of the layer. ``causal``
+    are those in which it decides for a token, whatever ``decide`` says.
     """
 
     kind: Literal["pooled"] = "pooled"
@@ -155,6 +156,7 @@ class PooledSettings(GateSettings):
     decide: Literal["sample", "token", "batch"] = "sample"
     code: int = Field(default=0, ge=0, multiple_of=2, description="numbers that encode the layer, beside the input")
     places: list[str] = Field(default_factory=list)
+    causal: list[str] = Field(default_factory=list)
 
 
 class PooledGate(Gate):
@@ -162,9 +164,9 @@ class PooledGate(Gate):
 
     .. math:: r = \\operatorname{mean}_{\\text{tokens}} \\big(V_2 \\operatorname{relu}(V_1 h + v_1) + v_2\\big)
 
-    That is ``depth`` 2; with 1 it is one linear layer, with 0 a constant. The mean leaves padding out. ``decide: token``
-    takes no mean, for decoders, where it would read the future. ``decide: batch`` also takes the mean over the rows of a
-    batch, as released code does: answers then depend on the other rows, so it is no default anywhere.
+    That is ``depth`` 2; with 1 it is one linear layer, with 0 a constant. The mean leaves padding out. ``decide:
+    token`` takes no mean, for decoders, where it would read the future. ``decide: batch`` also takes the mean over the
+    rows of a batch, as released code does: answers then depend on the other rows, so it is no default anywhere.
     """
 
     settings_class = PooledSettings
@@ -172,6 +174,7 @@ class PooledGate(Gate):
     def __init__(self, settings: PooledSettings) -> None:
         super().__init__(settings)
         inputs, self._place = settings.width + settings.code, 0
+        self._for_token = settings.decide == "token"
         if settings.depth == 0:
             self.weights = nn.Parameter(torch.zeros(settings.experts))
         else:
@@ -195,22 +198,22 @@ class PooledGate(Gate):
 
     def placed(self, at: str) -> None:
         """Say which block the next input is of."""
+        self._for_token = self.settings.decide == "token" or at in self.settings.causal
         if self.settings.code:
             self._place = self.settings.places.index(at)
 
     def forward(self, x: Float[Tensor, "batch *tokens width"], mask: Tensor | None = None) -> Tensor:
         """Return ``[batch, experts]``, or for ``decide: token`` ``[batch, *tokens, experts]``; see `Gate.forward`."""
-        decide = self.settings.decide
         if self.settings.depth == 0:
-            return self.weights.expand(*(x.shape[:-1] if decide == "token" else x.shape[:1]), -1)
+            return self.weights.expand(*(x.shape[:-1] if self._for_token else x.shape[:1]), -1)
         if self.settings.code:
             code: Tensor = self.codes[self._place]
             x = torch.cat([x, code.expand(*x.shape[:-1], -1)], -1)
         weights: Tensor = self.layers(x)
-        if decide == "token":
+        if self._for_token:
             return weights
         pooled = _mean(weights, mask)
-        return pooled if decide == "sample" else pooled.mean(0, keepdim=True).expand_as(pooled)
+        return pooled if self.settings.decide == "sample" else pooled.mean(0, keepdim=True).expand_as(pooled)
 
 
 def _mean(weights: Float[Tensor, "batch *tokens experts"], mask: Tensor | None) -> Float[Tensor, "batch experts"]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from tangora.config.settings import Frozen
 from tangora.errors import AdapterError, ModelError
+from tangora.modular.banks import Change, DenseBank, SparseBank
 from tangora.modular.gates import Gate, gate_of
 from tangora.modular.network import Network
 from tangora.storage.held import autocasts
@@ -47,13 +48,17 @@ class SiteSettings(Frozen):
 
     ``shape`` is ``[out, in]``, ``ranks`` has the rank of each expert, 0 if it does not change the layer. The gate reads
     the input of the site or, with ``at``, that of another module, such as the block around it; it then decides once for
-    all sites inside.
+    all sites inside. Experts of another ``form`` have no ranks: matrices are ``dense``, or ``sparse`` with ``kept``
+    entries each; with ``bias``, experts change the layer's bias too.
     """
 
     shape: list[int] = Field(min_length=2, max_length=2)
     ranks: list[int] = Field(min_length=1)
     gate: str
     at: str | None = None
+    form: Literal["low-rank", "dense", "sparse"] = "low-rank"
+    kept: int = Field(default=0, ge=0)
+    bias: bool = False
 
 
 class FixedSettings(Frozen):
@@ -64,12 +69,16 @@ class FixedSettings(Frozen):
 
 
 class RoutedSettings(Frozen):
-    """What a `RoutedNetwork` is made of, as ``modules`` in ``tangora.json``."""
+    """What a `RoutedNetwork` is made of, as ``modules`` in ``tangora.json``.
+
+    ``changes`` are shapes of parameters of the base that a change is always added to.
+    """
 
     experts: list[str] = Field(min_length=1)
     gates: dict[str, dict[str, Any]] = Field(default_factory=dict)
     sites: dict[str, SiteSettings] = Field(default_factory=dict)
     fixed: dict[str, FixedSettings] = Field(default_factory=dict)
+    changes: dict[str, list[int]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _consistent(self) -> RoutedSettings:
@@ -150,11 +159,14 @@ class RoutedNetwork(Network):
         self.settings = settings
         self.sites, self.gates, self.fixed = Tree(), Tree(), Tree()
         for name, site in settings.sites.items():
-            self.sites.add(name, Bank(site.shape, site.ranks))
+            self.sites.add(name, _bank(site))
         for name, gate in settings.gates.items():
             self.gates.add(name, gate_of(gate))
         for name, one in settings.fixed.items():
             self.fixed.add(name, Bank(one.shape, [one.rank]))
+        self.changes = Tree()
+        for name, shape in settings.changes.items():
+            self.changes.add(name, Change(shape))
         self._decided: dict[tuple[str, str], Tensor] = {}
 
     def gate(self, name: str) -> Gate:
@@ -165,6 +177,8 @@ class RoutedNetwork(Network):
     def connect(self, backbone: nn.Module) -> Iterator[RemovableHandle]:
         """Add hooks: gates that read elsewhere first, then fixed updates and experts; see `Network.connect`."""
         yield from super().connect(backbone)
+        for name in self.settings.changes:
+            yield self.changes.at(name).added(backbone, name)
         places = {(site.gate, site.at) for site in self.settings.sites.values() if site.at is not None}
         for gate, at in sorted(places):
             module = _submodule(backbone, at)
@@ -178,6 +192,7 @@ class RoutedNetwork(Network):
 
     def _decide(self, gate: str, at: str, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
         """Keep the weights of a gate that reads the input of a module, for the sites inside it."""
+        self.gate(gate).placed(at)
         self._decided[gate, at] = self._weights(gate, _hidden(inputs, named))
 
     def _weights(self, name: str, x: Tensor) -> Tensor:
@@ -206,6 +221,16 @@ class RoutedNetwork(Network):
         weights = self._weights(site.gate, x) if site.at is None else self._decided[site.gate, site.at]
         added: Tensor = bank(x, weights)
         return out + added.to(out.dtype)
+
+
+def _bank(site: SiteSettings) -> nn.Module:
+    """Return the experts of a site, without their values."""
+    match site.form:
+        case "dense":
+            return DenseBank(site.shape, len(site.ranks), site.bias)
+        case "sparse":
+            return SparseBank(site.shape, len(site.ranks), site.kept, site.bias)
+    return Bank(site.shape, site.ranks)
 
 
 def routed_network(modules: Mapping[str, Any] | None) -> RoutedNetwork:

@@ -106,9 +106,9 @@ def feature_distance(features: Float[Tensor, "batch dim"], answers: Answers) -> 
 
 
 def answer_entropy(
-    logits: Float[Tensor, "batch *tokens width"], labels: Int[Tensor, "batch *tokens"], over: LogitsOver | None
+    logits: Float[Tensor, "batch *tokens width"], labels: Int[Tensor, " batch *tokens"], over: LogitsOver | None
 ) -> Float[Tensor, " batch"]:
-    """Return the entropy of each row's answer, in nats: of its class, the mean over its tokens or tags, the sum over labels.
+    """Return the entropy of each row's answer, in nats: the mean over its tokens or tags, the sum over its labels.
 
     Args:
         logits: of a task whose answers are distributions.

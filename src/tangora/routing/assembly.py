@@ -22,7 +22,7 @@ from tangora.modular.gates import Gate
 from tangora.modular.routed import Bank, FixedSettings, RoutedNetwork, RoutedSettings, SiteSettings
 from tangora.updates.task_vector import Dense, LowRank, Update
 
-__all__ = ["Routed", "adapter_from", "expert_sites", "network_of", "routed_adapter"]
+__all__ = ["Routed", "adapter_from", "expert_sites", "fill_bank", "network_of", "routed_adapter"]
 
 
 @dataclass(frozen=True)
@@ -105,16 +105,17 @@ def network_of(
     )
     network = RoutedNetwork(settings)
     for name, site in sites.items():
-        _fill(network.sites.at(name), [update for update in site.updates if update is not None])
+        fill_bank(network.sites.at(name), [update for update in site.updates if update is not None])
     for name, update in always.items():
-        _fill(network.fixed.at(name), [update])
+        fill_bank(network.fixed.at(name), [update])
     for name, gate in gates.items():
         network.gate(name).load_state_dict(gate.state_dict())
     return network.requires_grad_(False)
 
 
 @torch.no_grad()
-def _fill(bank: Bank, updates: Sequence[LowRank]) -> None:
+def fill_bank(bank: Bank, updates: Sequence[LowRank]) -> None:
+    """Copy the factors of updates into a bank, one after the other; scalings are multiplied into B."""
     bank.a.copy_(torch.cat([update.a for update in updates]))
     bank.b.copy_(torch.cat([update.b * update.scaling for update in updates], 1))
 
