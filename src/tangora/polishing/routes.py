@@ -33,6 +33,7 @@ from tangora.updates.text import tensor_digest
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+    from typing_extensions import Self
 
     from tangora.modes.contract import OnStep
     from tangora.modular.network import Network
@@ -158,7 +159,7 @@ class _Training:
             cast(nn.Module, readout).requires_grad_(False)
             model = TaskModel(base.backbone, one.task, base, readout=readout)
             if settings.objective == "follow":
-                pupil: _Pupil = Follower(model, one, base, PolishSettings(temperature=settings.temperature))
+                pupil: _Pupil = _Following(model, one, base, PolishSettings(temperature=settings.temperature))
             else:
                 pupil = _Pupil_of[settings.objective](model, one)
             pupil.weight = float(len(lessons))  # a step divides the loss by the number of tasks, and the sum is meant
@@ -220,8 +221,20 @@ class _Training:
         }
 
 
-class _Judged(nn.Module):
-    """A task model whose loss needs no expert: see `Follower` for one that does."""
+class _Settled(nn.Module):
+    """A model whose dropout is off in training too: experts and base are frozen, and gates have none."""
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode."""
+        return super().train(False)
+
+
+class _Following(_Settled, Follower):
+    """The distance from the answers of a task's expert."""
+
+
+class _Judged(_Settled):
+    """A task model whose loss needs no expert."""
 
     def __init__(self, model: TaskModel, lesson: Lesson) -> None:
         super().__init__()
@@ -255,7 +268,7 @@ class _Labelled(_Judged):
         return self.model.losses(batch, labels)
 
 
-_Pupil = Follower | _Judged
+_Pupil = _Following | _Judged
 _Pupil_of: dict[str, Callable[[TaskModel, Any], _Judged]] = {"entropy": _Certain, "labels": _Labelled}
 
 
