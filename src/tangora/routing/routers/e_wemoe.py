@@ -19,7 +19,7 @@ __all__ = ["ROUTER", "EWemoe", "EWemoeSettings"]
 class EWemoeSettings(BlockSettings):
     """Settings of `EWemoe`."""
 
-    name: Literal["e_wemoe"] = "e_wemoe"
+    name: Literal["e-wemoe"] = "e-wemoe"
     keep: float = Field(default=0.1, gt=0, le=1, description="share of the entries of each change of an MLP's tensor")
     shared: bool = Field(default=True, description="one gate for all blocks, rather than one for each")
     code: int = Field(
@@ -56,7 +56,7 @@ class EWemoe:
     false`` it is WEMoE.
     """
 
-    name = "e_wemoe"
+    name = "e-wemoe"
     settings: type[RouteSettings] = EWemoeSettings
     needs: Literal["nothing", "rows"] = "rows"
     reference = "arXiv:2410.21804"
