@@ -151,11 +151,17 @@ def _fused(fused: FusedInfo) -> str:
 def _routed(fused: FusedInfo) -> str:
     rows = [("router", as_code(fused.method))]
     rows += [(name, as_code(json.dumps(value))) for name, value in fused.parameters.items() if value is not None]
-    if fused.selection:
-        rows.append(("selection", ", ".join(f"{k} {as_text(str(v))}" for k, v in fused.selection.items())))
+    learned = fused.selection or {}
+    plain = {k: v for k, v in learned.items() if not isinstance(v, (dict, list))}
+    rows += [
+        (name.replace("_", " "), as_text(f"{v:.4g}" if isinstance(v, float) else str(v))) for name, v in plain.items()
+    ]
     experts = [(as_text(p.name), as_text(p.task or "–"), as_code(p.fingerprint[:16])) for p in fused.parents]
     text = "Every token, or every sample, chooses among the experts, which are what they were."
     tables = [as_table(("", ""), rows), as_table(("expert", "task", "fingerprint"), experts)]
+    if "before" in learned and "after" in learned:
+        moved = [(as_text(n), f"{b:.4f}", f"{learned['after'][n]:.4f}") for n, b in learned["before"].items()]
+        tables.append(as_table(("task", f"{as_text(str(learned.get('objective')))} before", "after"), moved))
     return "\n\n".join(["## How it is routed", text, *tables])
 
 

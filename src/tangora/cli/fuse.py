@@ -21,8 +21,10 @@ from tangora.cli.merge import (
     default_weights,
     merge_models,
 )
+from tangora.cli.options import TrustOption
 from tangora.cli.output import Output
 from tangora.cli.routing import is_router, route_adapters
+from tangora.cli.row_files import ROWS, DataOption, RecipeOption, RecipeSettings
 from tangora.cli.weights import weights_line
 from tangora.errors import ArgumentError
 
@@ -44,7 +46,7 @@ class FuseOptions(FusionOptions):
     method: Annotated[
         str,
         typer.Option(
-            "--method", "-m", help="Or a router: smile, arrow. See: tangora methods.", autocompletion=completion.fusions
+            "--method", "-m", help="Or a router: smile, wemoe. See: tangora methods.", autocompletion=completion.fusions
         ),
     ] = "task_arithmetic"
     rank: Annotated[
@@ -68,6 +70,10 @@ class FuseOptions(FusionOptions):
         ),
     ] = None
     base: BaseFolder = None
+    data: DataOption = None
+    recipe: RecipeOption = None
+    recipe_settings: RecipeSettings = None
+    trust_remote_code: TrustOption = False
     full: Annotated[bool, typer.Option("--full")] = False
     shard_size: ShardSize = "5GB"
     allow_missing: AllowMissing = None
@@ -107,6 +113,19 @@ class FuseOptions(FusionOptions):
                 fix = f"use: tangora merge; or leave {name} out"
                 raise ArgumentError("an option of full checkpoints", got=str(value), where=name, fix=fix)
 
+    def refuse_rows(self) -> None:
+        """Refuse rows, from which nothing would be learned.
+
+        Raises:
+            ArgumentError: names the option.
+        """
+        given = {"--data": self.data, "--recipe": self.recipe, "--recipe-set": self.recipe_settings}
+        for name, value in given.items():
+            if value:
+                got = value if isinstance(value, str) else value[0]
+                fix = "leave it out; tangora polish, and routers such as wemoe, learn from rows"
+                raise ArgumentError(f"{self.method} learns from no rows", got=got, where=name, fix=fix)
+
     def fusion(self) -> Fusion:
         """Open and check the adapters."""
         from tangora.fusion.fusion import Fusion  # deferred: --help needs no torch
@@ -139,6 +158,7 @@ def fuse(options: FuseOptions, output: Output) -> None:
     if is_router(options.method):
         route_adapters(options, output)
         return
+    options.refuse_rows()
     weights, origin = default_weights(options, [True] * len(options.adapters))
     parameters = options.settings()
     from tangora.fusion.statistics import refuse_superfluous  # deferred: --help needs no torch
@@ -261,6 +281,7 @@ COMMAND = Command(
     fuse,
     example="tangora fuse adapters/sst2 adapters/snips --method ties --set density=0.3 --out fused",
     examples={
+        ROWS: "tangora fuse adapters/sst2 adapters/snips --method wemoe --data sst2=a.csv --data snips=b.csv --out out",
         ADAPTERS: "tangora fuse adapters/sst2 adapters/snips --space core --heads keep --out fused",
         CHECKS: "tangora fuse adapters/sst2 moved/snips --same-base --no-verify --out fused",
     },

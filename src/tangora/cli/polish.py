@@ -13,6 +13,7 @@ from tangora.cli import completion
 from tangora.cli.command import Command
 from tangora.cli.options import Options, OverwriteOption, TrustOption
 from tangora.cli.output import Output
+from tangora.cli.row_files import ROWS, DataOption, RecipeOption, RecipeSettings, row_files
 from tangora.cli.weights import parse_parameters, parse_weights
 from tangora.errors import ArgumentError
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMAND", "PolishOptions", "polish"]
 
-_ROWS, _START = "Rows", "Start"
+_START = "Start"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,38 +49,18 @@ class PolishOptions(Options):
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the rows that are drawn, and of their order.")] = 0
     overwrite: OverwriteOption = False
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")] = False
-    data: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--data",
-            metavar="NAME=FILE",
-            help="Rows of a task's inputs: .parquet, .csv, .jsonl, .npz, or a folder of images.",
-            rich_help_panel=_ROWS,
-        ),
-    ] = None
+    data: DataOption = None
     base: Annotated[
         str | None,
         typer.Option(
             "--base",
             metavar="BASE",
             help="With --data: the base. Default: what tangora.json names.",
-            rich_help_panel=_ROWS,
+            rich_help_panel=ROWS,
         ),
     ] = None
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            "--recipe",
-            metavar="RECIPE",
-            help="Take base and rows from a recipe.",
-            autocompletion=completion.recipes,
-            rich_help_panel=_ROWS,
-        ),
-    ] = None
-    recipe_settings: Annotated[
-        list[str] | None,
-        typer.Option("--recipe-set", metavar="KEY=VALUE", help="Change one key of the recipe.", rich_help_panel=_ROWS),
-    ] = None
+    recipe: RecipeOption = None
+    recipe_settings: RecipeSettings = None
     trust_remote_code: TrustOption = False
     start: Annotated[
         Path | None,
@@ -128,26 +109,7 @@ class PolishOptions(Options):
         Raises:
             ArgumentError: neither ``--data`` nor ``--recipe``, both, or not NAME=FILE.
         """
-        if bool(self.data) == (self.recipe is not None):
-            fix = "give --data NAME=FILE for every task; or --recipe RECIPE, whose rows are used"
-            got = "both" if self.data else "neither"
-            raise ArgumentError("polish needs rows of the tasks' inputs", got=got, where="--data", fix=fix)
-        if self.recipe is None and self.recipe_settings:
-            raise ArgumentError(
-                "there is no recipe to change", where="--recipe-set", fix="give --recipe, or leave it out"
-            )
-        if self.recipe is not None and self.base is not None:
-            fix = "change it with --recipe-set base.model=..."
-            raise ArgumentError("the recipe names the base", got=self.base, where="--base", fix=fix)
-        files: dict[str, Path] = {}
-        for text in self.data or ():
-            name, equals, file = text.partition("=")
-            if not equals or not name or not file:
-                raise ArgumentError("rows are NAME=FILE", got=text, where="--data", fix="for example sst2=reviews.csv")
-            if name in files:
-                raise ArgumentError("two files for one task", got=name, where="--data", fix="join them into one")
-            files[name] = Path(file)
-        return files
+        return row_files("polish", self.data, self.recipe, self.recipe_settings, self.base)
 
 
 def polish(options: PolishOptions, output: Output) -> None:
@@ -235,7 +197,7 @@ COMMAND = Command(
     polish,
     example="tangora polish adapters/sst2 adapters/snips --data sst2=a.csv --data snips=b.csv --out polished",
     examples={
-        _ROWS: "tangora polish run/adapters/lora/* --recipe text7 --recipe-set data.root=DATA --out polished",
+        ROWS: "tangora polish run/adapters/lora/* --recipe text7 --recipe-set data.root=DATA --out polished",
         _START: "tangora polish adapters/a adapters/b --recipe mine.yaml --start fused --out polished",
     },
 )

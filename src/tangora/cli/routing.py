@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from tangora.cli.learning import learn, learned_lines
 from tangora.errors import ArgumentError
 from tangora.support.sizes import size_text
 
@@ -29,13 +30,21 @@ def route_adapters(options: FuseOptions, output: Output) -> None:
     """Route the adapters, write the result unless it is a dry run, and print what it is."""
     settings = options.settings()
     from tangora.fusion.routed import refuse_of_methods, route_settings, routed  # deferred: --help needs no torch
+    from tangora.support.seams import ROUTERS
 
     given = {"weights": options.weights, "rank": options.rank, "space": options.space}
     refuse_of_methods(options.method, **given, statistics=options.statistics)
     _refuse_of_files(options)
     chosen = route_settings(options.method, settings, where="--set")
     fusion = options.fusion()
-    made = routed(fusion, chosen, where="--method")
+    if ROUTERS.get(options.method).needs == "rows":
+        learned = learn(options, fusion, chosen, output)
+        if learned is None:
+            return
+        made = learned
+    else:
+        options.refuse_rows()
+        made = routed(fusion, chosen, where="--method")
     if not options.dry_run:
         from tangora.checkpoints.beside_adapters import beside_adapters  # deferred: with the reader of tokenizers
 
@@ -61,6 +70,7 @@ def routed_lines(made: Adapter, options: FuseOptions) -> Iterator[str]:
     count = f"{len(options.adapters)} adapter{'s' if len(options.adapters) > 1 else ''}"
     yield f"{'would route' if options.dry_run else 'routed'} {count} by {options.method}"
     yield from summary.lines()
+    yield from learned_lines(made.metadata.fused)
     yield f"size: {size_text(_size(made))}"
     if not options.dry_run:
         yield _PEFT
@@ -79,7 +89,7 @@ def _document(made: Adapter, options: FuseOptions) -> dict[str, Any]:
     assert about is not None
     assert summary is not None
     return {
-        **about.model_dump(mode="json", include={"method", "parents", "parameters", "seed"}),
+        **about.model_dump(mode="json", include={"method", "parents", "parameters", "seed", "selection"}),
         **summary.to_dict(),
         "size": _size(made),
         "dry_run": options.dry_run,

@@ -92,12 +92,11 @@ class SparseBank(nn.Module):
         """Return what the experts add; see `tangora.modular.routed.Bank.forward`."""
         with torch.autocast(x.device.type, enabled=False):  # sparse products exist in float32
             x, weights = x.to(self.values.dtype), over_tokens(weights, x.ndim).to(self.values.dtype)
-            columns, total = x.flatten(0, -2).T, None
+            columns, total = x.flatten(0, -2).T, x.new_zeros(*x.shape[:-1], self.shape[0])
             for i, matrix in enumerate(self.matrices()):
-                out = torch.sparse.mm(matrix, columns).T.reshape(*x.shape[:-1], self.shape[0])
+                out: Tensor = torch.sparse.mm(matrix, columns).T.reshape(total.shape)
                 out = out if self.bias is None else out + self.bias[i]
-                total = weights[..., i : i + 1] * out if total is None else total + weights[..., i : i + 1] * out
-        assert total is not None
+                total = total + weights[..., i : i + 1] * out
         return total
 
 

@@ -170,6 +170,7 @@ class PooledGate(Gate):
     """
 
     settings_class = PooledSettings
+    codes: Tensor | None
 
     def __init__(self, settings: PooledSettings) -> None:
         super().__init__(settings)
@@ -192,8 +193,8 @@ class PooledGate(Gate):
                 parameter.normal_(0.0, _SPREAD, generator=generator)
             else:
                 parameter.zero_()
-        last = self.weights if self.settings.depth == 0 else self.layers[-1].bias
-        last.fill_(initial)
+        last: Any = self if self.settings.depth == 0 else self.layers[-1]
+        (last.weights if self.settings.depth == 0 else last.bias).fill_(initial)
         return self
 
     def placed(self, at: str) -> None:
@@ -206,8 +207,8 @@ class PooledGate(Gate):
         """Return ``[batch, experts]``, or for ``decide: token`` ``[batch, *tokens, experts]``; see `Gate.forward`."""
         if self.settings.depth == 0:
             return self.weights.expand(*(x.shape[:-1] if self._for_token else x.shape[:1]), -1)
-        if self.settings.code:
-            code: Tensor = self.codes[self._place]
+        if self.codes is not None:
+            code = self.codes[self._place]
             x = torch.cat([x, code.expand(*x.shape[:-1], -1)], -1)
         weights: Tensor = self.layers(x)
         if self._for_token:

@@ -40,9 +40,10 @@ class Network(nn.Module):
             ModelError: the backbone lacks what the network is connected to.
         """
         yield backbone.register_forward_pre_hook(self._note, with_kwargs=True)
+        known: Any = backbone
         if getattr(getattr(backbone, "config", None), "is_encoder_decoder", False):
             # a generation calls the encoder by itself
-            yield backbone.get_encoder().register_forward_pre_hook(self._note, with_kwargs=True)
+            yield known.get_encoder().register_forward_pre_hook(self._note, with_kwargs=True)
 
     def mask_of(self, hidden: Tensor) -> Tensor | None:
         """Return which positions of the hidden states are tokens and no padding, of shape [batch, length].
