@@ -142,7 +142,7 @@ def test_validation_rows(experts, base, tasks):
 
 def test_numbers_have_no_entropy(experts, base, tasks):
     odd = replace(tasks[1], form=AnswerForm("number", None))
-    with pytest.raises(ModelError, match="numbers have no entropy"):
+    with pytest.raises(ModelError, match="entropy of these answers is not defined"):
         learned(experts, base, [tasks[0], odd])
 
 

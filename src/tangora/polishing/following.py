@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -128,11 +128,22 @@ def in_turn(lessons: Sequence[Lesson], collators: Sequence[Collate], batch: int,
     return ordered
 
 
-def divergences(followers: Sequence[Follower], lessons: Sequence[Lesson], batch_size: int = 64) -> dict[str, float]:
+class Judge(Protocol):
+    """A task model that measures how far the answers of rows are from what they should be."""
+
+    model: TaskModel
+
+    def divergence(self, row: Tensor, **batch: Tensor) -> Float[Tensor, " batch"]:
+        """Return a number for each row."""
+        ...
+
+
+def divergences(followers: Sequence[Judge], lessons: Sequence[Lesson], batch_size: int = 64) -> dict[str, float]:
     """Return task -> the mean divergence on the rows of its lesson, in nats."""
     means = {}
     for follower, lesson in zip(followers, lessons, strict=True):
         device, total = next(follower.model.backbone.parameters()).device, 0.0
+        assert isinstance(follower, nn.Module)
         move_(follower, device)  # a trainer may have moved the backbone that it shares, but not its readout
         with evaluating(follower), torch.no_grad():
             for numbers, batch in lesson.rows.batches(batch_size, follower.model.collator):

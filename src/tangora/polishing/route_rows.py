@@ -43,7 +43,12 @@ def _refuse(task: Task, objective: str) -> None:
     form = task.form
     if objective == "entropy" and form.logits_over is None:
         fix = "choose objective=follow, or objective=labels"
-        raise ModelError("numbers have no entropy", got=form.kind, where=f"task {task.name}, route.objective", fix=fix)
+        raise ModelError(
+            "the entropy of these answers is not defined",
+            got=form.kind,
+            where=f"task {task.name}, route.objective",
+            fix=fix,
+        )
     if objective != "labels" and form.logits_over == "tokens" and form.kind != "text":
         fix = "choose objective=labels, or tasks that answer with texts"
         what = "without labels, answers in tokens are those that an expert generates"

@@ -106,7 +106,8 @@ def _of_factors(
         block = owner.get(name, owner.get(name.removeprefix(prefix)))  # as a model with a head names its layers
         given = [update for update in updates if update is not None]
         if block is not None:
-            sites[name] = MlpSite(block, given[0].shape, updates)
+            out, inside = given[0].shape
+            sites[name] = MlpSite(block, (out, inside), updates)
         elif coefficient:
             total = combine(given, [coefficient] * len(given))
             fixed[name] = total + fixed[name] if name in fixed else total

@@ -45,7 +45,7 @@ def router_code(name: str, family: str) -> str:
 def selection_of(settings: RouteSettings) -> str:
     """Return how tables call what a router was made from: ``oracle`` if it saw rows of the split that is scored."""
     learns = ROUTERS.get(settings.name).needs == "rows"
-    return "oracle" if learns and settings.split == "test" else "given"
+    return "oracle" if learns and settings.rows_of == "test" else "given"
 
 
 @dataclass(frozen=True)

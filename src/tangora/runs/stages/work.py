@@ -52,7 +52,7 @@ def _route(sources: Sources, cell: Cell) -> float:
     if settings is None or ROUTERS.get(settings.name).needs == "nothing":
         return 0.0
     classes = all(sources.tasks[name].classes for name in cell.subset)
-    return settings.passes([sources.tasks[name].rows[settings.split] for name in cell.subset], classes=classes)
+    return settings.passes([sources.tasks[name].rows[settings.rows_of] for name in cell.subset], classes=classes)
 
 
 def _pass(recipe: Recipe, sources: Sources, cell: Cell) -> float:
