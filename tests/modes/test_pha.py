@@ -131,6 +131,30 @@ def test_text_to_text(answer_base, answer_tasks, tmp_path):
         assert len(texts) == len(task.splits["test"]), "generated with the adapters in encoder and decoder"
 
 
+@pytest.mark.parametrize("bf16", [False, True])
+def test_weights_in_half_precision(tiny_t5, text_data, bf16, tmp_path):
+    """Adapters stay in float32; forward passes of the training may be in half precision too."""
+    base = tangora.load_base(tiny_t5, family="text-to-text", max_length=16, max_new_tokens=5, weights_dtype="bfloat16")
+    files = {split: str(text_data / f"{split}.jsonl") for split in ("train", "test")}
+    common = {"labels": ["red", "green", "blue"], "metric": "exact_match"}
+    pair = [tangora.load_task(n, base, files, prompt=n + " {text}", **common) for n in ("this", "that")]
+    made = finetune(base, pair, settings(training={"bf16": bf16}))
+    for task in pair:
+        found = answered(base, made[task.name], task)
+        assert torch.allclose(found, dynamic(base, made[task.name], task), rtol=1e-5, atol=1e-4)
+
+
+def test_validation_between_steps_changes_no_step(base, tasks, trained):
+    config = settings(training={"evaluate_every": 1, "early_stopping": 4})
+    bench = Bench(base)
+    made = mode_of(config).train(bench, tasks[:2], config)
+    record = bench.records["task0"]
+    assert [one["step"] for one in record["validation"]] == [1, 2, 3, 4]
+    losses = json.loads((trained / "task0" / "training.json").read_text())["loss"]
+    assert record["loss"] == losses
+    assert all(adapter.metadata.kind == "modules" for adapter in made.values())
+
+
 def test_text_classification_trains_heads_too(tiny_bert, tmp_path):
     import tiny
 
