@@ -125,7 +125,7 @@ def router_table(routers: Mapping[str, Router]) -> Table:
     from rich import box  # deferred: --json prints no table
     from rich.table import Table
 
-    from tangora.routing.contract import summary_of
+    from tangora.routing.contract import summary_of  # deferred: torch
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("router", no_wrap=True)

@@ -128,6 +128,8 @@ class Mode(Protocol):
     A mode that an encoder of texts does not fit has ``tiny``, the name of the base on which `check_mode` trains it:
     ``vision-language``.
 
+    A joint mode that can train a further task alone, from what it has learned of others, has ``extends = True``.
+
     A mode promises:
 
     1. `train` returns the same adapters for the same seed. It leaves the base unchanged bit for bit, also if it raises.

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from tangora.adapters.formats._tensors import TensorsFormat
 
 __all__ = ["FORMAT"]
 
 
 class _DeltaFormat(TensorsFormat):
-    name: Final = "delta"
-    kind: Final = "full"
-    file: Final = "delta.safetensors"
+    name = "delta"
+    kind = "full"
+    file = "delta.safetensors"
 
 
 FORMAT = _DeltaFormat()

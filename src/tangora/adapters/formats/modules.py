@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from tangora.adapters.formats._tensors import TensorsFormat
 
 __all__ = ["FORMAT"]
 
 
 class _ModulesFormat(TensorsFormat):
-    name: Final = "modules"
-    kind: Final = "modules"
-    file: Final = "modules.safetensors"
+    name = "modules"
+    kind = "modules"
+    file = "modules.safetensors"
 
 
 FORMAT = _ModulesFormat()

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from tangora.adapters.formats._tensors import TensorsFormat
 
 __all__ = ["FORMAT"]
 
 
 class _RoutedFormat(TensorsFormat):
-    name: Final = "routed"
-    kind: Final = "routed"
-    file: Final = "routed.safetensors"
+    name = "routed"
+    kind = "routed"
+    file = "routed.safetensors"
 
 
 FORMAT = _RoutedFormat()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tangora.config.ep_alm import EpAlmSettings
+from tangora.errors import AdapterError, ModelError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -51,7 +52,6 @@ class _EpAlm:
 
     def check(self, base: Base, config: FinetuneConfig) -> None:
         """Refuse towers of unknown kinds, a range that is not in the decoder, and gradient checkpointing."""
-        from tangora.errors import ModelError  # deferred, as all that is only needed on an error
         from tangora.modular.ep_alm.plan import planned  # deferred: torch
 
         planned(base.backbone, config.settings)
@@ -112,7 +112,6 @@ def _again(adapter: Adapter) -> EpAlm:
     Raises:
         AdapterError: the settings are not those of such a network.
     """
-    from tangora.errors import AdapterError  # deferred, as all that is only needed on an error
     from tangora.modular.ep_alm.network import EpAlm, Layout  # deferred: torch
 
     settings: dict[str, Any] = dict(adapter.metadata.modules or {})

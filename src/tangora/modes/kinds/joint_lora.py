@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from tangora.config.settings import JointAdapterSettings
+from tangora.errors import ModelError
 from tangora.modes.kinds.lora import Lora
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ class _JointLora(Lora):
 
     def check(self, base: Base, config: FinetuneConfig) -> None:
         """Refuse what LoRA refuses, and an A₀ for each task."""
-        from tangora.errors import ModelError  # deferred, as all that is only needed on an error
 
         super().check(base, config)
         if config.lora.a_init == "per_task":

@@ -43,6 +43,7 @@ class _PrototypeHyperAdapter:
     answers: Final = "pha"
     linear_in_coefficients: Final = False
     can_be_student: Final = False
+    extends: Final = True
 
     def check(self, base: Base, config: FinetuneConfig) -> None:
         """Refuse other families and types of models, checkpointed gradients, and a start that does not fit."""

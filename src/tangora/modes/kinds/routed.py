@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from tangora.config.settings import Frozen
+from tangora.errors import ModelError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -75,7 +76,6 @@ class _Routed:
 
 
 def _refuse(config: FinetuneConfig) -> NoReturn:
-    from tangora.errors import ModelError  # deferred, as all that is only needed on an error
 
     fix = "train experts by train: lora or l-lora, and route them by tangora fuse --method smile, or by an entry of "
     fix += "fusion.methods; train: dyadic trains experts with their router"
