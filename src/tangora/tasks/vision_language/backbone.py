@@ -35,6 +35,8 @@ class TwoTowers(nn.Module):
         vision: a vision tower of transformers.
     """
 
+    base_model_prefix = ""  # peft asks every model with parts of transformers
+
     def __init__(self, decoder: nn.Module, vision: nn.Module) -> None:
         super().__init__()
         self.decoder, self.vision = decoder, vision
