@@ -47,6 +47,7 @@ KEYS = [
     {"variant": "LG", "gate": "tanh"},
     {"base": "train", "base_rate": 1e-3},
     {"target_modules": ["query", "intermediate.dense"], "width": 3},
+    {"sampling": {"by": "uncertainty"}},
     {"sampling": {"by": "uniform", "mixed": True}},
 ]
 
@@ -107,7 +108,7 @@ def test_training_lowers_the_loss_and_the_base_stays(base):
         assert not any(hasattr(p, "tangora_own_rate") for p in base.backbone.parameters())
 
 
-def test_the_average_is_the_geometric_mean_of_the_gates(base):
+def test_the_average_is_the_geometric_mean_of_the_gates(base, tmp_path):
     tasks = tiny_tasks(2)
     made = mode_of(config()).train(Bench(base), tasks, config())
     fused = tangora.fuse([made["task0"], made["task1"]], "average")
@@ -115,7 +116,11 @@ def test_the_average_is_the_geometric_mean_of_the_gates(base):
     for name, update in fused.updates.items():
         gates = [made[task.name].updates[name].dense().exp() for task in tasks]
         torch.testing.assert_close(update.dense().exp(), (gates[0] * gates[1]).sqrt())
-    assert answers(base, fused, tasks[0]).isfinite().all()
+    fused.save(tmp_path / "fused")
+    read = load(tmp_path / "fused")
+    expected = answers(base, fused, tasks[0])
+    assert torch.equal(answers(base, read, tasks[0]), expected)
+    assert not torch.equal(answers(base, made["task0"], tasks[0]), expected)
     other = mode_of(config()).train(Bench(base), tasks, config(rows=2))
     with pytest.raises(tangora.TangoraError, match="built in another way"):
         tangora.fuse([made["task0"], other["task1"]], "average")

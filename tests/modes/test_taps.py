@@ -302,3 +302,49 @@ def test_frozen_norms_and_closed_layers_are_the_base(base):
             gate.value.data.fill_(0.0)
         closed = predict(TaskModel(base.backbone, task, base), task.splits["test"], 8).losses
     assert (closed == bare).all()
+
+
+def test_convolutions_close_and_batch_normalization_is_the_tasks_own(tiny_resnet, image_data):
+    """As in the paper, but for the running statistics, which stay the base's."""
+    resnet = tangora.load_base(tiny_resnet, family="image-classification")
+    files = {split: str(image_data / f"{split}.npz") for split in ("train", "test")}
+    labels = ["red", "green", "blue"]
+    task = tangora.load_task("c", resnet, files, image="images", label="labels", labels=labels)
+    before = {n: v.clone() for n, v in resnet.backbone.state_dict().items()}
+    bench = Bench(resnet)
+    training = {"learning_rate": 1e-2, "steps": 12}
+    settings = config("taps-full", penalty=0.5, gate_start=0.11, training=training)
+    adapter = mode_of(settings).train(bench, [task], settings)["c"]
+    gates = adapter.metadata.gates
+    assert gates.closed
+    assert len(gates.closed) < len(gates.values)
+    modules = dict(resnet.backbone.named_modules())
+    assert all(isinstance(modules[name], torch.nn.Conv2d) for name in gates.values)
+    changed = {name.rpartition(".")[0] for name in adapter.updates}
+    norms = {n for n, m in modules.items() if isinstance(m, torch.nn.BatchNorm2d)}
+    assert changed == norms | (gates.values.keys() - set(gates.closed))
+    assert all(torch.equal(v, before[n]) for n, v in resnet.backbone.state_dict().items())
+    trained_with_head = tangora.Adapter(adapter.updates, adapter.metadata, heads=bench.heads)
+    with mode_of(adapter).answering(resnet, trained_with_head, {}) as model_of:
+        found = predict(model_of(task), task.splits["validation"], 64)
+    assert found.losses.mean() == pytest.approx(bench.records["c"]["validation"][-1]["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("train", ["taps", "taps-joint"])
+def test_a_decoder_held_in_half_precision(train, tiny_llama, sum_data):
+    """Its weights take no update: the shared adapter is computed beside them, and so is a task's own."""
+    llama = tangora.load_base(tiny_llama, family="causal-lm", max_length=64, weights_dtype="bfloat16")
+    files = {split: str(sum_data / f"{split}.jsonl") for split in ("train", "test")}
+    common = {"limit": {"validation": 2}, "max_new_tokens": 4, "metric": "exact_match"}
+    names = ["one", "two"] if train == "taps-joint" else ["one"]
+    tasks = [tangora.load_task(name, llama, files, **common) for name in names]
+    targets = {"target_modules": ["q_proj", "down_proj"], "dropout": 0.0}
+    settings = partly(train, lora=targets, training={"steps": 4})
+    bench = Bench(llama)
+    made = mode_of(settings).train(bench, tasks, settings)
+    for task in tasks:
+        adapter = made[task.name]
+        assert adapter.metadata.gates.closed
+        with mode_of(adapter).answering(llama, adapter, {}) as model_of:
+            found = predict(model_of(task), task.splits["validation"], 64)
+        assert found.losses.mean() == pytest.approx(bench.records[task.name]["validation"][-1]["loss"], rel=1e-4)

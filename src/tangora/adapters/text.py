@@ -38,6 +38,8 @@ def _facts(adapter: Adapter) -> dict[str, str]:
     facts[_COUNTS[metadata.of_kind.by_parameter]] = str(len(adapter.updates))
     if ranks := sorted({f.rank for u in adapter.updates.values() if (f := u.factors()) is not None}):
         facts["rank"] = f"{ranks[0]}" if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
+    if metadata.gates is not None:
+        facts["closed layers"] = f"{len(metadata.gates.closed)} of {len(metadata.gates.values)}"
     if metadata.base.model is not None:
         facts["base"] = metadata.base.model.rstrip("/").rpartition("/")[2]
     return facts
