@@ -1,0 +1,58 @@
+"""The recipe bench-text end to end, offline: a tiny encoder, two tasks of the same columns, a step or two of each mode."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+
+import pytest
+from datasets import Dataset
+
+import tangora
+import tiny
+from tangora.config.recipe import load_recipe
+
+TASKS = {"sst2": ["bad", "good"], "trec6": ["red", "green", "blue"]}
+JOINT = ("joint-lora", "dyadic", "pha", "ca-mtl", "hypergrid")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root, draw = tmp_path_factory.mktemp("data"), random.Random(0)
+    for task, labels in TASKS.items():
+        (root / task).mkdir()
+        for split, count in (("train", 40), ("test", 12)):
+            rows = [draw.randrange(len(labels)) for _ in range(count)]
+            texts = [f"this is {labels[row]} {draw.choice(tiny.WORDS)} {number}" for number, row in enumerate(rows)]
+            Dataset.from_dict({"text": texts, "label": rows}).to_parquet(str(root / task / f"{split}.parquet"))
+        (root / task / "info.json").write_text(json.dumps({"labels": labels}))
+    return root
+
+
+@pytest.mark.slow
+def test_every_way_has_a_row(data, tmp_path):
+    settings = {
+        "data.root": data,
+        "base.model": tiny.bert(tmp_path / "bert"),
+        "training.steps": 2,
+        "training.batch_size": 4,
+        "fusion.subsets.sizes": "[2]",
+        "fusion.methods.polished.polish": "{rank: 4, rows: 8, steps: 2}",
+        "fusion.methods.wemoe.route": "{name: wemoe, steps: 2, rows: 8, batch_size: 2}",
+        "fusion.methods.e-wemoe.route": "{name: e-wemoe, steps: 2, rows: 8, batch_size: 2}",
+        **{f"fusion.methods.{name}.steps": 2 for name in ("adamerging", "learned-32", "learned-64")},
+        **{f"modes.{name}.training.steps": 2 for name in JOINT},
+        **{f"tasks.{name}.limit": "{validation: 8, test: 8}" for name in TASKS},
+    }
+    whole = load_recipe("bench-text", [f"{key}={value}" for key, value in settings.items()])
+    recipe = whole.model_copy(update={"tasks": [task for task in whole.tasks if task.name in TASKS]})
+    run = tangora.run(recipe, tmp_path / "run", progress=False)
+    with (run / "scores.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == "test"]
+    assert {row["mode"] for row in rows if row["method"] == "expert"} == set(recipe.modes)
+    assert {row["method"] for row in rows} >= {entry.label for entry in recipe.fusion.methods}
+    assert {row["mode"] for row in rows if row["method"] not in ("expert", "zero_shot")} == {"lora"}
+    page = (run / "report.html").read_text()
+    assert "Fuse, route or train jointly" in page
+    assert (run / "figures" / "ways.png").is_file()
