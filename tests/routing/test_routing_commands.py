@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import tangora
 from routing.experts import of_tiny
 from tangora.cli import app
+from tangora.support.seams import ROUTERS
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +79,24 @@ def test_inspect_describes_it(folders, tmp_path):
     assert one["routed"]["gates"] == {"projection": 8}
     (one,) = json.loads(run("inspect", folders[0], "--json").stdout)["folders"]
     assert one["routed"] is None
+
+
+def test_inspect_says_whether_adapters_can_be_routed(folders):
+    assert f"can be routed with fuse --method: {', '.join(ROUTERS)}" in run("inspect", *folders).stdout
+    assert json.loads(run("inspect", *folders, "--json").stdout)["fusable"]["routers"] == list(ROUTERS)
+
+
+def test_heads_that_were_saved_whole_are_kept_task_by_task(tmp_path):
+    for adapter, name in zip(of_tiny(1, 2), "ab", strict=True):
+        config = {"modules_to_save": ["classifier"], "r": 2, "target_modules": ["query", "dense"]}
+        whole = {"classifier.weight": torch.full((3, 16), float(ord(name)))}
+        replace(adapter, whole=whole).with_details(config=config).save(tmp_path / name)
+    pair, out = (tmp_path / "a", tmp_path / "b"), tmp_path / "routed"
+    assert "heads (modules_to_save) differ" in refused("fuse", *pair, "--method", "smile", "--out", out)
+    assert "heads are not fused" in refused("fuse", *pair, "--method", "smile", "--heads", "fuse", "--out", out)
+    assert run("fuse", *pair, "--method", "smile", "--heads", "keep", "--out", out).exit_code == 0
+    heads = tangora.load(out).heads
+    assert {name: float(named["classifier.weight"][0, 0]) for name, named in heads.items()} == {"a": 97.0, "b": 98.0}
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,13 @@ import tangora
 from tangora.config.recipe import Recipe
 from tangora.errors import FusionError
 from tangora.evaluation.evaluator import evaluate
+from tangora.progress import Progress
+from tangora.report.data import read_run
+from tangora.report.summary import Summary
+from tangora.report.ways import DATA, ways
 from tangora.runs.checks import check_methods
 from tangora.runs.context import Context
+from tangora.runs.preflight import preflight
 from tangora.runs.runner import missing
 from tangora.runs.runner import run as run_recipe
 from tangora.runs.stages.cells import cells
@@ -138,6 +143,26 @@ def test_the_commands_answer_and_score(done):
     found = scored["scores"][str(folder)]["tasks"]
     for task, one in found.items():
         assert float(table[task]["score"]) == pytest.approx(one["score"])
+
+
+def test_experts_and_joint_training_are_compared_in_one_run(tiny_bert, text_data, tmp_path):
+    modes = {"lora": {}, "joint": {"train": "joint-lora"}, "mode": {"train": "dyadic", "ups": 2, "router": "core"}}
+    recipe = recipe_of(tiny_bert, text_data, SMILE, modes=modes)
+    sizes = {mode.mode: mode for mode in preflight(recipe, tmp_path / "run", Progress()).modes}
+    assert sizes["mode"].sites == sizes["lora"].sites == 4
+    out = run_recipe(recipe, tmp_path / "run")
+    with (out / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["mode"] for row in rows if row["method"] == "smile"} == {"lora"}
+    experts = {row["task"] for row in rows if (row["mode"], row["method"]) == ("mode", "expert")}
+    assert experts >= {"plain", "good", "f1"}
+    folders = [out / "adapters" / "mode" / name for name in ("plain", "good", "f1")]
+    assert len({tangora.load(folder).fingerprint for folder in folders}) == 1
+    found = ways(Summary(read_run(out)))
+    assert {way.group for way in found} == {"separate", "fused", "routed", "joint"}
+    (routed,) = (way for way in found if way.group == "routed")
+    assert routed.data == DATA[1]
+    assert routed.stored > next(way for way in found if way.group == "separate").stored, "experts and gates"
 
 
 def test_a_router_that_learns_is_done_once_and_kept(tiny_bert, text_data, tmp_path, monkeypatch):

@@ -133,6 +133,8 @@ def _answer(answer: Fusable) -> Iterator[str]:
         groups.setdefault(", ".join(methods), []).append(_how(space))
     for names, spaces in groups.items():
         yield f"can be fused with {' or '.join(spaces)}: {names}"
+    if answer.routers:
+        yield f"can be routed with fuse --method: {', '.join(answer.routers)}"
     for space, reason in answer.reasons.items():
         yield f"not with {_how(space)}: {reason}"
     yield from answer.notes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,11 +14,12 @@ from tangora.checkpoints.tied import untied
 from tangora.errors import TangoraError
 from tangora.fusion.contract import space_of
 from tangora.fusion.lineage import check
+from tangora.fusion.routed import check_experts
 from tangora.inspection.folders import Inspected, adapters_of, checkpoints_of
 from tangora.methods import Method, methods
 from tangora.storage.checkpoint import refuse_quantized
 from tangora.support.names import names_of
-from tangora.support.seams import SPACES
+from tangora.support.seams import ROUTERS, SPACES
 from tangora.support.shown import one_line
 
 __all__ = ["Fusable", "fusable"]
@@ -31,11 +33,13 @@ class Fusable:
         spaces: space (``full``: a full checkpoint) -> the methods that can fuse the set in it.
         reasons: space -> why not; ``all`` if there is no space.
         notes: options that the command line needs.
+        routers: the routers that can choose among the set.
     """
 
     spaces: dict[str, list[str]] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    routers: list[str] = field(default_factory=list)
 
     def __repr__(self) -> str:
         spaces = (f"{len(methods)} methods in {space}" for space, methods in self.spaces.items())
@@ -86,6 +90,9 @@ def _adapters(adapters: Sequence[Inspected], answer: Fusable) -> None:
     except TangoraError as reason:
         answer.reasons["all"] = str(reason)
         return
+    with contextlib.suppress(TangoraError):
+        check_experts(opened, names)
+        answer.routers.extend(ROUTERS)
     for name in sorted(SPACES, key=lambda name: name != "delta"):
         try:
             space = space_of(name)

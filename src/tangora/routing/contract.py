@@ -82,6 +82,8 @@ class Router(Protocol):
     - Its decisions are for a token or a sample, and never depend on the rest of a batch.
     - The experts are unchanged, and so is the base.
     - It raises `FusionError` for experts that it cannot route.
+
+    `tangora.testing.check_router` checks them on a tiny model.
     """
 
     name: str

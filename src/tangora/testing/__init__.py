@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tangora.testing.method import METHOD_CHECKS, check_method
     from tangora.testing.metric import check_metric
     from tangora.testing.mode import check_mode
+    from tangora.testing.router import check_router
     from tangora.testing.search import check_search
     from tangora.testing.space import check_space
     from tangora.testing.update import check_update
@@ -36,6 +37,7 @@ _HOME = {
     "check_method": "method",
     "check_metric": "metric",
     "check_mode": "mode",
+    "check_router": "router",
     "check_search": "search",
     "check_space": "space",
     "check_update": "update",
@@ -49,6 +51,7 @@ __all__ = [
     "check_method",
     "check_metric",
     "check_mode",
+    "check_router",
     "check_search",
     "check_space",
     "check_update",

@@ -27,7 +27,7 @@ from tangora.testing._tiny_towers import tiny_questions, tiny_towers
 if TYPE_CHECKING:
     from tangora.tasks import Base, Task
 
-__all__ = ["check_mode"]
+__all__ = ["check_mode", "unchanged"]
 
 _CLOSE = 1e-4
 
@@ -54,7 +54,7 @@ def check_mode(mode: Mode, *, made: Callable[[Base], Adapter] | None = None, **s
             if made is not None:
                 _check_answers(mode, base, tasks[0], made(base))
             return
-        with _unchanged(base, f"{mode.name}: check or footprint"):
+        with unchanged(base, f"{mode.name}: check or footprint"):
             mode.check(base, config)
             size = mode.footprint(base, config)
         assert min(size.sites, size.trainable, size.size) > 0, f"{mode.name}: footprint counts nothing, got {size}"
@@ -120,7 +120,8 @@ def _config(mode: Mode, settings: dict[str, Any]) -> FinetuneConfig:
 
 
 @contextlib.contextmanager
-def _unchanged(base: Base, who: str) -> Iterator[None]:
+def unchanged(base: Base, who: str) -> Iterator[None]:
+    """Assert that the block leaves a base as it was: weights, layers and gradients."""
     before = {name: value.clone() for name, value in base.backbone.state_dict().items()}
     flags = {name: p.requires_grad for name, p in base.backbone.named_parameters()}
     modules = {name: id(module) for name, module in base.backbone.named_modules()}
@@ -134,7 +135,7 @@ def _unchanged(base: Base, who: str) -> Iterator[None]:
 
 
 def _check_training(mode: Mode, base: Base, tasks: Sequence[Task], config: FinetuneConfig) -> dict[str, Adapter]:
-    with _unchanged(base, f"{mode.name}: train"):
+    with unchanged(base, f"{mode.name}: train"):
         made, again = (dict(mode.train(Bench(base), tasks, config)) for _ in range(2))
     wanted = [task.name for task in tasks]
     assert sorted(made) == sorted(wanted), f"{mode.name}: train returns {sorted(made)} for the tasks {wanted}"
@@ -157,7 +158,7 @@ def _check_refusal(mode: Mode, base: Base, tasks: Sequence[Task], config: Finetu
         "train": lambda: mode.train(Bench(base), tasks, config),
     }
     for name, attempt in attempts.items():
-        with _unchanged(base, f"{mode.name}: {name}"):
+        with unchanged(base, f"{mode.name}: {name}"):
             try:
                 attempt()
             except ModelError:
@@ -169,7 +170,7 @@ def _check_divergence(mode: Mode, base: Base, tasks: Sequence[Task], config: Fin
     if "training" not in mode.settings.model_fields:
         return
     hot = config.training.model_copy(update={"learning_rate": 1e30, "max_grad_norm": 1e30, "steps": 20})
-    with _unchanged(base, f"{mode.name}: a training that fails"):
+    with unchanged(base, f"{mode.name}: a training that fails"):
         try:
             made = mode.train(Bench(base), tasks, config.model_copy(update={"training": hot}))
         except ModelError:
@@ -181,7 +182,7 @@ def _check_divergence(mode: Mode, base: Base, tasks: Sequence[Task], config: Fin
 def _check_answers(mode: Mode, base: Base, task: Task, adapter: Adapter) -> None:
     bare = _logits(TaskModel(base.backbone, task, base), task)
     saved: dict[str, Tensor] = {}
-    with _unchanged(base, f"{mode.name}: answering"):
+    with unchanged(base, f"{mode.name}: answering"):
         logits, again = (_answered(mode, base, task, adapter, saved) for _ in range(2))
     assert torch.equal(logits, again), f"{mode.name}: answering gives other logits the second time"
     assert not torch.allclose(logits, bare, atol=1e-6), f"{mode.name}: the adapter answers as the base does"
