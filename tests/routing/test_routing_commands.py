@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import peft
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -88,7 +89,8 @@ def test_inspect_says_whether_adapters_can_be_routed(folders):
 
 def test_heads_that_were_saved_whole_are_kept_task_by_task(tmp_path):
     for adapter, name in zip(of_tiny(1, 2), "ab", strict=True):
-        config = {"modules_to_save": ["classifier"], "r": 2, "target_modules": ["query", "dense"]}
+        targets = {"target_modules": ["query", "dense"], "modules_to_save": ["classifier"]}
+        config = peft.LoraConfig(r=2, lora_alpha=1, task_type="SEQ_CLS", **targets).to_dict() | targets
         whole = {"classifier.weight": torch.full((3, 16), float(ord(name)))}
         replace(adapter, whole=whole).with_details(config=config).save(tmp_path / name)
     pair, out = (tmp_path / "a", tmp_path / "b"), tmp_path / "routed"
