@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tangora.adapters.adapter import Adapter
 from tangora.adapters.formats.lora.layers import expert_of, is_attention, is_bias
@@ -121,7 +122,13 @@ def fill_bank(bank: Bank, updates: Sequence[LowRank]) -> None:
 
 
 def adapter_from(
-    network: RoutedNetwork, experts: Mapping[str, Adapter], settings: RouteSettings, *, seed: int = 0
+    network: nn.Module,
+    experts: Mapping[str, Adapter],
+    settings: RouteSettings,
+    *,
+    modules: Mapping[str, Any],
+    train: str = "routed",
+    seed: int = 0,
 ) -> Adapter:
     """Return the adapter of a network, with the experts' heads and records.
 
@@ -129,6 +136,8 @@ def adapter_from(
         network: its parameters are copied.
         experts: name -> adapter, as they were given to the router.
         settings: of the router; recorded.
+        modules: what the network is made of, as JSON.
+        train: the mode that answers with it.
         seed: of the router, if it draws anything.
     """
     tensors: dict[str, Tensor] = network.state_dict()
@@ -145,10 +154,10 @@ def adapter_from(
     about = inherit(parents, {}, fused).metadata.model_copy(
         update={
             "kind": "routed",
-            "train": "routed",
+            "train": train,
             "linearize": "none",
             "initial": None,
-            "modules": network.settings.model_dump(mode="json"),
+            "modules": dict(modules),
         }
     )
     return Adapter(updates, about, heads=carried_heads(parents), records=carried_records(parents))
@@ -162,4 +171,5 @@ def routed_adapter(
     fixed: Mapping[str, LowRank] | None = None,
 ) -> Adapter:
     """Return the adapter of experts and gates that need no training; see `network_of` and `adapter_from`."""
-    return adapter_from(network_of(list(experts), sites, gates, fixed), experts, settings)
+    network = network_of(list(experts), sites, gates, fixed)
+    return adapter_from(network, experts, settings, modules=network.settings.model_dump(mode="json"))

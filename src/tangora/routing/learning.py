@@ -12,17 +12,20 @@ from tangora.routing.assembly import adapter_from
 if TYPE_CHECKING:
     from tangora.adapters.adapter import Adapter
     from tangora.config.learning import LearnedSettings
-    from tangora.modular.routed import RoutedNetwork
+    from tangora.modular.network import Network
     from tangora.routing.contract import RoutingBench
 
 __all__ = ["learned_adapter"]
 
 
 def learned_adapter(
-    network: RoutedNetwork,
+    network: Network,
     experts: Mapping[str, Adapter],
     settings: LearnedSettings,
     bench: RoutingBench,
+    *,
+    modules: Mapping[str, Any],
+    train: str = "routed",
     **more: Any,
 ) -> Adapter:
     """Train the gates of a network, and return its adapter.
@@ -35,9 +38,11 @@ def learned_adapter(
         experts: name -> adapter.
         settings: of the router.
         bench: base and rows.
+        modules: what the network is made of, as JSON.
+        train: the mode that answers with it.
         more: further entries of the record.
     """
-    gates = {name: p for name, p in network.named_parameters() if name.startswith("gates.")}
+    gates = {name: p for name, p in network.named_parameters() if name.startswith("gates.") or name.endswith(".router")}
     given = RouteTraining(
         base=bench.base,
         tasks=bench.tasks,
@@ -49,7 +54,7 @@ def learned_adapter(
         on_step=bench.on_step,
     )
     record = learn_routes(network, gates, given)
-    made = adapter_from(network.cpu(), experts, settings, seed=bench.seed)
+    made = adapter_from(network.cpu(), experts, settings, modules=modules, train=train, seed=bench.seed)
     fused = made.metadata.fused
     assert fused is not None
     fused = fused.model_copy(update={"selection": {**record, **more}})

@@ -82,7 +82,8 @@ class EWemoe:
         else:
             network = block_network(list(experts), sparse(parts, settings.keep), gates, gate_at)
             errors = {"pruning_error": pruning_error(network, parts)}
-        return learned_adapter(network, experts, settings, bench, **errors)
+        modules = network.settings.model_dump(mode="json")
+        return learned_adapter(network, experts, settings, bench, modules=modules, **errors)
 
 
 ROUTER = EWemoe()

@@ -71,7 +71,8 @@ class Wemoe:
         parts = parts_of(experts, bench.base.backbone, settings.blocks, settings.elsewhere)
         gates, gate_at = gates_of(parts.blocks, len(experts), settings, bench.seed)
         network = block_network(list(experts), parts, gates, gate_at)
-        return learned_adapter(network, experts, settings, bench)
+        modules = network.settings.model_dump(mode="json")
+        return learned_adapter(network, experts, settings, bench, modules=modules)
 
 
 ROUTER = Wemoe()
