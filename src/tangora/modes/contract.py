@@ -228,7 +228,14 @@ def is_fusable(mode: Mode, keys: Mapping[str, Any]) -> bool:
     return bool(fusable(keys) if callable(fusable) else fusable)
 
 
-def is_routable(mode: Mode) -> bool:
-    """Return whether a mode's adapters are experts that a router can choose among: low-rank, beside one network."""
-    plain = mode.kind == "lora" and mode.linearize != "model" and mode.answers == "weights"
+def is_routable(mode: Mode, router: object = None) -> bool:
+    """Return whether a mode's adapters are experts that a router can choose among: low-rank, beside one network.
+
+    Args:
+        mode: of the experts.
+        router: may take other ``kinds``, or only ``linearized`` experts; see `tangora.routing.contract.Router`.
+    """
+    kinds, linearized = getattr(router, "kinds", ("lora",)), getattr(router, "linearized", False)
+    plain = mode.kind in kinds and mode.linearize != "model" and mode.answers == "weights"
+    plain = plain and (mode.linearize == "module" or not linearized)
     return plain and bool(getattr(mode, "routable", True))

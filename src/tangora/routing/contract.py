@@ -76,6 +76,9 @@ class Router(Protocol):
         needs: ``nothing`` but the experts, or ``rows`` of the tasks, and so a bench.
         reference: the router's source, ``arXiv:NNNN.NNNNN`` for a paper.
 
+    A router may also have ``kinds``, if it takes experts of other kinds than ``lora``, and ``linearized = True``, if
+    they must be L-LoRA experts.
+
     A router promises:
 
     - The same experts, settings, seed and rows give the same adapter.

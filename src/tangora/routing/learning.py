@@ -26,7 +26,7 @@ def learned_adapter(
     *,
     modules: Mapping[str, Any],
     train: str = "routed",
-    **more: Any,
+    more: Mapping[str, Any] | None = None,
 ) -> Adapter:
     """Train the gates of a network, and return its adapter.
 
@@ -57,5 +57,5 @@ def learned_adapter(
     made = adapter_from(network.cpu(), experts, settings, modules=modules, train=train, seed=bench.seed)
     fused = made.metadata.fused
     assert fused is not None
-    fused = fused.model_copy(update={"selection": {**record, **more}})
+    fused = fused.model_copy(update={"selection": {**record, **(more or {})}})
     return replace(made, metadata=made.metadata.model_copy(update={"fused": fused}))

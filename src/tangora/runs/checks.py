@@ -12,7 +12,7 @@ from tangora.errors import FusionError
 from tangora.methods import get
 from tangora.modes.contract import is_routable, mode_of
 from tangora.support.extras import require
-from tangora.support.seams import METRICS
+from tangora.support.seams import METRICS, ROUTERS
 
 if TYPE_CHECKING:
     from tangora.tasks import Base
@@ -62,10 +62,17 @@ def check_methods(recipe: Recipe) -> None:
 def _check_router(recipe: Recipe, entry: FusionEntry) -> None:
     """Refuse modes whose adapters cannot be routed, if the entry names them, or if there are no others."""
     modes = entry.modes or list(recipe.modes)
-    odd = [mode for mode in modes if not is_routable(mode_of(recipe.modes[mode]))]
+    router = ROUTERS.get(entry.method)
+    odd = [mode for mode in modes if not is_routable(mode_of(recipe.modes[mode]), router)]
     if odd and (entry.modes or len(odd) == len(modes)):
-        what, fix = f"adapters of train: {recipe.modes[odd[0]].train} cannot be routed", "give modes of lora or l-lora"
+        what, fix = f"adapters of train: {recipe.modes[odd[0]].train} cannot be routed", _fix(router)
         raise FusionError(what, got=odd[0], where=f"fusion.methods.{entry.label}.modes", fix=fix)
+
+
+def _fix(router: object) -> str:
+    if getattr(router, "linearized", False):
+        return "give modes of l-lora"
+    return "give modes of lora or l-lora" + (", or full" if "full" in getattr(router, "kinds", ()) else "")
 
 
 def _sizes(recipe: Recipe, entry: FusionEntry) -> Iterator[int]:

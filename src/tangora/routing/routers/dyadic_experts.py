@@ -48,6 +48,7 @@ class DyadicExperts:
     settings: type[RouteSettings] = DyadicExpertsSettings
     needs: Literal["nothing", "rows"] = "rows"
     reference = "arXiv:2408.01505"
+    linearized = True
 
     def __call__(
         self, experts: Mapping[str, Adapter], settings: DyadicExpertsSettings, bench: RoutingBench | None = None

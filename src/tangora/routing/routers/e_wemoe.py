@@ -83,7 +83,7 @@ class EWemoe:
             network = block_network(list(experts), sparse(parts, settings.keep), gates, gate_at)
             errors = {"pruning_error": pruning_error(network, parts)}
         modules = network.settings.model_dump(mode="json")
-        return learned_adapter(network, experts, settings, bench, modules=modules, **errors)
+        return learned_adapter(network, experts, settings, bench, modules=modules, more=errors)
 
 
 ROUTER = EWemoe()

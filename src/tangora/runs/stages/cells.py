@@ -11,6 +11,7 @@ from tangora.config.recipe import Recipe
 from tangora.fusion.contract import space_of
 from tangora.modes.contract import is_fusable, is_routable, mode_of
 from tangora.runs.subsets import choose_subsets
+from tangora.support.seams import ROUTERS
 
 __all__ = ["Cell", "cells"]
 
@@ -47,7 +48,7 @@ def cells(recipe: Recipe) -> Iterator[Cell]:
             if space_of(space).needs_factors and not KINDS[mode_of(settings).kind].has_factors:
                 continue
             entries = [e for e in recipe.fusion.methods if space in e.spaces and mode in (e.modes or [mode])]
-            entries = [e for e in entries if e.route is None or is_routable(mode_of(settings))]
+            entries = [e for e in entries if e.route is None or is_routable(mode_of(settings), ROUTERS.get(e.method))]
             for subset in subsets:
                 for entry in entries:
                     if len(subset) in (entry.sizes or [len(subset)]):
