@@ -39,7 +39,9 @@ class BaseSettings(Frozen):
     """The frozen pretrained model: the keys that every family has."""
 
     family: str
-    model: str = Field(description="Hub id, folder, or 'builtin:quickstart' (made and cached by the run)")
+    model: str = Field(
+        description="Hub id, folder, or 'builtin:quickstart', 'builtin:swin' (made and cached by the run)"
+    )
     revision: str | None = None
     weights_dtype: Literal["float32", "bfloat16", "float16"] = Field(
         default="float32",

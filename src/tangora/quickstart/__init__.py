@@ -8,8 +8,20 @@ toy model.
 
 from __future__ import annotations
 
-from tangora.quickstart import questions
-from tangora.quickstart.cache import cache_folder, decoder, encoder
+from tangora.quickstart import questions, scenes
+from tangora.quickstart.cache import cache_folder, decoder, encoder, swin
 from tangora.quickstart.data import labels, load, names, origins, pretraining
 
-__all__ = ["cache_folder", "decoder", "encoder", "labels", "load", "names", "origins", "pretraining", "questions"]
+__all__ = [
+    "cache_folder",
+    "decoder",
+    "encoder",
+    "labels",
+    "load",
+    "names",
+    "origins",
+    "pretraining",
+    "questions",
+    "scenes",
+    "swin",
+]

@@ -12,14 +12,15 @@ from typing import Any
 import torch
 
 from tangora.errors import FileError
-from tangora.quickstart import tiny_decoder
+from tangora.quickstart import tiny_decoder, tiny_swin
 from tangora.quickstart.data import pretraining
 from tangora.quickstart.tiny_decoder import DecoderSettings
+from tangora.quickstart.tiny_swin import SwinSettings
 from tangora.quickstart.training import PretrainingSettings, Progress, pretrain, save
 from tangora.support.extras import require
 from tangora.support.files import atomic_dir, digest, file_digest, reachable, read_json, write_json
 
-__all__ = ["cache_folder", "decoder", "encoder"]
+__all__ = ["cache_folder", "decoder", "encoder", "swin"]
 
 # Increase it with every change of the code that changes the weights.
 _CODE_VERSION = 1
@@ -70,6 +71,23 @@ def decoder(progress: Progress | None = None, settings: DecoderSettings | None =
     return _entry(name, settings, lambda: tiny_decoder.pretrain(settings, progress), tiny_decoder.save)
 
 
+def swin(progress: Progress | None = None, settings: SwinSettings | None = None) -> Path:
+    """Return the folder of the tiny Swin (``SwinModel``, image processor); make it on first use, as `encoder`.
+
+    Args:
+        progress: called after each step with (steps done, steps, loss); not called if it is cached.
+        settings: another model or schedule than the default.
+
+    Raises:
+        DataError: an installed package lacks one of the pictures.
+        OutputError: the cache cannot be written.
+    """
+    settings = settings or SwinSettings()
+    return _entry(
+        f"swin-{_key(settings)[:16]}", settings, lambda: tiny_swin.pretrain(settings, progress), tiny_swin.save
+    )
+
+
 def _entry(
     name: str, settings: Any, pretrained: Callable[[], tuple[Any, Any]], save: Callable[[Any, Any, Path], None]
 ) -> Path:
@@ -83,7 +101,7 @@ def _entry(
     return folder
 
 
-def _key(settings: PretrainingSettings) -> str:
+def _key(settings: PretrainingSettings | SwinSettings) -> str:
     import transformers  # deferred: it takes seconds to import
 
     images, captions = pretraining()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from jaxtyping import Int, UInt8
     from numpy import ndarray
 
-__all__ = ["SIZE", "SPLITS", "TEMPLATES", "Origin", "labels", "load", "names", "origins", "pretraining"]
+__all__ = ["SIZE", "SPLITS", "TEMPLATES", "Origin", "labels", "load", "names", "origins", "pieces", "pretraining"]
 
 SIZE = 32
 SPLITS = ("train", "validation", "test")
@@ -138,6 +138,17 @@ def origins(name: str) -> dict[str, list[Origin]]:
     """
     labels(name)
     return {s: [r.origin for r in rows] for s, rows in zip(("pretraining", *SPLITS), _sets(name), strict=True)}
+
+
+def pieces(name: str) -> dict[str, dict[str, list[UInt8[ndarray, "height width *rgb"]]]]:
+    """Return split -> label -> the images of its rows as they were cut, before resizing.
+
+    Raises:
+        DataError: see `load`.
+    """
+    classes = labels(name)
+    sets = dict(zip(SPLITS, _sets(name)[1:], strict=True))
+    return {s: {label: [r.image for r in rows if r.label == label] for label in classes} for s, rows in sets.items()}
 
 
 def pretraining() -> tuple[UInt8[ndarray, "n 32 32 3"], list[str]]:

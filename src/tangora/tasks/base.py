@@ -32,6 +32,7 @@ __all__ = ["Base", "pretrained", "processor", "refuse_other_tokens", "take_out",
 BUILTIN: Mapping[str, Callable[..., Path]] = {
     "builtin:quickstart": quickstart.encoder,
     "builtin:decoder": quickstart.decoder,
+    "builtin:swin": quickstart.swin,
 }
 """The name of a built-in model -> a function that makes it on first use, and returns its folder."""
 

@@ -243,10 +243,10 @@ def _builtin(name: str) -> dict[str, Table]:
     if name in quickstart.questions.names():
         asked = quickstart.questions.load(name)
         return {split: Table(columns, f"builtin {name}, {split}", {}) for split, columns in asked.items()}
-    names = quickstart.labels(name)
+    source = quickstart.scenes if name in quickstart.scenes.names() else quickstart
+    names = {"label": named} if (named := source.labels(name)) else {}
     return {
-        split: Table(dict(columns), f"builtin {name}, {split}", {"label": names})
-        for split, columns in quickstart.load(name).items()
+        split: Table(dict(columns), f"builtin {name}, {split}", names) for split, columns in source.load(name).items()
     }
 
 
