@@ -7,6 +7,7 @@ import itertools
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -32,6 +33,7 @@ from transformers import (
 
 from tangora.config.ep_alm import EpAlmSettings
 from tangora.config.settings import FinetuneConfig
+from tangora.config.vision_language import VisionLanguageModel, VisionLanguageTask
 from tangora.errors import AdapterError, FusionError, ModelError, RecipeError
 from tangora.fusion.fusion import fuse
 from tangora.modes.contract import Bench, mode_of
@@ -41,6 +43,7 @@ from tangora.modular.ep_alm.plan import planned
 from tangora.modular.network import attached
 from tangora.support.seams import MODES
 from tangora.tasks.language.greedy import Generation
+from tangora.tasks.load import load_base, load_task
 from tangora.tasks.model import predict
 from tangora.tasks.values import Split
 from tangora.tasks.vision_language.backbone import TwoTowers
@@ -512,6 +515,24 @@ def test_it_learns_to_read_images():
     with MODES.get("ep-alm").answering(base, adapter, {}) as model_of:
         right, wrong = (float(predict(model_of(task), part, 12).losses.mean()) for part in (split, turned))
     assert right < 0.8 * wrong
+
+
+@pytest.mark.parametrize("held", ["bfloat16", "float32"])
+def test_half_precision(held, tiny_llama, tiny_clip, image_data):
+    """Weights that are held in it, and forward passes in it: adapters stay in float32."""
+    named = {"model": str(tiny_llama), "vision": str(tiny_clip), "max_length": 64, "max_new_tokens": 8}
+    base = load_base(VisionLanguageModel(family="vision-language", weights_dtype=held, **named))
+    files = {"npz": {split: str(image_data / f"{split}.npz") for split in ("train", "test")}}
+    columns = {"image": "images", "label": "labels", "labels": ["red", "green", "blue"], "target": "{label}"}
+    limit = {"train": 8, "validation": 4, "test": 4}
+    asked = VisionLanguageTask(name="t", source=files, prompt="which color?", limit=limit, **columns)
+    task = load_task(asked, base, 0)
+    made = config(prompt=2)
+    made = made.model_copy(update={"training": made.training.model_copy(update={"bf16": held == "float32"})})
+    adapter = MODES.get("ep-alm").train(Bench(base), [task], made)[task.name]
+    assert {update.dense().dtype for update in adapter.updates.values()} == {torch.float32}
+    with MODES.get("ep-alm").answering(base, adapter, {}) as model_of:
+        assert np.isfinite(predict(model_of(task), task.splits["test"], 4).losses).all()
 
 
 def test_every_pair_of_levels_and_layers_is_even():

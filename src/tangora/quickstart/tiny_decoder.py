@@ -33,7 +33,7 @@ class DecoderSettings:
     width: int = 64
     layers: int = 6
     heads: int = 4
-    steps: int = 300
+    steps: int = 600
     batch_size: int = 32
     learning_rate: float = 3e-3
     warmup: int = 20
@@ -41,12 +41,13 @@ class DecoderSettings:
 
 
 def corpus() -> list[str]:
-    """Return the texts: every question with each answer, alone and behind a clue that gives the answer away.
+    """Return the texts: every question with each answer, alone, and twice behind a clue that gives the answer away.
 
     A decoder that has read clues reads them in its context, as a large one does; the clue may be a visual token later.
     """
     rows = [(f"{question} {answer}".strip(), answer) for question, answer in questions.texts()]
-    return [*(text for text, _ in rows), *(f"{_CLUE.format(answer)}. {text}" for text, answer in rows)]
+    clued = [f"{_CLUE.format(answer)}. {text}" for text, answer in rows]
+    return [*(text for text, _ in rows), *clued, *clued]
 
 
 def words_of(texts: list[str]) -> PreTrainedTokenizerFast:
