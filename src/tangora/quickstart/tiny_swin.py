@@ -61,7 +61,8 @@ def build(settings: SwinSettings, classes: int) -> Any:
 
     keys: dict[str, Any] = {"image_size": SIZE, "patch_size": settings.patch, "window_size": settings.window}
     keys |= {"embed_dim": settings.width, "depths": list(settings.depths), "num_heads": list(settings.heads)}
-    return SwinForImageClassification(SwinConfig(**keys, drop_path_rate=0.0, num_labels=classes))
+    keys |= {"drop_path_rate": 0.0, "num_labels": classes}
+    return SwinForImageClassification(SwinConfig(**keys))
 
 
 def pretrain(settings: SwinSettings, progress: Progress | None = None) -> tuple[SwinModel, None]:
