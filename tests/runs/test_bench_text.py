@@ -1,4 +1,4 @@
-"""The recipe bench-text end to end, offline: a tiny encoder, two tasks of the same columns, a step or two of each mode."""
+"""The recipe bench-text end to end, offline: a tiny encoder, two tasks of the same columns, two steps of each mode."""
 
 from __future__ import annotations
 

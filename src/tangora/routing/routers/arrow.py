@@ -60,7 +60,7 @@ def _gate(updates: Sequence[LowRank | None], settings: ArrowSettings) -> Gate:
     """Return the gate of a site."""
     import torch  # deferred: the settings of a recipe need none
 
-    from tangora.modular.gates import PrototypeGate, PrototypeSettings
+    from tangora.modular.gates import PrototypeGate, PrototypeSettings  # deferred: torch
     from tangora.routing.directions import leading_directions
 
     width = next(u.shape[1] for u in updates if u is not None)

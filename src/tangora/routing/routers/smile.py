@@ -73,7 +73,7 @@ def _gate(updates: Sequence[LowRank | None], settings: SmileSettings) -> Gate:
     """Return the gate of a site."""
     import torch  # deferred: the settings of a recipe need none
 
-    from tangora.modular.gates import ProjectionGate, ProjectionSettings
+    from tangora.modular.gates import ProjectionGate, ProjectionSettings  # deferred: torch
     from tangora.routing.directions import leading_directions
 
     width = next(u.shape[1] for u in updates if u is not None)

@@ -47,7 +47,7 @@ class ImageDense:
 
     def targets(self, tables: Mapping[str, Table], config: DenseSettings, /) -> Targets:
         """Return a map per row, at the resolution of its image."""
-        from tangora.tasks.dense.targets import dense_targets
+        from tangora.tasks.dense.targets import dense_targets  # deferred: torch
 
         return dense_targets(tables, config)
 
