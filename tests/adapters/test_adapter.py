@@ -238,7 +238,7 @@ def test_refuses_files_that_cannot_be_read(tmp_path):
         ({"format": 2}, "this version reads format 1, got 2"),
         ({"format": "1"}, "whole number"),
         ({"format": 1, "knid": "lora"}, "unknown key 'knid'"),
-        ({"format": 1, "kind": "ia3"}, "'lora' or 'full'"),
+        ({"format": 1, "kind": "ia3"}, "'lora', 'full', 'modules' or 'routed'"),
     ],
 )
 def test_refuses_metadata(tmp_path, metadata, message):

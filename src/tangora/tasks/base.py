@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 __all__ = ["Base", "pretrained", "processor", "refuse_other_tokens", "take_out", "weights_fingerprint"]
 
 BUILTIN: Mapping[str, Callable[..., Path]] = {
-    "builtin:quickstart": quickstart.encoder,
-    "builtin:decoder": quickstart.decoder,
-    "builtin:swin": quickstart.swin,
+    "builtin:quickstart": lambda *on_step: quickstart.encoder(*on_step),
+    "builtin:decoder": lambda *on_step: quickstart.decoder(*on_step),
+    "builtin:swin": lambda *on_step: quickstart.swin(*on_step),
 }
 """The name of a built-in model -> a function that makes it on first use, and returns its folder."""
 

@@ -40,7 +40,8 @@ def check_router(router: Router, **settings: Any) -> None:
     """
     chosen = _declared(router, settings)
     base, tasks = tiny_base(), tiny_tasks(2)
-    experts = {task.name: _expert(base, task, rank) for task, rank in zip(tasks, (2, 3), strict=True)}
+    ranks = (2, 2) if getattr(router, "linearized", False) else (2, 3)  # L-LoRA experts have one A₀, and so one rank
+    experts = {task.name: _expert(base, task, rank, i) for i, (task, rank) in enumerate(zip(tasks, ranks, strict=True))}
     before = {name: adapter.fingerprint for name, adapter in experts.items()}
     bench = RoutingBench(base, tuple(tasks), seed=3) if router.needs == "rows" else None
     with unchanged(base, router.name):
@@ -66,14 +67,14 @@ def _declared(router: Router, settings: Mapping[str, Any]) -> RouteSettings:
     return router.settings.model_validate(dict(settings))
 
 
-def _expert(base: Base, task: Task, rank: int) -> Adapter:
-    """Return an adapter of random numbers at every linear layer."""
-    draw = torch.Generator().manual_seed(rank)
+def _expert(base: Base, task: Task, rank: int, number: int) -> Adapter:
+    """Return an adapter of random numbers at every linear layer; those of one rank have one A."""
+    shared, draw = torch.Generator().manual_seed(rank), torch.Generator().manual_seed(100 + number)
     updates = {}
     for name, layer in base.backbone.named_modules():
         if isinstance(layer, nn.Linear):
             b = torch.randn(layer.out_features, rank, generator=draw)
-            updates[name] = LowRank(b, torch.randn(rank, layer.in_features, generator=draw), 0.5 / rank)
+            updates[name] = LowRank(b, torch.randn(rank, layer.in_features, generator=shared), 0.5 / rank)
     about = BaseInfo(model=base.config.model, fingerprint=base.fingerprint, family=base.config.family)
     return Adapter(updates, Metadata(task=task.name, base=about))
 

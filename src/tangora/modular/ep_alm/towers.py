@@ -78,14 +78,14 @@ class Levels:
 
     @torch.no_grad()
     def of(self, pixels: Float[Tensor, "rows 3 height width"]) -> Float[Tensor, "levels rows d_v"]:
-        """Return the [CLS] tokens of images, from the earliest of the levels to the last, in float32."""
+        """Return the [CLS] tokens of images, from the earliest of the levels to the last, in float32 at least."""
         self._seen.clear()
         with evaluating(self.tower):
             self.tower(pixel_values=pixels)
         norm = _parts(self.tower)[1]
         found = torch.stack([norm(state) for state in self._seen])
         self._seen.clear()
-        return found.float()
+        return found.to(torch.promote_types(found.dtype, torch.float32))
 
     def _keep(self, block: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         states = output[0] if isinstance(output, tuple) else output
