@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from tangora.quickstart import questions
+from tangora.quickstart.fitting import fit, save_model
 from tangora.quickstart.model import tokenizer, vocabulary
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-    from tangora.quickstart.training import Progress
+    from tangora.quickstart.fitting import Progress
 
 __all__ = ["DecoderSettings", "build", "corpus", "pretrain", "save", "words_of"]
 
@@ -96,38 +96,17 @@ def pretrain(
 
 def save(model: LlamaForCausalLM, words: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write model and tokenizer as ``from_pretrained`` expects them."""
-    from transformers.utils import logging  # deferred: it takes seconds to import
-
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # for one small file, it would only disturb ours
-    try:
-        model.save_pretrained(folder)
-    finally:
-        if bars:
-            logging.enable_progress_bar()
+    save_model(model, folder)
     words.save_pretrained(folder)
 
 
 def _fit(model: Any, ids: Int[Tensor, "n words"], settings: DecoderSettings, progress: Progress) -> None:
     generator = torch.Generator().manual_seed(settings.seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, settings))
-    model.train()
-    for step in range(settings.steps):
+
+    def loss_of() -> Tensor:
         rows = ids[torch.randint(len(ids), (settings.batch_size,), generator=generator)]
         seen = rows != 0
-        loss = model(input_ids=rows, attention_mask=seen.long(), labels=rows.masked_fill(~seen, -100)).loss
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        progress(step + 1, settings.steps, loss.item())
+        loss: Tensor = model(input_ids=rows, attention_mask=seen.long(), labels=rows.masked_fill(~seen, -100)).loss
+        return loss
 
-
-def _rate(step: int, settings: DecoderSettings) -> float:
-    """Return the learning rate as a fraction of the peak: linear warm-up, then half a cosine to zero."""
-    if step < settings.warmup:
-        return (step + 1) / settings.warmup
-    done = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
-    return 0.5 * (1 + math.cos(math.pi * done))
+    fit(model, settings, loss_of, progress)

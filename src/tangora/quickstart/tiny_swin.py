@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from tangora.quickstart.data import SIZE, TEMPLATES, pretraining
+from tangora.quickstart.fitting import fit, save_model
 from tangora.quickstart.model import PIXEL_MEAN, PIXEL_STD
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import SwinModel
 
-    from tangora.quickstart.training import Progress
+    from tangora.quickstart.fitting import Progress
 
 __all__ = ["SwinSettings", "build", "classes_of", "pretrain", "save"]
 
@@ -88,15 +88,8 @@ def pretrain(settings: SwinSettings, progress: Progress | None = None) -> tuple[
 def save(model: SwinModel, _: None, folder: Path) -> None:
     """Write the model and its image processor as ``from_pretrained`` expects them."""
     from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil  # deferred: it takes seconds
-    from transformers.utils import logging
 
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # for one small file, it would only disturb ours
-    try:
-        model.save_pretrained(folder)
-    finally:
-        if bars:
-            logging.enable_progress_bar()
+    save_model(model, folder)
     side = {"height": SIZE, "width": SIZE}
     ViTImageProcessorPil(size=side, image_mean=[PIXEL_MEAN] * 3, image_std=[PIXEL_STD] * 3).save_pretrained(folder)
 
@@ -105,25 +98,11 @@ def _fit(
     model: Any, pixels: Float[Tensor, "n 3 h w"], numbers: Tensor, settings: SwinSettings, progress: Progress
 ) -> None:
     generator = torch.Generator().manual_seed(settings.seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, settings))
-    model.train()
-    for step in range(settings.steps):
+
+    def loss_of() -> Tensor:
         rows = torch.randperm(len(pixels), generator=generator)[: settings.batch_size]
         dy, dx = torch.randint(-2, 3, (2,), generator=generator).tolist()  # shifted, so that none is memorized
         logits = model(pixel_values=torch.roll(pixels[rows], (dy, dx), dims=(2, 3))).logits
-        loss = cross_entropy(logits, numbers[rows])
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        progress(step + 1, settings.steps, loss.item())
+        return cross_entropy(logits, numbers[rows])
 
-
-def _rate(step: int, settings: SwinSettings) -> float:
-    """Return the learning rate as a fraction of the peak: linear warm-up, then half a cosine to zero."""
-    if step < settings.warmup:
-        return (step + 1) / settings.warmup
-    done = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
-    return 0.5 * (1 + math.cos(math.pi * done))
+    fit(model, settings, loss_of, progress, weight_decay=settings.weight_decay)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,6 +9,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from tangora.quickstart.data import pretraining
+from tangora.quickstart.fitting import Progress, fit, save_model
 from tangora.quickstart.model import PIXEL_MEAN, PIXEL_STD, build, image_processor, tokenizer, vocabulary
 
 if TYPE_CHECKING:
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from transformers import CLIPModel, PreTrainedTokenizerFast
 
 __all__ = ["PretrainingSettings", "Progress", "pretrain", "save"]
-
-Progress = Callable[[int, int, float], None]
 
 
 @dataclass(frozen=True)
@@ -65,15 +62,7 @@ def pretrain(
 
 def save(model: CLIPModel, words: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write model, tokenizer and image processor as ``from_pretrained`` expects them."""
-    from transformers.utils import logging  # deferred: it takes seconds to import
-
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # for one small file, it would only disturb ours
-    try:
-        model.save_pretrained(folder)
-    finally:
-        if bars:
-            logging.enable_progress_bar()
+    save_model(model, folder)
     words.save_pretrained(folder)
     image_processor().save_pretrained(folder)
 
@@ -87,26 +76,12 @@ def _fit(
 ) -> None:
     generator = torch.Generator().manual_seed(settings.seed)
     pixels = (images.permute(0, 3, 1, 2).float() / 255 - PIXEL_MEAN) / PIXEL_STD
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, settings))
-    model.train()
-    for step in range(settings.steps):
+
+    def loss_of() -> Tensor:
         rows = torch.randperm(len(pixels), generator=generator)[: settings.batch_size]
-        loss = _loss(model, _shifted(pixels[rows], generator), ids[rows])
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        progress(step + 1, settings.steps, loss.item())
+        return _loss(model, _shifted(pixels[rows], generator), ids[rows])
 
-
-def _rate(step: int, settings: PretrainingSettings) -> float:
-    """Return the learning rate as a fraction of the peak: linear warm-up, then half a cosine to zero."""
-    if step < settings.warmup:
-        return (step + 1) / settings.warmup
-    done = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
-    return 0.5 * (1 + math.cos(math.pi * done))
+    fit(model, settings, loss_of, progress, weight_decay=settings.weight_decay)
 
 
 def _shifted(pixels: Float[Tensor, "n 3 h w"], generator: torch.Generator) -> Float[Tensor, "n 3 h w"]:

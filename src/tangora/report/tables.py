@@ -184,7 +184,9 @@ def ways_table(summary: Summary) -> PageTable | None:
     mode = reference(summary)
     of = f"kept of {mode_name(mode)} experts" if mode is not None else "kept"
     columns = ["way", "kind", "data needed", "for one more task", "mean score", of, "trained per task"]
-    caption = "Ways to one model: what each scores, stores and needs; fused and routed ones besides their experts"
+    caption = (
+        "Ways to one model: what each scores, stores and needs. Trainings of fused and routed ones are their experts'"
+    )
     return PageTable(caption, [*columns, "stored per task", "minutes of training"], rows, text_columns=4)
 
 
