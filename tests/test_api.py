@@ -17,8 +17,8 @@ FIRST = [
     "fuse_checkpoints", "linearize", "load", "load_model", "load_recipe", "methods", "run",
 ]  # fmt: skip
 LATER = [
-    "Base", "Dense", "FinetuneConfig", "LowRank", "Task", "analyze", "evaluate", "fusion_method", "load_base",
-    "load_task", "polish", "predict", "predictor", "route", "search",
+    "Base", "Dense", "FinetuneConfig", "LowRank", "Task", "analyze", "evaluate", "extract", "fusion_method",
+    "load_base", "load_task", "polish", "predict", "predictor", "route", "search",
 ]  # fmt: skip
 PACKAGES = ["analysis", "coefficients", "methods", "tasks", "testing"]
 

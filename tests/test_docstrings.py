@@ -15,7 +15,7 @@ from tangora.methods import _registry
 
 ROOT = Path(tangora.__file__).parent
 SHOWN = [p for p in sorted(ROOT.rglob("*.py")) if p.name != "__main__.py" and ">>> " in p.read_text(encoding="utf-8")]
-FILES = re.compile(r'"(encoder|recipe\.yaml|run|(adapters|colors|models|run)/[\w./-]+)"')
+FILES = re.compile(r'"(encoder|tuned|recipe\.yaml|run|(adapters|colors|models|run)/[\w./-]+)"')
 
 
 def name_of(path: Path) -> str:

@@ -23,7 +23,7 @@ LAYERS = (
     ("coefficients", "analysis", "inspection", "polishing"),
     ("evaluation",),
     ("modes",),
-    ("tangent", "modular"),
+    ("tangent", "modular", "extraction"),
     ("checkpoints",),
     ("fusion", "tasks"),
     ("adapters",),

@@ -71,6 +71,21 @@ def bert(folder: Path) -> Path:
     return pieces(folder)
 
 
+def tuned(base: Path, folder: Path, scale: float = 0.01, seed: int = 1) -> Path:
+    """A checkpoint with other values of everything, as after a full fine-tuning; its other files are the base's."""
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(base, folder)
+    generator = torch.Generator().manual_seed(seed)
+    weights = load_file(folder / "model.safetensors")
+    for name, value in weights.items():
+        weights[name] = value + (scale * torch.randn(value.shape, generator=generator)).to(value.dtype)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
 def pieces(folder: Path) -> Path:
     """The tokenizer of `bert`, for other models of text; its padding is 0."""
     folder.mkdir(parents=True, exist_ok=True)

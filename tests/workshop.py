@@ -32,6 +32,7 @@ def recipe(encoder: str, data: str) -> dict:
 def furnish(folder: Path) -> Path:
     """Fill the folder; relative paths in it are relative to it."""
     tiny.bert(folder / "encoder")
+    tiny.tuned(folder / "encoder", folder / "tuned")
     tiny.texts(folder / "colors")
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe("encoder", "colors")))
     family(folder / "models", 2)  # base, m0, m1

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tangora.errors import TangoraError
     from tangora.evaluation.collection import collect_statistics
     from tangora.evaluation.predictor import predictor
+    from tangora.extraction.extract import extract
     from tangora.fusion.fusion import fuse
     from tangora.methods import fusion_method
     from tangora.modes.distillation import distill
@@ -59,6 +60,7 @@ __all__ = [
     "collect_statistics",
     "distill",
     "evaluate",
+    "extract",
     "finetune",
     "fuse",
     "fuse_checkpoints",
@@ -96,6 +98,7 @@ _HOME = {
     "collect_statistics": "evaluation.collection",
     "distill": "modes.distillation",
     "evaluate": "api.evaluating",
+    "extract": "extraction.extract",
     "finetune": "api.finetuning",
     "fuse": "fusion.fusion",
     "fuse_checkpoints": "checkpoints",

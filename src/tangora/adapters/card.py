@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from tangora.adapters.extracted import extraction_section
 from tangora.adapters.loading_code import loading
 from tangora.adapters.usage import BASE, usage
 from tangora.support.markdown import as_code, as_table, as_text
@@ -51,7 +52,7 @@ def render(adapter: Adapter) -> str:
     'base_model: google/flan-t5-base'
     """
     metadata = adapter.metadata
-    made = _trained(adapter)
+    made = extraction_section(metadata.extracted) or _trained(adapter)
     if metadata.fused is not None:
         made = _routed(metadata.fused) if metadata.kind == "routed" else _fused(metadata.fused)
     sections = [_front_matter(metadata), _title(metadata), _warning(metadata), _used(adapter), loading(adapter)]
@@ -81,10 +82,10 @@ def _title(metadata: Metadata) -> str:
         tasks = [p.task or p.name for p in metadata.fused.parents]
         title = f"{len(tasks)} tasks in one: {', '.join(tasks)}"
     else:
-        title = metadata.task or "An adapter"
+        title = metadata.task or ("An adapter" if metadata.extracted is None else metadata.extracted.tuned)
     base = f" of {as_code(metadata.base.model)}" if metadata.base.model else ""
     revision = f", revision {as_code(metadata.base.revision)}" if metadata.base.revision else ""
-    made = "fused" if metadata.fused and metadata.kind != "routed" else "made"
+    made = "fused" if metadata.fused and metadata.kind != "routed" else "extracted" if metadata.extracted else "made"
     kind = metadata.of_kind.title if metadata.base.adapted is None else "A DoRA adapter"
     return f"# {as_text(title)}\n\n{kind}{base}{revision}, {made} with Tangora {metadata.tangora}."
 

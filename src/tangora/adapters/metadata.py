@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from tangora.adapters.extracted import ExtractedInfo
 from tangora.adapters.kinds import KINDS, Kind, KindName
 from tangora.errors import AdapterError, FileError
 from tangora.support.files import inside, read_json
@@ -19,6 +20,7 @@ __all__ = [
     "FORMAT",
     "BaseInfo",
     "DistilledInfo",
+    "ExtractedInfo",
     "FusedInfo",
     "GatesInfo",
     "InitialInfo",
@@ -31,6 +33,7 @@ __all__ = [
 
 FORMAT = 1
 FILE = "tangora.json"
+_MADE = ("fused", "distilled", "polished", "extracted", "scores", "verified")
 
 
 class _Frozen(BaseModel):
@@ -190,6 +193,7 @@ class Metadata(_Frozen):
     fused: FusedInfo | None = None
     distilled: DistilledInfo | None = None
     polished: PolishedInfo | None = None
+    extracted: ExtractedInfo | None = None
     scores: dict[str, Any] | None = None
     verified: dict[str, Any] | None = Field(default=None, description="what stock peft computes from the files")
 
@@ -231,9 +235,7 @@ class Metadata(_Frozen):
             "stage": self.stage and self.stage[:12],
         }
         values = [f"{name}={value!r}" for name, value in fields.items() if value is not None]
-        parts = [
-            name for name in ("fused", "distilled", "polished", "scores", "verified") if getattr(self, name) is not None
-        ]
+        parts = [name for name in _MADE if getattr(self, name) is not None]
         return f"Metadata({', '.join([*values, *parts])})"
 
     @property

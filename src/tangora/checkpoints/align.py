@@ -22,7 +22,7 @@ from tangora.storage.header import FLOATS, ITEMSIZE, Stored
 if TYPE_CHECKING:
     from tangora.checkpoints.onto_base import OrientedUpdate, StackedExperts
 
-__all__ = ["Alignment", "Target", "align"]
+__all__ = ["Alignment", "Target", "align", "refuse_other_architecture"]
 
 _MOST = 3  # keys of another architecture that an error lists
 _LONGEST = 80  # characters of a value
@@ -127,7 +127,7 @@ def align(base: Checkpoint, models: Sequence[Checkpoint], allow_missing: Sequenc
     for checkpoint in (base, *models):
         check_ties(checkpoint)
     for model in models:
-        _same_architecture(base, model)
+        refuse_other_architecture(base, model)
         notes += _extra(base, model, allow_missing)
     targets = [_target(stored, base, models, allow_missing, notes) for stored in base.tensors.values()]
     names = {name for checkpoint in (base, *models) for name in checkpoint.tensors}
@@ -141,7 +141,12 @@ def align(base: Checkpoint, models: Sequence[Checkpoint], allow_missing: Sequenc
     return Alignment(targets, config, vocabulary, [*notes, *vocabulary.notes])
 
 
-def _same_architecture(base: Checkpoint, model: Checkpoint) -> None:
+def refuse_other_architecture(base: Checkpoint, model: Checkpoint) -> None:
+    """Refuse a model whose configuration defines another function than its base's.
+
+    Raises:
+        FusionError: the message lists the first keys that differ.
+    """
     if found := differences(base.config, model.config):
         listed = "; ".join(
             f"{key} is {_value(theirs)}, in the base {_value(ours)}" for key, theirs, ours in found[:_MOST]

@@ -10,7 +10,7 @@ from tangora.errors import FusionError
 from tangora.storage.checkpoint import Checkpoint
 from tangora.storage.header import Stored
 
-__all__ = ["check_ties", "compare_labels"]
+__all__ = ["check_ties", "compare_labels", "same_bytes"]
 
 _BLOCK = 2**24
 _KEY = "tie_word_embeddings"
@@ -54,14 +54,15 @@ def check_ties(checkpoint: Checkpoint) -> None:
     """
     for head, embedding in checkpoint.tied.items():
         one, other = checkpoint.tensors.get(head), checkpoint.tensors[embedding]
-        if one is None or one is other or one.shape != other.shape or _same_bytes(one, other):
+        if one is None or one is other or one.shape != other.shape or same_bytes(one, other):
             continue
         what = f"{checkpoint.name} ties its output head to {embedding}, but has another tensor for it"
         fix = f"set {_KEY} to false in its config.json, or remove the tensor"
         raise FusionError(what, got=head, where=checkpoint.folder, fix=fix)
 
 
-def _same_bytes(one: Stored, other: Stored) -> bool:
+def same_bytes(one: Stored, other: Stored) -> bool:
+    """Return whether two stored tensors are equal, bit for bit."""
     if one.dtype != other.dtype or one.size != other.size:
         return False
     files = [os.open(stored.path, os.O_RDONLY) for stored in (one, other)]

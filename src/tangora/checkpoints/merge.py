@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +29,7 @@ from tangora.storage.files import InputFiles
 from tangora.storage.header import ITEMSIZE
 from tangora.support.files import digest, refuse_output, write_text
 from tangora.support.shown import one_line
+from tangora.support.sizes import bytes_of
 from tangora.support.validation import did_you_mean
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 __all__ = ["Merged", "fuse_checkpoints"]
 
 _DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "float64": "F64"}
-_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _THREADS = 8  # more would wait for each other and for the disk
 
 
@@ -150,7 +149,7 @@ def fuse_checkpoints(
     chosen.check(parameters)
     out = Path(out)
     refuse_output(out, overwrite, [base, *models])
-    kind, size, workers = _dtype(dtype), _bytes(shard_size), _threads(threads)
+    kind, size, workers = _dtype(dtype), bytes_of(shard_size, "fuse.shard_size"), _threads(threads)
     _check_device(device)
     origin = open_checkpoint(base)
     refuse_quantized(origin)
@@ -270,15 +269,6 @@ def _dtype(name: str | None) -> str | None:
     if name is None or name in _DTYPES:
         return None if name is None else _DTYPES[name]
     raise ArgumentError("no such dtype", got=name, where="fuse.dtype", fix=did_you_mean(str(name), list(_DTYPES)))
-
-
-def _bytes(size: int | str) -> int:
-    if isinstance(size, int):
-        return size
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]I?B)?\s*", size.upper())
-    if match is None:
-        raise ArgumentError("not a size", got=size, where="fuse.shard_size", fix="such as 5GB or 500MB")
-    return int(float(match[1]) * _UNITS[match[2] or ""])
 
 
 def _threads(count: int | None) -> int:

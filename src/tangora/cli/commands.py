@@ -23,6 +23,8 @@ LISTED = {
         "loaded.",
         "merge": "Merge adapters into their base model, or fine-tuned checkpoints into one; the result is a full "
         "checkpoint.",
+        "extract": "Extract a LoRA from a full fine-tuned checkpoint: the best of its rank, with its error stated and "
+        "verified.",
         "polish": "Train a fused adapter towards its experts' answers on rows without labels, at a fixed rank.",
         "statistics": "Collect the statistics of an expert's data (Gram, Fisher) that regmean and fisher need.",
     },

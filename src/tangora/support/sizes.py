@@ -3,12 +3,34 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
-__all__ = ["memory_limit", "size_text"]
+from tangora.errors import ArgumentError
+
+__all__ = ["bytes_of", "memory_limit", "size_text"]
+
+_SIZES = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 _UNITS = (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3))
 _CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # a container's own limit
+
+
+def bytes_of(size: int | str, where: str) -> int:
+    """Return a size in bytes, given as such or as a text.
+
+    Raises:
+        ArgumentError: it is no size.
+
+    >>> bytes_of("1.5GB", "shard_size")
+    1500000000
+    """
+    if isinstance(size, int):
+        return size
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]I?B)?\s*", size.upper())
+    if match is None:
+        raise ArgumentError("not a size", got=size, where=where, fix="such as 5GB or 500MB")
+    return int(float(match[1]) * _SIZES[match[2] or ""])
 
 
 def size_text(count: float) -> str:

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["prepare", "split", "thin_svd", "truncate_factors", "truncate_matrix", "whole_svd"]
+__all__ = ["core_values", "prepare", "split", "thin_svd", "truncate_factors", "truncate_matrix", "whole_svd"]
 
 # Singular values from a Gram matrix have an error of eps·s₁²/sᵢ; below this ratio it would be visible in float32.
 _GRAM_FLOOR = 1e-5
@@ -50,6 +50,13 @@ def truncate_factors(b: Float[Tensor, "out r"], a: Float[Tensor, "r in"], rank: 
     right = _product(chosen.T @ root.T / values[:, None], a)
     total = float(squares.sum())
     return left, values, right, math.sqrt(float(squares[rank:].sum()) / total)
+
+
+def core_values(b: Float[Tensor, "out r"], a: Float[Tensor, "r in"]) -> Float[Tensor, " r"]:
+    """Return the singular values of ``b @ a``, descending, from r x r products; below 1e-8 of the largest is noise."""
+    root = _root(_product(b.T, b))
+    squares: Tensor = torch.linalg.eigvalsh(root.T @ _product(a, a.T) @ root)
+    return squares.flip(0).clamp(min=0).sqrt()
 
 
 def truncate_matrix(matrix: Float[Tensor, "out in"], rank: int) -> Parts:
