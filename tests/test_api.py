@@ -18,7 +18,7 @@ FIRST = [
 ]  # fmt: skip
 LATER = [
     "Base", "Dense", "FinetuneConfig", "LowRank", "Task", "analyze", "evaluate", "extract", "fusion_method",
-    "load_base", "load_task", "polish", "predict", "predictor", "route", "search",
+    "load_base", "load_task", "polish", "predict", "predictor", "push", "route", "search",
 ]  # fmt: skip
 PACKAGES = ["analysis", "coefficients", "methods", "tasks", "testing"]
 

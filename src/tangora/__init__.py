@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tangora import analysis, coefficients, methods, tasks, testing
     from tangora.adapters.adapter import Adapter, load
+    from tangora.adapters.pushing import push
     from tangora.api.analyzing import analyze
     from tangora.api.evaluating import evaluate
     from tangora.api.finetuning import finetune
@@ -75,6 +76,7 @@ __all__ = [
     "polish",
     "predict",
     "predictor",
+    "push",
     "route",
     "run",
     "search",
@@ -112,6 +114,7 @@ _HOME = {
     "polish": "polishing.polish",
     "predict": "api.predicting",
     "predictor": "evaluation.predictor",
+    "push": "adapters.pushing",
     "route": "routing.route",
     "run": "api.running",
     "search": "coefficients.searching",

@@ -27,7 +27,8 @@ from tangora.adapters.text import line, table
 from tangora.errors import AdapterError, FileError
 from tangora.storage.architecture import stored_folder
 from tangora.storage.checkpoint import open_base
-from tangora.support.files import reachable
+from tangora.storage.hub import located
+from tangora.support.hub import source_of
 from tangora.updates.task_vector import LowRank, TaskVector, Update
 from tangora.updates.text import joined, tensor_digest
 
@@ -85,6 +86,7 @@ class Adapter:
         heads: task -> per-task parameters: a trained head, or parameters that replace the base's. They are not applied
             automatically; pick one task's at inference.
         records: task -> what prediction needs besides base and head: class names in order, templates, scale, ...
+        source: ``org/name@commit`` if it was read from the Hub; a fusion records it.
 
     >>> import torch
     >>> adapter = Adapter({"layer": LowRank(torch.ones(3, 1), torch.ones(1, 2), 0.5)})
@@ -98,6 +100,7 @@ class Adapter:
     whole: Mapping[str, Tensor] = field(default_factory=dict)
     heads: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     records: Mapping[str, HeadRecord] = field(default_factory=dict)
+    source: str | None = None
 
     @property
     def config(self) -> Mapping[str, Any] | None:
@@ -237,11 +240,11 @@ def load_beside(path: str | os.PathLike[str], model: str | None, revision: str |
     Raises:
         FileError, AdapterError: as `load`.
     """
-    source = reachable(path)
+    source = located(path, "adapter")
     metadata = read_metadata(source) if source.is_dir() else None
     if metadata is None or metadata.base.adapted is None:
-        return load(path)
-    return load(path, stored_folder(model, revision))
+        return load(source)
+    return load(source, stored_folder(model, revision))
 
 
 def load(
@@ -255,9 +258,11 @@ def load(
     Half precision is read into float32. φ₀ is read, or drawn again from its seed, if ``tangora.json`` records it.
 
     Args:
-        path: the directory, or the file for a format with a single file.
-        base: the folder of the adapter's base model. Only needed if the updates depend on the base's weights: DoRA,
-            PiSSA, OLoRA, and biases that were saved whole. Only the tensors that are needed are read from it.
+        path: the directory, or the file for a format with a single file; or a name on the Hub, such as
+            ``org/name/subfolder@revision``.
+        base: the folder of the adapter's base model, or its name on the Hub. Only needed if the updates depend on the
+            base's weights: DoRA, PiSSA, OLoRA, and biases that were saved whole. Only the tensors that are needed are
+            read from it.
         lazily: leave plain LoRA factors in their file, which must not change, and read them whenever they are needed.
 
     Raises:
@@ -268,9 +273,12 @@ def load(
     >>> load("adapters/one").metadata.task
     'one'
     """
-    source = reachable(path)
-    if not source.exists():
-        raise FileError("no such folder", where=source, fix="give the folder that holds adapter_config.json")
-    metadata = read_metadata(source) if source.is_dir() else None
-    adapter = format_of(source).read(source, metadata, open_base(base), lazily=lazily)
-    return replace(adapter, heads=read_heads(source), records=read_records(source)) if source.is_dir() else adapter
+    place = located(path, "adapter")
+    if not place.exists():
+        fix = "give the folder that holds adapter_config.json, or org/name of the Hub"
+        raise FileError("no such folder", where=place, fix=fix)
+    metadata = read_metadata(place) if place.is_dir() else None
+    adapter = format_of(place).read(place, metadata, open_base(base), lazily=lazily)
+    if (source := source_of(place)) is not None:
+        adapter = replace(adapter, source=source)
+    return replace(adapter, heads=read_heads(place), records=read_records(place)) if place.is_dir() else adapter

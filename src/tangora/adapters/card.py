@@ -138,7 +138,7 @@ def _fused(fused: FusedInfo) -> str:
         weight = "per site" if isinstance(fused.weights, dict) else f"{fused.weights[index]:g}"
         parents.append(
             (
-                as_text(parent.name),
+                as_text(parent.source or parent.name),
                 as_text(parent.task or "–"),
                 weight,
                 as_code(parent.fingerprint[:16]),
@@ -157,7 +157,9 @@ def _routed(fused: FusedInfo) -> str:
     rows += [
         (name.replace("_", " "), as_text(f"{v:.4g}" if isinstance(v, float) else str(v))) for name, v in plain.items()
     ]
-    experts = [(as_text(p.name), as_text(p.task or "–"), as_code(p.fingerprint[:16])) for p in fused.parents]
+    experts = [
+        (as_text(p.source or p.name), as_text(p.task or "–"), as_code(p.fingerprint[:16])) for p in fused.parents
+    ]
     text = "Every token, or every sample, chooses among the experts, which are what they were."
     tables = [as_table(("", ""), rows), as_table(("expert", "task", "fingerprint"), experts)]
     if "before" in learned and "after" in learned:

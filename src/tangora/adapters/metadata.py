@@ -65,11 +65,12 @@ class InitialInfo(_Frozen):
 
 
 class Parent(_Frozen):
-    """One of the adapters that were fused."""
+    """One of the adapters that were fused; ``source`` is ``org/name@commit`` if it was read from the Hub."""
 
     name: str
     task: str | None = None
     fingerprint: str
+    source: str | None = None
 
 
 class UsedStatistics(_Frozen):

@@ -78,7 +78,8 @@ def gather_adapters(base: Checkpoint, folders: Sequence[str | os.PathLike[str]],
         targets += head_targets(head, places, len(computation.fingerprints))
         config = headed(config, fusion.adapters[0].config, head)
         notes.append(f"the base has no head; the adapters' is added as it is, without weights: {', '.join(head)}")
-    lineage = {**lineage_of(base, request, recorded, fusion.names, prints), "space": request.space}
+    origins = [adapter.source for adapter in fusion.adapters]
+    lineage = {**lineage_of(base, request, recorded, fusion.names, prints, origins), "space": request.space}
     notes += [] if same_base else unproved_base(fusion.adapters, fusion.names, base)
     notes += [f"the head of {task} is in heads/{task}.safetensors" for task in kept]
     notes += [_EXPANDED] if any(adapter.metadata.expanded for adapter in fusion.adapters) else []

@@ -13,6 +13,7 @@ from tangora.checkpoints.recorded_heads import brought_along
 from tangora.checkpoints.steps import check_method
 from tangora.errors import ArgumentError, FusionError
 from tangora.storage.checkpoint import Checkpoint, open_checkpoint, refuse_quantized
+from tangora.support.hub import source_of
 from tangora.support.names import names_of
 
 __all__ = ["gather"]
@@ -54,7 +55,8 @@ def gather(
     names = [model.name for model in opened]
     prints = [model.fingerprint for model in opened]
     computation = computation_of(request, prints, [target.key for target in aligned.targets])
-    lineage = lineage_of(base, request, computation, names, prints)
+    sources = [source_of(model.folder) for model in opened]
+    lineage = lineage_of(base, request, computation, names, prints, sources)
     files = [path for checkpoint in (base, *opened) for path in checkpoint.files]
     stamps = stamps_of([*files, *aligned.vocabulary.files])
     heads, records, notes = brought_along([base.folder, *(model.folder for model in opened)])

@@ -27,6 +27,7 @@ from tangora.progress import Progress
 from tangora.storage.checkpoint import INDEX, Checkpoint, open_checkpoint, refuse_quantized
 from tangora.storage.files import InputFiles
 from tangora.storage.header import ITEMSIZE
+from tangora.storage.hub import located
 from tangora.support.files import digest, refuse_output, write_text
 from tangora.support.shown import one_line
 from tangora.support.sizes import bytes_of
@@ -148,6 +149,8 @@ def fuse_checkpoints(
     chosen = get(method)
     chosen.check(parameters)
     out = Path(out)
+    base = located(base, "checkpoint")
+    models = models if isinstance(models, (str, os.PathLike)) else [located(model) for model in models]
     refuse_output(out, overwrite, [base, *models])
     kind, size, workers = _dtype(dtype), bytes_of(shard_size, "fuse.shard_size"), _threads(threads)
     _check_device(device)

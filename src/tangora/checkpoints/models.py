@@ -12,6 +12,7 @@ from tangora.fusion.computation import Computation
 from tangora.fusion.weights import Weights, tabulate
 from tangora.methods import Method
 from tangora.storage.checkpoint import Checkpoint
+from tangora.support.hub import source_of
 from tangora.support.version import package_version
 
 if TYPE_CHECKING:
@@ -78,10 +79,26 @@ def computation_of(request: Request, prints: Sequence[str], names: Sequence[str]
 
 
 def lineage_of(
-    base: Checkpoint, request: Request, computation: Computation, names: Sequence[str], prints: Sequence[str]
+    base: Checkpoint,
+    request: Request,
+    computation: Computation,
+    names: Sequence[str],
+    prints: Sequence[str],
+    sources: Sequence[str | None],
 ) -> dict[str, Any]:
-    """Return how the output is made, for ``tangora_fusion.json``."""
-    parents = [{"name": name, "fingerprint": text} for name, text in zip(names, prints, strict=True)]
+    """Return how the output is made, for ``tangora_fusion.json``.
+
+    Args:
+        base: it is fused into.
+        request: method, parameters and seed.
+        computation: with the weights.
+        names, prints, sources: of the models; a source is ``org/name@commit`` of the Hub, or None.
+    """
+    parents = [
+        {"name": name, "fingerprint": text} | ({} if source is None else {"source": source})
+        for name, text, source in zip(names, prints, sources, strict=True)
+    ]
+    origin = source_of(base.folder)
     return {
         "format": FORMAT,
         "tangora": package_version(),
@@ -90,7 +107,8 @@ def lineage_of(
         "weights": computation.weights,
         "random": request.method.random,
         "seed": request.seed,
-        "base": {"name": base.name, "model": base.model, "fingerprint": base.fingerprint},
+        "base": {"name": base.name, "model": base.model, "fingerprint": base.fingerprint}
+        | ({} if origin is None else {"source": origin}),
         "parents": parents,
     }
 

@@ -70,12 +70,16 @@ def _card(lineage: Mapping[str, Any], config: Mapping[str, Any], records: Mappin
     if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(base.get("model") or "")):
         front.append(f"base_model: {base['model']}")
     front += ["library_name: transformers", "tags:", "- tangora", "- model-merging", "---"]
-    rows: list[Sequence[str]] = [("method", as_code(lineage["method"])), ("base", as_text(base["name"]))]
+    rows: list[Sequence[str]] = [
+        ("method", as_code(lineage["method"])),
+        ("base", as_text(base.get("source") or base["name"])),
+    ]
     rows += [(as_text(name), as_code(json.dumps(value))) for name, value in lineage["parameters"].items()]
     if lineage["random"]:
         rows.append(("seed", str(lineage["seed"])))
     sources = [
-        (as_text(p["name"]), w, as_code(p["fingerprint"][:16])) for p, w in zip(parents, _weights(lineage), strict=True)
+        (as_text(p.get("source") or p["name"]), w, as_code(p["fingerprint"][:16]))
+        for p, w in zip(parents, _weights(lineage), strict=True)
     ]
     table = as_table(("parent", "weight", "fingerprint"), sources)
     title = ", ".join(as_text(p["name"]) for p in parents)

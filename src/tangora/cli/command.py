@@ -21,7 +21,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
+from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
@@ -29,7 +31,7 @@ from typer.core import TyperCommand
 from typer.main import get_command
 
 from tangora.cli.exits import print_traceback, quiet_libraries
-from tangora.cli.options import Options
+from tangora.cli.options import FromHub, Options
 from tangora.cli.output import Output
 from tangora.cli.terminal import printing
 from tangora.errors import TangoraError
@@ -92,7 +94,9 @@ class Command:
 
     def _shown(self, name: str, hint: Any) -> Any:
         """The annotation of a field, with what its option is called in the help: nothing for a flag."""
-        kind, (parameter,) = hint.__origin__, hint.__metadata__
+        kind, (parameter, *marks) = hint.__origin__, hint.__metadata__
+        if marks:  # a path would lose the ./ by which it is known as one
+            kind = _TEXTS[kind]
         parameter = copy(parameter)
         parameter.hidden = name in self.hidden
         if parameter.metavar is None:
@@ -101,12 +105,49 @@ class Command:
 
     def _run(self, options: Options) -> int | None:
         quiet_libraries(options.verbose)
+        output = Output(options.json, options.quiet)
         try:
-            return self.work(options, Output(options.json, options.quiet))
+            return self.work(_with_paths(options, output), output)
         except TangoraError as error:
             if options.verbose:
                 print_traceback(error)
             raise
+
+
+_TEXTS: Mapping[Any, Any] = {
+    Path: str,
+    Path | None: str | None,
+    list[Path]: list[str],
+    list[Path] | None: list[str] | None,
+}
+
+
+def _with_paths(options: Options, output: Output) -> Options:
+    """Return the options with the paths of folders that are named as on the Hub; those are fetched."""
+    hints = get_type_hints(type(options), include_extras=True)
+    marked = {name: mark for name, hint in hints.items() for mark in hint.__metadata__ if isinstance(mark, FromHub)}
+    if not marked:
+        return options
+    from tangora.support.hub import hub_reference  # deferred: --help needs no names
+
+    given = {name: getattr(options, name) for name in marked}
+    texts = [text for value in given.values() for text in ([value] if isinstance(value, str) else value or ())]
+    if not any(hub_reference(text) is not None for text in texts):
+        return replace(options, **{name: _each(value, Path) for name, value in given.items()})
+    from tangora.storage.hub import located  # deferred: most folders are here
+
+    with output.progress() as progress:
+        found = {
+            name: _each(value, partial(located, purpose=marked[name].purpose, progress=progress))
+            for name, value in given.items()
+        }
+    return replace(options, **found)
+
+
+def _each(value: Any, of: Callable[[str], Path]) -> Any:
+    if value is None or isinstance(value, str):
+        return value and of(value)
+    return [of(one) for one in value]
 
 
 def without_types(parameters: Sequence[Any]) -> list[Any]:

@@ -28,6 +28,10 @@ LISTED = {
         "polish": "Train a fused adapter towards its experts' answers on rows without labels, at a fixed rank.",
         "statistics": "Collect the statistics of an expert's data (Gram, Fisher) that regmean and fisher need.",
     },
+    "Share": {
+        "push": "Publish an adapter or a checkpoint on the Hub, with its card, in one commit; nothing there is "
+        "deleted.",
+    },
     "Predict": {
         "predict": "Answer new rows with an adapter, as it was trained and scored.",
     },

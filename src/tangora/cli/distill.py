@@ -10,7 +10,7 @@ import typer
 
 from tangora.cli import completion
 from tangora.cli.command import Command
-from tangora.cli.options import Options, OverwriteOption, RecipeArgument, SettingsOption, TrustOption
+from tangora.cli.options import FromHub, Options, OverwriteOption, RecipeArgument, SettingsOption, TrustOption
 from tangora.cli.output import Output
 
 __all__ = ["COMMAND", "DistillOptions", "distill"]
@@ -23,7 +23,8 @@ class DistillOptions(Options):
     recipe: RecipeArgument
     teachers: Annotated[
         list[Path],
-        typer.Argument(metavar="ADAPTER", help="A tangent adapter, or the expert of every task."),
+        typer.Argument(metavar="ADAPTER", help="A tangent adapter, or the expert of every task; or org/name."),
+        FromHub("adapter"),
     ]
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Folder for the student.")]
     mode: Annotated[

@@ -11,10 +11,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tangora.cli.command import Command
-from tangora.cli.options import Options, RecipeArgument, SameBaseOption, SettingsOption, SplitOption, TrustOption
+from tangora.cli.options import (
+    FromHub,
+    Options,
+    RecipeArgument,
+    SameBaseOption,
+    SettingsOption,
+    SplitOption,
+    TrustOption,
+)
 from tangora.cli.output import Output
 from tangora.cli.tables import harness_table, score_table
 from tangora.errors import ArgumentError
+from tangora.support.hub import shown_source
 
 if TYPE_CHECKING:
     from tangora.adapters.adapter import Adapter
@@ -32,9 +41,11 @@ class EvaluateOptions(Options):
     """The adapters and the rows."""
 
     recipe: RecipeArgument
-    adapters: Annotated[list[Path] | None, typer.Argument(metavar="ADAPTER", help="Without any: the base alone.")] = (
-        None
-    )
+    adapters: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="ADAPTER", help="Folders, or org/name of the Hub. Without any: the base alone."),
+        FromHub("adapter"),
+    ] = None
     split: SplitOption = "test"
     as_peft: Annotated[
         bool,
@@ -84,7 +95,7 @@ def evaluate(options: EvaluateOptions, output: Output) -> None:
     from tangora.runs.runner import prepare
 
     where = recipe.base.model, recipe.base.revision
-    adapters = {str(path): load_beside(path, *where) for path in options.adapters or []}
+    adapters = {shown_source(path): load_beside(path, *where) for path in options.adapters or []}
     if options.as_peft:
         adapters = _both_ways(adapters, output)
     with output.progress() as progress:
@@ -119,7 +130,7 @@ def _by_harness(options: EvaluateOptions, recipe: Recipe, output: Output) -> Non
     machine = machine_of(recipe)
     machine.use_threads()
     candidates: dict[str, Callable[[], Adapter | None]] = {"zero-shot": lambda: None}
-    candidates |= {str(path): partial(load, path) for path in options.adapters or []}
+    candidates |= {shown_source(path): partial(load, path) for path in options.adapters or []}
     with output.progress() as progress:
         progress.begin("load the base", 1)
         base = load_base(recipe.base, machine)

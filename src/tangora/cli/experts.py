@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from tangora.adapters.heads import HeadRecord, read_records
@@ -13,6 +13,7 @@ from tangora.errors import ArgumentError, FileError
 from tangora.runs.runner import prepare
 from tangora.support.files import reachable
 from tangora.support.machine import Machine
+from tangora.support.names import hub_name
 from tangora.tasks.recorded import read_inputs, recorded_base, recorded_task
 
 if TYPE_CHECKING:
@@ -73,7 +74,8 @@ def _task_of(folder: Path) -> str:
     if not folder.is_dir():
         raise FileError("no such folder", where=folder, fix="give the folder of an adapter")
     metadata = read_metadata(reachable(folder))
-    return (metadata.task if metadata is not None else None) or folder.resolve().name
+    named = hub_name(folder.absolute()) or folder.resolve()  # the cache's folder is named after the commit
+    return (metadata.task if metadata is not None else None) or PurePath(named).name
 
 
 def _record(task: str, folder: Path) -> HeadRecord:

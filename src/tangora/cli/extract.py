@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tangora.cli.command import Command
-from tangora.cli.options import Options, OverwriteOption
+from tangora.cli.options import FromHub, Options, OverwriteOption
 from tangora.cli.output import Output
 from tangora.cli.ranks import RankCost, parse_rank, rank_cost, weights_size
 
@@ -27,8 +27,14 @@ _PARTS = "What is kept"
 class ExtractOptions(Options):
     """The two checkpoints, the ranks, and what becomes of layers that LoRA does not adapt."""
 
-    tuned: Annotated[Path, typer.Argument(metavar="TUNED", help="The fine-tuned model: a full checkpoint.")]
-    base: Annotated[Path, typer.Argument(metavar="BASE", help="The model that it was tuned from.")]
+    tuned: Annotated[
+        Path,
+        typer.Argument(metavar="TUNED", help="The fine-tuned model: a full checkpoint, or org/name of the Hub."),
+        FromHub("checkpoint"),
+    ]
+    base: Annotated[
+        Path, typer.Argument(metavar="BASE", help="The model that it was tuned from."), FromHub("checkpoint")
+    ]
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where the adapter goes.")]
     rank: Annotated[
         str, typer.Option("--rank", "-r", help="Of each site; auto: the least with an error of at most --error.")

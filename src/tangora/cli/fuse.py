@@ -21,7 +21,7 @@ from tangora.cli.merge import (
     default_weights,
     merge_models,
 )
-from tangora.cli.options import TrustOption
+from tangora.cli.options import FromHub, TrustOption
 from tangora.cli.output import Output
 from tangora.cli.routing import is_router, route_adapters
 from tangora.cli.row_files import ROWS, DataOption, RecipeOption, RecipeSettings
@@ -42,7 +42,11 @@ _OF_CHECKPOINTS = ("shard_size", "allow_missing", "threads", "device", "dry_run"
 class FuseOptions(FusionOptions):
     """What is fused; the last fields are those of `tangora merge`, for ``--full``."""
 
-    adapters: Annotated[list[Path], typer.Argument(metavar="ADAPTER", help="Folders of PEFT adapters.")]
+    adapters: Annotated[
+        list[Path],
+        typer.Argument(metavar="ADAPTER", help="Folders of PEFT adapters, or org/name[@revision] of the Hub."),
+        FromHub("adapter"),
+    ]
     method: Annotated[
         str,
         typer.Option(

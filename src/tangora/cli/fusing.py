@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tangora.cli import completion
-from tangora.cli.options import Options, OverwriteOption
+from tangora.cli.options import FromHub, Options, OverwriteOption
 from tangora.cli.weights import parse_parameters, parse_weights
 
 if TYPE_CHECKING:
@@ -24,7 +24,13 @@ CHECKS = "Checks"
 
 BaseFolder = Annotated[
     Path | None,
-    typer.Option("--base", metavar="BASE", help="The base model of the adapters.", rich_help_panel=ADAPTERS),
+    typer.Option(
+        "--base",
+        metavar="BASE",
+        help="The base model of the adapters: a folder, or org/name.",
+        rich_help_panel=ADAPTERS,
+    ),
+    FromHub("checkpoint"),
 ]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -31,7 +30,10 @@ __all__ = ["COMMAND", "InspectOptions", "inspect"]
 class InspectOptions(Options):
     """The folders, and the level of detail."""
 
-    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER", help="Adapters, checkpoints, or both.")]
+    folders: Annotated[
+        list[str],
+        typer.Argument(metavar="FOLDER", help="Adapters, checkpoints, or both: folders, or org/name of the Hub."),
+    ]
     sites: Annotated[
         bool | None, typer.Option("--sites/--no-sites", help="A row for each site; default: for a single adapter.")
     ] = None

@@ -11,6 +11,7 @@ import typer
 
 from tangora.cli.command import Command
 from tangora.cli.fusing import ADAPTERS, CHECKS, BaseFolder, FusionOptions
+from tangora.cli.options import FromHub
 from tangora.cli.output import Output
 from tangora.cli.weights import weights_line
 from tangora.errors import ArgumentError, FileError
@@ -71,7 +72,11 @@ class MergeOptions(FusionOptions):
 
     models: Annotated[
         list[Path],
-        typer.Argument(metavar="MODEL", help="Adapters, with --base; or checkpoints, the base first."),
+        typer.Argument(
+            metavar="MODEL",
+            help="Adapters, with --base; or checkpoints, the base first. Folders, or org/name of the Hub.",
+        ),
+        FromHub("any"),
     ]
     base: BaseFolder = None
     dtype: Dtype = None

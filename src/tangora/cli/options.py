@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from tangora.cli import completion
 
 __all__ = [
+    "FromHub",
     "Options",
     "OverwriteOption",
     "RecipeArgument",
@@ -20,6 +21,18 @@ __all__ = [
     "SplitOption",
     "TrustOption",
 ]
+
+
+@dataclass(frozen=True)
+class FromHub:
+    """Marks an argument of one or several folders that may be named as on the Hub: the command gets their paths.
+
+    Attributes:
+        purpose: what a folder is needed as: ``adapter``, ``checkpoint``, or ``any``.
+    """
+
+    purpose: Literal["adapter", "checkpoint", "any"]
+
 
 SettingsOption = Annotated[
     list[str] | None,

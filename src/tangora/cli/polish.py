@@ -11,7 +11,7 @@ import typer
 
 from tangora.cli import completion
 from tangora.cli.command import Command
-from tangora.cli.options import Options, OverwriteOption, TrustOption
+from tangora.cli.options import FromHub, Options, OverwriteOption, TrustOption
 from tangora.cli.output import Output
 from tangora.cli.row_files import ROWS, DataOption, RecipeOption, RecipeSettings, row_files
 from tangora.cli.weights import parse_parameters, parse_weights
@@ -32,7 +32,11 @@ _START = "Start"
 class PolishOptions(Options):
     """The experts, their rows, the start, and the settings of the training."""
 
-    adapters: Annotated[list[Path], typer.Argument(metavar="ADAPTER", help="The experts: one of each task.")]
+    adapters: Annotated[
+        list[Path],
+        typer.Argument(metavar="ADAPTER", help="The experts, one of each task: folders, or org/name of the Hub."),
+        FromHub("adapter"),
+    ]
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Folder for the polished adapter.")]
     rank: Annotated[int, typer.Option("--rank", "-r", min=1, help="Largest rank of a site.")] = 16
     rows: Annotated[int, typer.Option("--rows", min=2, help="Most rows per task; their labels are not read.")] = 256
@@ -65,6 +69,7 @@ class PolishOptions(Options):
     start: Annotated[
         Path | None,
         typer.Option("--start", metavar="FUSED", help="Start from this adapter.", rich_help_panel=_START),
+        FromHub("adapter"),
     ] = None
     method: Annotated[
         str,

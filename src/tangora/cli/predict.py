@@ -12,7 +12,7 @@ import typer
 
 from tangora.cli import completion
 from tangora.cli.command import Command
-from tangora.cli.options import Options, OverwriteOption, SameBaseOption
+from tangora.cli.options import FromHub, Options, OverwriteOption, SameBaseOption
 from tangora.cli.output import Output
 from tangora.errors import ArgumentError
 
@@ -37,7 +37,10 @@ class PredictOptions(Options):
 
     adapter: Annotated[
         Path,
-        typer.Argument(metavar="ADAPTER", help="Trained or fused; or a checkpoint with merged adapters."),
+        typer.Argument(
+            metavar="ADAPTER", help="Trained or fused; or a checkpoint with merged adapters. A folder, or org/name."
+        ),
+        FromHub("any"),
     ]
     task: Annotated[
         str | None,

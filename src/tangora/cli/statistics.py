@@ -11,7 +11,15 @@ import typer
 
 from tangora.cli import completion
 from tangora.cli.command import Command
-from tangora.cli.options import Options, OverwriteOption, RecipeArgument, SettingsOption, SplitOption, TrustOption
+from tangora.cli.options import (
+    FromHub,
+    Options,
+    OverwriteOption,
+    RecipeArgument,
+    SettingsOption,
+    SplitOption,
+    TrustOption,
+)
 from tangora.cli.output import Output
 from tangora.cli.recipes import task_config
 
@@ -26,7 +34,11 @@ class StatisticsOptions(Options):
     """The expert, its rows, and the file of the statistics."""
 
     recipe: RecipeArgument
-    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="The expert.")]
+    adapter: Annotated[
+        Path,
+        typer.Argument(metavar="ADAPTER", help="The expert: a folder, or org/name of the Hub."),
+        FromHub("adapter"),
+    ]
     out: Annotated[
         Path,
         typer.Option("--out", "-o", metavar="FILE", help="A .safetensors file; a .json is written beside it."),
@@ -49,6 +61,7 @@ class StatisticsOptions(Options):
     also: Annotated[
         list[Path] | None,
         typer.Option("--also", metavar="ADAPTER", help="Also cover the sites of this adapter."),
+        FromHub("adapter"),
     ] = None
     settings: SettingsOption = None
     trust_remote_code: TrustOption = False

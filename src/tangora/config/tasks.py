@@ -10,12 +10,14 @@ determines which classes read the keys. Nothing here imports torch.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationInfo, field_validator, model_validator
 
 from tangora.config.settings import NAME, Frozen
 from tangora.support.files import digest
+from tangora.support.hub import hub_reference
 from tangora.support.seams import FAMILIES, METRICS
 from tangora.support.validation import UnknownNameError, validate
 
@@ -30,9 +32,32 @@ __all__ = [
     "base_settings",
     "read_base",
     "read_tasks",
+    "with_revision",
 ]
 
 SplitName = Literal["train", "validation", "test"]
+
+
+def with_revision(raw: Any, name: str, revision: str) -> Any:
+    """Return a table in which ``org/name@revision`` stands under two keys: what it names, and its revision.
+
+    Args:
+        raw: the table; anything else is returned as it is.
+        name, revision: the keys.
+
+    Raises:
+        ValueError: the revision is given twice, and differs.
+
+    >>> with_revision({"model": "org/chat@v1"}, "model", "revision")
+    {'model': 'org/chat', 'revision': 'v1'}
+    """
+    given = raw.get(name) if isinstance(raw, Mapping) else None
+    reference = hub_reference(given) if isinstance(given, str) and "@" in given else None
+    if reference is None:
+        return raw
+    if raw.get(revision) not in (None, reference.revision):
+        raise ValueError(f"{name} and {revision} name two revisions: {reference.revision} and {raw[revision]}")
+    return {**raw, name: str(replace(reference, revision=None)), revision: reference.revision}
 
 
 class BaseSettings(Frozen):
@@ -40,7 +65,8 @@ class BaseSettings(Frozen):
 
     family: str
     model: str = Field(
-        description="Hub id, folder, or 'builtin:quickstart', 'builtin:swin' (made and cached by the run)"
+        description="folder, Hub id, with a subfolder and a revision if need be (org/name/subfolder@revision), or "
+        "'builtin:quickstart', 'builtin:swin' (made and cached by the run)"
     )
     revision: str | None = None
     weights_dtype: Literal["float32", "bfloat16", "float16"] = Field(
@@ -57,6 +83,11 @@ class BaseSettings(Frozen):
         default=False,
         description="run code from the model's repository; asked: a file says so, and nobody has agreed",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _revision_in_name(cls, raw: Any) -> Any:
+        return with_revision(raw, "model", "revision")
 
     @field_validator("family")
     @classmethod

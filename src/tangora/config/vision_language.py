@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tangora.config.language import LanguageTask
-from tangora.config.tasks import BaseSettings
+from tangora.config.tasks import BaseSettings, with_revision
 
 __all__ = ["ANSWER", "QUESTION", "VisionLanguageModel", "VisionLanguageTask"]
 
@@ -21,6 +21,11 @@ class VisionLanguageModel(BaseSettings):
     vision_revision: str | None = Field(default=None, description="hub: commit or tag of the vision tower")
     max_length: int = Field(default=1024, ge=2, description="most tokens of a row, or of the model if it has fewer")
     max_new_tokens: int = Field(default=64, ge=1, description="most tokens that are generated for an answer")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _revision_of_vision(cls, raw: Any) -> Any:
+        return with_revision(raw, "vision", "vision_revision")
 
 
 class VisionLanguageTask(LanguageTask):

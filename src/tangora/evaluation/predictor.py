@@ -157,7 +157,8 @@ def predictor(
     base and a task that are loaded already, and `tangora.load_model` returns the network itself.
 
     Args:
-        folder: of an adapter of any mode, trained or fused; or of a checkpoint that adapters were merged into.
+        folder: of an adapter of any mode, trained or fused; or of a checkpoint that adapters were merged into; or its
+            name on the Hub.
         task: the task; may be left out if the folder has the record of only one.
         base: the adapter's base: by default the one that the folder names. A folder or Hub id is loaded, and belongs
             to the predictor: the adapter stays in it. A base from `tangora.load_base` stays the caller's: its weights

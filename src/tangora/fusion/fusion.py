@@ -28,6 +28,7 @@ from tangora.fusion.statistics import MethodStatistics, StatisticsLike, match, o
 from tangora.fusion.weights import Weights, WeightTable, tabulate
 from tangora.methods import Method, get
 from tangora.storage.checkpoint import open_base
+from tangora.storage.hub import located
 from tangora.support.names import names_of, numbered
 from tangora.support.seams import ROUTERS
 from tangora.support.threads import in_threads
@@ -64,7 +65,8 @@ def fuse(
     add up. With ``rank``, the result is truncated by the best approximation; ``metadata.fused`` has its relative error.
 
     Args:
-        adapters: adapters, or their folders. A single one is allowed; a negative weight makes the model forget it.
+        adapters: adapters, their folders, or their names on the Hub. A single one is allowed; a negative weight makes
+            the model forget it.
         method: see ``tangora.methods()``; or a router, such as ``smile``, for a routed adapter (`tangora.route`).
         weights: one λ for all, one per adapter, or site -> one per adapter; the method's default if None.
         space: ``delta`` fuses the changes of the weights, independent of how they are factored; ``factors`` fuses A
@@ -75,8 +77,8 @@ def fuse(
         same_base: treat the bases as the same weights although their names or fingerprints differ.
         statistics: of every adapter, in any order, for a method that needs them: files of ``tangora statistics``, or
             results of `tangora.collect_statistics`.
-        base: the base's folder, if updates depend on its weights (DoRA, PiSSA, OLoRA, biases saved whole), or to weight
-            parameters of the base that are saved whole as changes of it.
+        base: the base's folder or name on the Hub, if updates depend on its weights (DoRA, PiSSA, OLoRA, biases saved
+            whole), or to weight parameters of the base that are saved whole as changes of it.
         heads: how to treat ``modules_to_save`` that differ: ``keep`` one file per task in ``heads/``, or ``fuse`` them
             by name into their mean, weighted by λ. They are refused if it is None.
         parameters: the method's own, such as ``density=0.2``, or the router's settings.
@@ -137,6 +139,7 @@ class Fusion:
         chosen = space_of(space)
         check_heads(heads)
         origin = open_base(base)
+        adapters = [one if isinstance(one, Adapter) else located(one, "adapter") for one in adapters]
         self.adapters = [a if isinstance(a, Adapter) else load(a, origin, lazily=True) for a in adapters]
         self.names = list(names) if names is not None else _names(adapters, self.adapters)
         if len(self.names) != len(self.adapters):
@@ -268,7 +271,7 @@ class Fusion:
             method=computation.method.name,
             space=self.space,
             parents=[
-                Parent(name=name, task=adapter.metadata.task, fingerprint=adapter.fingerprint)
+                Parent(name=name, task=adapter.metadata.task, fingerprint=adapter.fingerprint, source=adapter.source)
                 for name, adapter in zip(self.names, self.adapters, strict=True)
             ],
             weights=computation.weights,

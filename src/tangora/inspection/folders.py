@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from tangora.errors import FileError, TangoraError
 from tangora.inspection.routed import RoutedSummary, routed_summary
 from tangora.storage.checkpoint import Checkpoint, open_checkpoint
 from tangora.storage.header import Stored
-from tangora.support.files import reachable
+from tangora.storage.hub import located
+from tangora.support.hub import hub_reference, shown_source
 from tangora.support.shown import one_line
 
 __all__ = ["Inspected", "Site", "inspect"]
@@ -86,7 +87,7 @@ class Inspected:
 
 
 def inspect(path: str | os.PathLike[str]) -> Inspected:
-    """Describe a folder; report an error in ``problem`` instead of raising it.
+    """Describe a folder, or what has a name on the Hub; report an error in ``problem`` instead of raising it.
 
     >>> import tempfile, torch, tangora
     >>> from tangora.updates.task_vector import LowRank
@@ -95,14 +96,18 @@ def inspect(path: str | os.PathLike[str]) -> Inspected:
     ...     inspect(folder).sites
     [Site(name='layer', kind='linear', shape=[3, 2], rank=1, scaling=0.5, norm=1.224744871391589)]
     """
-    folder = Path(path)
+    shown = os.fspath(path)
     try:
-        folder = reachable(folder)
+        folder = located(path)
+        if hub_reference(path) is not None:
+            shown = shown_source(folder)
         if not folder.exists():
-            raise FileError("no such folder", where=folder, fix="give the folder of an adapter or of a checkpoint")
-        return _adapter(folder) if holds_adapter(folder) else _checkpoint(folder)
+            fix = "give the folder of an adapter or of a checkpoint, or org/name of the Hub"
+            raise FileError("no such folder", where=folder, fix=fix)
+        found = _adapter(folder) if holds_adapter(folder) else _checkpoint(folder)
+        return replace(found, path=shown)
     except TangoraError as problem:
-        return Inspected(str(folder), "unknown", problem=str(problem))
+        return Inspected(shown, "unknown", problem=str(problem))
 
 
 def _checkpoint(folder: Path) -> Inspected:

@@ -21,12 +21,13 @@ from tangora.adapters.kinds import KINDS
 from tangora.adapters.metadata import BaseInfo, Metadata, read_metadata
 from tangora.adapters.model_classes import labels_of, model_class, vocabulary_of
 from tangora.config.recipe import BaseSettings
-from tangora.config.tasks import base_settings
+from tangora.config.tasks import base_settings, with_revision
 from tangora.errors import AdapterError, ArgumentError, FileError, ModelError
 from tangora.modes.contract import mode_of
 from tangora.modes.task_models import BaseLike, TaskNetwork, open_task
 from tangora.storage.header import read_header
-from tangora.support.files import inside, reachable, read_json
+from tangora.storage.hub import located
+from tangora.support.files import inside, read_json
 from tangora.support.machine import Machine
 from tangora.support.seams import FAMILIES
 from tangora.tasks.base import Base, pretrained, take_out, weights_fingerprint
@@ -61,7 +62,8 @@ def load_model(
     `TangentModel.then` includes what follows, such as pooling and a head, in the expansion.
 
     Args:
-        folder: the adapter's; with ``task`` also that of a checkpoint that adapters were merged into.
+        folder: the adapter's, or its name on the Hub; with ``task`` also that of a checkpoint that adapters were merged
+            into.
         base: the base model, which is wrapped or changed in place, or its folder or Hub id. By default, the model named
             in ``tangora.json`` or ``base_model_name_or_path`` is loaded, with its weights in the form of the training.
             Its class is that of its family, else of ``auto_mapping``, ``task_type`` or the checkpoint's
@@ -95,7 +97,7 @@ def load_model(
         )
     if isinstance(base, Base):
         base = base.backbone
-    path = reachable(folder)
+    path = located(folder, "adapter")
     metadata, config = _descriptions(path)
     if isinstance(base, nn.Module):
         model = base
@@ -133,7 +135,8 @@ def _in_own_format(path: Path) -> Iterator[Path]:
 def _descriptions(path: Path) -> tuple[Metadata, Mapping[str, Any]]:
     """Return the contents of ``tangora.json`` and ``adapter_config.json``; either may be missing."""
     if not path.exists():
-        raise FileError("no such folder", where=path, fix="give the folder that holds adapter_config.json")
+        fix = "give the folder that holds adapter_config.json, or org/name of the Hub"
+        raise FileError("no such folder", where=path, fix=fix)
     metadata = read_metadata(path) if path.is_dir() else None
     if (metadata is not None and not metadata.of_kind.in_peft) or not (path / CONFIG).exists():
         return metadata or load(path).metadata, {}
@@ -159,11 +162,8 @@ def _loaded(
     name = metadata.base.model if base is None else os.fspath(base)
     if name is None:
         raise ModelError("nothing names the base model", where="load_model.base", fix="give it as base=")
-    keys: dict[str, Any] = {
-        "model": name,
-        "revision": metadata.base.revision if base is None else None,
-        "trust_remote_code": trust,
-    }
+    named = {"model": name, "revision": metadata.base.revision if base is None else None}
+    keys: dict[str, Any] = {**with_revision(named, "model", "revision"), "trust_remote_code": trust}
     if metadata.base.family is not None:
         settings = {**recorded, "family": metadata.base.family, **keys}
         return load_base(base_settings(settings, "load_model.base")).backbone

@@ -47,7 +47,7 @@ def adapter_of(
         task=tasks[0].name if len(tasks) == 1 else None,
         base=BaseInfo(
             model=where.model,
-            revision=where.revision,
+            revision=base.commit,
             fingerprint=base.fingerprint,
             family=where.family,
             weights=where.weights,
@@ -60,7 +60,7 @@ def adapter_of(
     )
     if start is None:
         return Adapter(updates, metadata)
-    named = start.config | {"base_model_name_or_path": where.model, "revision": where.revision}
+    named = start.config | {"base_model_name_or_path": where.model, "revision": base.commit}
     named["task_type"] = _task_type(base, mode)
     return Adapter(updates, metadata, LoraDetails(named, start.initial, start.embeddings))
 

@@ -27,7 +27,8 @@ from tangora.errors import ArgumentError, FileError, ModelError
 from tangora.modes.belonging import refuse_another_base
 from tangora.modes.contract import mode_of
 from tangora.storage.checkpoint import CONFIG, open_checkpoint
-from tangora.support.files import inside, reachable, read_json
+from tangora.storage.hub import located
+from tangora.support.files import inside, read_json
 from tangora.support.machine import Machine
 from tangora.support.seams import FAMILIES
 from tangora.tasks.base import Base
@@ -83,7 +84,7 @@ def open_task(
     """Read an artefact, and load the base of one of its tasks.
 
     Args:
-        folder: of an adapter, or of a checkpoint with ``heads/``.
+        folder: of an adapter, or of a checkpoint with ``heads/``; or a name on the Hub.
         task: a name; None if there is only one.
         base: by default the one that the artefact names.
         machine: the machine on which a base is loaded.
@@ -95,9 +96,10 @@ def open_task(
         FileError: the folder holds neither.
         ModelError: the base cannot be loaded, or is another one.
     """
-    path = reachable(folder)
+    path = located(folder)
     if not path.exists():
-        raise FileError("no such folder", where=path, fix="give the folder of an adapter, or of a merged checkpoint")
+        fix = "give the folder of an adapter, or of a merged checkpoint; or org/name of the Hub"
+        raise FileError("no such folder", where=path, fix=fix)
     if not holds_adapter(path):
         return _open_checkpoint(path, task, base, machine, trust=trust, same_base=same_base)
     adapter = load_beside(path, *_where(base, path))

@@ -17,7 +17,8 @@ from tangora.modes.contract import OnStep
 from tangora.modes.finetuning import in_work_folder, write_trained
 from tangora.polishing.training import polished
 from tangora.progress import Progress, shown
-from tangora.support.files import reachable, refuse_output
+from tangora.storage.hub import located
+from tangora.support.files import refuse_output
 from tangora.support.validation import validate
 from tangora.tasks.values import Task
 
@@ -132,7 +133,8 @@ def _metadata(adapter: AdapterLike) -> Metadata:
     """Return the metadata of an adapter, of which no tensor is read."""
     if isinstance(adapter, Adapter):
         return adapter.metadata
-    return read_metadata(reachable(adapter)) or load(adapter, lazily=True).metadata
+    place = located(adapter, "adapter")
+    return read_metadata(place) or load(place, lazily=True).metadata
 
 
 def _by_task(adapters: Sequence[AdapterLike], tasks: Sequence[Task]) -> dict[str, AdapterLike]:

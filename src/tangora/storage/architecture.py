@@ -17,6 +17,7 @@ from typing import Any
 
 from tangora.errors import FileError
 from tangora.support.files import read_json
+from tangora.support.hub import HubReference, hub_reference
 
 __all__ = [
     "Architecture",
@@ -152,7 +153,9 @@ def stored_folder(model: str | None, revision: str | None = None) -> Path | None
             return path.parent
         from huggingface_hub import try_to_load_from_cache  # deferred: most adapters need no configuration
 
-        found = try_to_load_from_cache(model, _CONFIG, revision=revision)
+        reference = hub_reference(model) or HubReference(model)
+        name = "/".join(filter(None, [reference.subfolder, _CONFIG]))
+        found = try_to_load_from_cache(reference.repository, name, revision=revision or reference.revision)
     except (ImportError, ValueError, OSError):
         return None
     return Path(found).parent if isinstance(found, str) else None

@@ -21,6 +21,7 @@ from typing import Any
 
 from tangora.errors import ArgumentError, FileError
 from tangora.storage.header import Stored, read_header
+from tangora.storage.hub import located
 from tangora.storage.quantization import quantization_of, refused_quantized
 from tangora.storage.recognition import (
     CONFIG,
@@ -33,7 +34,7 @@ from tangora.storage.recognition import (
     refused_pickle,
     weights_of,
 )
-from tangora.support.files import inside, reachable, read_json
+from tangora.support.files import inside, read_json
 from tangora.support.names import hub_name, names_of
 
 __all__ = ["CONFIG", "INDEX", "SINGLE", "Checkpoint", "open_base", "open_checkpoint", "refuse_quantized"]
@@ -160,15 +161,16 @@ def refuse_quantized(checkpoint: Checkpoint) -> None:
 
 
 def open_checkpoint(folder: str | os.PathLike[str], label: str = "") -> Checkpoint:
-    """Open the checkpoint in a folder; ``label`` becomes its name.
+    """Open the checkpoint in a folder, or of a name on the Hub; ``label`` becomes its name.
 
     Raises:
         ArgumentError: the folder holds an adapter.
         FileError: it is no checkpoint, is a pickle, is damaged, names files outside itself, or holds an adapter too.
     """
-    folder = reachable(folder)
+    folder = located(folder, "checkpoint")
     if not folder.is_dir():
-        raise FileError("no such folder", where=folder, fix="give the folder that holds config.json")
+        fix = "give the folder that holds config.json, or org/name of the Hub"
+        raise FileError("no such folder", where=folder, fix=fix)
     content = contents_of(folder)
     if content == "adapter":
         fix = "give the base model as --base BASE, and the adapters alone before it"

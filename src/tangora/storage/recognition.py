@@ -7,7 +7,7 @@ An adapter is recognized by its files, a checkpoint by weights under the names t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +17,8 @@ from tangora.errors import FileError
 from tangora.support.files import read_json
 
 __all__ = [
-    *("CONFIG", "INDEX", "SINGLE", "Contents", "Weights", "ambiguous", "contents_of", "inner", "missing", "pickled"),
-    *("refused_pickle", "weights_of"),
+    *("CONFIG", "INDEX", "SINGLE", "Contents", "Weights", "ambiguous", "contents_among", "contents_of", "inner"),
+    *("missing", "pickled", "refused_pickle", "weights_of"),
 ]
 
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -49,25 +49,44 @@ def contents_of(path: Path) -> Contents:
 
     A folder with ``adapter_config.json`` and the weights of a whole model, but none of an adapter, is a checkpoint.
     """
-    adapter = any((path / name).is_file() for name in _ADAPTER_WEIGHTS)
-    if weights_of(path) is not None:
+    return _contents(lambda name: (path / name).is_file(), weights_of(path), lambda: bool(pickled(path)))
+
+
+def contents_among(names: Collection[str]) -> Contents:
+    """Return what a folder with files of these names holds: as `contents_of`, for a folder that is not here yet.
+
+    >>> contents_among(["adapter_config.json", "adapter_model.safetensors", "config.json"])
+    'adapter'
+    """
+    weights = next((Weights(name, name == INDEX) for name in (SINGLE, INDEX) if name in names), None)
+    return _contents(names.__contains__, weights, lambda: any(map(_PICKLES.fullmatch, names)))
+
+
+def _contents(holds: Callable[[str], bool], weights: Weights | None, is_pickled: Callable[[], bool]) -> Contents:
+    adapter = any(map(holds, _ADAPTER_WEIGHTS))
+    if weights is not None:
         return "both" if adapter else "checkpoint"
     if adapter:
         return "adapter"
-    return "checkpoint" if pickled(path) else "adapter" if (path / _ADAPTER_CONFIG).is_file() else "nothing"
+    return "checkpoint" if is_pickled() else "adapter" if holds(_ADAPTER_CONFIG) else "nothing"
 
 
-def weights_of(folder: Path) -> Weights | None:
+def weights_of(folder: Path, listed: Collection[str] | None = None) -> Weights | None:
     """Return the file that transformers loads a checkpoint from; None if there is none, or only a pickle.
 
     It is the one that ``transformers_weights`` in ``config.json`` names, else ``model.safetensors``, else the index.
+
+    Args:
+        folder: the checkpoint's.
+        listed: names of the files that will be in the folder, if they are not all there yet.
     """
     if (folder / CONFIG).is_file():
         with suppress(FileError):  # a damaged configuration is refused when it is read
             named = read_json(folder / CONFIG).get("transformers_weights")
             if isinstance(named, str):
                 return Weights(named, named.endswith(".index.json"))
-    return next((Weights(name, name == INDEX) for name in (SINGLE, INDEX) if (folder / name).exists()), None)
+    there = (lambda name: (folder / name).exists()) if listed is None else listed.__contains__
+    return next((Weights(name, name == INDEX) for name in (SINGLE, INDEX) if there(name)), None)
 
 
 def pickled(folder: Path) -> list[str]:

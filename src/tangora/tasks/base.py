@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +14,17 @@ from torch import Tensor, nn
 
 from tangora import quickstart
 from tangora.errors import ArgumentError, FileError, ModelError
+from tangora.storage.architecture import stored_folder
 from tangora.storage.held import entries, hold_, is_held
+from tangora.storage.hub import located
 from tangora.storage.packed import contents, pack_
 from tangora.storage.quantization import quantization_of, refused_quantized
 from tangora.storage.recognition import CONFIG, ambiguous, contents_of, missing, weights_of
 from tangora.storage.spread import automatic, spread_
 from tangora.support.files import digest, read_json
+from tangora.support.hub import hub_reference
 from tangora.support.machine import Machine
+from tangora.support.names import snapshot_of
 from tangora.support.shown import html_table, one_line
 from tangora.tasks.values import fingerprint_of
 
@@ -65,6 +69,15 @@ class Base:
     def identity(self) -> str:
         """The key of results that are computed with the base: its weights, and the form in which they are held."""
         return self.config.identity(self.fingerprint)
+
+    @property
+    def commit(self) -> str | None:
+        """The commit of a base that was loaded from the Hub; else the revision of the settings."""
+        found = None
+        if hub_reference(self.config.model) is not None:
+            found = stored_folder(self.config.model, self.config.revision)
+        snapshot = None if found is None else snapshot_of(found)
+        return self.config.revision if snapshot is None else snapshot.name
 
     def place(self, machine: Machine) -> None:
         """Move the model to a machine's device, or spread it. A family that adds modules moves them too.
@@ -127,7 +140,12 @@ def take_out(model: nn.Module, children: Sequence[str]) -> None:
 
 def location(config: BaseSettings) -> str:
     """Return the folder or Hub id for transformers; make the built-in model if the recipe names it."""
-    return str(BUILTIN[config.model]()) if config.model in BUILTIN else config.model
+    if config.model in BUILTIN:
+        return str(BUILTIN[config.model]())
+    reference = hub_reference(config.model)
+    if reference is None or not reference.subfolder:
+        return config.model  # transformers looks it up
+    return str(located(str(replace(reference, revision=config.revision)), "checkpoint"))
 
 
 def pretrained(
