@@ -50,7 +50,17 @@ class Empty(DELTA):
         pass
 
 
-BROKEN = {Greedy: "greedy: recognizes", Rounding: "read gives other numbers", Empty: "write leaves no file"}
+class Writing(DELTA):
+    name: Final = "writing"
+    read_only: Final = True
+
+
+BROKEN = {
+    Greedy: "greedy: recognizes",
+    Rounding: "read gives other numbers",
+    Empty: "write leaves no file",
+    Writing: "is read-only, and writes",
+}
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda kind: kind.name)
@@ -69,12 +79,13 @@ def test_exactly_one_format_must_recognize_a_path(tmp_path):
             load(tmp_path / "a")
     finally:
         FORMATS.unregister("greedy")
-    (tmp_path / "ia3").mkdir()
-    (tmp_path / "ia3" / "adapter_config.json").write_text(json.dumps({"peft_type": "IA3"}))
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "adapter_config.json").write_text(json.dumps({"peft_type": 3}))
     with pytest.raises(
-        AdapterError, match=r"no format recognizes this.*\(formats: delta, lora, modules, routed\), got 'peft_type IA3'"
+        AdapterError,
+        match=r"no format recognizes this.*\(formats: delta, lora, modules, routed, tuners\), got 'peft_type 3'",
     ):
-        load(tmp_path / "ia3")
+        load(tmp_path / "odd")
 
 
 def test_a_format_that_does_not_fit_or_is_unknown_writes_nothing(tmp_path):

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from tangora.adapters.contract import format_of
+from tangora.adapters.contract import format_of, needs_base
 from tangora.adapters.heads import HeadRecord, read_heads, read_records
 from tangora.adapters.metadata import BaseInfo, FusedInfo, InitialInfo, Metadata, Parent, read_metadata
 from tangora.adapters.text import line, table
@@ -64,6 +64,7 @@ class LoraDetails:
         kernels: site -> ``(in, k₁, k₂, …)`` of a convolution (its update is ``[out, in·k₁·k₂…]``).
         dtype: of the tensors in the file, to which they are rounded already; float32 if None.
         names: site -> its name in the adapter's own files, if the adapter was renamed to be fused with others.
+        tuner: the kind of peft that the updates are computed by, such as ``LoHa``; None for plain LoRA.
     """
 
     config: Mapping[str, Any] | None = None
@@ -72,6 +73,7 @@ class LoraDetails:
     kernels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     dtype: torch.dtype | None = None
     names: Mapping[str, str] = field(default_factory=dict)
+    tuner: str | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -242,7 +244,7 @@ def load_beside(path: str | os.PathLike[str], model: str | None, revision: str |
     """
     source = located(path, "adapter")
     metadata = read_metadata(source) if source.is_dir() else None
-    if metadata is None or metadata.base.adapted is None:
+    if (metadata is None or metadata.base.adapted is None) and not (source.exists() and needs_base(source)):
         return load(source)
     return load(source, stored_folder(model, revision))
 
@@ -253,7 +255,7 @@ def load(
     *,
     lazily: bool = False,
 ) -> Adapter:
-    """Read an adapter: a PEFT LoRA directory, changes of all weights, or the files of any other installed format.
+    """Read an adapter: a PEFT directory, changes of all weights, or the files of any other installed format.
 
     Half precision is read into float32. φ₀ is read, or drawn again from its seed, if ``tangora.json`` records it.
 
@@ -261,8 +263,8 @@ def load(
         path: the directory, or the file for a format with a single file; or a name on the Hub, such as
             ``org/name/subfolder@revision``.
         base: the folder of the adapter's base model, or its name on the Hub. Only needed if the updates depend on the
-            base's weights: DoRA, PiSSA, OLoRA, and biases that were saved whole. Only the tensors that are needed are
-            read from it.
+            base's weights: DoRA, PiSSA, OLoRA, biases that were saved whole, and every other kind of peft (LoHa, IA³,
+            VeRA, OFT, ...). Only the tensors that are needed are read from it.
         lazily: leave plain LoRA factors in their file, which must not change, and read them whenever they are needed.
 
     Raises:

@@ -133,10 +133,37 @@ def find_slots(model: nn.Module, adapter: Adapter) -> dict[str, Slot]:
         name = slots[site].name
         _require(name, parameters)
         _check_shape(site, shapes[name], slots[site], update.shape, full)
-        if not full and (others := [other for other in users[id(parameters[name])] if other != name]):
-            fix = "untie the two before applying, or load the adapter with peft"
-            raise ModelError(f"the weight is shared with {others[0]}, which is not adapted", where=site, fix=fix)
-    return slots
+    return slots if adapter.metadata.of_kind.by_parameter else _once(slots, parameters, users, adapter)
+
+
+def _once(
+    slots: dict[str, Slot], parameters: Mapping[str, Tensor], users: Mapping[int, list[str]], adapter: Adapter
+) -> dict[str, Slot]:
+    """Return one slot for each parameter that several adapted layers share, whose updates must be one change of it."""
+    kept: dict[str, Slot] = {}
+    done: set[int] = set()
+    for site, slot in slots.items():
+        shared = id(parameters[slot.name])
+        if len(users[shared]) == 1:
+            kept[site] = slot
+        elif shared not in done:
+            done.add(shared)
+            kept[site] = slot
+            sharing = [s for s in slots if id(parameters[slots[s].name]) == shared]
+            alike = {slots[s].name for s in sharing if _same(s, site, slots, adapter)}
+            if odd := [name for name in users[shared] if name not in alike]:
+                what = f"the weight is shared with {odd[0]}, which is not adapted alike"
+                raise ModelError(what, where=site, fix="untie the two before applying, or load the adapter with peft")
+    return kept
+
+
+def _same(one: str, other: str, slots: Mapping[str, Slot], adapter: Adapter) -> bool:
+    """Return whether the updates of two sites are the same change of the parameter that they share."""
+    if one == other:
+        return True
+    mine, theirs = adapter.updates[one].dense(), adapter.updates[other].dense()
+    turned = slots[one].transposed != slots[other].transposed
+    return torch.equal(mine, theirs.T if turned and theirs.ndim == 2 else theirs)
 
 
 def _require(name: str, parameters: Mapping[str, Tensor]) -> None:

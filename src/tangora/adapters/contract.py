@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tangora.storage.checkpoint import Checkpoint
     from tangora.storage.header import Stored
 
-__all__ = ["Format", "Site", "Survey", "format_of", "holds_adapter", "recognized_by"]
+__all__ = ["Format", "Site", "Survey", "format_of", "holds_adapter", "needs_base", "recognized_by"]
 
 
 @runtime_checkable
@@ -43,6 +43,12 @@ class Format(Protocol):
     1. `recognizes` returns True for what `write` has written, False for every other format's files, and never raises.
     2. `read` returns an adapter with the fingerprint of the one that `write` got, in float32, lazily or not.
     3. `read` refuses what it cannot read exactly, with an error that says what is wrong; it never skips a tensor.
+
+    A format may define these too:
+
+    - ``read_only = True``: `write` refuses every adapter, and promises 1 and 2 are of files that others write.
+    - ``in_peft = True``: stock peft loads the files.
+    - ``needs_base(path)``: whether the adapter in a folder is only read with the weights of its base.
     """
 
     name: str
@@ -92,7 +98,7 @@ class Site:
     Attributes:
         name: the layer's path, or the parameter's.
         kind: ``linear``, ``embedding``, ``convolution``, ``bias``, ``expert`` or ``parameter``.
-        shape: of the weight.
+        shape: of the weight; empty if only the base has it.
         rank: of a low-rank update, else None.
         scaling: of its factors, else None.
         norm: of the update (Frobenius); None if it depends on the base.
@@ -117,6 +123,7 @@ class Survey:
         whole: parameters that are saved whole.
         start: whether φ₀ is in a file of its own, so that the adapter may not have started at the base.
         needs_base: why its updates depend on the base's weights; None if they do not.
+        title: what the adapter is, such as ``a LoHa adapter``, if that is more exact than its kind.
     """
 
     adapter: Adapter
@@ -125,6 +132,7 @@ class Survey:
     whole: list[str] = field(default_factory=list)
     start: bool = False
     needs_base: str | None = None
+    title: str | None = None
 
 
 def recognized_by(path: Path) -> list[str]:
@@ -145,9 +153,19 @@ def format_of(path: Path) -> Format:
         fix = "keep the files of one format only, or uninstall the package of another"
         raise AdapterError("several formats recognize this", got=", ".join(names), where=path, fix=fix)
     _refuse_by_content(path)
-    fix = "give the folder of a LoRA adapter; of another kind, merge it into its base with peft, and fuse checkpoints"
+    fix = "give the folder of an adapter as peft saves it; or merge it into its base, and give that"
     what = f"no format recognizes this as an adapter (formats: {', '.join(FORMATS)})"
     raise AdapterError(what, got=_content_of(path), where=path, fix=fix)
+
+
+def needs_base(path: Path) -> bool:
+    """Return whether the adapter in a folder is only read with the weights of its base.
+
+    Raises:
+        AdapterError: as `format_of`.
+    """
+    asked = getattr(format_of(path), "needs_base", None)
+    return bool(asked is not None and asked(path))
 
 
 def _refuse_by_content(path: Path) -> None:

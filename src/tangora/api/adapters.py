@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from tangora.adapters.adapter import Adapter, load
+from tangora.adapters.adapter import Adapter, load_beside
+
+if TYPE_CHECKING:
+    from tangora.tasks import Base
 
 __all__ = ["AdapterLike", "opened"]
 
@@ -13,6 +16,8 @@ AdapterLike: TypeAlias = "Adapter | str | os.PathLike[str]"
 """An adapter, or its folder."""
 
 
-def opened(adapter: AdapterLike | None) -> Adapter | None:
-    """Return the adapter, read from a folder if necessary; None stands for the base alone."""
-    return adapter if adapter is None or isinstance(adapter, Adapter) else load(adapter)
+def opened(adapter: AdapterLike | None, base: Base) -> Adapter | None:
+    """Return the adapter, read from a folder if necessary, beside its base; None stands for the base alone."""
+    if adapter is None or isinstance(adapter, Adapter):
+        return adapter
+    return load_beside(adapter, base.config.model, base.config.revision)

@@ -100,7 +100,7 @@ def evaluate(
     True
     """
     several = [tasks] if isinstance(tasks, Task) else list(tasks)
-    candidate = opened(adapter)
+    candidate = opened(adapter, base)
     key = "zero_shot" if candidate is None else scoring_key(candidate)
     evaluator = Evaluator(base, several, batch_size=batch_size, same_base=same_base)
     results: dict[str, Result] = {}

@@ -60,7 +60,7 @@ def predict(
     check_batch_size(batch_size)
     split = _split(task, rows) if isinstance(rows, str) else inputs_of(table_of(rows), task, base)
     with (
-        answering(opened(adapter), base, same_base=same_base) as model_of,
+        answering(opened(adapter, base), base, same_base=same_base) as model_of,
         shown(progress) as bars,
     ):
         bars.begin("predict", len(split))

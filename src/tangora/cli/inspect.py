@@ -89,7 +89,7 @@ def _lines(one: Inspected) -> Iterator[str]:
 def _kind(one: Inspected) -> str:
     if one.kind == "checkpoint":
         return f"a checkpoint, {one.tensors} tensors in {one.shards} file{'s' if one.shards != 1 else ''}"
-    return KINDS[one.kind].summary
+    return one.title or KINDS[one.kind].summary
 
 
 def _summary(one: Inspected) -> str:
@@ -116,7 +116,7 @@ def _table(one: Inspected) -> Table:
     for column in ("shape", "rank", "scaling", "norm"):
         table.add_column(column, justify="right", no_wrap=True)
     for site in one.sites:
-        shape = "×".join(map(str, site.shape))
+        shape = "×".join(map(str, site.shape)) or "–"
         rank = "–" if site.rank is None else str(site.rank)
         table.add_row(site.name, site.kind, shape, rank, _number(site.scaling, "g"), _number(site.norm, ".4g"))
     return table

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tangora.adapters.adapter import Adapter, load
+from tangora.adapters.adapter import Adapter, load_beside
 from tangora.coefficients.found import Found
 from tangora.coefficients.pose import SearchContext, pose
 from tangora.coefficients.requirements import refuse_unless_searchable
@@ -75,7 +75,8 @@ def search(
     >>> len(found.weights), found.steps, found.settings["split"]
     (2, 3, 'validation')
     """
-    loaded = [a if isinstance(a, Adapter) else load(a) for a in adapters]
+    where = base.config.model, base.config.revision
+    loaded = [a if isinstance(a, Adapter) else load_beside(a, *where) for a in adapters]
     names = _tasks_of(loaded, tasks)
     of_name = {task.name: task for task in tasks}
     loaded = [with_head(adapter, base, of_name[name]) for adapter, name in zip(loaded, names, strict=True)]

@@ -80,7 +80,7 @@ def _by_tensors(adapters: Sequence[Adapter], base: Checkpoint) -> list[Adapter]:
 
 def _depth(adapter: Adapter) -> int:
     """Return how many names stand before the first number of a site, at most."""
-    return max(_root(site).count(".") for site in adapter.updates)
+    return max((_root(site).count(".") for site in adapter.updates), default=0)
 
 
 def _by_class(adapters: Sequence[Adapter], base: Checkpoint | None) -> list[Adapter] | None:

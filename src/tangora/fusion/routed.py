@@ -84,6 +84,8 @@ def check_experts(adapters: Sequence[Adapter], names: Sequence[str], kinds: Coll
             fix = "make it an ordinary LoRA with tangora distill, or train with l-lora"
         elif about.base.adapted is not None or (adapter.config or {}).get("use_dora"):
             what = f"{name} is a DoRA adapter: its update depends on the base's weights, and is of full rank"
+        elif adapter.details.tuner is not None:
+            what = f"{name} is an adapter of {adapter.details.tuner}: its updates have no factors"
         if what:
             raise FusionError(what, where=_WHERE, fix=fix)
 

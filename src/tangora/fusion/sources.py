@@ -35,6 +35,7 @@ class SourceAdapter:
             return {}
         config: dict[str, Any] = parse_json((self.folder / CONFIG).read_text(encoding="utf-8"))
         changes_base = str(config.get("init_lora_weights")).lower() in ("pissa", "olora")
+        changes_base = changes_base or config.get("peft_type", "LORA") != "LORA"
         return {} if config.get("use_dora") or config.get("target_parameters") or changes_base else config
 
     def factors(self, site: str) -> tuple[Tensor, Tensor] | None:

@@ -48,6 +48,7 @@ class Inspected:
         fused: the method of a fused adapter.
         routed: router, experts and sizes of a routed adapter.
         needs_base: the reason why its updates depend on the base's weights.
+        title: what an adapter is, such as ``a DoRA adapter``, if that is more exact than its kind.
         problem: the reason why it cannot be read.
         content: the opened adapter or checkpoint.
     """
@@ -72,6 +73,7 @@ class Inspected:
     fused: str | None = None
     routed: RoutedSummary | None = None
     needs_base: str | None = None
+    title: str | None = None
     problem: str | None = None
     content: Any = field(default=None, repr=False)
 
@@ -149,6 +151,7 @@ def _adapter(path: Path) -> Inspected:
         start=survey.start,
         routed=routed_summary(metadata, {site.name: site.shape for site in survey.sites}),
         needs_base=survey.needs_base,
+        title=survey.title,
         content=survey.adapter,
     )
 

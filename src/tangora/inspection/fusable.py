@@ -96,6 +96,9 @@ def _adapters(adapters: Sequence[Inspected], answer: Fusable) -> None:
     for name in sorted(SPACES, key=lambda name: name != "delta"):
         try:
             space = space_of(name)
+            if name != "delta" and (odd := [i for i, one in enumerate(opened) if one.details.tuner]):
+                answer.reasons[name] = f"{names[odd[0]]} is of {opened[odd[0]].details.tuner}, which has no factors"
+                continue
             if not space.needs_start:
                 space.check(opened, names)
             elif reason_not := _other_starts(adapters, names):

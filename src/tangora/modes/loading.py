@@ -16,6 +16,8 @@ from tangora.adapters.adapter import load
 from tangora.adapters.contract import format_of
 from tangora.adapters.formats.lora.names import sort_tensors
 from tangora.adapters.formats.lora.reading import CONFIG, weights_path
+from tangora.adapters.formats.tuners.files import config_of, kind_of
+from tangora.adapters.formats.tuners.files import sort_tensors as tensors_of
 from tangora.adapters.heads import read_records
 from tangora.adapters.kinds import KINDS
 from tangora.adapters.metadata import BaseInfo, Metadata, read_metadata
@@ -124,7 +126,7 @@ def _not_bare(base: nn.Module | Base | str | os.PathLike[str] | None) -> BaseLik
 def _in_own_format(path: Path) -> Iterator[Path]:
     """Yield a folder with the adapter in the format of its kind: a copy if it is in another package's format."""
     format_ = format_of(path)
-    if format_.name == KINDS[format_.kind].format:
+    if format_.name == KINDS[format_.kind].format or getattr(format_, "in_peft", False):
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="tangora-") as scratch:
@@ -212,7 +214,12 @@ def _saved_whole(path: Path, config: Mapping[str, Any]) -> dict[str, tuple[int, 
     if not config:
         return {}
     file = weights_path(path)
-    return {name: stored.shape for name, stored in sort_tensors(read_header(file), config, file).whole.items()}
+    header = read_header(file)
+    if kind_of(path) not in (None, "LORA"):
+        whole = tensors_of(header, *config_of(path), file).whole
+    else:
+        whole = sort_tensors(header, config, file).whole
+    return {name: stored.shape for name, stored in whole.items()}
 
 
 def _unused(family: str | None) -> tuple[str, ...]:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from tangora.adapters.formats.lora.reading import weights_path
+from tangora.adapters.formats.tuners.files import kind_of
+from tangora.adapters.formats.tuners.known import tuner_of
 from tangora.errors import ModelError
 from tangora.storage.held import is_held
 from tangora.support.files import read_safetensors
@@ -39,7 +41,9 @@ def in_peft(folder: Path, model: nn.Module) -> PeftModel:
         what = f"peft cannot put the adapter into the base ({' '.join(str(cause).split())[:200]})"
         raise ModelError(what, where=folder, fix=_FIX) from cause
     loaded = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
-    if odd := sorted(name for name in loaded.keys() ^ weights.keys() if "lora_" in name):
+    kind = kind_of(folder) or "LORA"
+    stem = "lora_" if kind == "LORA" else tuner_of(kind).stem
+    if odd := sorted(name for name in loaded.keys() ^ weights.keys() if stem in name):
         raise ModelError("base and file do not have the same sites", got=odd[0], where=folder, fix=_FIX)
     for layer in wrapped.modules():
         if isinstance(layer, BaseTunerLayer) and is_held(layer.get_base_layer()):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tangora.adapters.adapter import Adapter, load, load_beside
+from tangora.adapters.contract import format_of, needs_base
 from tangora.adapters.metadata import Metadata, read_metadata
 from tangora.config.polish import PolishSettings
 from tangora.errors import ArgumentError
@@ -126,7 +127,7 @@ def _opened(adapter: AdapterLike, base: Base) -> Adapter:
 
 def _needs(adapter: str | os.PathLike[str]) -> bool:
     """Return whether an adapter is read with the weights of its base."""
-    return _metadata(adapter).base.adapted is not None
+    return needs_base(located(adapter, "adapter")) or _metadata(adapter).base.adapted is not None
 
 
 def _metadata(adapter: AdapterLike) -> Metadata:
@@ -134,7 +135,10 @@ def _metadata(adapter: AdapterLike) -> Metadata:
     if isinstance(adapter, Adapter):
         return adapter.metadata
     place = located(adapter, "adapter")
-    return read_metadata(place) or load(place, lazily=True).metadata
+    about = read_metadata(place)
+    if about is None and needs_base(place):
+        return format_of(place).survey(place, None).adapter.metadata
+    return about or load(place, lazily=True).metadata
 
 
 def _by_task(adapters: Sequence[AdapterLike], tasks: Sequence[Task]) -> dict[str, AdapterLike]:

@@ -23,6 +23,7 @@ __all__ = [
     "Architecture",
     "architectures_of",
     "build",
+    "class_names",
     "class_of",
     "default_architecture",
     "own_architectures",
@@ -116,12 +117,17 @@ def architectures_of(config: Mapping[str, Any], adapter: Mapping[str, Any] | Non
         adapter: ``adapter_config.json``. If it names the class, that is the only one; else the class of its task is
             followed by those that the base names.
     """
+    return list(_built(config, class_names(config, adapter)))
+
+
+def class_names(config: Mapping[str, Any], adapter: Mapping[str, Any] | None) -> list[str]:
+    """Return the names of the classes of `architectures_of`, whether transformers has them or not."""
     named = class_of(adapter)
     if named is not None:
-        return list(_built(config, [named]))
+        return [named]
     names = [_task_class(config, task) for task in ((adapter or {}).get("task_type"),) if task]
     everything = [*names, *_own(config), _task_class(config, "FEATURE_EXTRACTION")]
-    return list(_built(config, [name for name in dict.fromkeys(everything) if name]))
+    return [name for name in dict.fromkeys(everything) if name]
 
 
 def with_classes(config: Mapping[str, Any], classes: Sequence[str], tasks: Sequence[Any]) -> list[Architecture]:

@@ -33,6 +33,9 @@ def check_format(format_: Format) -> None:
     """
     assert isinstance(format_, Format), f"{format_!r} lacks a name of tangora.adapters.contract.Format"
     assert format_.kind in KINDS, f"{format_.name}: kind must be one of {', '.join(KINDS)}, got {format_.kind!r}"
+    if getattr(format_, "read_only", False):
+        _check_read_only(format_)
+        return
     with tempfile.TemporaryDirectory() as scratch:
         home = Path(scratch)
         adapter = Adapter(_updates(format_), Metadata(kind=format_.kind))
@@ -50,6 +53,22 @@ def check_format(format_: Format) -> None:
             _check_damage(format_, folder, file)
 
 
+def _check_read_only(format_: Format) -> None:
+    """Check that a format which only reads writes nothing, and recognizes no other format's files."""
+    with tempfile.TemporaryDirectory() as scratch:
+        home = Path(scratch)
+        folder = home / "refused"
+        folder.mkdir()
+        try:
+            format_.write(Adapter(_updates(format_), Metadata(kind=format_.kind)), folder)
+        except TangoraError:
+            pass
+        else:
+            raise AssertionError(f"{format_.name}: is read-only, and writes an adapter")
+        assert not list(folder.iterdir()), f"{format_.name}: is read-only, and leaves a file"
+        _check_recognition(format_, None, home)
+
+
 def _updates(format_: Format) -> Mapping[str, Update]:
     generator = torch.Generator().manual_seed(0)
     drawn: dict[str, Update] = {}
@@ -62,11 +81,12 @@ def _updates(format_: Format) -> Mapping[str, Update]:
     return drawn
 
 
-def _check_recognition(format_: Format, folder: Path, home: Path) -> None:
-    assert format_.recognizes(folder), f"{format_.name}: does not recognize what it has written"
+def _check_recognition(format_: Format, folder: Path | None, home: Path) -> None:
     others = {name: other for name, other in FORMATS.all().items() if name != format_.name}
-    odd = [name for name, other in others.items() if other.recognizes(folder)]
-    assert not odd, f"{format_.name}: format {', '.join(odd)} recognizes its files too"
+    if folder is not None:
+        assert format_.recognizes(folder), f"{format_.name}: does not recognize what it has written"
+        odd = [name for name, other in others.items() if other.recognizes(folder)]
+        assert not odd, f"{format_.name}: format {', '.join(odd)} recognizes its files too"
     empty, garbage = home / "empty", home / "garbage.safetensors"
     empty.mkdir()
     garbage.write_bytes(b"no header")
@@ -76,7 +96,7 @@ def _check_recognition(format_: Format, folder: Path, home: Path) -> None:
         except Exception as error:  # no exception of any kind is allowed
             raise AssertionError(f"{format_.name}: recognizes raises {error!r} for {path.name}") from error
         assert not recognized, f"{format_.name}: recognizes {path.name}, which is no adapter"
-    for other in others.values():
+    for other in (other for other in others.values() if not getattr(other, "read_only", False)):
         _check_foreign(format_, other, home / f"of-{other.name}")
 
 

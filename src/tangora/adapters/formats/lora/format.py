@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from tangora.adapters.adapter import Adapter, LoraDetails
 from tangora.adapters.formats.lora.base_dependent import adapted_digest
 from tangora.adapters.formats.lora.reading import CONFIG, PICKLE, WEIGHTS, read_peft
-from tangora.adapters.formats.lora.survey import survey
+from tangora.adapters.formats.lora.survey import needs_base, survey
 from tangora.adapters.formats.lora.writing import content_of, write_config, write_tensors
 from tangora.adapters.metadata import BaseInfo, Metadata, declared_kind
 from tangora.adapters.start import INITIAL, can_redraw, initial_tensors, read_initial
@@ -59,6 +59,12 @@ class _LoraFormat:
         details = LoraDetails(content.config, None, content.embeddings, content.kernels)
         adapter = Adapter(content.updates, about, details, content.whole)
         return adapter.with_details(initial=read_initial(adapter, path))
+
+    def needs_base(self, path: Path) -> bool:
+        """Return whether the updates follow from the base's weights: DoRA, PiSSA, OLoRA."""
+        with contextlib.suppress(FileError):  # a damaged configuration is refused when it is read
+            return needs_base(read_json(inside(path, CONFIG)), path) is not None
+        return False
 
     def survey(self, path: Path, about: Metadata | None) -> Survey:
         """Describe an adapter that may need its base; see `Format.survey`."""

@@ -27,7 +27,7 @@ from tangora.adapters.formats.lora.settings import is_in_saved_module
 from tangora.errors import AdapterError
 from tangora.storage.vocabulary import is_vocabulary
 
-__all__ = ["PREFIX", "PeftTensors", "sort_tensors", "unwrapped"]
+__all__ = ["PREFIX", "PeftTensors", "T", "sort_tensors", "unwrapped"]
 
 PREFIX = "base_model.model."
 _BASE = ".base_layer"
@@ -47,11 +47,11 @@ class _Shaped(Protocol):
     def shape(self) -> Sequence[int]: ...
 
 
-_T = TypeVar("_T", bound=_Shaped)
+T = TypeVar("T", bound=_Shaped)
 
 
 @dataclass(frozen=True)
-class PeftTensors(Generic[_T]):
+class PeftTensors(Generic[T]):
     """The tensors of a file, sorted by their meaning.
 
     Attributes:
@@ -59,8 +59,8 @@ class PeftTensors(Generic[_T]):
         whole: parameter of the base -> its new value.
     """
 
-    factors: dict[tuple[str, str], dict[str, _T]] = field(default_factory=dict)
-    whole: dict[str, _T] = field(default_factory=dict)
+    factors: dict[tuple[str, str], dict[str, T]] = field(default_factory=dict)
+    whole: dict[str, T] = field(default_factory=dict)
 
 
 def unwrapped(name: str) -> str:
@@ -75,14 +75,14 @@ def unwrapped(name: str) -> str:
     return PREFIX + bare if outer else bare
 
 
-def sort_tensors(tensors: Mapping[str, _T], config: Mapping[str, Any], path: Path) -> PeftTensors[_T]:
+def sort_tensors(tensors: Mapping[str, T], config: Mapping[str, Any], path: Path) -> PeftTensors[T]:
     """Sort the tensors of a file, or their headers, by site.
 
     Raises:
         AdapterError: the configuration does not account for a tensor, a tensor is empty, or two are the same without
             their wrappers.
     """
-    plain: dict[str, _T] = {}
+    plain: dict[str, T] = {}
     for given, tensor in tensors.items():
         name = unwrapped(given)
         if name in plain:
@@ -92,10 +92,10 @@ def sort_tensors(tensors: Mapping[str, _T], config: Mapping[str, Any], path: Pat
     return _sort(plain, config, path)
 
 
-def _sort(tensors: Mapping[str, _T], config: Mapping[str, Any], path: Path) -> PeftTensors[_T]:
-    by_site: PeftTensors[_T] = PeftTensors()
-    rest: dict[str, _T] = {}
-    norms: dict[str, _T] = {}
+def _sort(tensors: Mapping[str, T], config: Mapping[str, Any], path: Path) -> PeftTensors[T]:
+    by_site: PeftTensors[T] = PeftTensors()
+    rest: dict[str, T] = {}
+    norms: dict[str, T] = {}
     for name, tensor in tensors.items():
         if 0 in tensor.shape:
             what = "the tensor is empty: DeepSpeed ZeRO-3 or FSDP saved it without gathering its parts"

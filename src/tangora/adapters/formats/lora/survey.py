@@ -22,7 +22,7 @@ from tangora.storage.tensors import finite, read_rows
 from tangora.support.files import inside, read_json
 from tangora.updates.task_vector import Update
 
-__all__ = ["survey"]
+__all__ = ["needs_base", "survey"]
 
 
 def survey(folder: Path, about: Metadata | None) -> Survey:
@@ -38,22 +38,23 @@ def survey(folder: Path, about: Metadata | None) -> Survey:
     path = inside(folder, WEIGHTS)
     tensors = read_header(path)
     named = sort_tensors(tensors, config, path)
-    needs_base = _needs_base(config, folder)
+    needed = needs_base(config, folder)
     sites: list[Site] = []
     shapes: dict[str, Update] = {}
     kernels: dict[str, tuple[int, ...]] = {}
     for (site, kind), stored in sorted(named.factors.items()):
         pair = {part: _read(one, path) for part, one in stored.items()}
         for name, update in updates_of(site, kind, pair, config, path).items():
-            norm = None if needs_base and (config.get("use_dora") or not is_bias(name, update)) else update.norm()
+            norm = None if needed and (config.get("use_dora") or not is_bias(name, update)) else update.norm()
             sites.append(_site(name, kind, update, pair, norm))
             shapes[name] = update.to("meta")
         if kernel := kernel_of(pair):
             kernels[site] = kernel
     base = BaseInfo(model=config.get("base_model_name_or_path"), revision=config.get("revision"))
     embeddings = frozenset(site for site, kind in named.factors if kind == "lora_embedding")
+    title = "a DoRA adapter" if config.get("use_dora") else None
     adapter = Adapter(shapes, about or Metadata(base=base), LoraDetails(config, None, embeddings, kernels))
-    return Survey(adapter, tensors, sites, sorted(named.whole), (folder / INITIAL).exists(), needs_base)
+    return Survey(adapter, tensors, sites, sorted(named.whole), (folder / INITIAL).exists(), needed, title)
 
 
 def _read(stored: Stored, path: Path) -> torch.Tensor:
@@ -63,7 +64,12 @@ def _read(stored: Stored, path: Path) -> torch.Tensor:
     return finite(stored.name, read_rows(stored, 0, rows).reshape(stored.shape), path)
 
 
-def _needs_base(config: Mapping[str, Any], folder: Path) -> str | None:
+def needs_base(config: Mapping[str, Any], folder: Path) -> str | None:
+    """Return why updates follow from the base's weights; None if they do not, or if they cannot be read at all."""
+    try:
+        check_config(config, folder / CONFIG, with_base=True)
+    except AdapterError:
+        return None
     try:
         check_config(config, folder / CONFIG, with_base=False)
     except AdapterError as reason:
