@@ -7,7 +7,7 @@ import textwrap
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter, NullFormatter
+from matplotlib.ticker import EngFormatter, Locator, LogLocator, NullFormatter
 
 from tangora.report.figures import legend
 from tangora.report.summary import Summary
@@ -32,6 +32,7 @@ def draw(summary: Summary, layout: Layout) -> Figure:
             _point(sizes, listed, way, way.stored)
         _point(needs, listed, way, DATA.index(way.data) + _shift(listed, way))
     sizes.set_xscale("log")
+    sizes.xaxis.set_major_locator(_sizes([way.stored for way in listed if way.stored is not None]))
     sizes.xaxis.set_major_formatter(EngFormatter(sep=""))  # by default it is TeX, which is shown as is
     sizes.xaxis.set_minor_formatter(NullFormatter())
     sizes.set_xlabel("numbers stored per task")
@@ -40,6 +41,12 @@ def draw(summary: Summary, layout: Layout) -> Figure:
     sizes.set_ylabel("mean test score" if summary.direction else "share of the experts' scores")
     legend.above(figure, layout, [_sample(listed, way) for way in listed])
     return figure
+
+
+def _sizes(stored: list[float]) -> Locator:
+    """Return the ticks of sizes: powers of ten, and 2 and 5 between them if few powers would be seen."""
+    few = not stored or max(stored) < 100 * min(stored)
+    return LogLocator(subs=(1, 2, 5) if few else (1,))
 
 
 def _height(way: Way) -> float | None:
