@@ -105,7 +105,7 @@ def test_fuse_writes_an_adapter_and_says_where(tangora, pair, tmp_path):
 def test_fuse_reports_the_truncation(tangora, pair, tmp_path):
     code, out, _ = tangora("fuse", *pair, "--weights=1,-0.5", "--rank", "1", "--out", tmp_path / "fused")
     assert code == 0
-    assert "rank: 1" in out
+    assert "rank 1, " in out
     assert "relative error of the truncation: 0." in out
 
 

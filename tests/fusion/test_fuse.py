@@ -464,7 +464,7 @@ ARGUMENTS = [
     (with_good(weights={"up": [1.0, 2.0], "down": 1.0}), r"fuse\.weights\.up"),
     (with_good(method="ties", densty=0.2), "unknown parameter 'densty'.*Did you mean 'density'"),
     (with_good(method="ties", density=20), r"[Dd]id you mean 0\.20"),
-    (with_good(rank=0), "rank must be a whole number of at least 1, got 0"),
+    (with_good(rank=0), "rank must be a whole number of at least 1, or auto, got 0"),
     (with_good(rank=2.5), "got 2.5"),
     (lambda: Fusion([GOOD], names=["a", "b"]), "one name per adapter, got 2"),
     (with_good(toys.lora(2), method="average", weights=[1.0, -1.0]), "must not sum to zero"),

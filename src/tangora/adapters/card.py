@@ -119,7 +119,9 @@ def _fused(fused: FusedInfo) -> str:
     rows = [("method", as_code(fused.method)), ("space", _space(fused.space))]
     rows += [(name, as_code(json.dumps(value))) for name, value in fused.parameters.items()]
     if fused.rank is not None:
-        rows.append(("rank", str(fused.rank)))
+        bound = fused.error_bound
+        least = "" if bound is None else f" at most: the least with an error of at most {bound:g} at each site"
+        rows.append(("rank", f"{fused.rank}{least}"))
     error = fused.truncation_error
     rows.append(
         ("truncation error", "none: exact" if not error else f"{error:.3g} (relative, Frobenius, over all sites)")

@@ -89,7 +89,8 @@ class FusedInfo(_Frozen):
     """How a fused adapter was made: enough to make it again from its parents, without data.
 
     ``weights`` has one number per parent, or per site and parent. ``truncation_error`` is the relative Frobenius error
-    of the truncation to ``rank`` over all sites, ``site_errors`` that of each. ``selection`` records how the weights
+    of the truncation to ``rank`` over all sites, ``site_errors`` that of each; with ``error_bound``, each site has the
+    least rank under that bound, and ``rank`` is the largest. ``selection`` records how the weights
     were chosen, and on which split; ``statistics`` the statistics that the method used, one entry per parent, with
     task, split and rows; ``heads`` how the parameters saved whole were treated.
     """
@@ -101,6 +102,7 @@ class FusedInfo(_Frozen):
     parameters: dict[str, Any] = Field(default_factory=dict)
     seed: int = 0
     rank: int | None = None
+    error_bound: float | None = None
     truncation_error: float | None = None
     site_errors: dict[str, float] | None = None
     selection: dict[str, Any] | None = None

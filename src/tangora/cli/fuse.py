@@ -23,6 +23,7 @@ from tangora.cli.merge import (
 )
 from tangora.cli.options import FromHub, TrustOption
 from tangora.cli.output import Output
+from tangora.cli.ranks import RankCost, chosen_error, fused_cost, parse_rank
 from tangora.cli.routing import is_router, route_adapters
 from tangora.cli.row_files import ROWS, DataOption, RecipeOption, RecipeSettings
 from tangora.cli.weights import weights_line
@@ -54,7 +55,12 @@ class FuseOptions(FusionOptions):
         ),
     ] = "task_arithmetic"
     rank: Annotated[
-        int | None, typer.Option("--rank", "-r", help="Truncate to this rank; the relative error is printed.")
+        str | None,
+        typer.Option("--rank", "-r", help="Truncate to this rank; auto: the least with an error under --error."),
+    ] = None
+    error: Annotated[
+        float | None,
+        typer.Option("--error", help="With --rank auto: the largest relative error of a site; default: 0.05."),
     ] = None
     uniform: Annotated[
         bool,
@@ -93,8 +99,8 @@ class FuseOptions(FusionOptions):
         Raises:
             ArgumentError: an option that only adapters have.
         """
-        if self.rank is not None:
-            raise ArgumentError("a full checkpoint has no rank", got=self.rank, where="--rank", fix="leave it out")
+        if (rank := self.rank or self.error) is not None:
+            raise ArgumentError("a full checkpoint has no rank", got=rank, where="--rank", fix="leave it out")
         if self.uniform:
             raise ArgumentError("a full checkpoint has no rank", got=True, where="--uniform", fix="leave it out")
         if self.statistics:
@@ -163,6 +169,7 @@ def fuse(options: FuseOptions, output: Output) -> None:
         route_adapters(options, output)
         return
     options.refuse_rows()
+    rank = parse_rank(options.rank)
     weights, origin = default_weights(options, [True] * len(options.adapters))
     parameters = options.settings()
     from tangora.fusion.statistics import refuse_superfluous  # deferred: --help needs no torch
@@ -170,12 +177,13 @@ def fuse(options: FuseOptions, output: Output) -> None:
 
     fusion = options.fusion()
     refuse_superfluous(fusion.statistics, get(options.method), fusion.adapters, fusion.names)
-    fused = fusion.merge(options.method, weights, parameters, options.rank)
+    fused = fusion.merge(options.method, weights, parameters, rank, chosen_error(options.error, rank))
     written = _saved(fused, fusion, options)
-    lines = list(fused_lines(fused, options.out, written, origin))
+    cost = fused_cost(fused, options.out, options.adapters)
+    lines = list(fused_lines(fused, options.out, written, origin, cost))
     if fused.whole and fusion.base is None:  # with the base, the changes of its parameters are weighted
         lines.insert(2, f"saved whole, so kept as it is, without weights: {', '.join(sorted(fused.whole))}")
-    output.result(_document(fused, options.out, written), *lines)
+    output.result(_document(fused, options.out, written, cost), *lines)
 
 
 def _fuse_full(options: MergeOptions, output: Output) -> None:
@@ -240,18 +248,20 @@ def _notes(out: Path) -> Iterator[str]:
         yield f"{what}, as peft is, computes this; --uniform writes it without"
 
 
-def fused_lines(fused: Adapter, out: Path, written: _Written, origin: str = "") -> Iterator[str]:
+def fused_lines(
+    fused: Adapter, out: Path, written: _Written, origin: str = "", cost: RankCost | None = None
+) -> Iterator[str]:
     """What a fusion did, line by line."""
     about = fused.metadata.fused
     assert about is not None
-    ranks = _ranks(fused)
     count = "1 adapter" if len(about.parents) == 1 else f"{len(about.parents)} adapters"
     yield f"fused {count} by {about.method} ({about.space}) over {len(fused.updates)} sites"
     yield weights_line(about.weights, [parent.name for parent in about.parents], origin)
-    if ranks:
-        yield f"rank: {ranks[0]}" if len(ranks) == 1 else f"rank: {ranks[0]} to {ranks[-1]}"
+    if cost is not None:
+        yield cost.line()
     if about.truncation_error is not None:
-        yield f"relative error of the truncation: {about.truncation_error:.3g}"
+        bound = "" if about.error_bound is None else f", at each site at most {about.error_bound:g}"
+        yield f"relative error of the truncation: {about.truncation_error:.3g}{bound}"
     if written.rounding_error is not None:
         yield f"relative error of the dtype: at most {written.rounding_error:.2g} at a site"
     yield from written.notes
@@ -266,14 +276,15 @@ def _ranks(fused: Adapter) -> list[int]:
     return sorted({update.rank for update in fused.updates.values() if hasattr(update, "rank")})
 
 
-def _document(fused: Adapter, out: Path, written: _Written) -> dict[str, Any]:
+def _document(fused: Adapter, out: Path, written: _Written, cost: RankCost | None) -> dict[str, Any]:
     verification = written.verification
     about = fused.metadata.fused
     assert about is not None
     return {
         **about.model_dump(mode="json"),
         "sites": len(fused.updates),
-        "ranks": _ranks(fused),
+        "ranks": _ranks(fused) if cost is None else cost.ranks,
+        **({} if cost is None else cost.to_dict()),
         "verified": None if verification is None else verification.to_dict() | {"seconds": verification.seconds},
         "rounding_error": written.rounding_error,
         "notes": list(written.notes),

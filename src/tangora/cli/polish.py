@@ -13,6 +13,7 @@ from tangora.cli import completion
 from tangora.cli.command import Command
 from tangora.cli.options import FromHub, Options, OverwriteOption, TrustOption
 from tangora.cli.output import Output
+from tangora.cli.ranks import fused_cost
 from tangora.cli.row_files import ROWS, DataOption, RecipeOption, RecipeSettings, row_files
 from tangora.cli.weights import parse_parameters, parse_weights
 from tangora.errors import ArgumentError
@@ -154,8 +155,11 @@ def polish(options: PolishOptions, output: Output) -> None:
         )
     info = made.metadata.polished
     assert info is not None
+    cost = fused_cost(made, options.out, options.adapters)
     document = {**info.model_dump(mode="json"), "adapter": options.out, "sites": len(made.updates)}
-    output.result(document, *polished_lines(info), f"adapter: {options.out.resolve()}")
+    document |= {} if cost is None else cost.to_dict()
+    lines = [*polished_lines(info), *([] if cost is None else [cost.line(option="cut to rank {}, it")])]
+    output.result(document, *lines, f"adapter: {options.out.resolve()}")
 
 
 def _base_and_tasks(options: PolishOptions, files: Mapping[str, Path], progress: Progress) -> tuple[Base, list[Task]]:

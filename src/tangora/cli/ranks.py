@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from tangora.errors import ArgumentError
 
 if TYPE_CHECKING:
+    from tangora.adapters.adapter import Adapter
     from tangora.updates.update import Update
 
-__all__ = ["RankCost", "parse_rank", "rank_cost", "weights_size"]
+__all__ = ["RankCost", "chosen_error", "fused_cost", "parse_rank", "rank_cost", "weights_size"]
 
 _WORK = 2 * 10**11  # multiplications; beyond that, only some sites are looked at
 _SHOWN = 2  # smaller ranks
@@ -30,6 +31,20 @@ def parse_rank(text: str | None) -> int | Literal["auto"] | None:
         fix = "give a number such as 16, or auto for the least rank under a bound"
         raise ArgumentError("a rank is auto, or a whole number of at least 1", got=text, where="--rank", fix=fix)
     return int(text)
+
+
+def chosen_error(error: float | None, rank: int | Literal["auto"] | None) -> float:
+    """Return the bound of ``--rank auto``.
+
+    Raises:
+        ArgumentError: a bound is given without ``--rank auto``.
+    """
+    from tangora.fusion.cutting import ERROR  # deferred: --help needs no torch
+
+    if error is not None and rank != "auto":
+        fix = "give --rank auto, or leave it out"
+        raise ArgumentError("a bound for --rank auto", got=error, where="--error", fix=fix)
+    return ERROR if error is None else error
 
 
 @dataclass(frozen=True)
@@ -122,3 +137,37 @@ def rank_cost(
     smaller = {rank: error_at(spectra, rank, errors) for rank in tried}
     sampled = None if len(chosen) == len(factored) else len(chosen)
     return RankCost(ranks, size, times, smaller, sampled, len(factored))
+
+
+def fused_cost(fused: Adapter, out: Path, inputs: Sequence[Path]) -> RankCost | None:
+    """Measure what the rank of a written adapter costs; None if it has no factors.
+
+    Args:
+        fused: the adapter.
+        out: its folder, in which dense updates are factors.
+        inputs: the folders of the adapters that it was made of.
+    """
+    from tangora.adapters.adapter import load  # deferred: --help needs no torch
+
+    size = weights_size(out)
+    if size is None or not fused.metadata.of_kind.in_peft:
+        return None
+    about = fused.metadata.fused
+    known = all(update.factors() is not None or len(update.shape) == 1 for update in fused.updates.values())
+    updates = fused.updates if known else load(out, lazily=True).updates
+    read = [weights_size(folder) for folder in inputs]
+    trained = fused.metadata.polished is not None  # then nothing is left of what was cut
+    errors = None if about is None or trained else about.site_errors
+    return rank_cost(updates, size, read, _largest_rank(inputs), errors)
+
+
+def _largest_rank(inputs: Sequence[Path]) -> int | None:
+    """Return the largest rank in the configurations of the inputs; None if they are not peft's."""
+    from tangora.support.files import read_json  # deferred: --help needs none of it
+
+    ranks = []
+    for folder in inputs:
+        path = folder / "adapter_config.json"
+        config = read_json(path) if path.is_file() else {}
+        ranks += [config.get("r"), *(config.get("rank_pattern") or {}).values()]
+    return max((rank for rank in ranks if isinstance(rank, int)), default=None)

@@ -32,7 +32,7 @@ def route_adapters(options: FuseOptions, output: Output) -> None:
     from tangora.fusion.routed import refuse_of_methods, route_settings, routed  # deferred: --help needs no torch
     from tangora.support.seams import ROUTERS
 
-    given = {"weights": options.weights, "rank": options.rank, "space": options.space}
+    given = {"weights": options.weights, "rank": options.rank or options.error, "space": options.space}
     refuse_of_methods(options.method, **given, statistics=options.statistics)
     _refuse_of_files(options)
     chosen = route_settings(options.method, settings, where="--set")

@@ -17,9 +17,10 @@ from tangora.adapters.metadata import FusedInfo, Parent
 from tangora.errors import ArgumentError, FusionError
 from tangora.fusion.computation import Computation
 from tangora.fusion.contract import Coordinates, space_of
+from tangora.fusion.cutting import ERROR, Rank, check_rank, cut_to
 from tangora.fusion.engine import Engine
 from tangora.fusion.heads import Heads, carried_records, check_heads, fuse_whole
-from tangora.fusion.lineage import check, check_belongs, inherit, truncate
+from tangora.fusion.lineage import check, check_belongs, inherit
 from tangora.fusion.naming import with_common_names
 from tangora.fusion.routed import refuse_of_methods, route_settings, routed
 from tangora.fusion.routes import Routes
@@ -49,7 +50,8 @@ def fuse(
     weights: Weights | None = None,
     *,
     space: str = "delta",
-    rank: int | None = None,
+    rank: Rank = None,
+    error: float = ERROR,
     seed: int = 0,
     same_base: bool = False,
     statistics: Sequence[StatisticsLike] | None = None,
@@ -72,7 +74,8 @@ def fuse(
         space: ``delta`` fuses the changes of the weights, independent of how they are factored; ``factors`` fuses A
             and B separately, as the paper does for LoRA, which adds cross terms; ``core`` fuses the changes in bases
             that all adapters share (arXiv:2509.17786), as small matrices for any width; or another package's space.
-        rank: the maximum rank of the result at a site.
+        rank: the maximum rank of the result at a site; ``auto`` for the least that leaves an error under ``error``.
+        error: the relative error (Frobenius) of a site, with ``auto``.
         seed: of random methods; with the adapters' contents it decides every draw.
         same_base: treat the bases as the same weights although their names or fingerprints differ.
         statistics: of every adapter, in any order, for a method that needs them: files of ``tangora statistics``, or
@@ -104,7 +107,7 @@ def fuse(
         return routed(Fusion(adapters, seed=seed, same_base=same_base, base=base, heads=heads), chosen)
     fusion = Fusion(adapters, space, seed=seed, same_base=same_base, statistics=statistics, base=base, heads=heads)
     refuse_superfluous(fusion.statistics, get(method), fusion.adapters, fusion.names)
-    return fusion.merge(method, weights, parameters, rank)
+    return fusion.merge(method, weights, parameters, rank, error)
 
 
 class Fusion:
@@ -177,10 +180,11 @@ class Fusion:
         method: str = "task_arithmetic",
         weights: Weights | None = None,
         parameters: Mapping[str, Any] | None = None,
-        rank: int | None = None,
+        rank: Rank = None,
+        error: float = ERROR,
     ) -> Adapter:
         """Fuse the adapters into one; arguments and errors are those of `fuse`."""
-        self._check_rank(rank)
+        check_rank(rank, error, self.adapters[0])
         chosen = get(method)
         given = {key: _plain(value) for key, value in (parameters or {}).items()}
         chosen.check(given)
@@ -192,13 +196,13 @@ class Fusion:
         statistics = match(self.statistics, chosen, space, self.adapters, self.names)
         prints = in_threads(lambda adapter: adapter.fingerprint, self.adapters) if chosen.random else []
         computation = Computation(chosen, table, given, self.seed, prints)
-        at_once = rank if space_of(space).plain and self._can_truncate_sites(chosen) else None
+        at_once = rank if rank != "auto" and space_of(space).plain and self._can_truncate_sites(chosen) else None
         coordinates = self._coordinates_in(space)
         fused, errors = self._routes.fused(Engine(coordinates, statistics.of), computation, at_once)
         info = self._info(computation, statistics, bool(kept))
         adapter = inherit(self.adapters, coordinates.back(fused), info)
         adapter = replace(adapter, whole=whole, heads=kept, records=carried_records(self.adapters))
-        return adapter if rank is None else truncate(adapter, rank, errors)
+        return cut_to(adapter, rank, error, errors)
 
     def whole(
         self, method: Method, table: WeightTable, parameters: Mapping[str, Any]
@@ -255,15 +259,6 @@ class Fusion:
         """
         dense = any(u.factors() is None for adapter in self.adapters for u in adapter.updates.values())
         return not self.adapters[0].start and (not method.linear or dense or self.adapters[0].initial is None)
-
-    def _check_rank(self, rank: int | None) -> None:
-        if rank is None:
-            return
-        if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-            raise ArgumentError("rank must be a whole number of at least 1", got=rank, where="fuse.rank")
-        if not self.adapters[0].metadata.of_kind.has_factors:
-            fix = "leave the rank out: a full adapter has no factors"
-            raise ArgumentError("rank is for low-rank adapters", got=rank, where="fuse.rank", fix=fix)
 
     def _info(self, computation: Computation, statistics: MethodStatistics, kept: bool) -> FusedInfo:
         """Return how the fused adapter was made, for its metadata."""

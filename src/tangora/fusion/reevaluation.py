@@ -160,7 +160,11 @@ def _difference(site: str, loaded: Tensor, expected: Tensor, info: FusedInfo, to
     if not abs(error - recorded) <= tolerance:
         what = f"evaluated again, the fusion differs by {error:.1e} of its norm, but {recorded:.1e} is recorded"
         raise AdapterError(what, where=site, fix=fix)
-    if info.rank is not None and expected.ndim == 2 and min(expected.shape) <= _LARGEST_SVD:
+    if info.error_bound is not None and not error <= info.error_bound + tolerance:
+        what = f"the truncation loses {error:.1e} of the norm, and {info.error_bound:g} is the bound"
+        raise AdapterError(what, where=site, fix=fix)
+    one_rank = info.rank is not None and info.error_bound is None
+    if one_rank and expected.ndim == 2 and min(expected.shape) <= _LARGEST_SVD:
         values = torch.linalg.svdvals(expected)
         least = float(values[info.rank :].norm()) / max(float(values.norm()), 1e-300)
         if not error <= least + tolerance:
