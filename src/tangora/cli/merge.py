@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -79,6 +80,14 @@ class MergeOptions(FusionOptions):
         FromHub("any"),
     ]
     base: BaseFolder = None
+    dequantize: Annotated[
+        bool,
+        typer.Option(
+            "--dequantize",
+            help="A base in 4 or 8 bits of bitsandbytes: merge into its values; the loss is printed.",
+            rich_help_panel=ADAPTERS,
+        ),
+    ] = False
     dtype: Dtype = None
     shard_size: ShardSize = "5GB"
     allow_missing: AllowMissing = None
@@ -125,7 +134,20 @@ def merge(options: MergeOptions, output: Output) -> None:
 
     refuse_output(options.out, options.overwrite, [*options.models, *filter(None, [options.base])])
     base, models = _sorted_out(options)
-    merge_models(options, base, models, output)
+    if not options.dequantize:
+        merge_models(options, base, models, output)
+        return
+    if options.base is None:
+        fix = "give the folder of the adapters' base"
+        raise ArgumentError("a base is dequantized for adapters", where="--base", fix=fix)
+    from tangora.checkpoints.dequantized import dequantize  # deferred: --help needs no torch
+
+    options.out.resolve().parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{options.out.name}.", dir=options.out.resolve().parent) as scratch:
+        full = Path(scratch) / base.resolve().name  # the name that adapters may have recorded
+        full.mkdir()
+        loss = dequantize(base, full)
+        merge_models(options, full, models, output, [loss.note(full.name)])
 
 
 def default_weights(options: FusionOptions, adapters: Sequence[bool]) -> tuple[WeightTable | float | None, str]:
@@ -142,16 +164,20 @@ def default_weights(options: FusionOptions, adapters: Sequence[bool]) -> tuple[W
     return None, f"the default of {options.method}"
 
 
-def merge_models(options: MergeOptions, base: Path, models: Sequence[Path], output: Output) -> None:
+def merge_models(
+    options: MergeOptions, base: Path, models: Sequence[Path], output: Output, notes: Sequence[str] = ()
+) -> None:
     """Fuse ``models`` into ``base``, and print the result.
 
     Args:
         options: how.
         base, models: folders.
         output: where the result is printed.
+        notes: on the base, for the user.
     """
     weights, origin = default_weights(options, [_is_adapter(model) for model in models])
     merged = options.fuse(models, base, weights, output)
+    merged = replace(merged, notes=[*notes, *merged.notes])
     output.result(_document(merged, options.dry_run), *merged_lines(merged, options.dry_run, origin))
 
 

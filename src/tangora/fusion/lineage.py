@@ -16,6 +16,7 @@ from tangora.adapters.formats.lora.settings import parameters_of
 from tangora.adapters.initial import fingerprint
 from tangora.adapters.metadata import BaseInfo, FusedInfo, Metadata
 from tangora.errors import ArgumentError, FusionError
+from tangora.storage.quantization import twin_of
 from tangora.support.names import hub_name
 from tangora.support.seams import MODES
 from tangora.updates.task_vector import LowRank, TaskVector, Update
@@ -108,16 +109,24 @@ def check_belongs(adapters: Sequence[Adapter], names: Sequence[str], base: Check
         if stated and made_for and _last(made_for) not in accepted:
             what = f"{name} was made for {_base(adapter.metadata.base)}, the base given is {stated}"
             fix = "give the adapters' base; if the two are the same weights, use same_base=True, --same-base"
+            if (twin := twin_of(made_for)) is not None:
+                if _last(twin) in accepted:
+                    continue
+                what += f"; {made_for} is quantized, by its name"
+                fix = f"give {twin} in full precision, with same_base=True, --same-base if its name differs"
             raise FusionError(what, where="fuse.base", fix=fix)
 
 
 def unproved_base(adapters: Sequence[Adapter], names: Sequence[str], base: Checkpoint) -> list[str]:
-    """Return a sentence if a base folder names no model, and its own name is another than the one in an adapter.
+    """Return a sentence if an adapter was trained on quantized weights; or if a base names no model, and is called another.
 
     Then its shapes fit, but whether it has the weights that the adapter was made for is not known.
     """
     for name, adapter in zip(names, adapters, strict=True):
         made_for = adapter.metadata.base.model
+        if made_for and twin_of(made_for) is not None and twin_of(base.name) is None:
+            what = f"{name} was trained beside the quantized weights of {made_for}, and these are the full ones"
+            return [f"{what}: the model differs from the trained one by what quantization lost; score it"]
         if not base.model and made_for and _last(made_for) != _last(base.name):
             return [f"{name} was made for {made_for}: it is not known if {base.name} has the same weights"]
     return []

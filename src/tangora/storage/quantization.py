@@ -10,7 +10,7 @@ from typing import Any
 from tangora.errors import FileError
 from tangora.storage.header import Stored
 
-__all__ = ["quantization_of", "refused_quantized"]
+__all__ = ["quantization_of", "refused_quantized", "twin_of"]
 
 _KEYS = ("quantization_config", "compression_config", "quantization")
 _BITS = {"load_in_4bit": "4 bits", "_load_in_4bit": "4 bits", "load_in_8bit": "8 bits", "_load_in_8bit": "8 bits"}
@@ -23,6 +23,9 @@ _TENSORS = {  # the end of a tensor's name -> what writes it
     r"\.(W_q|_data)": "hqq or quanto",
     r"\.(codebooks|codes)": "aqlm",
 }
+_NAMED = re.compile(
+    r"(?i)[-_.](unsloth-)?(bnb[-_.])?([48]bit|gptq|awq|gguf|fp8|int[48]|nf4|hqq|exl2|w[48]a\d+)([-_.].*)?$"
+)
 _INTEGERS = ("U8", "I8", "I16", "U16", "I32", "U32")
 
 
@@ -46,11 +49,21 @@ def quantization_of(config: Mapping[str, Any], tensors: Mapping[str, Stored]) ->
     return None
 
 
+def twin_of(name: str) -> str | None:
+    """Return the name of a quantized model's original, from the name of the quantized one; None if it is no such name.
+
+    >>> twin_of("unsloth/llama-3-8b-bnb-4bit"), twin_of("org/Llama-2-7B-GPTQ"), twin_of("gpt2")
+    ('unsloth/llama-3-8b', 'org/Llama-2-7B', None)
+    """
+    return _NAMED.sub("", name) if _NAMED.search(name) else None
+
+
 def refused_quantized(how: str, folder: Path) -> FileError:
     """Return the error for a quantized checkpoint where exact weights are needed."""
     what = "the checkpoint is quantized, and its weights cannot be changed exactly"
     fix = (
         "give the same model in full precision (bfloat16, float16 or float32), with --same-base if its name differs; "
+        "or merge into what the layers compute with, by tangora merge --dequantize; "
         "if these weights are in full precision, remove quantization_config from its config.json"
     )
     return FileError(what, got=how, where=folder, fix=fix)
