@@ -106,8 +106,7 @@ class FuseOptions(FusionOptions):
         if self.statistics:
             fix = "fuse the adapters without --full first, and then merge the result into its base"
             raise ArgumentError("statistics are of adapters", got=len(self.statistics), where="--statistics", fix=fix)
-        kept = [field.name for field in fields(MergeOptions) if hasattr(self, field.name)]
-        shared = {name: getattr(self, name) for name in kept}
+        shared = {f.name: getattr(self, f.name) for f in fields(MergeOptions) if hasattr(self, f.name)}
         return MergeOptions(models=self.adapters, **shared)
 
     def refuse_of_checkpoints(self) -> None:
