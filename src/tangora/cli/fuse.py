@@ -272,10 +272,6 @@ def fused_lines(
         yield f"verified in {written.verification.seconds:.1f} s: {written.verification.summary()}"
 
 
-def _ranks(fused: Adapter) -> list[int]:
-    return sorted({update.rank for update in fused.updates.values() if hasattr(update, "rank")})
-
-
 def _document(fused: Adapter, out: Path, written: _Written, cost: RankCost | None) -> dict[str, Any]:
     verification = written.verification
     about = fused.metadata.fused
@@ -283,7 +279,7 @@ def _document(fused: Adapter, out: Path, written: _Written, cost: RankCost | Non
     return {
         **about.model_dump(mode="json"),
         "sites": len(fused.updates),
-        "ranks": _ranks(fused) if cost is None else cost.ranks,
+        "ranks": [] if cost is None else cost.ranks,
         **({} if cost is None else cost.to_dict()),
         "verified": None if verification is None else verification.to_dict() | {"seconds": verification.seconds},
         "rounding_error": written.rounding_error,

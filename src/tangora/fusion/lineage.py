@@ -118,7 +118,7 @@ def check_belongs(adapters: Sequence[Adapter], names: Sequence[str], base: Check
 
 
 def unproved_base(adapters: Sequence[Adapter], names: Sequence[str], base: Checkpoint) -> list[str]:
-    """Return a sentence if an adapter was trained on quantized weights, or if the base names no model and has another name.
+    """Return a sentence if an adapter was trained on quantized weights, or if the base may be another.
 
     Then its shapes fit, but whether it has the weights that the adapter was made for is not known.
     """
