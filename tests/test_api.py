@@ -17,7 +17,7 @@ FIRST = [
     "fuse_checkpoints", "linearize", "load", "load_model", "load_recipe", "methods", "run",
 ]  # fmt: skip
 LATER = [
-    "Base", "Dense", "FinetuneConfig", "LowRank", "Task", "analyze", "evaluate", "extract", "fusion_method",
+    "Base", "Dense", "FinetuneConfig", "LowRank", "Task", "analyze", "evaluate", "export", "extract", "fusion_method",
     "load_base", "load_task", "polish", "predict", "predictor", "push", "route", "search",
 ]  # fmt: skip
 PACKAGES = ["analysis", "coefficients", "methods", "tasks", "testing"]
@@ -56,6 +56,7 @@ def test_names_stay_functions_after_their_modules_are_imported():
     for name in (
         "analyze",
         "evaluate",
+        "export",
         "finetune",
         "fuse",
         "linearize",

@@ -25,7 +25,7 @@ LAYERS = (
     ("modes",),
     ("tangent", "modular", "extraction"),
     ("checkpoints",),
-    ("fusion", "tasks"),
+    ("fusion", "serving", "tasks"),
     ("adapters",),
     ("methods",),
     ("config", "updates", "storage", "quickstart"),

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from tangora.modes.loading import load_model
     from tangora.polishing.polish import polish
     from tangora.routing.route import route
+    from tangora.serving.exporting import export
     from tangora.tangent import TangentModel
     from tangora.tangent.linearization import linearize
     from tangora.tasks.base import Base
@@ -61,6 +62,7 @@ __all__ = [
     "collect_statistics",
     "distill",
     "evaluate",
+    "export",
     "extract",
     "finetune",
     "fuse",
@@ -100,6 +102,7 @@ _HOME = {
     "collect_statistics": "evaluation.collection",
     "distill": "modes.distillation",
     "evaluate": "api.evaluating",
+    "export": "serving.exporting",
     "extract": "extraction.extract",
     "finetune": "api.finetuning",
     "fuse": "fusion.fusion",

@@ -28,6 +28,9 @@ LISTED = {
         "polish": "Train a fused adapter towards its experts' answers on rows without labels, at a fixed rank.",
         "statistics": "Collect the statistics of an expert's data (Gram, Fisher) that regmean and fisher need.",
     },
+    "Serve": {
+        "export": "Write an adapter in the form that a server reads: vLLM, TGI, llama.cpp, Ollama, peft.",
+    },
     "Share": {
         "push": "Publish an adapter or a checkpoint on the Hub, with its card, in one commit; nothing there is "
         "deleted.",

@@ -31,6 +31,7 @@ __all__ = [
     "modes",
     "recipes",
     "recorded_tasks",
+    "servers",
     "settings",
     "spaces",
     "splits",
@@ -64,6 +65,13 @@ def methods(incomplete: str) -> list[str]:
     ours = [name for text in texts for name in re.findall(r'^@fusion_method\(\s*"(\w+)"', text, re.MULTILINE)]
     others = [entry.name for entry in metadata.entry_points(group="tangora.methods")]
     return _starting(sorted({*ours, *others}), incomplete)
+
+
+def servers(incomplete: str) -> list[str]:
+    """Targets of `tangora export`."""
+    from tangora.serving.exporting import TARGETS  # deferred: only at TAB
+
+    return _starting(TARGETS, incomplete)
 
 
 def fusions(incomplete: str) -> list[str]:

@@ -22,6 +22,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "lm": ("sacrebleu",),
         "vision": ("PIL",),
         "quantized": ("bitsandbytes",),
+        "gguf": ("gguf",),
         "quickstart": ("PIL", "platformdirs", "skimage", "sklearn", "tokenizers", "transformers"),
         "tensorboard": ("tensorboard",),
         "wandb": ("wandb",),

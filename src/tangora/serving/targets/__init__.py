@@ -1,0 +1,1 @@
+"""One module for each server, with its rules: `tangora.serving.contract.Target`."""
