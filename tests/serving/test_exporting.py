@@ -1,4 +1,4 @@
-"""Adapters for servers that read peft's folders: the same logits, the servers' rules, and refusals that write nothing."""
+"""Adapters for servers that read peft's folders: the same logits, their rules, and refusals that write nothing."""
 
 from __future__ import annotations
 

@@ -186,9 +186,7 @@ def test_a_file_with_other_numbers_is_never_published(bases, adapters, tmp_path,
             yield name, value * (1.001 if name == "blk.1.attn_v.weight.lora_b" else 1.0)
 
     monkeypatch.setattr(target, "_tensors", wrong)
-    with pytest.raises(
-        AdapterError, match=r"another update, by 1.0e-03 of its norm at model.layers.1.self_attn.v_proj"
-    ):
+    with pytest.raises(AdapterError, match=r"by 1.0e-03 of its norm at model.layers.1.self_attn.v_proj"):
         tangora.export(adapters["llama"], "gguf", tmp_path / "a.gguf", base=bases["llama"])
     assert list(tmp_path.iterdir()) == []
 

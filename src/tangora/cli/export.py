@@ -24,7 +24,7 @@ __all__ = ["COMMAND", "ExportOptions", "export", "exported_lines"]
 class ExportOptions(Options):
     """What is exported, for which server, and where it goes."""
 
-    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="The folder of an adapter.")]
+    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="A folder, or a name on the Hub.")]
     to: Annotated[
         str,
         typer.Option(

@@ -60,14 +60,6 @@ class ServedBase:
         except (AttributeError, ValueError, KeyError):  # a kind that transformers does not have
             return True
 
-    def shape(self, site: str) -> tuple[int, ...] | None:
-        """Return the shape of a layer's weight in the update's orientation; None if it is not known."""
-        if self.architecture is None:
-            return None
-        shape = self.architecture.parameters.get(f"{site}.weight")
-        turned = self.architecture.modules.get(site) in ("Conv1D", "Embedding")
-        return shape if shape is None or not turned else shape[::-1]
-
 
 def served_base(name: str | None, recorded: str | None, revision: str | None = None) -> ServedBase:
     """Return the base model; no weight is read.
@@ -108,7 +100,7 @@ def with_names_of(base: ServedBase, adapter: Adapter) -> Adapter:
         return adapter
     table = {site: architecture.module(site) for site in adapter.updates}
     for site, name in table.items():
-        shape = None if name is None else base.shape(name)
+        shape = None if name is None else _shape(architecture, name, site in adapter.embeddings)
         if name is None or shape is None:
             raise AdapterError(f"{architecture.name} has no such layer", where=site, fix=_FIX)
         flat = (shape[0], math.prod(shape[1:]))
@@ -129,6 +121,13 @@ def with_names_of(base: ServedBase, adapter: Adapter) -> Adapter:
         kernels={names[site]: kernel for site, kernel in adapter.kernels.items()},
     )
     return replace(adapter, updates=updates, details=details, whole=whole)
+
+
+def _shape(architecture: Architecture, site: str, is_embedding: bool) -> tuple[int, ...] | None:
+    """Return the shape of a layer's weight in the update's orientation; None if it has none."""
+    shape = architecture.parameters.get(f"{site}.weight")
+    turned = is_embedding or architecture.modules.get(site) == "Conv1D"
+    return shape if shape is None or not turned else shape[::-1]
 
 
 def without_unchanged(base: ServedBase, adapter: Adapter) -> tuple[Adapter, list[str]]:

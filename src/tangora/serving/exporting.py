@@ -48,7 +48,7 @@ def export(
     differ are multiplied into B, which rounds once. The files are read again and compared before they appear.
 
     Args:
-        adapter: a folder, or an adapter in memory. Fuse several first, with `tangora.fuse`.
+        adapter: a folder, a name on the Hub, or an adapter in memory. Fuse several first, with `tangora.fuse`.
         to: ``vllm``, ``tgi``, ``gguf`` (llama.cpp), ``ollama`` or ``peft``.
         out: the folder; for ``gguf``, the file.
         base: the base model's folder, or its name on the Hub if its files are in the cache. By default the one that
@@ -149,11 +149,12 @@ def _sources(
     from tangora.adapters.metadata import read_metadata
     from tangora.serving.base import served_base
     from tangora.storage.architecture import stored_folder
+    from tangora.storage.hub import located
 
     if isinstance(adapter, Adapter):
         source = adapter
     else:
-        folder = Path(adapter)
+        folder = located(adapter, "adapter")
         about = read_metadata(folder) if folder.is_dir() else None
         weighs = folder.exists() and format_of(folder).survey(folder, about).needs_base is not None
         source = load(folder, stored_folder(base) if weighs else None)
