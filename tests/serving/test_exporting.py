@@ -171,6 +171,30 @@ def test_dora_heads_and_full_adapters_are_refused(bases, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_dense_update_is_served_as_its_factors(bases, tmp_path):
+    update = low_rank(3)
+    exported = tangora.export(Adapter({Q: Dense(update.dense())}), "vllm", tmp_path / "out", base=bases["llama"])
+    assert exported.rank == 3
+    read = tangora.load(tmp_path / "out").updates[Q].dense()
+    assert float((read - update.dense()).norm()) <= 64 * 2**-23 * update.norm()  # the SVD of a matrix of 16 × 16
+
+
+def test_an_adapter_of_another_kind_is_served_as_lora(bases, tmp_path):
+    import peft
+    import transformers
+
+    base = transformers.AutoModelForCausalLM.from_pretrained(bases["llama"])
+    model = peft.get_peft_model(base, peft.LoHaConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    torch.manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if "hada_" in name:
+            parameter.data.normal_(0.0, 0.3)
+    model.save_pretrained(tmp_path / "loha")
+    exported = tangora.export(tmp_path / "loha", "vllm", tmp_path / "out", base=bases["llama"])
+    assert exported.rank == 4  # the product, entry by entry, of two matrices of rank 2
+    assert same(logits(bases["llama"], tmp_path / "out"), logits(bases["llama"], tmp_path / "loha"))
+
+
 def test_one_classifier_is_served_and_no_other_whole_parameter(bases, tmp_path):
     details = {"config": {"modules_to_save": ["score"], "task_type": "SEQ_CLS"}}
     one = Adapter({Q: low_rank()}, whole={"score.weight": torch.ones(2, 16)}).with_details(**details)

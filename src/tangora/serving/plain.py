@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from tangora.adapters.formats.lora.base_dependent import DoraUpdate
 from tangora.adapters.formats.lora.layers import expert_of, is_bias
+from tangora.adapters.formats.lora.writing import content_of
 from tangora.errors import AdapterError
 from tangora.serving.contract import MERGE
 
 if TYPE_CHECKING:
     from tangora.adapters.adapter import Adapter
+    from tangora.updates.task_vector import Update
 
 __all__ = ["plain_lora", "refuse_whole"]
 
@@ -53,7 +55,9 @@ def plain_lora(adapter: Adapter, to: str) -> tuple[Adapter, list[str]]:
             "trained as a linear expansion of the network; a server computes the ordinary network with these updates, "
             "whose answers are others: score it first, with tangora evaluate"
         )
-    return replace(adapter, records={}).with_details(config=_config(adapter.config), initial=None), notes
+    updates = cast("Mapping[str, Update]", content_of(adapter).updates)  # a dense update becomes factors
+    plain = replace(adapter, updates=updates, records={})
+    return plain.with_details(config=_config(adapter.config), initial=None), notes
 
 
 def _more_than_factors(adapter: Adapter, site: str, update: Any) -> str | None:
