@@ -9,7 +9,7 @@ from torch import nn
 from tangora.adapters.adapter import Adapter, Metadata, load
 from tangora.errors import AdapterError, FusionError, ModelError
 from tangora.fusion.fusion import Fusion
-from tangora.modes.modular import with_tensors
+from tangora.modes.modular import network_of, with_tensors
 from tangora.modular.network import NAME, Network, attach, attached
 from tangora.testing._tiny import tiny_base
 from tangora.updates.task_vector import Dense
@@ -102,3 +102,37 @@ def test_what_is_no_change_of_weights_is_neither_fused_nor_applied(kind, tmp_pat
         Fusion([read, read])
     with pytest.raises(ModelError, match="no change of the base's weights"):
         read.apply_(tiny_base().backbone)
+
+
+def sized(settings, made):
+    """Makes a network of the size in an adapter's settings, and notes on which device."""
+
+    def make(backbone, adapter):
+        network = Shift()
+        network.vector = nn.Parameter(torch.zeros(adapter.metadata.modules["width"]))
+        made.append(network.vector.device.type)
+        return network
+
+    adapter = Adapter({"vector": Dense(torch.ones(16))}, Metadata(kind="modules", train="lora", modules=settings))
+    return network_of(make, tiny_base().backbone, adapter)
+
+
+def test_a_network_is_made_again_of_its_settings():
+    made = []
+    network = sized({"width": 16}, made)
+    assert torch.equal(network.vector, torch.ones(16))
+    assert not network.vector.requires_grad
+    assert made == ["meta", "cpu"]
+
+
+@pytest.mark.parametrize("settings", [None, {}, {"width": -1}, {"width": "x"}], ids=["none", "absent", "sign", "word"])
+def test_settings_that_no_network_can_be_made_of_are_refused(settings):
+    with pytest.raises(AdapterError, match=r"what the modules of lora are made of .* at modules"):
+        sized(settings, [])
+
+
+def test_sizes_that_the_file_does_not_have_cost_no_memory():
+    made = []
+    with pytest.raises(AdapterError, match=r"of shape \(16,\), expected \(1000000000000000,\)"):
+        sized({"width": 10**15}, made)
+    assert made == ["meta"]

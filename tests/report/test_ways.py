@@ -85,6 +85,52 @@ def test_shares_are_those_of_the_first_separate_mode(compared):
     assert found["LoRA"].kept == pytest.approx(expected)
 
 
+def with_own_training(run, label, record, about=None):
+    """A fusion whose polish, or whose router, was trained."""
+    folder = run / "fused" / "lora" / label
+    folder.mkdir(parents=True, exist_ok=True)
+    if record is not None:
+        (folder / "training.json").write_text(json.dumps(record))
+    (folder / "tangora.json").write_text(json.dumps(about or {}))
+
+
+def test_what_is_trained_after_the_experts_counts(compared):
+    def of(name):
+        return {way.name: way for way in ways(Summary(read_run(compared)))}[name]
+
+    lora = of("LoRA")
+    assert of("LoRA, average").seconds == lora.seconds
+    with_own_training(compared, "average", {"trainable": 70, "seconds": 3.5})
+    polished = of("LoRA, average")
+    assert polished.seconds == pytest.approx(lora.seconds + 3.5)
+    assert polished.trainable == pytest.approx(lora.trainable + 70 / len(TASKS))
+    selection = {"trained": 14, "seconds": 2.0}
+    with_own_training(compared, "ties", None, {"fused": {"selection": selection}})
+    routed = of("LoRA, TIES")
+    assert routed.seconds == pytest.approx(lora.seconds + 2.0)
+    assert routed.trainable == pytest.approx(lora.trainable + 2)
+    (compared / "fused" / "lora" / "ties" / "tangora.json").write_text("{")
+    assert of("LoRA, TIES").seconds == lora.seconds
+
+
+def test_two_stages_of_a_joint_training_count(compared):
+    folders = [compared / "adapters" / "l-lora" / task for task in TASKS]
+    for folder in folders:
+        record = json.loads((folder / "training.json").read_text())
+        record |= {"trainable": 5, "seconds": 2.0, "joint": {**record, "trainable": 4, "seconds": 10.0}}
+        (folder / "training.json").write_text(json.dumps(record))
+    joint = {way.name: way for way in ways(Summary(read_run(compared)))}["L-LoRA"]
+    assert joint.seconds == pytest.approx(10 + 2 * len(TASKS))
+    assert joint.trainable == pytest.approx(5 + 4 / len(TASKS))
+
+
+def test_a_fusion_of_jointly_trained_adapters_needs_all_labels_at_once(compared):
+    found = {way.name: way for way in ways(Summary(read_run(compared)))}
+    fused, joint = found["L-LoRA, average"], found["L-LoRA"]
+    assert (fused.data, fused.added) == (DATA[4], "train all tasks again, fuse again")
+    assert (fused.seconds, fused.trainable) == (joint.seconds, joint.trainable)
+
+
 def test_the_page_shows_table_and_figure(compared):
     page = report.build(compared).read_text()
     assert "Fuse, route or train jointly" in page

@@ -12,7 +12,7 @@ from mlp_experts import MLPS, batch, expert, hidden, whole
 import tangora
 from tangora.adapters.adapter import load
 from tangora.adapters.application import applied
-from tangora.errors import ArgumentError, FusionError
+from tangora.errors import AdapterError, ArgumentError, FusionError
 from tangora.modes.modular import with_tensors
 from tangora.modular.network import attached
 from tangora.modular.routed import routed_network
@@ -189,3 +189,15 @@ def test_whole_matrices_with_biases_are_not_factored(base, tasks):
     experts = [whole(base, f"task{i}", i + 1) for i in range(2)]
     with pytest.raises(FusionError, match="low-rank experts have no biases"):
         made(experts, base, tasks, form="low-rank", rank=3)
+
+
+@pytest.mark.parametrize("part", ["columns", "counts"])
+def test_places_that_are_in_no_matrix_are_refused(base, tasks, part):
+    """Sparse products read memory by these numbers, without a check of their own."""
+    adapter = made([expert(base, "task0", 1), expert(base, "task1", 2)], base, tasks)
+    name = f"sites.{MLPS[0]}.{part}"
+    values = adapter.updates[name].dense().clone()
+    values[0, 0] += 10_000
+    edited = replace(adapter, updates={**adapter.updates, name: Dense(values)})
+    with pytest.raises(AdapterError, match=rf"counts or columns of sparse experts .* at {MLPS[0]}"):
+        routed(edited, base)

@@ -71,3 +71,13 @@ def test_other_modes_are_refused_by_name_and_skipped_else(tiny_bert, text_data):
         check_methods(recipe_of(tiny_bert, text_data, {**DYADIC, "modes": ["lora"]}, modes=every))
     with pytest.raises(FusionError, match=r"train: tangent cannot be routed.*or full"):
         check_methods(recipe_of(tiny_bert, text_data, {**WEMOE, "modes": ["tangent"]}, modes=every))
+
+
+def test_experts_of_one_a_are_refused_before_training_if_no_input_could_decide(tiny_bert, text_data):
+    smile = {"method": "smile", "modes": ["l-lora"]}
+    with pytest.raises(FusionError, match=r"l-lora share A of rank 2, and smile compares 4 directions"):
+        check_methods(recipe_of(tiny_bert, text_data, smile, modes=MODES))
+    check_methods(recipe_of(tiny_bert, text_data, {**smile, "route": {"gate_rank": 1}}, modes=MODES))
+    check_methods(recipe_of(tiny_bert, text_data, {**smile, "route": {"top_k": 2}}, modes=MODES))
+    arrow = {"method": "arrow", "route": {"top_k": 1}, "modes": ["l-lora"]}
+    check_methods(recipe_of(tiny_bert, text_data, arrow, modes=MODES))

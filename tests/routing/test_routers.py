@@ -275,3 +275,27 @@ def test_a_router_that_learns_needs_rows(monkeypatch):
         tangora.route([replace(e, metadata=e.metadata.model_copy(update={
             "base": e.metadata.base.model_copy(update={"fingerprint": "0" * 64})})) for e in experts],
             "smile", base=base, tasks=tasks)  # fmt: skip
+
+
+def sharing(rank):
+    """Two experts with one A, as L-LoRA trains them."""
+    one, two = of_tiny(1, 2, ranks=(rank, rank))
+    updates = {s: LowRank(u.b, one.updates[s].a, u.scaling) for s, u in two.updates.items()}
+    return [one, replace(two, updates=updates)]
+
+
+def test_experts_that_no_input_tells_apart_are_refused():
+    """With one A of rank r, r directions of every expert span the same space: scores are equal up to rounding."""
+    with pytest.raises(FusionError, match=r"same 2 input directions, so that no input decides.*gate_rank below"):
+        tangora.route(sharing(2), "smile")
+    with pytest.raises(FusionError, match="same 1 input directions"):
+        tangora.route(sharing(1), "arrow", top_k=1)
+    rows = 2 * torch.randn(6, 5, 16, generator=torch.Generator().manual_seed(4))
+    for made in (tangora.route(sharing(2), "smile", gate_rank=1), tangora.route(sharing(2), "arrow", top_k=1)):
+        close(torch.cat([added(made, row[None]) for row in rows]), added(made, rows))
+
+
+def test_experts_that_all_answer_need_no_decision(inputs):
+    one, two = sharing(2)
+    mean = (one.updates[SITE].dense() + two.updates[SITE].dense()) / 2
+    close(added(tangora.route([one, two], "smile", top_k=2), inputs), inputs @ mean.T)

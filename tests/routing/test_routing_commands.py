@@ -8,12 +8,15 @@ from dataclasses import replace
 import peft
 import pytest
 import torch
+from mlp_experts import expert as of_factors
+from mlp_experts import whole as of_weights
 from typer.testing import CliRunner
 
 import tangora
 from routing.experts import of_tiny
 from tangora.cli import app
 from tangora.support.seams import ROUTERS
+from tangora.testing._tiny import tiny_base
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +86,20 @@ def test_inspect_describes_it(folders, tmp_path):
 
 
 def test_inspect_says_whether_adapters_can_be_routed(folders):
-    assert f"can be routed with fuse --method: {', '.join(ROUTERS)}" in run("inspect", *folders).stdout
-    assert json.loads(run("inspect", *folders, "--json").stdout)["fusable"]["routers"] == list(ROUTERS)
+    fitting = [name for name in ROUTERS if name != "dyadic-experts"]  # which needs one A
+    assert f"can be routed with fuse --method: {', '.join(fitting)}" in run("inspect", *folders).stdout
+    assert json.loads(run("inspect", *folders, "--json").stdout)["fusable"]["routers"] == fitting
+
+
+def test_inspect_says_which_routers_take_other_experts(tmp_path):
+    whole = [tmp_path / name for name in "ab"]
+    for folder, seed in zip(whole, (1, 2), strict=True):
+        of_weights(tiny_base(), folder.name, seed).save(folder)
+    assert json.loads(run("inspect", *whole, "--json").stdout)["fusable"]["routers"] == ["e-wemoe", "wemoe"]
+    linear = [tmp_path / name for name in "cd"]
+    for folder, seed in zip(linear, (1, 2), strict=True):
+        of_factors(tiny_base(), folder.name, seed).save(folder)
+    assert json.loads(run("inspect", *linear, "--json").stdout)["fusable"]["routers"] == list(ROUTERS)
 
 
 def test_heads_that_were_saved_whole_are_kept_task_by_task(tmp_path):

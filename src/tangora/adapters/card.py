@@ -54,7 +54,7 @@ def render(adapter: Adapter) -> str:
     metadata = adapter.metadata
     made = extraction_section(metadata.extracted) or _trained(adapter)
     if metadata.fused is not None:
-        made = _routed(metadata.fused) if metadata.kind == "routed" else _fused(metadata.fused)
+        made = _routed(metadata.fused) if metadata.of_kind.routed else _fused(metadata.fused)
     sections = [_front_matter(metadata), _title(metadata), _warning(metadata), _used(adapter), loading(adapter)]
     sections += [made, _polished(metadata.polished), _scores(metadata), _verified(metadata.verified)]
     sections.append(_provenance(adapter))
@@ -85,7 +85,7 @@ def _title(metadata: Metadata) -> str:
         title = metadata.task or ("An adapter" if metadata.extracted is None else metadata.extracted.tuned)
     base = f" of {as_code(metadata.base.model)}" if metadata.base.model else ""
     revision = f", revision {as_code(metadata.base.revision)}" if metadata.base.revision else ""
-    made = "fused" if metadata.fused and metadata.kind != "routed" else "extracted" if metadata.extracted else "made"
+    made = "fused" if metadata.fused and not metadata.of_kind.routed else "extracted" if metadata.extracted else "made"
     kind = metadata.of_kind.title if metadata.base.adapted is None else "A DoRA adapter"
     return f"# {as_text(title)}\n\n{kind}{base}{revision}, {made} with Tangora {metadata.tangora}."
 

@@ -24,6 +24,7 @@ class Kind:
         summary: its name in ``tangora inspect``.
         adds_modules: whether its updates are the parameters of modules that its mode adds to the network. They are no
             change of the base's weights: they cannot be added to these, and only the mode can put them to use.
+        routed: whether it chooses for every input: several experts stay apart in it, and nothing was added up.
     """
 
     name: KindName
@@ -34,6 +35,7 @@ class Kind:
     title: str
     summary: str
     adds_modules: bool = False
+    routed: bool = False
 
 
 LORA = Kind("lora", "lora", False, True, True, "A LoRA adapter", "a LoRA adapter")
@@ -41,7 +43,7 @@ FULL = Kind(
     "full", "delta", True, False, False, "The change of all weights by full fine-tuning", "differences of all weights"
 )
 MODULES = Kind("modules", "modules", True, False, False, "Modules added to the network", "added modules", True)
-ROUTED = Kind("routed", "routed", True, False, False, "A routed adapter", "a routed adapter", True)
+ROUTED = Kind("routed", "routed", True, False, False, "A routed adapter", "a routed adapter", True, True)
 
 KINDS: dict[str, Kind] = {kind.name: kind for kind in (LORA, FULL, MODULES, ROUTED)}
 """Name -> kind."""

@@ -67,9 +67,9 @@ def _refuse_modules(name: str, adapter: Adapter, first: Adapter) -> None:
     if not metadata.of_kind.adds_modules:
         return
     fusable = getattr(MODES.get(metadata.train), "fusable", False)
-    if metadata.kind == "routed" or not (fusable(metadata.modules or {}) if callable(fusable) else fusable):
+    if metadata.of_kind.routed or not (fusable(metadata.modules or {}) if callable(fusable) else fusable):
         what = f"{name} adds modules to the network, whose sum is no function that was trained"
-        fix = "give the adapters that it was made of" if metadata.kind == "routed" else "use it as it is"
+        fix = "give the adapters that it was made of" if metadata.fused is not None else "use it as it is"
         raise FusionError(what, got=f"mode {metadata.train}", where=_WHERE, fix=fix)
     if (metadata.train, metadata.modules) != (first.metadata.train, first.metadata.modules):
         fix = "fuse adapters that were trained with the same settings"

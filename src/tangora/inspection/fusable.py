@@ -90,9 +90,12 @@ def _adapters(adapters: Sequence[Inspected], answer: Fusable) -> None:
     except TangoraError as reason:
         answer.reasons["all"] = str(reason)
         return
-    with contextlib.suppress(TangoraError):
-        check_experts(opened, names)
-        answer.routers.extend(ROUTERS)
+    for name, router in ROUTERS.all().items():
+        if getattr(router, "linearized", False) and any(one.metadata.linearize != "module" for one in opened):
+            continue
+        with contextlib.suppress(TangoraError):
+            check_experts(opened, names, getattr(router, "kinds", ("lora",)))
+            answer.routers.append(name)
     for name in sorted(SPACES, key=lambda name: name != "delta"):
         try:
             space = space_of(name)

@@ -59,7 +59,7 @@ def routed_summary(about: Metadata, shapes: Mapping[str, Sequence[int]]) -> Rout
         shapes: tensor -> shape.
     """
     modules = about.modules or {}
-    if about.kind != "routed" or not isinstance(modules.get("sites"), dict):
+    if not about.of_kind.routed or not isinstance(modules.get("sites"), dict):
         return None
     if isinstance(modules.get("experts"), list):
         return _of_experts(about, modules, shapes)

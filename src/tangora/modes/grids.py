@@ -7,10 +7,8 @@ HyperGrid ─ Session.fit ─▶ log-gates of each task ─▶ an adapter of kin
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,7 +18,7 @@ from tangora.adapters.adapter import Adapter
 from tangora.adapters.initial import seed_of
 from tangora.config.hypergrid import GridsRecord
 from tangora.errors import AdapterError, ModelError
-from tangora.modes.modular import by_modules, in_network, modules_adapter, modules_footprint, with_tensors
+from tangora.modes.modular import modules_adapter, modules_footprint, network_of
 from tangora.modes.preparation import refuse_held, refuse_spread
 from tangora.modes.rates import own_rate
 from tangora.modes.session import training
@@ -33,9 +31,9 @@ from tangora.updates.task_vector import Dense, Update
 if TYPE_CHECKING:
     from tangora.config.settings import FinetuneConfig
     from tangora.modes.contract import Bench, Footprint
-    from tangora.tasks import Base, Task, TaskModel
+    from tangora.tasks import Base, Task
 
-__all__ = ["answer_by_grids", "as_weights", "check_grids", "grids_footprint", "load_with_grids", "train_grids"]
+__all__ = ["as_weights", "check_grids", "grids_footprint", "grids_network", "train_grids"]
 
 
 def check_grids(base: Base, config: FinetuneConfig) -> None:
@@ -162,23 +160,22 @@ def _first_tokens(tasks: Sequence[Task]) -> list[int]:
     return list(found)
 
 
-def _network(model: nn.Module, adapter: Adapter) -> Grids:
-    """Make the network of an adapter's settings, without its tensors."""
+def grids_network(model: nn.Module, adapter: Adapter) -> Grids:
+    """Return the network of an adapter's settings, without its tensors.
+
+    Raises:
+        AdapterError: ``tangora.json`` does not describe one.
+        ModelError: the model lacks a parameter that is changed.
+    """
     if not adapter.metadata.modules:
         raise AdapterError("tangora.json does not say which layers have grids", where="modules", fix="copy it again")
-    record = validate(GridsRecord, adapter.metadata.modules, "tangora.json, modules")
-    shapes = {name: tuple(model.get_parameter(name).shape) for name in record.changes}
+    record = validate(GridsRecord, adapter.metadata.modules, "tangora.json, modules", AdapterError)
+    own = {name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False)}
+    if absent := [name for name in record.changes if name not in own]:
+        fix = "give the base model that the adapter was made for"
+        raise ModelError("the model has no such parameter", got=type(model).__name__, where=absent[0], fix=fix)
+    shapes = {name: own[name] for name in record.changes}
     return Grids(record.sites, (record.rows, record.columns), shapes)
-
-
-def answer_by_grids(base: Base, adapter: Adapter) -> AbstractContextManager[Callable[[Task], TaskModel]]:
-    """Answer with a task's gates; see `Mode.answering`."""
-    return by_modules(base, adapter, _network(base.backbone, adapter))
-
-
-def load_with_grids(folder: Path, model: nn.Module) -> nn.Module:
-    """Return a base whose weights are gated; see `Mode.load_model`."""
-    return in_network(folder, model, _network)
 
 
 @torch.no_grad()
@@ -196,7 +193,7 @@ def as_weights(adapter: Adapter, model: nn.Module) -> Adapter:
         AdapterError: the adapter is not one of grids, or its tensors do not fit its settings.
         ModelError: the model lacks a gated layer.
     """
-    network = with_tensors(_network(model, adapter), adapter)
+    network = network_of(grids_network, model, adapter)
     changes = {name: network.changes.get_parameter(name).detach() for name in network.changed}
     for site, layer in layers_of(model, network.sites).items():
         before, name = layer.weight.detach().float().cpu(), f"{site}.weight"

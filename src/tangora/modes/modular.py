@@ -10,13 +10,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+import torch
 from torch import Tensor, nn
 
-from tangora.adapters.adapter import Adapter, load
-from tangora.errors import AdapterError
+from tangora.adapters.adapter import Adapter
+from tangora.errors import AdapterError, TangoraError
 from tangora.modes.contract import Footprint
 from tangora.modes.outcome import adapter_of
 from tangora.modes.session import Session, training
@@ -29,9 +29,20 @@ if TYPE_CHECKING:
     from tangora.modes.contract import Bench
     from tangora.tasks import Base, Task
 
-__all__ = ["adding", "by_modules", "in_network", "modules_adapter", "modules_footprint", "with_tensors"]
+__all__ = [
+    "MakeNetwork",
+    "adding",
+    "by_modules",
+    "in_network",
+    "modules_adapter",
+    "modules_footprint",
+    "network_of",
+    "with_tensors",
+]
 
 _N = TypeVar("_N", bound=Network)
+MakeNetwork: TypeAlias = Callable[[nn.Module, Adapter], _N]
+"""A backbone and an adapter -> the network of the adapter's settings, without its tensors."""
 
 
 @contextlib.contextmanager
@@ -64,43 +75,72 @@ def with_tensors(network: _N, adapter: Adapter) -> _N:
     """Load an adapter's tensors into a network, freeze it, and return it.
 
     Raises:
-        AdapterError: names or shapes differ.
+        AdapterError: names or shapes differ; or a value is none that the network can have.
     """
-    tensors = {name: update.dense() for name, update in adapter.updates.items()}
-    own = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-    given = {name: tuple(value.shape) for name, value in tensors.items()}
-    if odd := sorted(name for name in own.keys() | given.keys() if own.get(name) != given.get(name)):
-        what = f"the file does not fit the modules that {adapter.metadata.train} makes of tangora.json"
-        got = f"{odd[0]} of shape {given.get(odd[0])}, expected {own.get(odd[0])}"
-        raise AdapterError(what, got=got, fix="copy the adapter's folder again")
-    network.load_state_dict(tensors)
+    _refuse_others(network, adapter)
+    network.load_state_dict({name: update.dense() for name, update in adapter.updates.items()})
+    network.check_values()
     network.requires_grad_(False)
     return network
 
 
+def network_of(make: MakeNetwork[_N], backbone: nn.Module, adapter: Adapter) -> _N:
+    """Make the network of an adapter again, with the adapter's tensors, frozen.
+
+    Args:
+        make: backbone and adapter -> a network of the recorded settings, without the adapter's tensors.
+        backbone: that it will be put into.
+        adapter: of kind ``modules`` or ``routed``.
+
+    Raises:
+        AdapterError: no network can be made of the settings, or the tensors are those of another one.
+        ModelError: the settings do not fit the backbone.
+    """
+    try:
+        with torch.device("meta"):  # sizes that the file does not have cost no memory
+            _refuse_others(make(backbone, adapter), adapter)
+        network = make(backbone, adapter)
+    except TangoraError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as cause:
+        reason, fix = " ".join(str(cause).split())[:200], "copy the adapter's folder again"
+        what = f"tangora.json does not say what the modules of {adapter.metadata.train} are made of ({reason})"
+        raise AdapterError(what, got=adapter.metadata.modules, where="modules", fix=fix) from cause
+    return with_tensors(network, adapter)
+
+
+def _refuse_others(network: Network, adapter: Adapter) -> None:
+    """Refuse an adapter whose tensors are not those of a network; the network may be on the meta device."""
+    own = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    given = {name: tuple(update.shape) for name, update in adapter.updates.items()}
+    if odd := sorted(name for name in own.keys() | given.keys() if own.get(name) != given.get(name)):
+        what = f"the file does not fit the modules that {adapter.metadata.train} makes of tangora.json"
+        got = f"{odd[0]} of shape {given.get(odd[0])}, expected {own.get(odd[0])}"
+        raise AdapterError(what, got=got, fix="copy the adapter's folder again")
+
+
 @contextlib.contextmanager
-def by_modules(base: Base, adapter: Adapter, network: Network) -> Iterator[Callable[[Task], TaskModel]]:
+def by_modules(base: Base, adapter: Adapter, make: MakeNetwork[Network]) -> Iterator[Callable[[Task], TaskModel]]:
     """Answer with a network in the base for the length of the block; see `Mode.answering`.
 
     Args:
         base: as before afterwards.
         adapter: of kind ``modules`` or ``routed``.
-        network: made of its settings.
+        make: as of `network_of`.
     """
-    with attached(base.backbone, with_tensors(network, adapter)):
+    with attached(base.backbone, network_of(make, base.backbone, adapter)):
         yield lambda task: TaskModel(base.backbone, task, base, make_readout(task, base, adapter))
 
 
-def in_network(folder: Path, model: nn.Module, make: Callable[[nn.Module, Adapter], Network]) -> nn.Module:
+def in_network(adapter: Adapter, model: nn.Module, make: MakeNetwork[Network]) -> nn.Module:
     """Put an adapter's network into a model for good, and return the model, in evaluation mode; see `Mode.load_model`.
 
     Args:
-        folder: of the adapter.
+        adapter: of kind ``modules`` or ``routed``.
         model: its base.
-        make: model and adapter -> a network, without the adapter's tensors.
+        make: as of `network_of`.
     """
-    adapter = load(folder)
-    attach(model, with_tensors(make(model, adapter), adapter)).pop_all()
+    attach(model, network_of(make, model, adapter)).pop_all()
     return model.eval()
 
 

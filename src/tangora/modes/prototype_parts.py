@@ -16,17 +16,21 @@ if TYPE_CHECKING:
     from tangora.config.pha import PrototypeSettings
     from tangora.tasks import Base
 
-__all__ = ["answering_parts", "joint_part", "load_start", "read_start"]
+__all__ = ["answering_part", "joint_part", "load_start", "parallel_adapters", "read_start"]
 
 
-def answering_parts(adapter: Adapter) -> tuple[ParallelAdapters, Adapter]:
-    """Return a network for one task's adapters, and the adapter with its tensors alone.
+def parallel_adapters(adapter: Adapter) -> ParallelAdapters:
+    """Return a network for one task's adapters.
 
     Raises:
         AdapterError: ``tangora.json`` does not describe the modules.
     """
-    updates = {name: update for name, update in adapter.updates.items() if not name.startswith(JOINT)}
-    return ParallelAdapters(_shapes(adapter)), replace(adapter, updates=updates)
+    return ParallelAdapters(_shapes(adapter))
+
+
+def answering_part(adapter: Adapter) -> Adapter:
+    """Return an adapter without the tensors that are for new tasks."""
+    return replace(adapter, updates={n: u for n, u in adapter.updates.items() if not n.startswith(JOINT)})
 
 
 def read_start(base: Base, settings: PrototypeSettings) -> Adapter:

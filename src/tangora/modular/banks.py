@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tangora.errors import ModelError
+from tangora.errors import AdapterError, ModelError
 
 __all__ = ["Change", "DenseBank", "SparseBank", "largest"]
 
@@ -73,6 +73,18 @@ class SparseBank(nn.Module):
         self.counts[expert] = torch.bincount(rows, minlength=matrix.shape[0])
         self.columns[expert] = chosen % matrix.shape[1]
         self.values[expert] = matrix.flatten()[chosen]
+
+    def check_values(self, where: str) -> None:
+        """Refuse counts and columns that describe no matrix: products read memory by them, unchecked.
+
+        Raises:
+            AdapterError: names the site.
+        """
+        kept, (_, width) = self.values.shape[1], self.shape
+        counted = bool((self.counts >= 0).all()) and bool((self.counts.long().sum(1) == kept).all())
+        if not counted or not bool(((self.columns >= 0) & (self.columns < width)).all()):
+            what = f"counts or columns of sparse experts are none of {kept} entries in rows of {width}"
+            raise AdapterError(what, where=where, fix="copy the adapter's folder again")
 
     def matrices(self) -> list[Float[Tensor, "out in"]]:
         """Return the matrices, compressed by rows."""

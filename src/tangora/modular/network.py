@@ -45,6 +45,13 @@ class Network(nn.Module):
             # a generation calls the encoder by itself
             yield known.get_encoder().register_forward_pre_hook(self._note, with_kwargs=True)
 
+    def check_values(self) -> None:
+        """Refuse values from a file that the network cannot have; most networks can have any.
+
+        Raises:
+            AdapterError: names the part.
+        """
+
     def mask_of(self, hidden: Tensor) -> Tensor | None:
         """Return which positions of the hidden states are tokens and no padding, of shape [batch, length].
 

@@ -174,6 +174,12 @@ class RoutedNetwork(Network):
         found: Gate = self.gates.at(name)
         return found
 
+    def check_values(self) -> None:
+        """Refuse places of entries that are in no matrix; see `Network.check_values`."""
+        for name, site in self.settings.sites.items():
+            if site.form == "sparse":
+                self.sites.at(name).check_values(name)
+
     def connect(self, backbone: nn.Module) -> Iterator[RemovableHandle]:
         """Add hooks: gates that read elsewhere first, then fixed updates and experts; see `Network.connect`."""
         yield from super().connect(backbone)

@@ -185,7 +185,8 @@ def ways_table(summary: Summary) -> PageTable | None:
     of = f"kept of {mode_name(mode)} experts" if mode is not None else "kept"
     columns = ["way", "kind", "data needed", "for one more task", "mean score", of, "trained per task"]
     caption = (
-        "Ways to one model: what each scores, stores and needs. Trainings of fused and routed ones are their experts'"
+        "Ways to one model: what each scores, stores and needs. Trainings of fused and routed ones are their experts', "
+        "with that of a polish or of a router"
     )
     return PageTable(caption, [*columns, "stored per task", "minutes of training"], rows, text_columns=4)
 

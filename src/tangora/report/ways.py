@@ -6,6 +6,7 @@ Only a run that compares them has this section: one with a joint mode, or with a
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal, TypeAlias
 
-from tangora.errors import FileError
+from pydantic import ValidationError
+
+from tangora.config.fusion import FusionEntry
+from tangora.errors import FileError, TangoraError
 from tangora.evaluation.results import kept
 from tangora.evaluation.tables import Row
 from tangora.report.summary import Key, Summary, mean_score, method_name, mode_name
@@ -114,15 +118,11 @@ def _entries(recipe: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def _label(entry: Mapping[str, Any]) -> str:
-    """Return the label of an entry, as `tangora.config.fusion.FusionEntry` forms it."""
-    if entry.get("name"):
-        return str(entry["name"])
-    search, route = entry.get("search"), entry.get("route")
-    if isinstance(route, Mapping):
-        return str(route.get("name"))
-    chosen = str(search.get("name") if isinstance(search, Mapping) else entry.get("method"))
-    chosen += "-site" if isinstance(search, Mapping) and search.get("per") == "site" else ""
-    return f"{chosen}-polished" if entry.get("polish") else chosen
+    """Return the label of an entry; of one that needs a package that is not installed here, its name or method."""
+    try:
+        return FusionEntry.model_validate(entry).label
+    except (ValidationError, TangoraError):
+        return str(entry.get("name") or entry.get("method"))
 
 
 def _trained(summary: Summary, name: str, mode: _Mode, tasks: list[str]) -> Way:
@@ -135,17 +135,32 @@ def _trained(summary: Summary, name: str, mode: _Mode, tasks: list[str]) -> Way:
 
 
 def _fused(summary: Summary, key: Key, entry: Mapping[str, Any], tasks: list[str]) -> Way:
-    rows = summary.fused_scores(key, summary.largest or "")
+    rows, mode = summary.fused_scores(key, summary.largest or ""), _of_mode(summary, key.mode)
     group: Group = "routed" if entry.get("route") else "fused"
-    experts = _cost([summary.run.path / "adapters" / key.mode / task for task in tasks])
+    experts = _cost([summary.run.path / "adapters" / key.mode / task for task in tasks], shared=mode.joint)
     space = f"-{key.space}" if key.space != "delta" else ""
-    stored = _cost([summary.run.path / "fused" / key.mode / f"{key.method}{space}"]).stored
-    data = _needed(entry)
+    folder = summary.run.path / "fused" / key.mode / f"{key.method}{space}"
+    own = _made(folder)
     again = {"fused": "fuse again", "routed": "route again"}[group]
     again = f"{again} and polish" if entry.get("polish") else again
+    again = f"train all tasks again, {again}" if mode.joint and not mode.extends else f"train its adapter, {again}"
     name = f"{mode_name(key.mode)}, {method_name(key.method, key.space)}"
-    cost = _Cost(experts.trainable, stored, experts.seconds)
-    return _way(summary, name, group, rows, cost, data, f"train its adapter, {again}")
+    trainable, seconds = _sum(experts.trainable, own.trainable), _sum(experts.seconds, own.seconds)
+    cost = _Cost(trainable, _numbers(folder), seconds)
+    return _way(summary, name, group, rows, cost, DATA[4] if mode.joint else _needed(entry), again)
+
+
+def _made(folder: Path) -> _Cost:
+    """Return what was trained after the experts: by a polish, or by a router that learned."""
+    selection = ((_json(folder / "tangora.json").get("fused") or {}).get("selection")) or {}
+    record = _record(folder) or {"trainable": selection.get("trained"), "seconds": selection.get("seconds")}
+    return _Cost(record.get("trainable"), None, record.get("seconds"))
+
+
+def _sum(*parts: float | None) -> float | None:
+    """Return the sum of the known parts; None if none is known."""
+    known = [float(part) for part in parts if part is not None]
+    return sum(known) if known else None
 
 
 def _way(summary: Summary, name: str, group: Group, rows: Mapping[str, Row], cost: _Cost, data: str, added: str) -> Way:
@@ -199,18 +214,22 @@ def _cost(folders: Sequence[Path], *, shared: bool = False) -> _Cost:
         shared: whether one training made all of them: each has its record, and equal weights count once.
     """
     records = [record for folder in folders if (record := _record(folder))]
-    records = records[:1] if shared else records
+    # each task has the record of the one training; of two stages, its own and that of the first, which all share
+    records = [*records, records[0]["joint"]] if records and "joint" in records[0] else records[: 1 if shared else None]
     prints = {_digest(folder) if shared else str(folder): folder for folder in folders}
-    stored = [numbers for folder in prints.values() if (numbers := _numbers(folder)) is not None]
-    trainable, seconds = (
-        [float(r[name]) for r in records if r.get(name) is not None] for name in ("trainable", "seconds")
-    )
-    return _Cost(sum(trainable) or None, sum(stored) or None, sum(seconds) or None)
+    stored = _sum(*map(_numbers, prints.values()))
+    return _Cost(_sum(*(r.get("trainable") for r in records)), stored, _sum(*(r.get("seconds") for r in records)))
 
 
 def _record(folder: Path) -> Mapping[str, Any]:
-    path = folder / "training.json"
-    return read_json(path) if path.is_file() else {}
+    return _json(folder / "training.json")
+
+
+def _json(path: Path) -> Mapping[str, Any]:
+    """Return the content of a file; nothing if there is none, or it cannot be read."""
+    with contextlib.suppress(FileError):
+        return read_json(path)
+    return {}
 
 
 def _files(folder: Path) -> list[Path]:

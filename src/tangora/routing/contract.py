@@ -77,7 +77,8 @@ class Router(Protocol):
         reference: the router's source, ``arXiv:NNNN.NNNNN`` for a paper.
 
     A router may also have ``kinds``, if it takes experts of other kinds than ``lora``, and ``linearized = True``, if
-    they must be L-LoRA experts.
+    they must be L-LoRA experts. One that compares input directions of the experts has ``directions``: settings -> how
+    many of each; a recipe whose experts share that many rows of A, so that it could not tell them apart, is refused.
 
     A router promises:
 

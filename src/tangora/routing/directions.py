@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import combinations
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tangora.errors import FusionError
 from tangora.updates.task_vector import LowRank
 from tangora.updates.truncation import thin_svd
 
-__all__ = ["leading_directions"]
+__all__ = ["leading_directions", "refuse_alike"]
 
 _NOISE = 1e-6  # of the largest singular value: below it, a direction is rounding of float32
+_SAME = 1e-5  # of a sum of squared cosines: rounding of float32 directions is about 1e-6
 
 
 def leading_directions(update: LowRank | None, count: int, width: int) -> Float[Tensor, "directions width"]:
@@ -35,3 +40,27 @@ def leading_directions(update: LowRank | None, count: int, width: int) -> Float[
     signs = torch.gather(rows, 1, rows.abs().argmax(1, keepdim=True)).sign()
     directions: Tensor = (rows * signs).float()
     return directions
+
+
+def refuse_alike(
+    site: str, names: Sequence[str], directions: Sequence[Float[Tensor, "directions width"]], fix: str
+) -> None:
+    """Refuse experts between which no input decides: those whose directions span the same space.
+
+    Every input has equal scores for them then, and rounding would choose, otherwise in every batch. So it is with
+    experts that share A, as L-LoRA's do, if as many directions are compared as A has rows.
+
+    Args:
+        site: of the updates.
+        names: of the experts.
+        directions: orthonormal rows of each expert; none for one without the site.
+        fix: for the error.
+
+    Raises:
+        FusionError: names two of them.
+    """
+    for (one, first), (other, second) in combinations(zip(names, directions, strict=True), 2):
+        shared = float((first @ second.T).square().sum())  # the squared cosines of the angles between the two spaces
+        if len(first) == len(second) > 0 and shared > len(first) - _SAME:
+            what = f"{one} and {other} are compared in the same {len(first)} input directions, so that no input decides"
+            raise FusionError(what, where=site, fix=fix)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tangora.coefficients import grid
 from tangora.coefficients.requirements import refuse_unless_searchable
@@ -67,6 +67,21 @@ def _check_router(recipe: Recipe, entry: FusionEntry) -> None:
     if odd and (entry.modes or len(odd) == len(modes)):
         what, fix = f"adapters of train: {recipe.modes[odd[0]].train} cannot be routed", _fix(router)
         raise FusionError(what, got=odd[0], where=f"fusion.methods.{entry.label}.modes", fix=fix)
+    for mode in (mode for mode in modes if mode not in odd):
+        _refuse_alike(recipe, entry, router, mode)
+
+
+def _refuse_alike(recipe: Recipe, entry: FusionEntry, router: Any, mode: str) -> None:
+    """Refuse experts with one frozen A for a router that compares all directions of A: every input scores alike."""
+    if not hasattr(router, "directions") or mode_of(recipe.modes[mode]).linearize != "module":
+        return
+    lora, compared = recipe.finetune_config(mode).lora, router.directions(entry.route)
+    chosen = getattr(entry.route, "top_k", 1)
+    if lora.a_init == "shared" and lora.r <= compared and any(size > chosen for size in _sizes(recipe, entry)):
+        what = f"adapters of {mode} share A of rank {lora.r}, and {entry.method} compares {compared} directions"
+        where = f"fusion.methods.{entry.label}"
+        fix = "choose fewer directions or a larger rank, or name other modes in the entry: no input could decide"
+        raise FusionError(what, where=where, fix=fix)
 
 
 def _fix(router: object) -> str:

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from tangora.config.bottleneck import BottleneckSettings
+from tangora.modes.kinds._modules import AddedModules
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from tangora.adapters.adapter import Adapter
     from tangora.config.settings import FinetuneConfig
     from tangora.modes.contract import Bench, Footprint
-    from tangora.tasks import Base, Task, TaskModel
+    from tangora.modular.bottleneck.adapters import Bottlenecks
+    from tangora.tasks import Base, Task
 
 __all__ = ["MODE", "Bottleneck"]
 
 
-class Bottleneck:
+class Bottleneck(AddedModules):
     """Adapters of one task: ``y + W_up act(W_down y + b_down) + b_up`` for the output y of a sub-layer.
 
     (arXiv:1902.00751.) With ``form: parallel`` they read the input of the sub-layer in place of its output
@@ -37,10 +37,7 @@ class Bottleneck:
     passes: Final = 3
     joint = False
     kind: Final = "modules"
-    linearize: Final = "none"
     answers: Final = "modules"
-    linear_in_coefficients: Final = False
-    can_be_student: Final = False
 
     def check(self, base: Base, config: FinetuneConfig) -> None:
         """Refuse places that the base lacks, and a reduction beyond their width."""
@@ -58,21 +55,11 @@ class Bottleneck:
 
         return train_own(bench, tasks, config)
 
-    def answering(
-        self, base: Base, adapter: Adapter, saved: dict[str, Tensor]
-    ) -> AbstractContextManager[Callable[[Task], TaskModel]]:
-        """See `Mode.answering`: with the adapters in the hooks of the base."""
+    def network(self, backbone: nn.Module, adapter: Adapter) -> Bottlenecks:
+        """Return adapters of the recorded sizes; see `AddedModules.network`."""
         from tangora.modes.bottleneck import baked_network  # deferred: torch
-        from tangora.modes.modular import by_modules  # deferred: torch
 
-        return by_modules(base, adapter, baked_network(base.backbone, adapter))
-
-    def load_model(self, folder: Path, model: nn.Module) -> nn.Module:
-        """Return the base with the adapters in its hooks; see `Mode.load_model`."""
-        from tangora.modes.bottleneck import baked_network  # deferred: torch
-        from tangora.modes.modular import in_network  # deferred: torch
-
-        return in_network(folder, model, baked_network)
+        return baked_network(backbone, adapter)
 
 
 MODE = Bottleneck()

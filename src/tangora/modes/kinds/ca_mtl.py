@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from tangora.config.ca_mtl import CaMtlSettings
+from tangora.modes.kinds._modules import AddedModules
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from tangora.adapters.adapter import Adapter
     from tangora.config.settings import FinetuneConfig
     from tangora.modes.contract import Bench, Footprint
-    from tangora.tasks import Base, Task, TaskModel
+    from tangora.modular.ca_mtl.baked import Baked
+    from tangora.tasks import Base, Task
 
 __all__ = ["MODE"]
 
 
-class _CaMtl:
+class _CaMtl(AddedModules):
     """One hypernetwork for all tasks; every task gets its own adapter, without it.
 
     With z a linear function of the task's embedding, and ``FiLM_z(x) = (1 + γ(z)) x + β(z)``:
@@ -45,10 +45,7 @@ class _CaMtl:
     passes: Final = 3
     joint: Final = True
     kind: Final = "modules"
-    linearize: Final = "none"
     answers: Final = "modules"
-    linear_in_coefficients: Final = False
-    can_be_student: Final = False
 
     def fusable(self, keys: Mapping[str, Any]) -> bool:
         """Return whether adapters that were trained with these keys add up: those without a bottleneck."""
@@ -72,21 +69,11 @@ class _CaMtl:
 
         return train(bench, tasks, config)
 
-    def answering(
-        self, base: Base, adapter: Adapter, saved: dict[str, Tensor]
-    ) -> AbstractContextManager[Callable[[Task], TaskModel]]:
-        """See `Mode.answering`: with the task's values in the hooks of the base."""
+    def network(self, backbone: nn.Module, adapter: Adapter) -> Baked:
+        """Return the parts of a task's network; see `AddedModules.network`."""
         from tangora.modes.ca_mtl import baked_network  # deferred: torch
-        from tangora.modes.modular import by_modules  # deferred: torch
 
-        return by_modules(base, adapter, baked_network(base.backbone, adapter))
-
-    def load_model(self, folder: Path, model: nn.Module) -> nn.Module:
-        """Return the base with the task's values in its hooks; see `Mode.load_model`."""
-        from tangora.modes.ca_mtl import baked_network  # deferred: torch
-        from tangora.modes.modular import in_network  # deferred: torch
-
-        return in_network(folder, model, baked_network)
+        return baked_network(backbone, adapter)
 
 
 MODE = _CaMtl()

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Final
 
 from tangora.config.dyadic import DyadicSettings
+from tangora.modes.kinds._modules import AddedModules
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from tangora.adapters.adapter import Adapter
     from tangora.config.settings import FinetuneConfig
     from tangora.modes.contract import Bench, Footprint
-    from tangora.tasks import Base, Task, TaskModel
+    from tangora.modular.dyadic import DyadicNetwork
+    from tangora.tasks import Base, Task
 
 __all__ = ["MODE"]
 
 
-class _Dyadic:
+class _Dyadic(AddedModules):
     """One adapter of all tasks: ``y = W x + s Σⱼ (aⱼ·x) Σᵢ Rⱼᵢ(x) bⱼᵢ``, with ``Rⱼ(x) = softmax(W_{R,j} x)``.
 
     The down-projections aⱼ are shared, and each has m up-vectors bⱼᵢ; W_{R,j} decides for every token and rank how much
@@ -36,10 +36,7 @@ class _Dyadic:
     passes: Final = 3
     joint: Final = True
     kind: Final = "routed"
-    linearize: Final = "none"
     answers: Final = "dyadic"
-    linear_in_coefficients: Final = False
-    can_be_student: Final = False
     fusable: Final = False
 
     def check(self, base: Base, config: FinetuneConfig) -> None:
@@ -60,24 +57,11 @@ class _Dyadic:
 
         return train(bench, tasks, config)
 
-    def answering(
-        self, base: Base, adapter: Adapter, saved: dict[str, Tensor]
-    ) -> AbstractContextManager[Callable[[Task], TaskModel]]:
-        """See `Mode.answering`: with the up-vectors beside the layers."""
-        from tangora.modes.modular import by_modules  # deferred: torch
-        from tangora.modular.dyadic import dyadic_network
+    def network(self, backbone: nn.Module, adapter: Adapter) -> DyadicNetwork:
+        """Return up-vectors beside the layers; see `AddedModules.network`."""
+        from tangora.modular.dyadic import dyadic_network  # deferred: torch
 
-        return by_modules(base, adapter, dyadic_network(adapter.metadata.modules))
-
-    def load_model(self, folder: Path, model: nn.Module) -> nn.Module:
-        """Return the model with the up-vectors beside its layers; see `Mode.load_model`."""
-        from tangora.modes.modular import in_network  # deferred: torch
-        from tangora.modular.dyadic import dyadic_network
-
-        def make(model: nn.Module, adapter: Adapter) -> Any:
-            return dyadic_network(adapter.metadata.modules)
-
-        return in_network(folder, model, make)
+        return dyadic_network(adapter.metadata.modules)
 
 
 MODE = _Dyadic()

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Final
 
 from tangora.config.ep_alm import EpAlmSettings
-from tangora.errors import AdapterError, ModelError
+from tangora.errors import ModelError
+from tangora.modes.kinds._modules import AddedModules
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from tangora.adapters.adapter import Adapter
     from tangora.config.settings import FinetuneConfig
     from tangora.modes.contract import Bench, Footprint
     from tangora.modular.ep_alm.network import EpAlm
-    from tangora.tasks import Base, Task, TaskModel
+    from tangora.tasks import Base, Task
 
 __all__ = ["MODE"]
 
 
-class _EpAlm:
+class _EpAlm(AddedModules):
     """A linear connector for each of the tower's last levels, and a soft prompt. Both towers stay frozen.
 
     Before every layer ``l`` of a range, column 0 of the hidden states is ``C_i v_i + c_i``: ``v_i`` is the [CLS] token
@@ -43,10 +42,7 @@ class _EpAlm:
     passes: Final = 3
     joint: Final = False
     kind: Final = "modules"
-    linearize: Final = "none"
     answers: Final = "ep-alm"
-    linear_in_coefficients: Final = False
-    can_be_student: Final = False
     fusable: Final = True
     tiny: Final = "vision-language"
 
@@ -79,19 +75,11 @@ class _EpAlm:
         made = modules_adapter(bench.base, tasks, config, tensors, network.layout.settings())
         return {task.name: made for task in tasks}
 
-    def answering(
-        self, base: Base, adapter: Adapter, saved: dict[str, Tensor]
-    ) -> AbstractContextManager[Callable[[Task], TaskModel]]:
-        """See `Mode.answering`: with visual tokens in the decoder."""
-        from tangora.modes.modular import by_modules  # deferred: torch
+    def network(self, backbone: nn.Module, adapter: Adapter) -> EpAlm:
+        """Return connectors and prompt as they were kept; see `AddedModules.network`."""
+        from tangora.modular.ep_alm.network import EpAlm, Layout  # deferred: torch
 
-        return by_modules(base, adapter, _again(adapter))
-
-    def load_model(self, folder: Path, model: nn.Module) -> nn.Module:
-        """Return both towers with the connectors between them; see `Mode.load_model`."""
-        from tangora.modes.modular import in_network  # deferred: torch
-
-        return in_network(folder, model, lambda _, adapter: _again(adapter))
+        return EpAlm(Layout(**(adapter.metadata.modules or {})))
 
 
 def _made(base: Base, config: FinetuneConfig) -> EpAlm:
@@ -104,22 +92,6 @@ def _made(base: Base, config: FinetuneConfig) -> EpAlm:
     settings = config.settings
     with drawing(seed_of("ep-alm", config.seed)):
         return EpAlm(planned(base.backbone, settings), mlp=settings.prompt_mlp)
-
-
-def _again(adapter: Adapter) -> EpAlm:
-    """Return the network of an adapter's settings, without its values.
-
-    Raises:
-        AdapterError: the settings are not those of such a network.
-    """
-    from tangora.modular.ep_alm.network import EpAlm, Layout  # deferred: torch
-
-    settings: dict[str, Any] = dict(adapter.metadata.modules or {})
-    try:
-        return EpAlm(Layout(**settings))
-    except (TypeError, RuntimeError) as cause:
-        what = f"tangora.json does not say what the modules are made of ({cause})"
-        raise AdapterError(what, got=settings, where="modules", fix="copy the adapter's folder again") from cause
 
 
 MODE = _EpAlm()

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from tangora.modes.contract import Bench, Footprint
     from tangora.tasks import Base, Task, TaskModel
 
-__all__ = ["MODE"]
+__all__ = ["MODE", "Full"]
 
 
-class _Full:
+class Full:
     """Train every weight; the adapter contains the change of each parameter and is as large as the model."""
 
-    name: Final = "full"
+    name = "full"
     settings: Final = WeightSettings
     default_rate: Final = 5e-5
     passes: Final = 3
@@ -78,4 +78,4 @@ class _Full:
         return model.eval()
 
 
-MODE = _Full()
+MODE = Full()

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from tangora.config.hypergrid import HyperGridSettings
+from tangora.modes.kinds._modules import AddedModules
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from tangora.adapters.adapter import Adapter
     from tangora.config.settings import FinetuneConfig
     from tangora.modes.contract import Bench, Footprint
-    from tangora.tasks import Base, Task, TaskModel
+    from tangora.modular.hypergrid import Grids
+    from tangora.tasks import Base, Task
 
 __all__ = ["MODE"]
 
 
-class _HyperGrid:
+class _HyperGrid(AddedModules):
     """``W' = W ∘ repeat(g(u vᵀ))`` for every feed-forward weight, with u and v from an embedding of the task.
 
     Choose it for very small adapters of many tasks that share a base: a task keeps one gate for each block of a weight.
@@ -33,10 +33,7 @@ class _HyperGrid:
     passes: Final = 3
     joint: Final = True
     kind: Final = "modules"
-    linearize: Final = "none"
     answers: Final = "grids"
-    linear_in_coefficients: Final = False
-    can_be_student: Final = False
     fusable: Final = True
 
     def check(self, base: Base, config: FinetuneConfig) -> None:
@@ -57,19 +54,11 @@ class _HyperGrid:
 
         return train_grids(bench, tasks, config)
 
-    def answering(
-        self, base: Base, adapter: Adapter, saved: dict[str, Tensor]
-    ) -> AbstractContextManager[Callable[[Task], TaskModel]]:
-        """See `Mode.answering`: with gated weights."""
-        from tangora.modes.grids import answer_by_grids  # deferred: torch
+    def network(self, backbone: nn.Module, adapter: Adapter) -> Grids:
+        """Return a task's gates on the weights; see `AddedModules.network`."""
+        from tangora.modes.grids import grids_network  # deferred: torch
 
-        return answer_by_grids(base, adapter)
-
-    def load_model(self, folder: Path, model: nn.Module) -> nn.Module:
-        """Return the base with gated weights; see `Mode.load_model`."""
-        from tangora.modes.grids import load_with_grids  # deferred: torch
-
-        return load_with_grids(folder, model)
+        return grids_network(backbone, adapter)
 
 
 MODE = _HyperGrid()

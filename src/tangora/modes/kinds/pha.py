@@ -5,23 +5,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from tangora.config.pha import PrototypeSettings
+from tangora.modes.kinds._modules import AddedModules
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from contextlib import AbstractContextManager
-    from pathlib import Path
+    from collections.abc import Mapping, Sequence
 
-    from torch import Tensor, nn
+    from torch import nn
 
     from tangora.adapters.adapter import Adapter
     from tangora.config.settings import FinetuneConfig
     from tangora.modes.contract import Bench, Footprint
-    from tangora.tasks import Base, Task, TaskModel
+    from tangora.modular.pha.networks import ParallelAdapters
+    from tangora.tasks import Base, Task
 
 __all__ = ["MODE"]
 
 
-class _PrototypeHyperAdapter:
+class _PrototypeHyperAdapter(AddedModules):
     """Prototype-based HyperAdapter (arXiv:2310.11670): ``h + FFN(LN h) + A(LN h)``, A made of the task's prototype.
 
     An encoder-decoder has adapters that all tasks share in the encoder, and in the decoder adapters that a network
@@ -39,10 +39,7 @@ class _PrototypeHyperAdapter:
     passes: Final = 3
     joint: Final = True
     kind: Final = "modules"
-    linearize: Final = "none"
     answers: Final = "pha"
-    linear_in_coefficients: Final = False
-    can_be_student: Final = False
     extends: Final = True
 
     def check(self, base: Base, config: FinetuneConfig) -> None:
@@ -72,26 +69,17 @@ class _PrototypeHyperAdapter:
 
         return train_prototypes(bench, tasks, config)
 
-    def answering(
-        self, base: Base, adapter: Adapter, saved: dict[str, Tensor]
-    ) -> AbstractContextManager[Callable[[Task], TaskModel]]:
-        """See `Mode.answering`: with the task's adapters in the base."""
-        from tangora.modes.modular import by_modules  # deferred: torch
-        from tangora.modes.prototype_parts import answering_parts
+    def network(self, backbone: nn.Module, adapter: Adapter) -> ParallelAdapters:
+        """Return a task's own and shared adapters; see `AddedModules.network`."""
+        from tangora.modes.prototype_parts import parallel_adapters  # deferred: torch
 
-        network, own = answering_parts(adapter)
-        return by_modules(base, own, network)
+        return parallel_adapters(adapter)
 
-    def load_model(self, folder: Path, model: nn.Module) -> nn.Module:
-        """Return the base with the task's adapters; see `Mode.load_model`."""
-        from tangora.adapters.adapter import load  # deferred: torch
-        from tangora.modes.modular import with_tensors
-        from tangora.modes.prototype_parts import answering_parts
-        from tangora.modular.network import attach
+    def answering_part(self, adapter: Adapter) -> Adapter:
+        """Return the adapter without what new tasks start from."""
+        from tangora.modes.prototype_parts import answering_part  # deferred: torch
 
-        network, own = answering_parts(load(folder))
-        attach(model, with_tensors(network, own)).pop_all()
-        return model.eval()
+        return answering_part(adapter)
 
 
 MODE = _PrototypeHyperAdapter()

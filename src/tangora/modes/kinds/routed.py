@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from tangora.config.settings import Frozen
 from tangora.errors import ModelError
+from tangora.modes.kinds._modules import AddedModules
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from tangora.adapters.adapter import Adapter
     from tangora.config.settings import FinetuneConfig
     from tangora.modes.contract import Bench, Footprint
-    from tangora.tasks import Base, Task, TaskModel
+    from tangora.modular.routed import RoutedNetwork
+    from tangora.tasks import Base, Task
 
 __all__ = ["MODE", "RoutedModeSettings"]
 
@@ -25,7 +25,7 @@ class RoutedModeSettings(Frozen):
     """There is nothing to set: a routed adapter is not trained."""
 
 
-class _Routed:
+class _Routed(AddedModules):
     """Answers with the adapters that `tangora.route` makes; it trains none.
 
     The network is `tangora.modular.routed.RoutedNetwork`. To train experts and a router together, choose ``dyadic``.
@@ -37,10 +37,7 @@ class _Routed:
     passes: Final = 1
     joint: Final = False
     kind: Final = "routed"
-    linearize: Final = "none"
     answers: Final = "routed"
-    linear_in_coefficients: Final = False
-    can_be_student: Final = False
     trains: Final = False
 
     def check(self, base: Base, config: FinetuneConfig) -> None:
@@ -55,24 +52,11 @@ class _Routed:
         """Refuse to train."""
         _refuse(config)
 
-    def answering(
-        self, base: Base, adapter: Adapter, saved: dict[str, Tensor]
-    ) -> AbstractContextManager[Callable[[Task], TaskModel]]:
-        """See `Mode.answering`: with experts and gates beside the layers."""
-        from tangora.modes.modular import by_modules  # deferred: torch
-        from tangora.modular.routed import routed_network
+    def network(self, backbone: nn.Module, adapter: Adapter) -> RoutedNetwork:
+        """Return experts and gates beside the layers; see `AddedModules.network`."""
+        from tangora.modular.routed import routed_network  # deferred: torch
 
-        return by_modules(base, adapter, routed_network(adapter.metadata.modules))
-
-    def load_model(self, folder: Path, model: nn.Module) -> nn.Module:
-        """Return the model with experts and gates beside its layers; see `Mode.load_model`."""
-        from tangora.modes.modular import in_network  # deferred: torch
-        from tangora.modular.routed import routed_network
-
-        def make(model: nn.Module, adapter: Adapter) -> Any:
-            return routed_network(adapter.metadata.modules)
-
-        return in_network(folder, model, make)
+        return routed_network(adapter.metadata.modules)
 
 
 def _refuse(config: FinetuneConfig) -> NoReturn:

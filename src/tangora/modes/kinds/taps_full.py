@@ -2,41 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from tangora.config.gated import GatedWeightSettings
+from tangora.modes.kinds.full import Full
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-
     from tangora.adapters.adapter import Adapter
     from tangora.config.settings import FinetuneConfig
     from tangora.modes.contract import Bench, Footprint
-    from tangora.tasks import Base, Task, TaskModel
+    from tangora.tasks import Base, Task
 
 __all__ = ["MODE"]
 
 
-class _TapsFull:
+class _TapsFull(Full):
     """Full fine-tuning with a gate per layer, ``W̄ + 1[s ≥ τ] δ``, and a penalty on the gates.
 
     Choose it instead of ``full`` for the layers that a task does not need to stay the base's. The adapter contains the
     changes of open layers and of normalization layers, and is as large as these.
     """
 
-    name: Final = "taps-full"
-    settings: Final = GatedWeightSettings
-    default_rate: Final = 5e-5
-    passes: Final = 3
-    joint: Final = False
-    kind: Final = "full"
-    linearize: Final = "none"
-    answers: Final = "weights"
-    linear_in_coefficients: Final = False
-    can_be_student: Final = False
+    name = "taps-full"
+    settings: Final = GatedWeightSettings  # type: ignore[misc]
     keeps_start: Final = True
     """It holds the weights of before beside those that it trains; see `tangora.modes.memory`."""
 
@@ -57,21 +46,6 @@ class _TapsFull:
         from tangora.modes.gating import train_gated_weights  # deferred: torch
 
         return train_gated_weights(bench, tasks, config)
-
-    def answering(
-        self, base: Base, adapter: Adapter, saved: dict[str, Tensor]
-    ) -> AbstractContextManager[Callable[[Task], TaskModel]]:
-        """See `Mode.answering`: with the updates in the weights."""
-        from tangora.modes.answers import by_weights  # deferred: torch
-
-        return by_weights(base, adapter, saved)
-
-    def load_model(self, folder: Path, model: nn.Module) -> nn.Module:
-        """Return the base with its weights changed in place; see `Mode.load_model`."""
-        from tangora.adapters.adapter import load  # deferred: torch
-
-        load(folder).apply_(model)
-        return model.eval()
 
 
 MODE = _TapsFull()

@@ -45,6 +45,10 @@ class Arrow:
     needs: Literal["nothing", "rows"] = "nothing"
     reference = "arXiv:2405.11157"
 
+    def directions(self, settings: ArrowSettings) -> int:
+        """Return how many input directions of an expert are compared; see `tangora.routing.contract.Router`."""
+        return 1
+
     def __call__(
         self, experts: Mapping[str, Adapter], settings: ArrowSettings, bench: RoutingBench | None = None
     ) -> Adapter:
@@ -52,22 +56,25 @@ class Arrow:
         from tangora.routing.assembly import Routed, expert_sites, routed_adapter  # deferred: torch
 
         sites = expert_sites(experts)
-        gates = {site: _gate(updates, settings) for site, updates in sites.items()}
+        gates = {site: _gate(site, list(experts), updates, settings) for site, updates in sites.items()}
         return routed_adapter(experts, settings, {site: Routed(u, site) for site, u in sites.items()}, gates)
 
 
-def _gate(updates: Sequence[LowRank | None], settings: ArrowSettings) -> Gate:
+def _gate(site: str, names: Sequence[str], updates: Sequence[LowRank | None], settings: ArrowSettings) -> Gate:
     """Return the gate of a site."""
     import torch  # deferred: the settings of a recipe need none
 
     from tangora.modular.gates import PrototypeGate, PrototypeSettings  # deferred: torch
-    from tangora.routing.directions import leading_directions
+    from tangora.routing.directions import leading_directions, refuse_alike
 
     width = next(u.shape[1] for u in updates if u is not None)
+    directions = [leading_directions(update, 1, width) for update in updates]
+    if settings.top_k < len(updates):
+        fix = "route them by dyadic-experts or wemoe, or train with a rank above 1"
+        refuse_alike(site, names, directions, fix)
     prototypes = torch.zeros(len(updates), width)
-    for row, update in zip(prototypes, updates, strict=True):
-        for direction in leading_directions(update, 1, width):
-            row.copy_(direction)
+    for row, found in zip(prototypes, directions, strict=True):
+        row.copy_(found.sum(0))  # of one direction, or of none
     made = PrototypeSettings(width=width, experts=len(updates), top_k=settings.top_k, temperature=settings.temperature)
     gate = PrototypeGate(made)
     gate.load_state_dict({"prototypes": prototypes})

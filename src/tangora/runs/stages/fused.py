@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tangora.adapters.heads import heads_digest, read_heads, read_records
+from tangora.adapters.metadata import FILE
 from tangora.config.recipe import FusionEntry, Recipe
 from tangora.errors import TangoraError
 from tangora.evaluation.evaluator import ScoreStore, scoring_key
@@ -24,7 +25,7 @@ from tangora.runs.stages.outcomes import joined
 from tangora.runs.stages.scores import FusionScoresJob
 from tangora.runs.stages.statistics import StatisticsJob, kinds_of
 from tangora.runs.stages.work import rows_of
-from tangora.support.files import digest, read_json
+from tangora.support.files import atomic_dir, digest, read_json, write_json
 from tangora.support.source import source_digest
 
 if TYPE_CHECKING:
@@ -59,9 +60,12 @@ class FusedJob(Job):
         chosen = self._chosen(context)
         context.progress.begin(self.label, len(chosen))
         for folder, (outcome, selection) in chosen.items():
-            adapter = self._adapter(context, outcome, selection)
+            adapter, record = self._adapter(context, outcome, selection)
             if not _is_saved(folder, adapter):
-                adapter.save(folder, overwrite=True)
+                with atomic_dir(folder, overwrite=True, record=FILE) as staging:
+                    adapter.save(staging)
+                    if record is not None:
+                        write_json(staging / "training.json", record)
             context.progress.advance(detail=folder.name)
         context.progress.end()
 
@@ -81,26 +85,30 @@ class FusedJob(Job):
             if len(one.subset) == size
         }
 
-    def _adapter(self, context: Context, outcome: Outcome, selection: Mapping[str, Any] | None) -> Adapter:
+    def _adapter(
+        self, context: Context, outcome: Outcome, selection: Mapping[str, Any] | None
+    ) -> tuple[Adapter, Mapping[str, Any] | None]:
+        """Return an adapter with its scores, and the record of its polish if there was one."""
         statistics = context.statistics(self.mode) if kinds_of(context.recipe, self.mode) else {}
         fusion = context.fusion(self.mode, self.space, statistics)
         part = fusion.subset([context.names.index(name) for name in outcome.subset])
-        made = self._made(context, outcome, part)
+        made, record = self._made(context, outcome, part)
         made = made if selection is None or made.metadata.fused is None else made.with_selection(selection)
         scores = {task: result.score for task, result in outcome.results["test"].items()}
         about = {"selection": outcome.selection, **_ordinary(context, made, list(scores))}
-        return made.with_scores(scores, split="test", **about)
+        return made.with_scores(scores, split="test", **about), record
 
-    def _made(self, context: Context, outcome: Outcome, fusion: Fusion) -> Adapter:
+    def _made(self, context: Context, outcome: Outcome, fusion: Fusion) -> tuple[Adapter, Mapping[str, Any] | None]:
         """Fuse with the chosen coefficients, polish, or route."""
         entry, parameters = _entry(context.recipe, outcome), dict(outcome.coefficients)
         cell = Cell(self.mode, self.space, tuple(outcome.subset), entry)
         if entry.route is not None:
-            return context.router.made(cell, fusion)
+            return context.router.made(cell, fusion), None
         weights = parameters.pop("weights")
         if entry.polish is None:
-            return fusion.merge(entry.method, weights, parameters)
-        return context.polisher.polished(Candidate(cell, weights, parameters), fusion)
+            return fusion.merge(entry.method, weights, parameters), None
+        candidate = Candidate(cell, weights, parameters)
+        return context.polisher.polished(candidate, fusion), context.polisher.record(candidate, fusion)
 
 
 def _ordinary(context: Context, adapter: Adapter, tasks: Sequence[str]) -> dict[str, Any]:
