@@ -476,8 +476,9 @@ def test_adapters_of_other_layers_are_not_fused(trained):
 def test_a_damaged_description_is_refused(trained):
     base, _, (adapter, _) = trained
     metadata = adapter.metadata.model_copy(update={"modules": {"levels": 2}})
-    with pytest.raises(AdapterError, match="does not say what the modules are made of"):
-        MODES.get("ep-alm").answering(base, replace(adapter, metadata=metadata), {})
+    answering = MODES.get("ep-alm").answering(base, replace(adapter, metadata=metadata), {})
+    with pytest.raises(AdapterError, match="does not say what the modules of ep-alm are made of"), answering:
+        pass
 
 
 def test_a_training_that_resumes_gives_the_same_adapter(tmp_path):

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from synthetic import TASKS, make_run
 
 from tangora import report
+from tangora.adapters.metadata import FusedInfo, Metadata
 from tangora.report.data import read_run
 from tangora.report.summary import Summary
 from tangora.report.tables import ways_table
@@ -85,32 +86,26 @@ def test_shares_are_those_of_the_first_separate_mode(compared):
     assert found["LoRA"].kept == pytest.approx(expected)
 
 
-def with_own_training(run, label, record, about=None):
-    """A fusion whose polish, or whose router, was trained."""
-    folder = run / "fused" / "lora" / label
-    folder.mkdir(parents=True, exist_ok=True)
-    if record is not None:
-        (folder / "training.json").write_text(json.dumps(record))
-    (folder / "tangora.json").write_text(json.dumps(about or {}))
-
-
 def test_what_is_trained_after_the_experts_counts(compared):
     def of(name):
         return {way.name: way for way in ways(Summary(read_run(compared)))}[name]
 
-    lora = of("LoRA")
+    lora, fused = of("LoRA"), compared / "fused" / "lora"
     assert of("LoRA, average").seconds == lora.seconds
-    with_own_training(compared, "average", {"trainable": 70, "seconds": 3.5})
+    (fused / "average" / "training.json").write_text(json.dumps({"trainable": 70, "seconds": 3.5}))  # of a polish
     polished = of("LoRA, average")
     assert polished.seconds == pytest.approx(lora.seconds + 3.5)
     assert polished.trainable == pytest.approx(lora.trainable + 70 / len(TASKS))
-    selection = {"trained": 14, "seconds": 2.0}
-    with_own_training(compared, "ties", None, {"fused": {"selection": selection}})
+    learned = FusedInfo(
+        method="wemoe", space="delta", parents=[], weights=[], selection={"trained": 14, "seconds": 2.0}
+    )
+    (fused / "ties").mkdir()
+    (fused / "ties" / "tangora.json").write_text(
+        Metadata(kind="routed", train="routed", fused=learned).model_dump_json()
+    )
     routed = of("LoRA, TIES")
     assert routed.seconds == pytest.approx(lora.seconds + 2.0)
     assert routed.trainable == pytest.approx(lora.trainable + 2)
-    (compared / "fused" / "lora" / "ties" / "tangora.json").write_text("{")
-    assert of("LoRA, TIES").seconds == lora.seconds
 
 
 def test_two_stages_of_a_joint_training_count(compared):

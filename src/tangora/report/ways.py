@@ -6,7 +6,6 @@ Only a run that compares them has this section: one with a joint mode, or with a
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any, Literal, TypeAlias
 
 from pydantic import ValidationError
 
+from tangora.adapters.metadata import read_metadata
 from tangora.config.fusion import FusionEntry
 from tangora.errors import FileError, TangoraError
 from tangora.evaluation.results import kept
@@ -152,7 +152,8 @@ def _fused(summary: Summary, key: Key, entry: Mapping[str, Any], tasks: list[str
 
 def _made(folder: Path) -> _Cost:
     """Return what was trained after the experts: by a polish, or by a router that learned."""
-    selection = ((_json(folder / "tangora.json").get("fused") or {}).get("selection")) or {}
+    about = read_metadata(folder)
+    selection = (about.fused.selection if about is not None and about.fused is not None else None) or {}
     record = _record(folder) or {"trainable": selection.get("trained"), "seconds": selection.get("seconds")}
     return _Cost(record.get("trainable"), None, record.get("seconds"))
 
@@ -222,14 +223,8 @@ def _cost(folders: Sequence[Path], *, shared: bool = False) -> _Cost:
 
 
 def _record(folder: Path) -> Mapping[str, Any]:
-    return _json(folder / "training.json")
-
-
-def _json(path: Path) -> Mapping[str, Any]:
-    """Return the content of a file; nothing if there is none, or it cannot be read."""
-    with contextlib.suppress(FileError):
-        return read_json(path)
-    return {}
+    path = folder / "training.json"
+    return read_json(path) if path.is_file() else {}
 
 
 def _files(folder: Path) -> list[Path]:
