@@ -5,7 +5,7 @@
     python experiments/bench.py text --runs runs/bench-text-0 runs/bench-text-1
 
 It goes on where it was stopped; finished runs, or those that are given, are only read. Each seed is a run of its own,
-and the tables contain means over them. The time of a forward pass is measured here, on the first run, all ways in
+and the tables contain means over them (minutes are in each run's report). The time of a forward pass is measured here, on the first run, all ways in
 turn, and written as a multiple of the base's.
 """
 
@@ -71,14 +71,13 @@ def trained(given: argparse.Namespace, seed: int) -> Path:
 def ways_table(seeds: Sequence[Sequence[Way]]) -> Iterator[str]:
     """A row for each way: what it needs, scores, keeps, trains and stores; means over the seeds, and their range."""
     head = ["way", "kind", "data needed", "for one more task", "mean score", "kept", "trained per task"]
-    rows = [[*head, "stored per task", "minutes of training"]]
+    rows = [[*head, "stored per task"]]
     for same in zip(*seeds, strict=True):
         way = same[0]
         score = spread([one.score for one in same], "{:.3f}")
         shares = spread([one.kept for one in same], "{:.1%}")
         costs = [mean([one.trainable for one in same], "{:,.0f}"), mean([one.stored for one in same], "{:,.0f}")]
-        minutes = mean([None if one.seconds is None else one.seconds / 60 for one in same], "{:.1f}")
-        rows.append([way.name, way.group, way.data, way.added, score, shares, *costs, minutes])
+        rows.append([way.name, way.group, way.data, way.added, score, shares, *costs])
     yield from markdown(rows)
 
 
