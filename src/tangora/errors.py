@@ -26,6 +26,9 @@ shown with its traceback.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TypeVar
+
 __all__ = [
     "AdapterError",
     "ArgumentError",
@@ -41,8 +44,10 @@ __all__ = [
 ]
 
 _ABSENT = object()
+_E = TypeVar("_E", bound="TangoraError")
 _MOST = 500  # characters of an offending value in the message; `got` has all of them
 _LONGEST = 4096  # of the rule, and of the place: as long as a path
+_LISTED = 20  # faults of one error in its message; `faults` has all of them
 
 
 class TangoraError(Exception):
@@ -54,7 +59,8 @@ class TangoraError(Exception):
         where: a file, a key path such as ``modes.lora.training.steps``, a site or a tensor name.
         fix: what to do about it, one sentence.
 
-    All four are attributes of the exception too; ``got`` is None if there is none.
+    All four are attributes of the exception too; ``got`` is None if there is none. An error that stands for several,
+    such as all those of a recipe, has them in ``faults``, which is empty otherwise.
 
     >>> try:
     ...     raise FileError("file not found", where="adapters/sst2/adapter_config.json", fix="check the path")
@@ -62,6 +68,8 @@ class TangoraError(Exception):
     ...     print(error.where, error.got)
     adapters/sst2/adapter_config.json None
     """
+
+    faults: tuple[TangoraError, ...] = ()
 
     def __init__(self, what: str, *, got: object = _ABSENT, where: object = None, fix: str | None = None) -> None:
         self.what, self.where, self.fix = what, where, fix
@@ -74,6 +82,22 @@ class TangoraError(Exception):
         if fix:
             message += f". {fix[0].upper()}{fix[1:]}"
         super().__init__(message)
+
+    @classmethod
+    def together(cls: type[_E], faults: Sequence[_E], where: object) -> _E:
+        """Return one error that stands for all of ``faults``: the fault itself if there is one.
+
+        >>> str(RecipeError.together([RecipeError("no name"), RecipeError("no task")], "recipe.yaml"))
+        '2 faults at recipe.yaml: (1) no name; (2) no task'
+        """
+        if len(faults) == 1:
+            return faults[0]
+        made = cls(f"{len(faults)} faults", where=where)
+        made.faults = tuple(faults)
+        listed = [f"({number}) {fault}" for number, fault in enumerate(faults[:_LISTED], 1)]
+        more = [f"and {len(faults) - _LISTED} more"] if len(faults) > _LISTED else []
+        made.args = (f"{made}: {'; '.join([*listed, *more])}",)
+        return made
 
 
 def _cut(text: str, most: int = _MOST) -> str:

@@ -84,7 +84,7 @@ def test_the_default_rate_of_what_is_trained_is_written_out(path):
         ("tasks.a.metrics=[matthews, matthews]", r"metrics: each once; got matthews, matthews"),
         ("tasks.a.source.parket=x", r"Did you mean 'parquet'"),
         ("fusion.methods=[{method: ties, weight: 3}]", r"Did you mean 'weights'"),
-        ("modes.m={training: {step: 3}}", r"unknown key 'step' at step \(modes\.m\.training\).*Did you mean 'steps'"),
+        ("modes.m={training: {step: 3}}", r"unknown key 'step' at modes\.m\.training\.step .*Did you mean 'steps'"),
         ("seed=abc", r"valid integer.*got 'abc' at seed"),
         ("seed=-1", r"greater than or equal to 0.*at seed"),
         ("training.steps=1.5", r"got a number with a fractional part, got 1\.5 at training\.steps"),

@@ -33,8 +33,7 @@ def end(command: Callable[[], Any]) -> NoReturn:
     except (typer.Abort, KeyboardInterrupt):
         code = INTERRUPTED
     except TangoraError as error:
-        say(f"error: {' '.join(str(error).split())}")
-        sys.exit(2)
+        _refused(error)
     except (BrokenPipeError, SystemExit) as stop:  # typer makes a silent exit of a broken pipe
         cause = stop if isinstance(stop, BrokenPipeError) else stop.__context__
         if not isinstance(cause, BrokenPipeError):
@@ -98,6 +97,17 @@ def _print_any_name() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _refused(error: TangoraError) -> NoReturn:
+    """End with what is to be put right: one line, or one for each of several faults."""
+    if error.faults:
+        say(f"error: {error.what} in {error.where}:")
+    for fault in error.faults:
+        say(f"  {' '.join(str(fault).split())}")
+    if not error.faults:
+        say(f"error: {' '.join(str(error).split())}")
+    sys.exit(2)
 
 
 def _refused_by_the_system(error: OSError | MemoryError) -> NoReturn:

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tangora.support.seams import EXECUTORS
-from tangora.support.validation import did_you_mean
+from tangora.support.validation import did_you_mean, refuse
 
 __all__ = ["ExecutorConfig"]
 
@@ -51,13 +51,15 @@ def _settings(name: str, given: Mapping[str, Any]) -> BaseModel:
     try:
         return kind.model_validate(own)
     except ValidationError as cause:
-        first = cause.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            valid = list(kind.model_fields)
-            fix = did_you_mean(key, valid) if valid else "it has none"
-            raise ValueError(f"executor {name}: unknown setting {key!r}: {fix}") from None
-        message = first["msg"][0].lower() + first["msg"][1:]
-        raise ValueError(
-            f"executor {name}: {key}: {message.removeprefix('value error, ')}; got {first['input']!r}"
-        ) from None
+        refuse([_fault(name, kind, one) for one in cause.errors()])
+        raise
+
+
+def _fault(name: str, kind: type[BaseModel], one: Any) -> str:
+    key = ".".join(str(part) for part in one["loc"])
+    if one["type"] == "extra_forbidden":
+        valid = list(kind.model_fields)
+        fix = did_you_mean(key, valid) if valid else "it has none"
+        return f"executor {name}: unknown setting {key!r}: {fix}"
+    message = one["msg"][0].lower() + one["msg"][1:]
+    return f"executor {name}: {key}: {message.removeprefix('value error, ')}; got {one['input']!r}"

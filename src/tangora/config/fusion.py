@@ -16,13 +16,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pydantic import Field, SerializeAsAny, field_validator, model_validator
+from pydantic import (
+    Field,
+    ModelWrapValidatorHandler,
+    SerializeAsAny,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from tangora.config.polish import PolishSettings
 from tangora.config.routing import RouteSettings
 from tangora.config.settings import NAME, Frozen, SpaceName
 from tangora.support.seams import ROUTERS, SEARCHES
-from tangora.support.validation import did_you_mean
+from tangora.support.validation import Fault, did_you_mean, refuse
 
 __all__ = ["FusionEntry", "SearchSettings", "check_search"]
 
@@ -110,12 +117,21 @@ class FusionEntry(Frozen):
         default=None, description="the settings of a router, if method names one"
     )
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _settings_in_one_place(cls, raw: Any) -> Any:
+    def _settings_in_one_place(cls, raw: Any, handler: ModelWrapValidatorHandler[FusionEntry]) -> FusionEntry:
+        """Move the keys of a search or a router below it; find the faults of that and of the rest."""
         if not isinstance(raw, Mapping):
-            return raw
-        return _routed(raw) if raw.get("method") in ROUTERS or raw.get("route") is not None else _gathered(raw)
+            return handler(raw)
+        routed = raw.get("method") in ROUTERS or raw.get("route") is not None
+        entry, faults = _routed(raw) if routed else _gathered(raw)
+        try:
+            made = handler(entry)
+        except ValidationError as cause:
+            refuse(faults, cause)
+            raise
+        refuse(faults)
+        return made
 
     @field_validator("search", mode="before")
     @classmethod
@@ -161,11 +177,14 @@ class FusionEntry(Frozen):
         return f"{chosen}-polished" if self.polish is not None else chosen
 
 
-def _gathered(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the entry with every key of its search moved under ``search``.
+_Gathered = tuple[dict[str, Any], list[Fault]]
+
+
+def _gathered(raw: Mapping[str, Any]) -> _Gathered:
+    """Return the entry with every key of its search moved under ``search``; and keys that belong to neither, as faults.
 
     Raises:
-        ValueError: there is no such search, or a key belongs neither to the entry nor to its search.
+        ValueError: there is no such search.
     """
     entry = {key: value for key, value in raw.items() if key in FusionEntry.model_fields}
     beside = {key: value for key, value in raw.items() if key not in entry}
@@ -175,22 +194,23 @@ def _gathered(raw: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(search, Mapping):  # a grid, or settings that were validated before
         name = f"search {search.name}" if isinstance(search, SearchSettings) else "a grid"
         foreign = _chosen(beside)
-        _refuse(foreign.keys() & _OLD_DEFAULTS.keys(), name)
-        return {**entry, **foreign}
+        old = {key: value for key, value in foreign.items() if key in _OLD_DEFAULTS}
+        return {**entry, **{key: foreign[key] for key in foreign if key not in old}}, _odd(old, name)
     fields = _fields(search.get("name"))
     moved = {key: beside.pop(key) for key in list(beside) if key in fields}
     # An older version wrote null for a default that differs between searches.
     moved = {key: value for key, value in moved.items() if value is not None or key not in _OLD_DEFAULTS}
-    _refuse(_chosen(beside), f"search {search['name']}", [*FusionEntry.model_fields, *fields])
-    _refuse([key for key in search if key not in ("name", *fields)], f"search {search['name']}", fields)
-    return {**entry, "search": {**search, **moved}}
+    name, own = f"search {search['name']}", {key: search[key] for key in search if key in ("name", *fields)}
+    faults = _odd(_chosen(beside), name, [*FusionEntry.model_fields, *fields])
+    faults += _odd([key for key in search if key not in own], name, fields, ("search",))
+    return {**entry, "search": {**own, **moved}}, faults
 
 
-def _routed(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the entry with every key of its router moved under ``route``, which gets the router's name.
+def _routed(raw: Mapping[str, Any]) -> _Gathered:
+    """Return the entry with every key of its router moved under ``route``, which gets its name; and faults of keys.
 
     Raises:
-        ValueError: the method is no router, or a key belongs neither to the entry nor to the router.
+        ValueError: the method is no router, or ``route`` is of another.
     """
     method, route = raw.get("method"), raw.get("route")
     if method not in ROUTERS:
@@ -207,10 +227,11 @@ def _routed(raw: Mapping[str, Any]) -> dict[str, Any]:
     fields = [key for key in ROUTERS.get(str(method)).settings.model_fields if key != "name"]
     moved = {key: value for key, value in raw.items() if key in fields and key not in FusionEntry.model_fields}
     beside = {key: value for key, value in raw.items() if key not in FusionEntry.model_fields and key not in moved}
-    _refuse(beside, f"router {method}", [*FusionEntry.model_fields, *fields])
-    _refuse([key for key in settings if key not in ("name", *fields)], f"router {method}", fields)
+    own = {key: settings[key] for key in settings if key in ("name", *fields)}
+    faults = _odd(beside, f"router {method}", [*FusionEntry.model_fields, *fields])
+    faults += _odd([key for key in settings if key not in own], f"router {method}", fields, ("route",))
     entry = {key: value for key, value in raw.items() if key in FusionEntry.model_fields}
-    return {**entry, "route": {**settings, **moved}}
+    return {**entry, "route": {**own, **moved}}, faults
 
 
 def _fields(name: Any) -> list[str]:
@@ -228,12 +249,16 @@ def _chosen(beside: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in beside.items() if value != _OLD_DEFAULTS.get(key, absent)}
 
 
-def _refuse(keys: Iterable[str], what: str, valid: Sequence[str] = ()) -> None:
-    for key in keys:
-        if key in _OLD_DEFAULTS:
-            raise ValueError(f"{key} is not a setting of {what}: leave it out")
-        hint = did_you_mean(str(key), valid)
-        raise ValueError(f"unknown key {key!r}. {hint[0].upper()}{hint[1:]}")
+def _odd(keys: Iterable[str], what: str, valid: Sequence[str] = (), below: tuple[str, ...] = ()) -> list[Fault]:
+    """Return a fault for each of the keys, which are not of ``what``."""
+    return [Fault(_why(str(key), what, valid), below) for key in keys]
+
+
+def _why(key: str, what: str, valid: Sequence[str]) -> str:
+    if key in _OLD_DEFAULTS:
+        return f"{key} is not a setting of {what}: leave it out"
+    hint = did_you_mean(key, valid)
+    return f"unknown key {key!r}. {hint[0].upper()}{hint[1:]}"
 
 
 def check_search(entry: FusionEntry, modes: Mapping[str, bool], *, classes: bool) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from tangora.config.tasks import BaseSettings, TaskSettings
+from tangora.support.validation import refuse
 
 __all__ = ["PROMPT", "TARGET", "LanguageModel", "LanguageTask", "RowForm"]
 
@@ -68,31 +69,35 @@ class LanguageTask(TaskSettings):
 
     @model_validator(mode="after")
     def _one_form(self) -> LanguageTask:
+        refuse(self._faults_of_form())
+        return self
+
+    def _faults_of_form(self) -> Iterator[str]:
+        """Yield what is wrong with several keys together."""
         given = [key for key in ("messages", "text", "choices") if getattr(self, key) is not None]
         if len(given) > 1:
-            raise ValueError(f"give at most one of messages, text and choices; got {', '.join(given)}")
+            yield f"give at most one of messages, text and choices; got {', '.join(given)}"
         own = tuple(type(self).model_fields[key].default for key in ("prompt", "target"))
         if self.form in ("messages", "text") and (self.prompt, self.target) != own:
-            raise ValueError(f"prompt and target are made of columns; with {self.form}, leave them out")
+            yield f"prompt and target are made of columns; with {self.form}, leave them out"
         if self.form == "text" and (self.chat or self.system or self.references):
-            raise ValueError("a plain text has no chat, system message or references")
+            yield "a plain text has no chat, system message or references"
         if isinstance(self.choices, list) and len(set(self.choices)) < max(2, len(self.choices)):
-            raise ValueError("choices: give at least two, all different")
+            yield "choices: give at least two, all different"
         if self.system is not None and not self.chatting:
-            raise ValueError("system: a system message needs chat: true, or messages")
+            yield "system: a system message needs chat: true, or messages"
         if not self.prompt and not self.may_be_wordless:
-            raise ValueError("prompt: it must not be empty")
+            yield "prompt: it must not be empty"
         if not self.prompt and self.chat:
-            raise ValueError("chat: a chat begins with the user's words; give a prompt")
+            yield "chat: a chat begins with the user's words; give a prompt"
         if self.turns == "all" and self.form != "messages":
-            raise ValueError("turns: only rows with messages have several")
+            yield "turns: only rows with messages have several"
         if self.chatting and self.truncation == "right":
-            raise ValueError("truncation: right would drop the place where an answer begins; choose left")
+            yield "truncation: right would drop the place where an answer begins; choose left"
         if self.chat_arguments and not self.chatting:
-            raise ValueError("chat_arguments: they need chat: true, or messages")
+            yield "chat_arguments: they need chat: true, or messages"
         if any(not text for text in self.stop):
-            raise ValueError("stop: a text that ends an answer must not be empty")
-        return self
+            yield "stop: a text that ends an answer must not be empty"
 
     @property
     def form(self) -> RowForm:

@@ -88,7 +88,10 @@ def load_recipe(source: str | Path, settings: Sequence[str] = (), *, trust_remot
         _apply(raw, setting)
     data = raw.get("data") or {}
     if isinstance(data, dict):
-        raw = {k: v if k == "data" else _interpolate(v, data, k) for k, v in raw.items()}
+        unset: list[RecipeError] = []
+        raw = {k: v if k == "data" else _interpolate(v, data, k, unset) for k, v in raw.items()}
+        if unset:
+            raise RecipeError.together(unset, where)
     recipe = validate(Recipe, raw, str(where))
     agreed = trust_remote_code or any(re.match(r"base(\.trust_remote_code)?=", setting) for setting in settings)
     if agreed or recipe.base.trust_remote_code is False:
@@ -162,18 +165,21 @@ def _index(node: list[Any], part: str, setting: str) -> int:
     raise RecipeError(f"no item {part!r} in this list", got=setting, where="--set", fix=f"it has {len(node)} items")
 
 
-def _interpolate(value: Any, data: Mapping[str, Any], where: str) -> Any:
+def _interpolate(value: Any, data: Mapping[str, Any], where: str, unset: list[RecipeError]) -> Any:
+    """Return the value with the folders of ``data`` filled in; add an error to ``unset`` for each that is not given."""
     if isinstance(value, dict):
-        return {k: _interpolate(v, data, f"{where}.{k}") for k, v in value.items()}
+        return {k: _interpolate(v, data, f"{where}.{k}", unset) for k, v in value.items()}
     if isinstance(value, list):
-        return [_interpolate(v, data, f"{where}.{i}") for i, v in enumerate(value)]
+        return [_interpolate(v, data, f"{where}.{i}", unset) for i, v in enumerate(value)]
     if not isinstance(value, str):
         return value
 
     def replace(match: re.Match[str]) -> str:
         key = match.group(1)
         if not data.get(key):
-            raise RecipeError(f"data.{key} is not set", where=where, fix=f"give it with --set data.{key}=FOLDER")
-        return str(data[key])
+            what, fix = f"data.{key} is not set", f"give it with --set data.{key}=FOLDER"
+            if not any(error.what == what for error in unset):
+                unset.append(RecipeError(what, where=where, fix=fix))
+        return str(data.get(key))
 
     return re.sub(r"\$\{data\.([A-Za-z0-9_]+)\}", replace, value)

@@ -16,7 +16,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
@@ -24,7 +24,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, mo
 from tangora.config.executor import ExecutorConfig
 from tangora.config.fusion import FusionEntry, check_search
 from tangora.config.machine import MachineConfig
-from tangora.config.settings import NAME, FinetuneConfig, Frozen, LoraSettings, ModeConfig, TrainingSettings
+from tangora.config.settings import NAME, FinetuneConfig, Frozen, LoraSettings, ModeConfig, TrainingSettings, mode_name
 from tangora.config.tasks import (
     BaseConfig,
     BaseSettings,
@@ -38,7 +38,7 @@ from tangora.config.tasks import (
 from tangora.errors import RecipeError
 from tangora.support.seams import FAMILIES, METRICS, MODES
 from tangora.support.shown import one_line
-from tangora.support.validation import did_you_mean, validate
+from tangora.support.validation import did_you_mean, refuse, validate
 from tangora.support.yaml import dump
 
 __all__ = [
@@ -148,11 +148,25 @@ class Recipe(Frozen):
 
     @classmethod
     def settings_at(cls, raw: Mapping[str, Any], location: tuple[int | str, ...]) -> tuple[type[Frozen] | None, int]:
-        """Return the class that reads a location of a recipe if it depends on the family, for hints in errors."""
-        return settings_at(raw, location)
+        """Return the class that reads a location of a recipe if other keys decide it, for hints in errors."""
+        if location[:1] != ("modes",) or len(location) < 3:
+            return settings_at(raw, location)
+        if location[2] in ("lora", "training"):
+            return LoraSettings if location[2] == "lora" else TrainingSettings, 3
+        chosen = raw["modes"][location[1]]
+        train = mode_name(chosen.get("train"), chosen.get("linearize"))
+        return MODES.get(train).settings if train in MODES else None, 2
 
     @model_validator(mode="after")
-    def _fits_the_family(self) -> Recipe:
+    def _consistent(self) -> Recipe:
+        refuse([*self._of_tasks(), *self._of_modes(), *self._of_fusions()])
+        return self
+
+    def _of_tasks(self) -> Iterator[str]:
+        """Yield the faults of tasks among each other and with the family."""
+        names = [t.name for t in self.tasks]
+        if len(set(names)) < len(names):
+            yield f"tasks: names must differ; got {', '.join(names)}"
         family = FAMILIES.get(self.base.family)
         for task in self.tasks:
             kind = family.form(task).kind
@@ -160,31 +174,37 @@ class Recipe(Frozen):
                 if kind not in METRICS.get(name).takes:
                     takes = " or ".join(sorted(METRICS.get(name).takes))
                     what = f"{name} compares {takes}, but {self.base.family} answers with {kind}"
-                    raise ValueError(f"tasks: {task.name}: {what}: choose another metric")
-        return self
+                    yield f"tasks: {task.name}: {what}: choose another metric"
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Recipe:
-        names = [t.name for t in self.tasks]
-        if len(set(names)) < len(names):
-            raise ValueError(f"tasks: names must differ; got {', '.join(names)}")
+    def _of_modes(self) -> Iterator[str | RecipeError]:
+        """Yield the faults of modes, each with its changes applied."""
         for mode in self.modes:
             if not re.match(NAME, mode):
-                raise ValueError(f"modes: {mode!r} is not a name (letters, digits, '.', '_', '-')")
-            self.finetune_config(mode)
-        sizes = self.fusion.subsets.sizes
-        if not isinstance(sizes, str) and max(sizes) > len(names):
-            raise ValueError(f"fusion.subsets.sizes: there are {len(names)} tasks; got {max(sizes)}")
+                yield f"modes: {mode!r} is not a name (letters, digits, '.', '_', '-')"
+                continue
+            try:
+                self.finetune_config(mode)
+            except RecipeError as fault:
+                yield fault
+
+    def _of_fusions(self) -> Iterator[str]:
+        """Yield the faults of the comparison: with numbers of tasks, modes and searches."""
+        sizes, count = self.fusion.subsets.sizes, len(self.tasks)
+        if not isinstance(sizes, str) and max(sizes) > count:
+            yield f"fusion.subsets.sizes: there are {count} tasks; got {max(sizes)}"
+        linear = {name: MODES.get(of.train).linear_in_coefficients for name, of in self.modes.items()}
         for entry in self.fusion.methods:
             if unknown := set(entry.modes or ()) - set(self.modes):
-                raise ValueError(f"fusion.methods: {entry.label} names unknown modes {', '.join(sorted(unknown))}")
-            fused = range(2, len(names) + 1) if isinstance(sizes, str) else sizes
+                yield f"fusion.methods: {entry.label} names unknown modes {', '.join(sorted(unknown))}"
+                continue
+            fused = range(2, count + 1) if isinstance(sizes, str) else sizes
             if entry.sizes is not None and not set(entry.sizes) & set(fused):
                 got = f"{entry.label} is for subsets of {entry.sizes} tasks, but subsets have {list(fused)} tasks"
-                raise ValueError(f"fusion.methods: {got}")
-            linear = {name: MODES.get(of.train).linear_in_coefficients for name, of in self.modes.items()}
-            check_search(entry, linear, classes=self._of_classes)
-        return self
+                yield f"fusion.methods: {got}"
+            try:
+                check_search(entry, linear, classes=self._of_classes)
+            except ValueError as fault:
+                yield str(fault)
 
     def finetune_config(self, mode: str) -> FinetuneConfig:
         """Return the recipe's ``lora`` and ``training`` with the mode's changes applied and the rate filled in.

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInf
 
 from tangora.support.seams import MODES, SPACES
 from tangora.support.shown import html_table, one_line
-from tangora.support.validation import did_you_mean, validate
+from tangora.support.validation import Fault, did_you_mean, faults_of, refuse, validate
 
 __all__ = [
     "NAME",
@@ -240,10 +240,12 @@ class _NamesMode(Frozen):
     def _keys_of_the_mode(self) -> Any:
         if self.train not in MODES:
             raise ValueError(f"no such mode: {self.train!r}; {did_you_mean(self.train, list(MODES))}")
-        fields, own = type(self).model_fields, MODES.get(self.train).settings.model_fields
-        if odd := [key for key in self.model_extra or {} if key not in own]:
-            valid = sorted({*own, *fields})
-            raise ValueError(f"train: {self.train} has no key {odd[0]!r}; {did_you_mean(odd[0], valid)}")
+        chosen, more = MODES.get(self.train).settings, self.model_extra or {}
+        valid = sorted({*chosen.model_fields, *type(self).model_fields})
+        odd = [key for key in more if key not in chosen.model_fields]
+        faults = [Fault(f"train: {self.train} has no key {key!r}; {did_you_mean(key, valid)}") for key in odd]
+        own = {key: value for key, value in more.items() if key not in odd}
+        refuse(faults, faults_of(chosen, own, partial=True) if own else None)
         return self
 
 
@@ -288,8 +290,17 @@ class FinetuneConfig(_NamesMode):
 class ModeConfig(_NamesMode):
     """A mode's changes to the recipe's ``lora`` and ``training``, and the mode's own keys."""
 
-    lora: dict[str, Any] = Field(default_factory=dict)
-    training: dict[str, Any] = Field(default_factory=dict)
+    lora: dict[str, Any] = Field(default_factory=dict, description="keys of the recipe's lora that differ in this mode")
+    training: dict[str, Any] = Field(
+        default_factory=dict, description="keys of the recipe's training that differ in this mode"
+    )
+
+    @field_validator("lora", "training")
+    @classmethod
+    def _single_keys(cls, changes: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        """Refuse what is wrong by itself; `Recipe.finetune_config` checks the changed whole."""
+        refuse([], faults_of(LoraSettings if info.field_name == "lora" else TrainingSettings, changes))
+        return changes
 
     @model_validator(mode="after")
     def _has_what_it_changes(self) -> ModeConfig:

@@ -9,7 +9,7 @@ determines which classes read the keys. Nothing here imports torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from tangora.config.settings import NAME, Frozen
 from tangora.support.files import digest
 from tangora.support.hub import hub_reference
 from tangora.support.seams import FAMILIES, METRICS
-from tangora.support.validation import UnknownNameError, validate
+from tangora.support.validation import UnknownNameError, refuse, skipped, validate
 
 __all__ = [
     "SOURCE_KINDS",
@@ -224,15 +224,19 @@ class TaskSettings(Frozen):
 
     @model_validator(mode="after")
     def _consistent(self) -> TaskSettings:
-        if self.metric != self.all_metrics[0]:
-            raise ValueError(f"metrics: the first is the primary one, but metric is {self.metric}; leave metric out")
-        if len(set(self.all_metrics)) < len(self.all_metrics):
-            raise ValueError(f"metrics: each once; got {', '.join(self.all_metrics)}")
-        if self.labels is not None and self.labels_from is not None:
-            raise ValueError("give labels or labels_from, not both")
-        if any(n < 1 for n in self.limit.values()):
-            raise ValueError("limit: a split needs at least 1 row")
+        refuse(self._faults())
         return self
+
+    def _faults(self) -> Iterator[str]:
+        """Yield what is wrong with several keys together."""
+        if self.metric != self.all_metrics[0]:
+            yield f"metrics: the first is the primary one, but metric is {self.metric}; leave metric out"
+        if len(set(self.all_metrics)) < len(self.all_metrics):
+            yield f"metrics: each once; got {', '.join(self.all_metrics)}"
+        if self.labels is not None and self.labels_from is not None:
+            yield "give labels or labels_from, not both"
+        if any(n < 1 for n in self.limit.values()):
+            yield "limit: a split needs at least 1 row"
 
 
 class TaskConfig(TaskSettings):
@@ -277,10 +281,11 @@ def read_base(raw: Any) -> Any:
 
 def read_tasks(raw: Any, info: ValidationInfo) -> Any:
     """Validate ``tasks`` of a recipe by the class of its base's family."""
-    base = info.data.get("base")
-    if base is None:  # already refused
-        return []
-    chosen: Any = FAMILIES.get(base.family).task_settings
+    base = info.data.get("base") or ((info.context or {}).get("raw") or {}).get("base")  # the latter if it is refused
+    family = base.get("family") if isinstance(base, Mapping) else getattr(base, "family", None)
+    if not isinstance(family, str) or family not in FAMILIES:
+        raise skipped()
+    chosen: Any = FAMILIES.get(family).task_settings
     return TypeAdapter(list[chosen]).validate_python(raw)
 
 
