@@ -39,6 +39,7 @@ LISTED = {
         "predict": "Answer new rows with an adapter, as it was trained and scored.",
     },
     "Recipes": {
+        "recipe": "List or show the bundled recipes, list every key of a recipe, or print a JSON Schema of recipes.",
         "run": "Fine-tune every task in every mode, fuse every subset, score, and write a report.",
         "finetune": "Fine-tune one adapter of a recipe.",
         "distill": "Train a plain LoRA (or L-LoRA) adapter whose features follow those of a tangent adapter, or of "

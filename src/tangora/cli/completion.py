@@ -23,12 +23,14 @@ __all__ = [
     "KINDS",
     "analyses",
     "executors",
+    "families",
     "fusions",
     "heads",
     "kinds",
     "methods",
     "mode_lists",
     "modes",
+    "recipe_parts",
     "recipes",
     "recorded_tasks",
     "servers",
@@ -72,6 +74,16 @@ def servers(incomplete: str) -> list[str]:
     from tangora.serving.exporting import TARGETS  # deferred: only at TAB
 
     return _starting(TARGETS, incomplete)
+
+
+def recipe_parts(incomplete: str) -> list[str]:
+    """What `tangora recipe` looks up."""
+    return _starting(["list", "show", "keys", "schema"], incomplete)
+
+
+def families(incomplete: str) -> list[str]:
+    """Return all families."""
+    return _starting(_registry("FAMILIES"), incomplete)
 
 
 def fusions(incomplete: str) -> list[str]:

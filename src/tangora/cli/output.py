@@ -14,6 +14,7 @@ from rich.console import RenderableType
 
 from tangora.cli.terminal import printing, say, show
 from tangora.progress import Progress
+from tangora.support.printable import printable
 
 __all__ = ["Output"]
 
@@ -45,6 +46,14 @@ class Output:
                 print(text.translate(_ESCAPED))
         else:
             show(*shown)
+
+    def text(self, document: Mapping[str, Any], text: str) -> None:
+        """Print a text as it is, in lines that the terminal does not break: something to be copied or redirected."""
+        if self.json:
+            self.result(document)
+        else:
+            with printing():
+                print(printable(text.rstrip("\n"), lines=True, most=len(text)))
 
     def note(self, *lines: str) -> None:
         """Print something worth knowing, beside the result, on stderr."""

@@ -31,7 +31,9 @@ class BottleneckKeys(Frozen):
         default="serial",
         description="an adapter reads the output of its sub-layer, or its input; it is added either way",
     )
-    activation: Literal["swish", "gelu", "gelu_new", "relu"] = Field(default="swish")
+    activation: Literal["swish", "gelu", "gelu_new", "relu"] = Field(
+        default="swish", description="between the two projections"
+    )
     norm: Literal["none", "before", "after"] = Field(
         default="none", description="layer normalization of what an adapter reads, or of what it adds"
     )

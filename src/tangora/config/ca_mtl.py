@@ -37,7 +37,9 @@ class CaMtlSettings(JointSettings):
     loss: Literal["tasks", "rows"] = Field(
         default="tasks", description="of a batch: the mean over its tasks of their mean losses, or over its rows"
     )
-    sampling: SamplingSettings = Field(default=SamplingSettings(by="uncertainty"))
+    sampling: SamplingSettings = Field(
+        default=SamplingSettings(by="uncertainty"), description="how rows are drawn from the tasks"
+    )
 
     @model_validator(mode="after")
     def _trains_something(self) -> CaMtlSettings:

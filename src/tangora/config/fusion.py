@@ -59,7 +59,7 @@ class SearchSettings(Frozen):
             trials: int = Field(default=20, ge=1)
     """
 
-    name: str = Field(pattern=NAME)
+    name: str = Field(pattern=NAME, description="of the search")
 
     @property
     def label(self) -> str:
@@ -98,11 +98,13 @@ class FusionEntry(Frozen):
     input. ``route`` has its settings, by default those of the router.
     """
 
-    method: str
+    method: str = Field(description="a fusion method, or a router")
     name: str | None = Field(
         default=None, pattern=NAME, description="how scores.csv calls it; default: the search, or the method"
     )
-    spaces: list[SpaceName] = Field(default=["delta"], min_length=1)
+    spaces: list[SpaceName] = Field(
+        default=["delta"], min_length=1, description="coordinates in which task vectors are fused"
+    )
     modes: list[str] | None = Field(default=None, description="only for these modes; default: every mode")
     weights: float | list[float] | None = Field(default=None, description="one lambda for all tasks; a list is a grid")
     parameters: dict[str, Any] = Field(default_factory=dict, description="the method's; a list is a grid")

@@ -30,7 +30,7 @@ class LearnedSettings(RouteSettings):
     steps: int = Field(default=1000, ge=0, description="optimizer steps, each on rows of every task; 0: as drawn")
     batch_size: int = Field(default=16, ge=1, description="rows per task and step")
     learning_rate: float = Field(default=1e-4, gt=0, description="of Adam")
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Literal["cosine", "constant"] = Field(default="cosine", description="of the learning rate")
     temperature: float = Field(default=1.0, gt=0, description="of the probabilities with objective: follow")
     top: int = Field(default=64, ge=1, description="most likely tokens that are kept of an expert's answers in texts")
     evaluate_every: int = Field(default=100, ge=1, description="steps between values of the objective on held-out rows")

@@ -25,7 +25,9 @@ class PrototypeSizes(Frozen):
 class PrototypeSettings(PrototypeSizes, JointSettings):
     """The keys of ``pha``: sizes, losses, and where new tasks start."""
 
-    sampling: SamplingSettings = Field(default=SamplingSettings(by="proportional", mixed=True))
+    sampling: SamplingSettings = Field(
+        default=SamplingSettings(by="proportional", mixed=True), description="how rows are drawn from the tasks"
+    )
     smoothing: float = Field(default=0.1, ge=0, lt=1, description="label smoothing of the tasks' losses")
     instance_weight: float = Field(default=0.1, ge=0, description="of the loss between rows")
     prototype_weight: float = Field(default=0.1, ge=0, description="of the loss between rows and prototypes")

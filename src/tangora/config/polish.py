@@ -49,9 +49,9 @@ class PolishSettings(Frozen):
     )
     steps: int = Field(default=100, ge=1, description="optimizer steps; each sees rows of every task")
     batch_size: int = Field(default=5, ge=1, description="rows per task and step")
-    learning_rate: float = Field(default=1e-3, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0, description="of AdamW")
     warmup: float = Field(default=0.1, ge=0, lt=1, description="fraction of the steps")
-    weight_decay: float = Field(default=0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0, description="of AdamW")
     patience: int | None = Field(
         default=None,
         ge=1,

@@ -49,6 +49,7 @@ __all__ = [
     "TaskSettings",
     "TrainingSettings",
     "bundled_recipes",
+    "bundled_text",
     "load_recipe",
     "load_run_recipe",
 ]
@@ -58,6 +59,18 @@ def bundled_recipes() -> list[str]:
     """Return the names that `load_recipe` accepts in place of a path."""
     folder = resources.files("tangora") / "recipes"
     return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
+
+
+def bundled_text(name: str) -> str:
+    """Return the YAML of a bundled recipe.
+
+    Raises:
+        RecipeError: there is none of that name.
+    """
+    bundled = bundled_recipes()
+    if name not in bundled:
+        raise RecipeError("no such recipe", got=name, fix=did_you_mean(name, bundled) + "; a file needs its path")
+    return (resources.files("tangora") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
 
 
 def load_recipe(source: str | Path, settings: Sequence[str] = (), *, trust_remote_code: bool = False) -> Recipe:
@@ -118,12 +131,7 @@ def _read(source: str | Path) -> tuple[str, str | Path]:
             return path.read_text(encoding="utf-8"), path
         except (OSError, UnicodeDecodeError) as cause:
             raise FileError(f"the recipe cannot be read ({cause})", where=path, fix="check the path") from cause
-    bundled = bundled_recipes()
-    if str(source) not in bundled:
-        raise RecipeError(
-            "no such recipe", got=str(source), fix=did_you_mean(str(source), bundled) + "; a file needs its path"
-        )
-    return (resources.files("tangora") / "recipes" / f"{source}.yaml").read_text(encoding="utf-8"), f"recipe {source}"
+    return bundled_text(str(source)), f"recipe {source}"
 
 
 def _apply(raw: dict[str, Any], setting: str) -> None:

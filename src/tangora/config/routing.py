@@ -21,7 +21,7 @@ class RouteSettings(Frozen):
             top_k: int = Field(default=1, ge=1)
     """
 
-    name: str = Field(pattern=NAME)
+    name: str = Field(pattern=NAME, description="of the router")
 
     @property
     def label(self) -> str:

@@ -79,19 +79,26 @@ class StatisticsConfig(Frozen):
     """Which of an expert's training rows statistics are collected on, for methods that use statistics."""
 
     rows: int = Field(default=1000, ge=1, description="at most so many of each task, a sample by the recipe's seed")
-    batch_size: int = Field(default=16, ge=1)
+    batch_size: int = Field(default=16, ge=1, description="rows per forward pass")
 
 
 class FusionConfig(Frozen):
     """Which subsets, methods and selections."""
 
-    subsets: SubsetConfig = Field(default=SubsetConfig())
+    subsets: SubsetConfig = Field(default=SubsetConfig(), description="which sets of tasks are fused")
     methods: list[FusionEntry] = Field(
         default_factory=lambda: [FusionEntry(method="average"), FusionEntry(method="task_arithmetic", weights=0.3)],
         min_length=1,
+        description="the entries of the comparison: methods with their coefficients, searches and routers",
     )
-    selection: list[Literal["validation", "oracle"]] = Field(default=["validation"], min_length=1)
-    statistics: StatisticsConfig = Field(default=StatisticsConfig())
+    selection: list[Literal["validation", "oracle"]] = Field(
+        default=["validation"],
+        min_length=1,
+        description="rows that choose from a grid; oracle: the test rows, an upper bound that says nothing about use",
+    )
+    statistics: StatisticsConfig = Field(
+        default=StatisticsConfig(), description="rows that statistics of experts are collected on"
+    )
 
     @model_validator(mode="after")
     def _unique(self) -> FusionConfig:
@@ -110,27 +117,35 @@ class FusionConfig(Frozen):
 class EvaluationConfig(Frozen):
     """How scores are measured."""
 
-    batch_size: int = Field(default=64, ge=1)
+    batch_size: int = Field(default=64, ge=1, description="rows per forward pass")
     bootstrap: int = Field(default=1000, ge=100, description="resamples for the 95 % interval")
 
 
 class Recipe(Frozen):
     """A complete run."""
 
-    name: str = Field(pattern=NAME)
-    title: str = ""
-    description: str = ""
-    seed: int = Field(default=0, ge=0, lt=2**32)
+    name: str = Field(pattern=NAME, description="of the run: its folder is runs/NAME by default")
+    title: str = Field(default="", description="of the report")
+    description: str = Field(default="", description="text below the report's title")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="of splits, samples, initial values and trainings")
     data: dict[str, str] = Field(default_factory=dict, description="values for ${data.KEY} in any path of the recipe")
-    base: Annotated[SerializeAsAny[BaseSettings], BeforeValidator(read_base)]
-    tasks: Annotated[list[SerializeAsAny[TaskSettings]], BeforeValidator(read_tasks), Field(min_length=1)]
-    lora: LoraSettings = Field(default=LoraSettings())
-    training: TrainingSettings = Field(default=TrainingSettings())
-    modes: dict[str, ModeConfig] = Field(
-        default_factory=lambda: {"lora": ModeConfig(), "l-lora": ModeConfig(train="l-lora")}, min_length=1
+    base: Annotated[SerializeAsAny[BaseSettings], BeforeValidator(read_base)] = Field(
+        description="the frozen pretrained model, and the family that decides how rows are read"
     )
-    fusion: FusionConfig = Field(default_factory=FusionConfig)
-    evaluation: EvaluationConfig = Field(default=EvaluationConfig())
+    tasks: Annotated[list[SerializeAsAny[TaskSettings]], BeforeValidator(read_tasks), Field(min_length=1)] = Field(
+        description="the data sets, each with an adapter of its own"
+    )
+    lora: LoraSettings = Field(default=LoraSettings(), description="shape and initial values of adapters in every mode")
+    training: TrainingSettings = Field(default=TrainingSettings(), description="steps, rates, schedule of every mode")
+    modes: dict[str, ModeConfig] = Field(
+        default_factory=lambda: {"lora": ModeConfig(), "l-lora": ModeConfig(train="l-lora")},
+        min_length=1,
+        description="name -> a way to train adapters, with what differs from lora and training",
+    )
+    fusion: FusionConfig = Field(
+        default_factory=FusionConfig, description="which sets of tasks are fused, and how they are compared"
+    )
+    evaluation: EvaluationConfig = Field(default=EvaluationConfig(), description="how scores are measured")
     machine: MachineConfig = Field(default=MachineConfig(), description="device, dtype and threads")
     executor: ExecutorConfig = Field(
         default_factory=ExecutorConfig, description="where jobs are done; changes no result"

@@ -92,12 +92,18 @@ def _values(value: Any) -> Iterable[Any]:
 class LoraSettings(Frozen):
     """The adapter's shape and initial values; names and meanings are those of peft."""
 
-    r: int = Field(default=8, ge=1)
-    alpha: float = Field(default=16, gt=0)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    target_modules: list[str] | Literal["all-linear"] = Field(default=["query", "value"], min_length=1)
-    rank_pattern: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
-    alpha_pattern: dict[str, float] = Field(default_factory=dict)
+    r: int = Field(default=8, ge=1, description="rank: columns of B, and rows of A, at each adapted layer")
+    alpha: float = Field(default=16, gt=0, description="the update is alpha / r * B A")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="share of an adapter's inputs set to 0 in training")
+    target_modules: list[str] | Literal["all-linear"] = Field(
+        default=["query", "value"], min_length=1, description="names of adapted layers, or the last part of them"
+    )
+    rank_pattern: dict[str, Annotated[int, Field(ge=1)]] = Field(
+        default_factory=dict, description="name of a layer, or a regular expression -> its r"
+    )
+    alpha_pattern: dict[str, float] = Field(
+        default_factory=dict, description="name of a layer, or a regular expression -> its alpha"
+    )
     rslora: bool = Field(default=False, description="scaling alpha/sqrt(r) in place of alpha/r")
     init: bool | str = Field(
         default=True, description="peft's init_lora_weights; only kinds that keep the base weights"
@@ -112,23 +118,27 @@ class TrainingSettings(Frozen):
 
     steps: int = Field(default=200, ge=1, description="optimizer steps")
     batch_size: int = Field(default=32, ge=1, description="rows per device and forward pass")
-    gradient_accumulation: int = Field(default=1, ge=1)
+    gradient_accumulation: int = Field(default=1, ge=1, description="batches whose gradients make one step")
     learning_rate: float | None = Field(
         default=None, gt=0, description="default: that of the mode, such as 1e-3 for lora"
     )
-    weight_decay: float = Field(default=0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0, description="of AdamW")
     warmup: float = Field(default=0.1, ge=0, lt=1, description="fraction of the steps")
-    schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
-    max_grad_norm: float = Field(default=1.0, gt=0)
-    bf16: bool = False
-    gradient_checkpointing: bool = False
+    schedule: Literal["linear", "cosine", "constant_with_warmup"] = Field(
+        default="linear", description="of the learning rate after warm-up"
+    )
+    max_grad_norm: float = Field(default=1.0, gt=0, description="gradients are scaled down to this norm")
+    bf16: bool = Field(default=False, description="forward passes of a training in bfloat16, by autocast")
+    gradient_checkpointing: bool = Field(default=False, description="compute activations twice, for less memory")
     evaluate_every: int | None = Field(
         default=None, ge=1, description="steps between validations; None: only at the end"
     )
     early_stopping: int | None = Field(default=None, ge=1, description="validations without progress before stopping")
     checkpoint_every: int | None = Field(default=50, ge=1, description="steps between checkpoints to resume from")
     workers: int = Field(default=0, ge=0, description="data loader processes")
-    report_to: list[Literal["tensorboard", "wandb"]] = Field(default_factory=list)
+    report_to: list[Literal["tensorboard", "wandb"]] = Field(
+        default_factory=list, description="where else losses are logged"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainingSettings:
@@ -140,7 +150,7 @@ class TrainingSettings(Frozen):
 class WeightSettings(Frozen):
     """The keys of a mode that trains the model's own weights."""
 
-    training: TrainingSettings = Field(default=TrainingSettings())
+    training: TrainingSettings = Field(default=TrainingSettings(), description="steps, rates and schedule")
 
 
 class SamplingSettings(Frozen):
@@ -175,13 +185,13 @@ class SamplingSettings(Frozen):
 class AdapterSettings(WeightSettings):
     """The keys of a mode that trains a LoRA adapter."""
 
-    lora: LoraSettings = Field(default=LoraSettings())
+    lora: LoraSettings = Field(default=LoraSettings(), description="shape and initial values of the adapter")
 
 
 class JointSettings(WeightSettings):
     """The keys of a mode that trains modules on several tasks at once."""
 
-    sampling: SamplingSettings = Field(default=SamplingSettings())
+    sampling: SamplingSettings = Field(default=SamplingSettings(), description="how rows are drawn from the tasks")
 
 
 class JointAdapterSettings(AdapterSettings, JointSettings):

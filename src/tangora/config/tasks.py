@@ -63,12 +63,12 @@ def with_revision(raw: Any, name: str, revision: str) -> Any:
 class BaseSettings(Frozen):
     """The frozen pretrained model: the keys that every family has."""
 
-    family: str
+    family: str = Field(description="how rows become inputs, and features answers; it decides the other keys")
     model: str = Field(
         description="folder, Hub id, with a subfolder and a revision if need be (org/name/subfolder@revision), or "
         "'builtin:quickstart', 'builtin:swin' (made and cached by the run)"
     )
-    revision: str | None = None
+    revision: str | None = Field(default=None, description="commit, tag or branch of a model from the Hub")
     weights_dtype: Literal["float32", "bfloat16", "float16"] = Field(
         default="float32",
         description="that the frozen weights are held in; forward passes compute in machine.dtype, adapters in float32",
@@ -133,9 +133,9 @@ class Source(Frozen):
     """The source of a task's rows: exactly one of `SOURCE_KINDS`."""
 
     hub: str | None = Field(default=None, description="data set id on the Hugging Face Hub")
-    parquet: dict[SplitName, str] | None = None
-    csv: dict[SplitName, str] | None = None
-    jsonl: dict[SplitName, str] | None = None
+    parquet: dict[SplitName, str] | None = Field(default=None, description="split -> file")
+    csv: dict[SplitName, str] | None = Field(default=None, description="split -> file")
+    jsonl: dict[SplitName, str] | None = Field(default=None, description="split -> file")
     imagefolder: dict[SplitName, str] | None = Field(
         default=None, description="split -> folder with one folder a class"
     )
@@ -185,8 +185,8 @@ SOURCE_KINDS = ("hub", "parquet", "csv", "jsonl", "imagefolder", "npz", "builtin
 class TaskSettings(Frozen):
     """One task: rows, labels and metrics, the keys that every family has."""
 
-    name: str = Field(pattern=NAME)
-    source: Source
+    name: str = Field(pattern=NAME, description="of the task; each is different")
+    source: Source = Field(description="where its rows are")
     label: str = Field(default="label", description="label column, or the array's name in an .npz")
     labels: list[str] | dict[str, str] | None = Field(
         None, description="class names in label order, or raw label value -> class name; default: the data set's own"
