@@ -31,7 +31,7 @@ def recipe_schema() -> Schema:
     >>> sorted(recipe_schema()["required"])
     ['base', 'name', 'tasks']
     """
-    classes = list(dict.fromkeys([Recipe, LoraSettings, TrainingSettings, *_classes()]))
+    classes: list[type[BaseModel]] = list(dict.fromkeys([Recipe, LoraSettings, TrainingSettings, *_classes()]))
     refs, shared = models_json_schema([(one, "validation") for one in classes])
     defs: dict[str, Schema] = shared["$defs"]
     names = {one: _name(refs[one, "validation"]) for one in classes}
@@ -120,6 +120,7 @@ def _mode(known: _Known) -> Schema:
     for name in MODES:
         own = known.properties(MODES.get(name).settings)
         keys = {key: changed.get(key, shape) for key, shape in own.items()}
+        keys = {"lora": {"type": "object", "maxProperties": 0}, "training": changed["training"], **keys}
         older = linearize if name in ("lora", "full") else {}  # with the aliases adapter and full
         given: Schema = {"properties": {"train": {"enum": ["lora", "adapter"] if name == "lora" else [name]}}}
         given |= {} if name == "lora" else {"required": ["train"]}

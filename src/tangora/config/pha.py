@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from tangora.config.places import PathText
 from tangora.config.settings import Frozen, JointSettings, SamplingSettings
 
 __all__ = ["JointPart", "ModuleShapes", "PrototypeSettings", "PrototypeSizes"]
@@ -36,7 +37,9 @@ class PrototypeSettings(PrototypeSizes, JointSettings):
         default="ordinary", description="released: the row's own prototype is left out of the denominator"
     )
     keep: bool = Field(default=True, description="write generator, prototypes and retriever too: new tasks need them")
-    start: str | None = Field(default=None, min_length=1, description="folder of an adapter of an earlier training")
+    start: PathText | None = Field(
+        default=None, min_length=1, description="folder of an adapter of an earlier training"
+    )
     tuned: Literal["prototype", "all"] = Field(
         default="prototype", description="what is trained after a start: the new prototypes, or everything"
     )

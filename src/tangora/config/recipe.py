@@ -1,17 +1,21 @@
 """Load a recipe from YAML: a file or a bundled name, with ``--set a.b=c`` applied to it.
 
-The models are defined in `schema` and `settings` and exported here. Relative paths in a recipe are relative to the
-working directory. Nothing here imports torch.
+The models are defined in `schema` and `settings` and exported here. A relative path in a recipe is that of a file
+beside the recipe, or if there is none, of one in the working directory (`tangora.config.places`). Nothing here imports
+torch.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from tangora.config.places import Location, resolved
 from tangora.config.schema import (
     BaseConfig,
     BaseSettings,
@@ -54,6 +58,8 @@ __all__ = [
     "load_run_recipe",
 ]
 
+log = logging.getLogger("tangora")
+
 
 def bundled_recipes() -> list[str]:
     """Return the names that `load_recipe` accepts in place of a path."""
@@ -76,6 +82,9 @@ def bundled_text(name: str) -> str:
 def load_recipe(source: str | Path, settings: Sequence[str] = (), *, trust_remote_code: bool = False) -> Recipe:
     """Read a recipe file, or a bundled one by name, and apply ``a.b=c`` settings.
 
+    Paths in the file are relative to its folder. One that does not exist there but in the working directory is used
+    too, and the log says so. Paths in settings are relative to the working directory.
+
     Args:
         source: a path (anything with a ``/``, with the suffix ``.yaml``, or that exists), else a bundled name.
         settings: ``key.path=value``, the value in YAML; list items by index, named items (tasks) by name too.
@@ -90,6 +99,14 @@ def load_recipe(source: str | Path, settings: Sequence[str] = (), *, trust_remot
     >>> load_recipe("quickstart", ["seed=7"]).seed
     7
     """
+    recipe, elsewhere = _load(source, settings, trust_remote_code)
+    if elsewhere:
+        log.warning("%s: in the working directory, and not beside the recipe: %s", source, ", ".join(elsewhere))
+    return recipe
+
+
+def _load(source: str | Path, settings: Sequence[str], trust_remote_code: bool) -> tuple[Recipe, list[str]]:
+    """Return a recipe, and the paths that were found in the working directory and not beside it."""
     text, where = _read(source)
     try:
         raw = parse(text)
@@ -97,19 +114,24 @@ def load_recipe(source: str | Path, settings: Sequence[str] = (), *, trust_remot
         raise RecipeError(f"not readable as YAML ({cause})", where=where, fix="fix the syntax") from cause
     if not isinstance(raw, dict):
         raise RecipeError("a recipe is a mapping", got=type(raw).__name__, where=where, fix="see the bundled recipes")
-    for setting in settings:
-        _apply(raw, setting)
+    given = {_apply(raw, setting) for setting in settings}
     data = raw.get("data") or {}
     if isinstance(data, dict):
         unset: list[RecipeError] = []
-        raw = {k: v if k == "data" else _interpolate(v, data, k, unset) for k, v in raw.items()}
+        typed = {str(at[1]) for at in given if at[:1] == ("data",) and len(at) > 1}
+        filled = _Filling(data, set(data) if ("data",) in given else typed, unset, given)
+        raw = {k: v if k == "data" else filled.of(v, (k,)) for k, v in raw.items()}
         if unset:
             raise RecipeError.together(unset, where)
     recipe = validate(Recipe, raw, str(where))
+    elsewhere: list[str] = []
+    if isinstance(where, Path):
+        recipe, elsewhere = resolved(recipe, where.parent, given)
     agreed = trust_remote_code or any(re.match(r"base(\.trust_remote_code)?=", setting) for setting in settings)
-    if agreed or recipe.base.trust_remote_code is False:
-        return recipe
-    return recipe.model_copy(update={"base": recipe.base.model_copy(update={"trust_remote_code": "asked"})})
+    if not agreed and recipe.base.trust_remote_code is not False:
+        base = recipe.base.model_copy(update={"trust_remote_code": "asked"})
+        recipe = recipe.model_copy(update={"base": base})
+    return recipe, list(dict.fromkeys(elsewhere))
 
 
 def load_run_recipe(run: Path, *, trust_remote_code: bool = False) -> Recipe:
@@ -121,7 +143,7 @@ def load_run_recipe(run: Path, *, trust_remote_code: bool = False) -> Recipe:
     """
     if not (reachable(run) / "recipe.yaml").is_file():
         raise FileError("not a run: recipe.yaml is missing", where=run, fix="give the folder that tangora run wrote")
-    return load_recipe(run / "recipe.yaml", trust_remote_code=trust_remote_code)
+    return _load(run / "recipe.yaml", (), trust_remote_code)[0]
 
 
 def _read(source: str | Path) -> tuple[str, str | Path]:
@@ -134,7 +156,8 @@ def _read(source: str | Path) -> tuple[str, str | Path]:
     return bundled_text(str(source)), f"recipe {source}"
 
 
-def _apply(raw: dict[str, Any], setting: str) -> None:
+def _apply(raw: dict[str, Any], setting: str) -> Location:
+    """Change one key, and return its location."""
     key, equals, text = setting.partition("=")
     if not equals or not key:
         raise RecipeError("a setting is key.path=value", got=setting, where="--set")
@@ -144,14 +167,15 @@ def _apply(raw: dict[str, Any], setting: str) -> None:
         raise RecipeError("the value of a setting must be YAML", got=text, where=f"--set {key}") from cause
     node: Any = raw
     *parents, last = key.split(".")
+    at: list[str | int] = []
     for part in parents:
+        at.append(_index(node, part, setting) if isinstance(node, list) else part)
         node = _child(node, part, setting)
-    if isinstance(node, list):
-        node[_index(node, last, setting)] = value
-    elif isinstance(node, dict):
-        node[last] = value
-    else:
+    at.append(_index(node, last, setting) if isinstance(node, list) else last)
+    if not isinstance(node, list | dict):
         raise RecipeError("a setting must lead into a mapping or a list", got=setting, where="--set")
+    cast(Any, node)[at[-1]] = value
+    return tuple(at)
 
 
 def _child(node: Any, part: str, setting: str) -> Any:
@@ -173,21 +197,37 @@ def _index(node: list[Any], part: str, setting: str) -> int:
     raise RecipeError(f"no item {part!r} in this list", got=setting, where="--set", fix=f"it has {len(node)} items")
 
 
-def _interpolate(value: Any, data: Mapping[str, Any], where: str, unset: list[RecipeError]) -> Any:
-    """Return the value with the folders of ``data`` filled in; add an error to ``unset`` for each that is not given."""
-    if isinstance(value, dict):
-        return {k: _interpolate(v, data, f"{where}.{k}", unset) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_interpolate(v, data, f"{where}.{i}", unset) for i, v in enumerate(value)]
-    if not isinstance(value, str):
-        return value
+@dataclass(frozen=True)
+class _Filling:
+    """Fills the folders of ``data`` into texts.
 
-    def replace(match: re.Match[str]) -> str:
-        key = match.group(1)
-        if not data.get(key):
+    Attributes:
+        data: key -> folder.
+        typed: keys that are given on the command line.
+        unset: receives an error for each key that has no value.
+        given: receives the locations of texts that contain a folder from the command line.
+    """
+
+    data: Mapping[str, Any]
+    typed: set[str]
+    unset: list[RecipeError]
+    given: set[Location]
+
+    def of(self, value: Any, at: Location) -> Any:
+        """Return a value with the folders filled in."""
+        if isinstance(value, dict):
+            return {k: self.of(v, (*at, k)) for k, v in value.items()}
+        if isinstance(value, list):
+            return [self.of(v, (*at, i)) for i, v in enumerate(value)]
+        if not isinstance(value, str):
+            return value
+        return re.sub(r"\$\{data\.([A-Za-z0-9_]+)\}", lambda match: self._folder(match.group(1), at), value)
+
+    def _folder(self, key: str, at: Location) -> str:
+        if not self.data.get(key):
             what, fix = f"data.{key} is not set", f"give it with --set data.{key}=FOLDER"
-            if not any(error.what == what for error in unset):
-                unset.append(RecipeError(what, where=where, fix=fix))
-        return str(data.get(key))
-
-    return re.sub(r"\$\{data\.([A-Za-z0-9_]+)\}", replace, value)
+            if not any(error.what == what for error in self.unset):
+                self.unset.append(RecipeError(what, where=".".join(map(str, at)), fix=fix))
+        if key in self.typed:
+            self.given.add(at)
+        return str(self.data.get(key))

@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
-from tangora.config.schema import Recipe
+from tangora.config.schema import ModeConfig, Recipe
 from tangora.errors import ArgumentError
 from tangora.support.registry import Registry
 from tangora.support.seams import EXECUTORS, FAMILIES, MODES, ROUTERS, SEARCHES
@@ -25,6 +26,7 @@ Kind = Literal["family", "mode", "search", "router", "executor"]
 
 _MODE = "modes.NAME"
 _ENTRY = "fusion.methods[]"
+_MODE_KEYS = frozenset(ModeConfig.model_fields)
 
 
 @dataclass(frozen=True)
@@ -111,8 +113,9 @@ def _parts(path: str) -> list[str]:
 def _leads(wanted: Sequence[str], parts: Sequence[str]) -> bool:
     """Whether a path begins with the wanted parts; the name of a mode may be any, or left out."""
     if len(parts) > 1 and parts[1] == "NAME":
-        named = [parts[0], *wanted[1:2], *parts[2:]]
-        return _begins(named, wanted) or _begins([parts[0], *parts[2:]], wanted)
+        nameless = [parts[0], *parts[2:]]
+        of_mode = len(wanted) > 1 and wanted[1] in _MODE_KEYS
+        return _begins(nameless if of_mode else [parts[0], *wanted[1:2], *parts[2:]], wanted)
     return _begins(parts, wanted)
 
 
@@ -168,7 +171,7 @@ def _of_seam(registry: Registry, kind: Kind, path: str, without: Sequence[str] =
 
 def _of_model(model: type[BaseModel], prefix: str) -> Iterator[Key]:
     """The keys of a class, each before those below it."""
-    shape = model.model_json_schema()
+    shape = _schema(model)
     needed = shape.get("required", ())
     for name, field in model.model_fields.items():
         told = _resolved(shape["properties"][name], shape.get("$defs", {}))
@@ -180,6 +183,11 @@ def _of_model(model: type[BaseModel], prefix: str) -> Iterator[Key]:
         yield Key(f"{prefix}{name}", type_text(told), default, name in needed, text)
         if nested:
             yield from _of_model(nested, f"{prefix}{name}{_inside(field.annotation)}.")
+
+
+@cache
+def _schema(model: type[BaseModel]) -> Mapping[str, Any]:
+    return model.model_json_schema()
 
 
 def _nested(annotation: Any) -> type[BaseModel] | None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
@@ -24,6 +25,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, mo
 from tangora.config.executor import ExecutorConfig
 from tangora.config.fusion import FusionEntry, check_search
 from tangora.config.machine import MachineConfig
+from tangora.config.places import below
 from tangora.config.settings import NAME, FinetuneConfig, Frozen, LoraSettings, ModeConfig, TrainingSettings, mode_name
 from tangora.config.tasks import (
     BaseConfig,
@@ -242,9 +244,10 @@ class Recipe(Frozen):
         }
         return validate(FinetuneConfig, {**(chosen.model_extra or {}), **common}, where).resolved()
 
-    def to_yaml(self) -> str:
-        """Return the resolved recipe with every default filled in."""
-        return dump(self.as_stated().model_dump(mode="json"))
+    def to_yaml(self, folder: Path | None = None) -> str:
+        """Return the resolved recipe with every default filled in; with paths relative to the folder of its file."""
+        recipe = self if folder is None else below(self, folder)
+        return dump(recipe.as_stated().model_dump(mode="json"))
 
     def as_stated(self) -> Recipe:
         """Return the recipe as a file states it, without whether somebody has agreed to run a model's code."""

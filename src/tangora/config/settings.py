@@ -5,14 +5,13 @@ Each mode defines its own keys and default learning rate (`tangora.modes.contrac
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, Any, Literal, get_args
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from tangora.config.frozen import Frozen
 from tangora.support.seams import MODES, SPACES
-from tangora.support.shown import html_table, one_line
 from tangora.support.validation import Fault, did_you_mean, faults_of, refuse, validate
 
 __all__ = [
@@ -43,50 +42,6 @@ SpaceName = Annotated[str, AfterValidator(_is_space)]
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 """The pattern of names of modes, tasks and entries: a name becomes the name of a folder."""
-
-
-_YES_NO = {"yes": True, "on": True, "no": False, "off": False}
-"""Booleans of YAML 1.1, used by older recipes. YAML 1.2 reads them as texts, and so does a field of bool and str."""
-
-
-class Frozen(BaseModel):
-    """An immutable model that refuses unknown keys, infinities, and ``true`` as a number."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
-
-    def __repr__(self) -> str:
-        """Show the values that differ from the defaults."""
-        return one_line(type(self).__name__, *(f"{name}={value!r}" for name, value in self._changed().items()))
-
-    def _repr_html_(self) -> str:
-        """Return a table for notebooks: the values that differ from the defaults."""
-        rows = [[name, repr(value)] for name, value in self._changed().items()]
-        return html_table(type(self).__name__, ["key", "value"], rows)
-
-    def _changed(self) -> dict[str, Any]:
-        """The values that differ from the defaults."""
-        fields = type(self).model_fields
-        defaults = {n: f.get_default(call_default_factory=True, validated_data={}) for n, f in fields.items()}
-        values = {name: getattr(self, name) for name in fields}
-        return {n: v for n, v in values.items() if fields[n].is_required() or v != defaults[n]}
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _yes_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        kinds = list(_kinds(cls.model_fields[str(info.field_name)].annotation))
-        if bool not in kinds and (int in kinds or float in kinds) and any(isinstance(v, bool) for v in _values(value)):
-            raise ValueError("a number, not true or false")
-        return _YES_NO.get(value.lower(), value) if bool in kinds and isinstance(value, str) else value
-
-
-def _kinds(annotation: Any) -> Iterator[Any]:
-    """Yield the types that a field's values may have, including those of items in lists and mappings."""
-    parts = get_args(annotation)
-    yield from itertools.chain.from_iterable(map(_kinds, parts)) if parts else [annotation]
-
-
-def _values(value: Any) -> Iterable[Any]:
-    return value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else [value]
 
 
 class LoraSettings(Frozen):

@@ -15,7 +15,9 @@ from typing import Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationInfo, field_validator, model_validator
 
+from tangora.config.places import ModelText, PathText
 from tangora.config.settings import NAME, Frozen
+from tangora.config.source import SOURCE_KINDS, Source, SplitName
 from tangora.support.files import digest
 from tangora.support.hub import hub_reference
 from tangora.support.seams import FAMILIES, METRICS
@@ -34,8 +36,6 @@ __all__ = [
     "read_tasks",
     "with_revision",
 ]
-
-SplitName = Literal["train", "validation", "test"]
 
 
 def with_revision(raw: Any, name: str, revision: str) -> Any:
@@ -64,7 +64,7 @@ class BaseSettings(Frozen):
     """The frozen pretrained model: the keys that every family has."""
 
     family: str = Field(description="how rows become inputs, and features answers; it decides the other keys")
-    model: str = Field(
+    model: ModelText = Field(
         description="folder, Hub id, with a subfolder and a revision if need be (org/name/subfolder@revision), or "
         "'builtin:quickstart', 'builtin:swin' (made and cached by the run)"
     )
@@ -129,59 +129,6 @@ class BaseConfig(BaseSettings):
     )
 
 
-class Source(Frozen):
-    """The source of a task's rows: exactly one of `SOURCE_KINDS`."""
-
-    hub: str | None = Field(default=None, description="data set id on the Hugging Face Hub")
-    parquet: dict[SplitName, str] | None = Field(default=None, description="split -> file")
-    csv: dict[SplitName, str] | None = Field(default=None, description="split -> file")
-    jsonl: dict[SplitName, str] | None = Field(default=None, description="split -> file")
-    imagefolder: dict[SplitName, str] | None = Field(
-        default=None, description="split -> folder with one folder a class"
-    )
-    npz: dict[SplitName, str] | None = Field(default=None, description="split -> .npz with arrays of images and labels")
-    builtin: str | None = Field(default=None, description="a data set of tangora.quickstart")
-    lm_eval: str | None = Field(default=None, description="causal-lm: a task of the lm-evaluation-harness")
-    include: str | None = Field(default=None, description="lm_eval: a folder with tasks of your own, as YAML files")
-    shots: int | None = Field(
-        default=None, ge=0, description="lm_eval: examples in each prompt; default: the number that the task sets"
-    )
-    config: str | None = Field(default=None, description="hub: configuration (subset) name")
-    revision: str | None = Field(default=None, description="hub: commit or tag")
-    splits: dict[SplitName, str] = Field(
-        default_factory=dict, description="hub: our split -> theirs, slices such as 'train[:1000]' allowed"
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _files_have_splits(cls, raw: Any) -> Any:
-        for kind in ("parquet", "csv", "jsonl", "imagefolder", "npz"):
-            if isinstance(raw, Mapping) and isinstance(file := raw.get(kind), str):
-                raise ValueError(f"{kind}: {file} has no split; give two files, {kind}: {{train: ..., test: ...}}")
-        return raw
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> Source:
-        given = [k for k in SOURCE_KINDS if getattr(self, k) is not None]
-        if len(given) != 1:
-            raise ValueError(f"give exactly one of {', '.join(SOURCE_KINDS)}; got {', '.join(given) or 'none'}")
-        if self.lm_eval is None and (self.include is not None or self.shots is not None):
-            raise ValueError("include and shots are of lm_eval")
-        files = getattr(self, given[0])
-        if isinstance(files, dict) and not {"train", "test"} <= files.keys():
-            fix = f"give two files, {given[0]}: {{train: ..., test: ...}}"
-            raise ValueError(f"{given[0]} needs a train and a test split; got {', '.join(files) or 'none'}. {fix}")
-        return self
-
-    @property
-    def kind(self) -> str:
-        """Which of `SOURCE_KINDS` is given."""
-        return next(k for k in SOURCE_KINDS if getattr(self, k) is not None)
-
-
-SOURCE_KINDS = ("hub", "parquet", "csv", "jsonl", "imagefolder", "npz", "builtin", "lm_eval")
-
-
 class TaskSettings(Frozen):
     """One task: rows, labels and metrics, the keys that every family has."""
 
@@ -191,12 +138,15 @@ class TaskSettings(Frozen):
     labels: list[str] | dict[str, str] | None = Field(
         None, description="class names in label order, or raw label value -> class name; default: the data set's own"
     )
-    labels_from: str | None = Field(default=None, description="JSON file whose key 'labels' lists the class names")
+    labels_from: PathText | None = Field(default=None, description="JSON file whose key 'labels' lists the class names")
     metric: str = Field(default="accuracy", description="what the task is scored and coefficients are chosen by")
     metrics: list[str] | None = Field(
         default=None, min_length=1, description="several, in place of `metric`: the first is the primary one"
     )
     limit: dict[SplitName, int] = Field(default_factory=dict, description="most rows kept of a split (a seeded sample)")
+    test_fraction: float | None = Field(
+        default=None, gt=0, lt=1, description="cut from a source of one file or folder; default: 0.2 of it"
+    )
     validation_fraction: float = Field(
         default=0.1, gt=0, lt=1, description="cut from train when there is no validation split"
     )
@@ -235,6 +185,8 @@ class TaskSettings(Frozen):
             yield f"metrics: each once; got {', '.join(self.all_metrics)}"
         if self.labels is not None and self.labels_from is not None:
             yield "give labels or labels_from, not both"
+        if self.test_fraction is not None and self.source.single is None:
+            yield "test_fraction is for a source of one file or folder, which this one is not: leave it out"
         if any(n < 1 for n in self.limit.values()):
             yield "limit: a split needs at least 1 row"
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from pydantic import Field, model_validator
 
 from tangora.config.language import LanguageTask
+from tangora.config.places import ModelText
 from tangora.config.tasks import BaseSettings, with_revision
 
 __all__ = ["ANSWER", "QUESTION", "VisionLanguageModel", "VisionLanguageTask"]
@@ -17,7 +18,7 @@ QUESTION, ANSWER = "{question}", "{answer}"
 class VisionLanguageModel(BaseSettings):
     """A decoder language model, and a vision tower beside it. ``model`` and ``revision`` are those of the decoder."""
 
-    vision: str = Field(description="the vision tower: Hub id, folder, or 'builtin:quickstart'")
+    vision: ModelText = Field(description="the vision tower: Hub id, folder, or 'builtin:quickstart'")
     vision_revision: str | None = Field(default=None, description="hub: commit or tag of the vision tower")
     max_length: int = Field(default=1024, ge=2, description="most tokens of a row, or of the model if it has fewer")
     max_new_tokens: int = Field(default=64, ge=1, description="most tokens that are generated for an answer")

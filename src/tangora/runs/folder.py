@@ -13,8 +13,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from tangora.config.recipe import Recipe, load_recipe
+from tangora.config.recipe import Recipe, load_run_recipe
 from tangora.errors import OutputError, TangoraError
+from tangora.runs.changes import changes, moved
 from tangora.runs.sources import Sources
 from tangora.support.files import read_json, write_json
 from tangora.support.publishing import is_scratch
@@ -43,22 +44,32 @@ def claim(out: Path, recipe: Recipe, overwrite: bool) -> None:
         if {p.name for p in out.iterdir() if not is_scratch(p.name)} <= _ENTRIES_BEFORE_RECIPE:
             return  # killed before its recipe was written, or with adapters that were trained one by one
         raise OutputError("the output exists and is not a run", where=out, fix="choose another --out, or --overwrite")
-    if not _is_of(out / "recipe.yaml", recipe):
+    if (what := _another(out, recipe)) is not None:
         raise OutputError(
-            "the output holds a run of another recipe",
+            f"the output holds a run of another recipe{what}",
             where=out / "recipe.yaml",
             fix="choose another --out, or pass --overwrite (adapters that are still valid are reused)",
         )
 
 
-def _is_of(path: Path, recipe: Recipe) -> bool:
-    """Return whether a file contains the same recipe, with defaults that an older version did not write filled in."""
+_MOST = 8  # changed keys in a message
+
+
+def _another(run: Path, recipe: Recipe) -> str | None:
+    """Return what differs from the recipe of a run, in words; None if nothing does.
+
+    Defaults that an older version did not write are filled in.
+    """
     try:
-        written = load_recipe(path)
+        written = load_run_recipe(run)
     except TangoraError:  # written by another version, or with a plug-in that is not installed any more
-        return False
+        return ""
     one, other = (each.as_stated().model_dump(exclude=dict(_CHANGEABLE)) for each in (written, recipe))
-    return one == other
+    changed = changes(one, other, moved=moved(written, recipe))
+    if not changed:
+        return None
+    more = f"; and {len(changed) - _MOST} more" if len(changed) > _MOST else ""
+    return f" ({'; '.join(changed[:_MOST])}{more})"
 
 
 class Clock:

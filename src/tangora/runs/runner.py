@@ -90,7 +90,7 @@ def _prepare(context: Context, clock: Clock) -> None:
         check_modes(context.recipe, context.base)
     finally:
         clock.add("prepare", time.perf_counter() - started)
-    write_text(context.run / "recipe.yaml", context.recipe.to_yaml())
+    write_text(context.run / "recipe.yaml", context.recipe.to_yaml(context.run))
     sources.write(context.run, context.recipe)
 
 

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tangora.config.places import below
 from tangora.errors import TangoraError
 from tangora.support.files import digest, read_json, write_json
 from tangora.tasks.cuts import Cut, cuts
@@ -75,7 +76,7 @@ class Sources:
         """Read the sources that `write` wrote for the same recipe; None if there are none."""
         try:
             raw = read_json(_path(run))
-            if raw["recipe"] != _recipe_digest(recipe):
+            if raw["recipe"] not in (_recipe_digest(recipe, run), _recipe_digest(recipe)):
                 return None
             tasks: dict[str, Any] = {name: TaskFacts(**facts) for name, facts in raw["tasks"].items()}
             return cls(raw["base"], tasks)
@@ -84,13 +85,14 @@ class Sources:
 
     def write(self, run: Path, recipe: Recipe) -> None:
         """Write them into the run's folder."""
-        write_json(_path(run), {"recipe": _recipe_digest(recipe), **asdict(self)})
+        write_json(_path(run), {"recipe": _recipe_digest(recipe, run), **asdict(self)})
 
 
 def _path(run: Path) -> Path:
     return run / "cache" / "sources.json"
 
 
-def _recipe_digest(recipe: Recipe) -> str:
-    """Return a hash of the part of a recipe that names base and data."""
+def _recipe_digest(recipe: Recipe, run: Path | None = None) -> str:
+    """Return a hash of the part of a recipe that names base and data; without a run, as earlier versions had it."""
+    recipe = recipe if run is None else below(recipe, run)
     return digest(recipe.as_stated().model_dump(mode="json", include={"base", "tasks", "seed"}))

@@ -14,9 +14,10 @@ from tangora.storage.packed import pack_
 from tangora.support.machine import Machine
 from tangora.support.seams import FAMILIES
 from tangora.tasks.base import Base, take_out, weights_fingerprint
+from tangora.tasks.duplicates import input_groups
 from tangora.tasks.harness_rows import read_harness
-from tangora.tasks.sources import Table, read
-from tangora.tasks.splits import cut, sample
+from tangora.tasks.sources import Table, read, read_whole
+from tangora.tasks.splits import cut, cut_groups, sample
 from tangora.tasks.values import Split, Task, fingerprint_of
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def made_of(config: TaskSettings, base: Base, classes: list[str], parts: Mapping
 
 
 # What prediction does not need: rows, their names, and the first values of a head.
-_DATA = {"name", "source", "limit", "validation_fraction", "labels", "labels_from", "head"}
+_DATA = {"name", "source", "limit", "test_fraction", "validation_fraction", "labels", "labels_from", "head"}
 
 
 # What is not recorded of a base with a task: its name, and what depends on the machine.
@@ -152,12 +153,39 @@ def read_rows(config: TaskSettings, family: str, seed: int) -> tuple[list[str], 
     Raises:
         DataError: the data do not match the recipe; the message names the place.
     """
-    reader = read_harness if config.source.kind == "lm_eval" else read
-    tables = reader(config.source, config.name)
+    if config.source.single is not None:
+        tables = {"train": read_whole(config.source, config.name)}
+    else:
+        tables = (read_harness if config.source.kind == "lm_eval" else read)(config.source, config.name)
     targets = FAMILIES.get(family).targets(tables, config)
     parts = {split: LabelledRows(table, targets.of_split[split]) for split, table in tables.items()}
-    splits = _with_validation(parts, config, seed, targets.stratify)
-    return targets.classes, _limited(splits, config, seed, targets.stratify)
+    cut_all = _cut_whole if config.source.single is not None else _with_validation
+    return targets.classes, _limited(cut_all(parts, config, seed, targets.stratify), config, seed, targets.stratify)
+
+
+_TEST = 0.2  # the share of a single file that is for testing, unless the recipe says otherwise
+
+
+def _cut_whole(
+    parts: dict[str, LabelledRows], config: TaskSettings, seed: int, stratify: bool
+) -> dict[str, LabelledRows]:
+    """Cut the rows of one file into test, validation and train; rows of equal inputs are in one of them."""
+    whole, where = parts["train"], f"task {config.name}"
+    fraction = config.test_fraction if config.test_fraction is not None else _TEST
+    groups = input_groups(whole.table, config)
+    rest, test = _cut_groups(whole, groups, fraction, seed, stratify, "test", where)
+    left, rest_groups = whole.select(rest), [groups[row] for row in rest]
+    train, validation = _cut_groups(left, rest_groups, config.validation_fraction, seed, stratify, "validation", where)
+    return {"train": left.select(train), "validation": left.select(validation), "test": whole.select(test)}
+
+
+def _cut_groups(
+    rows: LabelledRows, groups: Sequence[int], fraction: float, seed: int, stratify: bool, split: str, where: str
+) -> tuple[list[int], list[int]]:
+    if len(set(groups)) < 2:
+        fix = "add rows, or give a file for each split"
+        raise DataError(f"no {split} rows can be cut off, since all inputs are equal", where=where, fix=fix)
+    return cut_groups(groups, fraction, seed, rows.targets if stratify else None, salt=split)
 
 
 def _with_validation(

@@ -4,28 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tangora import quickstart
-from tangora.errors import DataError
+from tangora.errors import ArgumentError, DataError
 from tangora.support.extras import require
 from tangora.support.files import reachable
 from tangora.support.validation import did_you_mean
 from tangora.tasks.arrays import read_arrays, refuse_large
+from tangora.tasks.text_files import read_csv, read_jsonl
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
     from tangora.config.recipe import Source
 
-__all__ = ["IMAGES", "Table", "read", "read_file"]
+__all__ = ["IMAGES", "Table", "read", "read_file", "read_whole"]
 
 IMAGES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
 """The suffixes of image files."""
-_BLOCK = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Table:
         if column not in self.columns:
             fix = did_you_mean(column, self.columns)
             if len(self.columns) == 1 and any(mark in self.columns[0] for mark in ";\t|"):
-                fix = f"the file has one column, {self.columns[0]!r}: separate columns by commas"
+                fix = f"the file has one column, {self.columns[0]!r}: separate columns by commas, or set source.sep"
             raise DataError(f"unknown column for {key}", got=column, where=self.where, fix=fix)
 
     def column(self, name: str) -> list[Any]:
@@ -99,6 +100,10 @@ def read(source: Source, task: str) -> dict[str, Table]:
         MissingExtraError: the extra ``train`` is not installed.
     """
     require("train", purpose="reading data")
+    if source.single is not None:
+        raise ArgumentError(
+            "a source of one file has no splits", where=f"task {task}", fix="use read_whole, and cut it"
+        )
     tables = _hub(source, task) if source.kind == "hub" else _local(source, task)
     for split in ("train", "test"):
         if split not in tables:
@@ -113,6 +118,28 @@ def read(source: Source, task: str) -> dict[str, Table]:
     return tables
 
 
+def read_whole(source: Source, task: str) -> Table:
+    """Read a source of one file or folder, which has no splits.
+
+    Raises:
+        DataError: it is missing, unreadable or has fewer than three rows, which three splits need.
+        MissingExtraError: the extra ``train`` is not installed.
+    """
+    require("train", purpose="reading data")
+    table = _open(_reader(source), reachable(str(source.single), DataError, expand=True))
+    if len(table) < 3:
+        fix = "add rows: train, validation and test need one each"
+        raise DataError("too few rows to be cut", got=len(table), where=table.where, fix=fix)
+    return table
+
+
+def _reader(source: Source) -> Callable[[Path], Table]:
+    """Return the reader of a source's files."""
+    if source.kind == "csv":
+        return partial(_csv, sep=source.sep or ",", encoding=source.encoding)
+    return partial(_jsonl, encoding=source.encoding) if source.kind == "jsonl" else READERS[source.kind]
+
+
 def _local(source: Source, task: str) -> dict[str, Table]:
     if source.builtin is not None:
         return _builtin(source.builtin)
@@ -125,9 +152,8 @@ def _local(source: Source, task: str) -> dict[str, Table]:
                 f"{seen[path]} and {split} are the same rows", got=name, where=f"task {task}", fix="use separate files"
             )
         seen[path] = split
-    return {
-        split: _open(READERS[source.kind], reachable(name, DataError, expand=True)) for split, name in files.items()
-    }
+    reader = _reader(source)
+    return {split: _open(reader, reachable(name, DataError, expand=True)) for split, name in files.items()}
 
 
 def read_file(kind: str, path: Path) -> Table:
@@ -162,38 +188,14 @@ def _parquet(path: Path) -> Table:
     return _arrow(pyarrow.Table.from_batches(batches, file.schema_arrow), path)
 
 
-def _csv(path: Path) -> Table:
-    from pyarrow import csv, types  # deferred: an extra
-
-    options = csv.ParseOptions(newlines_in_values=True)
-    content, lines = _content(path)
-    table = csv.read_csv(content, parse_options=options)
-    if other := [field.name for field in table.schema if types.is_binary(field.type)]:  # what is no UTF-8 is no text
-        fix = "save the file in the encoding UTF-8"
-        raise DataError("a column is not in UTF-8", got=other[0], where=path, fix=fix)
+def _csv(path: Path, sep: str = ",", encoding: str | None = None) -> Table:
+    table, lines = read_csv(path, sep, encoding)
     return _by_line(_arrow(table, path), lines, 2)
 
 
-def _jsonl(path: Path) -> Table:
-    from pyarrow import json  # deferred: an extra
-
-    content, lines = _content(path)
-    return _by_line(_arrow(json.read_json(content), path), lines, 1)
-
-
-def _content(path: Path) -> tuple[Any, int]:
-    """Return the stream of a file of text, decompressed by the ending of its name, if it fits in memory; and its lines.
-
-    A last line without a line feed counts.
-    """
-    import pyarrow  # deferred: an extra
-
-    size, lines, last = 0, 0, b"\n"
-    with pyarrow.input_stream(path, compression="detect") as stream:
-        while block := stream.read(_BLOCK):
-            refuse_large(size := size + len(block), path)
-            lines, last = lines + block.count(b"\n"), block[-1:]
-    return pyarrow.input_stream(path, compression="detect"), lines + (last != b"\n")
+def _jsonl(path: Path, encoding: str | None = None) -> Table:
+    table, lines = read_jsonl(path, encoding)
+    return _by_line(_arrow(table, path), lines, 1)
 
 
 def _by_line(table: Table, lines: int, first: int) -> Table:
