@@ -62,6 +62,8 @@ def test_paths_are_unique_but_for_what_families_and_modes_differ_in():
     shared = [key.path for key in keys if key.of is None]
     assert len(set(shared)) == len(shared)
     assert [key.path for key in keys_below("modes.train", keys)] == ["modes.NAME.train"], "a name may be left out"
+    assert [key.path for key in keys_below("modes.ups", keys)] == ["modes.NAME.ups"]
+    assert len(keys_below("modes.lora", keys)) == len(keys_below("modes.mine", keys)) > 50
     assert {"name", "base.family", "tasks[].source.csv", "modes.NAME.train", "executor.name"} <= set(shared)
     assert [key.names for key in keys if key.path == "base.packing"] == [("causal-lm",)]
     assert [key.names for key in keys if key.path == "modes.NAME.block"] == [("dyadic",)]

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
-from tangora.config.schema import ModeConfig, Recipe
+from tangora.config.schema import Recipe
 from tangora.errors import ArgumentError
 from tangora.support.registry import Registry
 from tangora.support.seams import EXECUTORS, FAMILIES, MODES, ROUTERS, SEARCHES
@@ -26,7 +26,6 @@ Kind = Literal["family", "mode", "search", "router", "executor"]
 
 _MODE = "modes.NAME"
 _ENTRY = "fusion.methods[]"
-_MODE_KEYS = frozenset(ModeConfig.model_fields)
 
 
 @dataclass(frozen=True)
@@ -96,8 +95,10 @@ def keys_below(path: str, keys: Sequence[Key]) -> list[Key]:
         ...
     tangora.errors.ArgumentError: no such key, got 'machine.thread' at recipe keys. Did you mean 'machine.threads'?
     """
-    wanted = _parts(path)
-    found = [key for key in keys if _leads(wanted, _parts(key.path))]
+    wanted, parts = _parts(path), [_parts(key.path) for key in keys]
+    of_modes = {one[2] for one in parts if one[1:2] == ["NAME"] and len(one) > 2} - set(MODES)
+    nameless = len(wanted) > 1 and wanted[0] == "modes" and wanted[1] in of_modes
+    found = [key for key, one in zip(keys, parts, strict=True) if _leads(wanted, one, nameless)]
     if not found:
         fix = did_you_mean(path, list(dict.fromkeys(key.path for key in keys)), brief=True)
         shown = fix if len(fix) < 200 else "tangora recipe keys lists all of them"
@@ -110,16 +111,10 @@ def _parts(path: str) -> list[str]:
     return [part for part in parts if part and not part.isdigit()]
 
 
-def _leads(wanted: Sequence[str], parts: Sequence[str]) -> bool:
+def _leads(wanted: Sequence[str], parts: Sequence[str], nameless: bool) -> bool:
     """Whether a path begins with the wanted parts; the name of a mode may be any, or left out."""
-    if len(parts) > 1 and parts[1] == "NAME":
-        nameless = [parts[0], *parts[2:]]
-        of_mode = len(wanted) > 1 and wanted[1] in _MODE_KEYS
-        return _begins(nameless if of_mode else [parts[0], *wanted[1:2], *parts[2:]], wanted)
-    return _begins(parts, wanted)
-
-
-def _begins(parts: Sequence[str], wanted: Sequence[str]) -> bool:
+    if parts[1:2] == ["NAME"]:
+        parts = [parts[0], *([] if nameless else wanted[1:2]), *parts[2:]]
     return list(parts[: len(wanted)]) == list(wanted)
 
 
