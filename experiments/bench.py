@@ -5,8 +5,8 @@
     python experiments/bench.py text --runs runs/bench-text-0 runs/bench-text-1
 
 It goes on where it was stopped; finished runs, or those that are given, are only read. Each seed is a run of its own,
-and the tables contain means over them (minutes are in each run's report). The time of a forward pass is measured here, on the first run, all ways in
-turn, and written as a multiple of the base's.
+and the tables contain means over them; minutes are in each run's report. The time of a forward pass is measured here,
+on the first run, all ways in turn, and written as a multiple of the base's.
 """
 
 from __future__ import annotations
