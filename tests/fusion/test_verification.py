@@ -228,7 +228,7 @@ def test_a_cut_that_is_not_the_best_is_found(tmp_path, pair, monkeypatch):
 
     monkeypatch.setattr(updates, "truncate_matrix", worst)
     with pytest.raises(AdapterError, match=r"the truncation to rank 2 loses .* is possible"):
-        command(pair, tmp_path / "out", "ties", rank=2)
+        command(pair, tmp_path / "out", "ties", rank="2")
 
 
 def test_large_models_are_evaluated_in_part(tmp_path, pair, monkeypatch):

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from tangora.adapters.in_peft.verification import Verification
+    from tangora.adapters.layouts.details import SingleFile
     from tangora.storage.checkpoint import Checkpoint
 
 __all__ = [
@@ -65,6 +66,7 @@ class LoraDetails:
         dtype: of the tensors in the file, to which they are rounded already; float32 if None.
         names: site -> its name in the adapter's own files, if the adapter was renamed to be fused with others.
         tuner: the kind of peft that the updates are computed by, such as ``LoHa``; None for plain LoRA.
+        file: the layout of an adapter in one file, for the diffusion models that are known, or any other.
     """
 
     config: Mapping[str, Any] | None = None
@@ -74,6 +76,7 @@ class LoraDetails:
     dtype: torch.dtype | None = None
     names: Mapping[str, str] = field(default_factory=dict)
     tuner: str | None = None
+    file: SingleFile | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -199,14 +202,15 @@ class Adapter:
         Dense updates of kind ``lora`` are written as factors of their numerical rank, each by an SVD.
 
         Args:
-            path: the directory.
+            path: the directory; or ``NAME.safetensors`` for a format of one file, with the same content in its metadata.
             overwrite: replace one that exists.
             check: called with the adapter and its files before they are published. Its result is kept as
                 ``metadata.verified``; if it raises, nothing is written.
-            format: a registered format to use instead of the kind's own.
+            format: a registered format to use instead of that of the adapter's file, or of its kind.
             beside: path in the directory -> a file to copy there, such as a tokenizer's.
 
         Raises:
+            ArgumentError: the format writes no file, or no directory.
             OutputError: the directory exists and ``overwrite`` is false, or it cannot be written.
             AdapterError: an update is not finite, or the format cannot represent it.
         """

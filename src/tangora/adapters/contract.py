@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
 from tangora.adapters.kinds import KindName
+from tangora.adapters.layouts.content import described
 from tangora.errors import AdapterError, FileError
 from tangora.storage.recognition import ambiguous, contents_of, missing, pickled, refused_pickle, weights_of
 from tangora.support.files import inside, read_json
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from tangora.storage.checkpoint import Checkpoint
     from tangora.storage.header import Stored
 
-__all__ = ["Format", "Site", "Survey", "format_of", "holds_adapter", "needs_base", "recognized_by"]
+__all__ = ["FileFormat", "Format", "Site", "Survey", "format_of", "holds_adapter", "needs_base", "recognized_by"]
 
 
 @runtime_checkable
@@ -91,6 +92,35 @@ class Format(Protocol):
         ...
 
 
+@runtime_checkable
+class FileFormat(Format, Protocol):
+    """A format whose adapter may be one file, which other programs read by itself: provenance is in its metadata.
+
+    `Format.write` writes the file into a folder. A further promise:
+
+    4. `write_file` writes what `prepare` returns, and `prepare` of that changes nothing.
+
+    A format that has names of certain models only, or no place for scalings, defines ``sample() -> dict[str, Update]``:
+    updates that it represents as they are, for `tangora.testing.check_format`.
+    """
+
+    def prepare(self, adapter: Adapter) -> Adapter:
+        """Return the adapter at the modules of the format, as factors with scalings that it can hold.
+
+        Raises:
+            AdapterError: the format has no names for its modules, or cannot represent it.
+        """
+        ...
+
+    def write_file(self, adapter: Adapter, path: Path) -> None:
+        """Write an adapter into a file, with its provenance in the file's metadata; the caller publishes the file.
+
+        Raises:
+            AdapterError: the format cannot represent the adapter.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Site:
     """A description of one update.
@@ -124,6 +154,7 @@ class Survey:
         start: whether φ₀ is in a file of its own, so that the adapter may not have started at the base.
         needs_base: why its updates depend on the base's weights; None if they do not.
         title: what the adapter is, such as ``a LoHa adapter``, if that is more exact than its kind.
+        layout: the model whose modules the file names, for people; None if the format has no layouts.
     """
 
     adapter: Adapter
@@ -133,6 +164,7 @@ class Survey:
     start: bool = False
     needs_base: str | None = None
     title: str | None = None
+    layout: str | None = None
 
 
 def recognized_by(path: Path) -> list[str]:
@@ -174,6 +206,8 @@ def _refuse_by_content(path: Path) -> None:
         if contents_of(path.parent) != "nothing":
             what, fix = "a file where the folder of an adapter is needed", f"give its folder: {path.parent}"
             raise AdapterError(what, got=path.name, where=path, fix=fix)
+        if (problem := described(path)) is not None:
+            raise problem
         return
     held = contents_of(path)
     if held == "checkpoint":

@@ -17,6 +17,8 @@ from tangora.support.validation import validate
 from tangora.support.version import package_version
 
 __all__ = [
+    "ABOUT",
+    "FILE",
     "FORMAT",
     "BaseInfo",
     "DistilledInfo",
@@ -33,6 +35,8 @@ __all__ = [
 
 FORMAT = 1
 FILE = "tangora.json"
+ABOUT = "tangora"
+"""The key of the same content in the metadata of a single file."""
 _MADE = ("fused", "distilled", "polished", "extracted", "scores", "verified")
 
 

@@ -14,7 +14,7 @@ from tangora.adapters.formats.lora.writing import alpha_of, content_of
 from tangora.errors import AdapterError, ArgumentError
 from tangora.updates.task_vector import Dense, Factors, LowRank, Update
 
-__all__ = ["DTYPES", "dtype_of", "rounded", "with_one_rank"]
+__all__ = ["DTYPES", "dtype_of", "filled", "rounded", "with_one_rank"]
 
 DTYPES: Mapping[str, torch.dtype] = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
 """The dtypes of an adapter's file."""
@@ -55,7 +55,7 @@ def with_one_rank(adapter: Adapter) -> Adapter:
     scalings = {update.scaling for update in content.updates.values()}
     experts = any(expert_of(site) for site in content.updates)
     scaling = scalings.pop() if len(scalings) == 1 and not experts else 1.0  # experts are written with scaling 1
-    updates: dict[str, Update] = {site: _filled(u, rank, scaling) for site, u in content.updates.items()}
+    updates: dict[str, Update] = {site: filled(u, rank, scaling) for site, u in content.updates.items()}
     some = updates[next(iter(content.updates))].factors()
     assert some is not None
     config = {**(adapter.config or {}), "r": rank, "lora_alpha": alpha_of(some), "use_rslora": False}
@@ -64,7 +64,8 @@ def with_one_rank(adapter: Adapter) -> Adapter:
     return _changed(adapter, {**updates, **biases}).with_details(config=config if adapter.config else None)
 
 
-def _filled(update: Factors, rank: int, scaling: float) -> LowRank:
+def filled(update: Factors, rank: int, scaling: float) -> LowRank:
+    """Return the same update with zeros up to a rank, and with another scaling; the ratio is multiplied into B."""
     more, b = rank - update.rank, update.b
     if update.scaling != scaling:
         b = (b.double() * (update.scaling / scaling)).to(b.dtype)

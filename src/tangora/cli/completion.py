@@ -24,6 +24,7 @@ __all__ = [
     "analyses",
     "executors",
     "families",
+    "formats",
     "fusions",
     "heads",
     "kinds",
@@ -148,6 +149,11 @@ def _recipe() -> Recipe | None:
         with suppress(TangoraError):
             return load_recipe(next((path for path in [Path(name, "recipe.yaml")] if path.is_file()), name))
     return None
+
+
+def formats(incomplete: str) -> list[str]:
+    """Formats of adapters."""
+    return _starting(_registry("FORMATS"), incomplete)
 
 
 def spaces(incomplete: str) -> list[str]:

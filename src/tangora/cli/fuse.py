@@ -45,9 +45,20 @@ class FuseOptions(FusionOptions):
 
     adapters: Annotated[
         list[Path],
-        typer.Argument(metavar="ADAPTER", help="Folders of PEFT adapters, or org/name[@revision] of the Hub."),
+        typer.Argument(metavar="ADAPTER", help="Folders, single files, or org/name[@revision] of the Hub."),
         FromHub("adapter"),
     ]
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="PATH", help="A folder, or NAME.safetensors for a single file.")
+    ]
+    format: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="Of the result: kohya, diffusers, comfy, peft (one file), lora, mlx. Default: the first's.",
+            autocompletion=completion.formats,
+        ),
+    ] = None
     method: Annotated[
         str,
         typer.Option(
@@ -103,6 +114,8 @@ class FuseOptions(FusionOptions):
             raise ArgumentError("a full checkpoint has no rank", got=rank, where="--rank", fix="leave it out")
         if self.uniform:
             raise ArgumentError("a full checkpoint has no rank", got=True, where="--uniform", fix="leave it out")
+        if self.format is not None:
+            raise ArgumentError("a full checkpoint has one format", got=self.format, where="--format", fix="leave it out")
         if self.statistics:
             fix = "fuse the adapters without --full first, and then merge the result into its base"
             raise ArgumentError("statistics are of adapters", got=len(self.statistics), where="--statistics", fix=fix)
@@ -154,13 +167,11 @@ class FuseOptions(FusionOptions):
 def fuse(options: FuseOptions, output: Output) -> None:
     """Fuse adapters of one base model into one adapter, exactly or with a stated error; no base model is loaded.
 
-    The result is a PEFT adapter. Its rank is the sum of the ranks unless --rank cuts it. With a router as the method,
+    The result is a PEFT adapter, or a file like the first for LoRAs of diffusion models. Its rank is the sum of the ranks unless --rank cuts it. With a router as the method,
     every token chooses among the adapters, which stay as they are; the result is a routed adapter. To write a full
     model instead, use [bold]tangora merge[/bold].
     """
-    from tangora.support.files import refuse_output  # deferred: --help needs none of it
-
-    refuse_output(options.out, options.overwrite, [*options.adapters, *filter(None, [options.base])])
+    _refuse_place(options)
     if options.full:
         _fuse_full(options.of_merge(), output)
         return
@@ -179,11 +190,25 @@ def fuse(options: FuseOptions, output: Output) -> None:
     refuse_superfluous(fusion.statistics, get(options.method), fusion.adapters, fusion.names)
     fused = fusion.merge(options.method, weights, parameters, rank, chosen_error(options.error, rank))
     written = _saved(fused, fusion, options)
-    cost = fused_cost(fused, options.out, options.adapters)
-    lines = list(fused_lines(fused, options.out, written, origin, cost))
+    cost = fused_cost(written.adapter, options.out, options.adapters)
+    lines = list(fused_lines(written.adapter, options.out, written, origin, cost))
     if fused.whole and fusion.base is None:  # with the base, the changes of its parameters are weighted
         lines.insert(2, f"saved whole, so kept as it is, without weights: {', '.join(sorted(fused.whole))}")
-    output.result(_document(fused, options.out, written, cost), *lines)
+    output.result(_document(written.adapter, options.out, written, cost), *lines)
+
+
+def _refuse_place(options: FuseOptions) -> None:
+    """Refuse an output that would replace something, before anything is computed."""
+    from tangora.support.files import refuse_existing, refuse_output  # deferred: --help needs none of it
+
+    inputs = [*options.adapters, *filter(None, [options.base])]
+    if options.full or options.out.suffix != ".safetensors" or is_router(options.method):
+        refuse_output(options.out, options.overwrite, inputs)
+        return
+    from tangora.adapters.saving import refuse_foreign_file  # deferred: imports torch
+
+    refuse_existing(options.out, options.overwrite, inputs)
+    refuse_foreign_file(options.out)
 
 
 def _fuse_full(options: MergeOptions, output: Output) -> None:
@@ -198,40 +223,58 @@ def _fuse_full(options: MergeOptions, output: Output) -> None:
 
 @dataclass(frozen=True)
 class _Written:
-    """What was written: the result of its verification, the error of its dtype, and notes."""
+    """What was written: the adapter, the result of its verification, the error of its dtype, and notes."""
 
+    adapter: Adapter
     verification: Verification | None
     rounding_error: float | None
     notes: Sequence[str]
 
 
 def _saved(fused: Adapter, fusion: Fusion, options: FuseOptions) -> _Written:
-    """Write the adapter; compare what stock peft reads from its files before they appear, unless that is turned off."""
-    from tangora.adapters.stored import dtype_of, rounded, with_one_rank  # deferred: imports torch
+    """Write the adapter; compare what is read from its files before they appear, unless that is turned off."""
+    from tangora.adapters.saving import is_file_name, target_format  # deferred: imports torch
+    from tangora.adapters.stored import dtype_of, rounded, with_one_rank
     from tangora.checkpoints.beside_adapters import beside_adapters  # deferred: with the reader of tokenizers
 
     verifications: list[Verification] = []
-    beside, notes = beside_adapters(options.adapters)
+    format_ = target_format(fused, options.out, options.format)
+    in_file = is_file_name(options.out)
+    beside, notes = ({}, list(_trained_on(fused))) if in_file else beside_adapters(options.adapters)
     recorded = {task for adapter in fusion.adapters for task in adapter.records}
     if lost := sorted(recorded - fused.records.keys()):
         notes.append(f"without a record for prediction, since the adapters differ in it: {', '.join(lost)}")
     exact = with_one_rank(fused) if options.uniform else fused
+    exact = format_.prepare(exact) if hasattr(format_, "prepare") else exact
     written, errors = exact, dict[str, float]()
     if options.dtype is not None and dtype_of(options.dtype) != dtype_of("float32"):
         written, errors = rounded(exact, dtype_of(options.dtype))
 
-    def check(adapter: Adapter, folder: Path) -> Mapping[str, Any]:
-        from tangora.fusion.sources import SourceAdapter  # deferred: imports torch
+    def check(adapter: Adapter, place: Path) -> Mapping[str, Any]:
+        from tangora.fusion.file_verification import verify_file  # deferred: imports torch
+        from tangora.fusion.sources import SourceAdapter
         from tangora.fusion.verification import verify  # deferred: imports peft
 
         sources = [SourceAdapter(a, f) for a, f in zip(fusion.adapters, options.adapters, strict=True)]
-        verifications.append(verify(exact if errors else adapter, folder, sources, errors))
+        in_peft = format_.name == fused.metadata.of_kind.format
+        verified = verify(exact if errors else adapter, place, sources, errors) if in_peft else None
+        verifications.append(verified or verify_file(fused, place, sources, errors))
         return verifications[0].to_dict()
 
-    checked = options.verify and fused.metadata.of_kind.in_peft
-    written.save(options.out, overwrite=options.overwrite, check=check if checked else None, beside=beside)
+    checked = check if options.verify and fused.metadata.of_kind.in_peft else None
+    written.save(options.out, options.overwrite, check=checked, format=options.format, beside=beside)
     error = max(errors.values(), default=None) if errors else None
-    return _Written(verifications[0] if verifications else None, error, [*_notes(options.out), *notes])
+    verification = verifications[0] if verifications else None
+    return _Written(written, verification, error, [*_notes(options.out), *notes])
+
+
+def _trained_on(fused: Adapter) -> Iterator[str]:
+    """Yield the checkpoints that single files were trained on, if they record different ones."""
+    file = fused.details.file
+    parents = file.parents if file is not None else {}
+    known = {name: about["ss_sd_model_name"] for name, about in parents.items() if "ss_sd_model_name" in about}
+    if len(set(known.values())) > 1:
+        yield f"trained on different checkpoints: {', '.join(f'{name} on {of}' for name, of in known.items())}"
 
 
 def _notes(out: Path) -> Iterator[str]:
@@ -267,6 +310,8 @@ def fused_lines(
     yield from written.notes
     if fused.metadata.expanded:
         yield "it answers in its expansion, and plain peft loads another function: use tangora predict or load_model"
+    if (file := fused.details.file) is not None:
+        yield f"format: {file.format}, of {file.title}"
     yield f"adapter: {out.resolve()}"
     if written.verification is not None:
         yield f"verified in {written.verification.seconds:.1f} s: {written.verification.summary()}"

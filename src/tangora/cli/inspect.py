@@ -32,7 +32,7 @@ class InspectOptions(Options):
 
     folders: Annotated[
         list[str],
-        typer.Argument(metavar="FOLDER", help="Adapters, checkpoints, or both: folders, or org/name of the Hub."),
+        typer.Argument(metavar="PATH", help="Adapters, checkpoints, or both: folders, single files, org/name of the Hub."),
     ]
     sites: Annotated[
         bool | None, typer.Option("--sites/--no-sites", help="A row for each site; default: for a single adapter.")
@@ -70,6 +70,8 @@ def _lines(one: Inspected) -> Iterator[str]:
         yield f"  {'model' if one.kind == 'checkpoint' else 'base'}: {base}"
     about = {"task": one.task, "mode": one.mode, "linearized": one.linearize, "fused by": one.fused}
     about |= {"φ₀": one.initial and one.initial[:12]}
+    if one.format is not None and one.format != KINDS[one.kind].format:
+        yield f"  format: {one.format}" + (f", of {one.layout}" if one.layout else "")
     if text := ", ".join(f"{key} {value}" for key, value in about.items() if value):
         yield f"  {text}"
     if one.routed is not None:

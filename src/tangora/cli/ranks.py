@@ -94,10 +94,10 @@ def _error(error: float) -> str:
     return "no error" if error < 1e-6 else f"an error of {error:.2g}"
 
 
-def weights_size(folder: Path) -> int | None:
-    """Return the bytes of an adapter's weights; None if they are not in a file of peft's name."""
-    path = folder / "adapter_model.safetensors"
-    return path.stat().st_size if path.is_file() else None
+def weights_size(path: Path) -> int | None:
+    """Return the bytes of an adapter's weights: of a single file, or of peft's or mlx-lm's in a folder; else None."""
+    files = (path, path / "adapter_model.safetensors", path / "adapters.safetensors")
+    return next((file.stat().st_size for file in files if file.is_file()), None)
 
 
 def rank_cost(

@@ -14,6 +14,7 @@ from tangora.adapters.adapter import Adapter, LoraDetails
 from tangora.adapters.formats.lora.layers import expert_of, layer_of
 from tangora.adapters.formats.lora.settings import parameters_of
 from tangora.adapters.initial import fingerprint
+from tangora.adapters.layouts.details import merged
 from tangora.adapters.metadata import BaseInfo, FusedInfo, Metadata
 from tangora.errors import ArgumentError, FusionError
 from tangora.storage.quantization import twin_of
@@ -209,7 +210,9 @@ def inherit(parents: Sequence[Adapter], updates: Mapping[str, Update], fused: Fu
     )
     embeddings = frozenset().union(*(parent.embeddings for parent in parents))
     kernels = {site: kernel for parent in parents for site, kernel in parent.kernels.items()}
-    return Adapter(updates, metadata, LoraDetails(_config(parents), initial, embeddings, kernels))
+    files = [file for parent in parents if (file := parent.details.file) is not None]
+    layout = merged(files, [parent.name for parent in fused.parents]) if len(files) == len(parents) else None
+    return Adapter(updates, metadata, LoraDetails(_config(parents), initial, embeddings, kernels, file=layout))
 
 
 def _initial(parents: Sequence[Adapter], updates: Mapping[str, Update]) -> Mapping[str, LowRank] | None:

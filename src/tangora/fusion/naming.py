@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from tangora.adapters.adapter import Adapter
 from tangora.adapters.formats.lora.layers import expert_of, is_bias, weight_of
+from tangora.adapters.layouts.common import in_one_layout
 from tangora.errors import FusionError
 from tangora.storage.architecture import Architecture, class_of, default_architecture, stored_config, with_classes
 from tangora.storage.names import Names
@@ -41,6 +42,8 @@ def with_common_names(
     Raises:
         FusionError: two names may be one module, and nothing decides.
     """
+    if any(adapter.details.file is not None for adapter in adapters):
+        return in_one_layout(adapters, names)
     low_rank = all(not adapter.metadata.of_kind.by_parameter for adapter in adapters)
     if len(adapters) < 2 or not low_rank or len({_patterns(adapter) for adapter in adapters}) == 1:
         return list(adapters)

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tangora.adapters.in_peft.comparison import InPeft, relative
+from tangora.adapters.comparison import Loaded, relative
 from tangora.adapters.initial import seed_of
 from tangora.adapters.metadata import FusedInfo
 from tangora.errors import AdapterError
@@ -42,7 +42,7 @@ _SITES, _NUMBERS = 4, 2**24
 _LARGEST_SVD = 768  # the shorter side of the largest matrix to compute singular values of
 
 
-def reevaluate(info: FusedInfo, parents: Sequence[Adapter], read: InPeft) -> tuple[int, float | None]:
+def reevaluate(info: FusedInfo, parents: Sequence[Adapter], read: Loaded) -> tuple[int, float | None]:
     """Return the number of sites and their largest difference; no sites if something is not known, or too large.
 
     Raises:

@@ -35,7 +35,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tangora.adapters.in_peft.comparison import InPeft, relative
+from tangora.adapters.comparison import Loaded, relative
+from tangora.adapters.in_peft.comparison import InPeft
 from tangora.adapters.in_peft.verification import TOLERANCE, Verification, check_readable, compare, layout_digest
 from tangora.adapters.initial import seed_of
 from tangora.adapters.metadata import FusedInfo
@@ -51,7 +52,7 @@ from tangora.updates.task_vector import LowRank, Update
 if TYPE_CHECKING:
     from tangora.adapters.adapter import Adapter
 
-__all__ = ["Verification", "verify"]
+__all__ = ["Verification", "verified", "verify"]
 
 GAUGE_TOLERANCE = 1e-2  # of methods with thresholds: rounding may move an entry across one
 
@@ -73,10 +74,19 @@ def verify(
     Raises:
         AdapterError: peft loads something else.
     """
+    return verified(adapter, InPeft(adapter, folder), sources, rounding)
+
+
+def verified(
+    adapter: Adapter,
+    read: Loaded,
+    sources: Sequence[SourceAdapter] = (),
+    rounding: Mapping[str, float] | None = None,
+) -> Verification:
+    """Compare what a reader loads from an adapter's files; arguments and errors are those of `verify`."""
     begun = time.perf_counter()
     info, parents = adapter.metadata.fused, [source.adapter for source in sources]
     computation = _linear(info, parents) if info is not None and parents else None
-    read = InPeft(adapter, folder)
     expected = None if computation is None else partial(_terms, parents=parents, computation=computation)
     verification = compare(adapter, read, expected, rounding)
     again, again_error = 0, None

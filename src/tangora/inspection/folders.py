@@ -47,6 +47,8 @@ class Inspected:
         heads: parameters that are saved whole, and saved heads of tasks.
         fused: the method of a fused adapter.
         routed: router, experts and sizes of a routed adapter.
+        format: the name of an adapter's format.
+        layout: the model whose modules a single file names.
         needs_base: the reason why its updates depend on the base's weights.
         title: what an adapter is, such as ``a DoRA adapter``, if that is more exact than its kind.
         problem: the reason why it cannot be read.
@@ -72,6 +74,8 @@ class Inspected:
     heads: list[str] = field(default_factory=list)
     fused: str | None = None
     routed: RoutedSummary | None = None
+    format: str | None = None
+    layout: str | None = None
     needs_base: str | None = None
     title: str | None = None
     problem: str | None = None
@@ -138,7 +142,8 @@ def _counted(tensors: Mapping[str, Stored]) -> dict[str, Any]:
 
 def _adapter(path: Path) -> Inspected:
     metadata = read_metadata(path) if path.is_dir() else None
-    survey = format_of(path).survey(path, metadata)
+    format_ = format_of(path)
+    survey = format_.survey(path, metadata)
     metadata = survey.adapter.metadata
     heads = sorted(p.name.removesuffix(".safetensors") for p in (path / FOLDER).glob("*.safetensors"))
     return Inspected(
@@ -150,6 +155,8 @@ def _adapter(path: Path) -> Inspected:
         heads=[*survey.whole, *(f"{FOLDER}/{name}" for name in heads)],
         start=survey.start,
         routed=routed_summary(metadata, {site.name: site.shape for site in survey.sites}),
+        format=format_.name,
+        layout=survey.layout,
         needs_base=survey.needs_base,
         title=survey.title,
         content=survey.adapter,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tangora.adapters.layouts.common import in_one_layout
 from tangora.checkpoints.align import align
 from tangora.checkpoints.onto_base import align_adapters
 from tangora.checkpoints.steps import check_method
@@ -86,6 +87,7 @@ def _vectors(adapters: Sequence[Inspected]) -> tuple[list[Any], list[Any]]:
 def _adapters(adapters: Sequence[Inspected], answer: Fusable) -> None:
     opened, names = [one.content for one in adapters], names_of([one.path for one in adapters])
     try:
+        opened = in_one_layout(opened, names, values=False)
         check(opened, names, same_base=False)
     except TangoraError as reason:
         answer.reasons["all"] = str(reason)

@@ -20,7 +20,7 @@ from typing import Any
 
 from tangora.errors import FileError
 
-__all__ = ["FLOATS", "ITEMSIZE", "Stored", "read_header", "write_header"]
+__all__ = ["FLOATS", "ITEMSIZE", "Stored", "read_file_metadata", "read_header", "write_header"]
 
 FLOATS = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
 """The dtypes that can be fused -> their names in torch."""
@@ -81,6 +81,20 @@ def read_header(path: Path) -> dict[str, Stored]:
         got = f"{total} bytes, {at} by its header"
         raise FileError("the file's size is wrong", got=got, where=path, fix=_AGAIN)
     return {entry.name: entry for entry in entries}
+
+
+def read_file_metadata(path: Path) -> dict[str, str]:
+    """Return the metadata in the header of a safetensors file, which `read_header` has checked.
+
+    Raises:
+        FileError: it is not a mapping of texts.
+    """
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        held = json.loads(file.read(length)).get("__metadata__") or {}
+    if not isinstance(held, dict) or not all(isinstance(value, str) for value in held.values()):
+        raise FileError("the file's metadata are not texts", where=path, fix="save it again with safetensors")
+    return held
 
 
 def write_header(entries: list[tuple[str, str, tuple[int, ...]]]) -> bytes:

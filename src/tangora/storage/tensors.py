@@ -22,7 +22,7 @@ def read_rows(stored: Stored, start: int, stop: int) -> Float[Tensor, "rows widt
     if stored.dtype not in FLOATS:
         fix = "give a base in bfloat16, float16 or float32"
         raise FileError("weights must be floating-point", got=stored.dtype, where=stored.name, fix=fix)
-    width = stored.entries // max(1, stored.shape[0])
+    width = stored.entries // max(1, stored.shape[0] if stored.shape else 1)
     size = ITEMSIZE[stored.dtype] * width
     raw = torch.empty((stop - start) * size, dtype=torch.uint8)
     view: Any = raw.numpy()

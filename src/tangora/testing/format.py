@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from tangora.adapters.adapter import Adapter
-from tangora.adapters.contract import Format
+from tangora.adapters.contract import FileFormat, Format
 from tangora.adapters.kinds import KINDS
 from tangora.adapters.metadata import Metadata
 from tangora.errors import TangoraError
@@ -51,6 +51,8 @@ def check_format(format_: Format) -> None:
         _check_survey(format_, folder, adapter)
         for file in files:
             _check_damage(format_, folder, file)
+        if isinstance(format_, FileFormat):
+            _check_file(format_, adapter, home / "one.safetensors")
 
 
 def _check_read_only(format_: Format) -> None:
@@ -70,6 +72,9 @@ def _check_read_only(format_: Format) -> None:
 
 
 def _updates(format_: Format) -> Mapping[str, Update]:
+    if (sample := getattr(format_, "sample", None)) is not None:
+        drawn_by_format: Mapping[str, Update] = sample()
+        return drawn_by_format
     generator = torch.Generator().manual_seed(0)
     drawn: dict[str, Update] = {}
     for i, (site, (rows, columns)) in enumerate(_SHAPES.items()):
@@ -130,6 +135,15 @@ def _check_survey(format_: Format, folder: Path, written: Adapter) -> None:
         norm = written.updates[site.name].norm()
         close = site.norm is None or abs(site.norm - norm) <= 1e-5 * norm
         assert close, f"{format_.name}: survey gives {site.name} the norm {site.norm}, it is {norm}"
+
+
+def _check_file(format_: FileFormat, written: Adapter, path: Path) -> None:
+    format_.write_file(written, path)
+    assert format_.recognizes(path), f"{format_.name}: does not recognize the file that it has written"
+    read = format_.read(path, None)
+    assert read.fingerprint == written.fingerprint, f"{format_.name}: read gives other numbers than the file has"
+    again = format_.prepare(format_.prepare(written))
+    assert again.fingerprint == written.fingerprint, f"{format_.name}: prepare changes what it has returned"
 
 
 def _check_damage(format_: Format, folder: Path, file: Path) -> None:

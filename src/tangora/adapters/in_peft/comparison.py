@@ -2,54 +2,34 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tangora.adapters.comparison import Loaded, relative
 from tangora.adapters.formats.lora.layers import expert_of
 from tangora.adapters.formats.lora.writing import Content, content_of, write_config
 from tangora.adapters.in_peft.skeleton import load_in_peft, peft_layers, peft_state
 from tangora.adapters.initial import seed_of
 from tangora.errors import AdapterError
-from tangora.updates.task_vector import Update
-
 if TYPE_CHECKING:
     from tangora.adapters.adapter import Adapter
 
-__all__ = ["InPeft", "relative"]
-
-_ENTRIES = 2**18
-_PROBES = 16
+__all__ = ["InPeft"]
 
 
-class InPeft:
+class InPeft(Loaded):
     """An adapter's folder as stock peft loads it, compared one site at a time."""
+
+    reader = "stock peft"
 
     def __init__(self, adapter: Adapter, folder: Path) -> None:
         content = content_of(adapter)
         model = load_in_peft(content, _config(adapter, content), folder)
         self.layers, self._state = peft_layers(model), peft_state(model) if content.whole else {}
         self.embeddings, self.seed = adapter.embeddings, seed_of("verify", str(len(adapter.updates)))
-
-    def compare(self, site: str, expected: Sequence[tuple[Update, float]]) -> tuple[float, bool]:
-        """Return the relative difference at a site, and whether every entry was compared."""
-        shape = expected[0][0].shape if expected else ()
-        exact = math.prod(shape) <= _ENTRIES
-        if exact:
-            wide = ((u.to(torch.float64).dense().double(), c) for u, c in expected)
-            total = sum((dense * c for dense, c in wide), torch.zeros(shape, dtype=torch.float64))
-            return relative(self._dense(site).double().reshape(shape) - total, total), True
-        generator = torch.Generator().manual_seed(seed_of(self.seed, site))
-        x = torch.randn(shape[1], _PROBES, dtype=torch.float64, generator=generator)
-        y = torch.zeros(shape[0], _PROBES, dtype=torch.float64)
-        for update, c in expected:
-            y += _times(update, x) * c
-        return relative(self._times(site, x) - y, y), False
 
     def dense(self, site: str) -> Tensor:
         """Return what peft adds to the weight of a site, in float64."""
@@ -81,7 +61,8 @@ class InPeft:
             raise AdapterError("stock peft adapts no such site", where=site, fix="report it")
         return layer
 
-    def _times(self, site: str, x: Float[Tensor, "in probes"]) -> Float[Tensor, "out probes"]:
+    def times(self, site: str, x: Float[Tensor, "in probes"]) -> Float[Tensor, "out probes"]:
+        """Return the product of what peft adds to the weight of a site, in float64."""
         layer = self._layer(site)
         if expert_of(site) and layer.num_experts > 1:
             return self._dense(site).double() @ x
@@ -95,16 +76,3 @@ class InPeft:
 
 def _config(adapter: Adapter, content: Content) -> dict[str, Any]:
     return write_config(content, adapter.config, None)
-
-
-def _times(update: Update, x: Tensor) -> Tensor:
-    factors = update.factors()
-    if factors is not None:
-        return (factors.b.double() @ (factors.a.double() @ x)) * factors.scaling
-    return update.dense().double() @ x
-
-
-def relative(difference: Tensor, of: Tensor) -> float:
-    """Return ``norm(difference) / norm(of)``, or the difference's norm if ``of`` is zero."""
-    size, norm = float(difference.norm()), float(of.norm())
-    return size / norm if norm > 0 else size

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tangora.adapters.comparison import Loaded
 from tangora.adapters.formats.lora.names import unwrapped
 from tangora.adapters.formats.lora.reading import CONFIG, WEIGHTS
 from tangora.adapters.in_peft.comparison import InPeft
@@ -43,6 +44,7 @@ class Verification:
         gauge: the largest difference with other factors of the same updates; None if the method depends on more than
             the updates.
         seconds: how long it took.
+        reader: what read the files.
     """
 
     sites: int
@@ -55,6 +57,7 @@ class Verification:
     identity: float | None
     gauge: float | None
     seconds: float
+    reader: str = "stock peft"
 
     def __repr__(self) -> str:
         return one_line("Verification", f"{self.sites} sites", f"largest relative difference {self.error:.1e}")
@@ -65,7 +68,8 @@ class Verification:
 
     def summary(self) -> str:
         """Return one line for a person."""
-        loaded = f"stock peft loads {self.sites} sites, into a model of these alone"
+        into = ", into a model of these alone" if self.reader == "stock peft" else ""
+        loaded = f"{self.reader} loads {self.sites} sites{into}"
         parts = [f"{loaded}, largest relative difference {self.error:.1e}"]
         if self.again_error is not None:
             parts.append(f"re-evaluated at {self.again} of them {self.again_error:.1e}")
@@ -87,33 +91,33 @@ def verify(adapter: Adapter, folder: Path) -> Verification:
 
 def compare(
     adapter: Adapter,
-    read: InPeft,
+    read: Loaded,
     expected: Callable[[str], Sequence[tuple[Update, float]]] | None = None,
     rounding: Mapping[str, float] | None = None,
 ) -> Verification:
-    """Compare what peft reads with what it should be, in float64.
+    """Compare what peft, or another reader, reads with what it should be, in float64.
 
     Args:
         adapter: the adapter that was written.
-        read: what peft reads from its files.
+        read: what is read from its files.
         expected: returns a site's updates and coefficients, which add up to the expected update; by default the
             adapter's own update.
         rounding: the stated relative error of each update and parameter, if the files have a smaller dtype.
 
     Raises:
-        AdapterError: peft loads something else.
+        AdapterError: it reads something else.
     """
     begun = time.perf_counter()
     worst, where, probed, stated = 0.0, "", 0, rounding or {}
     for name, tensor in adapter.whole.items():
         error = read.compare_whole(name, tensor)
-        _refuse_more(error, name, stated)
+        _refuse_more(error, name, stated, read.reader)
         worst, where = max((worst, where), (error, name))
     for site in sorted(adapter.updates):
         terms = [(adapter.updates[site], 1.0)] if expected is None else expected(site)
         error, exact = read.compare(site, terms)
         probed += not exact
-        _refuse_more(error, site, stated)
+        _refuse_more(error, site, stated, read.reader)
         if error >= worst:
             worst, where = error, site
     return Verification(
@@ -127,14 +131,15 @@ def compare(
         identity=None,
         gauge=None,
         seconds=time.perf_counter() - begun,
+        reader=read.reader,
     )
 
 
-def _refuse_more(error: float, name: str, stated: Mapping[str, float]) -> None:
+def _refuse_more(error: float, name: str, stated: Mapping[str, float], reader: str) -> None:
     """Refuse a difference beyond what rounding explains; random vectors measure it up to a factor of two."""
     if not error <= TOLERANCE + 2 * stated.get(name, 0.0):
         fix = "report it, with the adapters' configurations; --no-verify writes it all the same"
-        raise AdapterError(f"stock peft computes another update, by {error:.1e} of its norm", where=name, fix=fix)
+        raise AdapterError(f"{reader} computes another update, by {error:.1e} of its norm", where=name, fix=fix)
 
 
 def check_readable(adapter: Adapter, folder: Path) -> float | None:

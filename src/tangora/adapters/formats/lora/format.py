@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 __all__ = ["FORMAT"]
 
 
+MLX = "adapters.safetensors"
+"""The file of mlx-lm, whose configuration has the name of peft's."""
+
+
 class _LoraFormat:
     """A PEFT LoRA directory."""
 
@@ -36,6 +40,8 @@ class _LoraFormat:
         if declared_kind(path) not in (None, self.kind):
             return False
         if not any((path / name).is_file() for name in (CONFIG, WEIGHTS, PICKLE)):
+            return False
+        if (path / MLX).is_file() and not (path / WEIGHTS).is_file():
             return False
         with contextlib.suppress(FileError):  # a damaged configuration is refused when it is read
             return bool(read_json(inside(path, CONFIG)).get("peft_type", "LORA") == "LORA")

@@ -35,6 +35,11 @@ _WRAPPERS = re.compile(
     r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_fpw_module|_checkpoint_wrapped_module)(?:\.|$)"
 )
 _OUTER = ("module.", PREFIX)
+# A state dict that peft has not saved has the adapter's name in it; other names may be those of a module.
+_NAME = re.compile(
+    r"(?<=\.)(?P<part>lora_[AB]|lora_magnitude_vector)\.[^.]+(?=\.(?:weight|bias)$)"
+    r"|(?<=\.)(?P<other>lora_embedding_[AB]|lora_magnitude_vector|modules_to_save)\.default(?=\.|$)"
+)
 _AGAIN = re.compile(r"\.(modules_to_save|original_module)\.(?=[^.]+$)")
 _PART = re.compile(
     r"^(?P<site>.+)\.(?:(?P<kind>lora|lora_embedding)_(?P<factor>[AB])(?P<end>\.weight|\.bias)?"
@@ -64,12 +69,14 @@ class PeftTensors(Generic[T]):
 
 
 def unwrapped(name: str) -> str:
-    """Return the name of a tensor without the wrappers of its model, and with peft's prefix once.
+    """Return the name of a tensor without wrappers of its model and its adapter's name, and with peft's prefix once.
 
     >>> unwrapped("base_model.model._orig_mod.module.layers.0.lora_A.weight")
     'base_model.model.layers.0.lora_A.weight'
+    >>> unwrapped("base_model.model.layers.0.lora_A.default.weight")
+    'base_model.model.layers.0.lora_A.weight'
     """
-    bare, outer = _WRAPPERS.sub("", name), False
+    bare, outer = _NAME.sub(lambda match: match["part"] or match["other"], _WRAPPERS.sub("", name)), False
     while prefix := next((p for p in _OUTER if bare.startswith(p)), None):
         bare, outer = bare.removeprefix(prefix), outer or prefix == PREFIX
     return PREFIX + bare if outer else bare
@@ -86,8 +93,8 @@ def sort_tensors(tensors: Mapping[str, T], config: Mapping[str, Any], path: Path
     for given, tensor in tensors.items():
         name = unwrapped(given)
         if name in plain:
-            what = "two tensors have one name, without the wrappers of the model"
-            raise AdapterError(what, got=given, where=path, fix="save the adapter from the model without wrappers")
+            what = "two tensors have one name, without the wrappers of the model and the names of adapters"
+            raise AdapterError(what, got=given, where=path, fix="save one adapter, with peft's save_pretrained")
         plain[name] = tensor
     return _sort(plain, config, path)
 
