@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import toys
+from tangora.adapters import comparison
 from tangora.adapters.adapter import Adapter, LoraDetails, load
-from tangora.adapters.in_peft import comparison as in_peft
 from tangora.adapters.metadata import Metadata
 from tangora.cli.fuse import FuseOptions
 from tangora.cli.fuse import fuse as fuse_command
@@ -72,7 +72,7 @@ def test_every_kind_of_site():
 def test_dense_results_and_large_sites(monkeypatch, pair):
     dense = Adapter({"up": Dense(torch.randn(10, 6, generator=torch.Generator().manual_seed(0)))})
     assert dense.verify().error < 1e-6
-    monkeypatch.setattr(in_peft, "_ENTRIES", 0)
+    monkeypatch.setattr(comparison, "_ENTRIES", 0)
     for adapter in (every_kind(), dense):
         found = adapter.verify()
         assert found.probed == found.sites
@@ -86,7 +86,7 @@ def test_full_adapters_have_nothing_for_peft():
 
 @pytest.mark.parametrize("entries", [0, 2**18])
 def test_errors_are_found_at_their_site(tmp_path, pair, monkeypatch, entries):
-    monkeypatch.setattr(in_peft, "_ENTRIES", entries)
+    monkeypatch.setattr(comparison, "_ENTRIES", entries)
     adapter = fuse(pair, weights=0.5)
     adapter.save(tmp_path / "out")
     assert verify(adapter, tmp_path / "out").error < 1e-6

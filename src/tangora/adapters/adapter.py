@@ -202,7 +202,7 @@ class Adapter:
         Dense updates of kind ``lora`` are written as factors of their numerical rank, each by an SVD.
 
         Args:
-            path: the directory; or ``NAME.safetensors`` for a format of one file, with the same content in its metadata.
+            path: the directory; or ``NAME.safetensors`` for a format of one file, with its record in the metadata.
             overwrite: replace one that exists.
             check: called with the adapter and its files before they are published. Its result is kept as
                 ``metadata.verified``; if it raises, nothing is written.

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
 from tangora.adapters.kinds import KindName
-from tangora.adapters.layouts.content import described
+from tangora.adapters.layouts.content import error_of_file
 from tangora.errors import AdapterError, FileError
 from tangora.storage.recognition import ambiguous, contents_of, missing, pickled, refused_pickle, weights_of
 from tangora.support.files import inside, read_json
@@ -206,7 +206,7 @@ def _refuse_by_content(path: Path) -> None:
         if contents_of(path.parent) != "nothing":
             what, fix = "a file where the folder of an adapter is needed", f"give its folder: {path.parent}"
             raise AdapterError(what, got=path.name, where=path, fix=fix)
-        if (problem := described(path)) is not None:
+        if (problem := error_of_file(path)) is not None:
             raise problem
         return
     held = contents_of(path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,12 +27,12 @@ from tangora.cli.ranks import RankCost, chosen_error, fused_cost, parse_rank
 from tangora.cli.routing import is_router, route_adapters
 from tangora.cli.row_files import ROWS, DataOption, RecipeOption, RecipeSettings
 from tangora.cli.weights import weights_line
+from tangora.cli.written import Written, saved
 from tangora.errors import ArgumentError
 
 if TYPE_CHECKING:
     from tangora.adapters.adapter import Adapter
     from tangora.fusion.fusion import Fusion
-    from tangora.fusion.verification import Verification
 
 __all__ = ["COMMAND", "FuseOptions", "fuse", "fused_lines"]
 
@@ -115,7 +115,9 @@ class FuseOptions(FusionOptions):
         if self.uniform:
             raise ArgumentError("a full checkpoint has no rank", got=True, where="--uniform", fix="leave it out")
         if self.format is not None:
-            raise ArgumentError("a full checkpoint has one format", got=self.format, where="--format", fix="leave it out")
+            raise ArgumentError(
+                "a full checkpoint has one format", got=self.format, where="--format", fix="leave it out"
+            )
         if self.statistics:
             fix = "fuse the adapters without --full first, and then merge the result into its base"
             raise ArgumentError("statistics are of adapters", got=len(self.statistics), where="--statistics", fix=fix)
@@ -167,9 +169,9 @@ class FuseOptions(FusionOptions):
 def fuse(options: FuseOptions, output: Output) -> None:
     """Fuse adapters of one base model into one adapter, exactly or with a stated error; no base model is loaded.
 
-    The result is a PEFT adapter, or a file like the first for LoRAs of diffusion models. Its rank is the sum of the ranks unless --rank cuts it. With a router as the method,
-    every token chooses among the adapters, which stay as they are; the result is a routed adapter. To write a full
-    model instead, use [bold]tangora merge[/bold].
+    The result is a PEFT adapter, or a file like the first for LoRAs of diffusion models. Its rank is the sum of the
+    ranks unless --rank cuts it. With a router as the method, every token chooses among the adapters, which stay as they
+    are; the result is a routed adapter. To write a full model instead, use [bold]tangora merge[/bold].
     """
     _refuse_place(options)
     if options.full:
@@ -189,8 +191,10 @@ def fuse(options: FuseOptions, output: Output) -> None:
     fusion = options.fusion()
     refuse_superfluous(fusion.statistics, get(options.method), fusion.adapters, fusion.names)
     fused = fusion.merge(options.method, weights, parameters, rank, chosen_error(options.error, rank))
-    written = _saved(fused, fusion, options)
-    cost = fused_cost(written.adapter, options.out, options.adapters)
+    written = saved(fused, fusion, options)
+    # What was cut is known by the sites of the fusion, which a format may join.
+    same = options.rank is None or written.adapter.updates.keys() == fused.updates.keys()
+    cost = fused_cost(written.adapter if same else fused, options.out, options.adapters)
     lines = list(fused_lines(written.adapter, options.out, written, origin, cost))
     if fused.whole and fusion.base is None:  # with the base, the changes of its parameters are weighted
         lines.insert(2, f"saved whole, so kept as it is, without weights: {', '.join(sorted(fused.whole))}")
@@ -221,78 +225,8 @@ def _fuse_full(options: MergeOptions, output: Output) -> None:
     merge_models(options, base, models, output)
 
 
-@dataclass(frozen=True)
-class _Written:
-    """What was written: the adapter, the result of its verification, the error of its dtype, and notes."""
-
-    adapter: Adapter
-    verification: Verification | None
-    rounding_error: float | None
-    notes: Sequence[str]
-
-
-def _saved(fused: Adapter, fusion: Fusion, options: FuseOptions) -> _Written:
-    """Write the adapter; compare what is read from its files before they appear, unless that is turned off."""
-    from tangora.adapters.saving import is_file_name, target_format  # deferred: imports torch
-    from tangora.adapters.stored import dtype_of, rounded, with_one_rank
-    from tangora.checkpoints.beside_adapters import beside_adapters  # deferred: with the reader of tokenizers
-
-    verifications: list[Verification] = []
-    format_ = target_format(fused, options.out, options.format)
-    in_file = is_file_name(options.out)
-    beside, notes = ({}, list(_trained_on(fused))) if in_file else beside_adapters(options.adapters)
-    recorded = {task for adapter in fusion.adapters for task in adapter.records}
-    if lost := sorted(recorded - fused.records.keys()):
-        notes.append(f"without a record for prediction, since the adapters differ in it: {', '.join(lost)}")
-    exact = with_one_rank(fused) if options.uniform else fused
-    exact = format_.prepare(exact) if hasattr(format_, "prepare") else exact
-    written, errors = exact, dict[str, float]()
-    if options.dtype is not None and dtype_of(options.dtype) != dtype_of("float32"):
-        written, errors = rounded(exact, dtype_of(options.dtype))
-
-    def check(adapter: Adapter, place: Path) -> Mapping[str, Any]:
-        from tangora.fusion.file_verification import verify_file  # deferred: imports torch
-        from tangora.fusion.sources import SourceAdapter
-        from tangora.fusion.verification import verify  # deferred: imports peft
-
-        sources = [SourceAdapter(a, f) for a, f in zip(fusion.adapters, options.adapters, strict=True)]
-        in_peft = format_.name == fused.metadata.of_kind.format
-        verified = verify(exact if errors else adapter, place, sources, errors) if in_peft else None
-        verifications.append(verified or verify_file(fused, place, sources, errors))
-        return verifications[0].to_dict()
-
-    checked = check if options.verify and fused.metadata.of_kind.in_peft else None
-    written.save(options.out, options.overwrite, check=checked, format=options.format, beside=beside)
-    error = max(errors.values(), default=None) if errors else None
-    verification = verifications[0] if verifications else None
-    return _Written(written, verification, error, [*_notes(options.out), *notes])
-
-
-def _trained_on(fused: Adapter) -> Iterator[str]:
-    """Yield the checkpoints that single files were trained on, if they record different ones."""
-    file = fused.details.file
-    parents = file.parents if file is not None else {}
-    known = {name: about["ss_sd_model_name"] for name, about in parents.items() if "ss_sd_model_name" in about}
-    if len(set(known.values())) > 1:
-        yield f"trained on different checkpoints: {', '.join(f'{name} on {of}' for name, of in known.items())}"
-
-
-def _notes(out: Path) -> Iterator[str]:
-    """Yield what a reader of the adapter must support."""
-    from tangora.support.files import read_json  # deferred: --help needs none of it
-
-    path = out / "adapter_config.json"
-    config = read_json(path) if path.is_file() else {}
-    if patterns := [name for name in ("rank_pattern", "alpha_pattern") if config.get(name)]:
-        what = "ranks or scalings differ between sites: only a reader of"
-        yield f"{what} {' and '.join(patterns)}, as peft is, computes this; --uniform writes one rank and one alpha"
-    elif config.get("use_rslora"):
-        what = "alpha is divided by the root of the rank: only a reader of use_rslora"
-        yield f"{what}, as peft is, computes this; --uniform writes it without"
-
-
 def fused_lines(
-    fused: Adapter, out: Path, written: _Written, origin: str = "", cost: RankCost | None = None
+    fused: Adapter, out: Path, written: Written, origin: str = "", cost: RankCost | None = None
 ) -> Iterator[str]:
     """What a fusion did, line by line."""
     about = fused.metadata.fused
@@ -317,7 +251,7 @@ def fused_lines(
         yield f"verified in {written.verification.seconds:.1f} s: {written.verification.summary()}"
 
 
-def _document(fused: Adapter, out: Path, written: _Written, cost: RankCost | None) -> dict[str, Any]:
+def _document(fused: Adapter, out: Path, written: Written, cost: RankCost | None) -> dict[str, Any]:
     verification = written.verification
     about = fused.metadata.fused
     assert about is not None

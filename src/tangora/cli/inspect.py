@@ -32,7 +32,7 @@ class InspectOptions(Options):
 
     folders: Annotated[
         list[str],
-        typer.Argument(metavar="PATH", help="Adapters, checkpoints, or both: folders, single files, org/name of the Hub."),
+        typer.Argument(metavar="PATH", help="Adapters, checkpoints, or both: folders, files, org/name of the Hub."),
     ]
     sites: Annotated[
         bool | None, typer.Option("--sites/--no-sites", help="A row for each site; default: for a single adapter.")

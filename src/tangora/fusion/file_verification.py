@@ -31,7 +31,7 @@ __all__ = ["verify_file"]
 class _InFiles(Loaded):
     """An adapter's files as Tangora reads them anew."""
 
-    reader = "read anew, the file"
+    reader = "tangora"
 
     def __init__(self, fused: Adapter, path: Path) -> None:
         read = load(path)

@@ -86,6 +86,9 @@ def check_experts(adapters: Sequence[Adapter], names: Sequence[str], kinds: Coll
             what = f"{name} is a DoRA adapter: its update depends on the base's weights, and is of full rank"
         elif adapter.details.tuner is not None:
             what = f"{name} is an adapter of {adapter.details.tuner}: its updates have no factors"
+        elif adapter.details.file is not None:
+            what = f"{name} is a single file of {adapter.details.file.title}, whose network is not loaded here"
+            fix = "fuse it with a method, such as task_arithmetic"
         if what:
             raise FusionError(what, where=_WHERE, fix=fix)
 

@@ -1,7 +1,7 @@
 """The format `comfy`: one file with the original implementation's names, as ComfyUI saves it.
 
-    diffusion_model.input_blocks.1.1.proj_in.lora_down.weight, .lora_up.weight, .alpha
-    text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc1.lora_down.weight
+diffusion_model.input_blocks.1.1.proj_in.lora_down.weight, .lora_up.weight, .alpha
+text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc1.lora_down.weight
 """
 
 from __future__ import annotations
@@ -16,4 +16,4 @@ _SAMPLES = {
     "text_encoder.text_model.encoder.layers.0.mlp.fc1": (3, 5),
 }
 
-FORMAT = SingleFileFormat("comfy", Style("lora_down", "lora_up", alpha=True), "lora.safetensors", _SAMPLES)
+FORMAT = SingleFileFormat("comfy", Style("lora_down", "lora_up", alpha=True), "lora_comfy.safetensors", _SAMPLES)

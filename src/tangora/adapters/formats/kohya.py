@@ -18,4 +18,4 @@ _SAMPLES = {
     "text_encoder.text_model.encoder.layers.0.mlp.fc1": (3, 5),
 }
 
-FORMAT = SingleFileFormat("kohya", Style("lora_down", "lora_up", alpha=True), "lora.safetensors", _SAMPLES)
+FORMAT = SingleFileFormat("kohya", Style("lora_down", "lora_up", alpha=True), "lora_kohya.safetensors", _SAMPLES)

@@ -18,4 +18,4 @@ _SAMPLES = {
     "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_k": (3, 5),
 }
 
-FORMAT = SingleFileFormat("peft", Style("lora_A", "lora_B", alpha=True), "lora.safetensors", _SAMPLES)
+FORMAT = SingleFileFormat("peft", Style("lora_A", "lora_B", alpha=True), "lora_peft.safetensors", _SAMPLES)

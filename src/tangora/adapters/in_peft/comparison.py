@@ -14,6 +14,7 @@ from tangora.adapters.formats.lora.writing import Content, content_of, write_con
 from tangora.adapters.in_peft.skeleton import load_in_peft, peft_layers, peft_state
 from tangora.adapters.initial import seed_of
 from tangora.errors import AdapterError
+
 if TYPE_CHECKING:
     from tangora.adapters.adapter import Adapter
 

@@ -68,8 +68,9 @@ class Verification:
 
     def summary(self) -> str:
         """Return one line for a person."""
-        into = ", into a model of these alone" if self.reader == "stock peft" else ""
-        loaded = f"{self.reader} loads {self.sites} sites{into}"
+        loaded = f"stock peft loads {self.sites} sites, into a model of these alone"
+        if self.reader != "stock peft":
+            loaded = f"the file, read again, has {self.sites} sites"
         parts = [f"{loaded}, largest relative difference {self.error:.1e}"]
         if self.again_error is not None:
             parts.append(f"re-evaluated at {self.again} of them {self.again_error:.1e}")
@@ -152,7 +153,11 @@ def check_readable(adapter: Adapter, folder: Path) -> float | None:
         AdapterError: they differ.
     """
     plain = all(u.factors() is not None or len(u.shape) == 1 for u in adapter.updates.values())
-    if not plain or not _starts_at_the_base(adapter) or not (folder / CONFIG).is_file():
+    if (
+        not plain
+        or not _starts_at_the_base(adapter)
+        or not all((folder / name).is_file() for name in (CONFIG, WEIGHTS))
+    ):
         return None
     if adapter.details.names or any(unwrapped(name) != name for name in read_header(folder / WEIGHTS)):
         return None

@@ -11,7 +11,7 @@ from tangora.errors import AdapterError
 from tangora.storage.header import read_header
 from tangora.storage.recognition import refused_pickle
 
-__all__ = ["described"]
+__all__ = ["error_of_file"]
 
 _PICKLES = {".pt", ".pth", ".bin", ".ckpt"}
 _EMBEDDINGS = {"emb_params", "string_to_param", "clip_l", "clip_g", "t5xxl", "*", "<concept>"}
@@ -21,7 +21,7 @@ _OF_CHECKPOINTS = (
 )
 
 
-def described(path: Path) -> AdapterError | None:
+def error_of_file(path: Path) -> AdapterError | None:
     """Return the error that describes a file without an adapter; None if nothing is known about it.
 
     Raises:
@@ -49,7 +49,7 @@ def described(path: Path) -> AdapterError | None:
 
 def _of_names(modules: Collection[str], path: Path) -> AdapterError:
     """Return the error for an adapter whose modules no format names all."""
-    examples = {}
+    examples: dict[str, str] = {}
     for module in sorted(modules):
         examples.setdefault(family_of([module]) or "unknown", module)
     got = ", ".join(f"{module} ({family})" for family, module in examples.items())

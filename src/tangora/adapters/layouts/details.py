@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tangora.adapters.layouts.models import titles
+from tangora.adapters.metadata import ABOUT
 
 __all__ = ["SingleFile", "merged"]
 
@@ -42,7 +43,9 @@ def merged(files: Sequence[SingleFile], names: Sequence[str]) -> SingleFile:
     """
     first = files[0]
     models = tuple(model for model in first.models if all(model in file.models for file in files))
-    shared = {k: v for k, v in first.metadata.items() if all(file.metadata.get(k) == v for file in files)}
+    # Tangora's own record of a parent is never that of the fusion.
+    keys = [key for key in first.metadata if not key.startswith(ABOUT)]
+    shared = {key: first.metadata[key] for key in keys if len({file.metadata.get(key) for file in files}) == 1}
     own = {
         name: {key: value for key, value in file.metadata.items() if key not in shared}
         for name, file in zip(names, files, strict=True)

@@ -40,7 +40,9 @@ REFUSED: Mapping[str, str] = {
     **dict.fromkeys(("set_weight", "reshape_weight"), "a new weight instead of a change"),
     **dict.fromkeys(("oft_blocks", "oft_diag"), "OFT: the change depends on the base's weights"),
     "on_input": "IA³: the change depends on the base's weights",
-    **dict.fromkeys((f"{x}{i}.weight" for x in "ab" for i in (1, 2)), "GLoRA: the change depends on the base's weights"),
+    **dict.fromkeys(
+        (f"{x}{i}.weight" for x in "ab" for i in (1, 2)), "GLoRA: the change depends on the base's weights"
+    ),
     **dict.fromkeys(("lora_embedding_A", "lora_embedding_B"), "the factors of an embedding"),
 }
 """Part -> the reason why a file with it is refused."""

@@ -10,7 +10,17 @@ from functools import cache
 from tangora.adapters.layouts.models import MODELS
 from tangora.adapters.layouts.modules import Module
 
-__all__ = ["FAMILIES", "Place", "family_of", "models_of", "name_of", "pieces_of", "place_of", "places", "writes_original"]
+__all__ = [
+    "FAMILIES",
+    "Place",
+    "family_of",
+    "models_of",
+    "name_of",
+    "pieces_of",
+    "place_of",
+    "places",
+    "writes_original",
+]
 
 FAMILIES: Mapping[str, re.Pattern[str]] = {
     "kohya": re.compile(r"(lora_unet|lora_transformer|lora_te\d?|lora_prior_te|lora_prior_unet|lycoris)_[^.]+"),

@@ -104,7 +104,10 @@ def clip(layers: int) -> tuple[Module, ...]:
 
 def t5(blocks: int) -> tuple[Module, ...]:
     """Return the modules of a T5 encoder (v1.1)."""
-    names = (*(f"0.SelfAttention.{part}" for part in "qkvo"), *(f"1.DenseReluDense.{w}" for w in ("wi_0", "wi_1", "wo")))
+    names = (
+        *(f"0.SelfAttention.{part}" for part in "qkvo"),
+        *(f"1.DenseReluDense.{w}" for w in ("wi_0", "wi_1", "wo")),
+    )
     return _same(f"encoder.block.{i}.layer.{name}" for i in range(blocks) for name in names)
 
 

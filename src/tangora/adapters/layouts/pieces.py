@@ -136,7 +136,9 @@ def _joined(pieces: Sequence[tuple[Update, Module]], place: Place) -> Update:
         size = sum(size for _, size in module.rows or ()) * width
         if len(widths) > 1 or update.shape[0] != size:
             what = f"the shape is not that of the model's module, [{size}, {width}]"
-            raise AdapterError(what, got=list(update.shape), where=f"{module.path} of {place.site}", fix="write diffusers")
+            raise AdapterError(
+                what, got=list(update.shape), where=f"{module.path} of {place.site}", fix="write diffusers"
+            )
     rows = _rows_of(place, width)
     if any(update.factors() is None for update, _ in pieces):
         dense = [update.dense() for update, _ in pieces]

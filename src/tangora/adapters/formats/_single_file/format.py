@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import torch
+
 from tangora.adapters.formats._single_file.header import metadata_for
 from tangora.adapters.formats._single_file.reading import read_file
 from tangora.adapters.formats._single_file.writing import Style, prepared, tensors_of
@@ -19,6 +21,7 @@ from tangora.adapters.survey import surveyed
 from tangora.errors import AdapterError, FileError
 from tangora.storage.header import read_header
 from tangora.support.files import write_safetensors
+from tangora.updates.task_vector import LowRank
 
 if TYPE_CHECKING:
     from tangora.adapters.adapter import Adapter
@@ -88,10 +91,6 @@ class SingleFileFormat:
 
     def sample(self) -> dict[str, Update]:
         """Return updates that the format represents as they are."""
-        import torch  # deferred: most uses read files
-
-        from tangora.updates.task_vector import LowRank
-
         generator = torch.Generator().manual_seed(0)
         return {
             site: LowRank(torch.randn(rows, 2, generator=generator), torch.randn(2, columns, generator=generator))

@@ -72,6 +72,8 @@ def metadata_for(
     if tensors is not None and (held := [key for key in _HASHES if key in known]):
         total = _payload_digest(tensors)
         kept |= {key: f"0x{total}" if key.startswith("modelspec.") else total for key in held}
+    if PARENTS in file.metadata:
+        kept[PARENTS] = file.metadata[PARENTS]
     if file.parents:
         kept[PARENTS] = json.dumps(file.parents, ensure_ascii=False, sort_keys=True)
     kept[ABOUT] = json.dumps(adapter.metadata.model_dump(mode="json", exclude_none=True), ensure_ascii=False)

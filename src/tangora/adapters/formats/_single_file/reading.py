@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from tangora.adapters.adapter import Adapter, LoraDetails
@@ -17,7 +17,7 @@ from tangora.adapters.formats.lora.lazy import LazyLowRank
 from tangora.adapters.formats.lora.settings import check_config, rank_and_scaling
 from tangora.adapters.layouts.details import SingleFile
 from tangora.adapters.layouts.keys import REFUSED, Keys, sort_keys
-from tangora.adapters.layouts.lookup import Place, family_of, models_of, place_of
+from tangora.adapters.layouts.lookup import Place, models_of, place_of
 from tangora.adapters.layouts.models import MODELS
 from tangora.adapters.metadata import Metadata
 from tangora.errors import AdapterError
@@ -92,9 +92,7 @@ class _Read:
     updates: dict[str, Update] = field(default_factory=dict)
     kernels: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
-    def add(
-        self, site: str, module: str, names: Mapping[str, str], place: Place | None, scaling: float | None
-    ) -> None:
+    def add(self, site: str, module: str, names: Mapping[str, str], place: Place | None, scaling: float | None) -> None:
         """Read the update of a module."""
         where = f"{module} in {self.path}"
         kernel = None if place is None else place.modules[0].kernel
@@ -115,8 +113,6 @@ class _Read:
             self.kernels[site] = weights.kernel
 
     def _lazy(self, stored: Mapping[str, Stored], where: str, scaling: float | None) -> Update:
-        import torch  # deferred: only shapes are made of it here
-
         parts = {
             part: _tensor(one, self.path) if part == "alpha" else torch.empty(one.shape, device="meta")
             for part, one in stored.items()
@@ -150,9 +146,7 @@ def _place(module: str, file: SingleFile) -> Place | None:
     return place_of(module, file.models[0], file.format) if file.models else None
 
 
-def _models(
-    keys: Keys, header: Mapping[str, Stored], format_name: str, metadata: Mapping[str, str]
-) -> tuple[str, ...]:
+def _models(keys: Keys, header: Mapping[str, Stored], format_name: str, metadata: Mapping[str, str]) -> tuple[str, ...]:
     """Return the models that have the file's names, as far as its metadata and widths agree."""
     models = models_of(keys.modules, format_name)
     for key in _DECLARED:
@@ -195,7 +189,8 @@ class _Scalings:
             raise AdapterError(f"the metadata {PEFT} are damaged", where=path, fix="copy the file again")
         configs: dict[str, dict[str, Any]] = {}
         for key, value in raw.items():
-            component, _, setting = key.partition(".")
+            # A pipeline keeps the configurations of its parts, and a part alone its own.
+            component, _, setting = key.rpartition(".")
             configs.setdefault(component, {"peft_type": "LORA"})[setting] = value
         for config in configs.values():
             check_config(config, path, with_base=False)
@@ -204,6 +199,8 @@ class _Scalings:
     def of_site(self, module: str, names: Mapping[str, str], rank: int) -> float | None:
         """Return the scaling of a module that they state; None if they do not, or if it is no plain LoRA."""
         component, _, site = module.partition(".")
+        if component not in self.configs:
+            component, site = "", module
         if "A" not in names or component not in self.configs:
             return None
         stated, scaling = rank_and_scaling(self.configs[component], site)

@@ -137,8 +137,9 @@ def tensors_of(adapter: Adapter, style: Style) -> dict[str, Tensor]:
         if kernel := adapter.kernels.get(site):
             a = a.reshape(len(a), *kernel)
             b = b.reshape(*b.shape, *(1,) * (len(kernel) - 1))
-        tensors[f"{name}.{style.a}.weight"] = a.to(dtype).cpu()
-        tensors[f"{name}.{style.b}.weight"] = b.to(dtype).cpu()
+        # Copies: modules that were split share their A, and safetensors refuses tensors that share memory.
+        tensors[f"{name}.{style.a}.weight"] = a.to("cpu", dtype, copy=True)
+        tensors[f"{name}.{style.b}.weight"] = b.to("cpu", dtype, copy=True)
         if style.alpha:
             tensors[f"{name}.alpha"] = torch.tensor(factors.scaling * factors.rank, dtype=torch.float32)
         elif not math.isclose(factors.scaling, 1.0, rel_tol=0, abs_tol=0):

@@ -38,7 +38,8 @@ _OUTER = ("module.", PREFIX)
 # A state dict that peft has not saved has the adapter's name in it; other names may be those of a module.
 _NAME = re.compile(
     r"(?<=\.)(?P<part>lora_[AB]|lora_magnitude_vector)\.[^.]+(?=\.(?:weight|bias)$)"
-    r"|(?<=\.)(?P<other>lora_embedding_[AB]|lora_magnitude_vector|modules_to_save)\.default(?=\.|$)"
+    r"|(?<=\.)(?P<other>lora_embedding_[AB]|lora_magnitude_vector)\.[^.]+$"
+    r"|\.modules_to_save\.default(?=\.)"
 )
 _AGAIN = re.compile(r"\.(modules_to_save|original_module)\.(?=[^.]+$)")
 _PART = re.compile(
@@ -76,7 +77,7 @@ def unwrapped(name: str) -> str:
     >>> unwrapped("base_model.model.layers.0.lora_A.default.weight")
     'base_model.model.layers.0.lora_A.weight'
     """
-    bare, outer = _NAME.sub(lambda match: match["part"] or match["other"], _WRAPPERS.sub("", name)), False
+    bare, outer = _NAME.sub(lambda match: match["part"] or match["other"] or "", _WRAPPERS.sub("", name)), False
     while prefix := next((p for p in _OUTER if bare.startswith(p)), None):
         bare, outer = bare.removeprefix(prefix), outer or prefix == PREFIX
     return PREFIX + bare if outer else bare
