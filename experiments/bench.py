@@ -53,10 +53,12 @@ def main() -> None:
     runs = given.runs or [trained(given, seed) for seed in given.seeds]
     page = DOCS / PAGES[given.bench]
     summaries = [Summary(read_run(run)) for run in runs]
-    write(page, f"ways-{given.bench}", ways_table([ways(summary) for summary in summaries]))
+    compared_ways = [ways(summary) for summary in summaries]
+    if any(compared_ways):  # the towers' bench has neither joint nor routed ways
+        write(page, f"ways-{given.bench}", ways_table(compared_ways))
+        shutil.copy(runs[0] / "figures" / "ways.png", DOCS / "figures" / f"bench-{given.bench}-ways.png")
     write(page, f"scores-{given.bench}", score_table(summaries))
     write(page, f"latency-{given.bench}", latencies(runs[0]))
-    shutil.copy(runs[0] / "figures" / "ways.png", DOCS / "figures" / f"bench-{given.bench}-ways.png")
 
 
 def trained(given: argparse.Namespace, seed: int) -> Path:
@@ -159,9 +161,9 @@ def seconds(base: Base, task: Task, adapter: Adapter | None) -> float:
         model = model_of(task).eval()
         _, batch = next(iter(task.splits["test"].batches(32, model.collator)))
         inputs = {name: value for name, value in batch.items() if name != "labels"}
-        model.logits(inputs)
+        model.logits(inputs, batch["labels"])
         started = time.perf_counter()
-        model.logits(inputs)
+        model.logits(inputs, batch["labels"])
         return time.perf_counter() - started
 
 
