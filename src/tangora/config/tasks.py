@@ -21,7 +21,7 @@ from tangora.config.source import SOURCE_KINDS, Source, SplitName
 from tangora.support.files import digest
 from tangora.support.hub import hub_reference
 from tangora.support.seams import FAMILIES, METRICS
-from tangora.support.validation import UnknownNameError, refuse, skipped, validate
+from tangora.support.validation import SkippedError, UnknownNameError, refuse, validate
 
 __all__ = [
     "SOURCE_KINDS",
@@ -236,7 +236,7 @@ def read_tasks(raw: Any, info: ValidationInfo) -> Any:
     base = info.data.get("base") or ((info.context or {}).get("raw") or {}).get("base")  # the latter if it is refused
     family = base.get("family") if isinstance(base, Mapping) else getattr(base, "family", None)
     if not isinstance(family, str) or family not in FAMILIES:
-        raise skipped()
+        raise SkippedError("which keys a task has depends on the family")
     chosen: Any = FAMILIES.get(family).task_settings
     return TypeAdapter(list[chosen]).validate_python(raw)
 

@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, Union, get_args, get
 
 from tangora.errors import RecipeError, TangoraError
 
-__all__ = ["Fault", "UnknownNameError", "did_you_mean", "faults_of", "nearest", "refuse", "skipped", "validate"]
+__all__ = ["Fault", "SkippedError", "UnknownNameError", "did_you_mean", "faults_of", "nearest", "refuse", "validate"]
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
     from pydantic_core import InitErrorDetails
 
 _M = TypeVar("_M", bound="BaseModel")
-_SKIPPED = "not_checked"
-"""The type of an error that stands for values that could not be checked because of another fault."""
 
 _TAG = re.compile(r"[\[(]|^constrained-|^(str|int|float|bool)$")
 """Parts of an error's location that name one of several allowed types, and no key."""
@@ -30,6 +28,10 @@ class UnknownNameError(ValueError):
     def __init__(self, kind: str, got: str, known: Sequence[str]) -> None:
         super().__init__(f"no such {kind}")
         self.got, self.fix = got, did_you_mean(got, known)
+
+
+class SkippedError(ValueError):
+    """A validator raises it for values that it cannot check because of a fault elsewhere; `validate` leaves it out."""
 
 
 class Fault(NamedTuple):
@@ -49,7 +51,7 @@ def refuse(faults: Iterable[Fault | str | Exception], also: ValidationError | No
     listed = [fault if isinstance(fault, Fault) else Fault(fault) for fault in faults]
     if not listed and also is None:
         return
-    from pydantic_core import ValidationError as Several  # deferred: see `validate`
+    from pydantic import ValidationError as Several  # deferred: see `validate`
 
     details: list[InitErrorDetails] = []
     for what, where in listed:
@@ -60,19 +62,8 @@ def refuse(faults: Iterable[Fault | str | Exception], also: ValidationError | No
 
 def _again(error: Any) -> InitErrorDetails:
     """Return an error of pydantic in the form in which it can be raised again."""
-    from pydantic_core import PydanticCustomError  # deferred: see `validate`
-
-    if error["type"] == _SKIPPED:
-        return {"type": PydanticCustomError(_SKIPPED, "not checked"), "loc": error["loc"], "input": None}
     again: InitErrorDetails = {"type": error["type"], "loc": error["loc"], "input": error["input"]}
     return {**again, "ctx": error["ctx"]} if "ctx" in error else again
-
-
-def skipped() -> Exception:
-    """Return what a validator raises for values that it cannot check because of a fault elsewhere."""
-    from pydantic_core import PydanticCustomError  # deferred: see `validate`
-
-    return PydanticCustomError(_SKIPPED, "not checked")
 
 
 def faults_of(model: type[BaseModel], raw: Mapping[str, Any], *, partial: bool = False) -> ValidationError | None:
@@ -128,7 +119,7 @@ def _distinct(errors: Sequence[Any]) -> list[Any]:
     """
     chosen: dict[Any, Any] = {}
     for number, one in enumerate(errors):
-        if one["type"] == _SKIPPED:
+        if isinstance(one.get("ctx", {}).get("error"), SkippedError):
             continue
         loc = one["loc"]
         tag = next((i for i, part in enumerate(loc) if _is_union_tag(part)), None)
