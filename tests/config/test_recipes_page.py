@@ -34,6 +34,8 @@ def test_there_is_something_to_run():
 def test_commands_print_what_the_page_says(line, printed, tmp_path, monkeypatch, capsys):
     assert WRONG
     (tmp_path / "wrong.yaml").write_text(WRONG.group(1))
+    mail = [f"letter {n},{('refund', 'delivery', 'thanks')[n % 3]}" for n in range(30)]
+    (tmp_path / "mail.csv").write_text("\n".join(["review,verdict", *mail]))
     monkeypatch.chdir(tmp_path)
     program, *arguments = shlex.split(line)
     monkeypatch.setattr(sys, "argv", [program, *arguments])

@@ -39,6 +39,7 @@ LISTED = {
         "predict": "Answer new rows with an adapter, as it was trained and scored.",
     },
     "Recipes": {
+        "new": "Write a recipe with comments for rows of your own, after a look at them.",
         "recipe": "List or show the bundled recipes, list every key of a recipe, or print a JSON Schema of recipes.",
         "run": "Fine-tune every task in every mode, fuse every subset, score, and write a report.",
         "finetune": "Fine-tune one adapter of a recipe.",

@@ -56,6 +56,7 @@ __all__ = [
     "bundled_text",
     "load_recipe",
     "load_run_recipe",
+    "validate_text",
 ]
 
 log = logging.getLogger("tangora")
@@ -132,6 +133,15 @@ def _load(source: str | Path, settings: Sequence[str], trust_remote_code: bool) 
         base = recipe.base.model_copy(update={"trust_remote_code": "asked"})
         recipe = recipe.model_copy(update={"base": base})
     return recipe, list(dict.fromkeys(elsewhere))
+
+
+def validate_text(text: str, where: str) -> Recipe:
+    """Return the recipe of a text in YAML, with its paths as they are.
+
+    Raises:
+        RecipeError: it is none.
+    """
+    return validate(Recipe, parse(text), where)
 
 
 def load_run_recipe(run: Path, *, trust_remote_code: bool = False) -> Recipe:
