@@ -119,7 +119,7 @@ def _with_base(path: Path, files: Mapping[str, Path | bytes], base: str) -> dict
     changed: dict[str, bytes] = {}
     if old is not None and old != base:
         for name in _records(files):
-            content = json.loads(_text(files[name]))
+            content = parse_json(_text(files[name]))
             if (renamed := _renamed(content, old, base)) != content:
                 changed[name] = (json.dumps(renamed, indent=2, ensure_ascii=False) + "\n").encode()
     card = _text(files[CARD])

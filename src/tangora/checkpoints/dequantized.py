@@ -10,7 +10,6 @@ that was rounded to a code, its mean square is ``((h − w)³ + (w − l)³) / 3
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections.abc import Iterator, Mapping
@@ -28,6 +27,7 @@ from tangora.storage.checkpoint import CONFIG, INDEX, Checkpoint, open_checkpoin
 from tangora.storage.files import InputFiles
 from tangora.storage.header import FLOATS, Stored
 from tangora.support.files import write_json, write_safetensors
+from tangora.support.json_text import parse_json
 
 __all__ = ["Loss", "dequantize"]
 
@@ -177,7 +177,7 @@ def _losses(code: Float[Tensor, "16"]) -> Float[Tensor, "16"]:
 
 def _settings(stored: Stored) -> Mapping[str, Any]:
     try:
-        settings = json.loads(bytes(_read(stored).tolist()).decode("utf-8"))
+        settings = parse_json(bytes(_read(stored).tolist()).decode("utf-8"))
         complete = {"shape", "blocksize"} <= settings.keys()
     except (ValueError, AttributeError) as cause:
         raise FileError(
