@@ -244,7 +244,7 @@ def test_the_command(browser, seven):
     fuse = command("fuse").built().make_context("fuse", arguments[1:]).params
     folder = Path("adapters/tangent")
     assert (program, arguments[0], fuse["method"]) == ("tangora", "fuse", "task_arithmetic")
-    assert fuse["adapters"] == [folder / name for name in NAMES if name != "snips"]
+    assert fuse["adapters"] == [str(folder / name) for name in NAMES if name != "snips"]
     assert parse_weights(fuse["weights"]) == [w for w, n in zip(weights(NAMES), NAMES, strict=True) if n != "snips"]
 
 

@@ -28,7 +28,7 @@ from tangora.support.validation import validate
 from tiny_run import recipe_for
 from workshop import done as command
 
-SMILE, ARROW = {"method": "smile"}, {"method": "arrow", "route": {"top_k": 1}}
+SMILE, ARROW = {"method": "smile", "route": {"gate_rank": 1}}, {"method": "arrow", "route": {"top_k": 1}}
 
 
 def recipe_of(model, data, *methods, modes=None):
@@ -104,8 +104,8 @@ def test_a_change_of_the_router_is_another_row(done, tiny_bert, text_data, tmp_p
         context = Context(done, recipe_of(tiny_bert, text_data, *methods))
         return {job.key for job in context.plan if job.kind == "fusion-scores" and job.mode != "tangent"}
 
-    assert keys(SMILE) == keys({"method": "smile", "route": {"top_k": 1}})
-    assert not keys(SMILE) & keys({"method": "smile", "top_k": 2})
+    assert keys(SMILE) == keys({"method": "smile", "route": {"gate_rank": 1, "top_k": 1}})
+    assert not keys(SMILE) & keys({"method": "smile", "route": {"gate_rank": 1, "top_k": 2}})
 
 
 def test_the_code_of_the_card_answers(done):
