@@ -58,7 +58,8 @@ def licence(distribution: metadata.Distribution) -> str:
     return about.get("License-Expression") or "; ".join(classifiers) or about.get("License") or ""
 
 
-# MPL-2.0 (tqdm, through transformers; certifi, through clients of HTTP) asks only for changes of its own files. NVIDIA's libraries come with torch.
+# MPL-2.0 (tqdm, through transformers; certifi, through clients of HTTP) asks only for changes of its own files.
+# NVIDIA's libraries come with torch.
 PERMISSIVE = re.compile(r"MIT|BSD|Apache|ISC|PSF|Python Software Foundation|HPND|Zlib|Unlicense|CNRI|MPL.2\.0", re.I)
 COPYLEFT = re.compile(r"\bA?GPL|LGPL|General Public|EUPL|SSPL|Commons Clause|non-?commercial", re.I)
 

@@ -59,7 +59,7 @@ def test_it_has_a_row_for_every_subset(done, method):
         for subset in ("plain+good", "plain+f1", "good+f1", "plain+good+f1")
     }
     assert {(row["selection"], row["space"], row["split"]) for row in rows} == {("given", "delta", "test")}
-    expected = {"arrow": {"top_k": 1, "temperature": 1.0}, "smile": {"top_k": 1, "gate_rank": 4}}[method]
+    expected = {"arrow": {"top_k": 1, "temperature": 1.0}, "smile": {"top_k": 1, "gate_rank": 1}}[method]
     assert {row["coefficients"] for row in rows} == {json.dumps({"parameters": expected})}
     assert method in (done / "report.html").read_text().lower()
 
