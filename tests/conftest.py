@@ -66,6 +66,14 @@ def tiny_llama(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def journey(tmp_path_factory) -> Path:
+    """Folder with a base, three adapters of one task each, and files of prompts (`journeys`): leave it as it is."""
+    import journeys
+
+    return journeys.adapters(tmp_path_factory.mktemp("journey"))
+
+
+@pytest.fixture(scope="session")
 def sum_data(tmp_path_factory) -> Path:
     """Folder with {train,test}.jsonl of small sums, in every form that `causal-lm` reads."""
     import tiny

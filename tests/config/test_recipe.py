@@ -113,7 +113,10 @@ def test_the_default_rate_of_what_is_trained_is_written_out(path):
         ("modes.m={train: l-lorra}", r"no such mode: 'l-lorra'; did you mean 'l-lora'"),
         ("modes.m={train: tangent, linearize: model}", r"train: tangent determines what is linearized"),
         ("modes.m={linearize: layer}", r"none, module or model; got 'layer'"),
-        ("modes.m={train: full, share: 3}", r"train: full has no key 'share'; valid: lora, train, training"),
+        (
+            "modes.m={train: full, share: 3}",
+            r"train: full has no key 'share'; valid: experts, lora, same_base, train, training",
+        ),
         ("training.early_stopping=3", r"early_stopping needs evaluate_every"),
         ("fusion.methods=[{method: ties, modes: [nope]}]", r"unknown modes nope"),
         ("fusion.methods=[{method: ties}, {method: ties}]", r"two entries are called 'ties'"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 import tiny
-from tangora.config.settings import ModeConfig
+from tangora.config.mode import ModeConfig
 from tangora.support.seams import MODES
 
 PAGE = (Path(__file__).parents[2] / "docs/systems/ca-mtl.md").read_text(encoding="utf-8")
@@ -28,7 +28,11 @@ def test_the_recipe_is_valid():
     (text,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
     for mode in yaml.safe_load(text)["modes"].values():
         MODES.get("ca-mtl").settings(
-            **{k: v for k, v in ModeConfig(**mode).model_dump().items() if k not in ("train", "lora")}
+            **{
+                k: v
+                for k, v in ModeConfig(**mode).model_dump().items()
+                if k not in ("train", "lora", "experts", "same_base")
+            }
         )
 
 

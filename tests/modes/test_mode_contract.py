@@ -8,8 +8,9 @@ import pytest
 from pydantic import Field
 
 from tangora.adapters.adapter import Adapter, Metadata
+from tangora.config.mode import ModeConfig
 from tangora.config.recipe import load_recipe
-from tangora.config.settings import AdapterSettings, FinetuneConfig, ModeConfig
+from tangora.config.settings import AdapterSettings, FinetuneConfig
 from tangora.errors import ArgumentError, PluginError, RecipeError
 from tangora.modes import stage
 from tangora.modes.contract import mode_of

@@ -25,6 +25,7 @@ LISTED = {
         "checkpoint.",
         "extract": "Extract a LoRA from a full fine-tuned checkpoint: the best of its rank, with its error stated and "
         "verified.",
+        "tune": "Choose coefficients for existing adapters on your own rows, fuse them, and show what each task keeps.",
         "polish": "Train a fused adapter towards its experts' answers on rows without labels, at a fixed rank.",
         "statistics": "Collect the statistics of an expert's data (Gram, Fisher) that regmean and fisher need.",
     },

@@ -29,11 +29,13 @@ __all__ = [
     "heads",
     "kinds",
     "methods",
+    "metrics",
     "mode_lists",
     "modes",
     "recipe_parts",
     "recipes",
     "recorded_tasks",
+    "searches",
     "servers",
     "settings",
     "spaces",
@@ -113,6 +115,16 @@ def analyses(incomplete: str) -> list[str]:
 def executors(incomplete: str) -> list[str]:
     """Return executors."""
     return _starting(_registry("EXECUTORS"), incomplete)
+
+
+def metrics(incomplete: str) -> list[str]:
+    """Registered metrics."""
+    return _starting(_registry("METRICS"), incomplete)
+
+
+def searches(incomplete: str) -> list[str]:
+    """Registered searches, and the grid."""
+    return _starting(["grid", *_registry("SEARCHES")], incomplete)
 
 
 def heads(incomplete: str) -> list[str]:

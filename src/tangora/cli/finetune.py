@@ -84,6 +84,11 @@ def finetune(options: FinetuneOptions, output: Output) -> None:
     recipe = load_recipe(options.recipe, options.settings or [], trust_remote_code=options.trust_remote_code)
     config = recipe.finetune_config(options.mode)
     chosen = options.chosen(recipe, mode_of(config).joint)
+    if given := [task.name for task in chosen if task.name in recipe.modes[options.mode].experts]:
+        fix = "tangora run takes it as it is; leave it out of modes to train one"
+        where = f"modes.{options.mode}.experts.{given[0]}"
+        got = recipe.modes[options.mode].experts[given[0]]
+        raise ArgumentError("the expert of this task is given", got=got, where=where, fix=fix)
     folders = {task.name: options.out / task.name if options.task is None else options.out for task in chosen}
     for folder in folders.values():
         refuse_output(folder, options.overwrite)

@@ -146,11 +146,12 @@ def plan_table(plan: Preflight) -> Wide:
     modes = plan.modes
     columns = [
         Column("adapters", [str(mode.adapters) for mode in modes]),
+        *([Column("given", [str(mode.given) for mode in modes])] if any(mode.given for mode in modes) else []),
         Column("done", [str(mode.done) for mode in modes]),
-        Column("steps each", [str(mode.steps) for mode in modes]),
-        Column("rate", [f"{mode.learning_rate:g}" for mode in modes]),
+        Column("steps each", [str(mode.steps or "–") for mode in modes]),
+        Column("rate", [f"{mode.learning_rate:g}" if mode.steps else "–" for mode in modes]),
         Column("sites", [str(mode.sites) for mode in modes]),
-        Column("trainable", [_span(*mode.trainable) for mode in modes]),
+        Column("trainable", [_span(*mode.trainable) if mode.steps else "–" for mode in modes]),
         Column("disk", [size_text(mode.size) for mode in modes]),
     ]
     return Wide(f"{plan.name} -> {plan.run}", Column("mode", [mode.mode for mode in modes], numbers=False), columns)
@@ -177,7 +178,7 @@ def plan_lines(plan: Preflight) -> Iterator[str]:
         yield f"memory of {mode.mode}, estimated: {mode.memory}"
     for mode in plan.modes:
         if (step := mode.seconds_per_step) is not None:
-            left = mode.adapters - mode.done
+            left = mode.left
             all_of_it = f"{_several(left, 'adapter')} of {mode.steps} steps take{'s' if left == 1 else ''} about"
             yield f"training of {mode.mode}: {all_of_it} {duration(left * mode.steps * step)}, {step:.2g} s a step"
     done = sum(job.done for job in plan.jobs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from tangora.errors import ArgumentError
 if TYPE_CHECKING:
     from tangora.fusion.weights import WeightTable
 
-__all__ = ["parse_parameters", "parse_weights", "weights_line"]
+__all__ = ["parse_parameters", "parse_settings", "parse_weights", "weights_line"]
 
 _NAMED = 8  # adapters whose weights are listed by name
 
@@ -70,6 +71,29 @@ def parse_parameters(settings: Sequence[str] | None) -> dict[str, Any]:
             chosen[key] = parse(text)
         except ValueError as cause:
             raise ArgumentError(f"the value must be YAML ({cause})", got=text, where=f"--set {key}") from cause
+    return chosen
+
+
+def parse_settings(settings: Sequence[str] | None, where: str) -> dict[str, Any]:
+    """Parse ``KEY=VALUE`` pairs with values in YAML, or a template such as ``{question}``; a key may have dots.
+
+    Raises:
+        ArgumentError: a pair has no key or no ``=``.
+
+    >>> parse_settings(["max_length=64", "prompt=Q: {question}", "sums.stop=[x]"], "--task-set")
+    {'max_length': 64, 'prompt': 'Q: {question}', 'sums.stop': ['x']}
+    """
+    from tangora.support.yaml import parse  # deferred: most commands have none
+
+    chosen: dict[str, Any] = {}
+    for setting in settings or ():
+        key, equals, text = setting.partition("=")
+        if not equals or not key:
+            raise ArgumentError("a setting is KEY=VALUE", got=setting, where=where, fix="for example max_length=64")
+        chosen[key] = text
+        if "{" not in text or (text.startswith("{") and ":" in text):
+            with suppress(ValueError):  # a text that is no YAML is a text
+                chosen[key] = parse(text)
     return chosen
 
 

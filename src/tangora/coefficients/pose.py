@@ -12,6 +12,7 @@ from tangora.coefficients.forward import ForwardLogits
 from tangora.coefficients.problem import Coefficients, Problem, silent
 from tangora.coefficients.requirements import is_plain_sum
 from tangora.coefficients.rows import pick
+from tangora.errors import FusionError
 from tangora.evaluation.candidates import Scoring
 from tangora.evaluation.generated import with_own_answers
 from tangora.methods import get
@@ -87,6 +88,7 @@ def pose(
     parameters: Mapping[str, Any] | None = None,
     split: str = "validation",
     seed: int = 0,
+    scored: Sequence[str] | None = None,
     on_step: Callable[[int, int, str], None] = silent,
 ) -> Posed:
     """Set up the problem of fusing adapters, one for each task, by a method.
@@ -100,10 +102,15 @@ def pose(
         parameters: of the method.
         split: the search uses rows of this split.
         seed: of the choice of rows and of the search's random draws.
+        scored: the tasks whose rows are used, if they are not those of the adapters: an adapter may be of no task here,
+            and a task may have no adapter.
         on_step: see `Problem`.
+
+    Raises:
+        FusionError: a task has no adapter, and the search needs the answers that it generates.
     """
-    chosen, fixed = get(method), dict(parameters or {})
-    rows = {name: pick(context.tasks[name].splits[split].targets, settings.row_limit, seed, name) for name in tasks}
+    chosen, fixed, scored = get(method), dict(parameters or {}), list(tasks if scored is None else scored)
+    rows = {name: pick(context.tasks[name].splits[split].targets, settings.row_limit, seed, name) for name in scored}
     views = _Views(context, fusion, tuple(tasks), chosen, fixed, split, settings, rows)
     linear = all(mode_of(adapter).linear_in_coefficients for adapter in fusion.adapters)
     problem = Problem(
@@ -134,7 +141,8 @@ class _Views:
         settings: SearchSettings,
         rows: Mapping[str, Sequence[int]],
     ) -> None:
-        self._context, self._fusion, self._tasks, self._split = context, fusion, tasks, split
+        self._context, self._fusion, self._vectors, self._split = context, fusion, tasks, split
+        self._tasks = tuple(rows)
         self._method, self._parameters, self._settings = method, parameters, settings
         self._rows, self._some = rows, rows if settings.row_limit is not None else None
         self._answered: dict[str, Task] = {}
@@ -152,7 +160,7 @@ class _Views:
             self._context.base,
             [self._task(name) for name in self._tasks],
             self._split,
-            dict(zip(self._tasks, self._summands(), strict=True)),
+            dict(zip(self._vectors, self._summands(), strict=True)),
             per_site=self._settings.per_site,
             rows={name: rows for name, rows in self._rows.items() if not self._generates(name)},
             batch_size=self._context.batch_size,
@@ -168,7 +176,13 @@ class _Views:
         if not self._generates(name):
             return task
         if name not in self._answered:
-            expert = self._fusion.adapters[self._tasks.index(name)]
+            if name not in self._vectors:
+                what, fix = (
+                    f"search {self._settings.name} follows each task's own adapter",
+                    "choose a search with labels",
+                )
+                raise FusionError(what, got=name, where="tasks", fix=fix)
+            expert = self._fusion.adapters[self._vectors.index(name)]
             made = with_own_answers(self._context.base, task, self._split, self._rows[name], expert)
             self._answered[name] = made
         return self._answered[name]
@@ -178,10 +192,10 @@ class _Views:
             return [self._made(n, self._split, None, self._settings.per_site) for n in self._tasks]
         source, rows = self._context.columns or self._made, self._some or {}
         per_site = self._settings.per_site
-        return [source(n, self._split, rows.get(n), per_site).subset(self._tasks) for n in self._tasks]
+        return [source(n, self._split, rows.get(n), per_site).subset(self._vectors) for n in self._tasks]
 
     def _made(self, task: str, split: str, rows: Sequence[int] | None, per_site: bool) -> Columns:
-        context, adapters = self._context, dict(zip(self._tasks, self._fusion.adapters, strict=True))
+        context, adapters = self._context, dict(zip(self._vectors, self._fusion.adapters, strict=True))
         if per_site:
             return site_columns(context.base, self._task(task), split, adapters, rows=rows)
         part = self._task(task) if rows is None else only(self._task(task), split, rows)
@@ -189,7 +203,7 @@ class _Views:
 
     def _summands(self) -> Sequence[Adapter]:
         """Return what each coefficient multiplies: the adapters, or the method's result for each beside the others."""
-        count = len(self._tasks)
+        count = len(self._vectors)
         if is_plain_sum(self._method):
             return self._fusion.adapters
         units = [[float(i == t) for i in range(count)] for t in range(count)]

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from tangora.config.mode import ModeConfig
 from tangora.config.schema import Recipe
 from tangora.config.settings import LoraSettings, TrainingSettings
 from tangora.support.seams import EXECUTORS, FAMILIES, METRICS, MODES, ROUTERS, SEARCHES, SPACES
@@ -31,7 +32,9 @@ def recipe_schema() -> Schema:
     >>> sorted(recipe_schema()["required"])
     ['base', 'name', 'tasks']
     """
-    classes: list[type[BaseModel]] = list(dict.fromkeys([Recipe, LoraSettings, TrainingSettings, *_classes()]))
+    classes: list[type[BaseModel]] = list(
+        dict.fromkeys([Recipe, LoraSettings, TrainingSettings, ModeConfig, *_classes()])
+    )
     refs, shared = models_json_schema([(one, "validation") for one in classes])
     defs: dict[str, Schema] = shared["$defs"]
     names = {one: _name(refs[one, "validation"]) for one in classes}
@@ -116,11 +119,14 @@ def _mode(known: _Known) -> Schema:
     """A mode: the keys of its ``train``, by default those of ``lora``; older recipes name some by ``linearize``."""
     changed = {"lora": known.ref(LoraSettings), "training": known.ref(TrainingSettings)}
     linearize = {"linearize": {"enum": ["none", "module", "model"], "description": "in older recipes"}}
+    of_given = {key: known.properties(ModeConfig)[key] for key in ("experts", "same_base")}
+    of_none: Schema = {"experts": {"type": "object", "maxProperties": 0}, "same_base": {"const": False}}
     rules: list[Schema] = []
     for name in MODES:
         own = known.properties(MODES.get(name).settings)
         keys = {key: changed.get(key, shape) for key, shape in own.items()}
         keys = {"lora": {"type": "object", "maxProperties": 0}, "training": changed["training"], **keys}
+        keys |= of_none if MODES.get(name).joint else of_given
         older = linearize if name in ("lora", "full") else {}  # with the aliases adapter and full
         given: Schema = {"properties": {"train": {"enum": ["lora", "adapter"] if name == "lora" else [name]}}}
         given |= {} if name == "lora" else {"required": ["train"]}

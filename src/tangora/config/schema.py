@@ -25,8 +25,9 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, mo
 from tangora.config.executor import ExecutorConfig
 from tangora.config.fusion import FusionEntry, check_search
 from tangora.config.machine import MachineConfig
+from tangora.config.mode import ModeConfig
 from tangora.config.places import below
-from tangora.config.settings import NAME, FinetuneConfig, Frozen, LoraSettings, ModeConfig, TrainingSettings, mode_name
+from tangora.config.settings import NAME, FinetuneConfig, Frozen, LoraSettings, TrainingSettings, mode_name
 from tangora.config.tasks import (
     BaseConfig,
     BaseSettings,
@@ -203,6 +204,7 @@ class Recipe(Frozen):
                 self.finetune_config(mode)
             except RecipeError as fault:
                 yield fault
+            yield from self._of_experts(mode)
 
     def _of_fusions(self) -> Iterator[str]:
         """Yield the faults of the comparison: with numbers of tasks, modes and searches."""
@@ -222,6 +224,20 @@ class Recipe(Frozen):
                 check_search(entry, linear, classes=self._of_classes)
             except ValueError as fault:
                 yield str(fault)
+
+    def _of_experts(self, mode: str) -> Iterator[str]:
+        """Yield the faults of given experts: unknown tasks, and settings of a training if nothing is trained."""
+        chosen, names = self.modes[mode], [task.name for task in self.tasks]
+        for task in chosen.experts:
+            if task not in names:
+                yield f"modes.{mode}.experts: no such task: {task!r}; {did_you_mean(task, names)}"
+        idle = [key for key in ("lora", "training") if getattr(chosen, key)]
+        if chosen.experts and idle and not self.trained(mode):
+            yield f"modes.{mode}: every expert is given, and nothing is trained: leave {idle[0]} out"
+
+    def trained(self, mode: str) -> list[str]:
+        """Return the tasks that a mode trains: those for which it is not given an expert."""
+        return [task.name for task in self.tasks if task.name not in self.modes[mode].experts]
 
     def finetune_config(self, mode: str) -> FinetuneConfig:
         """Return the recipe's ``lora`` and ``training`` with the mode's changes applied and the rate filled in.

@@ -1,4 +1,4 @@
-"""The models of ``lora``, ``training`` and ``modes`` in a recipe: how an adapter is made.
+"""The models of ``lora`` and ``training`` in a recipe, and the configuration of one training.
 
 Each mode defines its own keys and default learning rate (`tangora.modes.contract.Mode`).
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from tangora.config.frozen import Frozen
 from tangora.support.seams import MODES, SPACES
@@ -22,7 +22,7 @@ __all__ = [
     "JointAdapterSettings",
     "JointSettings",
     "LoraSettings",
-    "ModeConfig",
+    "NamesMode",
     "SamplingSettings",
     "SpaceName",
     "TrainingSettings",
@@ -186,7 +186,7 @@ _OLD_NAMES = {
 }
 
 
-class _NamesMode(Frozen):
+class NamesMode(Frozen):
     """A model that names a registered mode and may have that mode's own keys."""
 
     model_config = ConfigDict(extra="allow")
@@ -214,7 +214,7 @@ class _NamesMode(Frozen):
         return self
 
 
-class FinetuneConfig(_NamesMode):
+class FinetuneConfig(NamesMode):
     """Everything that decides one training, apart from the base and the tasks.
 
     Keys beyond these are the mode's own; `settings` has all of them in the mode's own class.
@@ -250,25 +250,3 @@ class FinetuneConfig(_NamesMode):
         """Return the configuration with the rate filled in, to be recorded: defaults may change between versions."""
         training = self.training.model_copy(update={"learning_rate": self.learning_rate})
         return self.model_copy(update={"training": training})
-
-
-class ModeConfig(_NamesMode):
-    """A mode's changes to the recipe's ``lora`` and ``training``, and the mode's own keys."""
-
-    lora: dict[str, Any] = Field(default_factory=dict, description="keys of the recipe's lora that differ in this mode")
-    training: dict[str, Any] = Field(
-        default_factory=dict, description="keys of the recipe's training that differ in this mode"
-    )
-
-    @field_validator("lora", "training")
-    @classmethod
-    def _single_keys(cls, changes: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        """Refuse what is wrong by itself; `Recipe.finetune_config` checks the changed whole."""
-        refuse([], faults_of(LoraSettings if info.field_name == "lora" else TrainingSettings, changes))
-        return changes
-
-    @model_validator(mode="after")
-    def _has_what_it_changes(self) -> ModeConfig:
-        if self.lora and "lora" not in MODES.get(self.train).settings.model_fields:
-            raise ValueError(f"train: {self.train} has no adapter, so no lora")
-        return self

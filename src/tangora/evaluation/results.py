@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tangora.evaluation.evaluator import Result
     from tangora.tasks import Task
 
-__all__ = ["Bootstrap", "Outcome", "Row", "interval", "kept", "rank_kept", "rows", "summary", "write_csv"]
+__all__ = ["Bootstrap", "Outcome", "Row", "interval", "kept", "rank_kept", "rows", "shares", "summary", "write_csv"]
 
 
 @dataclass(frozen=True)
@@ -265,13 +265,13 @@ def _measured(
             share = _share(task.metric, value, expert.score) if expert is not None else None
             if expert is None or share is None:
                 return None
-            value, drawn = share, _shares(task.metric, drawn, bootstrap.samples(task, "test", expert.values))
+            value, drawn = share, shares(task.metric, drawn, bootstrap.samples(task, "test", expert.values))
         values.append(value)
         samples.append(drawn)
     return float(np.mean(values)), np.mean(samples, axis=0)
 
 
-def _shares(metric: str, drawn: Samples, expert: Samples) -> Samples:
+def shares(metric: str, drawn: Samples, expert: Samples) -> Samples:
     """Return `kept` on every resample; NaN, which intervals leave out, for one without a finite share."""
     above, below = (drawn, expert) if METRICS.get(metric).higher_is_better else (expert, drawn)
     shares: Samples = above / np.where(below > 0, below, np.nan)

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from tangora.adapters.adapter import Adapter
     from tangora.adapters.heads import HeadRecord
     from tangora.adapters.metadata import Metadata
-    from tangora.config.settings import FinetuneConfig, ModeConfig
+    from tangora.config.mode import ModeConfig
+    from tangora.config.settings import FinetuneConfig
     from tangora.progress import Progress
     from tangora.tasks import Base, Task, TaskModel
 

@@ -27,11 +27,11 @@ from tangora.tasks.model import collate, make_readout
 
 if TYPE_CHECKING:
     from tangora.config.settings import FinetuneConfig
-    from tangora.modes.contract import Footprint
+    from tangora.modes.contract import Footprint, Mode
     from tangora.tasks import Base, Task
     from tangora.tasks.values import Batch, Split
 
-__all__ = ["Memory", "memory_of", "weight_bytes"]
+__all__ = ["Memory", "memory_of", "scoring_memory", "weight_bytes"]
 
 _FLOAT = 4  # bytes of a number in float32
 _COPIES = 3  # of logits: as computed, in float32, and their gradient
@@ -42,7 +42,8 @@ class Memory:
     """Bytes that a training and scoring are estimated to take on the device.
 
     Attributes:
-        training: part -> bytes. ``activations`` is missing if the architecture's sizes are not known.
+        training: part -> bytes. ``activations`` is missing if the architecture's sizes are not known. Empty if nothing
+            is trained.
         scoring: part -> bytes, likewise.
 
     >>> str(Memory({"weights": 2000, "activations": 500}, {"weights": 2000}))
@@ -53,7 +54,8 @@ class Memory:
     scoring: Mapping[str, int]
 
     def __str__(self) -> str:
-        return "; ".join(f"{name} {_listed(getattr(self, name))}" for name in ("training", "scoring"))
+        parts = {"training": self.training, "scoring": self.scoring} if self.training else {"scoring": self.scoring}
+        return "; ".join(f"{name} {_listed(sizes)}" for name, sizes in parts.items())
 
     @property
     def total(self) -> dict[str, int]:
@@ -101,19 +103,37 @@ def memory_of(base: Base, task: Task, config: FinetuneConfig, batch_size: int) -
         **_activations(base, task, *rows, compute, training=True, again=settings.gradient_checkpointing),
         "logits": _logits(base, task, *rows, training=True),
     }
-    split = task.splits.get("test", task.splits["train"])
+    if mode.linearize == "model":
+        training = _with_tangents(training)
+    return Memory(training, scoring_memory(base, task, mode, footprint, batch_size))
+
+
+def scoring_memory(base: Base, task: Task, mode: Mode, footprint: Footprint, batch_size: int) -> dict[str, int]:
+    """Return the estimate of scoring one task, part -> bytes.
+
+    Args:
+        base, task, batch_size: as of `memory_of`.
+        mode: of the adapter.
+        footprint: of the adapter.
+    """
+    split = task.splits.get("test", next(iter(task.splits.values())))
+    compute = _FLOAT if base.machine.exact else 2
     scoring = {
-        **common,
+        "weights": weight_bytes(base),
+        "one weight in float32": _widest(base, compute),
         "adapter": _beside(base, footprint),
         **_activations(base, task, split, batch_size, compute, training=False, again=False),
         "logits": _logits(base, task, split, batch_size, training=False),
     }
-    if mode.linearize == "model":  # every activation has a tangent
-        training, scoring = ({n: s * 2 if n in _DOUBLED else s for n, s in p.items()} for p in (training, scoring))
-    return Memory(training, scoring)
+    return _with_tangents(scoring) if mode.linearize == "model" else scoring
 
 
 _DOUBLED = ("activations", "logits")
+
+
+def _with_tangents(parts: Mapping[str, int]) -> dict[str, int]:
+    """Return the parts of an expansion: every activation has a tangent."""
+    return {name: size * 2 if name in _DOUBLED else size for name, size in parts.items()}
 
 
 def weight_bytes(base: Base) -> int:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tangora.tasks import Base, Task
     from tangora.updates.task_vector import LowRank, Update
 
-__all__ = ["adapter_of"]
+__all__ = ["adapter_of", "task_type"]
 
 
 def adapter_of(
@@ -61,7 +61,7 @@ def adapter_of(
     if start is None:
         return Adapter(updates, metadata)
     named = start.config | {"base_model_name_or_path": where.model, "revision": base.commit}
-    named["task_type"] = _task_type(base, mode)
+    named["task_type"] = task_type(base, mode)
     return Adapter(updates, metadata, LoraDetails(named, start.initial, start.embeddings))
 
 
@@ -69,7 +69,7 @@ _TASK_TYPES = {"AutoModelForCausalLM": "CAUSAL_LM", "AutoModelForSeq2SeqLM": "SE
 """The class that loads a family's backbone -> peft's task type."""
 
 
-def _task_type(base: Base, mode: Mode) -> str | None:
+def task_type(base: Base, mode: Mode) -> str | None:
     """Return the task type with which peft computes the trained function from the files; None if there is none.
 
     An adapter with heads has none: with SEQ_CLS or TOKEN_CLS, peft expects the layers of transformers' class for the

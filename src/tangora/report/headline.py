@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from tangora.report.ordinary import in_words
 from tangora.report.summary import Key, Mean, Summary, mean_score, method_name, mode_name
@@ -128,6 +129,7 @@ def _caveats(summary: Summary, top: Key, means: dict[Key, Mean]) -> list[str]:
         "Kept is relative to the same mode's experts: weak experts are easier to keep, so read it beside the score."
     )
     texts += _statistics(summary)
+    texts += _given(summary)
     if text := in_words(summary.run.both_ways, comparable=summary.direction != 0):
         texts.append(text)
     selections = {k.selection for k in means}
@@ -142,6 +144,18 @@ def _caveats(summary: Summary, top: Key, means: dict[Key, Mean]) -> list[str]:
 
 def _overlaps(mean: Mean, low: float, high: float) -> bool:
     return mean.low is not None and mean.high is not None and mean.low <= high and mean.high >= low
+
+
+def _given(summary: Summary) -> list[str]:
+    """Return a sentence on experts that the run was given."""
+    modes: Any = summary.run.recipe.get("modes")
+    listed = modes.items() if isinstance(modes, Mapping) else ()
+    given = {str(mode): of["experts"] for mode, of in listed if isinstance(of, Mapping) and of.get("experts")}
+    named = [f"{mode_name(mode)} ({', '.join(map(str, tasks))})" for mode, tasks in given.items()]
+    if not named:
+        return []
+    what = f"Experts of {' and '.join(named)} were given, and not trained by this run"
+    return [f"{what}: what they were trained on, perhaps also rows that are scored here, is unknown."]
 
 
 def _statistics(summary: Summary) -> list[str]:

@@ -7,7 +7,7 @@ Only a run that compares them has this section: one with a joint mode, or with a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -25,13 +25,16 @@ from tangora.storage.header import read_header
 from tangora.support.files import read_json
 from tangora.support.seams import MODES, SEARCHES
 
-__all__ = ["DATA", "GROUPS", "Way", "reference", "ways"]
+__all__ = ["DATA", "GIVEN", "GROUPS", "Way", "reference", "ways"]
 
 Group: TypeAlias = Literal["separate", "fused", "routed", "joint"]
 GROUPS: tuple[Group, ...] = ("separate", "fused", "routed", "joint")
 
 DATA = ("labels, task by task", "nothing more", "rows without labels", "a few labels", "labels of all tasks at once")
 """What a way needs: the first is what experts are trained on, the next three what a fusion needs besides them."""
+
+GIVEN = "unknown: adapters were given"
+"""What experts needed that a run was given."""
 
 _WEIGHTS = ("adapter_model", "delta", "modules", "routed")
 
@@ -96,6 +99,7 @@ def ways(summary: Summary) -> list[Way]:
 class _Mode:
     joint: bool
     extends: bool
+    given: bool
 
 
 def _of_mode(summary: Summary, name: str) -> _Mode:
@@ -103,7 +107,8 @@ def _of_mode(summary: Summary, name: str) -> _Mode:
     settings = (summary.run.recipe.get("modes") or {}).get(name)
     train = settings.get("train", "lora") if isinstance(settings, Mapping) else "lora"
     mode = MODES.get(train) if train in MODES else None
-    return _Mode(bool(getattr(mode, "joint", False)), bool(getattr(mode, "extends", False)))
+    given = isinstance(settings, Mapping) and bool(settings.get("experts"))
+    return _Mode(bool(getattr(mode, "joint", False)), bool(getattr(mode, "extends", False)), given)
 
 
 def _entries(recipe: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -129,7 +134,8 @@ def _trained(summary: Summary, name: str, mode: _Mode, tasks: list[str]) -> Way:
     rows = summary.experts(name, tasks)
     folders = [summary.run.path / "adapters" / name / task for task in tasks]
     if not mode.joint:
-        return _way(summary, mode_name(name), "separate", rows, _cost(folders), DATA[0], "train its adapter")
+        data, added = (GIVEN, "train or find its adapter") if mode.given else (DATA[0], "train its adapter")
+        return _way(summary, mode_name(name), "separate", rows, _cost(folders), data, added)
     added = "train it alone, from the others" if mode.extends else "train all tasks again"
     return _way(summary, mode_name(name), "joint", rows, _cost(folders, shared=True), DATA[4], added)
 
@@ -214,12 +220,19 @@ def _cost(folders: Sequence[Path], *, shared: bool = False) -> _Cost:
         folders: one for each task.
         shared: whether one training made all of them: each has its record, and equal weights count once.
     """
-    records = [record for folder in folders if (record := _record(folder))]
+    records = [_record(folder) for folder in folders]
     # each task has the record of the one training; of two stages, its own and that of the first, which all share
     records = [*records, records[0]["joint"]] if records and "joint" in records[0] else records[: 1 if shared else None]
     prints = {_digest(folder) if shared else str(folder): folder for folder in folders}
     stored = _sum(*map(_numbers, prints.values()))
-    return _Cost(_sum(*(r.get("trainable") for r in records)), stored, _sum(*(r.get("seconds") for r in records)))
+    trainable, seconds = (_all(r.get(name) for r in records) for name in ("trainable", "seconds"))
+    return _Cost(trainable, stored, seconds)
+
+
+def _all(parts: Iterable[float | None]) -> float | None:
+    """Return the sum; None if a part is unknown, as of a given adapter: the known ones would look like all of it."""
+    listed = list(parts)
+    return None if None in listed else _sum(*listed)
 
 
 def _record(folder: Path) -> Mapping[str, Any]:

@@ -21,13 +21,15 @@ __all__ = ["check_methods", "check_modes"]
 
 
 def check_modes(recipe: Recipe, base: Base) -> None:
-    """Check the settings of every mode before any mode is trained.
+    """Check the settings of every mode that trains before any mode is trained.
 
     Raises:
         ModelError: a target matches nothing, a pattern is invalid, or initial values change the base weights.
     """
-    for config in (recipe.finetune_config(mode) for mode in recipe.modes):
-        mode_of(config).check(base, config)
+    for mode in recipe.modes:
+        if recipe.trained(mode):
+            config = recipe.finetune_config(mode)
+            mode_of(config).check(base, config)
 
 
 def check_methods(recipe: Recipe) -> None:

@@ -25,6 +25,7 @@ from tangora.runs.machine import machine_of
 from tangora.runs.plan import Plan, plan
 from tangora.runs.sources import Sources
 from tangora.runs.stages.columns import ColumnStore
+from tangora.runs.stages.given import given_digests
 from tangora.runs.stages.polisher import Polisher
 from tangora.runs.stages.router import Routings
 from tangora.support.machine import Machine
@@ -86,8 +87,13 @@ class Context:
         """Load the base and every task, ignoring earlier records, and return their fingerprints and sizes."""
         base, tasks = prepare(self.recipe, self.progress, self.machine)
         self._base, self._tasks = base, {task.name: task for task in tasks}
-        self.sources = Sources.of(base, tasks)
+        self.sources = replace(Sources.of(base, tasks), given=self._given(base))
         return self.sources
+
+    def _given(self, base: Base) -> dict[str, dict[str, str]]:
+        """Check the adapters that are given as experts, and return the hashes of their contents."""
+        before = Sources.read(self.run, self.recipe)
+        return given_digests(self.run, self.recipe, base, self._tasks, before.given if before is not None else {})
 
     def survey(self) -> dict[str, Overview]:
         """Load the base and every task for a preview, and return an overview of each task's rows.
@@ -110,7 +116,9 @@ class Context:
         sources = Sources.of(base, tasks)
         rows = {name: {split: of.rows for split, of in one.splits.items()} for name, one in found.items()}
         self.sources = replace(
-            sources, tasks={name: replace(facts, rows=rows[name]) for name, facts in sources.tasks.items()}
+            sources,
+            tasks={name: replace(facts, rows=rows[name]) for name, facts in sources.tasks.items()},
+            given=self._given(base),
         )
         return found
 

@@ -19,7 +19,7 @@ from tangora.errors import ArgumentError
 from tangora.runs.jobs import Job
 from tangora.runs.sources import Sources
 from tangora.runs.stages.column_files import column_jobs
-from tangora.runs.stages.experts import expert_jobs
+from tangora.runs.stages.expert_jobs import expert_jobs
 from tangora.runs.stages.fused import fused_jobs
 from tangora.runs.stages.report import report_job
 from tangora.runs.stages.score_jobs import expert_score_jobs, fusion_score_jobs, zero_shot_job

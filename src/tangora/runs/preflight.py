@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from torch import nn
 
 from tangora.config.recipe import Recipe
-from tangora.modes.contract import mode_of
-from tangora.modes.memory import Memory, memory_of
+from tangora.modes.contract import Footprint, mode_of
+from tangora.modes.given import footprint_of
+from tangora.modes.memory import Memory, memory_of, scoring_memory
 from tangora.modes.timing import fits, step_seconds
 from tangora.progress import Progress
 from tangora.runs.checks import check_methods, check_modes
@@ -23,6 +24,7 @@ from tangora.runs.jobs import Job
 from tangora.runs.runner import missing
 from tangora.runs.stages.cells import cells
 from tangora.runs.stages.experts import ExpertJob
+from tangora.runs.stages.given import GivenJob, given_of
 from tangora.tasks import make_readout
 
 if TYPE_CHECKING:
@@ -34,20 +36,22 @@ __all__ = ["PlannedJob", "PlannedMode", "Preflight", "preflight"]
 
 @dataclass(frozen=True)
 class PlannedMode:
-    """The adapters that a run would train in one mode.
+    """The adapters that a run would train, or is given, in one mode.
 
     Attributes:
         mode: its name.
         adapters: number of its adapters.
         done: number of those that exist already.
-        steps: of each training.
-        learning_rate: of each training.
-        sites: places in the model where an adapter changes weights.
+        steps: of each training; 0 if nothing is trained.
+        learning_rate: of each training; 0 if nothing is trained.
+        sites: places in the model where an adapter changes weights; the most of those that are given.
         trainable: the smallest and the largest number of trained parameters; heads differ by task.
         size: bytes of all its adapters.
         memory: the estimate for the task that takes the most.
         seconds_per_step: of a training, measured on a few steps of its first task; None if jobs of the run were
             measured, if nothing is left to train, or if it may take more memory than is free.
+        given: number of adapters that exist, and are not trained.
+        left: number of adapters that are still to be trained.
     """
 
     mode: str
@@ -60,6 +64,8 @@ class PlannedMode:
     size: int
     memory: Memory
     seconds_per_step: float | None
+    given: int = 0
+    left: int = 0
 
 
 @dataclass(frozen=True)
@@ -154,34 +160,61 @@ def preflight(recipe: Recipe, out: Path, progress: Progress, *, overwrite: bool 
 
 
 def _modes(context: Context, timed: bool) -> Iterable[PlannedMode]:
-    experts = [job for job in context.plan if isinstance(job, ExpertJob)]
     heads = {task.name: _head_footprint(task, context.base) for task in context.tasks.values()}
-    scored = context.recipe.evaluation.batch_size
     for mode in context.recipe.modes:
-        config = context.recipe.finetune_config(mode)
-        of_mode = [job for job in experts if job.mode == mode]
-        weight = mode_of(config).footprint(context.base, config)
-        own = [_Head.sum_of(heads[task] for task in job.tasks) for job in of_mode]  # each adapter has all of its job's
-        undone = [job for job in of_mode if not job.done(context)]
-        memory = Memory.most([memory_of(context.base, task, config, scored) for task in context.tasks.values()])
-        step = None
-        if timed and undone and fits(memory, context.machine):
-            context.progress.begin(f"time steps of {mode}", 0)
-            step = step_seconds(context.base, [context.task(name) for name in undone[0].tasks], config)
-            context.progress.end()
-        trainable = [weight.trainable + head.trainable for head in own]
-        yield PlannedMode(
-            mode=mode,
-            adapters=sum(len(job.tasks) for job in of_mode),
-            done=sum(len(job.tasks) for job in of_mode if job.done(context)),
-            steps=config.training.steps,
-            learning_rate=config.learning_rate,
-            sites=weight.sites,
-            trainable=(min(trainable), max(trainable)),
-            size=sum(len(job.tasks) * (weight.size + head.size) for job, head in zip(of_mode, own, strict=True)),
-            memory=memory,
-            seconds_per_step=step,
-        )
+        jobs = [job for job in context.plan if isinstance(job, ExpertJob) and job.mode == mode]
+        given = [job for job in jobs if isinstance(job, GivenJob)]
+        done = sum(len(job.tasks) for job in jobs if job.done(context))
+        sizes, estimates = _of_given(context, mode, given)
+        adapters = sum(len(job.tasks) for job in jobs)
+        planned = PlannedMode(mode, adapters, done, 0, 0.0, 0, (0, 0), 0, Memory({}, {}), None, len(given))
+        if trained := [job for job in jobs if job not in given]:
+            planned = replace(_of_trained(context, planned, trained, heads, timed), given=len(given))
+            estimates.append(planned.memory)
+        sites = max([planned.sites, *(size.sites for size in sizes)])
+        size = planned.size + sum(size.size for size in sizes)
+        yield replace(planned, sites=sites, size=size, memory=Memory.most(estimates))
+
+
+def _of_given(context: Context, mode: str, jobs: Sequence[GivenJob]) -> tuple[list[Footprint], list[Memory]]:
+    """Return the sizes of the adapters that are given, and what scoring takes with each."""
+    sizes, estimates, of_mode = list[Footprint](), list[Memory](), mode_of(context.recipe.modes[mode])
+    for name in (name for job in jobs for name in job.tasks):
+        task = context.task(name)
+        sizes.append(footprint_of(given_of(context.recipe, mode, task, context.base)))
+        rows = context.recipe.evaluation.batch_size
+        estimates.append(Memory({}, scoring_memory(context.base, task, of_mode, sizes[-1], rows)))
+    return sizes, estimates
+
+
+def _of_trained(
+    context: Context, planned: PlannedMode, jobs: Sequence[ExpertJob], heads: Mapping[str, _Head], timed: bool
+) -> PlannedMode:
+    """Return what the trainings of a mode take."""
+    mode, scored = planned.mode, context.recipe.evaluation.batch_size
+    config = context.recipe.finetune_config(mode)
+    weight = mode_of(config).footprint(context.base, config)
+    own = [_Head.sum_of(heads[task] for task in job.tasks) for job in jobs]  # each adapter has all of its job's
+    undone = [job for job in jobs if not job.done(context)]
+    tasks = [context.task(name) for job in jobs for name in job.tasks]
+    memory = Memory.most([memory_of(context.base, task, config, scored) for task in tasks])
+    step = None
+    if timed and undone and fits(memory, context.machine):
+        context.progress.begin(f"time steps of {mode}", 0)
+        step = step_seconds(context.base, [context.task(name) for name in undone[0].tasks], config)
+        context.progress.end()
+    trainable = [weight.trainable + head.trainable for head in own]
+    return replace(
+        planned,
+        left=sum(len(job.tasks) for job in undone),
+        steps=config.training.steps,
+        learning_rate=config.learning_rate,
+        sites=weight.sites,
+        trainable=(min(trainable), max(trainable)),
+        size=sum(len(job.tasks) * (weight.size + head.size) for job, head in zip(jobs, own, strict=True)),
+        memory=memory,
+        seconds_per_step=step,
+    )
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The sources of a run: fingerprints and sizes of its base and of the data of its tasks.
+"""The sources of a run: fingerprints and sizes of its base, of the data of its tasks, and of adapters that are given.
 
     RUN/cache/sources.json
 
@@ -50,10 +50,12 @@ class Sources:
     Attributes:
         base: fingerprint of the base's weights.
         tasks: name -> facts, in the recipe's order.
+        given: mode -> task -> hash of the existing adapter that is taken as its expert.
     """
 
     base: str
     tasks: Mapping[str, TaskFacts]
+    given: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, base: Base, tasks: Sequence[Task]) -> Sources:
@@ -79,7 +81,7 @@ class Sources:
             if raw["recipe"] not in (_recipe_digest(recipe, run), _recipe_digest(recipe)):
                 return None
             tasks: dict[str, Any] = {name: TaskFacts(**facts) for name, facts in raw["tasks"].items()}
-            return cls(raw["base"], tasks)
+            return cls(raw["base"], tasks, raw.get("given", {}))
         except (TangoraError, KeyError, TypeError, AttributeError):
             return None
 
@@ -93,6 +95,12 @@ def _path(run: Path) -> Path:
 
 
 def _recipe_digest(recipe: Recipe, run: Path | None = None) -> str:
-    """Return a hash of the part of a recipe that names base and data; without a run, as earlier versions had it."""
+    """Return a hash of the part of a recipe that names base, data and tasks with given adapters.
+
+    Where these adapters are does not count, but their contents in `Sources.given`. Without a run, the hash is that of
+    earlier versions.
+    """
     recipe = recipe if run is None else below(recipe, run)
-    return digest(recipe.as_stated().model_dump(mode="json", include={"base", "tasks", "seed"}))
+    named = recipe.as_stated().model_dump(mode="json", include={"base", "tasks", "seed"})
+    given = {mode: sorted(of.experts) for mode, of in recipe.modes.items() if of.experts}
+    return digest({**named, "experts": given} if given else named)

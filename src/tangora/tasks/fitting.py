@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tangora.tasks.base import Base
     from tangora.tasks.values import Task
 
-__all__ = ["head_of", "of_backbone", "own_names", "with_head"]
+__all__ = ["head_of", "of_backbone", "own_names", "with_head", "with_present_names"]
 
 
 def of_backbone(adapter: Adapter, base: Base) -> Adapter:
@@ -40,9 +40,24 @@ def of_backbone(adapter: Adapter, base: Base) -> Adapter:
         adapter: of any kind.
         base: of the adapter.
     """
-    if not isinstance(base, ClassifierBase):
-        return adapter
-    new, head = _namer(base), set(_head_names(base))
+    return _renamed(adapter, base, _namer(base)) if isinstance(base, ClassifierBase) else adapter
+
+
+def with_present_names(adapter: Adapter, base: Base) -> Adapter:
+    """Return an adapter with the names that its layers have in a base of any family; itself if it has them already.
+
+    An adapter of the bare model lacks the prefix that one of a task's model has (``model.``), and the other way round.
+    Names that are in neither form are left as they are, and do not fit.
+
+    Args:
+        adapter: of any kind that changes weights.
+        base: of the adapter.
+    """
+    return _renamed(adapter, base, _namer(base))
+
+
+def _renamed(adapter: Adapter, base: Base, new: Callable[[str], str]) -> Adapter:
+    head = set(_head_names(base)) if isinstance(base, ClassifierBase) else set()
     sites = {site: new(site) for site in adapter.updates}
     whole = {new(name): value for name, value in adapter.whole.items() if name not in head}
     if all(site == name for site, name in sites.items()) and whole.keys() == adapter.whole.keys():
@@ -131,14 +146,21 @@ def _head_names(base: ClassifierBase) -> list[str]:
     return [f"{child}.{name}" for child, module in modules for name, _ in module.named_parameters()]
 
 
-def _namer(base: ClassifierBase) -> Callable[[str], str]:
-    """Return a function for the backbone's name of a site or a parameter, which may have its prefix before it."""
+def _namer(base: Base) -> Callable[[str], str]:
+    """Return a function for the backbone's name of a site or a parameter, which may have its prefix before it or not.
+
+    A classifier's backbone is the bare model, so that the prefix goes; elsewhere it may be missing, too.
+    """
     backbone: Any = base.backbone
     known = {name for name, _ in backbone.named_modules()} | {name for name, _ in backbone.named_parameters()}
     prefix = f"{getattr(backbone, 'base_model_prefix', '')}."
 
     def new(name: str) -> str:
         layer = layer_of(name).removesuffix(".bias")
-        return name.removeprefix(prefix) if layer not in known and layer.removeprefix(prefix) in known else name
+        if layer in known or prefix == ".":
+            return name
+        if layer.removeprefix(prefix) in known:
+            return name.removeprefix(prefix)
+        return prefix + name if prefix + layer in known else name
 
     return new

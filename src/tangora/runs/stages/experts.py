@@ -10,20 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tangora.adapters.heads import heads_digest
-from tangora.config.recipe import Recipe
 from tangora.errors import FileError
-from tangora.modes.contract import Bench, mode_of
+from tangora.modes.contract import Bench
 from tangora.modes.earlier import is_earlier
-from tangora.modes.stage import stage_key
-from tangora.runs.jobs import Job, Resources
+from tangora.runs.jobs import Job
 from tangora.support.files import digest, read_json
 
 if TYPE_CHECKING:
     from tangora.adapters.adapter import Adapter
     from tangora.runs.context import Context
-    from tangora.runs.sources import Sources
 
-__all__ = ["ExpertJob", "expert_jobs"]
+__all__ = ["ExpertJob"]
 
 
 @dataclass(frozen=True)
@@ -105,24 +102,3 @@ def _records(adapter: Adapter) -> dict[str, Any]:
 
 def _folder(context: Context, mode: str, task: str) -> Path:
     return context.run / "adapters" / mode / task
-
-
-def expert_jobs(recipe: Recipe, sources: Sources) -> list[ExpertJob]:
-    """Return a job for every mode and task, modes outermost; a joint mode has one for all tasks."""
-    jobs, metrics = [], {task.name: task.metric for task in recipe.tasks}
-    for mode in recipe.modes:
-        config = recipe.finetune_config(mode)
-        of_mode, names = mode_of(config), tuple(sources.tasks)
-        training = config.training
-        rows = training.steps * training.batch_size * training.gradient_accumulation
-        for group in [names] if of_mode.joint else [(name,) for name in names]:
-            prints = {name: sources.tasks[name].fingerprint for name in group}
-            key = stage_key(
-                config,
-                recipe.base.identity(sources.base),
-                prints,
-                recipe.base.family,
-                [metrics[name] for name in group],
-            )
-            jobs.append(ExpertJob(key, group, (), Resources(float(rows * of_mode.passes)), mode))
-    return jobs

@@ -19,6 +19,7 @@ from tangora.runs.jobs import Job, Resources
 from tangora.support.files import digest
 
 if TYPE_CHECKING:
+    from tangora.adapters.adapter import Adapter
     from tangora.runs.context import Context
     from tangora.runs.sources import Sources
     from tangora.runs.stages.experts import ExpertJob
@@ -52,6 +53,7 @@ class StatisticsJob(Job):
             context.base,
             context.task(name),
             context.experts[self.mode][name],
+            also=self._others(context),
             kinds=kinds_of(context.recipe, self.mode),
             split=SPLIT,
             rows=settings.rows,
@@ -60,6 +62,12 @@ class StatisticsJob(Job):
             progress=context.progress,
         ).save(self._path(context), overwrite=True)
         context.forget_statistics(self.mode)
+
+    def _others(self, context: Context) -> list[Adapter]:
+        """Return the other experts of a mode with given ones, which may change layers that this one does not."""
+        if not context.recipe.modes[self.mode].experts:
+            return []
+        return [adapter for name, adapter in context.experts[self.mode].items() if name != self.tasks[0]]
 
     def files(self, context: Context) -> list[Path]:
         """Return the sidecar, which contains the hash of the tensors."""
@@ -103,8 +111,11 @@ def statistics_jobs(recipe: Recipe, sources: Sources, experts: Sequence[ExpertJo
         kinds = kinds_of(recipe, expert.mode)
         for task in expert.tasks if kinds else ():
             rows = min(settings.rows, sources.tasks[task].rows[SPLIT])
-            key = digest(["statistics-1", expert.key, task, kinds, rows, recipe.seed])
-            jobs.append(StatisticsJob(key, (task,), (expert.key,), Resources(4.0 * rows * len(kinds)), expert.mode))
+            others = [job.key for job in experts if job.mode == expert.mode and job != expert]
+            others = others if recipe.modes[expert.mode].experts else []  # layers of given experts may differ
+            key = digest(["statistics-1", expert.key, task, kinds, rows, recipe.seed, *others])
+            inputs = (expert.key, *others)
+            jobs.append(StatisticsJob(key, (task,), inputs, Resources(4.0 * rows * len(kinds)), expert.mode))
     return jobs
 
 
