@@ -61,7 +61,12 @@ class TuneOptions(Options):
     rank: Annotated[int | None, typer.Option("--rank", "-r", min=1, metavar="N", help="Largest rank of a site.")] = None
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the search, or a parameter of the method."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="A setting of the search, or a parameter of the method.",
+            autocompletion=completion.settings,
+        ),
     ] = None
     seed: Annotated[
         int, typer.Option("--seed", min=0, metavar="N", help="Of the cut of the rows, and of all draws.")
