@@ -90,7 +90,7 @@ def test_a_dry_run_of_a_finished_run(run, recipe):
 @pytest.mark.usefixtures("undrawn")
 def test_what_looks_into_a_run(run, tmp_path):
     folder = tmp_path / "run"
-    shutil.copytree(run, folder)
+    shutil.copytree(run, folder, ignore=shutil.ignore_patterns("analysis"))  # other tests may have analysed it
     assert document("report", folder) == {"report": str((folder / "report.html").resolve())}
     planned = document("analyze", folder, "--dry-run", "--only", "signs,angles")
     assert planned["plan"][0].startswith("to compute: 2 signs, 2 angles")
