@@ -41,6 +41,7 @@ def test_every_way_has_a_row(data, tmp_path):
         "fusion.methods.polished.polish": "{rank: 4, rows: 8, steps: 2}",
         "fusion.methods.wemoe.route": "{name: wemoe, steps: 2, rows: 8, batch_size: 2}",
         "fusion.methods.e-wemoe.route": "{name: e-wemoe, steps: 2, rows: 8, batch_size: 2}",
+        "fusion.methods.dyadic-experts.route": "{name: dyadic-experts, steps: 2, rows: 8, batch_size: 2}",
         **{f"fusion.methods.{name}.steps": 2 for name in ("adamerging", "learned-32", "learned-64")},
         **{f"modes.{name}.training.steps": 2 for name in JOINT},
         **{f"tasks.{name}.limit": "{validation: 8, test: 8}" for name in TASKS},
@@ -52,7 +53,9 @@ def test_every_way_has_a_row(data, tmp_path):
         rows = [row for row in csv.DictReader(file) if row["split"] == "test"]
     assert {row["mode"] for row in rows if row["method"] == "expert"} == set(recipe.modes)
     assert {row["method"] for row in rows} >= {entry.label for entry in recipe.fusion.methods}
-    assert {row["mode"] for row in rows if row["method"] not in ("expert", "zero_shot")} == {"lora"}
+    fused = {(row["mode"], row["method"]) for row in rows if row["method"] not in ("expert", "zero_shot")}
+    assert {method for mode, method in fused if mode == "l-lora"} == {"dyadic-experts"}
+    assert {mode for mode, _ in fused} == {"lora", "l-lora"}
     page = (run / "report.html").read_text()
     assert "Fuse, route or train jointly" in page
     assert (run / "figures" / "ways.png").is_file()

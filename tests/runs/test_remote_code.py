@@ -53,7 +53,7 @@ def tangora_main(monkeypatch, capsys):
 def lines(run):
     """A command line for each command that loads a base."""
     recipe, expert = run / "recipe.yaml", next(run.glob("adapters/*/*"))
-    mode, task, out = expert.parent.name, expert.name, [run.parent / f"out-{i}" for i in range(6)]
+    mode, task, out = expert.parent.name, expert.name, [run.parent / f"out-{i}" for i in range(7)]
     return {
         "run": ["run", recipe, "--out", out[0]],
         "run --dry-run": ["run", recipe, "--out", out[1], "--dry-run"],
@@ -64,6 +64,7 @@ def lines(run):
         "distill": ["distill", recipe, expert, "--mode", mode, "--out", out[3]],
         "polish": ["polish", expert, "--recipe", recipe, "--out", out[4]],
         "fuse": ["fuse", expert, "--method", "wemoe", "--recipe", recipe, "--out", out[5]],
+        "tune": ["tune", expert, "--recipe", recipe, "--out", out[6]],
         "predict": ["predict", expert, "--text", "a text"],
         "jobs": ["jobs", run],
         "job": ["job", run, "x"],
