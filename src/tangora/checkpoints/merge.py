@@ -148,14 +148,12 @@ def fuse_checkpoints(
     """
     chosen = get(method)
     chosen.check(parameters)
-    out = Path(out)
-    base = located(base, "checkpoint")
+    out, base = Path(out), located(base, "checkpoint")
     models = models if isinstance(models, (str, os.PathLike)) else [located(model) for model in models]
     refuse_output(out, overwrite, [base, *models])
     kind, size, workers = _dtype(dtype), bytes_of(shard_size, "fuse.shard_size"), _threads(threads)
     _check_device(device)
-    origin = open_checkpoint(base)
-    refuse_quantized(origin)
+    refuse_quantized(origin := open_checkpoint(base))
     inputs = gather(origin, models, allow_missing, Request(chosen, weights, parameters, seed, space, same_base, heads))
     plan = make_plan(inputs.targets, dtype=kind, shard_size=size, block=block)
     if not inputs.computation.method.linear or "F16" in plan.dtypes or (plan.wide and "BF16" in plan.dtypes):

@@ -138,8 +138,8 @@ def named_adapters(given: Sequence[str], tasks: Sequence[str]) -> Named:
     folders = names_of([place for _, place in split])
     names: list[str | None] = []
     for (name, _), task, folder in zip(split, recorded, folders, strict=True):
-        told = task if task in tasks and recorded.count(task) == 1 else folder if folder in tasks else None
-        names.append(name or told)
+        implied = task if task in tasks and recorded.count(task) == 1 else folder if folder in tasks else None
+        names.append(name or implied)
     in_order = not any(names) and len(given) == len(tasks) and len(given) > 0
     names = list(tasks) if in_order else names
     if twice := [name for name in names if name is not None and names.count(name) > 1]:

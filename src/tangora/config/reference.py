@@ -169,13 +169,13 @@ def _of_model(model: type[BaseModel], prefix: str) -> Iterator[Key]:
     shape = _schema(model)
     needed = shape.get("required", ())
     for name, field in model.model_fields.items():
-        told = _resolved(shape["properties"][name], shape.get("$defs", {}))
+        value = _resolved(shape["properties"][name], shape.get("$defs", {}))
         nested = _nested(field.annotation)
         default = None
         if not nested and not field.is_required():
             default = _shown(field.get_default(call_default_factory=True, validated_data={}))
         text = " ".join((field.description or "").split())
-        yield Key(f"{prefix}{name}", type_text(told), default, name in needed, text)
+        yield Key(f"{prefix}{name}", type_text(value), default, name in needed, text)
         if nested:
             yield from _of_model(nested, f"{prefix}{name}{_inside(field.annotation)}.")
 

@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Any
 from tangora.adapters.adapter import Adapter, load_beside
 from tangora.adapters.application import find_slots
 from tangora.adapters.heads import HeadRecord, heads_digest
-from tangora.adapters.metadata import BaseInfo
 from tangora.errors import AdapterError, ModelError
 from tangora.modes.belonging import refuse_another_base
 from tangora.modes.contract import Footprint, mode_of
-from tangora.modes.outcome import task_type
+from tangora.modes.outcome import base_info, task_type
 from tangora.support.files import digest
 from tangora.tasks.fitting import with_head, with_present_names
 
@@ -85,16 +84,7 @@ def given_expert(
 
 def expert_of(adapter: Adapter, base: Base, task: Task | None) -> Adapter:
     """Return an adapter that fits a base with a record of this base, and of the task that it is the expert of."""
-    where, told = base.config, adapter.metadata.base
-    info = BaseInfo(
-        model=where.model,
-        revision=base.commit,
-        fingerprint=base.fingerprint,
-        family=where.family,
-        weights=where.weights,
-        adapted=told.adapted,
-    )
-    update: dict[str, Any] = {"base": info}
+    update: dict[str, Any] = {"base": base_info(base, adapter.metadata.base.adapted)}
     records = adapter.records
     if task is not None:
         update["task"] = task.name
@@ -102,7 +92,7 @@ def expert_of(adapter: Adapter, base: Base, task: Task | None) -> Adapter:
     heads = {n: head for n, head in adapter.heads.items() if task is None or n == task.name}
     made = replace(adapter, metadata=adapter.metadata.model_copy(update=update), heads=heads, records=records)
     if made.config is not None:
-        named = {"base_model_name_or_path": where.model, "revision": base.commit}
+        named = {"base_model_name_or_path": base.config.model, "revision": base.commit}
         made = made.with_details(config={**made.config, **named})
     vars(made)["fingerprint"] = adapter.fingerprint
     return made
@@ -111,8 +101,8 @@ def expert_of(adapter: Adapter, base: Base, task: Task | None) -> Adapter:
 def content_digest(adapter: Adapter) -> str:
     """Return a hash of everything that decides an adapter's answers: updates, heads, φ₀ and the way it answers."""
     start = {site: update.digest() for site, update in sorted((adapter.initial or {}).items())}
-    told = adapter.metadata
-    return digest([adapter.fingerprint, heads_digest(adapter.heads), start, told.kind, told.train, told.modules])
+    about = adapter.metadata
+    return digest([adapter.fingerprint, heads_digest(adapter.heads), start, about.kind, about.train, about.modules])
 
 
 def footprint_of(adapter: Adapter) -> Footprint:

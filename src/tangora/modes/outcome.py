@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tangora.tasks import Base, Task
     from tangora.updates.task_vector import LowRank, Update
 
-__all__ = ["adapter_of", "task_type"]
+__all__ = ["adapter_of", "base_info", "task_type"]
 
 
 def adapter_of(
@@ -39,20 +39,13 @@ def adapter_of(
         start: φ₀ and peft's configuration, for kind ``lora``.
         adapted: digest of the base's weights on which the updates depend.
     """
-    mode, where = mode_of(config), base.config
+    mode = mode_of(config)
     metadata = Metadata(
         kind=mode.kind,
         mode=config.mode,
         train=config.train,
         task=tasks[0].name if len(tasks) == 1 else None,
-        base=BaseInfo(
-            model=where.model,
-            revision=base.commit,
-            fingerprint=base.fingerprint,
-            family=where.family,
-            weights=where.weights,
-            adapted=adapted,
-        ),
+        base=base_info(base, adapted),
         linearize=mode.linearize,
         initial=_initial(config, start.initial) if start is not None and start.initial is not None else None,
         seed=config.seed,
@@ -60,13 +53,31 @@ def adapter_of(
     )
     if start is None:
         return Adapter(updates, metadata)
-    named = start.config | {"base_model_name_or_path": where.model, "revision": base.commit}
+    named = start.config | {"base_model_name_or_path": base.config.model, "revision": base.commit}
     named["task_type"] = task_type(base, mode)
     return Adapter(updates, metadata, LoraDetails(named, start.initial, start.embeddings))
 
 
 _TASK_TYPES = {"AutoModelForCausalLM": "CAUSAL_LM", "AutoModelForSeq2SeqLM": "SEQ_2_SEQ_LM"}
 """The class that loads a family's backbone -> peft's task type."""
+
+
+def base_info(base: Base, adapted: str | None = None) -> BaseInfo:
+    """Return the record of a base in its adapters.
+
+    Args:
+        base: the model.
+        adapted: digest of the weights of adapted layers, if the updates depend on these.
+    """
+    where = base.config
+    return BaseInfo(
+        model=where.model,
+        revision=base.commit,
+        fingerprint=base.fingerprint,
+        family=where.family,
+        weights=where.weights,
+        adapted=adapted,
+    )
 
 
 def task_type(base: Base, mode: Mode) -> str | None:
