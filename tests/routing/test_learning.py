@@ -70,21 +70,22 @@ def test_only_gates_are_trained(experts, base, tasks):
     assert moved == {"gates"}
 
 
-def test_the_same_seed_gives_the_same_adapter_and_a_killed_training_resumes(experts, base, tasks, tmp_path):
-    whole = learned(experts, base, tasks, steps=6)
-    assert learned(experts, base, tasks, steps=6).fingerprint == whole.fingerprint
-    assert learned(experts, base, tasks, steps=6, seed=1).fingerprint != whole.fingerprint
+@pytest.mark.parametrize("method", ["e-wemoe", "wemoe"])
+def test_the_same_seed_gives_the_same_adapter_and_a_killed_training_resumes(experts, base, tasks, tmp_path, method):
+    whole = learned(experts, base, tasks, method, steps=6)
+    assert learned(experts, base, tasks, method, steps=6).fingerprint == whole.fingerprint
+    assert learned(experts, base, tasks, method, steps=6, seed=1).fingerprint != whole.fingerprint
 
     def stop(step, total, loss):
         if step == 5:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        learned(experts, base, tasks, steps=6, scratch=tmp_path, on_step=stop)
+        learned(experts, base, tasks, method, steps=6, scratch=tmp_path, on_step=stop)
     assert list(tmp_path.glob("*/checkpoint-4"))
     seen = []
     again = learned(
-        experts, base, tasks, steps=6, scratch=tmp_path, on_step=lambda step, total, loss: seen.append(step)
+        experts, base, tasks, method, steps=6, scratch=tmp_path, on_step=lambda step, total, loss: seen.append(step)
     )
     assert seen == [5, 6]
     assert again.fingerprint == whole.fingerprint

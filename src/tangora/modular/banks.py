@@ -1,13 +1,14 @@
 """Experts of one layer that are no low-rank ones: whole matrices, and matrices of which few entries are left.
 
-Both compute ``Σᵢ gᵢ (ΔWᵢ x + Δbᵢ)`` for the gate's weights g of a sample or a token, expert by expert: no matrix is
-made for a sample.
+Both compute ``Σᵢ gᵢ (ΔWᵢ x + Δbᵢ)`` for the gate's weights g of a sample or a token: expert by expert or, if most
+entries are zero and g is of a sample, by some rows of ``Σᵢ gᵢ ΔWᵢ`` at a time (`tangora.modular.mixing`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float
@@ -15,8 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tangora.errors import AdapterError, ModelError
+from tangora.modular.mixing import mixed
 
-__all__ = ["Change", "DenseBank", "SparseBank", "largest"]
+__all__ = ["Change", "DenseBank", "SparseBank", "largest", "whole"]
+
+_WHOLE = 2 * 2**30  # bytes
 
 
 class DenseBank(nn.Module):
@@ -46,6 +50,10 @@ class SparseBank(nn.Module):
 
     Whole numbers are saved as float32, as everything in the file is: exactly, since no layer is 2²⁴ wide.
 
+    For decisions of a sample, ``Σᵢ gᵢ ΔWᵢ`` is made a few rows at a time, of the experts' rows with their zeros. These
+    are filled in again for every pass or, inside of `whole`, kept: ``4 · experts · out · in`` bytes. For decisions of a
+    token, products are those of sparse matrices, expert by expert.
+
     Args:
         shape: ``(out, in)``.
         experts: their number.
@@ -64,6 +72,9 @@ class SparseBank(nn.Module):
         self.register_buffer("columns", torch.zeros(experts, kept, dtype=torch.int32))
         self.bias = nn.Parameter(torch.zeros(experts, shape[0])) if bias else None
         self._made: tuple[tuple[str, int], list[Tensor]] | None = None
+        self._places: tuple[tuple[str, int], Tensor, list[list[int]]] | None = None
+        self._whole: tuple[tuple[str, int], Tensor] | None = None
+        self.keep_whole = False
 
     @torch.no_grad()
     def fill(self, expert: int, matrix: Float[Tensor, "out in"]) -> None:
@@ -88,10 +99,53 @@ class SparseBank(nn.Module):
 
     def matrices(self) -> list[Float[Tensor, "out in"]]:
         """Return the matrices, compressed by rows."""
-        key = (str(self.values.device), self.values._version)
-        if self._made is None or self._made[0] != key:
-            self._made = (key, [self._matrix(i) for i in range(len(self.values))])
+        if self._made is None or self._made[0] != self._key:
+            self._made = (self._key, [self._matrix(i) for i in range(len(self.values))])
         return self._made[1]
+
+    @property
+    def _key(self) -> tuple[str, int]:
+        return str(self.values.device), self.values._version
+
+    def forget(self) -> None:
+        """Free what is kept beside the parameters."""
+        self._made = self._places = self._whole = None
+
+    def pieces(self, rows: int) -> Iterator[tuple[slice, Float[Tensor, "experts entries"]]]:
+        """Yield so many rows of all matrices at a time; see `tangora.modular.mixing.Stack`."""
+        out, width = self.shape
+        if self.keep_whole and (self._whole is None or self._whole[0] != self._key):
+            self._whole = self._key, next(self._filled(out))[1]
+        if self.keep_whole and self._whole is not None:
+            found = self._whole[1]
+            begins = range(0, out, rows)
+            yield from ((slice(i, min(i + rows, out)), found[:, i * width : (i + rows) * width]) for i in begins)
+        else:
+            yield from self._filled(rows)
+
+    @torch.no_grad()
+    def _filled(self, rows: int) -> Iterator[tuple[slice, Tensor]]:
+        """Yield pieces in one memory: zeros, and the entries that are kept."""
+        out, width = self.shape
+        places, begins = self._entries()
+        memory = self.values.new_empty(len(self.values), min(rows, out) * width)
+        for first in range(0, out, rows):
+            last = min(first + rows, out)
+            piece = memory[:, : (last - first) * width].zero_()
+            for expert, of in enumerate(begins):
+                kept = slice(of[first], of[last])
+                piece[expert].index_add_(0, places[expert, kept] - first * width, self.values[expert, kept])
+            yield slice(first, last), piece
+
+    def _entries(self) -> tuple[Tensor, list[list[int]]]:
+        """Return the place of each entry in its flattened matrix, and the first entry of each row."""
+        if self._places is None or self._places[0] != self._key:
+            (experts, kept), out = self.values.shape, self.shape[0]
+            counts = self.counts.long()
+            rows = torch.arange(out, device=counts.device).repeat(experts).repeat_interleave(counts.flatten())
+            places = rows.reshape(experts, kept) * self.shape[1] + self.columns
+            self._places = self._key, places, F.pad(counts.cumsum(1), (1, 0)).tolist()
+        return self._places[1:]
 
     def _matrix(self, expert: int) -> Tensor:
         begins = F.pad(self.counts[expert].long().cumsum(0), (1, 0))
@@ -103,13 +157,39 @@ class SparseBank(nn.Module):
     def forward(self, x: Float[Tensor, "batch *tokens in"], weights: Tensor) -> Float[Tensor, "batch *tokens out"]:
         """Return what the experts add; see `tangora.modular.routed.Bank.forward`."""
         with torch.autocast(x.device.type, enabled=False):  # sparse products exist in float32
-            x, weights = x.to(self.values.dtype), over_tokens(weights, x.ndim).to(self.values.dtype)
+            x, weights = x.to(self.values.dtype), weights.to(self.values.dtype)
+            if weights.ndim == 2 and x.ndim > 2:
+                total = mixed(x.flatten(1, -2), weights, self).reshape(*x.shape[:-1], self.shape[0])
+                return total if self.bias is None else total + over_tokens(weights @ self.bias, x.ndim)
+            weights = over_tokens(weights, x.ndim)
             columns, total = x.flatten(0, -2).T, x.new_zeros(*x.shape[:-1], self.shape[0])
             for i, matrix in enumerate(self.matrices()):
                 out: Tensor = torch.sparse.mm(matrix, columns).T.reshape(total.shape)
                 out = out if self.bias is None else out + self.bias[i]
                 total = total + weights[..., i : i + 1] * out
         return total
+
+
+@contextlib.contextmanager
+def whole(network: nn.Module, limit: int = _WHOLE) -> Iterator[None]:
+    """Keep the sparse experts of a network with their zeros for the length of the block, as its training needs.
+
+    Results are the same bits. Choose it if a network is called many times.
+
+    Args:
+        network: with any modules.
+        limit: bytes for all matrices; those of layers that do not fit are made for every pass.
+    """
+    banks = [module for module in network.modules() if isinstance(module, SparseBank)]
+    for bank in banks:
+        size = len(bank.values) * bank.shape[0] * bank.shape[1] * bank.values.element_size()
+        bank.keep_whole, limit = size <= limit, limit - size * (size <= limit)
+    try:
+        yield
+    finally:
+        for bank in banks:
+            bank.keep_whole = False
+            bank.forget()
 
 
 class Change(nn.Module):

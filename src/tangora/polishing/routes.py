@@ -7,7 +7,8 @@ The experts and the base stay as they are. Rows have labels only with ``objectiv
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -21,6 +22,7 @@ from tangora.config.polish import PolishSettings
 from tangora.config.settings import FinetuneConfig, TrainingSettings
 from tangora.modes.contract import Bench
 from tangora.modes.session import Session, training
+from tangora.modular.banks import whole
 from tangora.modular.network import attached
 from tangora.polishing.following import Follower, divergences, in_turn
 from tangora.polishing.objectives import answer_entropy
@@ -111,7 +113,7 @@ class _Training:
         self._first.update({name: gate.detach().clone() for name, gate in self.gates.items()})
         self.network.requires_grad_(False)
         try:
-            with training(bench, posed, self._config()) as session, attached(base.backbone, self.network):
+            with training(bench, posed, self._config()) as session, self._attached():
                 judges, pupils = self._pupils(held or used), self._pupils(used)
                 before = divergences(judges, held or used)
                 self._train(session, pupils, used, judges, held)
@@ -123,6 +125,11 @@ class _Training:
             self.network.requires_grad_(False)
         record = bench.records.get(posed[0].name, {}) if settings.steps else {}
         return self._record(before, after, record, held=bool(held))
+
+    @contextlib.contextmanager
+    def _attached(self) -> Iterator[None]:
+        with attached(self.given.base.backbone, self.network), whole(self.network):
+            yield
 
     def _train(
         self,
