@@ -41,6 +41,15 @@ def mean_validation(base, made, tasks):
     return sum(float(answers(base, made[t.name], t, "validation").mean()) for t in tasks) / len(tasks)
 
 
+def test_a_step_at_the_default_rate_saturates_no_gate(base):
+    """It moves an entry of v by at most 5e-4 · ‖x‖₁ ≈ 5e-4 · 0.8 · 384 = 0.15."""
+    chosen = {"steps": 1, "batch_size": 4, "learning_rate": None, "schedule": "constant_with_warmup", "warmup": 0.0}
+    made = finetune(base, tiny_tasks(2), config(width=384, training=chosen))
+    grids = [u.dense().abs() for one in made.values() for n, u in one.updates.items() if n.startswith("grids.")]
+    # with |u| up to 4, z is up to 0.6, and log 2σ(-0.6) = -0.36; at 5e-3 it is 10 times that, and log 2σ(-6) = -5.3
+    assert 0.01 < max(float(grid.max()) for grid in grids) < 0.4
+
+
 KEYS = [
     {"variant": "GL"},
     {"variant": "L", "gate": "exp"},

@@ -29,7 +29,7 @@ class _HyperGrid(AddedModules):
 
     name: Final = "hypergrid"
     settings: Final = HyperGridSettings
-    default_rate: Final = 5e-3
+    default_rate: Final = 5e-4  # a step moves an entry of v by about 0.8 · width · rate, and gates saturate beyond 1
     passes: Final = 3
     joint: Final = True
     kind: Final = "modules"
