@@ -25,6 +25,7 @@ from tangora.extraction.parts import Embeddings, Parts, sort
 from tangora.extraction.readback import check_written
 from tangora.progress import Progress
 from tangora.storage.checkpoint import Checkpoint, open_checkpoint, refuse_quantized
+from tangora.storage.recognition import contents_of
 from tangora.support.files import refuse_output
 from tangora.support.names import hub_name
 from tangora.support.sizes import bytes_of
@@ -84,7 +85,7 @@ def extract(
     Raises:
         FusionError: nothing changed; the two have different architectures, layers or shapes; a parameter changed that
             no adapter can hold.
-        ArgumentError: an option is invalid, or asks for what peft cannot compute.
+        ArgumentError: an option is invalid, or asks for what peft cannot compute; a folder holds an adapter.
         FileError: a folder is not a checkpoint, is quantized, or damaged.
         OutputError: the output exists or cannot be written.
 
@@ -99,7 +100,7 @@ def extract(
     if embeddings not in ("whole", "lora"):
         raise ArgumentError("embeddings are whole or lora", got=embeddings, where="extract.embeddings")
     listener = progress or Progress()
-    models = [open_checkpoint(folder) for folder in (tuned, base)]
+    models = [_opened(folder) for folder in (tuned, base)]
     for model in models:
         refuse_quantized(model)
     paired = pair(*models)
@@ -117,6 +118,14 @@ def extract(
 
         adapter.save(out, overwrite=overwrite, check=checked if check else None, beside=beside)
     return adapter
+
+
+def _opened(folder: str | os.PathLike[str]) -> Checkpoint:
+    """Open a checkpoint; of an adapter, say that there is nothing to extract."""
+    if Path(folder).is_dir() and contents_of(Path(folder)) == "adapter":
+        fix = "give the fine-tuned model, then its base: extract makes an adapter of the two, and this is one already"
+        raise ArgumentError("an adapter where a full checkpoint is needed", where=str(folder), fix=fix)
+    return open_checkpoint(folder)
 
 
 @dataclass(frozen=True)
