@@ -1,5 +1,6 @@
 # Everything that a person or CI runs here. Needed: make, Python 3.10 or newer, and a package index within reach.
 #
+#   make setup         the virtual environment .venv alone, with everything that recipes need
 #   make quickstart    set up, then the embedded example: pretrain, fine-tune, fuse, score, report
 #   make test          set up, then the whole test suite
 #   make test-kernels  the tests that calculate, once for each kind of processor that this one can stand for

@@ -77,6 +77,35 @@ def test_numbers_with_decimals_are_a_regression(folder):
     assert (task.problem, task.metric) == ("regression", "spearman")
 
 
+def test_a_column_of_numbers_with_decimals_is_found(folder):
+    """Each value occurs once, and the name is none of the usual: it is neither dropped nor a set of classes."""
+    write(folder / "a.csv", [(n, text, n / 7 + 0.01) for n, text, _ in REVIEWS], names=("id", "review", "grams"))
+    first, _, *_ = command("new", "--from", "a.csv", "--base", "bert").stdout.splitlines()
+    assert first == "family: text-classification (a text and a number in every row)"
+    task = load_recipe("a.yaml").tasks[0]
+    assert (task.text, task.label, task.problem) == ("review", "grams", "regression")
+
+
+def test_classes_that_are_numbers_are_named(folder):
+    write(folder / "a.csv", [(n, text, 1 + n % 3) for n, text, _ in REVIEWS], names=("id", "review", "stars"))
+    result = command("new", "--from", "a.csv", "--base", "bert")
+    assert "a: the labels are numbers, and each is a class; if the number itself" in result.stderr
+    assert "    # problem: regression" in (folder / "a.yaml").read_text()
+    assert load_recipe("a.yaml").tasks[0].problem == "single"
+    write(folder / "b.csv")
+    assert "numbers" not in command("new", "--from", "b.csv", "--base", "bert").stderr
+
+
+def test_an_empty_text_is_refused_with_its_line(folder):
+    rows = [(n, "  " if n == 7 else text, label) for n, text, label in REVIEWS]
+    write(folder / "a.csv", rows)
+    error = refused("new", "--from", "a.csv", "--base", "bert")
+    assert isinstance(error, DataError)
+    assert "a text is empty" in str(error)
+    assert "row 7 (line 9)" in str(error)
+    assert not (folder / "a.yaml").exists()
+
+
 @pytest.mark.parametrize(
     ("rows", "keys"),
     [

@@ -284,6 +284,21 @@ def test_a_tokenizer_without_a_template_cannot_chat(base, task_of, monkeypatch):
         task_of(chat=True)
 
 
+def test_a_row_that_the_template_refuses_is_named(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        base.processor,
+        "chat_template",
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + tiny.CHAT,
+    )
+    turns = [{"role": "user", "content": "2+3="}, {"role": "assistant", "content": "5"}]
+    rows = [{"messages": turns}] * 2 + [{"messages": [{"role": "system", "content": "Add."}, *turns]}]
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = {split: str(tmp_path / f"{split}.jsonl") for split in ("train", "test")}
+    with pytest.raises(DataError, match=r"no system role\).*column messages, row 2 \(line 3\)"):
+        tangora.load_task("chats", base, files, messages="messages")
+
+
 def test_a_template_that_changes_a_question_is_refused(base, task_of, monkeypatch):
     changed = tiny.CHAT.replace("<assistant> {% endif", "<assistant> <think> {% endif")
     monkeypatch.setattr(base.processor, "chat_template", changed)

@@ -64,7 +64,7 @@ def new(options: NewOptions, output: Output) -> None:
     assert options.rows
     assert options.base
     assert options.out
-    from tangora.config.drafting import draft  # deferred: --help needs no pydantic
+    from tangora.config.drafting import are_numbers, draft  # deferred: --help needs no pydantic
     from tangora.config.recipe import validate_text
     from tangora.support.files import refuse_existing, write_text
 
@@ -76,6 +76,10 @@ def new(options: NewOptions, output: Output) -> None:
     document = {"recipe": options.out, "family": family, "base": options.base}
     document["tasks"] = {task.name: {"rows": task.rows, "classes": task.classes, **task.keys} for task in tasks}
     lines = [_line(task) for task in tasks]
+    for task in tasks:
+        if are_numbers(task.classes):
+            advice = "if the number itself is to be predicted, add problem: regression to the task"
+            output.note(f"{task.name}: the labels are numbers, and each is a class; {advice}")
     output.result(document, f"family: {family} ({tasks[0].why})", *lines, *_next(options.out, len(tasks)))
 
 

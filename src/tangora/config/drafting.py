@@ -12,7 +12,7 @@ from typing import Any
 from tangora.support.printable import printable
 from tangora.support.yaml import dump
 
-__all__ = ["DraftedTask", "draft", "slug"]
+__all__ = ["DraftedTask", "are_numbers", "draft", "slug"]
 
 _BASES = {
     "causal-lm": "a decoder language model",
@@ -107,11 +107,22 @@ def _task(task: DraftedTask, folder: Path) -> list[str]:
     for key, value in task.keys.items():
         note = _classes(task.classes) if key == "label" else _NOTES.get(key, "")
         lines.append(f"    {key}: {_value(value)}" + (f" # {note}" if note else ""))
+    if are_numbers(task.classes):
+        lines.append("    # problem: regression # if the number itself is to be predicted, not one of these classes")
     if any(isinstance(value, str) for key, value in task.source.items() if key not in ("sep", "encoding")):
         lines.append("    test_fraction: 0.2 # cut off by class and seed; rows of equal inputs stay together")
     if not any(isinstance(value, Mapping) and "validation" in value for value in task.source.values()):
         lines.append("    validation_fraction: 0.1 # cut from train")
     return lines
+
+
+def are_numbers(classes: Mapping[str, int]) -> bool:
+    """Return whether there are three classes or more, and each is a number: perhaps an amount, and no class.
+
+    >>> are_numbers({"1": 9, "2": 7, "5": 8}), are_numbers({"0": 9, "1": 9}), are_numbers({"1": 9, "b": 9, "c": 9})
+    (True, False, False)
+    """
+    return len(classes) > 2 and all(re.fullmatch(r"[+-]?\d+(\.\d*)?", name.strip()) for name in classes)
 
 
 def _classes(counts: Mapping[str, int]) -> str:

@@ -46,6 +46,7 @@ _LABELS = (
     "intent",
     "topic",
     "rating",
+    "stars",
     "score",
 )
 _PROMPTS = ("prompt", "instruction", "question", "input", "source")
@@ -205,9 +206,11 @@ def _classified(table: Table, family: str, text: str | None, label: str | None) 
         raise DataError(f"no column for {what if named is None else 'label'}", where=table.where, fix=fix)
     keys = {"image" if images else "text": named, "label": target}
     values = [value for value in table.column(target) if value is not None]
-    if any(isinstance(value, float) and value != int(value) for value in values) and family.endswith("-classification"):
+    numbers = _has_fractions(values) and family.endswith("-classification")
+    if numbers:
         keys["problem"] = "regression"
-    return Guess(family, keys, table.columns, f"{'an image' if images else 'a text'} and a label in every row")
+    what = f"{'an image' if images else 'a text'} and a {'number' if numbers else 'label'} in every row"
+    return Guess(family, keys, table.columns, what)
 
 
 def _tagged(table: Table, family: str, text: str | None, label: str | None) -> Guess:
@@ -257,12 +260,19 @@ def _text(table: Table, label: str | None) -> str | None:
     return max(others, key=lambda name: sum(map(len, map(str, table.column(name)[:100]))), default=None)
 
 
+def _has_fractions(values: Sequence[Any]) -> bool:
+    return any(isinstance(value, float) and not value.is_integer() for value in values)
+
+
 def _label(table: Table, text: str | None, given: str | None) -> str | None:
-    """Return the column of a usual name, or the one of few different values."""
+    """Return the column of a usual name, the one of few different values, or the only one of numbers with fractions."""
     text = text or _text(table, given)
     others = [name for name in table.columns if name != text]
     if (named := _first(_LABELS, others, given)) is not None:
         return named
     counts = {name: len({str(value) for value in table.column(name)}) for name in others}
     few = {name: count for name, count in counts.items() if 2 <= count <= max(2, len(table) // 5)}
-    return min(few, key=lambda name: few[name], default=None)
+    if few:
+        return min(few, key=lambda name: few[name])
+    measured = [name for name in others if _has_fractions(table.column(name))]
+    return measured[0] if len(measured) == 1 else None

@@ -51,21 +51,29 @@ class HeadCollator(Collator):
         return batch
 
 
+def texts(table: Table, config: TextSettings) -> list[list[str]]:
+    """Return the column of texts, or the two columns of pairs.
+
+    Raises:
+        DataError: a column is missing, or a text is missing or empty.
+    """
+    columns = [config.text] if config.text_pair is None else [config.text, config.text_pair]
+    return [texts_of(table, column, key) for column, key in zip(columns, ("text", "text_pair"), strict=False)]
+
+
 def text_inputs(table: Table, config: TextSettings, base: Base) -> Encoded:
     """Return token ids of a text, or of two; and to which of the two each token belongs, if the model knows types.
 
     Raises:
         DataError: a column is missing, or a text is missing or empty.
     """
-    columns = [config.text] if config.text_pair is None else [config.text, config.text_pair]
-    keys = ("text", "text_pair")
-    texts = [texts_of(table, column, key) for column, key in zip(columns, keys, strict=False)]
+    columns = texts(table, config)
     longest = min(_settings(base).max_length, base.processor.model_max_length)
-    encoded = base.processor(*texts, truncation=True, max_length=longest) if len(table) else {"input_ids": []}
+    encoded = base.processor(*columns, truncation=True, max_length=longest) if len(table) else {"input_ids": []}
     inputs: Inputs = {"input_ids": _tensors(encoded["input_ids"])}
-    if len(texts) == 2 and "token_type_ids" in encoded:
+    if len(columns) == 2 and "token_type_ids" in encoded:
         inputs["token_type_ids"] = _tensors(encoded["token_type_ids"])
-    return Encoded(inputs, cut_rows(base.processor, texts, encoded["input_ids"], longest), longest)
+    return Encoded(inputs, cut_rows(base.processor, columns, encoded["input_ids"], longest), longest)
 
 
 def label_tensors(targets: Sequence[Any], config: RowSettings) -> Inputs:

@@ -44,8 +44,13 @@ class TextClassification:
         return base.classifier_base(config, base.tokenizer_of(config))
 
     def targets(self, tables: Mapping[str, Table], config: TextSettings, /) -> Targets:
-        """Return class numbers, sorted numbers of labels, or numbers."""
-        return row_targets(tables, config)
+        """Return class numbers, sorted numbers of labels, or numbers; every row has its texts."""
+        from tangora.tasks.classification import inputs  # deferred: torch
+
+        found = row_targets(tables, config)
+        for table in tables.values():  # before a model is loaded, which `encode` needs
+            inputs.texts(table, config)
+        return found
 
     def encode(
         self, table: Table, targets: Sequence[Any], config: TextSettings, base: Base, /

@@ -42,8 +42,13 @@ class TextZeroShot:
         return texts.load(config, self.unused)
 
     def targets(self, tables: Mapping[str, Table], config: TaskConfig, /) -> Targets:
-        """Return class numbers."""
-        return class_targets(tables, config, prompted=True)
+        """Return class numbers; every row has a text."""
+        from tangora.tasks import texts  # deferred: torch
+
+        found = class_targets(tables, config, prompted=True)
+        for table in tables.values():  # before a model is loaded, which `encode` needs
+            texts.texts_of(table, config.text, "text")
+        return found
 
     def encode(
         self, table: Table, targets: Sequence[Any], config: TaskConfig, base: Base, /

@@ -103,12 +103,15 @@ def _rows(table: Table, targets: Sequence[Any], config: LanguageTask, words: Voc
     if config.form == "messages":
         chats = [one.history for one in conversations(table, config)]
         return [
-            _chat(chat, answer, config, words, table.place(row))
+            _chat(chat, answer, config, replace(words, where=table.place(row, config.messages)))
             for row, (chat, answer) in enumerate(zip(chats, answers, strict=True))
         ]
     prompts = prompts_of(table, config)
     offered = choices_of(table, config) if config.form == "choices" else [[]] * len(prompts)
-    return [_prompted(*row, config, words) for row in zip(prompts, answers, offered, strict=True)]
+    return [
+        _prompted(*parts, config, replace(words, where=table.place(row)))
+        for row, parts in enumerate(zip(prompts, answers, offered, strict=True))
+    ]
 
 
 def _plain(text: str, words: Vocabulary) -> _Row:
@@ -133,12 +136,12 @@ def _divisor(choice: str, ids: Sequence[int], config: LanguageTask) -> int:
     return {"tokens": len(ids), "characters": len(choice), "none": 1}[config.normalize]
 
 
-def _chat(history: Messages, answer: str, config: LanguageTask, words: Vocabulary, where: str) -> _Row:
+def _chat(history: Messages, answer: str, config: LanguageTask, words: Vocabulary) -> _Row:
     target = answer_tokens(history, answer, config, words)
     if config.turns == "last":
         ids = words.more(words.chat(history, answered=False))
         return _Row(ids, target, [config.loss == "all"] * len(ids), [], len(target))
-    pieces = list(_pieces(history, words, where))
+    pieces = list(_pieces(history, words))
     parts = [(words.more(text), learned) for text, learned in pieces]
     ids, learned = [], []
     for tokens, of_assistant in parts:
@@ -148,7 +151,7 @@ def _chat(history: Messages, answer: str, config: LanguageTask, words: Vocabular
     return _Row(ids, target, learned, [], len(target))
 
 
-def _pieces(history: Messages, words: Vocabulary, where: str) -> list[tuple[str, bool]]:
+def _pieces(history: Messages, words: Vocabulary) -> list[tuple[str, bool]]:
     """Return the text of a chat in pieces, each with whether the assistant generates it.
 
     Raises:
@@ -161,7 +164,7 @@ def _pieces(history: Messages, words: Vocabulary, where: str) -> list[tuple[str,
         text = words.chat(history[:place], answered=False)
         if not text.startswith(done):
             fix = "set turns: last"
-            raise DataError("the chat template changes the earlier turns of a conversation", where=where, fix=fix)
+            raise DataError("the chat template changes the earlier turns of a conversation", where=words.where, fix=fix)
         pieces.append((text[len(done) :], False))
         done = text
         if place < len(history):

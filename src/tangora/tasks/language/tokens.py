@@ -30,12 +30,14 @@ class Vocabulary:
         ends: ids of the tokens that end an answer; the first one is learned.
         most: the largest number of tokens of a row.
         arguments: of the chat template.
+        where: the row whose chat is converted, for errors.
     """
 
     tokenizer: Any
     ends: tuple[int, ...]
     most: int
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    where: str = "messages"
 
     def start(self, text: str) -> list[int]:
         """Return the tokens of the first part of a row, with the token that the tokenizer puts in front, if any.
@@ -95,7 +97,10 @@ class Vocabulary:
             )
         except Exception as cause:  # templates raise errors of their own
             detail = " ".join(str(cause).split())[:200]
-            raise DataError(f"the chat template refuses a conversation ({detail})", where="messages") from cause
+            fix = "correct or drop the row; a template may want turns that alternate, or no system message"
+            raise DataError(
+                f"the chat template refuses a conversation ({detail})", where=self.where, fix=fix
+            ) from cause
         return text
 
     def turn(self, history: Sequence[Mapping[str, str]], answer: str) -> str:
