@@ -138,8 +138,8 @@ class PolishedInfo(_Frozen):
     fingerprints, ``rows`` tasks to numbers of rows of ``split``, and ``recombined`` tasks to numbers of rows that were
     made of parts of these. ``before`` and ``after`` contain the mean
     divergence from each task's expert, in nats, on ``measured_on`` rows. ``step`` is the step with the weights that
-    were kept, ``mass`` the mean probability of the tokens that were kept of a vocabulary, and ``cut_error`` the relative
-    error, of outputs, of a result that was cut to the rank.
+    were kept, ``mass`` the mean probability of the tokens that were kept of a vocabulary, and ``cut_error`` the
+    relative error, of outputs, of a result that was cut to the rank.
     """
 
     start: str

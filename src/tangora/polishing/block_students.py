@@ -1,10 +1,10 @@
 """What is trained in one block: the factors of its layers, or a coefficient for every entry of every task vector.
 
     factors   W₀ + B A                     [out, r] and [r, in] for each layer
-    entries   W + Σ_t M_t ∘ (W_t − W₀)     [T, *shape] for each parameter; W is the start's, and M_t begins at 0
+    entries   W + Σ_t M_t ∘ (W_t − W₀)     [T, *shape] for each parameter; W of the start, M_t zero at first
 
-With the start ``W = W₀ + λ Σ_t (W_t − W₀)``, M + λ are the coefficients of ProDistill (arXiv:2502.12706), which start at
-λ. From any other start they are offsets.
+With the start ``W = W₀ + λ Σ_t (W_t − W₀)``, M + λ are the coefficients of ProDistill (arXiv:2502.12706), which start
+at λ. From any other start they are offsets.
 """
 
 from __future__ import annotations

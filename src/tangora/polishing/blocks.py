@@ -52,7 +52,7 @@ class Passing:
     mask: Bool[Tensor, "batch positions"] | None = None
 
     def counted(self, value: Float[Tensor, "batch *positions width"]) -> Float[Tensor, "counted width"]:
-        """Return the vectors at the positions that count; all of a tensor whose positions are not those of the input."""
+        """Return the vectors at the positions that count; all, of a tensor with other positions than the input."""
         if self.mask is not None and value.shape[:2] == self.mask.shape:
             return value[self.mask]
         return value.reshape(-1, value.shape[-1])

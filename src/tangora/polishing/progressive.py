@@ -162,13 +162,13 @@ def _steps(
     drawn = [_drawn(len(stream.merged), seed_of("polish", seed, f"{name}:{stream.task}")) for stream in dual.streams]
     for step in range(1, settings.steps + 1):
         optimizer.zero_grad()
-        weights, loss = student.weights(), 0.0
+        weights = student.weights()
         total: Any = 0.0
         for stream, numbers in zip(dual.streams, drawn, strict=True):
             number = next(numbers)
             merged, target = stream.merged[number], stream.expert[number].hidden
             total = total + distance(merged, dual.blocks.run(index, merged, weights), target)
-        loss = float(total) / len(dual.streams)
+        loss = float(total.detach()) / len(dual.streams)
         if not math.isfinite(loss):
             fix = f"lower learning_rate (now {settings.learning_rate:g})"
             raise ModelError("the loss is not finite", got=loss, where=f"{name}, step {step}", fix=fix)
