@@ -197,9 +197,9 @@ def _moments(dual: Dual, index: int, group: Mapping[str, str], current: Mapping[
             mine = _observed(dual, index, ours, merged, group)
             gram: Tensor | None = None
             for site, (x, y) in mine.items():
-                inputs = ours.counted(x)
+                inputs = ours.counted(x).float()  # computing in half precision gives them in it
                 gram = (inputs.T @ inputs).cpu().double() if gram is None else gram
-                error = ours.counted(theirs[site][1] - y).T @ inputs
+                error = ours.counted(theirs[site][1].float() - y.float()).T @ inputs
                 one = Moments(gram, error.cpu().double())
                 own[site] = own[site] + one if site in own else one
             count += len(inputs)
@@ -244,7 +244,7 @@ def _grams(dual: Dual, index: int, sites: Mapping[str, str], weights: Mapping[st
         own: dict[str, Tensor] = {}
         for passing in stream.merged:
             for site, (x, _) in _observed(dual, index, passing, weights, sites).items():
-                inputs = passing.counted(x)
+                inputs = passing.counted(x).float()
                 own[site] = own.get(site, 0) + (inputs.T @ inputs).cpu().double()
         for site, gram in own.items():
             totals[site] = totals.get(site, 0) + gram

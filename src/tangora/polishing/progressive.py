@@ -56,7 +56,7 @@ class Curve:
 
 def distance(passing: Passing, output: Tensor, target: Tensor) -> Tensor:
     """Return the mean square of the differences over the positions that count, and over entries."""
-    return (passing.counted(output) - passing.counted(target)).square().mean()
+    return (passing.counted(output).float() - passing.counted(target).float()).square().mean()
 
 
 def trained_blocks(
