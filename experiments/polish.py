@@ -50,6 +50,7 @@ def _rows(rows: int, steps: int, **more: Any) -> Variant:
 
 
 PLAIN = {"recombined": 0}
+ENTRIES = {"objective": "layers", "student": "entries", "learning_rate": 1e-2}
 VARIANTS: dict[str, Variant] = {
     "64 rows, 50 steps": _rows(64, 50),
     "64 rows, 100 steps": _rows(64, 100),
@@ -70,6 +71,15 @@ VARIANTS: dict[str, Variant] = {
     "64 rows, 100 steps, weights by what is lost": _rows(64, 100, weigh="lost"),
     "64 rows, 100 steps, temperature 2": _rows(64, 100, temperature=2.0),
     "1000 rows, 200 steps, temperature 2": _rows(1000, 200, recombined=2000, temperature=2.0),
+    "64 rows, 30 steps": _rows(64, 30),
+    "64 rows, closed form, 0 steps": _rows(64, 0, initial="layers"),
+    "64 rows, closed form, 30 steps": _rows(64, 30, initial="layers"),
+    "64 rows, closed form, 100 steps": _rows(64, 100, initial="layers"),
+    "64 rows, layers, 30 steps a block": _rows(64, 30, objective="layers"),
+    "64 rows, layers, 100 steps a block": _rows(64, 100, objective="layers"),
+    "64 rows, closed form, layers, 30 steps a block": _rows(64, 30, initial="layers", objective="layers"),
+    "64 rows, ProDistill (entries), 100 steps a block": _rows(64, 100, rank=None, **ENTRIES),
+    "64 rows, ProDistill (entries), 100 steps a block, cut to rank 16": _rows(64, 100, **ENTRIES),
     "64 rows of the other tasks, 100 steps": replace(_rows(64, 100), rows_of="others"),
     "n = 2: 64 rows, 100 steps": replace(_rows(64, 100), tasks=2),
     "n = 3: 64 rows, 100 steps": replace(_rows(64, 100), tasks=3),

@@ -170,6 +170,16 @@ def _routed(fused: FusedInfo) -> str:
     return "\n\n".join(["## How it is routed", text, *tables])
 
 
+def _followed(settings: Mapping[str, Any]) -> str:
+    if settings.get("objective") == "layers":
+        return "the outputs of every block, one block after the other"
+    return f"{settings.get('follow')}, temperature {settings.get('temperature')}"
+
+
+def _norm_of(settings: Mapping[str, Any]) -> str:
+    return "of the layers' outputs" if settings.get("initial") == "layers" else "Frobenius"
+
+
 def _polished(info: PolishedInfo | None) -> str:
     if info is None:
         return ""
@@ -181,14 +191,16 @@ def _polished(info: PolishedInfo | None) -> str:
         ("start", "factors drawn at random" if info.start == "random" else f"the adapter {info.start[:16]}"),
         (
             "truncation of the start",
-            "none" if not info.start_error else f"{info.start_error:.3g} (relative, Frobenius)",
+            "none" if not info.start_error else f"{info.start_error:.3g} (relative, {_norm_of(settings)})",
         ),
         ("rows", f"{rows} {info.split} rows a task, without their labels{made}"),
         ("student", f"{settings.get('student')}, rank {settings.get('rank')}"),
-        ("follows", f"{settings.get('follow')}, temperature {settings.get('temperature')}"),
+        ("follows", _followed(settings)),
         ("steps", f"{info.step} of {settings.get('steps')}, learning rate {settings.get('learning_rate')}"),
         ("seed", str(info.seed)),
     ]
+    if info.cut_error is not None:
+        facts.append(("cut to the rank", f"{info.cut_error:.3g} (relative, of the layers' outputs)"))
     if info.mass is not None:
         facts.append(("kept of a token's probability", f"{info.mass:.4f}"))
     experts = [

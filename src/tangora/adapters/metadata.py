@@ -138,7 +138,8 @@ class PolishedInfo(_Frozen):
     fingerprints, ``rows`` tasks to numbers of rows of ``split``, and ``recombined`` tasks to numbers of rows that were
     made of parts of these. ``before`` and ``after`` contain the mean
     divergence from each task's expert, in nats, on ``measured_on`` rows. ``step`` is the step with the weights that
-    were kept, ``mass`` the mean probability of the tokens that were kept of a vocabulary.
+    were kept, ``mass`` the mean probability of the tokens that were kept of a vocabulary, and ``cut_error`` the
+    relative error, of outputs, of a result that was cut to the rank.
     """
 
     start: str
@@ -153,6 +154,7 @@ class PolishedInfo(_Frozen):
     after: dict[str, float]
     step: int
     mass: float | None = None
+    cut_error: float | None = None
     seed: int
     settings: dict[str, Any]
 

@@ -39,9 +39,14 @@ class PolishOptions(Options):
         FromHub("adapter"),
     ]
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Folder for the polished adapter.")]
-    rank: Annotated[int, typer.Option("--rank", "-r", min=1, help="Largest rank of a site.")] = 16
+    rank: Annotated[
+        int,
+        typer.Option(
+            "--rank", "-r", min=0, help="Largest rank of a site; 0: that of the start, or for entries full rank."
+        ),
+    ] = 16
     rows: Annotated[int, typer.Option("--rows", min=2, help="Most rows per task; their labels are not read.")] = 256
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Optimizer steps; each sees every task.")] = 100
+    steps: Annotated[int, typer.Option("--steps", min=0, help="Optimizer steps; each sees every task.")] = 100
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -102,7 +107,7 @@ class PolishOptions(Options):
         from tangora.config.polish import PolishSettings  # deferred: --help needs no pydantic
         from tangora.support.validation import validate
 
-        given = {"rank": self.rank, "rows": self.rows, "steps": self.steps}
+        given = {"rank": self.rank or None, "rows": self.rows, "steps": self.steps}
         more = parse_parameters(self.settings)
         if twice := [name for name in more if name in given]:
             fix = f"give it as --{twice[0]}"
@@ -181,7 +186,13 @@ def polished_lines(info: PolishedInfo) -> Iterator[str]:
     yield f"polished towards {experts} on {count} rows each, without labels"
     if any(info.recombined.values()):
         yield f"and on {sum(info.recombined.values())} rows that were made of parts of these"
-    yield f"student: {settings['student']}, rank {settings['rank']}; step {info.step} of {settings['steps']} was kept"
+    kept = f"step {info.step} of {settings['steps']} was kept"
+    if settings.get("objective") == "layers":
+        kept = f"{settings['steps']} steps of every block" if info.step else "no step was better than the start"
+    rank = settings["rank"] or "of the start" if settings["student"] != "entries" else settings["rank"] or "full"
+    yield f"student: {settings['student']}, rank {rank}; {kept}"
+    if settings.get("initial") == "layers":
+        yield f"start in closed form, cut with an error of {info.start_error:.3g} of the layers' outputs"
     if info.mass is not None and info.mass < 1:
         yield f"of each token's probability, the {settings['top']} most likely tokens have {info.mass:.4f}"
     yield f"divergence from the experts, in nats, on {info.measured_on.replace('the same', 'the same rows')}:"
@@ -197,7 +208,8 @@ def _plan(options: PolishOptions, settings: PolishSettings, tasks: list[Task]) -
     passes = settings.passes(list(rows.values()), classes=classes)
     document = {"dry_run": True, "rows": rows, "passes": passes, "settings": settings.model_dump(mode="json")}
     answered = sum(settings.answered(count, classes=classes) for count in rows.values())
-    line = f"{len(tasks)} experts answer {answered} rows; {settings.steps} steps of "
+    line = f"{len(tasks)} experts answer {answered} rows; {settings.steps} steps "
+    line += "of every block with " if settings.objective == "layers" else "of "
     line += f"{settings.batch_size} rows a task: about {passes:,.0f} rows through the model"
     return document, line
 

@@ -62,6 +62,10 @@ def polish(
     ProDistill (arXiv:2502.12706) and SAMerging (arXiv:2512.21288), which train coefficients of the experts; here the
     factors of the fused adapter are trained, so that the result is a plain adapter of the given rank.
 
+    ``initial="layers"`` starts from factors in closed form, and ``objective="layers"`` trains block by block towards
+    the outputs of the experts' blocks, both from the inputs in the merged model and in the experts
+    (`tangora.polishing.closed_form`, `tangora.polishing.progressive`).
+
     Args:
         adapters: the experts, or their folders: one of each task, of any mode.
         base: their base; as before afterwards.
@@ -83,7 +87,8 @@ def polish(
         ArgumentError: adapters and tasks do not match, or a setting is invalid.
         DataError: a task lacks the split, or most of the chosen rows are its test rows.
         FusionError: the experts cannot be fused.
-        ModelError: an expert was made for another base; LoRA cannot adapt the start's sites; or a loss is not finite.
+        ModelError: an expert was made for another base; LoRA cannot adapt the start's sites; a loss is not finite; or
+            layer by layer, the base is no sequence of blocks in float32, or an expert changes no weights.
         OutputError: ``out`` exists and ``overwrite`` is false, or cannot be written.
 
     >>> import tangora

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tangora.tasks import Base
     from tangora.updates.task_vector import Update
 
-__all__ = ["Start", "embedded", "put_in", "start_of"]
+__all__ = ["Start", "balanced", "embedded", "is_layer", "layer_updates", "put_in", "start_of"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def start_of(adapter: Adapter, backbone: nn.Module, rank: int | None) -> Start:
     Raises:
         ModelError: no site can be adapted by LoRA; or an adapter of whole matrices, without a rank.
     """
-    updates, left_out = _of_layers(adapter, backbone)
+    updates, left_out = layer_updates(adapter, backbone)
     if not updates:
         fix = "give adapters of linear layers"
         raise ModelError("no site of the start can be adapted by LoRA", got=next(iter(adapter.updates), None), fix=fix)
@@ -68,10 +68,10 @@ def start_of(adapter: Adapter, backbone: nn.Module, rank: int | None) -> Start:
         raise ModelError("the start has no rank", got=dense[0], where="polish.rank", fix="set a rank, such as 16")
     vector = TaskVector(updates)
     smaller, error = (vector, 0.0) if rank is None else vector.compress(rank)
-    return Start({site: _balanced(site, update) for site, update in smaller.items()}, error, left_out)
+    return Start({site: balanced(site, update) for site, update in smaller.items()}, error, left_out)
 
 
-def _of_layers(adapter: Adapter, backbone: nn.Module) -> tuple[dict[str, Update], tuple[str, ...]]:
+def layer_updates(adapter: Adapter, backbone: nn.Module) -> tuple[dict[str, Update], tuple[str, ...]]:
     """Return site -> update of a layer, and the parameters that are none."""
     modules = dict(backbone.named_modules())
     if adapter.metadata.of_kind.adds_modules:
@@ -80,16 +80,17 @@ def _of_layers(adapter: Adapter, backbone: nn.Module) -> tuple[dict[str, Update]
     if adapter.metadata.of_kind.by_parameter:
         layers = {f"{name}.weight": name for name, module in modules.items() if isinstance(module, nn.Linear)}
     else:
-        layers = {name: name for name, module in modules.items() if _adaptable(module)}
+        layers = {name: name for name, module in modules.items() if is_layer(module)}
     chosen = {layers[name]: update for name, update in adapter.updates.items() if name in layers}
     return chosen, tuple(name for name in adapter.updates if name not in layers)
 
 
-def _adaptable(module: nn.Module) -> bool:
+def is_layer(module: nn.Module) -> bool:
+    """Return whether LoRA can adapt a module."""
     return isinstance(module, nn.Linear | nn.Embedding) or type(module).__name__ == "Conv1D"
 
 
-def _balanced(site: str, update: Update) -> LowRank:
+def balanced(site: str, update: Update) -> LowRank:
     """Return the factors ``U√S`` and ``√S Vᵀ`` of an update with the singular values S, without those that are zero.
 
     Where both factors are zero, neither has a gradient: such a direction would never be trained.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,9 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from tangora.adapters.adapter import Adapter, LoraDetails
+from tangora.adapters.adapter import Adapter
 from tangora.adapters.application import applied
-from tangora.adapters.heads import HeadRecord
 from tangora.adapters.metadata import Metadata, PolishedInfo
 from tangora.config.polish import PolishSettings
 from tangora.config.settings import FinetuneConfig, LoraSettings, TrainingSettings
@@ -21,22 +21,24 @@ from tangora.modes.belonging import refuse_another_base
 from tangora.modes.contract import Bench, OnStep, reporting
 from tangora.modes.session import training
 from tangora.polishing.following import Follower, divergences, in_turn
+from tangora.polishing.layered import ByLayers, Layered
+from tangora.polishing.made import made_adapter
 from tangora.polishing.student import Start, embedded, put_in, start_of
 from tangora.polishing.teaching import Teaching
 from tangora.progress import Progress
+from tangora.storage.held import entries
 from tangora.support.extras import require
 from tangora.support.files import digest
 from tangora.support.source import source_digest
 from tangora.tangent.linearization import linear_factors
-from tangora.tasks.fitting import of_backbone, own_names
-from tangora.tasks.model import make_readout
+from tangora.tasks.fitting import of_backbone
+from tangora.tasks.model import TaskModel, make_readout
 from tangora.tasks.values import Task
 
 if TYPE_CHECKING:
     from tangora.polishing.lessons import Lesson
     from tangora.tasks import Base
-    from tangora.tasks.model import TaskModel
-    from tangora.updates.task_vector import LowRank
+    from tangora.updates.task_vector import Update
 
 __all__ = ["Polished", "polished"]
 
@@ -78,14 +80,21 @@ def polished(
     listener = progress if progress is not None else Progress()
     refuse_another_base(start, base, same_base=same_base)
     fitted = of_backbone(start, base)
-    first = start_of(fitted, base.backbone, settings.rank)
+    whole = settings.student == "entries" and settings.rank is None  # then nothing is cut into factors
+    first = Start({}, 0.0) if whole else start_of(fitted, base.backbone, settings.rank)
     teaching = Teaching(base, settings, seed, cache, same_base)
     lessons = teaching.lessons(tasks, experts, fitted, listener)
     training_of = _Training(base, start, first, settings, seed, lessons)
     bench = Bench(base, scratch, None, reporting(listener, on_step, digits=4))
-    listener.begin("polish", settings.steps)
-    adapter = training_of.run(bench)
-    listener.end()
+    by_layers = training_of.by_layers(experts, bench, listener)
+    if settings.initial == "layers":
+        training_of = replace(training_of, first=by_layers.in_closed_form(first), plain=first)
+    if settings.objective == "layers" or settings.steps == 0:
+        adapter = training_of.layered(by_layers, bench)
+    else:
+        listener.begin("polish", settings.steps)
+        adapter = training_of.run(bench)
+        listener.end()
     record = bench.records[lessons[0].task.name]
     info = adapter.metadata.polished
     assert info is not None
@@ -94,7 +103,10 @@ def polished(
 
 @dataclass(frozen=True)
 class _Training:
-    """A training of the student; see `polished`."""
+    """A training of the student; see `polished`.
+
+    ``plain`` is the start without its layers in closed form, if ``first`` has these.
+    """
 
     base: Base
     start: Adapter
@@ -102,6 +114,57 @@ class _Training:
     settings: PolishSettings
     seed: int
     lessons: Sequence[Lesson]
+    plain: Start | None = None
+
+    def by_layers(self, experts: Mapping[str, Callable[[], Adapter]], bench: Bench, progress: Progress) -> ByLayers:
+        """Return what works on the blocks, with a folder for what is done in the bench's."""
+        folder = None
+        if bench.scratch is not None:
+            prints = {task.name: task.fingerprint for task in self._posed()}
+            folder = bench.scratch / digest(["layers", self.base.identity, torch.__version__, prints])[:16]
+        used, _ = self._divided()
+        fitted = of_backbone(self.start, self.base)
+        rest = (self.settings, self.seed, folder, progress, bench.on_step or (lambda *_: None))
+        return ByLayers(self.base, fitted, used, experts, *rest)
+
+    def layered(self, by_layers: ByLayers, bench: Bench) -> Adapter:
+        """Train block by block, or with 0 steps nothing, and return the student as an adapter."""
+        began = time.monotonic()
+        used, held = self._divided()
+        judged = held or used
+        unchanged = by_layers.unchanged(self.plain or self.first)
+        made = by_layers.trained(self.first) if self.settings.steps else Layered(self.first.factors, ())
+        bench.records[self.lessons[0].task.name] = self._record(made, began)
+        before, after = self._measured(unchanged, judged), self._measured(made, judged)
+        info = self._info(before, after, bool(held), bench).model_copy(update={"cut_error": made.error})
+        if held and sum(after.values()) > sum(before.values()):  # nothing was better than something
+            made = unchanged
+            info = info.model_copy(update={"after": dict(before), "step": 0, "cut_error": None})
+        return self._made(made.updates, self._embeddings(made.updates), info, full=made.full)
+
+    def _record(self, made: Layered, began: float) -> dict[str, Any]:
+        """Return the content of ``training.json``."""
+        losses = [loss for curve in made.curves for loss in curve.losses]
+        return {
+            "steps": list(range(1, len(losses) + 1)),
+            "loss": losses,
+            "validation": [],
+            "seconds": round(time.monotonic() - began, 3),
+            "trainable": sum(curve.trainable for curve in made.curves),
+            "total": sum(entries(p) for p in self.base.backbone.parameters()),
+            "blocks": [{"block": c.block, "before": c.before, "after": c.after} for c in made.curves],
+        }
+
+    def _embeddings(self, updates: Mapping[str, Update]) -> frozenset[str]:
+        modules = dict(self.base.backbone.named_modules())
+        return frozenset(site for site in updates if isinstance(modules.get(site), nn.Embedding))
+
+    def _measured(self, made: Layered, judged: Sequence[Lesson]) -> dict[str, float]:
+        """Return the divergences of changed weights."""
+        whole = of_backbone(self.start, self.base).whole
+        changes = Adapter(made.updates, Metadata(kind="full" if made.full else "lora"))
+        with applied(self.base.backbone, Adapter({}, whole=whole)), applied(self.base.backbone, changes):
+            return divergences(self._followers(judged, TaskModel), judged)
 
     def run(self, bench: Bench) -> Adapter:
         """Train, and return the student as an adapter."""
@@ -109,11 +172,12 @@ class _Training:
         used, held = self._divided()
         judged = held or used
         whole = Adapter({}, whole=of_backbone(self.start, self.base).whole)
+        plain = None if self.plain is None else self._measured(Layered(self.plain.factors, ()), judged)
         with applied(backbone, whole), training(bench, self._posed(), self._config()) as session:
             model, kind = put_in(self.base, self.first, session.config, student=self.settings.student, random=random)
             judges, trained = self._followers(judged, kind), self._followers(used, kind)
-            before = divergences(judges, judged)
-            for follower, weight in zip(trained, self._weights(before), strict=True):
+            begun = divergences(judges, judged)
+            for follower, weight in zip(trained, self._weights(begun), strict=True):
                 follower.weight = weight
             collators = [follower.model.collator for follower in trained]
             ordered = in_turn(used, collators, self.settings.batch_size, self.seed)
@@ -125,12 +189,15 @@ class _Training:
             untrained = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
             session.run(ordered, trained, validate if held else None, higher_is_better=False)
             after = divergences(judges, judged)
-            info = self._info(before, after, bool(held), bench)
-            if held and sum(after.values()) > sum(before.values()):  # no step was better than none
+            info = self._info(plain or begun, after, bool(held), bench)
+            if held and sum(after.values()) > sum(begun.values()):  # no step was better than none
                 _put_back(model, untrained)
-                info = info.model_copy(update={"after": dict(before), "step": 0})
+                after, info = begun, info.model_copy(update={"after": dict(begun), "step": 0})
             updates, embeddings = linear_factors(model), embedded(model)
-        return self._adapter(updates, embeddings, info)
+        if self.plain is not None and plain is not None and held and sum(after.values()) > sum(plain.values()):
+            updates = dict(self.plain.factors)
+            info = info.model_copy(update={"after": dict(plain), "step": 0})
+        return self._made(updates, embeddings, info)
 
     def _divided(self) -> tuple[list[Lesson], list[Lesson]]:
         """Return the lessons of the rows that are trained on, and of those on which the best step is chosen."""
@@ -185,6 +252,11 @@ class _Training:
         lora = LoraSettings(r=rank, alpha=rank, target_modules=list(self.first.factors))
         return FinetuneConfig(mode="polish", train="lora", lora=lora, training=steps, seed=self.seed)
 
+    def _made(
+        self, updates: Mapping[str, Update], embeddings: frozenset[str], info: PolishedInfo, *, full: bool = False
+    ) -> Adapter:
+        return made_adapter(self.start, self.base, self.lessons, updates, embeddings, info, full=full)
+
     def _info(self, before: Mapping[str, float], after: Mapping[str, float], held: bool, bench: Bench) -> PolishedInfo:
         settings, validations = self.settings, bench.records[self.lessons[0].task.name]["validation"]
         best = min(validations, key=lambda one: one["score"], default={"step": settings.steps})
@@ -205,34 +277,6 @@ class _Training:
             seed=self.seed,
             settings=settings.model_dump(mode="json"),
         )
-
-    def _adapter(self, updates: Mapping[str, LowRank], embeddings: frozenset[str], info: PolishedInfo) -> Adapter:
-        tangent, was = self.settings.student == "tangent", self.start.metadata
-        metadata = Metadata(
-            kind="lora",
-            mode="polish",
-            train="tangent" if tangent else "lora",
-            base=was.base,
-            linearize="model" if tangent else "none",
-            seed=self.seed,
-            fused=was.fused if self.settings.initial == "fused" else None,
-            polished=info,
-        )
-        named = own_names(self.start, self.base)
-        updates = {named.get(site, site): update for site, update in updates.items()}
-        embeddings = frozenset(named.get(site, site) for site in embeddings)
-        config = {**(self.start.config or {}), "task_type": None} if tangent else self.start.config  # see `adapter_of`
-        details = LoraDetails(config, embeddings=embeddings, names=self.start.details.names)
-        heads: dict[str, Mapping[str, Tensor]] = dict(self.start.heads)
-        records = dict(self.start.records)
-        for one in self.lessons:  # an expert may hold those of other tasks too, which nobody followed
-            name = one.task.name
-            heads |= {name: one.expert.heads[name]} if name in one.expert.heads else {}
-            if one.task.record:  # of the rows that were followed: the expert's own may differ
-                records[name] = HeadRecord(**one.task.record)
-            elif name in one.expert.records:
-                records[name] = one.expert.records[name]
-        return Adapter(updates, metadata, details, whole=self.start.whole, heads=heads, records=records)
 
 
 @torch.no_grad()
