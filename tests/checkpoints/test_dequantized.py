@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -102,6 +103,24 @@ def test_eight_bits(tmp_path):
     functional = pytest.importorskip("bitsandbytes.functional", reason="bitsandbytes is not installed")
     theirs = functional.int8_vectorwise_dequant(made[SITE]["weight"], made[SITE]["SCB"])
     torch.testing.assert_close(found[f"{SITE}.weight"].float(), theirs.to(torch.bfloat16).float(), rtol=2**-7, atol=0)
+
+
+def test_the_example_of_the_page(tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "large-models.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^\$ tangora (merge .*--dequantize.*)$", page, re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    _, weights = base(tmp_path)
+    made = {site: four(weights[f"{site}.weight"], "nf4", nested=True) for site in (SITE, OTHER)}
+    small = quantized(tmp_path, weights, {"load_in_4bit": True}, {site: t for site, (t, _) in made.items()})
+    small.rename("base-4bit")
+    adapter(tmp_path / "adapter", "base-4bit")
+    printed = done(*line.split()).output
+    assert re.search(r"base-4bit was dequantized: 2 weights; .*estimated.*; rounding them to bfloat16 changes", printed)
+    found, update = folders.read(tmp_path / "merged"), tangora.load("adapter").updates[SITE].dense()
+    value = made[SITE][1].to(torch.bfloat16).float()
+    # The value may be rounded otherwise, as above; the update is as large as the values.
+    last = 2**-7 * float(value.abs().max())
+    torch.testing.assert_close(found[f"{SITE}.weight"].float(), value + update, rtol=2**-7, atol=last)
 
 
 def adapter(folder: Path, model: str | None) -> Path:
