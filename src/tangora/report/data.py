@@ -25,7 +25,7 @@ from tangora.support.yaml import parse
 __all__ = ["SCORE_COLUMNS", "CandidateRow", "PolishRow", "Run", "Similarity", "Training", "read_run", "read_scores"]
 
 _T = TypeVar("_T")
-SCORE_COLUMNS = [field.name for field in fields(Row)]
+SCORE_COLUMNS = [field.name for field in fields(Row) if field.name != "note"]  # which runs of earlier versions lack
 # fmt: off
 _CANDIDATE_COLUMNS = [
     "mode", "method", "space", "subset", "split", "weights", "parameters", "task", "score", "loss",
@@ -176,7 +176,8 @@ def _score(row: Mapping[str, str]) -> Row:
     }
     optional: dict[str, Any] = {k: _number(row[k]) for k in ("normalized", "normalized_best", "ci_low", "ci_high")}
     inside = row["in_subset"].strip().lower() in {"true", "1"}
-    score = Row(**texts, **optional, n_tasks=int(row["n_tasks"]), in_subset=inside, score=float(row["score"]))
+    numbers: dict[str, Any] = {"n_tasks": int(row["n_tasks"]), "in_subset": inside, "score": float(row["score"])}
+    score = Row(**texts, **optional, **numbers, note=row.get("note") or "")
     _check_coefficients(parse_json(score.coefficients or "{}"), score.coefficients[:40])
     if score.method not in ("zero_shot", "expert") and score.mode in ("", "-"):
         raise ValueError("a fusion without a mode")
