@@ -124,7 +124,10 @@ def test_more_errors_than_the_base_are_worse_too(errors):
         Outcome("lora", "average", "delta", ("a",), "given", {}, {"test": {"a": wrong("a", [0, 1, 0, 0])}}),
     ]
     fused = pick(rows(made, tasks, Bootstrap(tasks, 200)), method="average", task="a")
-    assert (fused.normalized, fused.note) == (None, "the lora expert of a is worse than zero-shot (0.500 against 0.250)")
+    assert (fused.normalized, fused.note) == (
+        None,
+        "the lora expert of a is worse than zero-shot (0.500 against 0.250)",
+    )
     assert math.isnan(kept(0.25, 0.5, 0.25, higher_is_better=False))
     assert kept(0.25, 0.25, 0.25, higher_is_better=False) == kept(0.5, 0.5, 0.5) == 1.0, "as good as the base is shared"
 

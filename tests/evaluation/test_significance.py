@@ -33,7 +33,7 @@ def test_a_tiny_case_enumerated_by_hand():
 
 
 def test_under_the_null_every_exact_p_is_as_likely_as_it_says():
-    """Of the 2^m exchanges of m rows, as many have p ≤ α as α allows: exactly a valid test, with equality at its steps."""
+    """Of the 2^m exchanges of m rows, a share of exactly α has p ≤ α, at every α that p can be."""
     values = []
     for signs in itertools.product([0, 1], repeat=6):
         values.append(paired_test([pair([0 if s else 1 for s in signs], list(signs))], resamples=2).p)

@@ -203,7 +203,8 @@ def searched(selection: str, method: str, weights: list[float], a: float, b: flo
     return [row("a", a, **about), row("b", b, **about)]
 
 
-RECIPE = {"modes": {"lora": {}}, "fusion": {"methods": [{"method": "task_arithmetic"}, {"method": "task_arithmetic", "search": {"name": "lorahub"}}]}}  # fmt: skip
+METHODS = [{"method": "task_arithmetic"}, {"method": "task_arithmetic", "search": {"name": "lorahub"}}]
+RECIPE = {"modes": {"lora": {}}, "fusion": {"methods": METHODS}}
 
 
 def test_a_search_that_a_single_weight_beats_is_said():
@@ -216,7 +217,9 @@ def test_a_search_that_a_single_weight_beats_is_said():
     summary = Summary(Run(path=None, scores=[*rows, *oracle], recipe=RECIPE))
     (beaten,) = beaten_searches(summary)
     assert beaten.scores == {"test": (pytest.approx(0.65), pytest.approx(0.7))}
-    said = "LoRA with LoraHub is worse than the best single λ (task arithmetic, λ 0.3): 0.650 against 0.700 on test rows."
+    said = (
+        "LoRA with LoraHub is worse than the best single λ (task arithmetic, λ 0.3): 0.650 against 0.700 on test rows."
+    )
     assert notes(summary) == [said]
     better = [replace(one, score=one.score + 0.1) if one.method == "lorahub" else one for one in rows]
     assert not beaten_searches(Summary(Run(path=None, scores=better, recipe=RECIPE)))

@@ -1,8 +1,8 @@
 """Tidy scores: one row per (mode, method, subset, selection, split, task, metric), with intervals.
 
 Each absolute score has two normalized ones: by the expert of the same mode (see `kept`), and by the best mode's expert
-(fair across modes, since a weak expert is easy to match). An expert that is worse than zero-shot has no shares: cells are
-empty, ``note`` says why, and means leave the task out. Rows with ``task`` ``mean`` average the tasks in the subset,
+(fair across modes, since a weak expert is easy to match). An expert that is worse than zero-shot has no shares: cells
+are empty, ``note`` says why, and means leave the task out. Rows with ``task`` ``mean`` average the tasks in the subset,
 those with ``mean_all`` every task. A task's primary metric comes first. The others follow in further rows, and are
 averaged if every task has them. Intervals are percentiles of a bootstrap over test rows. All candidates share its
 resamples, so that differences and ratios are paired.

@@ -1,4 +1,4 @@
-"""*Kept*, a model's share of an expert's score: one rule for tables, reports, searches of a user's rows, and the explorer.
+"""*Kept*, a model's share of an expert's score: one rule for runs, reports and `tangora tune`.
 
 There is no share of an expert that is worse than the base alone (zero-shot), or worth nothing. A ratio to such a score
 would reward a fusion for leaving the base as it is. Means over tasks leave the task out, for every model alike.

@@ -13,17 +13,19 @@ from tangora.support.json_text import parse_json
 from tangora.support.shown import decimal
 from tangora.tasks.metrics import direction
 
-__all__ = ["Beaten", "beaten_searches", "notes", "single_weight"]
+__all__ = ["Beaten", "beaten_searches", "notes", "single_weight", "unshared_notes"]
 
 
 def notes(summary: Summary) -> list[str]:
     """Return a sentence for each expert without shares, and for each search that a single λ beats."""
-    return [*_unshared(summary), *(one.sentence for one in beaten_searches(summary))]
+    return [*unshared_notes(summary), *(one.sentence for one in beaten_searches(summary))]
 
 
-def _unshared(summary: Summary) -> Iterator[str]:
+def unshared_notes(summary: Summary) -> Iterator[str]:
+    """Yield a sentence for each expert without shares."""
     for (mode, task), reason in summary.without_share.items():
-        yield f"The {mode_name(mode)} expert of {task} is {reason}: nothing is kept of it, and means of kept leave it out."
+        what = f"The {mode_name(mode)} expert of {task} is {reason}"
+        yield f"{what}: what is kept of it is not computed, and means of kept leave it out."
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,9 @@ class Beaten:
         """The finding in words."""
         shown = (lambda x: f"{100 * x:.1f} %") if self.shares else decimal
         what = "keeps less than" if self.shares else "is worse than"
-        where = " and ".join(f"{shown(own)} against {shown(best)} on {s} rows" for s, (own, best) in self.scores.items())
+        where = " and ".join(
+            f"{shown(own)} against {shown(best)} on {s} rows" for s, (own, best) in self.scores.items()
+        )
         return (
             f"{mode_name(self.key.mode)} with {self.key.name} {what} the best single λ "
             f"({self.single.name}, λ {self.weight:g}): {where}."

@@ -235,9 +235,7 @@ class Summary:
         return {
             r.task: r
             for r in self.rows
-            if r.subset == subset
-            and Key(r.mode, r.method, r.space, r.selection) == key
-            and r.task not in _MEANS
+            if r.subset == subset and Key(r.mode, r.method, r.space, r.selection) == key and r.task not in _MEANS
         }
 
     @cached_property

@@ -19,7 +19,6 @@ from tangora.report.data import CandidateRow
 from tangora.report.figures import legend
 from tangora.report.summary import Summary, method_name
 from tangora.report.theme import Layout, color, log_if_wide, marker, panels, series_role
-from tangora.tasks.metrics import direction
 
 __all__ = ["absent", "curves", "draw"]
 
