@@ -108,7 +108,7 @@ def test_means_without_a_common_scale_are_refused(tmp_path):
 def test_a_run_without_recorded_rows_is_refused(runs, tmp_path):
     old = make_paired_run(tmp_path / "old")
     (old / FILE).unlink()
-    with pytest.raises(FileError, match=r"not recorded.*run its recipe again"):
+    with pytest.raises(FileError, match=r"not recorded.*Run its recipe again"):
         compare(runs[0], old)
     (old / FILE).write_text('{"tasks": {}}')
     with pytest.raises(FileError, match="no rows in the file"):
@@ -145,3 +145,15 @@ def test_the_commands(runs, tmp_path):
     assert (tmp_path / "t.md").read_text().startswith("| method")
     refused = invoke("table", *runs, "--columns", "run", "--out", tmp_path / "t.md")
     assert refused.exit_code != 0
+
+
+def test_the_scores_of_a_real_run_are_those_of_its_table(short_run):
+    with (short_run / "scores.csv").open(newline="", encoding="utf-8") as file:
+        means = {
+            (row["mode"], row["method"]): float(row["score"]) for row in csv.DictReader(file) if row["task"] == "mean"
+        }
+    rows = compare(short_run, short_run).rows
+    assert rows
+    for row in rows:
+        assert row.test.second == pytest.approx(means[row.mode, row.method], abs=1e-6)
+        assert row.test.difference == 0

@@ -54,8 +54,8 @@ def table(
         FileError: a folder is no finished run, or a file is invalid.
 
     >>> import tangora
-    >>> print(tangora.table("run", modes=["l-lora"], bold="none").csv().splitlines()[1].split(",")[0])
-    zero-shot
+    >>> "zero-shot" in tangora.table("run", digits=2).csv()
+    True
     """
     settings = TableSettings(
         rows=rows,
@@ -105,8 +105,8 @@ def compare(
         FileError: a folder is no finished run, or its rows are not recorded.
 
     >>> import tangora
-    >>> [(row.mode, row.method) for row in tangora.compare("run", baseline="average", methods=["ties"]).rows]
-    []
+    >>> {row.test.difference for row in tangora.compare("run", "run").rows}  # with itself
+    {0.0}
     """
     settings = CompareSettings(baseline, methods, modes, tasks, n_tasks, permutations, resamples, seed)
     return compare_runs(Path(run), Path(other) if other is not None else None, settings)

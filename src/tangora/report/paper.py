@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, TypeAlias
 
 from tangora.errors import ArgumentError
 from tangora.report.data import Run
@@ -19,6 +19,8 @@ from tangora.tasks.metrics import direction
 __all__ = ["BOLD", "DIMENSIONS", "VALUES", "TableSettings", "paper_table"]
 
 DIMENSIONS = ("run", "mode", "method", "n_tasks", "task")
+Place: TypeAlias = tuple[int, int]
+"""Numbers of a row and a column."""
 VALUES, BOLD = ("score", "kept"), ("best", "all", "none")
 
 
@@ -120,11 +122,11 @@ class _Drawing:
         """Return the table."""
         heads, keys = self._order(self.settings.columns), self._keys()
         table = [[self._value(key, head) for head in heads] for key in keys]
-        bold = [self._best(head, keys, [line[i] for line in table]) for i, head in enumerate(heads)]
+        bold = self._best(keys, heads, table) if self.settings.bold != "none" else set()
         rows = [
             (
                 [self._name(name, part) for name, part in zip(self.names, key, strict=True)],
-                [self._cell(line[i], number in bold[i]) for i in range(len(heads))],
+                [self._cell(line[i], (number, i) in bold) for i in range(len(heads))],
             )
             for number, (key, line) in enumerate(zip(keys, table, strict=True))
         ]
@@ -159,16 +161,27 @@ class _Drawing:
             raise ArgumentError("not every run has this", got=where, where="--over", fix=fix)
         return fmean(means), stdev(means)
 
-    def _best(self, head: Any, keys: Sequence[tuple[Any, ...]], values: Sequence[Any]) -> set[int]:
-        """Return the rows that are bold: the best ones as they are shown, so that equal texts are equally good."""
-        found: set[int] = set()
-        for task in [*self.tasks, MEAN]:  # rows of different tasks are not compared
-            own = [i for i, key in enumerate(keys) if self._task(key, head) == task and values[i] is not None]
-            sense = 1 if self.settings.value == "kept" else direction(self._metrics(task))
-            rivals = {i: sense * float(self._text(values[i][0])) for i in own if self._competes(keys[i], head)}
-            if sense and rivals and self.settings.bold != "none":
-                found |= {i for i, value in rivals.items() if value == max(rivals.values())}
-        return found
+    def _best(
+        self, keys: Sequence[tuple[Any, ...]], heads: Sequence[Any], table: Sequence[Sequence[Any]]
+    ) -> set[Place]:
+        """Return the cells that are bold: the best of those with which they compete, as they are shown.
+
+        Those are the cells of a column. If tasks or their numbers are the rows, they are those of a row.
+        """
+        groups: dict[Any, dict[Place, float]] = {}
+        for number, (key, line) in enumerate(zip(keys, table, strict=True)):
+            for i, (head, value) in enumerate(zip(heads, line, strict=True)):
+                task = self._task(key, head)
+                sense = 1 if self.settings.value == "kept" else direction(self._metrics(task))
+                if value is not None and sense and self._competes(key, head):
+                    groups.setdefault(self._group(key, head), {})[number, i] = sense * float(self._text(value[0]))
+        return {place for group in groups.values() for place, value in group.items() if value == max(group.values())}
+
+    def _group(self, key: tuple[Any, ...], head: Any) -> Any:
+        by_size = ("task", "n_tasks")
+        if self.settings.rows not in by_size:
+            return head
+        return (key[-1], head) if self.settings.columns in by_size else key[-1]
 
     def _task(self, key: tuple[Any, ...], head: Any) -> str:
         return str(self._place(key, head).get("task", MEAN))

@@ -24,6 +24,7 @@ MEAN = "mean"  # a task cannot have this name, which scores.csv has too
 Method: TypeAlias = tuple[str, str, str]
 """Method, space and selection, as in ``scores.csv``."""
 
+_REFERENCES = ("zero_shot", "expert")
 _UNLIKE = {"seed", "name", "title", "description", "executor", "machine"}
 """Keys of a recipe that may differ between runs that differ in the seed."""
 
@@ -50,7 +51,7 @@ class Value:
     @property
     def is_reference(self) -> bool:
         """Whether it is of the base alone or of experts."""
-        return self.method[0] in ("zero_shot", "expert")
+        return self.method[0] in _REFERENCES
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,14 @@ def values_of(runs: Sequence[Run], settings: TableSettings) -> Values:
 
 
 def _of_split(run: Run, split: str) -> Run:
-    """Return the run with the scores of a split in place of those on test rows."""
-    return replace(run, scores=[replace(row, split="test") for row in run.scores if row.split == split])
+    """Return the run with the scores of a split in place of those on test rows, without fusions that have none."""
+    rows = [replace(row, split="test") for row in run.scores if row.split == split]
+    scored = {_fusion(row) for row in rows if row.in_subset and row.task not in ("mean", "mean_all")}
+    return replace(run, scores=[row for row in rows if _fusion(row) in scored or row.method in _REFERENCES])
+
+
+def _fusion(row: Row) -> tuple[str, ...]:
+    return row.mode, row.method, row.space, row.selection, row.subset
 
 
 def _of_run(number: int, summary: Summary, settings: TableSettings) -> Iterator[Value]:
