@@ -199,7 +199,8 @@ def _part(pair: Pair, chosen: Int[np.ndarray, " differing"], second: Any, first:
     values = [*pair.first, *(pair.second[row] for row in chosen)]
     targets = [*pair.targets, *(pair.targets[row] for row in chosen)]
     one, other = (metrics.bootstrap(pair.metric, values, targets, counts) for counts in (first, second))
-    return other - one
+    difference: Samples = other - one
+    return difference
 
 
 def _resampled(groups: Mapping[str, Sequence[Pair]], resamples: int, seed: int) -> Samples:

@@ -226,9 +226,9 @@ class _Drawing:
                 return "mean (mixed metrics)" if self._is_mixed else "mean"
             return f"{part} ({self.values.metrics[part]})" if self._differ else str(part)
         if dimension == "run":
-            return self.values.labels[part]
+            return self.values.labels[int(part)]
         if dimension == "mode":
-            return "–" if part == "-" else mode_name(part)
+            return "–" if part == "-" else mode_name(str(part))
         return _method(*part) if dimension == "method" else str(part)
 
     def _notes(self) -> list[str]:

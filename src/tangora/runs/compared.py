@@ -99,8 +99,9 @@ def _fusions(raw: Mapping[str, Any]) -> Iterator[tuple[tuple[Key, int], Subset, 
     """Yield each fusion in a file of outcomes, with its predictions; `read_outcomes` would import torch."""
     for one in raw["chosen"]:
         if one["method"] not in ("zero_shot", "expert") and one["selection"] != "oracle":
-            subset, results = tuple(one["subset"]), one["results"]["test"]
-            values = {task: unpacked(results[task][_VALUES]) for task in subset}
+            subset: Subset = tuple(map(str, one["subset"]))
+            results = one["results"]["test"]
+            values: dict[str, Sequence[Any]] = {task: unpacked(results[task][_VALUES]) for task in subset}
             yield (Key(*(str(one[name]) for name in _GROUPS)), len(subset)), subset, values
 
 
