@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from tangora.cli import completion
 from tangora.cli.command import Command
 from tangora.cli.options import DigitsOption, Options, OverwriteOption, TableOutOption
 from tangora.cli.output import Output
@@ -30,10 +31,19 @@ class CompareOptions(Options):
         typer.Option("--baseline", metavar="METHOD", help="Within one run: what the others are compared with."),
     ] = None
     methods: Annotated[
-        list[str] | None, typer.Option("--method", metavar="METHOD", help="Only this one; repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--method", metavar="METHOD", help="Only this one; repeatable.", autocompletion=completion.fusions
+        ),
     ] = None
-    modes: Annotated[list[str] | None, typer.Option("--mode", metavar="MODE", help="Only this one; repeatable.")] = None
-    tasks: Annotated[list[str] | None, typer.Option("--task", metavar="TASK", help="Only this one; repeatable.")] = None
+    modes: Annotated[
+        list[str] | None,
+        typer.Option("--mode", metavar="MODE", help="Only this one; repeatable.", autocompletion=completion.modes),
+    ] = None
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option("--task", metavar="TASK", help="Only this one; repeatable.", autocompletion=completion.tasks),
+    ] = None
     n_tasks: Annotated[int | None, typer.Option("--n-tasks", metavar="N", help="Only fusions of N tasks.")] = None
     permutations: Annotated[
         int, typer.Option("--permutations", metavar="N", help="Most exchanges of predictions; exact if no more.")

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from tangora.cli import completion
 from tangora.cli.command import Command
 from tangora.cli.options import DigitsOption, Options, OverwriteOption, TableOutOption
 from tangora.cli.output import Output
@@ -29,15 +30,26 @@ class TableOptions(Options):
         str, typer.Option("--columns", help=f"{_DIMENSIONS}. Others that vary are further columns of names.")
     ] = "task"
     value: Annotated[str, typer.Option("--value", help="score, or kept: the share of the own expert's.")] = "score"
-    split: Annotated[str, typer.Option("--split", help="test or validation.")] = "test"
+    split: Annotated[str, typer.Option("--split", help="test or validation.", autocompletion=completion.splits)] = (
+        "test"
+    )
     n_tasks: Annotated[
         int | None, typer.Option("--n-tasks", metavar="N", help="Fusions of N tasks; default: of most.")
     ] = None
-    metric: Annotated[str | None, typer.Option("--metric", help="Default: the first one of each task.")] = None
-    methods: Annotated[
-        list[str] | None, typer.Option("--method", metavar="METHOD", help="Only this one; repeatable.")
+    metric: Annotated[
+        str | None,
+        typer.Option("--metric", help="Default: the first one of each task.", autocompletion=completion.metrics),
     ] = None
-    modes: Annotated[list[str] | None, typer.Option("--mode", metavar="MODE", help="Only this one; repeatable.")] = None
+    methods: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method", metavar="METHOD", help="Only this one; repeatable.", autocompletion=completion.fusions
+        ),
+    ] = None
+    modes: Annotated[
+        list[str] | None,
+        typer.Option("--mode", metavar="MODE", help="Only this one; repeatable.", autocompletion=completion.modes),
+    ] = None
     over: Annotated[
         str | None, typer.Option("--over", help="seed: mean and standard deviation over runs with other seeds.")
     ] = None
