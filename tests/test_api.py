@@ -17,8 +17,8 @@ FIRST = [
     "fuse_checkpoints", "linearize", "load", "load_model", "load_recipe", "methods", "run",
 ]  # fmt: skip
 LATER = [
-    "Base", "Dense", "FinetuneConfig", "LowRank", "Task", "analyze", "evaluate", "export", "extract", "fusion_method",
-    "load_base", "load_task", "polish", "predict", "predictor", "push", "route", "search",
+    "Base", "Dense", "FinetuneConfig", "LowRank", "Task", "analyze", "compare", "evaluate", "export", "extract",
+    "fusion_method", "load_base", "load_task", "polish", "predict", "predictor", "push", "route", "search", "table",
 ]  # fmt: skip
 PACKAGES = ["analysis", "coefficients", "methods", "tasks", "testing"]
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tangora.api.evaluating import evaluate
     from tangora.api.finetuning import finetune
     from tangora.api.loading import load_base, load_task
+    from tangora.api.papers import compare, table
     from tangora.api.predicting import predict
     from tangora.api.running import run
     from tangora.checkpoints import fuse_checkpoints
@@ -60,6 +61,7 @@ __all__ = [
     "analyze",
     "coefficients",
     "collect_statistics",
+    "compare",
     "distill",
     "evaluate",
     "export",
@@ -82,6 +84,7 @@ __all__ = [
     "route",
     "run",
     "search",
+    "table",
     "tasks",
     "testing",
 ]
@@ -100,6 +103,7 @@ _HOME = {
     "TaskVector": "updates.task_vector",
     "analyze": "api.analyzing",
     "collect_statistics": "evaluation.collection",
+    "compare": "api.papers",
     "distill": "modes.distillation",
     "evaluate": "api.evaluating",
     "export": "serving.exporting",
@@ -121,6 +125,7 @@ _HOME = {
     "route": "routing.route",
     "run": "api.running",
     "search": "coefficients.searching",
+    "table": "api.papers",
 }
 
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,9 +45,12 @@ def quantized(folder: Path, weights: dict[str, torch.Tensor], settings: dict, pa
 def four(weight: torch.Tensor, kind: str, nested: bool) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """By bitsandbytes: the tensors that transformers saves, and the values that its layers compute with."""
     functional = pytest.importorskip("bitsandbytes.functional", reason="bitsandbytes is not installed")
-    packed, state = functional.quantize_4bit(weight.float(), blocksize=64, quant_type=kind, compress_statistics=nested)
+    settings = {"quant_type": kind, "compress_statistics": nested}
+    packed, state = functional.quantize_4bit(weight.float(), blocksize=64, **settings)
     tensors = {"weight": packed, **{f"weight.{k}": v for k, v in state.as_dict(packed=True).items()}}
-    return tensors, functional.dequantize_4bit(packed, state).float()
+    # Of one row: bitsandbytes' kernels for AVX-512 take the scales of other blocks if rows do not end with a block.
+    row = functional.dequantize_4bit(*functional.quantize_4bit(weight.float().view(1, -1), blocksize=64, **settings))
+    return tensors, row.view(weight.shape).float()
 
 
 @pytest.mark.parametrize("nested", [False, True], ids=["plain", "nested"])
@@ -98,6 +105,24 @@ def test_eight_bits(tmp_path):
     torch.testing.assert_close(found[f"{SITE}.weight"].float(), theirs.to(torch.bfloat16).float(), rtol=2**-7, atol=0)
 
 
+def test_the_example_of_the_page(tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "large-models.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^\$ tangora (merge .*--dequantize.*)$", page, re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    _, weights = base(tmp_path)
+    made = {site: four(weights[f"{site}.weight"], "nf4", nested=True) for site in (SITE, OTHER)}
+    small = quantized(tmp_path, weights, {"load_in_4bit": True}, {site: t for site, (t, _) in made.items()})
+    small.rename("base-4bit")
+    adapter(tmp_path / "adapter", "base-4bit")
+    printed = done(*line.split()).output
+    assert re.search(r"base-4bit was dequantized: 2 weights; .*estimated.*; rounding them to bfloat16 changes", printed)
+    found, update = folders.read(tmp_path / "merged"), tangora.load("adapter").updates[SITE].dense()
+    value = made[SITE][1].to(torch.bfloat16).float()
+    # The value may be rounded otherwise, as above; the update is as large as the values.
+    last = 2**-7 * float(value.abs().max())
+    torch.testing.assert_close(found[f"{SITE}.weight"].float(), value + update, rtol=2**-7, atol=last)
+
+
 def adapter(folder: Path, model: str | None) -> Path:
     g = torch.Generator().manual_seed(1)
     update = LowRank(torch.randn(96, 2, generator=g), torch.randn(2, 64, generator=g))
@@ -120,6 +145,30 @@ def test_a_merge_into_a_quantized_base(tmp_path, monkeypatch):
     tangora.fuse_checkpoints("full", ["a"], "expected", weights=1.0)
     assert (tmp_path / "out/model.safetensors").read_bytes() == (tmp_path / "expected/model.safetensors").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "base", "expected", "full", "out", "small"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks a process that has imported torch")
+def test_a_merge_that_is_killed_leaves_nothing_behind_once_it_is_given_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _, weights = base(tmp_path)
+    quantized(tmp_path, weights, {"load_in_8bit": True}, {SITE: eight(weights[f"{SITE}.weight"])})
+    adapter(tmp_path / "a", "small")
+    line = ["merge", "a", "--base", "small", "--dequantize", "--out", "out"]
+    before = sorted(path.name for path in tmp_path.iterdir())
+    child = os.fork()
+    if child == 0:
+        monkeypatch.setattr(tangora.checkpoints, "fuse_checkpoints", lambda *_, **__: os.kill(os.getpid(), 9))
+        done(*line)
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    left = [path for path in tmp_path.iterdir() if path.name not in before]
+    assert len(left) == 1
+    assert list(left[0].rglob("*.safetensors"))  # the base in full precision
+    done(*line)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*before, "out"])
+    record = (tmp_path / "out/tangora_fusion.json").read_text()
+    assert ".tmp-" not in record
+    assert json.loads(record)["base"]["name"] == "small"
 
 
 def test_what_is_not_dequantized(tmp_path):

@@ -137,6 +137,15 @@ def test_polish_and_statistics_and_distill(worker: Worker, workshop: Path, tmp_p
     assert (tmp_path / "student" / "adapter_model.safetensors").is_file()
 
 
+def test_export(worker: Worker, workshop: Path, tmp_path: Path) -> None:
+    done(worker, "export", "org/one", "--to", "peft", "--out", tmp_path / "served")
+    known = tangora.load(workshop / "adapters" / "one").updates
+    served = tangora.load(tmp_path / "served").updates
+    assert served.keys() == known.keys()
+    for site, update in served.items():
+        torch.testing.assert_close(update.dense(), known[site].dense(), rtol=1e-6, atol=1e-6)
+
+
 def test_python(worker: Worker, workshop: Path) -> None:
     code = "import tangora\n"
     assert (

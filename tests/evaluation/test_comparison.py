@@ -72,3 +72,15 @@ def test_tasks_without_an_expert_have_no_share(made):
     assert alone["fused"]["bb"].kept is None
     assert alone.mean("fused").kept == alone["fused"]["a"].kept
     assert Comparison(made.results, made.tasks, {}, "test").mean("fused").kept is None
+
+
+def test_an_expert_worse_than_the_base_has_no_share_and_is_left_out_of_means(made):
+    swapped = {**made.results, "base": made.results["base"] | {"a": made.results["a"]["a"]}}
+    swapped["a"] = made.results["a"] | {"a": made.results["base"]["a"]}
+    weak = Comparison(swapped, made.tasks, made.experts, "test", resamples=100, base="base")
+    assert list(weak.without_share) == ["a"]
+    assert weak["fused"]["a"].kept is None
+    assert weak.mean("fused").kept == weak["fused"]["bb"].kept
+    assert weak.to_dict()["without_share"]["a"].startswith("worse than zero-shot")
+    unknown = Comparison(swapped, made.tasks, made.experts, "test", resamples=100)
+    assert unknown["fused"]["a"].kept is not None, "without a base, nothing is known to be worse"

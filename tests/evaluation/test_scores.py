@@ -91,6 +91,47 @@ def test_an_expert_worth_nothing_normalizes_nothing(tasks):
     assert pick(table, method="average", task="mean").normalized is None
 
 
+def test_an_expert_worse_than_the_base_has_no_shares_and_the_note_says_why(tasks):
+    right, half, quarter = TARGETS, {"a": [0, 1, 1, 0], "b": [0, 0, 0, 0]}, {"a": [0, 0, 1, 0], "b": TARGETS["b"]}
+    base = Outcome("-", "zero_shot", "", (), "none", {}, {"test": {n: result(n, v) for n, v in half.items()}})
+    made = [
+        base,
+        outcome("expert", "lora", ("a",), {"a": quarter["a"], "b": half["b"]}, "none"),
+        outcome("expert", "lora", ("b",), {"a": half["a"], "b": right["b"]}, "none"),
+        outcome("average", "lora", ("a", "b"), {"a": half["a"], "b": half["b"]}),
+    ]
+    table = rows(made, tasks, Bootstrap(tasks, 200))
+    fused = pick(table, method="average", task="a")
+    reason = "the lora expert of a is worse than zero-shot (0.250 against 0.500)"
+    assert (fused.score, fused.normalized, fused.normalized_best, fused.note) == (0.5, None, None, reason)
+    mean = pick(table, method="average", task="mean")
+    assert (mean.score, mean.normalized, mean.normalized_best) == (0.5, 0.5, 0.5), "b alone is kept, by half"
+    assert mean.note == f"left out: {reason}"
+    assert {r.note for r in table if r.task == "b"} == {""}
+    entry = next(r for r in summary(made, tasks, Bootstrap(tasks, 200)) if r["method"] == "average")
+    assert (entry["absolute"], entry["kept"], entry["kept_best"]) == (0.5, 0.5, 0.5)
+    assert entry["kept_low"] <= 0.5 <= entry["kept_high"]
+    good = outcome("expert", "full", ("a",), {"a": right["a"], "b": half["b"]}, "none")
+    best = pick(rows([*made, good], tasks, Bootstrap(tasks, 200)), method="average", task="a")
+    assert (best.normalized, best.normalized_best) == (None, 0.5), "another mode's expert is better than the base"
+
+
+def test_more_errors_than_the_base_are_worse_too(errors):
+    tasks = [task("a", errors)]
+    made = [
+        Outcome("-", "zero_shot", "", (), "none", {}, {"test": {"a": wrong("a", [0, 1, 0, 0])}}),
+        Outcome("lora", "expert", "", ("a",), "none", {}, {"test": {"a": wrong("a", [0, 1, 1, 0])}}),
+        Outcome("lora", "average", "delta", ("a",), "given", {}, {"test": {"a": wrong("a", [0, 1, 0, 0])}}),
+    ]
+    fused = pick(rows(made, tasks, Bootstrap(tasks, 200)), method="average", task="a")
+    assert (fused.normalized, fused.note) == (
+        None,
+        "the lora expert of a is worse than zero-shot (0.500 against 0.250)",
+    )
+    assert math.isnan(kept(0.25, 0.5, 0.25, higher_is_better=False))
+    assert kept(0.25, 0.25, 0.25, higher_is_better=False) == kept(0.5, 0.5, 0.5) == 1.0, "as good as the base is shared"
+
+
 def test_intervals_are_seeded_paired_and_as_wide_as_binomial_ones():
     rng = np.random.default_rng(0)
     targets = [1] * 400
@@ -132,7 +173,7 @@ def test_csv_has_the_promised_columns(outcomes, tasks, tmp_path):
     with (tmp_path / "scores.csv").open() as file:
         read = list(csv.DictReader(file))
     columns = "mode method space subset n_tasks in_subset selection coefficients task split metric score "
-    columns += "normalized normalized_best ci_low ci_high"
+    columns += "normalized normalized_best ci_low ci_high note"
     assert " ".join(read[0]) == columns
     fused = next(r for r in read if r["method"] == "average" and r["mode"] == "lora" and r["task"] == "b")
     assert fused["subset"] == "a+b"

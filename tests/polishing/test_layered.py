@@ -26,6 +26,7 @@ from tangora.polishing.progressive import trained_blocks
 from tangora.polishing.student import start_of
 from tangora.tasks import TaskModel
 from tangora.tasks.values import Split, evaluating
+from tangora.updates.task_vector import LowRank
 
 TARGETS = ["query", "value", "dense"]
 
@@ -129,6 +130,25 @@ def test_on_well_conditioned_inputs_the_update_is_the_experts():
     # ρ is 5 eps of float32 of the mean second moment, and the smallest eigenvalue is near one
     assert torch.allclose(made, expert.double(), rtol=0, atol=1e-5)
     assert torch.allclose(cut_for_inputs(made, gram, 5).update.dense(), made, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_a_worse_closed_form_than_the_fusion_is_not_the_result(experts, text_base, tasks, steps):
+    """One that points away from the expert, before a step that changes nothing: the fusion is the result."""
+    start = tangora.fuse(experts[:1], weights=0.5)
+    plain = start_of(start, text_base.backbone, 2)
+
+    def away(dual, fused, *_):
+        return {site: LowRank(-update.b, update.a) for site, update in plain.factors.items()}, 0.9
+
+    settings = {"start": start, "initial": "layers", "steps": steps, "rank": 2, "learning_rate": 1e-9}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tangora.polishing.layered.closed_form", away)
+        made = polished(experts[:1], text_base, tasks[:1], **settings)
+    info = made.metadata.polished
+    assert info.after == info.before
+    assert (info.step, info.start_error) == (0, plain.error)
+    assert difference(made.updates, plain.factors) < 1e-6
 
 
 def test_a_ridge_keeps_the_fused_update(experts, text_base, tasks):

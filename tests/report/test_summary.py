@@ -7,6 +7,7 @@ from synthetic import TASKS, make_run
 
 from tangora.evaluation.tables import Row
 from tangora.report.data import Run, read_run
+from tangora.report.doubts import beaten_searches, notes
 from tangora.report.headline import headline, kept_text, score_text
 from tangora.report.summary import Key, Mean, Summary, method_name
 from tangora.support.seams import METRICS
@@ -176,3 +177,54 @@ def test_texts():
     assert kept_text(replace(mean, kept=None)) == ""
     assert method_name("task_arithmetic", "factors") == "task arithmetic (factors)"
     assert method_name("mine") == "mine"
+
+
+def zero(task: str, score: float) -> Row:
+    return row(task, score, method="zero_shot", space="", subset="", n_tasks=0, selection="none", mode="-")
+
+
+def test_kept_leaves_out_an_expert_worse_than_the_base_and_says_so():
+    """Also of a run whose scores.csv has its share still, as an earlier version wrote it."""
+    rows = [zero("a", 0.6), zero("b", 0.2), expert("a", 0.5), expert("b", 0.8)]
+    rows += [row("a", 0.55, normalized=1.1), row("b", 0.4, normalized=0.5)]
+    rows += [row("mean", 0.475, normalized=0.8, ci_low=0.4, ci_high=0.5)]
+    summary = summary_of(*rows)
+    assert summary.without_share == {("lora", "a"): "worse than zero-shot (0.500 against 0.600)"}
+    mean = summary.fused[KEY]["a+b"]
+    assert (mean.kept, mean.kept_low) == (0.5, None)
+    assert summary.fused_scores(KEY, "a+b")["a"].normalized is None
+    (said,) = notes(summary)
+    assert said.startswith("The LoRA expert of a is worse than zero-shot")
+    assert said in headline(summary).caveats
+
+
+def searched(selection: str, method: str, weights: list[float], a: float, b: float, split: str = "test") -> list[Row]:
+    about = {"method": method, "selection": selection, "coefficients": f'{{"weights": {weights}}}', "split": split}
+    return [row("a", a, **about), row("b", b, **about)]
+
+
+METHODS = [{"method": "task_arithmetic"}, {"method": "task_arithmetic", "search": {"name": "lorahub"}}]
+RECIPE = {"modes": {"lora": {}}, "fusion": {"methods": METHODS}}
+
+
+def test_a_search_that_a_single_weight_beats_is_said():
+    given, found = [0.3, 0.3], [0.1, 0.7]
+    rows = [
+        *searched("validation", "task_arithmetic", given, 0.8, 0.6),
+        *searched("validation", "lorahub", found, 0.7, 0.6),
+    ]
+    oracle = searched("oracle", "task_arithmetic", given, 0.9, 0.9)
+    summary = Summary(Run(path=None, scores=[*rows, *oracle], recipe=RECIPE))
+    (beaten,) = beaten_searches(summary)
+    assert beaten.scores == {"test": (pytest.approx(0.65), pytest.approx(0.7))}
+    said = (
+        "LoRA with LoraHub is worse than the best single λ (task arithmetic, λ 0.3): 0.650 against 0.700 on test rows."
+    )
+    assert notes(summary) == [said]
+    better = [replace(one, score=one.score + 0.1) if one.method == "lorahub" else one for one in rows]
+    assert not beaten_searches(Summary(Run(path=None, scores=better, recipe=RECIPE)))
+    validated = [replace(one, split="validation") for one in rows]
+    both = beaten_searches(Summary(Run(path=None, scores=[*better, *validated], recipe=RECIPE)))
+    assert [list(one.scores) for one in both] == [["validation"]]
+    several = [replace(one, coefficients='{"weights": [0.2, 0.3]}') for one in rows]
+    assert not beaten_searches(Summary(Run(path=None, scores=several, recipe=RECIPE))), "no single λ"

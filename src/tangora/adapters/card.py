@@ -176,8 +176,9 @@ def _followed(settings: Mapping[str, Any]) -> str:
     return f"{settings.get('follow')}, temperature {settings.get('temperature')}"
 
 
-def _norm_of(settings: Mapping[str, Any]) -> str:
-    return "of the layers' outputs" if settings.get("initial") == "layers" else "Frobenius"
+def _norm_of(info: PolishedInfo) -> str:
+    formed = info.settings.get("initial") == "layers" and info.after != info.before  # else it was no better
+    return "of the layers' outputs" if formed else "Frobenius"
 
 
 def _polished(info: PolishedInfo | None) -> str:
@@ -191,7 +192,7 @@ def _polished(info: PolishedInfo | None) -> str:
         ("start", "factors drawn at random" if info.start == "random" else f"the adapter {info.start[:16]}"),
         (
             "truncation of the start",
-            "none" if not info.start_error else f"{info.start_error:.3g} (relative, {_norm_of(settings)})",
+            "none" if not info.start_error else f"{info.start_error:.3g} (relative, {_norm_of(info)})",
         ),
         ("rows", f"{rows} {info.split} rows a task, without their labels{made}"),
         ("student", f"{settings.get('student')}, rank {settings.get('rank')}"),

@@ -50,6 +50,8 @@ LISTED = {
     },
     "Look into a run": {
         "report": "Build a run's figures and report.html again from its tables.",
+        "table": "Print the scores of one or several runs as a table for a paper: Markdown, LaTeX or CSV.",
+        "compare": "Test two runs, or the methods of one, against each other on the same test rows.",
         "analyze": "Look into a run's experts: do they disentangle, conflict, overlap, behave linearly? Adds it to the "
         "report.",
         "explore": "Write the fusion explorer: a page with a slider for each task vector, and exact scores at every "

@@ -45,12 +45,13 @@ def distill(options: DistillOptions, output: Output) -> None:
     recipe = load_recipe(options.recipe, options.settings or [], trust_remote_code=options.trust_remote_code)
     refuse_output(options.out, options.overwrite, options.teachers)
     config = recipe.finetune_config(options.mode)
-    from tangora.adapters.adapter import load  # deferred: imports torch
+    from tangora.adapters.adapter import load_beside  # deferred: imports torch
     from tangora.modes.distillation import distill as train_student
     from tangora.runs.runner import prepare
     from tangora.tasks.cuts import cut_lines, cuts
 
-    teachers = [load(folder) for folder in options.teachers]
+    where = recipe.base.model, recipe.base.revision
+    teachers = [load_beside(folder, *where) for folder in options.teachers]
     with output.progress() as progress:
         base, tasks = prepare(recipe, progress)
         for line in cut_lines({task.name: cuts(task) for task in tasks}, ["train"]):

@@ -11,7 +11,7 @@ import typer
 
 from tangora.cli import completion
 from tangora.cli.command import Command
-from tangora.cli.options import Options, OverwriteOption
+from tangora.cli.options import FromHub, Options, OverwriteOption
 from tangora.cli.output import Output
 
 if TYPE_CHECKING:
@@ -24,7 +24,9 @@ __all__ = ["COMMAND", "ExportOptions", "export", "exported_lines"]
 class ExportOptions(Options):
     """What is exported, for which server, and where it goes."""
 
-    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="A folder, or a name on the Hub.")]
+    adapter: Annotated[
+        Path, typer.Argument(metavar="ADAPTER", help="A folder, or org/name of the Hub."), FromHub("adapter")
+    ]
     to: Annotated[
         str,
         typer.Option(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -141,12 +141,16 @@ def merge(options: MergeOptions, output: Output) -> None:
         fix = "give the folder of the adapters' base"
         raise ArgumentError("a base is dequantized for adapters", where="--base", fix=fix)
     from tangora.checkpoints.dequantized import dequantize  # deferred: --help needs no torch
+    from tangora.support.files import writing
+    from tangora.support.publishing import scratch_beside
 
-    options.out.resolve().parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{options.out.name}.", dir=options.out.resolve().parent) as scratch:
-        full = Path(scratch) / base.resolve().name  # the name that adapters may have recorded
-        full.mkdir()
-        loss = dequantize(base, full)
+    out = options.out.resolve()
+    with ExitStack() as stack:
+        with writing(out):
+            made = stack.enter_context(scratch_beside(out))  # removes what a killed merge to the same place has left
+            full = made / base.resolve().name  # the name that adapters may have recorded
+            full.mkdir(parents=True)
+            loss = dequantize(base, full)
         merge_models(options, full, models, output, [loss.note(full.name)])
 
 

@@ -11,6 +11,7 @@ import typer
 from tangora.cli import completion
 
 __all__ = [
+    "DigitsOption",
     "FromHub",
     "Options",
     "OverwriteOption",
@@ -19,6 +20,7 @@ __all__ = [
     "SameBaseOption",
     "SettingsOption",
     "SplitOption",
+    "TableOutOption",
     "TrustOption",
 ]
 
@@ -54,6 +56,10 @@ TrustOption = Annotated[
     typer.Option(
         "--trust-code", help="Run code from the base model's repository if the recipe says so. Read it before."
     ),
+]
+DigitsOption = Annotated[int, typer.Option("--digits", metavar="N", help="Decimals.", rich_help_panel="Look")]
+TableOutOption = Annotated[
+    Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write it to a file.", rich_help_panel="Look")
 ]
 SplitOption = Annotated[
     str, typer.Option("--split", help="Rows: train, validation or test.", autocompletion=completion.splits)

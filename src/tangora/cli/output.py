@@ -16,7 +16,7 @@ from tangora.cli.terminal import printing, say, show
 from tangora.progress import Progress
 from tangora.support.printable import printable
 
-__all__ = ["Output"]
+__all__ = ["Output", "as_json"]
 
 # Control characters that JSON allows in strings, but a terminal obeys; escaped, they are the same data.
 _ESCAPED = {code: f"\\u{code:04x}" for code in range(127, 160)}
@@ -42,8 +42,7 @@ class Output:
         """
         if self.json:
             with printing():
-                text = json.dumps(_plain(document), indent=2, ensure_ascii=False, allow_nan=False)
-                print(text.translate(_ESCAPED))
+                print(as_json(document))
         else:
             show(*shown)
 
@@ -71,6 +70,12 @@ class Output:
 
         with Bars() as drawn:
             yield drawn
+
+
+def as_json(document: Mapping[str, Any]) -> str:
+    """Return a document as JSON, as `Output.result` prints it."""
+    text = json.dumps(_plain(document), indent=2, ensure_ascii=False, allow_nan=False)
+    return text.translate(_ESCAPED)
 
 
 def _plain(value: Any) -> Any:

@@ -191,7 +191,9 @@ def polished_lines(info: PolishedInfo) -> Iterator[str]:
         kept = f"{settings['steps']} steps of every block" if info.step else "no step was better than the start"
     rank = settings["rank"] or "of the start" if settings["student"] != "entries" else settings["rank"] or "full"
     yield f"student: {settings['student']}, rank {rank}; {kept}"
-    if settings.get("initial") == "layers":
+    if settings.get("initial") == "layers" and info.after == info.before:
+        yield "the start in closed form was no nearer to the experts: the result is the fusion, cut to the rank"
+    elif settings.get("initial") == "layers":
         yield f"start in closed form, cut with an error of {info.start_error:.3g} of the layers' outputs"
     if info.mass is not None and info.mass < 1:
         yield f"of each token's probability, the {settings['top']} most likely tokens have {info.mass:.4f}"

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from tangora.cli.command import Command
 from tangora.cli.options import Options, RunArgument
 from tangora.cli.output import Output
-from tangora.errors import FileError
 
 __all__ = ["COMMAND", "ReportOptions", "report"]
 
@@ -22,8 +21,9 @@ class ReportOptions(Options):
 def report(options: ReportOptions, output: Output) -> None:
     """Build a run's figures and report.html again from its tables."""
     if not (options.run / "scores.csv").is_file():
-        fix = "give the folder that tangora run wrote"
-        raise FileError("not a run: scores.csv is missing", where=options.run, fix=fix)
+        from tangora.config.recipe import no_run  # deferred: --help needs no pydantic
+
+        raise no_run(options.run, "scores.csv")
     from tangora.report import build  # deferred: imports matplotlib
 
     page = build(options.run)

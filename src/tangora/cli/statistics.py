@@ -78,12 +78,13 @@ def statistics(options: StatisticsOptions, output: Output) -> None:
 
     recipe = load_recipe(options.recipe, options.settings or [], trust_remote_code=options.trust_remote_code)
     refuse_existing(options.out, options.overwrite, [options.adapter])
-    from tangora.adapters.adapter import load  # deferred: imports torch
+    from tangora.adapters.adapter import load_beside  # deferred: imports torch
     from tangora.evaluation.collection import collect_statistics
     from tangora.runs.machine import machine_of
     from tangora.tasks import load_base, load_task
 
-    expert = load(options.adapter)
+    where = recipe.base.model, recipe.base.revision
+    expert = load_beside(options.adapter, *where)
     chosen = task_config(recipe, options.task or expert.metadata.task or "")
     machine = machine_of(recipe)
     machine.use_threads()
@@ -98,7 +99,7 @@ def statistics(options: StatisticsOptions, output: Output) -> None:
             rows=options.rows,
             seed=recipe.seed,
             batch_size=options.batch_size,
-            also=[load(path) for path in options.also or []],
+            also=[load_beside(path, *where) for path in options.also or []],
             progress=progress,
         )
     collected.save(options.out, overwrite=options.overwrite)

@@ -11,7 +11,7 @@ import numpy as np
 from tangora.coefficients.found import Found
 from tangora.coefficients.grid import candidates, select
 from tangora.coefficients.problem import silent
-from tangora.evaluation.results import rank_kept
+from tangora.evaluation.shares import rank_kept
 
 if TYPE_CHECKING:
     from tangora.evaluation.candidates import Scoring

@@ -67,7 +67,9 @@ def verdicts(table: Comparison, names: Sequence[str], one: float) -> Iterator[st
     for task in table.tasks:
         own, more = table.experts.get(task), table.more(BASE, FUSED, task).value
         if own is not None and table.more(BASE, own, task).value >= 0:
-            yield f"{task}: its own adapter is no better than the base alone: is it of this task, base and prompt?"
+            unshared = ", and what is kept of it is left out" if task in table.without_share else ""
+            doubt = "is it of this task, base and prompt?"
+            yield f"{task}: its own adapter is no better than the base alone{unshared}: {doubt}"
         elif more > 0 and len(table.tasks) > 1:
             yield f"{task}: the base alone scores more than the fused adapter"
 

@@ -126,7 +126,7 @@ def search(
             models |= {ONE: single} if single is not None else {}
             results = _scores({**models, FUSED: made}, evaluator, [task.name for task in tasks], scored, listener)
             owned = {member.name: member.name for member in members if member.task is not None}
-            table = Comparison(results, {task.name: task for task in tasks}, owned, scored, seed=seed)
+            table = Comparison(results, {task.name: task for task in tasks}, owned, scored, seed=seed, base=BASE)
     assert isinstance(one.weights, list)
     return _result(chosen, one.weights[0], labels, made, members, table)
 

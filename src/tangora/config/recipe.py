@@ -34,6 +34,7 @@ from tangora.config.schema import (
 )
 from tangora.errors import FileError, RecipeError
 from tangora.support.files import reachable
+from tangora.support.hub import hub_reference
 from tangora.support.validation import did_you_mean, validate
 from tangora.support.yaml import parse
 
@@ -56,6 +57,7 @@ __all__ = [
     "bundled_text",
     "load_recipe",
     "load_run_recipe",
+    "no_run",
     "validate_text",
 ]
 
@@ -152,8 +154,20 @@ def load_run_recipe(run: Path, *, trust_remote_code: bool = False) -> Recipe:
         RecipeError: it is none.
     """
     if not (reachable(run) / "recipe.yaml").is_file():
-        raise FileError("not a run: recipe.yaml is missing", where=run, fix="give the folder that tangora run wrote")
+        raise no_run(run, "recipe.yaml")
     return _load(run / "recipe.yaml", (), trust_remote_code)[0]
+
+
+def no_run(run: Path, missing: str, needed: str = "run") -> FileError:
+    """Return the error of a folder that is not what is needed, a run; ``missing`` is the file that it lacks."""
+    fix = "give the folder that tangora run wrote"
+    if not run.exists() and (reference := hub_reference(str(run))) is not None:
+        revision = f" --revision {reference.revision}" if reference.revision else ""
+        some = f" --include '{reference.subfolder}/*'" if reference.subfolder else ""
+        place = reference.repository.partition("/")[2]
+        fetch = f"hf download {reference.repository}{revision}{some} --local-dir {place}"
+        fix = f"a run is not fetched: download it first, for example by {fetch}, and give that folder"
+    return FileError(f"not a {needed}: {missing} is missing", where=run, fix=fix)
 
 
 def _read(source: str | Path) -> tuple[str, str | Path]:

@@ -16,7 +16,7 @@ from tangora.tasks.maps import packed
 if TYPE_CHECKING:
     from tangora.tasks import Task
 
-__all__ = ["Bootstrap", "Samples", "interval"]
+__all__ = ["Bootstrap", "Samples", "draws", "interval"]
 
 Samples: TypeAlias = npt.NDArray[np.float64]
 _REMEMBERED = 2**26  # bytes of resamples to cache, since every candidate is scored on the same
@@ -57,15 +57,27 @@ class Bootstrap:
     def _resamples(self, task: Task, split: str) -> npt.NDArray[np.int32]:
         """Return how often each resample contains each row, shape [resamples, rows]."""
         if (task.name, split) not in self._counts:
-            number = len(task.splits[split].targets)
-            seed = int(digest([self.seed, task.name, split])[:16], 16)
-            picks = np.random.default_rng(seed).integers(0, number, (self.resamples, number))
-            picks += number * np.arange(self.resamples)[:, None]
-            counts = np.bincount(picks.ravel(), minlength=picks.size).astype(np.int32).reshape(picks.shape)
+            counts = draws(self.seed, task.name, split, len(task.splits[split].targets), self.resamples)
             if counts.nbytes + sum(known.nbytes for known in self._counts.values()) > _REMEMBERED:
                 self._counts.clear()
             self._counts[task.name, split] = counts
         return self._counts[task.name, split]
+
+
+def draws(seed: int, task: str, split: str, rows: int, resamples: int) -> npt.NDArray[np.int32]:
+    """Return how often each resample contains each of a split's rows, shape [resamples, rows].
+
+    Args:
+        seed: determines the resamples together with the names of task and split.
+        task: its name.
+        split: of its rows.
+        rows: their number, also that of a resample.
+        resamples: number of resamples.
+    """
+    generator = np.random.default_rng(int(digest([seed, task, split])[:16], 16))
+    picks = generator.integers(0, rows, (resamples, rows))
+    picks += rows * np.arange(resamples)[:, None]
+    return np.bincount(picks.ravel(), minlength=picks.size).astype(np.int32).reshape(picks.shape)
 
 
 def interval(samples: Samples) -> tuple[float, float]:

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tangora.evaluation.bootstrap import Bootstrap, Samples, interval
-from tangora.evaluation.results import kept, shares
-from tangora.support.seams import METRICS
+from tangora.evaluation.shares import finite, higher, kept, mean_share, no_share, shares
 from tangora.support.shown import decimal, html_table, one_line
 from tangora.tasks.metrics import direction
 
@@ -34,7 +33,7 @@ class Cell:
     Attributes:
         score: by the task's metric, or the mean over tasks; NaN of a mean if the metrics have no common scale.
         low, high: its interval.
-        kept: see `tangora.evaluation.results.kept`; None if there is no expert, or no share of its score.
+        kept: see `tangora.evaluation.shares.kept`; None if there is no expert, or no share of its score.
         kept_low, kept_high: the interval of ``kept``.
     """
 
@@ -79,6 +78,7 @@ class Comparison:
         experts: task -> the model that is its expert; tasks without one are left out.
         split: of the rows.
         resamples, seed: of the bootstrap.
+        base: the model that is the base alone. An expert that is worse has no shares. None if it is not scored.
 
     >>> from tangora.evaluation.evaluator import Result
     >>> from tangora.tasks.values import Split, Task
@@ -95,6 +95,7 @@ class Comparison:
     split: str
     resamples: int = 1000
     seed: int = 0
+    base: str | None = None
     _cells: dict[tuple[str, str], Cell] = field(default_factory=dict)
 
     @cached_property
@@ -129,18 +130,35 @@ class Comparison:
         return iter(self.results)
 
     def mean(self, model: str, tasks: Sequence[str] | None = None) -> Cell:
-        """Return the mean over the tasks; of shares, over the tasks with an expert, if each of them has a share."""
+        """Return the mean over the tasks; of shares, over the tasks whose expert has shares (see `without_share`)."""
         names = list(self.tasks) if tasks is None else list(tasks)
         score, low, high = math.nan, math.nan, math.nan
         if self.direction:
             score = float(np.mean([self.results[model][name].score for name in names]))
             low, high = interval(np.mean([self._samples(model, name) for name in names], axis=0))
-        cells = [self._cell(model, name) for name in names if name in self.experts]
-        if not cells or any(cell.kept is None for cell in cells):
+        counted = [name for name in self._counted if name in names]
+        share = mean_share((self._cell(model, name).kept, False) for name in counted)
+        if share is None:
             return Cell(score, low, high)
-        drawn = np.mean([self._shares(model, name) for name in names if name in self.experts], axis=0)
-        share = float(np.mean([cell.kept for cell in cells if cell.kept is not None]))
+        drawn = np.mean([self._shares(model, name) for name in counted], axis=0)
         return Cell(score, low, high, share, *interval(drawn))
+
+    @cached_property
+    def without_share(self) -> dict[str, str]:
+        """Task -> why there is no share of its expert's score, of which means are taken over the other tasks."""
+        reasons = {task: self._reason(task) for task in self.experts if task in self.tasks}
+        return {task: reason for task, reason in reasons.items() if reason is not None}
+
+    @property
+    def _counted(self) -> list[str]:
+        return [name for name in self.tasks if name in self.experts and name not in self.without_share]
+
+    def _reason(self, task: str) -> str | None:
+        own = self.results[self.experts[task]][task].score
+        return no_share(own, self._zero_shot(task), higher_is_better=higher(self.metrics[task]))
+
+    def _zero_shot(self, task: str) -> float | None:
+        return self.results[self.base][task].score if self.base is not None else None
 
     def rank(self, model: str) -> float:
         """Return what models are ranked by, higher is better: the mean score, or the mean share of the experts."""
@@ -157,7 +175,7 @@ class Comparison:
             task: only this one's score; by default the mean over all.
         """
         if task is not None:
-            sign = 1 if METRICS.get(self.metrics[task]).higher_is_better else -1
+            sign = 1 if higher(self.metrics[task]) else -1
             value = sign * (self.results[one][task].score - self.results[other][task].score)
             return Difference(value, *interval(sign * (self._samples(one, task) - self._samples(other, task))))
         drawn = [self._ranks(model) for model in (one, other)]
@@ -167,7 +185,9 @@ class Comparison:
         if self.direction:
             means: Samples = self.direction * np.mean([self._samples(model, name) for name in self.tasks], axis=0)
             return means
-        drawn: Samples = np.mean([self._shares(model, name) for name in self.tasks if name in self.experts], axis=0)
+        if not self._counted:
+            return np.full(self.resamples, np.nan)
+        drawn: Samples = np.mean([self._shares(model, name) for name in self._counted], axis=0)
         return drawn
 
     def _samples(self, model: str, task: str) -> Samples:
@@ -191,8 +211,7 @@ class Comparison:
         if task not in self.experts:
             return None
         expert = self.results[self.experts[task]][task].score
-        share = kept(score, expert, higher_is_better=METRICS.get(self.metrics[task]).higher_is_better)
-        return share if math.isfinite(share) else None
+        return finite(kept(score, expert, self._zero_shot(task), higher_is_better=higher(self.metrics[task])))
 
     def to_dict(self) -> dict[str, Any]:
         """Return metrics, rows, experts and every cell as JSON."""
@@ -201,6 +220,7 @@ class Comparison:
             "metrics": self.metrics,
             "rows": self.rows,
             "experts": dict(self.experts),
+            "without_share": self.without_share,
             "models": {
                 model: {
                     "mean": self.mean(model).to_dict(),

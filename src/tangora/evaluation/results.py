@@ -1,7 +1,8 @@
 """Tidy scores: one row per (mode, method, subset, selection, split, task, metric), with intervals.
 
 Each absolute score has two normalized ones: by the expert of the same mode (see `kept`), and by the best mode's expert
-(fair across modes, since a weak expert is easy to match). Rows with ``task`` ``mean`` average the tasks in the subset,
+(fair across modes, since a weak expert is easy to match). An expert that is worse than zero-shot has no shares: cells
+are empty, ``note`` says why, and means leave the task out. Rows with ``task`` ``mean`` average the tasks in the subset,
 those with ``mean_all`` every task. A task's primary metric comes first. The others follow in further rows, and are
 averaged if every task has them. Intervals are percentiles of a bootstrap over test rows. All candidates share its
 resamples, so that differences and ratios are paired.
@@ -10,16 +11,15 @@ resamples, so that differences and ratios are paired.
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tangora.evaluation.bootstrap import Bootstrap, Samples, interval
+from tangora.evaluation.shares import finite, higher, kept, mean_share, no_share, rank_kept, shares
 from tangora.evaluation.tables import Row, write_csv
-from tangora.support.seams import METRICS
 from tangora.tasks.metrics import score
 
 if TYPE_CHECKING:
@@ -46,75 +46,77 @@ class Outcome:
     results: Mapping[str, Mapping[str, Result]]
 
 
-def kept(score: float, expert: float, *, higher_is_better: bool = True) -> float:
-    """Return a model's share of an expert's score: 1 is as good as the expert.
-
-    - Higher is better: ``score / expert``. NaN if the expert's score is 0 or below (a correlation).
-    - Lower is better: ``expert / score``, so that twice the errors keep a half. A score of 0 has the share 1 of an
-      expert with 0, and an infinite share of another. Of perplexities, which are at least 1, it is the ratio of the
-      geometric means of the right tokens' probabilities: the model's by the expert's.
-
-    >>> kept(0.6, 0.8), kept(0.2, 0.1, higher_is_better=False)
-    (0.7499999999999999, 0.5)
-    >>> kept(0.3, 0.0)
-    nan
-    """
-    if higher_is_better:
-        return score / expert if expert > 0 else math.nan
-    if score > 0:
-        return expert / score
-    return 1.0 if expert == score else math.inf
-
-
-def rank_kept(scores: Mapping[str, float], experts: Mapping[str, float], metrics: Mapping[str, str]) -> float:
-    """Return the mean of `kept` over tasks, the rank of a candidate: the highest is the best.
-
-    A task without a share, because its expert's score is 0 or below, is left out for every candidate. If no task is
-    left, the mean is 0 for every candidate, and their losses decide. A candidate with a NaN score comes last.
+@dataclass(frozen=True)
+class _References:
+    """The results that scores are compared with.
 
     Args:
-        scores: task -> the candidate's score.
-        experts: task -> the score of its expert.
-        metrics: task -> the name of its primary metric.
-
-    >>> rank_kept({"a": 0.4, "b": 0.1}, {"a": 0.8, "b": -0.2}, {"a": "accuracy", "b": "matthews"})
-    0.5
+        experts: (split, task) -> mode -> the expert's result on its own task.
+        zero_shot: (split, task) -> the base's result.
     """
-    if any(math.isnan(value) for value in scores.values()):
-        return -math.inf
-    shares = [kept(s, experts[t], higher_is_better=METRICS.get(metrics[t]).higher_is_better) for t, s in scores.items()]
-    defined = [share for share in shares if not math.isnan(share)]
-    return float(np.mean(defined)) if defined else 0.0
+
+    experts: Mapping[tuple[str, str], Mapping[str, Result]]
+    zero_shot: Mapping[tuple[str, str], Result]
+
+    @classmethod
+    def of(cls, outcomes: Sequence[Outcome]) -> _References:
+        experts: dict[tuple[str, str], dict[str, Result]] = {}
+        zero_shot: dict[tuple[str, str], Result] = {}
+        for outcome in outcomes:
+            for split, results in outcome.results.items():
+                if outcome.method == "zero_shot":
+                    zero_shot |= {(split, name): result for name, result in results.items()}
+                elif outcome.method == "expert" and (own := outcome.subset[0]) in results:
+                    experts.setdefault((split, own), {})[outcome.mode] = results[own]
+        return cls(experts, zero_shot)
+
+    def expert(self, task: Task, split: str, metric: str, mode: str | None) -> _Expert | None:
+        """Return the expert of a mode, or with None that of the best mode; None if there is none."""
+        of_task = self.experts.get((split, task.name), {})
+        sign = 1 if higher(metric) else -1
+        if mode is None:
+            mode = max(of_task, key=lambda m: sign * _score(task, split, metric, of_task[m]), default=None)
+        if mode is None or mode not in of_task:
+            return None
+        base = self.zero_shot.get((split, task.name))
+        zero_shot = _score(task, split, metric, base) if base is not None else None
+        return _Expert(mode, metric, of_task[mode], _score(task, split, metric, of_task[mode]), zero_shot)
+
+
+@dataclass(frozen=True)
+class _Expert:
+    """An expert's result on its own task, with its score and the base's by one metric."""
+
+    mode: str
+    metric: str
+    result: Result
+    score: float
+    zero_shot: float | None
+
+    @property
+    def reason(self) -> str | None:
+        return no_share(self.score, self.zero_shot, higher_is_better=higher(self.metric))
+
+    def share(self, measured: float) -> float | None:
+        return finite(kept(measured, self.score, self.zero_shot, higher_is_better=higher(self.metric)))
 
 
 def rows(outcomes: Sequence[Outcome], tasks: Sequence[Task], bootstrap: Bootstrap) -> list[Row]:
     """Return every row of ``scores.csv``, in the order of ``outcomes``."""
-    experts = _experts(outcomes)
+    references = _References.of(outcomes)
     by_name = {task.name: task for task in tasks}
     table: list[Row] = []
     for outcome in outcomes:
         for split, results in outcome.results.items():
             own = [
-                _row(outcome, split, by_name[t], metric, r, experts, bootstrap)
+                _row(outcome, split, by_name[t], metric, r, references, bootstrap)
                 for t, r in results.items()
                 for metric in by_name[t].metrics
             ]
             table += own
             if split == "test":
-                table += _means(outcome, own, by_name, bootstrap)
+                table += _means(outcome, own, by_name, references, bootstrap)
     return table
-
-
-def _experts(outcomes: Sequence[Outcome]) -> dict[tuple[str, str], dict[str, Result]]:
-    """Return (split, task) -> mode -> the expert's result on its own task."""
-    experts: dict[tuple[str, str], dict[str, Result]] = {}
-    for outcome in outcomes:
-        if outcome.method == "expert":
-            for split, results in outcome.results.items():
-                own = outcome.subset[0]
-                if own in results:
-                    experts.setdefault((split, own), {})[outcome.mode] = results[own]
-    return experts
 
 
 def _score(task: Task, split: str, metric: str, result: Result) -> float:
@@ -128,10 +130,10 @@ def _row(
     task: Task,
     metric: str,
     result: Result,
-    experts: Mapping[tuple[str, str], Mapping[str, Result]],
+    references: _References,
     bootstrap: Bootstrap,
 ) -> Row:
-    of_task = {m: _score(task, split, metric, r) for m, r in experts.get((split, task.name), {}).items()}
+    own, best = (references.expert(task, split, metric, mode) for mode in (outcome.mode, None))
     measured = _score(task, split, metric, result)
     low, high = interval(bootstrap.samples(task, split, result.values, metric))
     return Row(
@@ -141,46 +143,50 @@ def _row(
         split=split,
         metric=metric,
         score=measured,
-        normalized=_share(metric, measured, of_task.get(outcome.mode)),
-        normalized_best=_share(metric, measured, _best(metric, of_task.values())),
+        normalized=own.share(measured) if own is not None else None,
+        normalized_best=best.share(measured) if best is not None else None,
         ci_low=low,
         ci_high=high,
+        note=_note(task.name, own),
     )
 
 
-def _best(metric: str, scores: Iterable[float]) -> float | None:
-    chosen = max if METRICS.get(metric).higher_is_better else min
-    return chosen(scores, default=None)
+def _note(task: str, own: _Expert | None) -> str:
+    """Return why a row has no share of its own expert."""
+    return "" if own is None or own.reason is None else f"the {own.mode} expert of {task} is {own.reason}"
 
 
-def _share(metric: str, measured: float, expert: float | None) -> float | None:
-    """Return the value of `kept`, if there is an expert and the share is finite."""
-    if expert is None:
-        return None
-    share = kept(measured, expert, higher_is_better=METRICS.get(metric).higher_is_better)
-    return share if math.isfinite(share) else None
-
-
-def _means(outcome: Outcome, own: Sequence[Row], tasks: Mapping[str, Task], bootstrap: Bootstrap) -> list[Row]:
+def _means(
+    outcome: Outcome, own: Sequence[Row], tasks: Mapping[str, Task], references: _References, bootstrap: Bootstrap
+) -> list[Row]:
     means = []
     for name, members in (("mean", [r for r in own if r.in_subset]), ("mean_all", list(own))):
         count = len({r.task for r in members})
         if not members or (name == "mean_all" and count < len(tasks)):
             continue
         primary = [r for r in members if r.metric == tasks[r.task].metric]
-        means.append(_mean(outcome, name, primary, tasks, bootstrap))
+        means.append(_mean(outcome, name, primary, tasks, references, bootstrap))
         for metric in dict.fromkeys(r.metric for r in members):
             of_metric = [r for r in members if r.metric == metric]
             if len(of_metric) == count and of_metric != primary:
-                means.append(_mean(outcome, name, of_metric, tasks, bootstrap))
+                means.append(_mean(outcome, name, of_metric, tasks, references, bootstrap))
     return means
 
 
-def _mean(outcome: Outcome, name: str, chosen: Sequence[Row], tasks: Mapping[str, Task], bootstrap: Bootstrap) -> Row:
-    """Return the mean over tasks, from one row of each."""
+def _mean(
+    outcome: Outcome,
+    name: str,
+    chosen: Sequence[Row],
+    tasks: Mapping[str, Task],
+    references: _References,
+    bootstrap: Bootstrap,
+) -> Row:
+    """Return the mean over tasks, from one row of each; of shares, over the tasks whose experts have one."""
     results = outcome.results["test"]
     samples = [bootstrap.samples(tasks[r.task], r.split, results[r.task].values, r.metric) for r in chosen]
     low, high = interval(np.mean(samples, axis=0))
+    best = [references.expert(tasks[r.task], r.split, r.metric, None) for r in chosen]
+    unshared = [expert is not None and expert.reason is not None for expert in best]
     return Row(
         **_head(outcome),
         in_subset=name == "mean",
@@ -188,10 +194,11 @@ def _mean(outcome: Outcome, name: str, chosen: Sequence[Row], tasks: Mapping[str
         split="test",
         metric=_common([r.metric for r in chosen]),
         score=float(np.mean([r.score for r in chosen])),
-        normalized=_mean_or_none([r.normalized for r in chosen]),
-        normalized_best=_mean_or_none([r.normalized_best for r in chosen]),
+        normalized=mean_share((r.normalized, bool(r.note)) for r in chosen),
+        normalized_best=mean_share((r.normalized_best, left) for r, left in zip(chosen, unshared, strict=True)),
         ci_low=low,
         ci_high=high,
+        note="; ".join(f"left out: {r.note}" for r in chosen if r.note),
     )
 
 
@@ -211,19 +218,15 @@ def _common(metrics: Sequence[str]) -> str:
     return metrics[0] if len(set(metrics)) == 1 else "mixed"
 
 
-def _mean_or_none(values: Sequence[float | None]) -> float | None:
-    defined = [v for v in values if v is not None]
-    return float(np.mean(defined)) if defined and len(defined) == len(values) else None
-
-
 def summary(outcomes: Sequence[Outcome], tasks: Sequence[Task], bootstrap: Bootstrap) -> list[dict[str, Any]]:
     """Return, per mode, method, space, selection and number of tasks, means over subsets of absolute and kept scores.
 
     ``absolute`` is the mean test score over the tasks in a subset, by their primary metrics. ``kept`` is their mean
     share (`kept`) of the expert of the same mode, and ``kept_best`` of the best mode's expert. Each has a paired
-    bootstrap 95 % interval over test rows. A share is None if one of the tasks has none.
+    bootstrap 95 % interval over test rows. Tasks whose expert has no share are left out of means of shares.
+    A share is None if no task is left, or if it is infinite.
     """
-    experts = _experts(outcomes)
+    references = _References.of(outcomes)
     by_name = {task.name: task for task in tasks}
     groups: dict[tuple[str, str, str, str, int], list[Outcome]] = {}
     for outcome in outcomes:
@@ -235,7 +238,7 @@ def summary(outcomes: Sequence[Outcome], tasks: Sequence[Task], bootstrap: Boots
         entry: dict[str, Any] = dict(zip(("mode", "method", "space", "selection", "n_tasks"), head, strict=True))
         entry["subsets"] = len(members)
         for name in ("absolute", "kept", "kept_best"):
-            measured = [_measured(o, name, experts, by_name, bootstrap) for o in members]
+            measured = [_measured(o, name, references, by_name, bootstrap) for o in members]
             if any(m is None for m in measured):
                 entry[name] = entry[f"{name}_low"] = entry[f"{name}_high"] = None
                 continue
@@ -247,11 +250,7 @@ def summary(outcomes: Sequence[Outcome], tasks: Sequence[Task], bootstrap: Boots
 
 
 def _measured(
-    outcome: Outcome,
-    measure: str,
-    experts: Mapping[tuple[str, str], Mapping[str, Result]],
-    tasks: Mapping[str, Task],
-    bootstrap: Bootstrap,
+    outcome: Outcome, measure: str, references: _References, tasks: Mapping[str, Task], bootstrap: Bootstrap
 ) -> tuple[float, Samples] | None:
     """Return a measure of one outcome over the tasks of its subset, and its bootstrap samples."""
     values, samples = [], []
@@ -261,26 +260,13 @@ def _measured(
             return None
         value, drawn = result.score, bootstrap.samples(task, "test", result.values)
         if measure != "absolute":
-            expert = _reference(task, experts.get(("test", name), {}), outcome.mode if measure == "kept" else None)
-            share = _share(task.metric, value, expert.score) if expert is not None else None
+            expert = references.expert(task, "test", task.metric, outcome.mode if measure == "kept" else None)
+            if expert is not None and expert.reason is not None:
+                continue
+            share = expert.share(value) if expert is not None else None
             if expert is None or share is None:
                 return None
-            value, drawn = share, shares(task.metric, drawn, bootstrap.samples(task, "test", expert.values))
+            value, drawn = share, shares(task.metric, drawn, bootstrap.samples(task, "test", expert.result.values))
         values.append(value)
         samples.append(drawn)
-    return float(np.mean(values)), np.mean(samples, axis=0)
-
-
-def shares(metric: str, drawn: Samples, expert: Samples) -> Samples:
-    """Return `kept` on every resample; NaN, which intervals leave out, for one without a finite share."""
-    above, below = (drawn, expert) if METRICS.get(metric).higher_is_better else (expert, drawn)
-    shares: Samples = above / np.where(below > 0, below, np.nan)
-    return shares
-
-
-def _reference(task: Task, of_task: Mapping[str, Result], mode: str | None) -> Result | None:
-    """Return the expert of a mode, or the best one."""
-    if mode is not None:
-        return of_task.get(mode)
-    sign = 1 if METRICS.get(task.metric).higher_is_better else -1
-    return max(of_task.values(), key=lambda r: sign * r.score, default=None)
+    return (float(np.mean(values)), np.mean(samples, axis=0)) if values else None

@@ -15,7 +15,10 @@ __all__ = ["Row", "write_csv"]
 
 @dataclass(frozen=True)
 class Row:
-    """A line of ``scores.csv``."""
+    """A line of ``scores.csv``.
+
+    ``note`` says why there is no share of the expert: it names the task and the mode.
+    """
 
     mode: str
     method: str
@@ -33,6 +36,7 @@ class Row:
     normalized_best: float | None
     ci_low: float | None
     ci_high: float | None
+    note: str = ""
 
     @property
     def oracle(self) -> bool:

@@ -139,7 +139,8 @@ class _Training:
         info = self._info(before, after, bool(held), bench).model_copy(update={"cut_error": made.error})
         if held and sum(after.values()) > sum(before.values()):  # nothing was better than something
             made = unchanged
-            info = info.model_copy(update={"after": dict(before), "step": 0, "cut_error": None})
+            error = (self.plain or self.first).error
+            info = info.model_copy(update={"after": dict(before), "step": 0, "cut_error": None, "start_error": error})
         return self._made(made.updates, self._embeddings(made.updates), info, full=made.full)
 
     def _record(self, made: Layered, began: float) -> dict[str, Any]:
@@ -196,7 +197,7 @@ class _Training:
             updates, embeddings = linear_factors(model), embedded(model)
         if self.plain is not None and plain is not None and held and sum(after.values()) > sum(plain.values()):
             updates = dict(self.plain.factors)
-            info = info.model_copy(update={"after": dict(plain), "step": 0})
+            info = info.model_copy(update={"after": dict(plain), "step": 0, "start_error": self.plain.error})
         return self._made(updates, embeddings, info)
 
     def _divided(self) -> tuple[list[Lesson], list[Lesson]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tangora.report.data import read_run
+from tangora.report.doubts import notes
 from tangora.report.headline import headline
 from tangora.report.ordinary import in_words
 from tangora.report.summary import Summary
@@ -55,5 +56,5 @@ def terminal(run: str | Path) -> RenderableType:
 
     summary = Summary(read_run(Path(run)))
     ordinary = in_words(summary.run.both_ways, comparable=summary.direction != 0)
-    sentences = [*headline(summary).sentences, ordinary]
+    sentences = [*headline(summary).sentences, ordinary, *notes(summary)]
     return Group(*terminal_tables(summary), Text(printable(" ".join(filter(None, sentences)))))

@@ -22,10 +22,20 @@ from tangora.support.files import reachable, read_json
 from tangora.support.json_text import parse_json
 from tangora.support.yaml import parse
 
-__all__ = ["SCORE_COLUMNS", "CandidateRow", "PolishRow", "Run", "Similarity", "Training", "read_run", "read_scores"]
+__all__ = [
+    "SCORE_COLUMNS",
+    "CandidateRow",
+    "PolishRow",
+    "Run",
+    "Similarity",
+    "Training",
+    "read_run",
+    "read_scored",
+    "read_scores",
+]
 
 _T = TypeVar("_T")
-SCORE_COLUMNS = [field.name for field in fields(Row)]
+SCORE_COLUMNS = [field.name for field in fields(Row) if field.name != "note"]  # which runs of earlier versions lack
 # fmt: off
 _CANDIDATE_COLUMNS = [
     "mode", "method", "space", "subset", "split", "weights", "parameters", "task", "score", "loss",
@@ -154,8 +164,27 @@ def read_run(path: Path) -> Run:
     )
 
 
-def read_scores(path: Path) -> list[Row]:
-    """Read ``scores.csv``; for a task with several metrics, only the rows of the first, by which a run selects.
+def read_scored(path: Path, metric: str | None = None) -> Run:
+    """Read the scores of a run, and its recipe if there is one.
+
+    Args:
+        path: the run's folder.
+        metric: see `read_scores`.
+
+    Raises:
+        FileError: ``scores.csv`` is missing, or a file is invalid.
+    """
+    path = reachable(path)
+    text = _optional(path / "recipe.yaml", _text, "", {})
+    return Run(path, read_scores(path / "scores.csv", metric), recipe=_mapping(text, path / "recipe.yaml"))
+
+
+def read_scores(path: Path, metric: str | None = None) -> list[Row]:
+    """Read ``scores.csv``; for a task with several metrics, only the rows of one.
+
+    Args:
+        path: of the file.
+        metric: tasks without it are left out; None for the first one of each task, by which a run selects.
 
     Raises:
         FileError: the file is missing, lacks a column, or has a cell of the wrong type.
@@ -166,7 +195,8 @@ def read_scores(path: Path) -> list[Row]:
         )
     first: dict[tuple[str, ...], Row] = {}
     for line, row in _rows(path, SCORE_COLUMNS):
-        first.setdefault(tuple(row[name] for name in _PLACE), parsed(path, line, _score, row))
+        if metric in (None, row["metric"]):
+            first.setdefault(tuple(row[name] for name in _PLACE), parsed(path, line, _score, row))
     return list(first.values())
 
 
@@ -176,7 +206,8 @@ def _score(row: Mapping[str, str]) -> Row:
     }
     optional: dict[str, Any] = {k: _number(row[k]) for k in ("normalized", "normalized_best", "ci_low", "ci_high")}
     inside = row["in_subset"].strip().lower() in {"true", "1"}
-    score = Row(**texts, **optional, n_tasks=int(row["n_tasks"]), in_subset=inside, score=float(row["score"]))
+    numbers: dict[str, Any] = {"n_tasks": int(row["n_tasks"]), "in_subset": inside, "score": float(row["score"])}
+    score = Row(**texts, **optional, **numbers, note=row.get("note") or "")
     _check_coefficients(parse_json(score.coefficients or "{}"), score.coefficients[:40])
     if score.method not in ("zero_shot", "expert") and score.mode in ("", "-"):
         raise ValueError("a fusion without a mode")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tangora.report.doubts import notes
 from tangora.report.headline import headline
 from tangora.report.summary import Key, Mean, Summary, mean_score
 from tangora.support.json_text import parse_json
@@ -25,6 +26,7 @@ def document(summary: Summary) -> dict[str, Any]:
             for mode, rows in experts.items()
         },
         "warnings": list(summary.run.warnings),
+        "notes": notes(summary),
         "fusions": [_fusion(summary, key, mean) for key, mean in summary.at_largest().items()],
     }
 

@@ -78,6 +78,10 @@
       const said = state.apart ? "per layer" : lambda(state.coefficients[k]);
       row.slider.setAttribute("aria-valuetext", `${said}, score ${figure(own[k])}`);
     });
+    const out = model.leftOut(split, on).map((task) => names[task]);
+    find("unshared").hidden = !out.length;
+    find("unshared").textContent =
+      `Kept leaves out ${out.join(", ")}: on ${split} rows the expert is worse than the base alone, or worth nothing.`;
     find("apart").hidden = !state.apart;
     if (state.apart) find("layers").textContent = state.apart.sites;
   };

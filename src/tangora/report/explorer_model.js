@@ -143,13 +143,20 @@ const Model = (() => {
       zeroShot[split] = tables[split].map((table) => table.score(table.predict(table.columns[0])));
     }
 
-    const kept = (split, task, score) => (score !== null && experts[split][task] > 0 ? score / experts[split][task] : null);
-    /** The mean over the fused tasks; null where an expert is worth nothing. */
+    const ratio = (split, task, score) => (score !== null && experts[split][task] > 0 ? score / experts[split][task] : null);
+    /** Whether there is a share of an expert: not of one that is worse than the base, or worth nothing. */
+    const shared = (split, task) => experts[split][task] > 0 && experts[split][task] >= zeroShot[split][task];
+    const kept = (split, task, score) => (shared(split, task) ? ratio(split, task, score) : null);
+    /** The mean over the fused tasks; null where a value is unknown. */
     const mean = (values, on) => {
       const chosen = values.filter((_, task) => on[task]);
       return !chosen.length || chosen.includes(null) ? null : chosen.reduce((a, b) => a + b, 0) / chosen.length;
     };
-    const keptMean = (split, scores, on) => mean(scores.map((score, task) => kept(split, task, score)), on);
+    /** The mean share over the fused tasks whose experts have one; null if none has. */
+    const keptMean = (split, scores, on) =>
+      mean(scores.map((score, task) => kept(split, task, score)), on.map((is, task) => is && shared(split, task)));
+    /** The fused tasks that the mean leaves out. */
+    const leftOut = (split, on) => data.tasks.map((_, task) => task).filter((task) => on[task] && !shared(split, task));
 
     /** The λ, one for all fused tasks, that keeps most on validation rows; of equals the smallest. */
     const single = (on) => {
@@ -162,7 +169,7 @@ const Model = (() => {
           const predictions = new Uint16Array(table.labels.length);
           if (!on[t]) return 0;
           const score = table.score(argmax(table.columns[0], sums[t], step / 20, table.classes, predictions));
-          return kept(split, t, score) ?? score; // as a run compares candidates where an expert is worth nothing
+          return ratio(split, t, score) ?? score; // as a run compares candidates where an expert is worth nothing
         });
         const found = mean(shares, on);
         if (found > best.kept + 1e-12) best = { kept: found, value: step / 20 };
@@ -173,7 +180,7 @@ const Model = (() => {
     /** What is kept, over the plane of two coefficients with the others as they are; yields after each column. */
     function* keptPlane(split, [a, b], coefficients, on, axis) {
       const rest = Float64Array.from(coefficients, (value, k) => (k === a || k === b ? 0 : value));
-      const chosen = tables[split].map((table, t) => ({ table, t })).filter(({ t }) => on[t]);
+      const chosen = tables[split].map((table, t) => ({ table, t })).filter(({ t }) => on[t] && shared(split, t));
       const bases = chosen.map(({ table }) => table.sum(rest));
       const values = new Float64Array(axis.length ** 2).fill(NaN);
       for (const [i, x] of axis.entries()) {
@@ -210,7 +217,7 @@ const Model = (() => {
       }
     }
 
-    return { tables, experts, zeroShot, kept, mean, keptMean, single, keptPlane, errorPlane };
+    return { tables, experts, zeroShot, kept, leftOut, mean, keptMean, single, keptPlane, errorPlane };
   };
 
   return { load };

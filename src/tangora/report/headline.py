@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tangora.report.doubts import notes
 from tangora.report.ordinary import in_words
 from tangora.report.summary import Key, Mean, Summary, mean_score, method_name, mode_name
 from tangora.support.shown import decimal
@@ -44,7 +45,8 @@ def headline(summary: Summary) -> Headline:
     if not summary.direction:
         top = keeper or top
     if top is None:
-        return Headline(["This run has experts and no fusion on the test split."], [], _tiles(summary, None, None))
+        sentences = ["This run has experts and no fusion on the test split."]
+        return Headline(sentences, notes(summary), _tiles(summary, None, None))
     sentences = [_top_sentence(summary, top, means, _praise(summary, top, keeper))]
     if keeper is not None and keeper != top:
         sentences.append(_keeper_sentence(keeper, means[keeper]))
@@ -128,6 +130,7 @@ def _caveats(summary: Summary, top: Key, means: dict[Key, Mean]) -> list[str]:
     texts.append(
         "Kept is relative to the same mode's experts: weak experts are easier to keep, so read it beside the score."
     )
+    texts += notes(summary)
     texts += _statistics(summary)
     texts += _given(summary)
     if text := in_words(summary.run.both_ways, comparable=summary.direction != 0):

@@ -9,6 +9,7 @@ from functools import cached_property
 from statistics import fmean
 
 from tangora.errors import FileError
+from tangora.evaluation.shares import higher, mean_share, no_share
 from tangora.evaluation.tables import Row
 from tangora.report.data import PolishRow, Run
 from tangora.tasks.metrics import direction
@@ -30,6 +31,9 @@ _SPELLED = {
     "samerging": "SAMerging",
 }
 """Names with a conventional spelling; all other names are shown unchanged."""
+
+_MEANS = {"mean", "mean_all"}  # in place of a task
+_ROUNDED = 1e-4  # scores.csv has 6 digits
 
 
 def mode_name(mode: str) -> str:
@@ -91,7 +95,39 @@ class Summary:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.rows = [r for r in run.scores if r.split == "test"]
+        # A run of an earlier version has shares of experts that are worse than zero-shot.
+        self.rows = [self._allowed(r) for r in run.scores if r.split == "test"]
+
+    @cached_property
+    def without_share(self) -> dict[tuple[str, str], str]:
+        """Mode, task -> why there is no share of the expert on the test split, for the experts without one."""
+        test = [r for r in self.run.scores if r.split == "test" and r.task not in _MEANS]
+        zero = {r.task: r.score for r in test if r.method == "zero_shot"}
+        experts = [r for r in test if r.method == "expert" and r.subset == r.task]
+        reasons = {(r.mode, r.task): _reason(r, zero.get(r.task)) for r in experts}
+        return {place: reason for place, reason in reasons.items() if reason is not None}
+
+    @cached_property
+    def unshared(self) -> set[str]:
+        """The tasks of which no mode's expert has a share."""
+        test = (r for r in self.run.scores if r.split == "test" and r.method == "expert")
+        places = {(r.mode, r.task) for r in test if r.subset == r.task}
+        shared = {task for _, task in places - self.without_share.keys()}
+        return {task for _, task in places} - shared
+
+    def _allowed(self, row: Row) -> Row:
+        """Return a row without the shares that do not exist."""
+        if (row.mode, row.task) in self.without_share and row.normalized is not None:
+            row = replace(row, normalized=None)
+        return replace(row, normalized_best=None) if row.task in self.unshared else row
+
+    def mean_kept(self, rows: Iterable[Row]) -> float | None:
+        """Return the mean share of the own experts' scores, over the tasks whose expert has one."""
+        return mean_share((r.normalized, (r.mode, r.task) in self.without_share) for r in rows)
+
+    def mean_kept_best(self, rows: Iterable[Row]) -> float | None:
+        """Return the mean share of the best modes' experts' scores, over the tasks that have one."""
+        return mean_share((r.normalized_best, r.task in self.unshared) for r in rows)
 
     @cached_property
     def fused(self) -> dict[Key, dict[str, Mean]]:
@@ -102,7 +138,7 @@ class Summary:
                 key = Key(row.mode, row.method, row.space, row.selection)
                 groups.setdefault(key, {}).setdefault(row.subset, []).append(row)
         keys = sorted(groups, key=lambda k: self.run.modes.index(k.mode))
-        return {k: {s: _mean(rows) for s, rows in groups[k].items()} for k in keys}
+        return {k: {s: self._mean(rows) for s, rows in groups[k].items()} for k in keys}
 
     @cached_property
     def sizes(self) -> list[int]:
@@ -122,6 +158,30 @@ class Summary:
         means = {k: self.by_size(k) for k in self.fused}
         return {k: v[self.sizes[-1]] for k, v in means.items() if self.sizes[-1] in v}
 
+    def _mean(self, rows: list[Row]) -> Mean:
+        """Return the mean of the rows of one fusion of one subset."""
+        everything = [r for r in rows if r.task not in _MEANS]
+        inside = [r for r in everything if r.in_subset]
+        reported = next((r for r in rows if r.task == "mean"), None)
+        overall = next((r.score for r in rows if r.task == "mean_all"), None)
+        if overall is None and everything:
+            overall = fmean(r.score for r in everything)
+        if reported is None and not inside:
+            where = f"scores.csv, subset {rows[0].subset}"
+            raise FileError("a fusion has no row of its own tasks", where=where, fix="write the file again")
+        if reported is not None:
+            n, score, low, high = reported.n_tasks, reported.score, reported.ci_low, reported.ci_high
+        else:
+            n, score = inside[0].n_tasks, fmean(r.score for r in inside)
+            low, high = _interval(inside, score)
+        if inside:
+            kept, kept_best = self.mean_kept(inside), self.mean_kept_best(inside)
+        else:
+            kept, kept_best = reported.normalized, reported.normalized_best  # type: ignore[union-attr]
+        left_out = any((r.mode, r.task) in self.without_share for r in inside)  # then the score has other tasks
+        sense = 0 if left_out else direction(r.metric for r in everything)
+        return Mean(n, score, low, high, kept, *_kept_interval(sense, score, low, high, kept), kept_best, overall)
+
     def by_size(self, key: Key) -> dict[int, Mean]:
         """Return the mean over the subsets of each size."""
         means = self.fused[key].values()
@@ -134,6 +194,8 @@ class Summary:
         if entry is None or int(entry["subsets"] or 0) != mean.subsets:
             return mean
         mean = replace(mean, low=entry["absolute_low"], high=entry["absolute_high"])
+        if mean.kept is None or entry["kept"] is None or abs(mean.kept - entry["kept"]) > _ROUNDED * abs(mean.kept):
+            return replace(mean, kept_low=None, kept_high=None)  # of other tasks: an earlier version left none out
         return replace(mean, kept_low=entry["kept_low"], kept_high=entry["kept_high"])
 
     def shown(self) -> list[Key]:
@@ -157,9 +219,15 @@ class Summary:
         experts = (r for r in self.run.scores if r.method == "expert" and r.split == "validation")
         return {(r.mode, r.task): r for r in experts if r.subset == r.task}
 
+    @cached_property
+    def zero_validated(self) -> dict[str, float]:
+        """Task -> the base model's score on the validation split."""
+        rows = (r for r in self.run.scores if r.method == "zero_shot" and r.split == "validation")
+        return {r.task: r.score for r in rows}
+
     def zero_shot(self, tasks: Iterable[str] | None = None) -> dict[str, Row]:
         """Return the base model's scores."""
-        rows = {r.task: r for r in self.rows if r.method == "zero_shot" and r.task not in {"mean", "mean_all"}}
+        rows = {r.task: r for r in self.rows if r.method == "zero_shot" and r.task not in _MEANS}
         return rows if tasks is None else {t: rows[t] for t in tasks if t in rows}
 
     def fused_scores(self, key: Key, subset: str) -> dict[str, Row]:
@@ -167,15 +235,13 @@ class Summary:
         return {
             r.task: r
             for r in self.rows
-            if r.subset == subset
-            and Key(r.mode, r.method, r.space, r.selection) == key
-            and r.task not in {"mean", "mean_all"}
+            if r.subset == subset and Key(r.mode, r.method, r.space, r.selection) == key and r.task not in _MEANS
         }
 
     @cached_property
     def metrics(self) -> dict[str, str]:
         """Task -> its metric."""
-        return {r.task: r.metric for r in self.rows if r.task not in {"mean", "mean_all"}}
+        return {r.task: r.metric for r in self.rows if r.task not in _MEANS}
 
     @cached_property
     def direction(self) -> int:
@@ -194,25 +260,8 @@ def mean_score(rows: dict[str, Row]) -> float | None:
     return fmean(r.score for r in rows.values()) if rows else None
 
 
-def _mean(rows: list[Row]) -> Mean:
-    inside = [r for r in rows if r.in_subset and r.task not in {"mean", "mean_all"}]
-    everything = [r for r in rows if r.task not in {"mean", "mean_all"}]
-    reported = next((r for r in rows if r.task == "mean"), None)
-    overall = next((r.score for r in rows if r.task == "mean_all"), None)
-    if overall is None and everything:
-        overall = fmean(r.score for r in everything)
-    if reported is not None:
-        n, score, kept, kept_best = reported.n_tasks, reported.score, reported.normalized, reported.normalized_best
-        low, high = reported.ci_low, reported.ci_high
-    elif not inside:
-        where = f"scores.csv, subset {rows[0].subset}"
-        raise FileError("a fusion has no row of its own tasks", where=where, fix="write the file again")
-    else:
-        n, score = inside[0].n_tasks, fmean(r.score for r in inside)
-        kept, kept_best = _mean_of(r.normalized for r in inside), _mean_of(r.normalized_best for r in inside)
-        low, high = _interval(inside, score)
-    sense = direction(r.metric for r in everything)
-    return Mean(n, score, low, high, kept, *_kept_interval(sense, score, low, high, kept), kept_best, overall)
+def _reason(expert: Row, zero_shot: float | None) -> str | None:
+    return no_share(expert.score, zero_shot, higher_is_better=higher(expert.metric))
 
 
 def _kept_interval(

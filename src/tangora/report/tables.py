@@ -329,8 +329,8 @@ def _mean_or_dash(summary: Summary, value: float | None) -> str:
 
 
 def _reference(summary: Summary, rows: dict[str, Row], tasks: Sequence[str], kept: float | None) -> list[str]:
-    best = [r.normalized_best for r in rows.values() if r.normalized_best is not None]
-    of_best = percent(sum(best) / len(best)) if best and len(best) == len(rows) else "–"
+    best = summary.mean_kept_best(rows.values())
+    of_best = percent(best) if best is not None else "–"
     own = percent(kept) if kept is not None else "–"
     return [
         _mean_or_dash(summary, mean_score(rows)),

@@ -10,7 +10,6 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any, Literal, TypeAlias
 
 from pydantic import ValidationError
@@ -18,14 +17,14 @@ from pydantic import ValidationError
 from tangora.adapters.metadata import read_metadata
 from tangora.config.fusion import FusionEntry
 from tangora.errors import FileError, TangoraError
-from tangora.evaluation.results import kept
+from tangora.evaluation.shares import finite, higher, kept, mean_share
 from tangora.evaluation.tables import Row
 from tangora.report.summary import Key, Summary, mean_score, method_name, mode_name
 from tangora.storage.header import read_header
 from tangora.support.files import read_json
 from tangora.support.seams import MODES, SEARCHES
 
-__all__ = ["DATA", "GIVEN", "GROUPS", "Way", "reference", "ways"]
+__all__ = ["DATA", "GIVEN", "GROUPS", "Way", "entries", "reference", "ways"]
 
 Group: TypeAlias = Literal["separate", "fused", "routed", "joint"]
 GROUPS: tuple[Group, ...] = ("separate", "fused", "routed", "joint")
@@ -47,7 +46,7 @@ class Way:
         name: of the mode, or of mode and method.
         group: of `GROUPS`.
         score: mean over the tasks; None if their metrics have no common scale.
-        kept: mean over the tasks of the share of the reference's experts; None if an expert has no share.
+        kept: mean of the share of the reference's experts, over the tasks whose expert has one.
         trainable: numbers that are trained, per task; None if nothing is recorded.
         stored: numbers in the files, per task.
         seconds: of training, of all tasks together; None if nothing is recorded.
@@ -82,8 +81,8 @@ def reference(summary: Summary) -> str | None:
 
 def ways(summary: Summary) -> list[Way]:
     """Return the ways of a run, separate adapters first; none if it compares none with another."""
-    entries = _entries(summary.run.recipe)
-    routed = {label for label, entry in entries.items() if entry.get("route")}
+    named = entries(summary.run.recipe)
+    routed = {label for label, entry in named.items() if entry.get("route")}
     modes = {mode: _of_mode(summary, mode) for mode in summary.run.modes}
     if not routed and not any(mode.joint for mode in modes.values()):
         return []
@@ -91,7 +90,7 @@ def ways(summary: Summary) -> list[Way]:
     found = [_trained(summary, name, mode, tasks) for name, mode in modes.items()]
     for key in summary.at_largest():
         if not key.oracle:
-            found.append(_fused(summary, key, entries.get(key.method, {}), tasks))
+            found.append(_fused(summary, key, named.get(key.method, {}), tasks))
     return sorted(found, key=lambda way: GROUPS.index(way.group))
 
 
@@ -111,7 +110,7 @@ def _of_mode(summary: Summary, name: str) -> _Mode:
     return _Mode(bool(getattr(mode, "joint", False)), bool(getattr(mode, "extends", False)), given)
 
 
-def _entries(recipe: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+def entries(recipe: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """Return the name of a fusion in ``scores.csv`` -> its entry in the resolved recipe."""
     fusion = recipe.get("fusion")
     listed = fusion.get("methods") if isinstance(fusion, Mapping) else None
@@ -181,17 +180,17 @@ def _kept(summary: Summary, rows: Mapping[str, Row]) -> float | None:
     """Return the mean share of the reference's experts."""
     mode = reference(summary)
     experts = summary.experts(mode, rows) if mode is not None else {}
-    shares = [_share(row, experts.get(task)) for task, row in rows.items()]
-    return fmean(share for share in shares if share is not None) if shares and None not in shares else None
+    left_out = [(mode, task) in summary.without_share for task in rows]
+    shares = [_share(summary, row, experts.get(task)) for task, row in rows.items()]
+    return mean_share(zip(shares, left_out, strict=True))
 
 
-def _share(row: Row, expert: Row | None) -> float | None:
-    from tangora.tasks.metrics import direction  # deferred: metrics import their packages
-
+def _share(summary: Summary, row: Row, expert: Row | None) -> float | None:
     if expert is None:
         return None
-    share = kept(row.score, expert.score, higher_is_better=direction([row.metric]) > 0)
-    return share if share == share else None
+    zero = summary.zero_shot([row.task]).get(row.task)
+    zero_shot = zero.score if zero is not None else None
+    return finite(kept(row.score, expert.score, zero_shot, higher_is_better=higher(row.metric)))
 
 
 def _needed(entry: Mapping[str, Any]) -> str:

@@ -301,7 +301,7 @@ class Metric(Protocol):
         name: its name in recipes and ``scores.csv``; letters, digits and ``_``.
         takes: the kinds of answers that it can compare; a recipe with another kind is refused.
         higher_is_better: whether a higher score is better. If not, no score is below 0, and a fusion keeps the share
-            ``expert / fusion`` of an expert's score: see `tangora.evaluation.results.kept`.
+            ``expert / fusion`` of an expert's score: see `tangora.evaluation.shares.kept`.
     """
 
     name: str

@@ -108,9 +108,8 @@ def formatted(table: Table, template: str, key: str, extra: Mapping[str, list[An
     columns = [name for name in names if name not in extra]
     for name in columns:
         if name not in table.columns:
-            raise DataError(
-                f"unknown column in {key}", got=name, where=table.where, fix=did_you_mean(name, table.columns)
-            )
+            fix = f"{did_you_mean(name, table.columns)}. The task's key {key}, which is {template!r}, names columns"
+            raise DataError(f"unknown column in {key}", got=name, where=table.where, fix=fix)
     values = {name: extra[name] if name in extra else table.column(name) for name in names}
     return [_fill(template, {k: v[i] for k, v in values.items()}, table.place(i)) for i in range(len(table))]
 

@@ -6,7 +6,6 @@ chooses coefficients.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Mapping
 from statistics import fmean
@@ -15,12 +14,11 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tangora.evaluation.results import kept
+from tangora.evaluation.shares import finite, higher, kept
 from tangora.report.data import CandidateRow
 from tangora.report.figures import legend
 from tangora.report.summary import Summary, method_name
 from tangora.report.theme import Layout, color, log_if_wide, marker, panels, series_role
-from tangora.tasks.metrics import direction
 
 __all__ = ["absent", "curves", "draw"]
 
@@ -58,8 +56,8 @@ def _value(summary: Summary, candidate: CandidateRow) -> float | None:
     expert = summary.validated.get((candidate.mode, candidate.task))
     if expert is None:
         return None
-    share = kept(candidate.score, expert.score, higher_is_better=direction([expert.metric]) > 0)
-    return share if math.isfinite(share) else None
+    zero = summary.zero_validated.get(candidate.task)
+    return finite(kept(candidate.score, expert.score, zero, higher_is_better=higher(expert.metric)))
 
 
 def draw(summary: Summary, layout: Layout) -> Figure:

@@ -11,8 +11,8 @@ from typing import Any
 
 from tangora.adapters.adapter import load
 from tangora.analysis.plane import grid
-from tangora.config.recipe import Recipe, load_run_recipe
-from tangora.errors import ArgumentError, FileError
+from tangora.config.recipe import Recipe, load_run_recipe, no_run
+from tangora.errors import ArgumentError
 from tangora.modes.contract import mode_of
 from tangora.support.files import digest, read_json
 from tangora.support.seams import FAMILIES
@@ -104,9 +104,9 @@ class AnalysisPlan:
 
     def __post_init__(self) -> None:
         """Refuse a folder that is not a finished run, and names that the run does not have."""
-        if not (self.run / "scores.csv").is_file() or not (self.run / "recipe.yaml").is_file():
-            fix = "give the folder of a finished tangora run"
-            raise FileError("not a finished run: recipe.yaml or scores.csv is missing", where=self.run, fix=fix)
+        missing = [name for name in ("recipe.yaml", "scores.csv") if not (self.run / name).is_file()]
+        if missing:
+            raise no_run(self.run, missing[0], "finished run")
         _check_names(self.settings.modes, list(self.recipe.modes), "--modes")
         _ = self.pairs
 

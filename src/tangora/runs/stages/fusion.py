@@ -21,7 +21,8 @@ from tangora.config.fusion import SearchSettings
 from tangora.config.recipe import Recipe
 from tangora.evaluation.candidates import Scoring
 from tangora.evaluation.evaluator import Result
-from tangora.evaluation.results import Outcome, rank_kept
+from tangora.evaluation.results import Outcome
+from tangora.evaluation.shares import rank_kept
 from tangora.methods import get
 from tangora.progress import Progress
 from tangora.runs.stages.cells import Cell

@@ -1,6 +1,6 @@
 """The tables of a run.
 
-RUN/scores.csv, candidates.csv, summary.json, similarity.json; RUN/searches.json, polish.json and
+RUN/scores.csv, candidates.csv, summary.json, similarity.json, cache/rows.json; RUN/searches.json, polish.json and
 RUN/cache/predictions.json unless they would be empty
 """
 
@@ -21,6 +21,7 @@ from tangora.runs.jobs import Job, Resources
 from tangora.runs.stages.column_files import scored_on_columns
 from tangora.runs.stages.fusion import CANDIDATE_COLUMNS
 from tangora.runs.stages.outcomes import Outcomes, joined
+from tangora.runs.stages.scored_rows import FILE, write_scored_rows
 from tangora.runs.stages.scores import ScoresJob
 from tangora.support.files import digest, write_json
 from tangora.support.source import source_digest
@@ -48,6 +49,7 @@ class TablesJob(Job):
         outcomes, progress = self._outcomes(context), context.progress
         progress.begin(self.label, 3)
         _write_scores(context, outcomes)
+        _write_rows(context, self.inputs)
         progress.advance(detail="scores.csv")
         _write_candidates(context, outcomes)
         progress.advance(detail="candidates.csv")
@@ -58,7 +60,7 @@ class TablesJob(Job):
     def files(self, context: Context) -> list[Path]:
         """Return the tables that every run has."""
         names = ("scores.csv", "summary.json", "candidates.csv", "similarity.json")
-        return [context.run / name for name in names]
+        return [*(context.run / name for name in names), context.run / FILE]
 
     def _outcomes(self, context: Context) -> Outcomes:
         jobs = (context.plan[key] for key in self.inputs)
@@ -74,6 +76,11 @@ def _write_scores(context: Context, outcomes: Outcomes) -> None:
     if warnings := score_warnings(measured, tasks, "test", cut=("train", "validation", "test")):
         summary["warnings"] = warnings
     write_json(context.run / "summary.json", summary)
+
+
+def _write_rows(context: Context, inputs: Sequence[str]) -> None:
+    recipe, scored = context.recipe, [key for key in inputs if isinstance(context.plan[key], ScoresJob)]
+    write_scored_rows(context.run, list(context.tasks.values()), scored, recipe.seed, recipe.evaluation.bootstrap)
 
 
 def _name(outcome: scores.Outcome) -> str:
@@ -107,7 +114,7 @@ def _write_similarity(context: Context) -> None:
 def tables_job(recipe: Recipe, before: Sequence[Job]) -> TablesJob:
     """Return the job that reads every expert and every outcome."""
     inputs = tuple(job.key for job in before)
-    code = source_digest(scores, cosine_matrix, write_site_predictions, score_warnings)
+    code = source_digest(scores, cosine_matrix, write_site_predictions, score_warnings, write_scored_rows)
     key = digest(["tables-1", code, inputs, recipe.evaluation.bootstrap, recipe.seed])
     names = tuple(task.name for task in recipe.tasks)
     return TablesJob(key, names, inputs, Resources(float(recipe.evaluation.bootstrap * len(before)), device=False))
