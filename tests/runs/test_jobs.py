@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import pickle
 import shutil
@@ -199,3 +200,14 @@ def test_settings_of_an_executor_are_its_own(settings, match):
     assert load_recipe("quickstart", ["executor=processes"]).executor.settings.workers == 2
     with pytest.raises(RecipeError, match=match):
         load_recipe("quickstart", settings)
+
+
+def test_experts_are_scored_on_their_own_tasks_alone_if_asked(short_recipe, short_run, short_copy):
+    raw = short_recipe.model_dump(mode="json")
+    raw["evaluation"] |= {"others": False}
+    tangora.run(type(short_recipe).model_validate(raw), short_copy, overwrite=True)
+    rows, all_rows = (list(csv.DictReader((run / "scores.csv").open())) for run in (short_copy, short_run))
+    of_others = [row for row in all_rows if row["method"] == "expert" and row["task"] not in (row["subset"], "mean")]
+    assert {row["task"] for row in of_others} == {"plain", "good", "mean_all"}
+    assert rows == [row for row in all_rows if row not in of_others]
+    assert (short_copy / "report.html").is_file()

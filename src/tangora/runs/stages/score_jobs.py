@@ -54,10 +54,11 @@ def expert_score_jobs(
     recipe: Recipe, sources: Sources, experts: Sequence[ExpertJob], columns: Sequence[ColumnsJob]
 ) -> list[ExpertScoresJob]:
     """Return a job for every expert."""
-    jobs, names = [], tuple(sources.tasks)
+    jobs = []
     for expert in experts:
         read = [job for job in columns if job.mode == expert.mode]
         for task in expert.tasks:
+            names = tuple(sources.tasks) if recipe.evaluation.others else (task,)
             needed = [job.key for job in read if job.split == "test" or job.tasks == (task,)]
             inputs = (expert.key, *needed)
             key = digest([CODE, "expert", _code(recipe), task, inputs, list(names), recipe.evaluation.batch_size])

@@ -83,7 +83,7 @@ class ZeroShotJob(ScoresJob):
 
 @dataclass(frozen=True)
 class ExpertScoresJob(ScoresJob):
-    """Score an expert on every task's test rows, and on its own validation rows.
+    """Score an expert on the test rows of its tasks: every task, or its own alone; and on its own validation rows.
 
     Attributes:
         mode: of the expert.
