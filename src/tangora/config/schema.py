@@ -121,7 +121,9 @@ class EvaluationConfig(Frozen):
     """How scores are measured."""
 
     batch_size: int = Field(default=64, ge=1, description="rows per forward pass")
-    others: bool = Field(default=True, description="score each expert on the other tasks' test rows too; false: on its own")
+    others: bool = Field(
+        default=True, description="score each expert on the other tasks' test rows too; false: on its own"
+    )
     bootstrap: int = Field(default=1000, ge=100, description="resamples for the 95 % interval")
 
 
