@@ -28,24 +28,27 @@ def of(counts=None, rows=100, converted=100, cut=0, numbers=None, answers="class
 def test_few_classes_are_listed_and_many_are_summed_up():
     lines = list(overview_lines(of({"yes": 60, "no": 40}), 60))
     assert lines[0] == "t: 2 classes by accuracy; tokens 4 to 16 (median 9)"
-    assert lines[1:3] == ["  train: yes (60), no (40)", "  test: yes (60), no (40)"]
+    assert lines[2:4] == ["  train: yes (60), no (40)", "  test: yes (60), no (40)"]
     many = list(overview_lines(of({f"c{i}": 10 + i for i in range(77)}), 60))
-    assert many[1] == "  train: 10 to 86 rows each; c76 (86), c75 (85), ..., c1 (11), c0 (10)"
+    assert many[2] == "  train: 10 to 86 rows each; c76 (86), c75 (85), ..., c1 (11), c0 (10)"
     assert sum("rows each" in line for line in many) == 1, "of train alone"
     tags = list(overview_lines(of({f"t{i}": 3 for i in range(9)}, answers="tags"), 60))
-    assert (tags[0].split(";")[0], tags[1]) == ("t: 9 tags by accuracy", "  train: 3 words each")
+    assert (tags[0].split(";")[0], tags[2]) == ("t: 9 tags by accuracy", "  train: 3 words each")
 
 
 def test_what_is_cut_and_what_is_a_sample():
     lines = list(overview_lines(of({"yes": 1}, rows=60614, converted=2000, cut=8), 60))
     assert lines[1] == "  cut at max_length 16: 0.4 % of train, 0.4 % of test"
     assert lines[2] == "  tokens and cuts are those of a sample: 2,000 of 60,614 train, 2,000 of 60,614 test rows"
-    assert not any("cut" in line or "sample" in line for line in overview_lines(of({"yes": 1}), 60))
+    whole = list(overview_lines(of({"yes": 1}), 60))
+    assert whole[1] == "  cut at max_length 16: none of 200 rows"
+    assert not any("sample" in line for line in whole)
 
 
 def test_numbers_and_texts():
     lines = list(overview_lines(of(numbers=Spread(0.5, 2, 5), answers="number"), 60))
-    assert lines[:2] == ["t: numbers by accuracy; tokens 4 to 16 (median 9)", "  train: numbers 0.5 to 5 (median 2)"]
+    assert lines[0] == "t: numbers by accuracy; tokens 4 to 16 (median 9)"
+    assert lines[2] == "  train: numbers 0.5 to 5 (median 2)"
     assert "  train: bytes 7" in list(
         overview_lines(of(numbers=Spread(7, 7, 7), answers="likelihood", answer=None), 60)
     )
@@ -61,6 +64,16 @@ def test_examples_fit_the_width_and_are_whole(width):
     indent = len("  reads:   ")
     assert "".join(line[indent:] for line in lines[first:last]) == prompt.replace("\n", r"\n")
     assert "".join(line[indent:] for line in lines[last:]) == "x" * 200
+
+
+def test_lines_end_between_words_and_never_inside_a_special_token():
+    prompt = "[CLS] " + "<|im_start|>user\nan answer, <b>!<|im_end|>\n" * 12 + "x" * 90 + " [SEP]"
+    for width in range(40, 90):
+        lines = [line[11:] for line in overview_lines(of(prompt=prompt), width)]
+        read = lines[lines.index(next(line for line in lines if line.startswith("[CLS]"))) : -1]
+        assert "".join(read) == prompt.replace("\n", r"\n")
+        for token in ("<|im_start|>", "<|im_end|>", r"\n", "answer,", "[SEP]"):
+            assert sum(line.count(token) for line in read) == prompt.replace("\n", r"\n").count(token), (width, token)
 
 
 def test_very_long_examples_keep_both_ends():

@@ -54,6 +54,7 @@ def test_a_csv_file_with_other_columns_separator_and_encoding(folder):
     assert (task.source.csv, recipe.base.model) == ("my reviews.csv", "bert")
     text = (folder / "recipes" / "r.yaml").read_text()
     assert "# 3 classes: bad (20), good (20), so so (20)" in text
+    assert "  max_length: 128 # tokens of a text, or of a pair; what is longer is cut\n" in text
     assert "{csv: ../my reviews.csv, sep: ;, encoding: cp1252}" in text
     plan = json.loads(command("run", "recipes/r.yaml", "--dry-run", "--json").stdout)
     assert plan["rows"]["my-reviews"]["splits"]["test"]["rows"] == 12
@@ -129,6 +130,10 @@ def test_json_lines_for_a_language_model(folder, rows, keys):
     assert "family: causal-lm" in command("new", "--from", "a.jsonl", "--base", "org/decoder").stdout
     recipe = load_recipe("a.yaml")
     assert (recipe.base.family, recipe.base.model) == ("causal-lm", "org/decoder")
+    assert (
+        f"  max_length: {recipe.base.max_length} # most tokens of a row; a longer one is refused\n"
+        in (folder / "a.yaml").read_text()
+    )
     assert {key: getattr(recipe.tasks[0], key) for key in keys} == keys
 
 
@@ -145,6 +150,7 @@ def test_folders_of_images(folder):
                 (folder / "pets" / split / name / f"{n}.png").write_bytes(f"{split}{name}{n}".encode())
     command("new", "--from", "pets", "--base", "vit")
     assert load_recipe("pets.yaml").tasks[0].source.imagefolder == {"train": "pets/train", "test": "pets/test"}
+    assert "max_length" not in (folder / "pets.yaml").read_text()
     shutil.move("pets/train", "cats")
     command("new", "--from", "cats", "--base", "vit")
     task = load_recipe("cats.yaml").tasks[0]

@@ -8,11 +8,13 @@ import shutil
 import sys
 
 import pytest
+import torch
 
 import tangora
 from tangora.cli import commands as cli
 from tangora.cli import completion
 from tangora.evaluation import predictor as predicting
+from tangora.progress import Progress
 
 
 @pytest.fixture
@@ -108,6 +110,32 @@ def test_a_generated_text_has_no_probability(program, families, tmp_path):
     assert json.loads(out)["answers"] == [{"answer": answer} for answer in expected]
     code, out, _ = program("predict", folder, "--text", case.rows[0], "-q")
     assert (code, "probability" in out) == (0, False)
+
+
+@pytest.mark.parametrize(("ends", "said"), [(False, "are cut at max_new_tokens, before an end"), (True, "are empty")])
+def test_answers_without_an_end_and_empty_answers_are_named(families, tmp_path, ends, said):
+    class Notes(Progress):
+        def note(self, text):
+            notes.append(text)
+
+    notes = []
+    case = families["language"]
+    predict = tangora.predictor(case.trained("lora", tmp_path / "answers"), base=case.base)
+    token = case.base.backbone.generation_config.eos_token_id if ends else 7
+
+    def always(_, inputs, output):
+        output.logits = torch.nn.functional.one_hot(
+            torch.full(output.logits.shape[:-1], token), output.logits.shape[-1]
+        ).float()
+        return output
+
+    hook = case.base.backbone.register_forward_hook(always)
+    try:
+        predict(case.rows[:2], progress=Notes())
+    finally:
+        hook.remove()
+    assert [note for note in notes if said in note] == notes[:1]
+    assert notes[0].startswith("2 of 2 answers (100 %) ")
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])

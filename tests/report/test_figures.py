@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import re
 from dataclasses import replace
 
@@ -98,6 +99,27 @@ def test_bars_are_the_scores(summary):
     experts = summary.experts("lora")
     widths = [patch.get_width() for patch in axis.patches]
     assert widths == pytest.approx([experts[t].score for t in TASKS[:2]] + [fused[t].score for t in TASKS[:2]])
+
+
+def test_the_marker_of_a_coefficient_is_the_chosen_one(summary):
+    curve = ("lora", "task_arithmetic", "delta", "{}")
+    points = coefficient.curves(summary)[curve]
+    other = next(x for x in points if x != max(points, key=points.__getitem__))
+    written = json.dumps({"weights": [other] * len(summary.largest.split("+"))})
+    rows = [
+        replace(r, coefficients=written)
+        if (r.mode, r.method, r.space, r.subset) == (*curve[:3], summary.largest)
+        else r
+        for r in summary.run.scores
+    ]
+    again = Summary(replace(summary.run, scores=rows))
+    assert coefficient.chosen(again)[curve] == other
+    figure = coefficient.draw(again, WIDE)
+    axis = next(a for a in figure.axes if "task arithmetic" in (a.get_title(), a.get_title(loc="left")))
+    marked = [
+        tuple(map(float, (*line.get_xdata(), *line.get_ydata()))) for line in axis.lines if len(line.get_xdata()) == 1
+    ]
+    assert (other, points[other]) in marked
 
 
 def test_coefficient_curves_are_means_over_the_fused_tasks_on_validation(summary):
@@ -232,6 +254,6 @@ def test_eleven_modes_are_told_apart_and_leave_the_panels_their_height(summary, 
 @pytest.mark.parametrize(("direction", "best"), [(1, [0.5]), (-1, [0.0])])
 def test_the_best_coefficient_is_marked(direction, best):
     axis = Figure().subplots()
-    coefficient._panel(axis, {("lora", "ties", "delta", ""): {0.0: 0.2, 0.5: 0.8, 1.0: 0.6}}, ["lora"], direction)
+    coefficient._panel(axis, {("lora", "ties", "delta", ""): {0.0: 0.2, 0.5: 0.8, 1.0: 0.6}}, ["lora"], direction, {})
     marked = [line for line in axis.get_lines() if line.get_marker() not in ("None", "")]
     assert [line.get_xdata()[0] for line in marked] == best

@@ -76,6 +76,19 @@ def test_ties_as_shown_are_both_bold(folder):
     assert all(cell.bold for cell in tied)
 
 
+def test_a_fusion_that_is_alone_in_its_column_is_not_bold(folder):
+    grid = table(folder, rows="mode", columns="method", methods=["ties"], modes=["lora"])
+    assert not bold(grid)
+    assert bold(table(folder, rows="mode", columns="method", methods=["ties"]))
+
+
+def test_kept_has_no_row_for_zero_shot(folder):
+    assert all(names[-1] != "zero-shot" for names, _ in table(folder, value="kept").rows)
+    by_mode = table(folder, rows="mode", columns="method", value="kept")
+    assert all(any(cell.text for cell in cells) for _, cells in by_mode.rows)
+    assert "zero-shot" not in by_mode.columns
+
+
 def test_less_is_better_of_perplexities(folder, tmp_path):
     worse = changed(folder, tmp_path / "p", lambda row: row | {"metric": "perplexity"})
     grid = table(worse, modes=["lora"])

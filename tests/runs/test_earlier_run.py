@@ -56,6 +56,7 @@ def test_its_adapters_are_not_trained_again(earlier, short_run, short_recipe, mo
     for table in ("scores.csv", "candidates.csv", "summary.json", "similarity.json"):
         assert (earlier / table).read_bytes() == (short_run / table).read_bytes()
     assert missing(Context.open(earlier)) == []
+    assert "made again" not in log
 
 
 def test_an_adapter_that_its_metadata_contradict_is_trained_again(earlier, short_recipe, monkeypatch):
@@ -66,6 +67,7 @@ def test_an_adapter_that_its_metadata_contradict_is_trained_again(earlier, short
     log = run_again(short_recipe, earlier, monkeypatch)
     assert "lora · plain: taken as it is" in log
     assert "lora · good: begun" in log
+    assert "1 adapter is made again (lora · good): made with other settings" in log
     assert "lora · good: taken as it is" not in log
     assert read_json(path)["recipe"]["training"]["steps"] == 2
 

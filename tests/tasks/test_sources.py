@@ -8,7 +8,7 @@ import pytest
 
 from tangora.config.recipe import Source
 from tangora.errors import DataError
-from tangora.tasks.sources import read, read_file
+from tangora.tasks.sources import read, read_file, read_whole
 
 
 def _files(folder, ending):
@@ -31,6 +31,22 @@ def test_csv_keeps_words_that_look_like_missing_values(tmp_path):
         (tmp_path / f"{name}.csv").write_text('text,label\nNA,0\n"two\nlines, one ""cell""",1\n')
     table = read(Source(csv=_files(tmp_path, "csv")), "x")["train"]
     assert table.column("text") == ["NA", 'two\nlines, one "cell"']
+
+
+def test_a_row_with_other_columns_than_the_header_is_named(tmp_path):
+    path = tmp_path / "rows.csv"
+    for text, row, columns in (
+        ("text,label\na,b\nc, d,e\nf,g\n", "row 1 (line 3)", "3 columns, and the header has 2, got 'c, d,e'"),
+        ('text,label\n"a\nb",c\n\nd\ne,f\n', "row 1 (line 5)", "1 column, and the header has 2, got 'd'"),
+        ("text;label\na;b\nc, d;e\n", "row 1 (line 3)", "2 columns, and the header has 1, got 'c, d;e'"),
+    ):
+        path.write_text(text)
+        with pytest.raises(DataError) as refused:
+            read_file("csv", path)
+        assert f"a row has {columns} at {path}, {row}. Quote a value that contains ','" in str(refused.value)
+    path.write_text("text,label\na,b\nc, d,e\n", encoding="utf-16")
+    with pytest.raises(DataError, match=r"3 columns.*row 1 \(line 3\)"):
+        read_whole(Source(csv=str(path), encoding="utf-16"), "x")
 
 
 def test_csv_in_another_encoding_or_with_another_separator(tmp_path):

@@ -54,7 +54,11 @@ def render(adapter: Adapter) -> str:
     metadata = adapter.metadata
     made = extraction_section(metadata.extracted) or _trained(adapter)
     if metadata.fused is not None:
-        made = _routed(metadata.fused) if metadata.of_kind.routed else _fused(metadata.fused)
+        made = (
+            _routed(metadata.fused)
+            if metadata.of_kind.routed
+            else _fused(metadata.fused, metadata.polished is not None)
+        )
     sections = [_front_matter(metadata), _title(metadata), _warning(metadata), _used(adapter), loading(adapter)]
     sections += [made, _polished(metadata.polished), _scores(metadata), _verified(metadata.verified)]
     sections.append(_provenance(adapter))
@@ -115,17 +119,17 @@ def _used(adapter: Adapter) -> str:
     return usage(adapter.records, None if adapter.metadata.base.model else BASE)
 
 
-def _fused(fused: FusedInfo) -> str:
+def _fused(fused: FusedInfo, is_polished: bool = False) -> str:
     rows = [("method", as_code(fused.method)), ("space", _space(fused.space))]
     rows += [(name, as_code(json.dumps(value))) for name, value in fused.parameters.items()]
     if fused.rank is not None:
         bound = fused.error_bound
         least = "" if bound is None else f" at most: the least with an error of at most {bound:g} at each site"
         rows.append(("rank", f"{fused.rank}{least}"))
-    error = fused.truncation_error
-    rows.append(
-        ("truncation error", "none: exact" if not error else f"{error:.3g} (relative, Frobenius, over all sites)")
-    )
+    if not is_polished:  # its section says what was cut, and that the rest was trained
+        error = fused.truncation_error
+        whole = "none: exact" if not error else f"{error:.3g} (relative, Frobenius, over all sites)"
+        rows.append(("truncation error", whole))
     if fused.selection:
         rows.append(("coefficients", ", ".join(f"{k} {as_text(str(v))}" for k, v in fused.selection.items())))
     for one in fused.statistics or ():

@@ -42,7 +42,7 @@ def usage(records: Mapping[str, HeadRecord], base: str | None = None) -> str:
     )
     parts = [
         "## How to use it",
-        f"All that a prediction needs is in this folder: how rows are read, the labels, the head.{tasks}",
+        f"All that a prediction needs but the base is in this folder: how rows are read{_more(records)}.{tasks}",
         f"```python\n{code}```",
     ]
     if (line := _line(task, row, base)) is not None:
@@ -57,6 +57,11 @@ def returns_features(record: HeadRecord) -> bool:
     """Return whether the network alone does not answer, since a head follows it; False if that is not known."""
     form = _form(record)
     return form is not None and form.logits_over != "tokens"
+
+
+def _more(records: Mapping[str, HeadRecord]) -> str:
+    """Return what the folder contains besides how rows are read; generated texts have no labels and no head."""
+    return ", the labels, the head" if any(record.labels for record in records.values()) else ""
 
 
 def _form(record: HeadRecord) -> Any:

@@ -188,7 +188,9 @@ def polished_lines(info: PolishedInfo) -> Iterator[str]:
         yield f"and on {sum(info.recombined.values())} rows that were made of parts of these"
     kept = f"step {info.step} of {settings['steps']} was kept"
     if settings.get("objective") == "layers":
-        kept = f"{settings['steps']} steps of every block" if info.step else "no step was better than the start"
+        kept = f"{settings['steps']} steps of every block"
+    if settings["steps"] and not info.step:
+        kept = "no step was better than the start"
     rank = settings["rank"] or "of the start" if settings["student"] != "entries" else settings["rank"] or "full"
     yield f"student: {settings['student']}, rank {rank}; {kept}"
     if settings.get("initial") == "layers" and info.after == info.before:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ _ALL = 6  # classes that are listed one by one
 _ENDS = 2  # of more classes, the largest and the smallest ones that are named
 _LEAST = 20  # characters of a line with an example on a narrow terminal
 _EXAMPLE = 800  # characters of an example
+# Where an example may be broken: after a space or an escape, and around special tokens such as <|im_end|> and [SEP].
+_PIECES = re.compile(r"<[^<>\s]+>|\[[A-Z]+\]|\\.|\s|(?:(?!<[^<>\s]+>|\[[A-Z]+\]|\\)\S)+\s?")
 
 
 def overview_table(overviews: Mapping[str, Overview]) -> Wide:
@@ -86,11 +89,13 @@ def _tokens(train: SplitOverview) -> str:
 
 
 def _measured(overview: Overview) -> Iterator[str]:
-    """Yield which rows are cut, and that lengths are of a sample."""
-    splits = overview.splits.items()
+    """Yield which rows are cut, or that none is, and that lengths are of a sample."""
+    splits, longest = overview.splits.items(), overview.splits["train"].max_length
     if any(one.cut for _, one in splits):
         shares = ", ".join(f"{percent(one.cut, one.converted)} of {split}" for split, one in splits)
-        yield f"cut at max_length {overview.splits['train'].max_length}: {shares}"
+        yield f"cut at max_length {longest}: {shares}"
+    elif longest is not None:
+        yield f"cut at max_length {longest}: none of {sum(one.converted for _, one in splits):,} rows"
     if sampled := [f"{one.converted:,} of {one.rows:,} {split}" for split, one in splits if one.converted < one.rows]:
         yield f"tokens and cuts are those of a sample: {', '.join(sampled)} rows"
 
@@ -114,9 +119,22 @@ def _counted(counts: Mapping[str, int], of: str) -> str:
 def _wrapped(prefix: str, text: str, width: int | None) -> Iterator[str]:
     """Yield lines that fit the terminal. They can be joined again: each has its last space, and breaks are escaped."""
     room = max((width or console().width) - len(prefix), _LEAST)
-    line = _shortened(_escaped(text), _EXAMPLE)
-    for start in range(0, max(1, len(line)), room):
-        yield (prefix if not start else " " * len(prefix)) + line[start : start + room]
+    for number, line in enumerate(_lines(_shortened(_escaped(text), _EXAMPLE), room)):
+        yield (" " * len(prefix) if number else prefix) + line
+
+
+def _lines(text: str, room: int) -> Iterator[str]:
+    """Yield lines of at most ``room`` characters, between pieces; a piece that is longer is broken."""
+    line = ""
+    for piece in _PIECES.findall(text):
+        if line and len(line) + len(piece) > room:
+            yield line
+            line = ""
+        while len(piece) > room:
+            yield piece[:room]
+            piece = piece[room:]
+        line += piece
+    yield line
 
 
 def _fitted(prefix: str, text: str, width: int | None) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tangora.support.printable import printable
+from tangora.support.seams import FAMILIES
 from tangora.support.yaml import dump
 
 __all__ = ["DraftedTask", "are_numbers", "draft", "slug"]
@@ -20,6 +21,13 @@ _BASES = {
     "text-classification": "an encoder of texts",
     "text-to-text": "an encoder-decoder such as T5",
     "token-classification": "an encoder of texts",
+}
+_LENGTHS = {
+    "causal-lm": "most tokens of a row; a longer one is refused",
+    "text-classification": "tokens of a text, or of a pair; what is longer is cut",
+    "text-to-text": "tokens of a text; what is longer is cut",
+    "text-zero-shot": "tokens of a text; what is longer is cut",
+    "token-classification": "tokens of a row; a longer one is refused",
 }
 _NOTES = {
     "text": "the column of texts",
@@ -82,6 +90,7 @@ def draft(name: str, family: str, base: str, tasks: Sequence[DraftedTask], folde
         "base:",
         f"  family: {family} # {tasks[0].why}",
         f"  model: {_value(_beside(base, folder))} # {_BASES.get(family, 'the base')}: a folder or a Hub id",
+        *_length(family),
         "tasks:",
         *(line for task in tasks for line in _task(task, folder)),
         "lora:",
@@ -98,6 +107,14 @@ def draft(name: str, family: str, base: str, tasks: Sequence[DraftedTask], folde
         *_fusion(len(tasks)),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _length(family: str) -> list[str]:
+    """Return the line of ``base.max_length``, with its default; none for a family that reads no tokens."""
+    if family not in _LENGTHS:
+        return []
+    default = FAMILIES.get(family).base_settings.model_fields["max_length"].default
+    return [f"  max_length: {default} # {_LENGTHS[family]}"]
 
 
 def _task(task: DraftedTask, folder: Path) -> list[str]:

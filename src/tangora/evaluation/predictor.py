@@ -90,18 +90,25 @@ class Predictor:
         check_batch_size(batch_size)
         listener, opened = progress if progress is not None else Progress(), self._opened
         listener.begin("predict", len(table))
-        cut, longest = 0, None
+        cut, longest, unended, empty = 0, None, 0, 0
         for start in range(0, len(table), _BLOCK):
             block = table.select(range(start, min(start + _BLOCK, len(table))))
             split = inputs_of(block, opened.task, opened.base)
             cut, longest = cut + len(split.cut), split.longest
             with self._model() as model:
+                before = getattr(model.readout, "unended", 0)
                 answers = answered(model, opened.task, split, batch_size, listener)
+                unended += getattr(model.readout, "unended", 0) - before
+            empty += sum(1 for answer in answers if answer == "")
             yield answers
         listener.end()
         if cut:
-            share, verb = percent(cut, len(table)), "is" if cut == 1 else "are"
-            listener.note(f"{cut:,} of {len(table):,} rows ({share}) {verb} cut at max_length {longest}")
+            listener.note(f"{_share(cut, len(table), 'row')} cut at max_length {longest}")
+        if unended:
+            fix = "train until they end, or with a larger max_new_tokens"
+            listener.note(f"{_share(unended, len(table), 'answer')} cut at max_new_tokens, before an end: {fix}")
+        if empty:
+            listener.note(f"{_share(empty, len(table), 'answer')} empty: the model ends them at once")
 
     @property
     def kind(self) -> Answers:
@@ -137,6 +144,11 @@ class Predictor:
             return
         with self._opened.answering(self._saved) as model_of:
             yield model_of(self._opened.task)
+
+
+def _share(count: int, of: int, what: str) -> str:
+    """Return the subject and the verb of a sentence about some of the rows."""
+    return f"{count:,} of {of:,} {what}s ({percent(count, of)}) {'is' if count == 1 else 'are'}"
 
 
 def predictor(

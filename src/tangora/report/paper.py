@@ -166,7 +166,8 @@ class _Drawing:
     ) -> set[Place]:
         """Return the cells that are bold: the best of those with which they compete, as they are shown.
 
-        Those are the cells of a column. If tasks or their numbers are the rows, they are those of a row.
+        Those are the cells of a column. If tasks or their numbers are the rows, they are those of a row. A cell that
+        competes with no other is not bold.
         """
         groups: dict[Any, dict[Place, float]] = {}
         for number, (key, line) in enumerate(zip(keys, table, strict=True)):
@@ -175,7 +176,8 @@ class _Drawing:
                 sense = 1 if self.settings.value == "kept" else direction(self._metrics(task))
                 if value is not None and sense and self._competes(key, head):
                     groups.setdefault(self._group(key, head), {})[number, i] = sense * float(self._text(value[0]))
-        return {place for group in groups.values() for place, value in group.items() if value == max(group.values())}
+        rivals = [group for group in groups.values() if len(group) > 1]
+        return {place for group in rivals for place, value in group.items() if value == max(group.values())}
 
     def _group(self, key: tuple[Any, ...], head: Any) -> Any:
         by_size = ("task", "n_tasks")

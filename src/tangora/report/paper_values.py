@@ -120,7 +120,7 @@ def _of_run(number: int, summary: Summary, settings: TableSettings) -> Iterator[
     used = list(dict.fromkeys(subset for subsets in chosen.values() for subset in subsets))
     if not used and not by_key and settings.n_tasks in (None, len(summary.run.tasks)):
         used = ["+".join(summary.run.tasks)]  # experts alone
-    for subset in used:
+    for subset in used if settings.value == "score" else ():  # zero-shot keeps nothing of an expert
         yield from _each(number, "-", ("zero_shot", "", ""), subset, summary.zero_shot(), summary, settings)
     for mode in summary.run.modes:
         if settings.modes and mode not in settings.modes:

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = ["missing", "prepare", "run"]
 
 log = logging.getLogger("tangora")
+_NAMED = 6  # adapters that a line names
 
 
 def run(
@@ -87,6 +88,7 @@ def _prepare(context: Context, clock: Clock) -> None:
         sources = context.load()
         for line in cut_lines({name: facts.cut for name, facts in sources.tasks.items()}):
             log.warning(line)
+            context.progress.note(f"warning: {line}")
         check_modes(context.recipe, context.base)
     finally:
         clock.add("prepare", time.perf_counter() - started)
@@ -98,6 +100,7 @@ def _drive(context: Context, clock: Clock) -> None:
     """Do the missing jobs; the report is last and made in this process, since it shows the wall times of the others."""
     left, report = missing(context), context.plan.jobs[-1]
     _log_earlier(context)
+    _say_again(context, left)
     _tidy(context, left)
     fold(context.run, keep=[job.key for job in left])
     todo = left if report in left else [*left, report]
@@ -121,6 +124,17 @@ def _log_earlier(context: Context) -> None:
                 job.label,
                 job.files(context)[0].parent,
             )
+
+
+def _say_again(context: Context, left: Sequence[Job]) -> None:
+    """Say which adapters are there and are made again all the same: this may take long, and nobody asked for it."""
+    again = [job for job in left if isinstance(job, ExpertJob) and all(path.exists() for path in job.files(context))]
+    if again:
+        named = ", ".join(job.label for job in again[:_NAMED]) + (", ..." if len(again) > _NAMED else "")
+        count = f"{len(again)} adapters are" if len(again) > 1 else "1 adapter is"
+        line = f"{count} made again ({named}): made with other settings, rows or weights, or by other code of Tangora"
+        log.warning(line)
+        context.progress.note(line)
 
 
 def _tidy(context: Context, left: Sequence[Job]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +24,47 @@ def read_csv(path: Path, sep: str = ",", encoding: str | None = None) -> tuple[A
         encoding: of the text; None for UTF-8.
 
     Raises:
-        DataError: it is too large, or not in the encoding.
+        DataError: it is too large, or not in the encoding, or a row has other columns than the header.
     """
-    from pyarrow import csv, types  # type: ignore[import-untyped]  # deferred: an extra
+    from pyarrow import ArrowInvalid, csv, types  # type: ignore[import-untyped]  # deferred: an extra
 
     options = csv.ParseOptions(newlines_in_values=True, delimiter=sep)
     content, lines = _content(path, encoding)
-    table = csv.read_csv(content, parse_options=options)
+    try:
+        table = csv.read_csv(content, parse_options=options)
+    except ArrowInvalid:
+        _refuse_uneven(path, sep, encoding)
+        raise
     if other := [field.name for field in table.schema if types.is_binary(field.type)]:  # what is no UTF-8 is no text
         fix = "save the file in the encoding UTF-8, or name its own in source.encoding, such as cp1252"
         raise DataError("a column is not in UTF-8", got=other[0], where=path, fix=fix)
     return table, lines
+
+
+def _refuse_uneven(path: Path, sep: str, encoding: str | None) -> None:
+    """Raise `DataError` for the first row with more or fewer columns than the header, if there is one."""
+    from pyarrow import ArrowInvalid, csv  # deferred: an extra
+
+    found: list[Any] = []
+
+    def note(row: Any) -> str:
+        found.append(row)
+        return "error"
+
+    # On one thread, as only then are rows counted.
+    reading = csv.ReadOptions(use_threads=False)
+    parsing = csv.ParseOptions(newlines_in_values=True, delimiter=sep, invalid_row_handler=note)
+    with contextlib.suppress(ArrowInvalid):
+        csv.read_csv(_stream(path, encoding), reading, parsing)
+    if not found:
+        return
+    row = found[0]
+    with io.TextIOWrapper(_stream(path, encoding), encoding="utf-8", errors="replace") as lines:
+        line = next((number for number, text in enumerate(lines, 1) if text.rstrip("\r\n") == row.text), None)
+    columns = f"{row.actual_columns} column{'s' * (row.actual_columns != 1)}, and the header has {row.expected_columns}"
+    where = f"{path}, row {row.number - 2}" + (f" (line {line})" if line is not None else "")  # row 1 is the header
+    fix = f"quote a value that contains {sep!r}; another separator is named in source.sep"
+    raise DataError(f"a row has {columns}", got=row.text, where=where, fix=fix)
 
 
 def read_jsonl(path: Path, encoding: str | None = None) -> tuple[Any, int]:

@@ -69,8 +69,8 @@ PLOTS = (
         "coefficient",
         "Score by coefficient λ",
         "Mean score on the validation split over the tasks of the largest subset, for each λ of the grid; the large "
-        "marker is the best. If the tasks' metrics have no common scale, it is the mean share of the own experts' "
-        "scores. Faint lines are the method's other parameter settings. Test data plays no part here.",
+        "marker is the chosen one. If the tasks' metrics have no common scale, it is the mean share of the own "
+        "experts' scores. Faint lines are the method's other parameter settings. Test data plays no part here.",
         coefficient.draw,
         coefficient.absent,
     ),

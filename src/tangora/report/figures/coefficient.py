@@ -6,6 +6,7 @@ chooses coefficients.
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Mapping
 from statistics import fmean
@@ -20,7 +21,7 @@ from tangora.report.figures import legend
 from tangora.report.summary import Summary, method_name
 from tangora.report.theme import Layout, color, log_if_wide, marker, panels, series_role
 
-__all__ = ["absent", "curves", "draw"]
+__all__ = ["absent", "chosen", "curves", "draw"]
 
 Curve = tuple[str, str, str, str]  # mode, method, space, parameters
 
@@ -49,6 +50,35 @@ def curves(summary: Summary) -> dict[Curve, dict[float, float]]:
     return {curve: points for curve, points in means.items() if len(points) > 1}
 
 
+def chosen(summary: Summary) -> dict[Curve, float]:
+    """Return curve -> the λ that the run chose for the largest subset.
+
+    It is not always at the largest score: of equal ones the run takes that of the least loss, and it compares the mean
+    shares of the own experts.
+    """
+    found: dict[Curve, float] = {}
+    written = {(c.mode, c.method, c.space, c.parameters) for c in summary.run.candidates if c.split == "validation"}
+    for row in summary.rows:
+        if row.subset != summary.largest or row.selection != "validation":
+            continue
+        values = _settings(row.coefficients)
+        weight = _scalar(values.pop("weights", None))
+        given = values.pop("parameters", values)
+        for curve in written:
+            if curve[:3] == (row.mode, row.method, row.space) and _settings(curve[3]) == given and weight is not None:
+                found[curve] = weight
+    return found
+
+
+def _settings(text: str) -> dict[str, Any]:
+    """Return what a cell of a table holds in JSON; nothing if it holds something else."""
+    try:
+        values = json.loads(text)
+    except ValueError:
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
 def _value(summary: Summary, candidate: CandidateRow) -> float | None:
     """Return a candidate's score, or its finite share of the expert's if scores have no common scale."""
     if summary.direction:
@@ -62,14 +92,14 @@ def _value(summary: Summary, candidate: CandidateRow) -> float | None:
 
 def draw(summary: Summary, layout: Layout) -> Figure:
     """Draw a panel per method, with a line per mode and space."""
-    lines = curves(summary)
+    lines, marked = curves(summary), chosen(summary)
     modes, sense = summary.run.modes, summary.direction or 1  # of shares more is better
     methods = list(dict.fromkeys(method for _, method, _, _ in lines))
     columns = min(layout.columns, 3)
     figure, axes = panels(layout, len(methods), height=200 if layout.narrow else 280, columns=columns)
     for axis, method in zip(axes, methods, strict=True):
         axis.set_title(method_name(method))
-        _panel(axis, {curve: points for curve, points in lines.items() if curve[1] == method}, modes, sense)
+        _panel(axis, {curve: points for curve, points in lines.items() if curve[1] == method}, modes, sense, marked)
     figure.supxlabel("coefficient λ", fontsize=layout.text, color=color("muted"))
     axes[0].set_ylabel("validation score" if summary.direction else "share of own experts")
     if summary.direction < 0:
@@ -79,19 +109,35 @@ def draw(summary: Summary, layout: Layout) -> Figure:
     return figure
 
 
-def _panel(axis: Axes, lines: Mapping[Curve, Mapping[float, float]], modes: list[str], sense: int) -> None:
-    groups: dict[tuple[str, str], list[Mapping[float, float]]] = defaultdict(list)
-    for (mode, _, space, _), points in lines.items():
-        groups[mode, space].append(points)
+def _panel(
+    axis: Axes,
+    lines: Mapping[Curve, Mapping[float, float]],
+    modes: list[str],
+    sense: int,
+    marked: Mapping[Curve, float],
+) -> None:
+    groups: dict[tuple[str, str], list[Curve]] = defaultdict(list)
+    for curve in lines:
+        groups[curve[0], curve[2]].append(curve)
     for (mode, space), candidates in groups.items():
         index = modes.index(mode)
         paint, dashes = color(series_role(index)), legend.dashes(space)
-        best = max(candidates, key=lambda points: max(sense * y for y in points.values()))
-        for points in candidates:
-            faint: dict[str, Any] = {} if points is best else {"alpha": 0.3, "linewidth": 1.0}
-            axis.plot(list(points), list(points.values()), dashes, color=paint, **faint)
-        top = max(best, key=lambda x: sense * best[x])
-        axis.plot(top, best[top], marker(index), color=paint, markersize=9)
+        best, top = _best({curve: lines[curve] for curve in candidates}, marked, sense)
+        for curve in candidates:
+            faint: dict[str, Any] = {} if curve == best else {"alpha": 0.3, "linewidth": 1.0}
+            axis.plot(list(lines[curve]), list(lines[curve].values()), dashes, color=paint, **faint)
+        axis.plot(top, lines[best][top], marker(index), color=paint, markersize=9)
+
+
+def _best(
+    lines: Mapping[Curve, Mapping[float, float]], marked: Mapping[Curve, float], sense: int
+) -> tuple[Curve, float]:
+    """Return the curve and the λ that were chosen; those of the best score if a run has not recorded its choice."""
+    for curve, points in lines.items():
+        if marked.get(curve) in points:
+            return curve, marked[curve]
+    best = max(lines, key=lambda curve: max(sense * y for y in lines[curve].values()))
+    return best, max(lines[best], key=lambda x: sense * lines[best][x])
 
 
 def _scalar(weights: object) -> float | None:

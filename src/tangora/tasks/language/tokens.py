@@ -86,7 +86,7 @@ class Vocabulary:
             DataError: the template refuses the messages.
         """
         if not getattr(self.tokenizer, "chat_template", None):
-            fix = "use another base, or rows with prompt and target"
+            fix = "use a base with a template, or rows with prompt and target, without chat: true"
             raise ModelError("the tokenizer has no chat template", where="base.model", fix=fix)
         try:
             text: str = self.tokenizer.apply_chat_template(
