@@ -88,7 +88,6 @@ def _prepare(context: Context, clock: Clock) -> None:
         sources = context.load()
         for line in cut_lines({name: facts.cut for name, facts in sources.tasks.items()}):
             log.warning(line)
-            context.progress.note(f"warning: {line}")
         check_modes(context.recipe, context.base)
     finally:
         clock.add("prepare", time.perf_counter() - started)
