@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+import warnings
 
 import numpy as np
 import pytest
@@ -108,6 +110,27 @@ def test_the_interval_is_paired():
     assert found.difference == pytest.approx(0.01)
     # one row differs, drawn Binomial(100, 0.01) times: the 97.5 % point is 3 of 100
     assert (found.low, found.high) == (0.0, pytest.approx(0.03))
+
+
+def test_no_exact_p_is_below_that_of_the_observed_and_its_mirror():
+    """Squares of 1e6, of which the sums round by 1e-10, and a difference of 1e-4: two of 16 exchanges are as far."""
+    for seed in range(30):
+        draw = np.random.default_rng(seed)
+        first = 1e3 * draw.normal(size=40)
+        second = first.copy()
+        second[:4] += 1e-4 * draw.normal(size=4)
+        found = paired_test([Pair("a", "mse", [0.0] * 40, first.tolist(), second.tolist())], resamples=2)
+        assert found.exchanges == 16
+        assert found.p >= 2 / 16
+
+
+def test_a_score_that_is_no_number_has_no_interval_and_no_warning():
+    nothing = Pair("a", "perplexity", [1, 1], [[0.0, 0], [0.0, 0]], [[0.5, 1], [0.6, 1]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = paired_test([nothing], resamples=10)
+    assert math.isnan(found.low)
+    assert found.p == 1.0
 
 
 def test_an_undefined_score_counts_as_far():

@@ -287,12 +287,13 @@ def test_entries_with_one_coefficient_are_task_arithmetic(experts, text_base, ta
 @pytest.mark.parametrize("rank", [4, None])
 def test_entries_come_nearer_and_are_saved(experts, text_base, tasks, rank, tmp_path):
     settings = {"objective": "layers", "student": "entries", "rank": rank, "learning_rate": 0.1, "batch_size": 8}
-    start = tangora.fuse(experts[:1], weights=0.3)
+    start = tangora.fuse(experts, weights=[0.3, 0.01])  # of rank 8
     made = polished(experts[:1], text_base, tasks[:1], start=start, **settings)
     info = made.metadata.polished
     assert info.after["one"] < info.before["one"]
     assert made.metadata.kind == ("full" if rank is None else "lora")
     assert (info.cut_error is None) == (rank is None)
+    assert info.start_error == 0, "the start is not cut"
     made.save(tmp_path / "made")
     again = tangora.load(tmp_path / "made")
     assert again.metadata.polished == info

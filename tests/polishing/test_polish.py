@@ -197,7 +197,7 @@ def test_from_nothing_the_start_is_the_base(experts, text_base, tasks):
     settings = PolishSettings(initial="random", rank=2, steps=1, rows=8, recombined=0, learning_rate=1e-9, held_out=0)
     made = train(experts[0], {"one": lambda: experts[0]}, text_base, tasks[:1], settings).adapter
     info = made.metadata.polished
-    assert (info.start, made.metadata.fused) == ("random", None)
+    assert (info.start, info.start_error, made.metadata.fused) == ("random", 0, None)
     rows = tasks[0].splits["train"].select(_rows(tasks[0], 8))
     theirs = lesson(text_base, tasks[0], rows, lambda: experts[0], top=1).answers.logits
     zero = tangora.fuse(experts[:1], weights=0.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import re
 import shutil
 from statistics import mean, stdev
@@ -13,6 +14,8 @@ import pytest
 from synthetic import TASKS, make_run, write_csv
 
 from tangora.errors import ArgumentError, FileError
+from tangora.evaluation.tables import Row
+from tangora.evaluation.tables import write_csv as write_rows
 from tangora.report.data import read_scored
 from tangora.report.grid import Cell, Grid, latex_text
 from tangora.report.paper import TableSettings, paper_table
@@ -249,3 +252,97 @@ def test_markdown_is_aligned_and_takes_names_literally():
     assert list(csv.reader(io.StringIO(grid.csv()))) == [["name", "x"], [HOSTILE, "1"], ["b", ""]]
     with pytest.raises(ArgumentError, match="md"):
         grid.as_text("markdow")
+
+
+def made_up(folder, *, tasks="ab", fusions=(("ties", 0.6), ("average", 0.5)), metric="accuracy", **recipe):
+    """A run of a few tasks and fusions; a task's experts and zero-shot have scores of their own."""
+    subset = "+".join(tasks)
+    cells = [("-", "zero_shot", "", "", "none", task, 0.2) for task in tasks]
+    cells += [("lora", "expert", "", task, "none", task, 0.9) for task in tasks]
+    cells += [("lora", name, "delta", subset, "validation", task, score) for name, score in fusions for task in tasks]
+    table = [
+        Row(
+            *(mode, method, space, inside, inside.count("+") + 1, method != "zero_shot", selection, "", task),
+            *("test", metric, score, None if method == "zero_shot" else score / 0.9, None, None, None),
+        )
+        for mode, method, space, inside, selection, task, score in cells
+    ]
+    folder.mkdir()
+    write_rows(folder / "scores.csv", table)
+    (folder / "recipe.yaml").write_text(json.dumps({"name": "made-up", "seed": 0, "modes": {"lora": {}}} | recipe))
+    return folder
+
+
+def test_zero_shot_and_experts_do_not_share_a_cell(tmp_path):
+    alone = made_up(tmp_path / "alone", fusions=())
+    for settings in ({"rows": "run"}, {"rows": "task", "columns": "n_tasks"}):
+        shown = {cell.text for _, cells in table(alone, **settings).rows for cell in cells}
+        assert shown == {"0.200", "0.900"}, "0.55 is the mean of both"
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "perplexity"])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_score_that_is_no_number_takes_no_bold_from_others(tmp_path, metric, first):
+    fusions = [("ties", 0.6), ("average", 0.5)]
+    fusions.insert(0 if first else 2, ("dare", math.nan))
+    best = "TIES" if metric == "accuracy" else "average"
+    grid = table(made_up(tmp_path / "nan", fusions=fusions, metric=metric))
+    assert bold(grid) == {((best,), column) for column in ("a", "b", "mean")}
+    grid = table(made_up(tmp_path / "all", fusions=[("ties", math.nan), ("dare", math.nan)], metric=metric))
+    assert not bold(grid)
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf])
+def test_scores_that_are_no_numbers_have_no_deviation(tmp_path, score):
+    runs = [made_up(tmp_path / f"s{seed}", fusions=[("ties", x)], seed=seed) for seed, x in enumerate((0.5, score))]
+    row = next(cells for names, cells in table(*runs, over="seed").rows if names == ["TIES"])
+    assert [(cell.text, cell.deviation) for cell in row] == [(str(score), "nan")] * 3
+
+
+def test_runs_of_other_numbers_of_tasks_are_named_and_their_means_do_not_compete(tmp_path):
+    two, three = made_up(tmp_path / "two"), made_up(tmp_path / "three", tasks="abc")
+    grid = table(two, three)
+    assert grid.names == ["run", "tasks fused", "method"]
+    assert {tuple(names[:2]) for names, _ in grid.rows} == {("two", "2"), ("three", "3")}
+    assert "tasks fused" not in grid.notes[0]
+    assert any("different tasks" in note for note in grid.notes)
+    other = made_up(tmp_path / "other", tasks="cd", fusions=[("ties", 0.4), ("average", 0.3)])
+    grid = table(two, other)
+    assert {(names[0], names[-1]) for names, column in bold(grid) if column == "mean"} == {
+        ("two", "TIES"),
+        ("other", "TIES"),
+    }
+    assert not any("subsets" in note for note in grid.notes)
+    again = made_up(tmp_path / "again", tasks="ba", fusions=[("ties", 0.4), ("average", 0.3)])
+    grid = table(two, again)  # the same tasks in another order
+    assert {names[0] for names, _ in bold(grid)} == {"two"}
+    assert not any("different tasks" in note for note in grid.notes)
+
+
+def test_an_expert_worse_by_less_than_the_digits_of_the_file_is_left_out(tmp_path):
+    """The run compared all digits, and noted it: the mean of what is kept is over the other task."""
+    run = made_up(tmp_path / "close")
+
+    def close(row):
+        if row["task"] != "a":
+            return row
+        note = (
+            {} if row["method"] == "zero_shot" else {"note": "the lora expert of a is worse than zero-shot (0.2, 0.2)"}
+        )
+        score = {"score": "0.2"} if row["method"] == "expert" else {}
+        return row | score | {"normalized": ""} | note
+
+    grid = table(changed(run, tmp_path / "changed", close), value="kept")
+    assert values(grid)[("TIES",)] == {"a": "", "b": "0.667", "mean": "0.667"}
+    assert any("LoRA expert of a is worse than zero-shot" in note for note in grid.notes)
+
+
+def test_names_and_numbers_that_latex_would_read_otherwise():
+    rows = [(["[1] a--b"], [Cell("-0.5", bold=True)]), (['*x\n\n"y"'], [Cell("-inf")]), (["z"], [Cell("0.1")])]
+    lines = Grid(["run"], ["x"], rows).latex().splitlines()
+    assert r"{}[1] a-{}-b & \textbf{$-$0.5} \\" in lines  # else [1] is a length that \\ adds, and -- a dash
+    assert (
+        r"{}*x {\char34}y{\char34} & $-$inf \\" in lines
+    )  # \textquotedbl needs the encoding T1; an empty line ends a cell
+    assert "_a_ b_c" not in Grid(["run"], ["x"], [(["_a_ b_c ~d~ &amp;"], [Cell("1")])]).markdown()
+    assert r"\_a\_ b_c \~d\~ \&amp;" in Grid(["run"], ["x"], [(["_a_ b_c ~d~ &amp;"], [Cell("1")])]).markdown()

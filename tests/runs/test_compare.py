@@ -117,6 +117,28 @@ def test_a_run_without_recorded_rows_is_refused(runs, tmp_path):
         compare(runs[0], tmp_path)
 
 
+def test_a_run_without_its_predictions_is_refused_with_what_to_do(runs, tmp_path):
+    other = make_paired_run(tmp_path / "other")
+    (other / "cache" / "outcomes" / "key.json").unlink()
+    with pytest.raises(FileError, match=r"predictions are missing.*key\.json.*Run its recipe again"):
+        compare(runs[0], other)
+
+
+def test_given_coefficients_are_compared_with_chosen_ones(runs, tmp_path):
+    """A method is one, however a run came to its coefficients; what was chosen on test rows stays out."""
+    other = make_paired_run(tmp_path / "other", better=0.1, seed=5)
+    path = other / "cache" / "outcomes" / "key.json"
+    raw = json.loads(path.read_text())
+    fused = {one["method"]: one for one in raw["chosen"] if one["method"] in ("average", "ties")}
+    fused["average"]["selection"], fused["ties"]["selection"] = "given", "oracle"
+    path.write_text(json.dumps(raw))
+    (row,) = compare(runs[0], other).rows
+    assert (row.method, row.selection) == ("average", "given")
+    assert row.test == compare(*runs, methods=["average"]).rows[0].test
+    with pytest.raises(ArgumentError, match="the second lora average of 2"):
+        compare(runs[0], other, methods=["ties"])
+
+
 def test_references_of_texts_are_tuples_again(tmp_path):
     split = Split({}, [("a", "b"), "c"])
     of = Task("t", "none", "exact_match", [], {"test": split}, form=AnswerForm("text", None))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -81,6 +82,8 @@ def draws(seed: int, task: str, split: str, rows: int, resamples: int) -> npt.ND
 
 
 def interval(samples: Samples) -> tuple[float, float]:
-    """Return the central 95 % of bootstrap samples, without those that are not a number."""
+    """Return the central 95 % of bootstrap samples, without those that are not a number; NaN if none is one."""
+    if np.isnan(samples).all():
+        return math.nan, math.nan
     low, high = np.nanpercentile(samples, [2.5, 97.5])
     return float(low), float(high)

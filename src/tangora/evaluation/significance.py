@@ -25,6 +25,7 @@ __all__ = ["Pair", "PairedTest", "holm", "p_value", "paired_test"]
 
 _BLOCK = 2**23  # counts of rows at a time
 _TIE = 1e-10  # relative to the difference: sums of equal terms in another order are equal
+_ROUNDED = 1e-12  # relative to the scores: far above the rounding of their sums, and below any difference that matters
 
 
 @dataclass(frozen=True)
@@ -106,11 +107,12 @@ def paired_test(
     drawn = sum((_exchanged(groups[task], rows, swaps[task]) for task, rows in differing.items()), np.zeros(1))
     first, second = (sum(pair.share * _score(pair, side) for pair in pairs) for side in ("first", "second"))
     low, high = interval(_resampled(groups, resamples, seed))
-    p = p_value(second - first, drawn, exact=exact)
+    sizes = [pair.share * abs(_score(pair, side)) for pair in pairs for side in ("first", "second")]
+    p = p_value(second - first, drawn, exact=exact, size=sum(sizes))
     return PairedTest(first, second, second - first, low, high, p, exact, len(drawn), count)
 
 
-def p_value(observed: float, drawn: Samples, *, exact: bool) -> float:
+def p_value(observed: float, drawn: Samples, *, exact: bool, size: float = 1.0) -> float:
     """Return the two-sided p-value of a difference: the share of exchanges that are at least as far from 0.
 
     Random exchanges count the observed one too, ``(1 + #) / (1 + exchanges)``, so that p is never 0 and the test keeps
@@ -120,11 +122,12 @@ def p_value(observed: float, drawn: Samples, *, exact: bool) -> float:
         observed: the difference.
         drawn: those of exchanges.
         exact: whether they are all exchanges.
+        size: of the scores: differences that differ by no more than their rounding are equally far.
 
     >>> p_value(1.0, np.array([1.0, -1.0, 0.0, 0.5]), exact=True), p_value(1.0, np.array([0.0, 0.5, 0.2]), exact=False)
     (0.5, 0.25)
     """
-    least = abs(observed) * (1 - _TIE) - 1e-15
+    least = abs(observed) * (1 - _TIE) - _ROUNDED * size
     far = int((~(np.abs(drawn) < least)).sum())
     return far / len(drawn) if exact else (1 + far) / (1 + len(drawn))
 

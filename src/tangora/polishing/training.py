@@ -137,9 +137,11 @@ class _Training:
         bench.records[self.lessons[0].task.name] = self._record(made, began)
         before, after = self._measured(unchanged, judged), self._measured(made, judged)
         info = self._info(before, after, bool(held), bench).model_copy(update={"cut_error": made.error})
+        if self.settings.student == "entries":  # these start from the fusion itself, not from its cut
+            info = info.model_copy(update={"start_error": 0.0})
         if held and sum(after.values()) > sum(before.values()):  # nothing was better than something
             made = unchanged
-            error = (self.plain or self.first).error
+            error = 0.0 if self.settings.initial == "random" else (self.plain or self.first).error
             info = info.model_copy(update={"after": dict(before), "step": 0, "cut_error": None, "start_error": error})
         return self._made(made.updates, self._embeddings(made.updates), info, full=made.full)
 
@@ -264,7 +266,7 @@ class _Training:
         masses = [mass for one in self.lessons if (mass := one.answers.mass(one.rows)) is not None]
         return PolishedInfo(
             start="random" if settings.initial == "random" else self.start.fingerprint,
-            start_error=self.first.error,
+            start_error=0.0 if settings.initial == "random" else self.first.error,  # nothing of the start is in it
             left_out=list(self.first.left_out) or None,
             experts={one.task.name: one.print for one in self.lessons},
             split=settings.split,

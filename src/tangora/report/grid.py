@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -30,7 +31,7 @@ _LATEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
+    '"': r"{\char34}",
     "`": r"\textasciigrave{}",
     "–": "--",
     "—": "---",
@@ -119,7 +120,8 @@ class Grid:
         for number, (names, cells) in enumerate(self.rows):
             if number in self.ruled and number:
                 lines.append("\\midrule")
-            lines.append(" & ".join([*map(latex_text, names), *map(_latex_cell, cells)]) + " \\\\")
+            line = " & ".join([*map(latex_text, names), *map(_latex_cell, cells)]) + " \\\\"
+            lines.append(f"{{}}{line}" if line.startswith(("[", "*")) else line)  # else an option of the line before
         return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
 
     def csv(self) -> str:
@@ -148,9 +150,7 @@ def _cell(cell: Cell) -> str:
 def _markdown(text: str) -> str:
     """Return a text in one line that Markdown shows as it is, as far as tables need it."""
     line = " ".join(text.split())
-    for character in ("\\", "|", "*", "`", "<", "["):
-        line = line.replace(character, f"\\{character}")
-    return line
+    return re.sub(r"[\\|*`<\[~&$]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", line)  # inside of a word, _ is plain
 
 
 def latex_text(text: str) -> str:
@@ -159,9 +159,12 @@ def latex_text(text: str) -> str:
     >>> latex_text("a_1 & 50 %")
     'a\\\\_1 \\\\& 50 \\\\%'
     """
-    return "".join(_LATEX.get(character, character) for character in " ".join(text.split(" ")))
+    line = re.sub(r"[^\S\u00a0]+", " ", text)
+    hyphens = (m.start() for m in re.finditer("-(?=-)", line))  # two in a row would be a dash
+    apart = dict.fromkeys(hyphens, "-{}")
+    return "".join(apart.get(place, _LATEX.get(character, character)) for place, character in enumerate(line))
 
 
 def _latex_cell(cell: Cell) -> str:
-    text = latex_text(cell.shown)
+    text = latex_text(re.sub(r"^-(?=[\di])", "−", cell.shown))  # a minus, not a hyphen
     return f"\\textbf{{{text}}}" if cell.bold else text

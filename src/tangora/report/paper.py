@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -114,9 +115,12 @@ class _Drawing:
 
     def _varying(self) -> list[str]:
         """Return the dimensions that are neither rows nor columns, and of which there are several."""
-        fixed = {self.settings.rows, self.settings.columns, "task", "n_tasks", *(["run"] if self.settings.over else [])}
-        fused = [v for v in self.shown if v.method[0] != "zero_shot"]
-        return [d for d in DIMENSIONS if d not in fixed and len({_of(v, d) for v in fused}) > 1]
+        fixed = {self.settings.rows, self.settings.columns, "task", *(["run"] if self.settings.over else [])}
+        adapted = [
+            v for v in self.shown if v.method[0] != "zero_shot"
+        ]  # which has no mode, so that modes need no column
+        listed = {d: adapted if d == "mode" else self.shown for d in DIMENSIONS if d not in fixed}
+        return [d for d, values in listed.items() if len({_of(v, d) for v in values}) > 1]
 
     def grid(self) -> Grid:
         """Return the table."""
@@ -159,15 +163,16 @@ class _Drawing:
             where = ", ".join(self._name(name, part) for name, part in zip(self.names, key, strict=True))
             fix = "give runs with the same fusions, or choose some by --method and --mode"
             raise ArgumentError("not every run has this", got=where, where="--over", fix=fix)
-        return fmean(means), stdev(means)
+        return fmean(means), stdev(means) if all(map(math.isfinite, means)) else math.nan
 
     def _best(
         self, keys: Sequence[tuple[Any, ...]], heads: Sequence[Any], table: Sequence[Sequence[Any]]
     ) -> set[Place]:
         """Return the cells that are bold: the best of those with which they compete, as they are shown.
 
-        Those are the cells of a column. If tasks or their numbers are the rows, they are those of a row. A cell that
-        competes with no other is not bold.
+        Those are the cells of a column. If tasks or their numbers are the rows, they are those of a row. Means compete
+        with those over the same tasks. A cell that competes with no other is not bold. A score that is NaN or
+        infinite is the worst.
         """
         groups: dict[Any, dict[Place, float]] = {}
         for number, (key, line) in enumerate(zip(keys, table, strict=True)):
@@ -175,15 +180,22 @@ class _Drawing:
                 task = self._task(key, head)
                 sense = 1 if self.settings.value == "kept" else direction(self._metrics(task))
                 if value is not None and sense and self._competes(key, head):
-                    groups.setdefault(self._group(key, head), {})[number, i] = sense * float(self._text(value[0]))
+                    rank = -math.inf if math.isnan(value[0]) else sense * float(self._text(value[0]))
+                    groups.setdefault(self._group(key, head), {})[number, i] = rank
         rivals = [group for group in groups.values() if len(group) > 1]
-        return {place for group in rivals for place, value in group.items() if value == max(group.values())}
+        best = [(group, max(group.values())) for group in rivals]
+        return {place for group, most in best for place, rank in group.items() if rank == most > -math.inf}
 
     def _group(self, key: tuple[Any, ...], head: Any) -> Any:
-        by_size = ("task", "n_tasks")
+        """Return what is equal for cells that compete."""
+        by_size, averaged = ("task", "n_tasks"), self._averaged(key, head)
         if self.settings.rows not in by_size:
-            return head
-        return (key[-1], head) if self.settings.columns in by_size else key[-1]
+            return head, averaged
+        return (key[-1], head if self.settings.columns in by_size else None, averaged)
+
+    def _averaged(self, key: tuple[Any, ...], head: Any) -> frozenset[frozenset[str]]:
+        """Return the subsets that a mean over tasks is of; none for a task."""
+        return frozenset(v.tasks for v in self._own(key, head) if v.task == MEAN)
 
     def _task(self, key: tuple[Any, ...], head: Any) -> str:
         return str(self._place(key, head).get("task", MEAN))
@@ -194,9 +206,11 @@ class _Drawing:
     def _competes(self, key: tuple[Any, ...], head: Any) -> bool:
         if self.settings.bold == "all":
             return True
+        return any(not v.is_reference and v.method[2] != "oracle" for v in self._own(key, head))
+
+    def _own(self, key: tuple[Any, ...], head: Any) -> list[Value]:
         place = self._place(key, head)
-        own = [v for v in self.shown if all(_of(v, name) == part for name, part in place.items())]
-        return any(not v.is_reference and v.method[2] != "oracle" for v in own)
+        return [v for v in self.shown if all(_of(v, name) == part for name, part in place.items())]
 
     def _metrics(self, task: str) -> Iterable[str]:
         return [self.values.metrics[task]] if task != MEAN else self.values.metrics.values()
@@ -238,8 +252,8 @@ class _Drawing:
         what = "kept: share of the own expert's score" if self.settings.value == "kept" else "score"
         several = "s" if len(metrics) > 1 else ""
         said = [f"{what}, on {self.settings.split} rows; metric{several}: {', '.join(metrics)}", *self.values.notes]
-        if "n_tasks" not in (self.settings.rows, self.settings.columns):
-            said[0] += f"; {self._order('n_tasks')[-1]} tasks fused"
+        if len(sizes := self._order("n_tasks")) == 1 and self.settings.columns != "n_tasks":
+            said[0] += f"; {sizes[0]} tasks fused"
         if self._is_mixed and direction(metrics):
             said.append(f"the mean is over different metrics: {', '.join(metrics)}")
         elif self._is_mixed:

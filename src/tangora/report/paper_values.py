@@ -49,6 +49,11 @@ class Value:
     value: float | None
 
     @property
+    def tasks(self) -> frozenset[str]:
+        """The fused tasks, whatever their order."""
+        return frozenset(self.subset.split("+"))
+
+    @property
     def is_reference(self) -> bool:
         """Whether it is of the base alone or of experts."""
         return self.method[0] in _REFERENCES
@@ -92,8 +97,7 @@ def values_of(runs: Sequence[Run], settings: TableSettings) -> Values:
     _check(listed, summaries, settings)
     shown = {name for value in listed for name in value.subset.split("+")}
     notes = dict.fromkeys(note for summary in summaries for note in _notes(summary, settings))
-    if (subsets := len({value.subset for value in listed})) > len({value.n_tasks for value in listed}):
-        notes[f"means over {subsets} subsets of tasks; a task's value is over the subsets with it"] = None
+    notes |= dict.fromkeys(_subset_notes(listed))
     return Values(listed, {t: m for t, m in metrics.items() if t in shown}, _labels(runs), list(notes))
 
 
@@ -172,6 +176,16 @@ def _each(
         elif direction(row.metric for row in own.values()):
             mean = mean_score(own)
     yield Value(number, mode, method, len(tasks), MEAN, subset, mean)
+
+
+def _subset_notes(listed: Sequence[Value]) -> Iterator[str]:
+    of_run: dict[int, set[frozenset[str]]] = {}
+    for value in listed:
+        of_run.setdefault(value.run, set()).add(value.tasks)
+    if several := {len(found) for found in of_run.values() if len(found) > len({len(tasks) for tasks in found})}:
+        yield f"means over {max(several)} subsets of tasks; a task's value is over the subsets with it"
+    if len(set(map(frozenset, of_run.values()))) > 1:
+        yield "runs fuse different tasks: their means are over different tasks, and do not compete"
 
 
 def _notes(summary: Summary, settings: TableSettings) -> Iterator[str]:

@@ -104,7 +104,7 @@ class Summary:
         test = [r for r in self.run.scores if r.split == "test" and r.task not in _MEANS]
         zero = {r.task: r.score for r in test if r.method == "zero_shot"}
         experts = [r for r in test if r.method == "expert" and r.subset == r.task]
-        reasons = {(r.mode, r.task): _reason(r, zero.get(r.task)) for r in experts}
+        reasons = {(r.mode, r.task): _reason(r, zero.get(r.task)) or _noted(r) for r in experts}
         return {place: reason for place, reason in reasons.items() if reason is not None}
 
     @cached_property
@@ -262,6 +262,12 @@ def mean_score(rows: dict[str, Row]) -> float | None:
 
 def _reason(expert: Row, zero_shot: float | None) -> str | None:
     return no_share(expert.score, zero_shot, higher_is_better=higher(expert.metric))
+
+
+def _noted(expert: Row) -> str | None:
+    """Return the reason that the run noted: of scores that differ by less than the digits of ``scores.csv``."""
+    _, found, reason = expert.note.partition(f"expert of {expert.task} is ")
+    return reason if found and expert.normalized is None else None
 
 
 def _kept_interval(

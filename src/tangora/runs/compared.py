@@ -59,7 +59,9 @@ def compare_runs(first: Path, second: Path | None, settings: CompareSettings) ->
     other = _read(second) if second is not None else one
     tasks = _tasks(one, other, settings)
     if second is not None:
-        matched = [(key, one.fused[key], other.fused[key]) for key in one.fused if key in other.fused]
+        theirs = {_unselected(place): place for place in other.fused}
+        pairs = [(place, theirs[like]) for place in one.fused if (like := _unselected(place)) in theirs]
+        matched = [(b, one.fused[a], other.fused[b]) for a, b in pairs]
     else:
         matched = list(_with_baseline(one, settings))
     resamples, seed = settings.resamples or one.rows.resamples, settings.seed
@@ -70,7 +72,8 @@ def compare_runs(first: Path, second: Path | None, settings: CompareSettings) ->
         made for match in chosen if (made := _compared(*match, tasks, (resamples, seed), settings, notes)) is not None
     ]
     if not found:
-        fix = f"the first run has {_named(one)}; the second {_named(other)}" if second is not None else _named(one)
+        has = f"the first run has {_named(one)}; the second {_named(other)}"
+        fix = has if second is not None else f"the run has {_named(one)}; the baseline is {settings.baseline}"
         raise ArgumentError("there is no fusion to compare", where="compare", fix=fix)
     adjusted = holm([made.test.p for made in found])
     listed = [replace(made, holm=p) for made, p in zip(found, adjusted, strict=True)]
@@ -87,6 +90,9 @@ def _read(run: Path) -> _Answers:
     fused: dict[tuple[Key, int], dict[Subset, Mapping[str, Sequence[Any]]]] = {}
     for key in rows.outcomes:
         path = run / "cache" / "outcomes" / f"{key}.json"
+        if not path.is_file():
+            fix = "run its recipe again with the same --out: what is missing is scored again"
+            raise FileError("the run's predictions are missing", where=path, fix=fix)
         try:
             for place, subset, values in _fusions(read_json(path)):
                 fused.setdefault(place, {})[subset] = values
@@ -151,6 +157,11 @@ def _with_baseline(run: _Answers, settings: CompareSettings) -> Iterator[tuple[t
         for baseline, size in baselines:
             if size == count and baseline.mode == key.mode and baseline != key:
                 yield (key, count), run.fused[baseline, size], run.fused[key, count]
+
+
+def _unselected(place: tuple[Key, int]) -> tuple[Key, int]:
+    """Return a place without how its coefficients were chosen: given ones compete with chosen ones of one method."""
+    return replace(place[0], selection=""), place[1]
 
 
 def _is_chosen(place: tuple[Key, int], settings: CompareSettings) -> bool:

@@ -126,7 +126,8 @@ class RunComparison:
         how = "all exchanges" if exact == len(self.rows) else drawn
         mixed = f"; all exchanges for {exact} of {len(self.rows)}" if 0 < exact < len(self.rows) else ""
         yield f"p: two-sided, of exchanging the two predictions of a row: {how}{mixed}"
-        yield f"p (Holm): corrected for the {len(self.rows)} comparisons of this table"
+        count = "1 comparison" if len(self.rows) == 1 else f"{len(self.rows)} comparisons"
+        yield f"p (Holm): corrected for the {count} of this table"
         yield from self.notes
 
     def to_dict(self) -> dict[str, Any]:
