@@ -54,8 +54,8 @@ def expected(run, label, subset, split):
     method = METHODS.get(label, label)
     chosen = [r for r in table(run) if (r["method"], r["subset"], r["split"]) == (method, "+".join(subset), split)]
     scores = {r["task"]: float(r["score"]) for r in chosen if r["task"] in TASKS}
-    kept = [float(r["normalized"]) for r in chosen if r["task"] in subset]
-    return scores, sum(kept) / len(kept)
+    kept = [float(r["normalized"]) for r in chosen if r["task"] in subset and r["normalized"]]
+    return scores, sum(kept) / len(kept) if kept else None  # no share of an expert worse than zero-shot
 
 
 def number(text):
@@ -65,7 +65,8 @@ def number(text):
 def shown(page):
     page.locator("#figures[aria-busy=false]").wait_for()
     scores = [number(text) for text in page.locator(".tasks .score .figure").all_text_contents()]
-    return dict(zip(TASKS, scores, strict=True)), number(page.inner_text("#kept")) / 100
+    kept = number(page.inner_text("#kept"))
+    return dict(zip(TASKS, scores, strict=True)), None if kept is None else kept / 100
 
 
 def content(page):

@@ -99,7 +99,7 @@ class Predictor:
                 before = getattr(model.readout, "unended", 0)
                 answers = answered(model, opened.task, split, batch_size, listener)
                 unended += getattr(model.readout, "unended", 0) - before
-            empty += sum(1 for answer in answers if answer == "")
+            empty += sum(isinstance(answer, str) and not answer for answer in answers)
             yield answers
         listener.end()
         if cut:

@@ -6,7 +6,6 @@ chooses coefficients.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping
 from statistics import fmean
@@ -20,6 +19,7 @@ from tangora.report.data import CandidateRow
 from tangora.report.figures import legend
 from tangora.report.summary import Summary, method_name
 from tangora.report.theme import Layout, color, log_if_wide, marker, panels, series_role
+from tangora.support.json_text import parse_json
 
 __all__ = ["absent", "chosen", "curves", "draw"]
 
@@ -73,7 +73,7 @@ def chosen(summary: Summary) -> dict[Curve, float]:
 def _settings(text: str) -> dict[str, Any]:
     """Return what a cell of a table holds in JSON; nothing if it holds something else."""
     try:
-        values = json.loads(text)
+        values = parse_json(text)
     except ValueError:
         return {}
     return values if isinstance(values, dict) else {}
