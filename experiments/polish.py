@@ -80,6 +80,8 @@ VARIANTS: dict[str, Variant] = {
     "64 rows, closed form, layers, 30 steps a block": _rows(64, 30, initial="layers", objective="layers"),
     "64 rows, ProDistill (entries), 100 steps a block": _rows(64, 100, rank=None, **ENTRIES),
     "64 rows, ProDistill (entries), 100 steps a block, cut to rank 16": _rows(64, 100, **ENTRIES),
+    "64 rows, 200 steps, temperature 2": _rows(64, 200, temperature=2.0),
+    "1000 rows, nothing recombined, 200 steps": _rows(1000, 200, **PLAIN),
     "64 rows of the other tasks, 100 steps": replace(_rows(64, 100), rows_of="others"),
     "n = 2: 64 rows, 100 steps": replace(_rows(64, 100), tasks=2),
     "n = 3: 64 rows, 100 steps": replace(_rows(64, 100), tasks=3),
