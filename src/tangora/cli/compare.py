@@ -10,7 +10,7 @@ import typer
 
 from tangora.cli import completion
 from tangora.cli.command import Command
-from tangora.cli.options import DigitsOption, Options, OverwriteOption, TableOutOption
+from tangora.cli.options import DigitsOption, MethodsOption, ModesOption, Options, OverwriteOption, TableOutOption
 from tangora.cli.output import Output
 from tangora.cli.texts import write_or_print
 from tangora.errors import ArgumentError
@@ -30,16 +30,8 @@ class CompareOptions(Options):
         str | None,
         typer.Option("--baseline", metavar="METHOD", help="Within one run: what the others are compared with."),
     ] = None
-    methods: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--method", metavar="METHOD", help="Only this one; repeatable.", autocompletion=completion.fusions
-        ),
-    ] = None
-    modes: Annotated[
-        list[str] | None,
-        typer.Option("--mode", metavar="MODE", help="Only this one; repeatable.", autocompletion=completion.modes),
-    ] = None
+    methods: MethodsOption = None
+    modes: ModesOption = None
     tasks: Annotated[
         list[str] | None,
         typer.Option("--task", metavar="TASK", help="Only this one; repeatable.", autocompletion=completion.tasks),

@@ -12,6 +12,8 @@ from tangora.cli import completion
 
 __all__ = [
     "DigitsOption",
+    "MethodsOption",
+    "ModesOption",
     "FromHub",
     "Options",
     "OverwriteOption",
@@ -56,6 +58,14 @@ TrustOption = Annotated[
     typer.Option(
         "--trust-code", help="Run code from the base model's repository if the recipe says so. Read it before."
     ),
+]
+MethodsOption = Annotated[
+    list[str] | None,
+    typer.Option("--method", metavar="METHOD", help="Only this one; repeatable.", autocompletion=completion.fusions),
+]
+ModesOption = Annotated[
+    list[str] | None,
+    typer.Option("--mode", metavar="MODE", help="Only this one; repeatable.", autocompletion=completion.modes),
 ]
 DigitsOption = Annotated[int, typer.Option("--digits", metavar="N", help="Decimals.", rich_help_panel="Look")]
 TableOutOption = Annotated[

@@ -10,7 +10,7 @@ import typer
 
 from tangora.cli import completion
 from tangora.cli.command import Command
-from tangora.cli.options import DigitsOption, Options, OverwriteOption, TableOutOption
+from tangora.cli.options import DigitsOption, MethodsOption, ModesOption, Options, OverwriteOption, TableOutOption
 from tangora.cli.output import Output
 from tangora.cli.texts import write_or_print
 
@@ -40,16 +40,8 @@ class TableOptions(Options):
         str | None,
         typer.Option("--metric", help="Default: the first one of each task.", autocompletion=completion.metrics),
     ] = None
-    methods: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--method", metavar="METHOD", help="Only this one; repeatable.", autocompletion=completion.fusions
-        ),
-    ] = None
-    modes: Annotated[
-        list[str] | None,
-        typer.Option("--mode", metavar="MODE", help="Only this one; repeatable.", autocompletion=completion.modes),
-    ] = None
+    methods: MethodsOption = None
+    modes: ModesOption = None
     over: Annotated[
         str | None, typer.Option("--over", help="seed: mean and standard deviation over runs with other seeds.")
     ] = None
