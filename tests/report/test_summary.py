@@ -9,7 +9,8 @@ from tangora.evaluation.tables import Row
 from tangora.report.data import Run, read_run
 from tangora.report.doubts import beaten_searches, notes
 from tangora.report.headline import headline, kept_text, score_text
-from tangora.report.summary import Key, Mean, Summary, method_name
+from tangora.report.means import Mean
+from tangora.report.summary import Key, Summary, method_name
 from tangora.support.seams import METRICS
 
 

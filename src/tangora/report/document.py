@@ -6,7 +6,8 @@ from typing import Any
 
 from tangora.report.doubts import notes
 from tangora.report.headline import headline
-from tangora.report.summary import Key, Mean, Summary, mean_score
+from tangora.report.means import Mean
+from tangora.report.summary import Key, Summary, mean_score
 from tangora.support.json_text import parse_json
 
 __all__ = ["document"]

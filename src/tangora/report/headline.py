@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tangora.report.doubts import notes
+from tangora.report.means import Mean
 from tangora.report.ordinary import in_words
-from tangora.report.summary import Key, Mean, Summary, mean_score, method_name, mode_name
+from tangora.report.summary import Key, Summary, mean_score, method_name, mode_name
 from tangora.support.shown import decimal
 
 __all__ = ["Headline", "Tile", "headline", "kept_text", "score_text"]

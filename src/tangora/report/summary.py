@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,9 +11,10 @@ from tangora.errors import FileError
 from tangora.evaluation.shares import higher, mean_share, no_share
 from tangora.evaluation.tables import Row
 from tangora.report.data import PolishRow, Run
+from tangora.report.means import Mean, interval_of, kept_interval, over_subsets
 from tangora.tasks.metrics import direction
 
-__all__ = ["Key", "Mean", "Summary", "method_name", "mode_name"]
+__all__ = ["Key", "Summary", "mean_score", "method_name", "mode_name"]
 
 _SPELLED = {
     "lora": "LoRA",
@@ -72,22 +72,6 @@ class Key:
     def name(self) -> str:
         """Method and space, with the mark of an oracle."""
         return method_name(self.method, self.space) + (" †" if self.oracle else "")
-
-
-@dataclass(frozen=True)
-class Mean:
-    """A mean over the tasks of one subset, or over several subsets of one size."""
-
-    n_tasks: int
-    score: float
-    low: float | None
-    high: float | None
-    kept: float | None
-    kept_low: float | None
-    kept_high: float | None
-    kept_best: float | None
-    all_tasks: float | None
-    subsets: int = 1
 
 
 class Summary:
@@ -173,20 +157,20 @@ class Summary:
             n, score, low, high = reported.n_tasks, reported.score, reported.ci_low, reported.ci_high
         else:
             n, score = inside[0].n_tasks, fmean(r.score for r in inside)
-            low, high = _interval(inside, score)
+            low, high = interval_of(inside, score)
         if inside:
             kept, kept_best = self.mean_kept(inside), self.mean_kept_best(inside)
         else:
             kept, kept_best = reported.normalized, reported.normalized_best  # type: ignore[union-attr]
         left_out = any((r.mode, r.task) in self.without_share for r in inside)  # then the score has other tasks
         sense = 0 if left_out else direction(r.metric for r in everything)
-        return Mean(n, score, low, high, kept, *_kept_interval(sense, score, low, high, kept), kept_best, overall)
+        return Mean(n, score, low, high, kept, *kept_interval(sense, score, low, high, kept), kept_best, overall)
 
     def by_size(self, key: Key) -> dict[int, Mean]:
         """Return the mean over the subsets of each size."""
         means = self.fused[key].values()
         sizes = sorted({m.n_tasks for m in means})
-        return {n: self._paired(key, _over_subsets([m for m in means if m.n_tasks == n])) for n in sizes}
+        return {n: self._paired(key, over_subsets([m for m in means if m.n_tasks == n])) for n in sizes}
 
     def _paired(self, key: Key, mean: Mean) -> Mean:
         """Return the mean with the intervals of ``summary.json``, which come from test rows, in place of ours."""
@@ -268,43 +252,3 @@ def _noted(expert: Row) -> str | None:
     """Return the reason that the run noted: of scores that differ by less than the digits of ``scores.csv``."""
     _, found, reason = expert.note.partition(f"expert of {expert.task} is ")
     return reason if found and expert.normalized is None else None
-
-
-def _kept_interval(
-    sense: int, score: float, low: float | None, high: float | None, kept: float | None
-) -> tuple[float | None, float | None]:
-    """Return the score's interval as shares of fixed experts, which is all that ``scores.csv`` alone allows."""
-    if not sense or kept is None or low is None or high is None or (score if sense > 0 else low) <= 0:
-        return None, None
-    return (low * kept / score, high * kept / score) if sense > 0 else (kept * score / high, kept * score / low)
-
-
-def _mean_of(values: Iterable[float | None]) -> float | None:
-    listed = list(values)
-    return None if None in listed or not listed else fmean(v for v in listed if v is not None)
-
-
-def _interval(rows: list[Row], score: float) -> tuple[float | None, float | None]:
-    """Return the interval of a mean; the tasks' test rows are independent, so half-widths add up in squares."""
-    below = [r.score - r.ci_low for r in rows if r.ci_low is not None]
-    above = [r.ci_high - r.score for r in rows if r.ci_high is not None]
-    if len(below) < len(rows) or len(above) < len(rows):
-        return None, None
-    return score - math.hypot(*below) / len(rows), score + math.hypot(*above) / len(rows)
-
-
-def _over_subsets(means: list[Mean]) -> Mean:
-    if len(means) == 1:
-        return means[0]
-    return Mean(
-        n_tasks=means[0].n_tasks,
-        score=fmean(m.score for m in means),
-        low=None,
-        high=None,
-        kept=_mean_of(m.kept for m in means),
-        kept_low=None,
-        kept_high=None,
-        kept_best=_mean_of(m.kept_best for m in means),
-        all_tasks=_mean_of(m.all_tasks for m in means),
-        subsets=len(means),
-    )

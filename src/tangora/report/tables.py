@@ -10,7 +10,8 @@ from typing import Any
 
 from tangora.evaluation.tables import Row
 from tangora.report.headline import kept_text, percent, score_text
-from tangora.report.summary import Key, Mean, Summary, mean_score, method_name, mode_name
+from tangora.report.means import Mean
+from tangora.report.summary import Key, Summary, mean_score, method_name, mode_name
 from tangora.report.ways import reference, ways
 from tangora.report.wide import Column, Wide
 from tangora.support.json_text import parse_json

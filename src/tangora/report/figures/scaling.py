@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tangora.report.figures import legend
-from tangora.report.summary import Key, Mean, Summary, mean_score, method_name
+from tangora.report.means import Mean
+from tangora.report.summary import Key, Summary, mean_score, method_name
 from tangora.report.theme import Layout, color, log_if_wide, marker, panels, series_role
 
 __all__ = ["absent", "absolute", "kept", "no_mean"]
