@@ -1,4 +1,4 @@
-"""The table of fusion methods in the README and the documentation."""
+"""The table of fusion methods in the documentation."""
 
 from __future__ import annotations
 
