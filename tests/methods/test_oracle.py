@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from data_free_oracles import DATA_FREE_ORACLES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -16,6 +17,8 @@ from statistics_oracles import STATISTICS_ORACLES
 
 from tangora.errors import ArgumentError
 from tangora.methods import get, methods
+
+OF_MATRICES = MATRIX_ORACLES | DATA_FREE_ORACLES
 
 # Eighths: sums are exact, so that a zero ballot is zero in both, and equal magnitudes and zeros are common.
 EIGHTHS = st.integers(-40, 40).map(lambda i: i / 8)
@@ -46,7 +49,7 @@ def options_of(draw: st.DrawFn, name: str, tasks: int) -> dict[str, Any]:
 
 
 def test_every_method_has_an_oracle() -> None:
-    assert ORACLES.keys() | MATRIX_ORACLES.keys() | STATISTICS_ORACLES.keys() == {
+    assert ORACLES.keys() | OF_MATRICES.keys() | STATISTICS_ORACLES.keys() == {
         m.name for m in methods().values() if m.function.__module__.startswith("tangora.")
     }
 
@@ -74,11 +77,11 @@ def test_agrees_with_the_oracle(name: str, data: st.DataObject) -> None:
     np.testing.assert_allclose(result.numpy(), expected, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("name", MATRIX_ORACLES)
+@pytest.mark.parametrize("name", OF_MATRICES)
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_agrees_with_the_oracle_on_matrices(name: str, data: st.DataObject) -> None:
-    oracle, choices = MATRIX_ORACLES[name]
+    oracle, choices = OF_MATRICES[name]
     tasks, out, inside, rank = (data.draw(st.integers(1, top)) for top in (4, 7, 6, 6))
     g = np.random.default_rng(data.draw(st.integers(0, 10**6)))
     deltas = g.normal(size=(tasks, out, rank)) @ g.normal(size=(tasks, rank, inside))

@@ -32,10 +32,13 @@ def as_matrices(stacked: Float[Tensor, " tasks *param"]) -> Float[Tensor, "tasks
     return widened(stacked).reshape(*stacked.shape[:2], math.prod(stacked.shape[2:])).contiguous()
 
 
-def decompose(matrix: Float[Tensor, "out in"]) -> Triplets:
-    """Return ``u, s, vh`` up to the numerical rank: singular values below ``max(shape) · eps · s₁`` are rounding."""
+def decompose(matrix: Float[Tensor, "out in"], slack: float = 1.0) -> Triplets:
+    """Return ``u, s, vh`` up to the numerical rank: singular values below ``max(shape) · eps · s₁`` are rounding.
+
+    ``slack`` multiplies that bound, for a matrix that was itself computed from such decompositions.
+    """
     u, s, vh = thin_svd(matrix)
-    rank = int((s > max(matrix.shape) * torch.finfo(s.dtype).eps * s[:1]).sum())
+    rank = int((s > slack * max(matrix.shape) * torch.finfo(s.dtype).eps * s[:1]).sum())
     return u[:, :rank], s[:rank], vh[:rank]
 
 
