@@ -9,7 +9,7 @@ from matrix_oracles import Array, settled
 
 
 def wudi(deltas: Array, weights: Array, ridge: float) -> Array:
-    """Row by row, the least-squares problem itself: ``(x − λₜνₜ[i]) νₜᵀ / ‖νₜ‖`` for all tasks, and the ridge's rows."""
+    """Row by row, the least-squares problem: ``(x − λₜνₜ[i]) νₜᵀ / ‖νₜ‖`` for all tasks, and the ridge's rows."""
     tasks, out, inside = deltas.shape
     norms = np.linalg.norm(deltas.reshape(tasks, -1), axis=1)
     unit = deltas / norms[:, None, None]
