@@ -8,6 +8,7 @@
 #   make fuzz-atheris  the same readers, guided by coverage: SECONDS=60 each, READER=tokenizer.json for one
 #   make kills         the writing commands, killed at 200 events drawn at random and given again; KILLS=20 for fewer
 #   make check         what CI wants: lint, types, tests with coverage
+#   make docs          the site, into site/: every page, with its links checked
 #   make peers         mergekit, peft and fusion-bench beside Tangora on the same inputs, in an environment of their own
 #
 # Another interpreter: make PYTHON=python3.12 ...   Options for pip (an index, say): make PIP_FLAGS='--index-url ...' ...
@@ -16,11 +17,12 @@ PYTHON ?= python3
 PIP_FLAGS ?=
 VENV := .venv
 PEERS := .venv-peers
+DOCS := .venv-docs
 BIN := $(VENV)/bin
 PIP_INSTALL = -m pip install --disable-pip-version-check $(PIP_FLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart setup setup-dev test test-kernels fuzz fuzz-atheris check lint types coverage format kills peers bench-peers bench-fuse bench-sweep bench-explorer clean
+.PHONY: help quickstart setup setup-dev test test-kernels fuzz fuzz-atheris check lint types coverage format kills docs peers bench-peers bench-fuse bench-sweep bench-explorer clean
 
 help:
 	@sed -n 's/^#  *make/make/p' Makefile
@@ -104,6 +106,17 @@ coverage: setup-dev
 	  lines = t["covered_lines"] / t["num_statements"]; branches = t["covered_branches"] / t["num_branches"]; \
 	  print(f"coverage: {lines:.1%} of lines (at least 90.0%), {branches:.1%} of branches"); raise SystemExit(lines < 0.9)'
 
+# The pages that come from the code are written in .venv; mkdocs has an environment without torch.
+docs: setup-dev $(DOCS)/.installed
+	$(BIN)/python docs/_code/generate.py build/docs
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build --quiet $(ARGS)
+	@echo "the site is in site/: open site/index.html"
+
+$(DOCS)/.installed: docs/_code/requirements.txt constraints.txt
+	test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python $(PIP_INSTALL) -c constraints.txt -r docs/_code/requirements.txt
+	@touch $@
+
 # Where results agree with other tools, and where not; see docs/peers.md.
 peers: bench-peers
 	$(PEERS)/bin/python -m pytest tests/peers tests/test_peers.py $(ARGS)
@@ -131,5 +144,5 @@ bench-explorer: setup-dev
 	$(BIN)/python benchmarks/explorer.py $(ARGS)
 
 clean:
-	rm -rf build dist htmlcov .coverage .coverage.json .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf build dist site htmlcov .coverage .coverage.json .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
