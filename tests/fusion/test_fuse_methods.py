@@ -18,7 +18,7 @@ from tangora.updates.task_vector import Dense, LowRank
 
 METHODS = [
     "breadcrumbs", "consensus", "della", "iso_c", "iso_cts", "knots", "model_stock", "slerp", "svd", "tsv_m",
-    "wudi",
+    "cart", "do_merging", "robust_merge", "wudi",
 ]  # fmt: skip
 
 

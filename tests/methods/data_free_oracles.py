@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from decimal import Decimal
 
 import numpy as np
-from matrix_oracles import Array, settled
+from hypothesis import assume
+from matrix_oracles import Array, leading, orthonormal, rank_of, settled
+
+
+def largest(values: Array, density: float) -> Array:
+    """The values of the largest magnitudes, the others zero; refused if two at the limit would be told apart."""
+    ordered = np.sort(np.abs(values).ravel())[::-1]
+    count = math.ceil(Decimal(str(density)) * values.size)
+    assume(count == values.size or ordered[count - 1] - ordered[count] > 1e-5 * ordered[0])
+    return np.where(np.abs(values) >= ordered[count - 1], values, 0.0)
 
 
 def wudi(deltas: Array, weights: Array, ridge: float) -> Array:
@@ -26,6 +37,65 @@ def wudi(deltas: Array, weights: Array, ridge: float) -> Array:
     return result
 
 
+def cart(deltas: Array, weights: Array, share: float) -> Array:
+    mean = deltas.mean(0)
+    result = mean.copy()
+    for weight, delta in zip(weights, deltas, strict=True):
+        difference = delta - mean
+        if np.abs(difference).max() > 1e-9:
+            left, values, right = leading(difference, math.ceil(Decimal(str(share)) * rank_of(difference)))
+            result += weight * (left * values) @ right.T
+    return result
+
+
+def do_merging(deltas: Array, weights: Array) -> Array:
+    """Row by row: the orthonormal rows nearest to the tasks' directions, added, at the mean length."""
+    result = np.zeros(deltas.shape[1:])
+    for i in range(deltas.shape[1]):
+        lengths = np.linalg.norm(deltas[:, i], axis=1)
+        directions = orthonormal((deltas[:, i] / lengths[:, None]).T)
+        result[i] = lengths.mean() * directions @ weights / math.sqrt(len(deltas))
+    return result
+
+
+def robust_merge(deltas: Array, weights: Array, density: float) -> Array:
+    """Factors from eigenvectors; the compensation number by number."""
+    pruned, scales = [], []
+    for delta in deltas:
+        left, values, right = leading(delta, rank_of(delta))
+        assume((values[:-1] - values[1:] > 1e-3 * values[0]).all())  # else the vectors are not known to 1e-7
+        b, a = left * np.sqrt(values), (right * np.sqrt(values)).T
+        pruned.append((largest(b, density), largest(a, density)))
+        scales.append([abs(x).sum() / abs(y).sum() if y.any() else 0.0 for x, y in zip(a, pruned[-1][1], strict=True)])
+    result = np.zeros(deltas.shape[1:])
+    for weight, (b, a), scale in zip(weights, pruned, scales, strict=True):
+        for i, s in enumerate(scale):
+            others = [row[i] for row in scales if i < len(row) and row[i]]
+            result += weight * (s / np.mean(others) if s else 0.0) * np.outer(b[:, i], a[i])
+    return result
+
+
+def pcb(deltas: Array, weights: Array, density: float) -> Array:
+    def softmax(values: Array) -> Array:
+        return np.exp(values) / np.exp(values).sum()
+
+    def scaled(values: Array) -> Array:
+        return values / np.abs(values).max()
+
+    flat = deltas.reshape(len(deltas), -1)
+    kept = []
+    for one in flat:
+        agreement = sum(softmax(scaled(one * other)) for other in flat)
+        kept.append(largest(softmax(len(flat) * scaled(one * one)) * agreement, density))
+    total = sum(kept)
+    summed = sum(w * k * v for w, k, v in zip(weights, kept, flat, strict=True))
+    return np.divide(summed, total, out=np.zeros_like(summed), where=total > 0).reshape(deltas.shape[1:])
+
+
 DATA_FREE_ORACLES: dict[str, tuple[Callable[..., Array], dict[str, Sequence[float]]]] = {
+    "cart": (cart, {"share": (0.08, 0.34, 0.5, 1.0)}),
+    "do_merging": (do_merging, {}),
+    "pcb": (pcb, {"density": (0.1, 0.55, 1.0)}),
+    "robust_merge": (robust_merge, {"density": (0.2, 0.55, 1.0)}),
     "wudi": (wudi, {"ridge": (0.0, 0.01, 1.0)}),
 }
