@@ -18,7 +18,8 @@ from tangora.updates.task_vector import Dense, LowRank
 
 METHODS = [
     "breadcrumbs", "consensus", "della", "iso_c", "iso_cts", "knots", "model_stock", "slerp", "svd", "tsv_m",
-    "cart", "do_merging", "robust_merge", "wudi",
+    "cart", "ctm", "do_merging", "equal_norms", "mean_norm", "pico", "robust_merge", "wudi",
+    "ctm+dare_ties", "equal_norms+knots", "pico+tsv_m",
 ]  # fmt: skip
 
 

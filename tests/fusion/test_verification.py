@@ -124,7 +124,7 @@ def test_a_lost_head_is_found(tmp_path):
         verify(other, tmp_path / "out")
 
 
-@pytest.mark.parametrize("method", ["task_arithmetic", "average", "ties", "dare", "tsv_m", "slerp"])
+@pytest.mark.parametrize("method", ["task_arithmetic", "average", "ties", "dare", "tsv_m", "slerp", "pico+iso_c"])
 def test_the_command_verifies(tmp_path, pair, capsys, method):
     command(pair, tmp_path / "out", method)
     assert "verified in" in capsys.readouterr().out

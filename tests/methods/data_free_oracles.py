@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import numpy as np
 from hypothesis import assume
-from matrix_oracles import Array, leading, orthonormal, rank_of, settled
+from matrix_oracles import Array, apart, leading, orthonormal, rank_of, settled
 
 
 def largest(values: Array, density: float) -> Array:
@@ -92,10 +92,55 @@ def pcb(deltas: Array, weights: Array, density: float) -> Array:
     return np.divide(summed, total, out=np.zeros_like(summed), where=total > 0).reshape(deltas.shape[1:])
 
 
+def equal_norms(deltas: Array, weights: Array) -> Array:
+    norms = [math.sqrt((d**2).sum()) for d in deltas]
+    return sum(w * d * sum(norms) / len(norms) / n for w, d, n in zip(weights, deltas, norms, strict=True))
+
+
+def mean_norm(deltas: Array, weights: Array) -> Array:
+    norms = [math.sqrt((d**2).sum()) for d in deltas]
+    fused = sum(w * d for w, d in zip(weights, deltas, strict=True))
+    return fused * sum(norms) / len(norms) / math.sqrt((sum(deltas) ** 2).sum())
+
+
+def pico(deltas: Array, weights: Array, strength: float) -> Array:
+    """The projections themselves, ``νν⁺``, added up and raised to a power by their eigenvectors."""
+    count = sum(d @ np.linalg.pinv(d, rcond=1e-6) for d in deltas)
+    for d in deltas:
+        settled(np.linalg.eigvalsh(d @ d.T))
+    values, vectors = np.linalg.eigh(count)
+    lowering = (vectors * np.maximum(values, 1) ** -strength) @ vectors.T
+    changed = [lowering @ d for d in deltas]
+    scale = math.sqrt(sum((d**2).sum() for d in deltas) / sum((d**2).sum() for d in changed))
+    return scale * sum(w * d for w, d in zip(weights, changed, strict=True))
+
+
+def ctm(deltas: Array, weights: Array, shared_rank: int, balance: float) -> Array:
+    """On the whole matrices: the projections on the shared bases, without coordinates."""
+
+    def projection(*sides: Array) -> Array:
+        left, values, _ = np.linalg.svd(np.hstack(sides))
+        values = np.append(values, np.zeros(len(left)))[: len(left)]
+        apart(values[::-1], min(shared_rank, len(left)))
+        kept = left[:, :shared_rank][:, values[:shared_rank] > 1e-9 * values[0]]
+        return kept @ kept.T
+
+    scaled = [d / math.sqrt((d**2).sum()) ** balance for d in deltas]
+    inputs, outputs = projection(*(d.T for d in scaled)), projection(*scaled)
+    for _ in range(10):
+        outputs = projection(*(d @ inputs for d in scaled))
+        inputs = projection(*((outputs @ d).T for d in scaled))
+    return outputs @ sum(w * d for w, d in zip(weights, deltas, strict=True)) @ inputs
+
+
 DATA_FREE_ORACLES: dict[str, tuple[Callable[..., Array], dict[str, Sequence[float]]]] = {
     "cart": (cart, {"share": (0.08, 0.34, 0.5, 1.0)}),
+    "ctm": (ctm, {"shared_rank": (1, 2, 3, 50), "balance": (0.0, 0.5, 1.0)}),
     "do_merging": (do_merging, {}),
+    "equal_norms": (equal_norms, {}),
+    "mean_norm": (mean_norm, {}),
     "pcb": (pcb, {"density": (0.1, 0.55, 1.0)}),
+    "pico": (pico, {"strength": (0.0, 0.5, 1.0, 2.0)}),
     "robust_merge": (robust_merge, {"density": (0.2, 0.55, 1.0)}),
     "wudi": (wudi, {"ridge": (0.0, 0.01, 1.0)}),
 }

@@ -92,7 +92,7 @@ def test_decorator_returns_the_function() -> None:
 
 
 def test_unknown_method_names_the_nearest_and_all() -> None:
-    with pytest.raises(PluginError, match=r"no such fusion method, got 'tie'.*'ties'.*average, breadcrumbs, con"):
+    with pytest.raises(PluginError, match=r"no such fusion method, got 'tie'.*'ties'.*average, breadcrumbs, cart, con"):
         get("tie")
 
 

@@ -67,7 +67,7 @@ def methods(incomplete: str) -> list[str]:
 
     package = resources.files("tangora") / "methods"
     texts = (file.read_text(encoding="utf-8") for file in package.iterdir() if file.name.endswith(".py"))
-    ours = [name for text in texts for name in re.findall(r'^@fusion_method\(\s*"(\w+)"', text, re.MULTILINE)]
+    ours = [name for text in texts for name in re.findall(r'^@fusion_(?:method|step)\(\s*"(\w+)"', text, re.MULTILINE)]
     others = [entry.name for entry in metadata.entry_points(group="tangora.methods")]
     return _starting(sorted({*ours, *others}), incomplete)
 

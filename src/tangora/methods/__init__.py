@@ -18,6 +18,8 @@ The contract, for built-in methods and for those of other packages::
   (`tangora.fusion.statistics`), one tensor per task. It names the kind, ``statistics="gram"`` or ``"fisher"``, and
   takes ``statistics``, stacked, or None for a tensor that has none.
 - No models, no files, no data; a docstring with a paragraph "Choose it ..." for the table of methods.
+- A **step** changes the updates of a tensor before any method: ``equal_norms+ties_per_tensor``. It is registered with
+  `fusion_step`, and is a function ``(deltas, **parameters) -> Change``.
 - `tangora.testing.check_method` checks the promises; call it in a test.
 
 Other packages add methods through the entry-point group ``tangora.methods``: the entry point has the method's name,
@@ -42,16 +44,20 @@ from tangora.errors import PluginError
 from tangora.methods._limits import Limit
 from tangora.methods._promises import Granularity, Promises, Statistic
 from tangora.methods._registry import ENTRY_POINT_GROUP, Method, fusion_method, get, methods
+from tangora.methods._steps import Change, Step, fusion_step
 from tangora.methods._table import table
 
 __all__ = [
     "ENTRY_POINT_GROUP",
+    "Change",
     "Granularity",
     "Limit",
     "Method",
     "Promises",
     "Statistic",
+    "Step",
     "fusion_method",
+    "fusion_step",
     "get",
     "methods",
     "table",

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["ENTRY_POINT_GROUP", "Method", "fusion_method", "get", "methods"]
 
 ENTRY_POINT_GROUP = "tangora.methods"
+SEPARATOR = "+"  # between a step and the method after it, as in pico+tsv_m
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _CONTRACT = ("weights", "uniforms", "cutoffs", "statistics")  # keyword-only arguments of the engine, not of the user
@@ -217,14 +218,20 @@ def methods() -> Mapping[str, Method]:
 
 
 def get(name: str) -> Method:
-    """Return the method with this name.
+    """Return the method with this name, or the combination ``STEP+METHOD`` (`tangora.methods.fusion_step`).
 
     Raises:
-        PluginError: there is none; the message has the nearest name, or all names.
+        PluginError: there is none; the message has the nearest name, or all names. Or the parts do not fit.
 
     >>> get("average").linear
     True
+    >>> get("equal_norms+ties_per_tensor").parameters
+    mappingproxy({'density': 0.2})
     """
+    if SEPARATOR in str(name):
+        from tangora.methods._steps import combination  # deferred: it registers its methods here
+
+        return combination(name)
     if name not in _METHODS:
         load_own(name)
     # Other packages are imported only for unknown names: a broken one must not stop `ties`.
