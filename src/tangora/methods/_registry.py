@@ -35,6 +35,8 @@ SEPARATOR = "+"  # between a step and the method after it, as in pico+tsv_m
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _CONTRACT = ("weights", "uniforms", "cutoffs", "statistics")  # keyword-only arguments of the engine, not of the user
 _METHODS: dict[str, Method] = {}
+# `tangora.methods._steps` adds the function that makes STEP+METHOD: it needs the registry, and modules import one way.
+_COMBINERS: dict[str, Callable[[str], Method]] = {}
 _LOADED: set[str] = set()  # origins of the entry points that were loaded
 
 
@@ -196,6 +198,11 @@ def fusion_method(
     return register
 
 
+def combine_by(separator: str, combiner: Callable[[str], Method]) -> None:
+    """Let `get` pass names with this separator to a function that makes their record."""
+    _COMBINERS[separator] = combiner
+
+
 def methods() -> Mapping[str, Method]:
     """Return all fusion methods by name, sorted, including third parties'.
 
@@ -229,9 +236,7 @@ def get(name: str) -> Method:
     mappingproxy({'density': 0.2})
     """
     if SEPARATOR in str(name):
-        from tangora.methods._steps import combination  # deferred: it registers its methods here
-
-        return combination(name)
+        return _COMBINERS[SEPARATOR](name)
     if name not in _METHODS:
         load_own(name)
     # Other packages are imported only for unknown names: a broken one must not stop `ties`.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tangora.errors import ArgumentError, PluginError
 from tangora.methods._limits import Limit
-from tangora.methods._registry import SEPARATOR, Method, fusion_method, get, load_own
+from tangora.methods._registry import SEPARATOR, Method, combine_by, fusion_method, get, load_own
 from tangora.methods._sums import weighted_sum, widened
 
 if TYPE_CHECKING:
@@ -139,6 +139,9 @@ def combination(name: str) -> Method:
         limits=MappingProxyType({**step.limits, **rule.limits}),
         **_promises(step, rule),
     )
+
+
+combine_by(SEPARATOR, combination)
 
 
 def _known() -> list[str]:
