@@ -56,6 +56,7 @@ LISTED = {
         "report.",
         "explore": "Write the fusion explorer: a page with a slider for each task vector, and exact scores at every "
         "move.",
+        "status": "Print what is done of a run, what runs where, and what is left.",
         "jobs": "List the jobs of a run: key, kind, what it is about, and whether its files are there.",
         "job": "Do one job of a run, unless its files are there.",
     },

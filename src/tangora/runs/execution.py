@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from tangora.runs.events import Event, OnEvent, Reporter
+from tangora.runs.presence import job_file, lock_file, present
 
 if TYPE_CHECKING:
     from tangora.runs.context import Context
@@ -42,6 +43,8 @@ def perform(job: Job, context: Context, on_event: OnEvent) -> bool:
             started = time.perf_counter()
             if did := not job.done(context):
                 _run(job, context)
+            else:
+                job.confirm(context)
     except BaseException as error:
         spent, line = time.perf_counter() - started, f"{type(error).__name__}: {error}"
         on_event(Event(job.key, "failed", label=job.label, seconds=spent, error=line))
@@ -65,7 +68,7 @@ def _run(job: Job, context: Context) -> None:
 @contextlib.contextmanager
 def _locked(job: Job, context: Context) -> Iterator[None]:
     """Hold the lock of the job, waiting for it if necessary; the system releases it when the process ends."""
-    path = context.run / "cache" / "locks" / f"{job.key}.lock"
+    path = lock_file(context.run, job.key)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path):
+    with FileLock(path), present(job_file(context.run, job.key)):
         yield

@@ -7,7 +7,9 @@ done again. The kinds of jobs are in `tangora.runs.stages`, one module each.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -112,6 +114,11 @@ class Job(ABC):
     def recorded(self, context: Context) -> bool:
         """Return whether there is a record of the job."""
         return _record(self, context).is_file()
+
+    def confirm(self, context: Context) -> None:
+        """Touch the record, after the job was found to be done: `tangora.runs.status` compares times."""
+        with contextlib.suppress(OSError):
+            os.utime(_record(self, context))
 
     def record(self, context: Context, seconds: float | None) -> None:
         """Record inputs, files and duration, after the job has run; None if it was killed before this."""

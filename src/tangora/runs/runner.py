@@ -31,6 +31,7 @@ from tangora.runs.execution import perform
 from tangora.runs.folder import Clock, claim, locked, logged, provenance
 from tangora.runs.jobs import Job
 from tangora.runs.listener import Listener
+from tangora.runs.presence import driver_file, job_file, present, write_plan
 from tangora.runs.stages.experts import ExpertJob
 from tangora.runs.stages.scores import fold
 from tangora.runs.stages.statistics import used_rows
@@ -70,7 +71,7 @@ def run(
     out = Path(out)
     check_methods(recipe)
     claim(out, recipe, overwrite)
-    with locked(out), logged(out):
+    with locked(out), logged(out), present(driver_file(out)):
         log.info("run %s in %s", recipe.name, out)
         remove_stale_below(out)
         context, clock = Context(out, recipe, progress or Progress()), Clock(out)
@@ -98,11 +99,12 @@ def _prepare(context: Context, clock: Clock) -> None:
 def _drive(context: Context, clock: Clock) -> None:
     """Do the missing jobs; the report is last and made in this process, since it shows the wall times of the others."""
     left, report = missing(context), context.plan.jobs[-1]
+    todo = left if report in left else [*left, report]
     _log_earlier(context)
     _say_again(context, left)
     _tidy(context, left)
     fold(context.run, keep=[job.key for job in left])
-    todo = left if report in left else [*left, report]
+    write_plan(context.run, context.recipe.name, context.plan.jobs, todo)
     listener = Listener(context.plan, context.progress, clock, Estimate(todo, measured_rates(context.run)))
     chosen = context.recipe.executor
     executor: Executor = EXECUTORS.get(chosen.name)
@@ -112,6 +114,7 @@ def _drive(context: Context, clock: Clock) -> None:
     used = used_rows(context)
     clock.save(provenance(context.recipe, context.sources) | ({"statistics": used} if used else {}))
     perform(report, context, listener)
+    write_plan(context.run, context.recipe.name, context.plan.jobs, left=())
 
 
 def _log_earlier(context: Context) -> None:
@@ -137,12 +140,17 @@ def _say_again(context: Context, left: Sequence[Job]) -> None:
 
 
 def _tidy(context: Context, left: Sequence[Job]) -> None:
-    """End what kills have left of jobs that are done: remove checkpoints of complete adapters, write lost records."""
+    """End what kills have left of jobs that are done.
+
+    Remove checkpoints of complete adapters and what processes said of themselves; write lost records.
+    """
+    undone = {job.key for job in left}
     for job in context.plan:
-        if job in left:
+        if job.key in undone:
             continue
         if isinstance(job, ExpertJob):
             discard(job.checkpoints(context))
+        job_file(context.run, job.key).unlink(missing_ok=True)
         if not job.recorded(context):
             job.record(context, None)
 
