@@ -70,6 +70,7 @@ def test_all_is_every_extra_that_a_recipe_may_need():
     assert everything.extras == extras.keys() - {"all", "dev", "tensorboard", "wandb"} - {
         "gguf",  # for `tangora export`, which no recipe does
         "quantized",  # has no wheels for some machines
+        "ray",  # for runs on several hosts or GPUs
     }
 
 

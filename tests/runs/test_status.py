@@ -65,7 +65,9 @@ def test_what_is_left_and_what_runs_where(short_copy):
         text = shown(short_copy)
     assert found.state == "running"
     assert found.all == Count(len(context.plan) - len(left), 1, len(left) - 1)
-    assert [(one.label, one.pid, one.host) for one in found.jobs] == [(left[0].label, os.getpid(), socket.gethostname())]
+    assert [(one.label, one.pid, one.host) for one in found.jobs] == [
+        (left[0].label, os.getpid(), socket.gethostname())
+    ]
     assert left[0].label in text
     assert f"process {os.getpid()}" in text
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -37,21 +38,26 @@ class RunOptions(Options):
         str | None,
         typer.Option(
             "--executor",
-            help="Executor of jobs: serial, processes, or another package's.",
+            help="Executor of jobs: serial, processes, ray, or another package's.",
             autocompletion=completion.executors,
         ),
     ] = None
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="Processes of the executor.")] = None
+    address: Annotated[
+        str | None, typer.Option("--address", help="Cluster of the executor ray: local, auto, HOST:PORT, ray://...")
+    ] = None
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")] = False
 
     @property
     def all_settings(self) -> list[str]:
         """The settings, those that have options of their own included."""
         chosen = list(self.settings or [])
-        if self.executor is not None:
-            workers = f", workers: {self.workers}" if self.workers is not None else ""
-            return [*chosen, f"executor={{name: {self.executor}{workers}}}"]
-        return chosen if self.workers is None else [*chosen, f"executor.workers={self.workers}"]
+        given = {"workers": self.workers, "address": self.address}
+        own = {key: value for key, value in given.items() if value is not None}
+        if self.executor is None:
+            return chosen + [f"executor.{key}={json.dumps(value)}" for key, value in own.items()]
+        listed = ", ".join([f"name: {self.executor}", *(f"{key}: {json.dumps(value)}" for key, value in own.items())])
+        return [*chosen, f"executor={{{listed}}}"]
 
 
 def run(options: RunOptions, output: Output) -> None:

@@ -12,7 +12,7 @@ from tangora.errors import FusionError
 from tangora.methods import get
 from tangora.modes.contract import is_routable, mode_of
 from tangora.support.extras import require
-from tangora.support.seams import METRICS, ROUTERS
+from tangora.support.seams import EXECUTORS, METRICS, ROUTERS
 
 if TYPE_CHECKING:
     from tangora.tasks import Base
@@ -39,12 +39,14 @@ def check_methods(recipe: Recipe) -> None:
         FusionError: a method or one of its parameters is unknown or out of range, a subset has a number of tasks that
             the method cannot fuse, a method that needs statistics is used in another space than delta, or a router is
             used with modes whose adapters cannot be routed.
-        MissingExtraError: the packages for training, for the report or for a metric are not installed.
+        MissingExtraError: the packages for training, the report, a metric or the executor are not installed.
     """
     require("train", "report", purpose="a run")
     for name in dict.fromkeys(name for task in recipe.tasks for name in task.all_metrics):
         if extra := getattr(METRICS.get(name), "extra", None):
             require(extra, purpose=f"the metric {name}")
+    if extra := getattr(EXECUTORS.get(recipe.executor.name), "extra", None):
+        require(extra, purpose=f"the executor {recipe.executor.name}")
     for entry in recipe.fusion.methods:
         if entry.route is not None:
             _check_router(recipe, entry)

@@ -26,6 +26,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "quickstart": ("PIL", "platformdirs", "skimage", "sklearn", "tokenizers", "transformers"),
         "tensorboard": ("tensorboard",),
         "wandb": ("wandb",),
+        "ray": ("ray",),
     }
 )
 """Extra -> those of its packages that Tangora imports, by import name."""

@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
 
-__all__ = ["Finished", "Ready", "WorkerTraceback", "work"]
+__all__ = ["Finished", "Ready", "WorkerTraceback", "portable", "work"]
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def work(run: str, threads: int, trusted: bool, connection: Connection) -> None:
             try:
                 perform(job, context, connection.send)
             except Exception as error:
-                connection.send(Finished(_portable(error), traceback.format_exc()))
+                connection.send(Finished(portable(error), traceback.format_exc()))
             else:
                 connection.send(Finished())
 
@@ -76,7 +76,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _portable(error: Exception) -> Exception:
+def portable(error: Exception) -> Exception:
     """Return the error itself if it can be pickled, else its text."""
     try:
         pickle.loads(pickle.dumps(error))

@@ -1,0 +1,227 @@
+"""A worker of the executor ``ray``: an actor on some node of a cluster, with a context of its own.
+
+The actor's class is made in a function, so that Ray sends its code instead of its name: it can say what is installed
+on its node even if that has no Tangora, or another version. What it does then is in `Desk`, on the node's own code.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import queue
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from logging.handlers import QueueHandler
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from tangora.errors import TangoraError
+from tangora.runs.events import Event
+from tangora.runs.executors._worker import Finished, portable
+
+if TYPE_CHECKING:
+    from tangora.runs.context import Context
+    from tangora.runs.jobs import Job
+    from tangora.support.machine import Machine
+
+__all__ = ["PACKAGES", "Desk", "Message", "Terms", "actor_class", "reader_of_versions"]
+
+PACKAGES = ("tangora", "torch")
+_GRACE = 10.0  # seconds for a job to end properly
+
+Message: TypeAlias = Event | Finished | logging.LogRecord
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a worker needs to know to begin.
+
+    Attributes:
+        run: the run's folder, the same path on every node.
+        threads: of torch on the CPU.
+        trusted: the run's process may run code from the base model's repository.
+        gpus: number of GPUs that the worker has, also a fraction of one.
+    """
+
+    run: str
+    threads: int
+    trusted: bool
+    gpus: float
+
+
+def reader_of_versions() -> Callable[[Sequence[str]], dict[str, str]]:
+    """Return a function of packages, whose code Ray sends as that of `actor_class`.
+
+    It returns package -> installed version, without the name of a local build; empty if it is not installed.
+    """
+
+    def read(packages: Sequence[str]) -> dict[str, str]:
+        from importlib import metadata
+
+        found = {}
+        for name in packages:
+            try:
+                found[name] = metadata.version(name).partition("+")[0]
+            except metadata.PackageNotFoundError:
+                found[name] = ""
+        return found
+
+    return read
+
+
+def actor_class() -> type[Any]:
+    """Return the class of actors."""
+    read = reader_of_versions()
+
+    class TangoraWorker:
+        def hello(self, packages: Sequence[str], path: str, token: str, patience: float) -> Mapping[str, Any]:
+            """Return what is here; only the standard library is used."""
+            import os
+            import platform
+            import time
+
+            sees, ends = False, time.monotonic() + patience
+            while not sees:  # shared storage may show a new file late
+                try:
+                    with open(path, encoding="utf-8") as file:
+                        sees = file.read() == token
+                except OSError:
+                    pass
+                if sees or time.monotonic() > ends:
+                    break
+                time.sleep(0.2)
+            return {"host": platform.node(), "pid": os.getpid(), "versions": read(packages), "sees": sees}
+
+        def start(self, terms: Any) -> None:
+            """Begin, with the code of this node."""
+            from tangora.runs.executors._ray_worker import Desk
+
+            self.desk = Desk(terms)
+
+        def step(self, job: Any, patience: float) -> Any:
+            """Take a job, or None, and return what there is to report."""
+            return self.desk.step(job, patience)
+
+        def stop(self) -> None:
+            """End the current job as Ctrl-C does."""
+            self.desk.stop()
+
+    return TangoraWorker
+
+
+class Desk:
+    """Does jobs in a thread of its own, and reports from another, so that a job can be stopped.
+
+    Args:
+        terms: see there.
+    """
+
+    def __init__(self, terms: Terms) -> None:
+        os.environ["OMP_NUM_THREADS"] = str(terms.threads)  # before torch and BLAS are imported: they read it once
+        self._terms = terms
+        self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        self._messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, daemon=True, name="tangora-jobs")
+        self._thread.start()
+
+    def step(self, job: Job | None, patience: float) -> list[Message]:
+        """Take a job, wait, and return what was reported, of progress only the latest.
+
+        Args:
+            job: to do; None to go on with the last one.
+            patience: seconds to wait for the job's end.
+        """
+        if job is not None:
+            self._jobs.put(job)
+        found: list[Message] = []
+        ends = time.monotonic() + patience
+        while not (found and isinstance(found[-1], Finished)):
+            try:
+                found.append(self._messages.get(timeout=max(0.0, ends - time.monotonic())))
+            except queue.Empty:
+                break
+        return _thinned(found)
+
+    def stop(self) -> None:
+        """Raise KeyboardInterrupt in the job, and wait until it has ended, so that no file is left partly written."""
+        ident = self._thread.ident
+        if ident is not None and self._thread.is_alive():
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(KeyboardInterrupt))
+        self._thread.join(_GRACE)
+
+    def _work(self) -> None:
+        """Do jobs until there is an interruption."""
+        context: Context | None = None
+        while True:
+            try:
+                job = self._jobs.get()
+                context = context or self._opened()
+                self._do(job, context)
+            except KeyboardInterrupt:
+                return
+            except BaseException as error:  # a library's SystemExit, too, is the end of the job alone
+                plain = error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")
+                self._messages.put(Finished(portable(plain), traceback.format_exc()))
+            else:
+                self._messages.put(Finished())
+
+    def _opened(self) -> Context:
+        """Import what jobs need, and return this process's context: base and data are loaded once."""
+        import torch  # deferred: it reads the number of threads when it is imported
+
+        from tangora.runs.context import Context  # deferred: imports torch
+
+        torch.set_num_threads(self._terms.threads)  # in this thread: the setting is a thread's own
+        logging.captureWarnings(True)
+        log = logging.getLogger("tangora")
+        log.setLevel(logging.INFO)
+        log.addHandler(QueueHandler(self._messages))  # the driver writes run.log: shared storage has no safe appends
+        context = Context.open(Path(self._terms.run), trust_remote_code=self._terms.trusted)
+        context.given_machine = self._machine(context)
+        return context
+
+    def _machine(self, context: Context) -> Machine:
+        """Return the recipe's machine, on the GPU that the worker was given; there is one to see, as number 0."""
+        from tangora.support.machine import Machine  # deferred: imports torch
+
+        settings = context.recipe.machine
+        device = settings.device
+        if self._terms.gpus and device.startswith(("auto", "cuda")):
+            device = "cuda"
+        elif not self._terms.gpus and device == "auto":
+            device = "cpu"  # Ray may let it see GPUs that are not its own
+        return Machine.resolve(device, settings.dtype, self._terms.threads)
+
+    def _do(self, job: Job, context: Context) -> None:
+        from tangora.runs.execution import perform  # deferred: with the context
+
+        try:
+            context.plan[job.key]
+        except KeyError:
+            what = "the worker derives other jobs from the run's folder: its code of Tangora is another"
+            fix = "install the same Tangora on every node"
+            raise TangoraError(what, got=job.label, where="executor ray", fix=fix) from None
+        perform(job, context, self._messages.put)
+
+
+def _thinned(messages: Sequence[Message]) -> list[Message]:
+    """Return the messages without progress that the next message replaces."""
+    kept: list[Message] = []
+    for message in messages:
+        if kept and _is_progress(message) and _is_progress(kept[-1]) and _part(message) == _part(kept[-1]):
+            kept[-1] = message
+        else:
+            kept.append(message)
+    return kept
+
+
+def _is_progress(message: Message) -> bool:
+    return isinstance(message, Event) and message.what == "progressed"
+
+
+def _part(message: Message) -> tuple[str, int] | None:
+    return (message.label, message.steps) if isinstance(message, Event) else None
