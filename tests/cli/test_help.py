@@ -146,7 +146,7 @@ def test_settings_of_a_polish_are_completed():
 
 
 def test_executors_are_completed():
-    assert completed("bash", "run", "quickstart", "--executor", "").split() == ["processes", "serial"]
+    assert completed("bash", "run", "quickstart", "--executor", "").split() == ["processes", "ray", "serial"]
 
 
 def test_modes_of_a_run_are_completed(tmp_path, monkeypatch):

@@ -67,7 +67,7 @@ def test_paths_are_unique_but_for_what_families_and_modes_differ_in():
     assert {"name", "base.family", "tasks[].source.csv", "modes.NAME.train", "executor.name"} <= set(shared)
     assert [key.names for key in keys if key.path == "base.packing"] == [("causal-lm",)]
     assert [key.names for key in keys if key.path == "modes.NAME.block"] == [("dyadic",)]
-    assert [key.names for key in keys if key.path == "executor.workers"] == [("processes",)]
+    assert [key.names for key in keys if key.path == "executor.workers"] == [("processes",), ("ray",)]
     assert {key.default for key in keys if key.path == "tasks[].metric"} == {"accuracy", "exact_match"}
 
 

@@ -191,6 +191,8 @@ def _apply(raw: dict[str, Any], setting: str) -> Location:
         raise RecipeError("the value of a setting must be YAML", got=text, where=f"--set {key}") from cause
     node: Any = raw
     *parents, last = key.split(".")
+    if parents == ["executor"] and isinstance(raw.get("executor"), str):
+        raw["executor"] = {"name": raw["executor"]}  # its short form
     at: list[str | int] = []
     for part in parents:
         at.append(_index(node, part, setting) if isinstance(node, list) else part)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -40,18 +40,42 @@ def connected(settings: RaySettings, context: Context) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "configure_logging": False, "log_to_driver": False}
     logging.getLogger("ray").setLevel(logging.ERROR)
+    with _messages_logged():
+        try:
+            if settings.address == "local":
+                ray.init(address="local", include_dashboard=False, **_own(settings, context), **quiet)
+            else:
+                ray.init(address=settings.address, **quiet)
+        except Exception as error:  # Ray has no class for what can go wrong here
+            raise _unreachable(settings.address, error) from error
+        try:
+            _say()
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _messages_logged() -> Iterator[None]:
+    """Log what Ray would print on stdout, such as the death of a node with the last lines of its log.
+
+    There is no option for it: ``log_to_driver`` is about the output of workers. On stdout it would be in the midst of
+    a result, and of a bar. If a version of Ray has no such function, it prints.
+    """
+    from ray._private import worker  # deferred: private, and only needed here
+
+    before = getattr(worker, "print_to_stdstream", None)
+
+    def logged(data: Mapping[str, Any], ignore_prefix: bool = False) -> None:
+        log.info("ray: %s", "\n".join(map(str, data.get("lines", ()))))
+
+    if before is not None:
+        worker.print_to_stdstream = logged
     try:
-        if settings.address == "local":
-            ray.init(address="local", include_dashboard=False, **_own(settings, context), **quiet)
-        else:
-            ray.init(address=settings.address, **quiet)
-    except Exception as error:  # Ray has no class for what can go wrong here
-        raise _unreachable(settings.address, error) from error
-    try:
-        _say()
         yield
     finally:
-        ray.shutdown()
+        if before is not None:
+            worker.print_to_stdstream = before
 
 
 def _own(settings: RaySettings, context: Context) -> dict[str, Any]:

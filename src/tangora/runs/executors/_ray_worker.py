@@ -60,7 +60,7 @@ def reader_of_versions() -> Callable[[Sequence[str]], dict[str, str]]:
     """
 
     def read(packages: Sequence[str]) -> dict[str, str]:
-        from importlib import metadata
+        from importlib import metadata  # deferred: the code is sent without its module
 
         found = {}
         for name in packages:
@@ -80,9 +80,9 @@ def actor_class() -> type[Any]:
     class TangoraWorker:
         def hello(self, packages: Sequence[str], path: str, token: str, patience: float) -> Mapping[str, Any]:
             """Return what is here; only the standard library is used."""
-            import os
-            import platform
-            import time
+            import os  # deferred: the code is sent without its module
+            import platform  # deferred: likewise
+            import time  # deferred: likewise
 
             sees, ends = False, time.monotonic() + patience
             while not sees:  # shared storage may show a new file late
@@ -98,7 +98,7 @@ def actor_class() -> type[Any]:
 
         def start(self, terms: Any) -> None:
             """Begin, with the code of this node."""
-            from tangora.runs.executors._ray_worker import Desk
+            from tangora.runs.executors._ray_worker import Desk  # deferred: the node's own
 
             self.desk = Desk(terms)
 
@@ -125,6 +125,7 @@ class Desk:
         self._terms = terms
         self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
         self._messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._busy = False
         self._thread = threading.Thread(target=self._work, daemon=True, name="tangora-jobs")
         self._thread.start()
 
@@ -149,9 +150,9 @@ class Desk:
     def stop(self) -> None:
         """Raise KeyboardInterrupt in the job, and wait until it has ended, so that no file is left partly written."""
         ident = self._thread.ident
-        if ident is not None and self._thread.is_alive():
+        if ident is not None and self._busy:  # else it waits for a job, which nothing interrupts
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(KeyboardInterrupt))
-        self._thread.join(_GRACE)
+            self._thread.join(_GRACE)
 
     def _work(self) -> None:
         """Do jobs until there is an interruption."""
@@ -159,15 +160,18 @@ class Desk:
         while True:
             try:
                 job = self._jobs.get()
+                self._busy = True
                 context = context or self._opened()
                 self._do(job, context)
             except KeyboardInterrupt:
                 return
             except BaseException as error:  # a library's SystemExit, too, is the end of the job alone
                 plain = error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")
-                self._messages.put(Finished(portable(plain), traceback.format_exc()))
+                finished = Finished(portable(plain), traceback.format_exc())
             else:
-                self._messages.put(Finished())
+                finished = Finished()
+            self._busy = False
+            self._messages.put(finished)
 
     def _opened(self) -> Context:
         """Import what jobs need, and return this process's context: base and data are loaded once."""
