@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import tangora
 from tangora.cli import app
-from tangora.config.recipe import load_recipe
+from tangora.config.recipe import Recipe, load_recipe
 from tangora.errors import ArgumentError, DataError, OutputError, RecipeError
 from tangora.progress import Progress
 from tangora.runs.context import Context
@@ -22,6 +22,8 @@ from tangora.runs.execution import perform
 from tangora.runs.folder import claim
 from tangora.runs.runner import missing
 from tangora.runs.stages.scores import FusionScoresJob
+from tangora.support.validation import validate
+from tiny_run import recipe_for
 
 
 def of_kind(context, kind):
@@ -211,3 +213,15 @@ def test_experts_are_scored_on_their_own_tasks_alone_if_asked(short_recipe, shor
     assert {row["task"] for row in of_others} == {"plain", "good", "mean_all"}
     assert rows == [row for row in all_rows if row not in of_others]
     assert (short_copy / "report.html").is_file()
+
+
+def test_fusions_are_scored_on_their_own_tasks_alone_if_asked(tiny_bert, text_data, tmp_path, monkeypatch):
+    monkeypatch.setattr("tangora.report.build", lambda run: (run / "report.html").write_text("drawn elsewhere"))
+    raw = recipe_for(tiny_bert, text_data) | {"modes": {"lora": {}}}
+    raw["fusion"] = {"subsets": {"sizes": [2], "per_size": 1}, "methods": [{"method": "average"}]}
+    raw["evaluation"] |= {"others": False}
+    run = tangora.run(validate(Recipe, raw, "test"), tmp_path / "run")
+    rows = list(csv.DictReader((run / "scores.csv").open()))
+    fused = [row for row in rows if row["method"] == "average"]
+    assert {row["task"] for row in fused} == {*fused[0]["subset"].split("+"), "mean"}
+    assert len(fused) == 3

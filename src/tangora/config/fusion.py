@@ -108,6 +108,9 @@ class FusionEntry(Frozen):
     modes: list[str] | None = Field(default=None, description="only for these modes; default: every mode")
     weights: float | list[float] | None = Field(default=None, description="one lambda for all tasks; a list is a grid")
     parameters: dict[str, Any] = Field(default_factory=dict, description="the method's; a list is a grid")
+    rank: int | None = Field(
+        default=None, ge=1, description="cut every site of a fusion to this rank before it is scored; default: no cut"
+    )
     polish: PolishSettings | None = Field(
         default=None, description="train the chosen fusion towards the experts, on rows without labels"
     )
@@ -147,7 +150,7 @@ class FusionEntry(Frozen):
 
     @model_validator(mode="after")
     def _experts_stay_apart(self) -> FusionEntry:
-        given = {"weights": self.weights, "parameters": self.parameters, "polish": self.polish}
+        given = {"weights": self.weights, "parameters": self.parameters, "rank": self.rank, "polish": self.polish}
         if self.route is not None and (odd := [name for name, value in given.items() if value]):
             raise ValueError(f"{self.method} is a router, and nothing is fused: leave out {odd[0]}")
         if self.route is not None and self.spaces != ["delta"]:
@@ -158,6 +161,8 @@ class FusionEntry(Frozen):
     def _consistent(self) -> FusionEntry:
         if self.weights == [] or [] in self.parameters.values():
             raise ValueError("a grid of weights or parameters needs at least one value")
+        if self.rank is not None and self.polish is not None:
+            raise ValueError("a polish has a rank of its own: give polish.rank, and leave out rank")
         if self.search is None:
             return self
         if self.weights is not None:
@@ -176,6 +181,8 @@ class FusionEntry(Frozen):
         if self.route is not None:
             return self.route.label
         chosen = self.search.label if self.search else self.method
+        if self.rank is not None:
+            return f"{chosen}-rank{self.rank}"
         return f"{chosen}-polished" if self.polish is not None else chosen
 
 

@@ -122,7 +122,7 @@ class EvaluationConfig(Frozen):
 
     batch_size: int = Field(default=64, ge=1, description="rows per forward pass")
     others: bool = Field(
-        default=True, description="score each expert on the other tasks' test rows too; false: on its own"
+        default=True, description="score experts and fusions on the test rows of tasks that they are not of, too"
     )
     bootstrap: int = Field(default=1000, ge=100, description="resamples for the 95 % interval")
 

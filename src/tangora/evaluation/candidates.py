@@ -66,6 +66,7 @@ class Scoring:
         parameters: Mapping[str, Any],
         tasks: Sequence[str],
         split: str,
+        rank: int | None = None,
     ) -> dict[str, Result]:
         """Return the results of one candidate on ``split`` of ``tasks``, measured now or before.
 
@@ -74,12 +75,15 @@ class Scoring:
             method, weights, parameters: the candidate, as `Fusion.merge` takes it.
             tasks: names.
             split: of the tasks.
+            rank: every site is cut to it; None for the fusion as it is.
         """
-        linear = linear_coefficients(method, weights, parameters)
+        linear = linear_coefficients(method, weights, parameters) if rank is None else None  # a cut is not linear
         if linear is not None and self.columns is not None:
             return self.columns(tasks, split, dict(zip(fusion.names, linear, strict=True)), self.rows)
         key = candidate_key(fusion, method, weights, parameters, self.seed)
-        return self.evaluator.evaluate(key, lambda: fusion.merge(method, weights, parameters), tasks, split)
+        if rank is not None:
+            key = digest(["rank", rank, key])
+        return self.evaluator.evaluate(key, lambda: fusion.merge(method, weights, parameters, rank), tasks, split)
 
     def of_adapter(self, adapter: Adapter, tasks: Sequence[str], split: str) -> dict[str, Result]:
         """Return the results of an adapter that is no fusion of others, measured now or before."""

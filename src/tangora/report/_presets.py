@@ -51,9 +51,9 @@ def from_scores(recipe: Recipe, scores: Iterable[Row], mode: str, vectors: Seque
         wanted = row.mode == mode and row.space == "delta" and row.selection in {"validation", "given"}
         if not wanted or row.method not in entries or not set(tasks) <= set(vectors):
             continue
-        if entries[row.method].route is not None:  # no point of the page: its coefficients differ by input
-            continue
         entry = entries[row.method]
+        if entry.route is not None or entry.rank is not None or entry.polish is not None:
+            continue  # no point of the page: no sum of the task vectors
         weights = _effective(entry, parse_json(row.coefficients or "{}"), len(tasks))
         if weights is not None and (label := _label(entry, row.selection)) is not None:
             placed = dict(zip(tasks, weights, strict=True))

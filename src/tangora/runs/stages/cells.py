@@ -35,8 +35,8 @@ class Cell:
 def cells(recipe: Recipe) -> Iterator[Cell]:
     """Return every (mode, space, subset, entry) of a recipe.
 
-    Modes without factors skip spaces of factors, and those that cannot be routed skip routers; modes that leave nothing
-    to fuse are left out.
+    Modes without factors skip spaces of factors and entries with a rank, and those that cannot be routed skip routers;
+    modes that leave nothing to fuse are left out.
     """
     subsets = choose_subsets([t.name for t in recipe.tasks], recipe.fusion.subsets, recipe.seed)
     mentioned = dict.fromkeys(space for entry in recipe.fusion.methods for space in entry.spaces)
@@ -45,10 +45,12 @@ def cells(recipe: Recipe) -> Iterator[Cell]:
         if not is_fusable(mode_of(settings), settings.model_extra or {}):
             continue
         for space in spaces:
-            if space_of(space).needs_factors and not KINDS[mode_of(settings).kind].has_factors:
+            factors = KINDS[mode_of(settings).kind].has_factors
+            if space_of(space).needs_factors and not factors:
                 continue
             entries = [e for e in recipe.fusion.methods if space in e.spaces and mode in (e.modes or [mode])]
             entries = [e for e in entries if e.route is None or is_routable(mode_of(settings), ROUTERS.get(e.method))]
+            entries = [e for e in entries if e.rank is None or factors]
             for subset in subsets:
                 for entry in entries:
                     if len(subset) in (entry.sizes or [len(subset)]):

@@ -106,7 +106,7 @@ class FusedJob(Job):
             return context.router.made(cell, fusion), None
         weights = parameters.pop("weights")
         if entry.polish is None:
-            return fusion.merge(entry.method, weights, parameters), None
+            return fusion.merge(entry.method, weights, parameters, entry.rank), None
         candidate = Candidate(cell, weights, parameters)
         return context.polisher.polished(candidate, fusion), context.polisher.record(candidate, fusion)
 

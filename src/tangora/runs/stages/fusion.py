@@ -158,8 +158,8 @@ def score(candidate: Candidate, fusion: Fusion, tasks: Sequence[str], split: str
         split: of the tasks.
         scoring: by forward passes or on columns; uses cached results.
     """
-    method = candidate.cell.entry.method
-    results = scoring.results(fusion, method, candidate.weights, candidate.parameters, tasks, split)
+    entry = candidate.cell.entry
+    results = scoring.results(fusion, entry.method, candidate.weights, candidate.parameters, tasks, split, entry.rank)
     return CellResult(candidate, split, results)
 
 
@@ -225,10 +225,13 @@ class FusionStage:
             on_step(done, total, f"loss {loss:.4f}")
 
         adapter = self.router.made(cell, fusion, step)
-        tasks = [task.name for task in self.recipe.tasks]
-        results = {"test": self.scoring.of_adapter(adapter, tasks, "test")}
+        results = {"test": self.scoring.of_adapter(adapter, self._scored(cell), "test")}
         parameters = settings.model_dump(mode="json", exclude={"name"})
         return Fused(Candidate(cell, [], parameters), selection_of(settings), results)
+
+    def _scored(self, cell: Cell) -> list[str]:
+        """Return the tasks on whose test rows a fusion is scored."""
+        return [task.name for task in self.recipe.tasks] if self.recipe.evaluation.others else list(cell.subset)
 
     def _rank(self, result: CellResult) -> tuple[float, float]:
         experts = self.baselines[result.split]
@@ -257,8 +260,8 @@ class FusionStage:
         tried: Sequence[CellResult] = (),
         found: Found | None = None,
     ) -> Fused:
-        cell, everything = candidate.cell, [task.name for task in self.recipe.tasks]
-        scored = {"test": everything} | ({"validation": list(cell.subset)} if selection == "validation" else {})
+        cell = candidate.cell
+        scored = {"test": self._scored(cell)} | ({"validation": list(cell.subset)} if selection == "validation" else {})
         if cell.entry.polish is None:
             results = {split: score(candidate, fusion, t, split, self.scoring).results for split, t in scored.items()}
             return Fused(candidate, selection, results, tuple(tried), found)

@@ -107,7 +107,9 @@ def _determinants(recipe: Recipe, listed: Sequence[Cell]) -> list[object]:
     routers = sorted({entry.route.name for entry in entries if entry.route is not None})
     routed = [router_code(name, recipe.base.family) for name in routers]
     polished = [polish_code(recipe.base.family)] if any(entry.polish for entry in entries) else []
+    alone = [] if recipe.evaluation.others else ["own tasks"]
     return [
+        *alone,
         *polished,
         *routed,
         settings,
@@ -121,7 +123,7 @@ def _determinants(recipe: Recipe, listed: Sequence[Cell]) -> list[object]:
 
 def _dumped(entry: FusionEntry) -> dict[str, object]:
     """Return an entry's settings, without keys that earlier versions did not have unless they are used."""
-    unused = {name for name in ("polish", "route") if getattr(entry, name) is None}
+    unused = {name for name in ("polish", "rank", "route") if getattr(entry, name) is None}
     return entry.model_dump(mode="json", exclude=unused or None)
 
 

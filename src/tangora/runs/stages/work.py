@@ -29,7 +29,11 @@ def rows_of(sources: Sources, tasks: Iterable[str], *splits: str) -> float:
 def cells_work(recipe: Recipe, sources: Sources, listed: Sequence[Cell]) -> Resources:
     """Return the cost of choosing the coefficients of cells and scoring the chosen candidates."""
     chosen = [_choice(recipe, sources, cell) for cell in listed]
-    scored = [_pass(recipe, sources, cell) * rows_of(sources, sources.tasks, "test") for cell in listed]
+    others = recipe.evaluation.others
+    scored = [
+        _pass(recipe, sources, cell) * rows_of(sources, sources.tasks if others else cell.subset, "test")
+        for cell in listed
+    ]
     trained = [_polish(recipe, sources, cell) + _route(sources, cell) for cell in listed]
     total = sum(scored) + sum(trained) + sum(work for work in chosen if work is not None)
     return Resources(total, known=None not in chosen)
@@ -59,7 +63,8 @@ def _pass(recipe: Recipe, sources: Sources, cell: Cell) -> float:
     """Return the cost of scoring a row by one candidate."""
     if cell.entry.route is not None:
         return 1.0
-    on_columns = scored_on_columns(recipe, sources, cell.mode) and get(cell.entry.method).linear
+    linear = get(cell.entry.method).linear and cell.entry.rank is None
+    on_columns = linear and scored_on_columns(recipe, sources, cell.mode)
     return _ADDED_UP if on_columns else 1.0
 
 
