@@ -84,7 +84,7 @@ def test_every_fault_is_listed_with_its_place(path):
 def test_a_misspelled_key_is_one_fault_and_no_missing_key_too(path):
     assert faults(path, "fusion.methods=[{metod: ties}]") == [
         f"unknown key 'metod' at fusion.methods.0.metod ({path}). Did you mean 'method'? Valid: method, name, spaces, "
-        "modes, weights, parameters, polish, sizes, search, route"
+        "modes, weights, parameters, rank, polish, sizes, search, route"
     ]
     both = faults(path, "fusion.methods=[{weights: 0.3, zzz: 1}]")
     assert [line.split(" at ")[0] for line in both] == ["a key is missing", "unknown key 'zzz'"]
