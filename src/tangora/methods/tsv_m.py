@@ -31,9 +31,10 @@ def tsv_m(
 
     The weights multiply the singular values, so that they do not change the directions. Singular values that are zero
     up to rounding and their vectors are left out: for low-rank updates the reference orthogonalizes against
-    arbitrary directions. If there are more tasks than ``min(out, in)``, one vector each is kept; the reference keeps
-    none. A convolution's kernel is used as ``[out, the rest]``; the reference averages kernels. Vectors and numbers are
-    averaged, as there.
+    arbitrary directions. In the space ``core``, out and in are the sizes of the cores: adapters with one A for all
+    tasks have few directions there to share out, so use ``delta`` for them. If there are more tasks than
+    ``min(out, in)``, one vector each is kept; the reference keeps none. A convolution's kernel is used as
+    ``[out, the rest]``; the reference averages kernels. Vectors and numbers are averaged, as there.
 
     Args:
         deltas: the updates νₜ, stacked; one tensor of the model.
