@@ -9,7 +9,8 @@ import pytest
 
 from tangora.evaluation.comparison import Comparison
 from tangora.evaluation.evaluator import Result
-from tangora.evaluation.results import Bootstrap, Outcome, summary
+from tangora.evaluation.results import Bootstrap, Outcome
+from tangora.evaluation.seeds import summary
 from tangora.tasks.metrics import score
 from tangora.tasks.values import Split, Task
 
@@ -38,7 +39,7 @@ def test_means_and_shares_are_those_of_a_run(made):
     outcomes = [Outcome("m", "expert", "", (n,), "none", {}, {"test": made.results[n]}) for n in made.tasks]
     outcomes.append(Outcome("m", "fused", "delta", tuple(made.tasks), "given", {}, {"test": made.results["fused"]}))
     tasks = list(made.tasks.values())
-    (row,) = [r for r in summary(outcomes, tasks, Bootstrap(tasks, 200, 3)) if r["method"] == "fused"]
+    (row,) = [r for r in summary({0: outcomes}, tasks, Bootstrap(tasks, 200, 3)) if r["method"] == "fused"]
     mean = made.mean("fused")
     assert (mean.score, mean.low, mean.high) == (row["absolute"], row["absolute_low"], row["absolute_high"])
     assert (mean.kept, mean.kept_low, mean.kept_high) == (row["kept"], row["kept_low"], row["kept_high"])

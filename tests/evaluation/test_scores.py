@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from tangora.evaluation.evaluator import Result
-from tangora.evaluation.results import Bootstrap, Outcome, interval, kept, rank_kept, rows, summary, write_csv
+from tangora.evaluation.results import Bootstrap, Outcome, interval, kept, rank_kept, rows, write_csv
+from tangora.evaluation.seeds import summary
 from tangora.tasks import METRICS
 
 TARGETS = {"a": [0, 1, 0, 1], "b": [0, 0, 1, 1]}
@@ -108,7 +109,7 @@ def test_an_expert_worse_than_the_base_has_no_shares_and_the_note_says_why(tasks
     assert (mean.score, mean.normalized, mean.normalized_best) == (0.5, 0.5, 0.5), "b alone is kept, by half"
     assert mean.note == f"left out: {reason}"
     assert {r.note for r in table if r.task == "b"} == {""}
-    entry = next(r for r in summary(made, tasks, Bootstrap(tasks, 200)) if r["method"] == "average")
+    entry = next(r for r in summary({0: made}, tasks, Bootstrap(tasks, 200)) if r["method"] == "average")
     assert (entry["absolute"], entry["kept"], entry["kept_best"]) == (0.5, 0.5, 0.5)
     assert entry["kept_low"] <= 0.5 <= entry["kept_high"]
     good = outcome("expert", "full", ("a",), {"a": right["a"], "b": half["b"]}, "none")
@@ -157,7 +158,7 @@ def test_metrics_that_are_no_mean_are_recomputed_on_each_resample():
 
 
 def test_summary_averages_over_subsets_and_keeps_pairs(outcomes, tasks):
-    table = summary(outcomes, tasks, Bootstrap(tasks, 300))
+    table = summary({0: outcomes}, tasks, Bootstrap(tasks, 300))
     lora = next(r for r in table if (r["mode"], r["method"]) == ("lora", "average"))
     assert (lora["n_tasks"], lora["subsets"], lora["absolute"], lora["kept"]) == (2, 1, 0.75, 0.75)
     assert lora["kept_low"] <= 0.75 <= lora["kept_high"]
@@ -232,7 +233,7 @@ def test_where_lower_is_better_half_is_kept_by_twice_the_errors(errors):
     table = rows(outcomes, tasks, Bootstrap(tasks, 200))
     fused = pick(table, method="average", task="a")
     assert (fused.score, fused.normalized, fused.normalized_best) == (0.75, pytest.approx(2 / 3), pytest.approx(1 / 3))
-    entry = next(r for r in summary(outcomes, tasks, Bootstrap(tasks, 200)) if r["method"] == "average")
+    entry = next(r for r in summary({0: outcomes}, tasks, Bootstrap(tasks, 200)) if r["method"] == "average")
     assert (entry["kept"], entry["kept_best"]) == (pytest.approx(2 / 3), pytest.approx(1 / 3))
     assert entry["kept_low"] <= entry["kept"] <= entry["kept_high"]
 

@@ -44,7 +44,7 @@ def make_paired_run(folder, tasks=None, *, better=0.0, seed=0, methods=("average
     chosen += [outcome("lora", m, names, 0.5 + 0.3 * i + better) for i, m in enumerate(methods)]
     write_outcomes(folder / "cache" / "outcomes" / "key.json", Outcomes(chosen, [None] * len(chosen)))
     write_csv(folder / "scores.csv", rows(chosen, tasks, Bootstrap(tasks, 100, 0)))
-    write_scored_rows(folder, tasks, ["key"], 0, 100)
+    write_scored_rows(folder, tasks, {seed: ["key"]}, 0, 100)
     modes = {"lora": {}}
     (folder / "recipe.yaml").write_text(json.dumps({"name": "made-up", "seed": seed, "modes": modes}))
     return folder

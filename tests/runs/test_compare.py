@@ -142,7 +142,7 @@ def test_given_coefficients_are_compared_with_chosen_ones(runs, tmp_path):
 def test_references_of_texts_are_tuples_again(tmp_path):
     split = Split({}, [("a", "b"), "c"])
     of = Task("t", "none", "exact_match", [], {"test": split}, form=AnswerForm("text", None))
-    write_scored_rows(tmp_path, [of], [], 0, 10)
+    write_scored_rows(tmp_path, [of], {}, 0, 10)
     assert read_scored_rows(tmp_path).tasks["t"].targets == [("a", "b"), "c"]
 
 

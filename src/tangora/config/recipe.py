@@ -118,6 +118,9 @@ def _load(source: str | Path, settings: Sequence[str], trust_remote_code: bool) 
     if not isinstance(raw, dict):
         raise RecipeError("a recipe is a mapping", got=type(raw).__name__, where=where, fix="see the bundled recipes")
     given = {_apply(raw, setting) for setting in settings}
+    for one, other in (("seed", "seeds"), ("seeds", "seed")):
+        if (one,) in given and (other,) not in given:  # a setting of one replaces the other of the file
+            raw.pop(other, None)
     data = raw.get("data") or {}
     if isinstance(data, dict):
         unset: list[RecipeError] = []

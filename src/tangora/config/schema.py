@@ -62,6 +62,9 @@ __all__ = [
 ]
 
 
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
 class SubsetConfig(Frozen):
     """Which sets of tasks are fused."""
 
@@ -133,7 +136,12 @@ class Recipe(Frozen):
     name: str = Field(pattern=NAME, description="of the run: its folder is runs/NAME by default")
     title: str = Field(default="", description="of the report")
     description: str = Field(default="", description="text below the report's title")
-    seed: int = Field(default=0, ge=0, lt=2**32, description="of splits, samples, initial values and trainings")
+    seed: Seed = Field(default=0, description="of splits, samples, initial values and trainings")
+    seeds: list[Seed] = Field(
+        default_factory=list,
+        description="several in place of seed: trainings, fusions and scores are done once with each, and averaged; "
+        "splits and sampled subsets are those of the first",
+    )
     data: dict[str, str] = Field(default_factory=dict, description="values for ${data.KEY} in any path of the recipe")
     base: Annotated[SerializeAsAny[BaseSettings], BeforeValidator(read_base)] = Field(
         description="the frozen pretrained model, and the family that decides how rows are read"
@@ -159,7 +167,22 @@ class Recipe(Frozen):
 
     def __repr__(self) -> str:
         tasks = f"{len(self.tasks)} tasks on {self.base.model}"
-        return one_line("Recipe", repr(self.name), tasks, f"modes {' '.join(self.modes)}", f"seed {self.seed}")
+        seeds = f"seed{'s' if self.seeds else ''} {' '.join(map(str, self.every_seed))}"
+        return one_line("Recipe", repr(self.name), tasks, f"modes {' '.join(self.modes)}", seeds)
+
+    @property
+    def every_seed(self) -> tuple[int, ...]:
+        """The seeds, in order: those of ``seeds``, or that of ``seed``."""
+        return tuple(self.seeds) or (self.seed,)
+
+    @property
+    def first_seed(self) -> int:
+        """The seed of everything that is the same with every seed: splits, limits, sampled subsets, resamples."""
+        return self.every_seed[0]
+
+    def at(self, seed: int) -> Recipe:
+        """Return the recipe for what is done with one of its seeds; `first_seed` stays."""
+        return self.model_copy(update={"seed": seed})
 
     @property
     def _of_classes(self) -> bool:
@@ -177,6 +200,25 @@ class Recipe(Frozen):
         chosen = raw["modes"][location[1]]
         train = mode_name(chosen.get("train"), chosen.get("linearize"))
         return MODES.get(train).settings if train in MODES else None, 2
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_or_several(cls, raw: Any) -> Any:
+        """Read ``seeds``: the first is ``seed``, and one alone is the same as ``seed``."""
+        if not isinstance(raw, Mapping) or "seeds" not in raw:
+            return raw
+        if "seed" in raw:
+            raise ValueError("seed and seeds are both given: leave one of them out")
+        seeds = raw["seeds"]
+        if not isinstance(seeds, list):
+            return raw
+        if not seeds:
+            raise ValueError("seeds: there is none: list at least one, such as [0, 1, 2]")
+        if twice := [seed for i, seed in enumerate(seeds) if seed in seeds[:i]]:
+            raise ValueError(f"seeds: {twice[0]} is listed twice: list each seed once")
+        rest = {key: value for key, value in raw.items() if key != "seeds" or len(seeds) > 1}
+        is_number = isinstance(seeds[0], int) and 0 <= seeds[0] < 2**32  # else it is refused at its place in seeds
+        return {**rest, "seed": seeds[0]} if is_number or len(seeds) == 1 else rest
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
@@ -266,7 +308,7 @@ class Recipe(Frozen):
     def to_yaml(self, folder: Path | None = None) -> str:
         """Return the resolved recipe with every default filled in; with paths relative to the folder of its file."""
         recipe = self if folder is None else below(self, folder)
-        return dump(recipe.as_stated().model_dump(mode="json"))
+        return dump(recipe.as_stated().model_dump(mode="json", exclude={"seed" if self.seeds else "seeds"}))
 
     def as_stated(self) -> Recipe:
         """Return the recipe as a file states it, without whether somebody has agreed to run a model's code."""

@@ -1,4 +1,4 @@
-"""Intervals by resampling rows. All candidates share the resamples, so that differences and ratios are paired."""
+"""Intervals by resampling rows, and seeds if there are several. All candidates share the resamples, so that differences and ratios are paired."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from tangora.tasks.maps import packed
 if TYPE_CHECKING:
     from tangora.tasks import Task
 
-__all__ = ["Bootstrap", "Samples", "draws", "interval"]
+__all__ = ["Bootstrap", "Draws", "Samples", "draws", "interval", "over_seeds", "seed_draws"]
 
 Samples: TypeAlias = npt.NDArray[np.float64]
+Draws: TypeAlias = npt.NDArray[np.int32]
 _REMEMBERED = 2**26  # bytes of resamples to cache, since every candidate is scored on the same
 
 
@@ -65,7 +66,7 @@ class Bootstrap:
         return self._counts[task.name, split]
 
 
-def draws(seed: int, task: str, split: str, rows: int, resamples: int) -> npt.NDArray[np.int32]:
+def draws(seed: int, task: str, split: str, rows: int, resamples: int) -> Draws:
     """Return how often each resample contains each of a split's rows, shape [resamples, rows].
 
     Args:
@@ -79,6 +80,34 @@ def draws(seed: int, task: str, split: str, rows: int, resamples: int) -> npt.ND
     picks = generator.integers(0, rows, (resamples, rows))
     picks += rows * np.arange(resamples)[:, None]
     return np.bincount(picks.ravel(), minlength=picks.size).astype(np.int32).reshape(picks.shape)
+
+
+def seed_draws(seed: int, seeds: int, resamples: int) -> Draws:
+    """Return how often each resample contains each seed, shape [resamples, seeds].
+
+    Args:
+        seed: determines the resamples together with the number of seeds.
+        seeds: their number, also that of a resample.
+        resamples: number of resamples.
+    """
+    generator = np.random.default_rng(int(digest([seed, "seeds", seeds])[:16], 16))
+    return generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples).astype(np.int32)
+
+
+def over_seeds(samples: Sequence[Samples], drawn: Draws) -> Samples:
+    """Return the mean over the drawn seeds on each resample, shape [resamples].
+
+    Args:
+        samples: of each seed, on the same resamples of rows.
+        drawn: from `seed_draws`.
+
+    >>> over_seeds([np.array([0.2, 0.4]), np.array([0.6, np.nan])], np.array([[1, 1], [2, 0]])).tolist()
+    [0.4, 0.4]
+    """
+    total: Samples = np.zeros(len(drawn))
+    for one, counts in zip(samples, drawn.T, strict=True):
+        total += np.where(counts > 0, counts * one, 0.0)  # a seed that was not drawn may have an undefined score
+    return total / len(samples)
 
 
 def interval(samples: Samples) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tangora.evaluation.bootstrap import Samples, draws, interval
+from tangora.evaluation.bootstrap import Samples, draws, interval, over_seeds, seed_draws
 from tangora.support.files import digest
 from tangora.tasks import metrics
 
@@ -38,6 +38,7 @@ class Pair:
         targets: of the rows.
         first, second: the predictions.
         share: of the scores in the mean.
+        seed: number of the seed that both were trained with. Several pairs of one seed share resamples of seeds.
     """
 
     task: str
@@ -46,6 +47,7 @@ class Pair:
     first: Sequence[Any]
     second: Sequence[Any]
     share: float = 1.0
+    seed: int = 0
 
     @property
     def differing(self) -> Bool[np.ndarray, " rows"]:
@@ -65,6 +67,7 @@ class PairedTest:
         exact: whether ``p`` counts every exchange; else it is estimated from random ones.
         exchanges: number of exchanges: 2 to the power of ``differing`` if exact.
         differing: number of rows with two different predictions.
+        by_seed: the difference with each seed.
     """
 
     first: float
@@ -76,6 +79,7 @@ class PairedTest:
     exact: bool
     exchanges: int
     differing: int
+    by_seed: tuple[float, ...] = ()
 
 
 def paired_test(
@@ -83,11 +87,13 @@ def paired_test(
 ) -> PairedTest:
     """Test the difference of two models' mean scores ``Σ share · score``.
 
-    The interval resamples rows within tasks, the same rows for both models, as those of a run's report do. The p-value
-    is exact if all exchanges of the rows with different predictions are at most ``permutations``.
+    The interval resamples seeds, if there are several, and rows within tasks, the same ones for both models, as those
+    of a run's report do. The exchange of a row's predictions is the same with every seed: predictions for one row
+    depend on each other. The p-value is exact if all exchanges of the rows with different predictions are at most
+    ``permutations``.
 
     Args:
-        pairs: a task or several.
+        pairs: a task or several; with several seeds those of each, with its share.
         resamples: of the interval.
         permutations: largest number of exchanges.
         seed: of resamples and exchanges.
@@ -109,7 +115,7 @@ def paired_test(
     low, high = interval(_resampled(groups, resamples, seed))
     sizes = [pair.share * abs(_score(pair, side)) for pair in pairs for side in ("first", "second")]
     p = p_value(second - first, drawn, exact=exact, size=sum(sizes))
-    return PairedTest(first, second, second - first, low, high, p, exact, len(drawn), count)
+    return PairedTest(first, second, second - first, low, high, p, exact, len(drawn), count, _by_seed(pairs))
 
 
 def p_value(observed: float, drawn: Samples, *, exact: bool, size: float = 1.0) -> float:
@@ -151,6 +157,14 @@ def holm(values: Sequence[float]) -> list[float]:
 
 def _score(pair: Pair, side: str) -> float:
     return metrics.score(pair.metric, getattr(pair, side), pair.targets)
+
+
+def _by_seed(pairs: Sequence[Pair]) -> tuple[float, ...]:
+    """Return the difference with each seed alone."""
+    found: dict[int, float] = {}
+    for pair in pairs:
+        found[pair.seed] = found.get(pair.seed, 0.0) + pair.share * (_score(pair, "second") - _score(pair, "first"))
+    return tuple(len(found) * value for value in found.values())
 
 
 def _every(differing: Mapping[str, Bool[np.ndarray, " rows"]], count: int) -> Iterator[tuple[str, Any]]:
@@ -207,14 +221,15 @@ def _part(pair: Pair, chosen: Int[np.ndarray, " differing"], second: Any, first:
 
 
 def _resampled(groups: Mapping[str, Sequence[Pair]], resamples: int, seed: int) -> Samples:
-    """Return the difference on each resample of rows."""
-    total: Samples = np.zeros(resamples)
+    """Return the difference on each resample of seeds and rows."""
+    totals: dict[int, Samples] = {}
     for task, group in groups.items():
         counts = draws(seed, task, "test", len(group[0].targets), resamples)
         for pair in group:
             one, other = (metrics.bootstrap(pair.metric, v, pair.targets, counts) for v in (pair.first, pair.second))
+            total = totals.setdefault(pair.seed, np.zeros(resamples))
             total += pair.share * (other - one)
-    return total
+    return len(totals) * over_seeds(list(totals.values()), seed_draws(seed, len(totals), resamples))
 
 
 def _same(one: Any, other: Any) -> bool:

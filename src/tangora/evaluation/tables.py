@@ -10,14 +10,15 @@ from typing import Any
 
 from tangora.support.files import atomic_file
 
-__all__ = ["Row", "write_csv"]
+__all__ = ["BY_SEED", "COLUMNS", "SEED_COLUMNS", "Row", "write_csv"]
 
 
 @dataclass(frozen=True)
 class Row:
     """A line of ``scores.csv``.
 
-    ``note`` says why there is no share of the expert: it names the task and the mode.
+    ``note`` says why there is no share of the expert: it names the task and the mode. With several seeds, the numbers
+    are means over ``seeds`` of them, and those with ``_sd`` their standard deviations.
     """
 
     mode: str
@@ -37,6 +38,10 @@ class Row:
     ci_low: float | None
     ci_high: float | None
     note: str = ""
+    seeds: int = 1
+    score_sd: float | None = None
+    normalized_sd: float | None = None
+    normalized_best_sd: float | None = None
 
     @property
     def oracle(self) -> bool:
@@ -44,9 +49,17 @@ class Row:
         return self.selection == "oracle"
 
 
+BY_SEED = "scores-by-seed.csv"
+"""The scores with each seed, beside ``scores.csv`` with their means."""
+SEED_COLUMNS = ("seeds", "score_sd", "normalized_sd", "normalized_best_sd")
+"""Columns of ``scores.csv`` of several seeds, after the others."""
+COLUMNS = tuple(field.name for field in fields(Row) if field.name not in SEED_COLUMNS)
+"""Columns of every ``scores.csv``."""
+
+
 def write_csv(path: str | os.PathLike[str], table: Sequence[Any], columns: Sequence[str] | None = None) -> None:
     """Write dataclass rows (or mappings) as CSV, atomically; floats with 6 digits, None as an empty field."""
-    names = list(columns or [f.name for f in fields(Row)])
+    names = list(columns or COLUMNS)
     with atomic_file(path) as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(names)

@@ -9,15 +9,16 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tangora.errors import FileError
-from tangora.evaluation.tables import Row
+from tangora.evaluation.tables import BY_SEED, COLUMNS, SEED_COLUMNS, Row
 from tangora.report.analyses import Analyses, read_analyses
 from tangora.report.ordinary import BothWays, read_both_ways
 from tangora.report.parsing import parsed
+from tangora.report.seeds import mean_candidates, mean_polishes, mean_training, mean_ways
 from tangora.support.files import reachable, read_json
 from tangora.support.json_text import parse_json
 from tangora.support.yaml import parse
@@ -35,7 +36,7 @@ __all__ = [
 ]
 
 _T = TypeVar("_T")
-SCORE_COLUMNS = [field.name for field in fields(Row) if field.name != "note"]  # which runs of earlier versions lack
+SCORE_COLUMNS = [name for name in COLUMNS if name != "note"]  # which runs of earlier versions lack
 # fmt: off
 _CANDIDATE_COLUMNS = [
     "mode", "method", "space", "subset", "split", "weights", "parameters", "task", "score", "loss",
@@ -92,6 +93,8 @@ class PolishRow:
         scores: task -> test score of the fusion and of the polished adapter.
         rows: task -> rows without labels.
         step: the step that was kept.
+        others: curves of the other seeds; then before, after and scores are means.
+        steps: the step that was kept with each seed.
     """
 
     mode: str
@@ -105,11 +108,19 @@ class PolishRow:
     scores: Mapping[str, tuple[float, float]]
     rows: Mapping[str, int]
     step: int
+    others: Sequence[Training] = ()
+    steps: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
 class Run:
-    """The contents of a report."""
+    """The contents of a report.
+
+    Attributes:
+        seeds: those of a run of several; then everything else is a mean over them, where it depends on the seed.
+        by_seed: seed -> its scores.
+        trainings: mode, task -> the training with each seed.
+    """
 
     path: Path
     scores: list[Row]
@@ -120,11 +131,19 @@ class Run:
     recipe_text: str = ""
     info: Mapping[str, Any] = field(default_factory=dict)
     summary: Mapping[tuple[str, str, str, str, int], Mapping[str, float | None]] = field(default_factory=dict)
+    seed_values: Mapping[tuple[str, str, str, str, int], Mapping[str, Sequence[float]]] = field(default_factory=dict)
     warnings: Sequence[str] = ()
     missing: Mapping[str, str] = field(default_factory=dict)
     analyses: Analyses = field(default_factory=Analyses)
     polishes: Sequence[PolishRow] = ()
     both_ways: Sequence[BothWays] = ()
+    seeds: Sequence[int] = ()
+    by_seed: Mapping[int, Sequence[Row]] = field(default_factory=dict)
+    trainings: Mapping[tuple[str, str], Sequence[Training]] = field(default_factory=dict)
+
+    def at(self, seed: int) -> Run:
+        """Return the run with the scores of one of its seeds alone."""
+        return replace(self, scores=list(self.by_seed[seed]), recipe={**self.recipe, "seed": seed}, seeds=(), by_seed={})
 
     @property
     def modes(self) -> list[str]:
@@ -146,21 +165,31 @@ def read_run(path: Path) -> Run:
     path = reachable(path)
     missing: dict[str, str] = {}
     recipe_text = _optional(path / "recipe.yaml", _text, "", missing)
+    by_seed = _by_seed(path)
+    count = max(1, len(by_seed))
+    candidates = _optional(path / "candidates.csv", _candidates, [], missing)
+    polishes = _optional(path / "polish.json", _polishes, [], {})
+    folders = [path, *(path / "seeds" / str(seed) for seed in list(by_seed)[1:])]
+    trainings = _training(folders, missing)
     return Run(
         path=path,
         scores=read_scores(path / "scores.csv"),
-        candidates=_optional(path / "candidates.csv", _candidates, [], missing),
+        candidates=mean_candidates(candidates, count) if by_seed else candidates,
         similarity=_optional(path / "similarity.json", _similarity, {}, missing),
-        training=_training(path / "adapters", missing),
+        training={place: mean_training(of) if len(of) > 1 else of[0] for place, of in trainings.items()},
         recipe=_mapping(recipe_text, path / "recipe.yaml"),
         recipe_text=recipe_text,
         info=_optional(path / "run.json", _info, {}, missing),
         summary=_optional(path / "summary.json", _summary, {}, {}),
+        seed_values=_optional(path / "summary.json", _seed_values, {}, {}),
         warnings=_optional(path / "summary.json", _warnings, [], {}),
         missing=missing,
         analyses=read_analyses(path),
-        polishes=_optional(path / "polish.json", _polishes, [], {}),
-        both_ways=read_both_ways(path),
+        polishes=mean_polishes(polishes) if by_seed else polishes,
+        both_ways=mean_ways((one for at in folders for one in read_both_ways(at)), count),
+        seeds=tuple(by_seed),
+        by_seed=by_seed,
+        trainings=trainings,
     )
 
 
@@ -176,15 +205,30 @@ def read_scored(path: Path, metric: str | None = None) -> Run:
     """
     path = reachable(path)
     text = _optional(path / "recipe.yaml", _text, "", {})
-    return Run(path, read_scores(path / "scores.csv", metric), recipe=_mapping(text, path / "recipe.yaml"))
+    by_seed = _by_seed(path, metric)
+    recipe = _mapping(text, path / "recipe.yaml")
+    return Run(path, read_scores(path / "scores.csv", metric), recipe=recipe, seeds=tuple(by_seed), by_seed=by_seed)
 
 
-def read_scores(path: Path, metric: str | None = None) -> list[Row]:
+def _by_seed(path: Path, metric: str | None = None) -> dict[int, list[Row]]:
+    """Return seed -> its scores, of a run of several seeds."""
+    if not (path / BY_SEED).is_file():
+        return {}
+    return {seed: read_scores(path / BY_SEED, metric, seed) for seed in _seeds(path / BY_SEED)}
+
+
+def _seeds(path: Path) -> list[int]:
+    lines = _rows(path, ["seed"])
+    return list(dict.fromkeys(parsed(path, line, lambda row: int(row["seed"]), row) for line, row in lines))
+
+
+def read_scores(path: Path, metric: str | None = None, seed: int | None = None) -> list[Row]:
     """Read ``scores.csv``; for a task with several metrics, only the rows of one.
 
     Args:
         path: of the file.
         metric: tasks without it are left out; None for the first one of each task, by which a run selects.
+        seed: only its rows, of a file with a column of seeds.
 
     Raises:
         FileError: the file is missing, lacks a column, or has a cell of the wrong type.
@@ -195,7 +239,7 @@ def read_scores(path: Path, metric: str | None = None) -> list[Row]:
         )
     first: dict[tuple[str, ...], Row] = {}
     for line, row in _rows(path, SCORE_COLUMNS):
-        if metric in (None, row["metric"]):
+        if metric in (None, row["metric"]) and (seed is None or row["seed"] == str(seed)):
             first.setdefault(tuple(row[name] for name in _PLACE), parsed(path, line, _score, row))
     return list(first.values())
 
@@ -207,7 +251,8 @@ def _score(row: Mapping[str, str]) -> Row:
     optional: dict[str, Any] = {k: _number(row[k]) for k in ("normalized", "normalized_best", "ci_low", "ci_high")}
     inside = row["in_subset"].strip().lower() in {"true", "1"}
     numbers: dict[str, Any] = {"n_tasks": int(row["n_tasks"]), "in_subset": inside, "score": float(row["score"])}
-    score = Row(**texts, **optional, **numbers, note=row.get("note") or "")
+    spread: dict[str, Any] = {name: _number(row.get(name)) for name in SEED_COLUMNS if name != "seeds"}
+    score = Row(**texts, **optional, **numbers, note=row.get("note") or "", seeds=int(row.get("seeds") or 1), **spread)
     _check_coefficients(parse_json(score.coefficients or "{}"), score.coefficients[:40])
     if score.method not in ("zero_shot", "expert") and score.mode in ("", "-"):
         raise ValueError("a fusion without a mode")
@@ -250,6 +295,18 @@ def _summary_entry(row: Mapping[str, Any]) -> tuple[tuple[str, str, str, str, in
     return key, {name: None if row[name] is None else _finite(row[name]) for name in _MEASURES}
 
 
+def _seed_values(path: Path) -> dict[tuple[str, str, str, str, int], dict[str, list[float]]]:
+    """Return fusion -> ``absolute`` and ``kept`` with each seed, of a run of several."""
+    found = {}
+    for i, row in enumerate(parsed(path, "rows", lambda raw: list(raw["rows"] or ()), read_json(path))):
+        key = parsed(path, f"row {i}", lambda row: _summary_entry(row)[0], row)
+        values = {name: row.get(f"{name}_seeds") for name in ("absolute", "kept")}
+        found[key] = {
+            name: parsed(path, f"row {i}", lambda v: [_finite(x) for x in v], v) for name, v in values.items() if v
+        }
+    return {key: values for key, values in found.items() if values}
+
+
 def _similarity(path: Path) -> dict[str, Similarity]:
     raw = read_json(path)
     return {
@@ -266,11 +323,12 @@ def _matrix(value: Mapping[str, Any]) -> list[list[float]]:
     return matrix
 
 
-def _training(folder: Path, missing: dict[str, str]) -> dict[tuple[str, str], Training]:
-    trainings = {}
-    for path in sorted(folder.glob("*/*/training.json")):
-        raw = read_json(path)
-        trainings[path.parts[-3], path.parts[-2]] = parsed(path, None, _one_training, raw)
+def _training(folders: Sequence[Path], missing: dict[str, str]) -> dict[tuple[str, str], list[Training]]:
+    """Return mode, task -> the training with each seed, from the folders with their adapters."""
+    trainings: dict[tuple[str, str], list[Training]] = {}
+    for path in (path for folder in folders for path in sorted(folder.glob("adapters/*/*/training.json"))):
+        one = parsed(path, None, _one_training, read_json(path))
+        trainings.setdefault((path.parts[-3], path.parts[-2]), []).append(one)
     if not trainings:
         missing["training.json"] = "there is no adapters/MODE/TASK/training.json in the run"
     return trainings

@@ -20,6 +20,7 @@ from tangora.tasks.metrics import direction
 __all__ = ["compare_runs"]
 
 Subset: TypeAlias = tuple[str, ...]
+BySeed: TypeAlias = Mapping[int, Mapping[Subset, Mapping[str, Sequence[Any]]]]
 _VALUES = 2  # place of the predictions in a result: after score and loss
 _GROUPS = ("mode", "method", "space", "selection")
 
@@ -31,12 +32,17 @@ class _Answers:
     Attributes:
         run: its folder.
         rows: its test rows.
-        fused: fusion, number of tasks -> subset -> task -> predictions.
+        fused: fusion, number of tasks -> seed -> subset -> task -> predictions.
     """
 
     run: Path
     rows: ScoredRows
-    fused: Mapping[tuple[Key, int], Mapping[Subset, Mapping[str, Sequence[Any]]]] = field(repr=False)
+    fused: Mapping[tuple[Key, int], BySeed] = field(repr=False)
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds, in order."""
+        return list(self.rows.outcomes)
 
 
 def compare_runs(first: Path, second: Path | None, settings: CompareSettings) -> RunComparison:
@@ -67,9 +73,12 @@ def compare_runs(first: Path, second: Path | None, settings: CompareSettings) ->
     resamples, seed = settings.resamples or one.rows.resamples, settings.seed
     seed = one.rows.seed if seed is None else seed
     notes: list[str] = []
+    seeds = _paired_seeds(one, other, notes)
     chosen = [match for match in matched if _is_chosen(match[0], settings)]
     found = [
-        made for match in chosen if (made := _compared(*match, tasks, (resamples, seed), settings, notes)) is not None
+        made
+        for match in chosen
+        if (made := _compared(*match, seeds, tasks, (resamples, seed), settings, notes)) is not None
     ]
     if not found:
         has = f"the first run has {_named(one)}; the second {_named(other)}"
@@ -87,15 +96,15 @@ def _read(run: Path) -> _Answers:
     if not (run / "scores.csv").is_file():
         raise FileError("not a run: scores.csv is missing", where=run, fix="give the folder that tangora run wrote")
     rows = read_scored_rows(run)
-    fused: dict[tuple[Key, int], dict[Subset, Mapping[str, Sequence[Any]]]] = {}
-    for key in rows.outcomes:
+    fused: dict[tuple[Key, int], dict[int, dict[Subset, Mapping[str, Sequence[Any]]]]] = {}
+    for trained, key in ((trained, key) for trained, keys in rows.outcomes.items() for key in keys):
         path = run / "cache" / "outcomes" / f"{key}.json"
         if not path.is_file():
             fix = "run its recipe again with the same --out: what is missing is scored again"
             raise FileError("the run's predictions are missing", where=path, fix=fix)
         try:
             for place, subset, values in _fusions(read_json(path)):
-                fused.setdefault(place, {})[subset] = values
+                fused.setdefault(place, {}).setdefault(trained, {})[subset] = values
         except (KeyError, TypeError, ValueError, IndexError) as cause:
             raise FileError("no outcomes in the file", where=path, fix="delete it and run the recipe again") from cause
     return _Answers(run, rows, fused)
@@ -127,6 +136,25 @@ def _tasks(one: _Answers, other: _Answers, settings: CompareSettings) -> dict[st
         what = f"the runs have not scored the same: {'; '.join(differing)}"
         raise ArgumentError(what, where=f"{one.run} and {other.run}", fix=fix)
     return listed
+
+
+def _paired_seeds(one: _Answers, other: _Answers, notes: list[str]) -> list[tuple[int, int]]:
+    """Return the pairs of seeds that are compared: those that both runs have. Runs of one seed may have different ones.
+
+    Raises:
+        ArgumentError: a run has several seeds, and the other one has none of them.
+    """
+    if len(one.seeds) == len(other.seeds) == 1:
+        return [(one.seeds[0], other.seeds[0])]
+    common = [seed for seed in one.seeds if seed in other.seeds]
+    if not common:
+        got = " and ".join(", ".join(map(str, run.seeds)) for run in (one, other))
+        fix = "compare runs with the same seeds: a run of more seeds adds to the folder that it is given"
+        raise ArgumentError("the runs have no seed in common", got=got, where=f"{one.run} and {other.run}", fix=fix)
+    left = [str(seed) for seed in dict.fromkeys([*one.seeds, *other.seeds]) if seed not in common]
+    if left:
+        notes.append(f"only one of the runs has seed{'s' if len(left) > 1 else ''} {', '.join(left)}: left out")
+    return [(seed, seed) for seed in common]
 
 
 def _differences(
@@ -173,15 +201,17 @@ def _is_chosen(place: tuple[Key, int], settings: CompareSettings) -> bool:
 
 def _compared(
     place: tuple[Key, int],
-    first: Mapping[Subset, Mapping[str, Sequence[Any]]],
-    second: Mapping[Subset, Mapping[str, Sequence[Any]]],
+    one: BySeed,
+    other: BySeed,
+    seeds: Sequence[tuple[int, int]],
     tasks: Mapping[str, ScoredTask],
     drawn: tuple[int, int],
     settings: CompareSettings,
     notes: list[str],
 ) -> Compared | None:
-    """Compare the means over the subsets and tasks that both have; None if there are none."""
+    """Compare the means over the seeds, subsets and tasks that both have; None if there are none."""
     key, count = place
+    first, second = one[seeds[0][0]], other[seeds[0][1]]  # all seeds of a run have the same subsets
     whole = [s for s in first if s in second and all(t in tasks for t in s)]
     subsets = whole if not settings.tasks else [s for s in first if s in second and any(t in tasks for t in s)]
     if (left := len({*first, *second}) - len([s for s in first if s in second])) and subsets:
@@ -200,15 +230,18 @@ def _compared(
             name,
             tasks[name].metrics[0],
             tasks[name].targets,
-            first[subset][name],
-            second[subset][name],
-            1 / (len(named) * len(inside)),
+            one[own][subset][name],
+            other[theirs][subset][name],
+            1 / (len(seeds) * len(named) * len(inside)),
+            number,
         )
+        for number, (own, theirs) in enumerate(seeds)
         for subset, inside in named
         for name in inside
     ]
     found = paired_test(pairs, resamples=drawn[0], permutations=settings.permutations, seed=drawn[1])
-    return Compared(key.mode, key.method, key.space, key.selection, count, len(named), used, found)
+    shown = [own for own, _ in seeds] if len(seeds) > 1 else []
+    return Compared(key.mode, key.method, key.space, key.selection, count, len(named), used, found, seeds=shown)
 
 
 def _full(key: Key) -> str:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tangora.errors import ArgumentError
+from tangora.evaluation.seeds import deviation
 from tangora.evaluation.significance import PairedTest
 from tangora.report.grid import Cell, Grid
 from tangora.report.summary import method_name, mode_name
@@ -57,6 +58,7 @@ class Compared:
         tasks: those that are scored.
         test: scores, difference, interval and p-value.
         holm: the p-value after Holm's correction over all comparisons.
+        seeds: those that are averaged; none for runs of one seed.
     """
 
     mode: str
@@ -68,6 +70,7 @@ class Compared:
     tasks: Sequence[str]
     test: PairedTest
     holm: float = 1.0
+    seeds: Sequence[int] = ()
 
 
 @dataclass(frozen=True, repr=False)
@@ -110,7 +113,7 @@ class RunComparison:
             ([mode_name(row.mode), method_name(row.method, row.space), str(row.n_tasks)], _cells(row, digits))
             for row in self.rows
         ]
-        columns = [*self.labels, "difference", "low", "high", "p", "p (Holm)"]
+        columns = [*self.labels, "difference", *(["sd"] if self._seeds else []), "low", "high", "p", "p (Holm)"]
         return Grid(["mode", "method", "tasks fused"], columns, rows, list(self._said()))
 
     def _said(self) -> Iterator[str]:
@@ -120,15 +123,25 @@ class RunComparison:
             yield "the means are over different metrics"
         if direction(metrics) < 0:
             yield "less is better"
-        yield f"low, high: 95 % interval of {self.resamples:,} paired bootstrap resamples of rows within tasks"
+        seeds = self._seeds
+        of_seeds = f"seeds ({', '.join(map(str, seeds))}) and of " if seeds else ""
+        yield f"low, high: 95 % interval of {self.resamples:,} paired bootstrap resamples of {of_seeds}rows within tasks"
+        if seeds:
+            yield f"sd: of the difference over {len(seeds)} seeds; so few show little of how much others would differ"
         exact = sum(row.test.exact for row in self.rows)
         drawn = f"{self.permutations:,} random exchanges (seed {self.seed})"
         how = "all exchanges" if exact == len(self.rows) else drawn
         mixed = f"; all exchanges for {exact} of {len(self.rows)}" if 0 < exact < len(self.rows) else ""
-        yield f"p: two-sided, of exchanging the two predictions of a row: {how}{mixed}"
+        alike = ", with every seed alike; it is about other rows, not about other seeds" if seeds else ""
+        yield f"p: two-sided, of exchanging the two predictions of a row{alike}: {how}{mixed}"
         count = "1 comparison" if len(self.rows) == 1 else f"{len(self.rows)} comparisons"
         yield f"p (Holm): corrected for the {count} of this table"
         yield from self.notes
+
+    @property
+    def _seeds(self) -> Sequence[int]:
+        """The seeds that are averaged; none for runs of one seed."""
+        return self.rows[0].seeds if self.rows else ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values."""
@@ -142,4 +155,6 @@ def _cells(row: Compared, digits: int) -> list[Cell]:
     test = row.test
     numbers = (test.first, test.second, test.difference, test.low, test.high)
     scores = [Cell(f"{value:+.{digits}f}" if i > 1 else f"{value:.{digits}f}") for i, value in enumerate(numbers)]
+    if row.seeds:
+        scores.insert(3, Cell(f"{deviation(test.by_seed) or 0.0:.{digits}f}"))
     return [*scores, Cell(f"{test.p:.3g}"), Cell(f"{row.holm:.3g}")]

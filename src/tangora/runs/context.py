@@ -2,16 +2,18 @@
 
     RUN/recipe.yaml ─▶ Context ─▶ base, tasks, experts, statistics, columns, scores: each loaded on first use
 
-A context belongs to one process. It owns everything that is costly to load, so that the process's jobs share it.
+A context belongs to one process. It owns everything that is costly to load, so that the process's jobs share it. With
+several seeds, `Context.at` returns the context of the jobs of one of them. It shares base, tasks and plan, and has its
+own experts, statistics and columns: those of the first seed in the run's folder, those of another in RUN/seeds/SEED.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from tangora.config.recipe import Recipe, load_run_recipe
 from tangora.errors import DataError, ModelError
@@ -21,6 +23,7 @@ from tangora.fusion.statistics import Statistics
 from tangora.fusion.statistics import load as load_statistics
 from tangora.progress import Progress
 from tangora.runs.experts import Experts
+from tangora.runs.loading import prepare
 from tangora.runs.machine import machine_of
 from tangora.runs.plan import Plan, plan
 from tangora.runs.sources import Sources
@@ -30,13 +33,12 @@ from tangora.runs.stages.polisher import Polisher
 from tangora.runs.stages.router import Routings
 from tangora.support.machine import Machine
 from tangora.tasks import Base, Task, load_base, load_task
-from tangora.tasks.base import BUILTIN
 from tangora.tasks.overview import SAMPLE, Overview, overview_of, surveyed
 
 if TYPE_CHECKING:
     from tangora.config.tasks import TaskSettings
 
-__all__ = ["Context", "prepare"]
+__all__ = ["Context"]
 
 
 @dataclass(eq=False)
@@ -45,7 +47,7 @@ class Context:
 
     Args:
         run: the run's folder.
-        recipe: the run's recipe.
+        recipe: the run's recipe; at one of its seeds, see `at`.
         progress: receives the reports of the current job.
         given_machine: the machine of this process; by default that of the recipe, see `machine_of`.
     """
@@ -54,6 +56,8 @@ class Context:
     recipe: Recipe
     progress: Progress = field(default_factory=Progress)
     given_machine: Machine | None = None
+    _root: Context | None = field(default=None, repr=False)
+    _views: dict[int, Context] = field(default_factory=dict, repr=False)
     _base: Base | None = field(default=None, repr=False)
     _tasks: dict[str, Task] = field(default_factory=dict, repr=False)
     _fusion: tuple[tuple[str, str], Fusion] | None = field(default=None, repr=False)
@@ -70,9 +74,44 @@ class Context:
         """
         return cls(run, load_run_recipe(run, trust_remote_code=trust_remote_code), progress or Progress())
 
+    def at(self, seed: int | None) -> Context:
+        """Return the context of jobs of one seed: `Job.seed`.
+
+        Only one at a time keeps its adapters and columns in memory.
+
+        Args:
+            seed: one of the recipe's; None for jobs of every seed, whose files are among those of the first one.
+        """
+        root, first = self._root or self, self.recipe.first_seed
+        wanted = root if seed in (None, first) else root._views.get(cast(int, seed))
+        if wanted is None:
+            own: dict[str, Any] = {"_root": root, "_views": {}, "_fusion": None, "_statistics": {}}
+            wanted = replace(root, recipe=root.recipe.at(cast(int, seed)), progress=self.progress, **own)
+            root._views[wanted.recipe.seed] = wanted
+        for other in (root, *root._views.values()):
+            if other is not wanted:
+                other._forget()
+        return wanted
+
+    @property
+    def home(self) -> Path:
+        """The folder of what depends on the seed."""
+        return self.run if self._root is None else self.run / "seeds" / str(self.recipe.seed)
+
+    def adapter(self, mode: str, task: str) -> Path:
+        """Return the folder of an expert; a given one is the same with every seed."""
+        given = task in self.recipe.modes[mode].experts
+        return (self.run if given else self.home) / "adapters" / mode / task
+
+    def columns_of(self, mode: str) -> Path:
+        """Return the folder of a mode's columns; those of given experts alone are the same with every seed."""
+        return (self.home if self.recipe.trained(mode) else self.run) / "cache" / "columns" / mode
+
     @cached_property
     def machine(self) -> Machine:
         """The machine of this process; its number of threads is set on first use."""
+        if self._root is not None:
+            return self._root.machine
         machine = self.given_machine or machine_of(self.recipe, self.run)
         machine.use_threads()
         return machine
@@ -80,6 +119,8 @@ class Context:
     @cached_property
     def sources(self) -> Sources:
         """Fingerprints and sizes of base and tasks, as recorded in the run's folder, or else as loaded now."""
+        if self._root is not None:
+            return self._root.sources
         recorded = Sources.read(self.run, self.recipe)
         return recorded if recorded is not None else self.load()
 
@@ -124,8 +165,14 @@ class Context:
 
     def release(self) -> None:
         """Release base, data and adapters; they are loaded again on the next use."""
-        self._base, self._tasks, self._fusion, self._statistics = None, {}, None, {}
-        for name in ("experts", "columns", "archive"):
+        self._base, self._tasks, self._views = None, {}, {}
+        self.__dict__.pop("archive", None)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Release adapters and what was made of them."""
+        self._fusion, self._statistics = None, {}
+        for name in ("experts", "columns"):
             self.__dict__.pop(name, None)
 
     @property
@@ -135,6 +182,8 @@ class Context:
         Raises:
             ModelError: its weights differ from those that the run was planned for.
         """
+        if self._root is not None:
+            return self._root.base
         expected = self.sources.base
         if self._base is None:
             self._base = load_base(self.recipe.base, self.machine)
@@ -149,10 +198,12 @@ class Context:
         Raises:
             DataError: its rows differ from those that the run was planned for.
         """
+        if self._root is not None:
+            return self._root.task(name)
         expected = self.sources.tasks[name].fingerprint
         if name not in self._tasks:
             config = next(task for task in self.recipe.tasks if task.name == name)
-            self._tasks[name] = load_task(config, self.base, self.recipe.seed)
+            self._tasks[name] = load_task(config, self.base, self.recipe.first_seed)
         if self._tasks[name].fingerprint != expected:
             fix = "start tangora run again: it computes everything that depends on them again"
             raise DataError("the task's rows changed since the run was planned", where=f"task {name}", fix=fix)
@@ -171,12 +222,12 @@ class Context:
     @cached_property
     def experts(self) -> Experts:
         """The adapters, by mode and task."""
-        return Experts(self.run / "adapters", list(self.recipe.modes), self.names)
+        return Experts(self.adapter, list(self.recipe.modes), self.names)
 
     def statistics(self, mode: str) -> dict[str, Statistics]:
         """Return the statistics of a mode's experts, by task; their tensors are read on first use."""
         if mode not in self._statistics:
-            folder = self.run / "statistics" / mode
+            folder = self.home / "statistics" / mode
             self._statistics[mode] = {name: load_statistics(folder / f"{name}.safetensors") for name in self.names}
         return self._statistics[mode]
 
@@ -192,8 +243,7 @@ class Context:
     @cached_property
     def columns(self) -> ColumnStore:
         """Columns of the modes whose logits are linear in the coefficients."""
-        folder = self.run / "cache" / "columns"
-        return ColumnStore(self.base, self.tasks, self.experts, folder, self.recipe.evaluation.batch_size)
+        return ColumnStore(self.base, self.tasks, self.experts, self.columns_of, self.recipe.evaluation.batch_size)
 
     @property
     def polisher(self) -> Polisher:
@@ -208,7 +258,7 @@ class Context:
     @cached_property
     def archive(self) -> ScoreStore:
         """Scores measured by earlier plans and versions; nothing is added to it."""
-        return ScoreStore.read(self.run / "cache" / "scores.jsonl")
+        return self._root.archive if self._root is not None else ScoreStore.read(self.run / "cache" / "scores.jsonl")
 
     def evaluator(self, store: ScoreStore, tasks: Sequence[Task] | None = None) -> Evaluator:
         """Return an evaluator on all tasks, or on the given ones, that keeps its scores in ``store``."""
@@ -217,13 +267,14 @@ class Context:
 
     @cached_property
     def plan(self) -> Plan:
-        """The jobs of the run."""
-        return plan(self.recipe, self.sources)
+        """The jobs of the run, of all seeds."""
+        return self._root.plan if self._root is not None else plan(self.recipe, self.sources)
 
     def digest(self, key: str) -> str:
         """Return the hash of a finished job's result, computed once."""
         if key not in self._digests:
-            self._digests[key] = self.plan[key].digest(self)
+            job = self.plan[key]
+            self._digests[key] = job.digest(self.at(job.seed))
         return self._digests[key]
 
     def changed(self, key: str) -> None:
@@ -233,41 +284,3 @@ class Context:
     def forget_statistics(self, mode: str) -> None:
         """Read the statistics of a mode again on next use, after some were collected."""
         self._statistics.pop(mode, None)
-
-
-def prepare(
-    recipe: Recipe,
-    progress: Progress | None = None,
-    machine: Machine | None = None,
-    load: Callable[[TaskSettings, Base, int], Task] = load_task,
-) -> tuple[Base, list[Task]]:
-    """Load the base model and every task of a recipe, by default on the recipe's machine and with all rows."""
-    progress = progress or Progress()
-    if machine is None:
-        machine = machine_of(recipe)
-        machine.use_threads()
-    for name in (recipe.base.model, getattr(recipe.base, "vision", "")):
-        if name in BUILTIN:
-            _pretrain(name, progress)
-    progress.begin("load base and data", 1 + len(recipe.tasks))
-    base = load_base(recipe.base, machine)
-    progress.advance(detail=recipe.base.model)
-    tasks = []
-    for config in recipe.tasks:
-        tasks.append(load(config, base, recipe.seed))
-        progress.advance(detail=config.name)
-    progress.end()
-    return base, tasks
-
-
-def _pretrain(name: str, progress: Progress) -> None:
-    """Make a built-in model if it does not exist yet, which takes a minute, and report progress."""
-
-    def on_step(done: int, steps: int, loss: float) -> None:
-        if done == 1:
-            progress.begin("pretrain the built-in model", steps)
-        progress.update(done, f"loss {loss:.3f}")
-        if done == steps:
-            progress.end()
-
-    BUILTIN[name](on_step)

@@ -29,12 +29,13 @@ def perform(job: Job, context: Context, on_event: OnEvent) -> bool:
 
     Args:
         job: a job with all inputs done.
-        context: of the run; its progress is the job's for the length of the call.
+        context: of the run, at any seed; the job's has its own progress for the length of the call.
         on_event: receives ``started``, ``progressed`` and ``done`` or ``failed``.
 
     Raises:
         Exception: the job's error, after it was reported.
     """
+    context = context.at(job.seed)
     on_event(Event(job.key, "started", label=job.label))
     before, started, did = context.progress, time.perf_counter(), False
     context.progress = Reporter(job.key, on_event)

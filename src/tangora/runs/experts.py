@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from tangora.adapters.adapter import Adapter, load
@@ -16,12 +17,12 @@ class Experts(Mapping[str, Mapping[str, "Adapter"]]):
     """Mode -> task -> adapter. Adapters are read on first use; those of one mode are kept at a time.
 
     Args:
-        folder: contains a folder for each mode, which contains one for each task.
+        folder: mode, task -> the adapter's folder.
         modes: their names.
         tasks: their names, in order.
     """
 
-    folder: Path
+    folder: Callable[[str, str], Path]
     modes: Sequence[str]
     tasks: Sequence[str]
     _kept: tuple[str, ModeExperts] | None = field(default=None, repr=False)
@@ -30,7 +31,7 @@ class Experts(Mapping[str, Mapping[str, "Adapter"]]):
         if mode not in self.modes:
             raise KeyError(mode)
         if self._kept is None or self._kept[0] != mode:
-            self._kept = (mode, ModeExperts(self.folder / mode, self.tasks))
+            self._kept = (mode, ModeExperts(partial(self.folder, mode), self.tasks))
         return self._kept[1]
 
     def forget(self, mode: str, task: str) -> None:
@@ -49,7 +50,7 @@ class Experts(Mapping[str, Mapping[str, "Adapter"]]):
 class ModeExperts(Mapping[str, "Adapter"]):
     """Task -> adapter of one mode, read on first use."""
 
-    folder: Path
+    folder: Callable[[str], Path]
     tasks: Sequence[str]
     _read: dict[str, Adapter] = field(default_factory=dict, repr=False)
 
@@ -57,7 +58,7 @@ class ModeExperts(Mapping[str, "Adapter"]):
         if task not in self.tasks:
             raise KeyError(task)
         if task not in self._read:
-            self._read[task] = load(self.folder / task)
+            self._read[task] = load(self.folder(task))
         return self._read[task]
 
     def forget(self, task: str) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -58,18 +58,28 @@ _MOST = 8  # changed keys in a message
 def _another(run: Path, recipe: Recipe) -> str | None:
     """Return what differs from the recipe of a run, in words; None if nothing does.
 
-    Defaults that an older version did not write are filled in.
+    Defaults that an older version did not write are filled in. More seeds after the first one are no difference: what
+    exists is what they add to.
     """
     try:
         written = load_run_recipe(run)
     except TangoraError:  # written by another version, or with a plug-in that is not installed any more
         return ""
-    one, other = (each.as_stated().model_dump(exclude=dict(_CHANGEABLE)) for each in (written, recipe))
+    adds = recipe.first_seed == written.first_seed and set(recipe.every_seed) >= set(written.every_seed)
+    several = bool(written.seeds or recipe.seeds)
+    one = _compared(written, recipe.every_seed if adds else written.every_seed, several)
+    other = _compared(recipe, recipe.every_seed, several)
     changed = changes(one, other, moved=moved(written, recipe))
     if not changed:
         return None
     more = f"; and {len(changed) - _MOST} more" if len(changed) > _MOST else ""
     return f" ({'; '.join(changed[:_MOST])}{more})"
+
+
+def _compared(recipe: Recipe, seeds: Sequence[int], several: bool) -> dict[str, Any]:
+    """Return what makes a run of a recipe the same run."""
+    raw = recipe.as_stated().model_dump(exclude={**_CHANGEABLE, "seed": True, "seeds": True})
+    return {**raw, "seeds": list(seeds)} if several else {**raw, "seed": recipe.seed}
 
 
 class Clock:
@@ -150,7 +160,8 @@ def provenance(recipe: Recipe, sources: Sources) -> dict[str, Any]:
     """Return what determined a run besides its recipe, for ``run.json``: versions, machine, sizes of the data."""
     return {
         "recipe": recipe.name,
-        "seed": recipe.seed,
+        "seed": recipe.first_seed,
+        **({"seeds": list(recipe.seeds)} if recipe.seeds else {}),
         "base": {"model": recipe.base.model, "revision": recipe.base.revision, "fingerprint": sources.base},
         "tasks": {name: dict(facts.rows) for name, facts in sources.tasks.items()},
         "cut": {name: dict(facts.cut) for name, facts in sources.tasks.items() if facts.cut},

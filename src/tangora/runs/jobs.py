@@ -12,7 +12,7 @@ import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -56,6 +56,10 @@ class Job(ABC):
         tasks: names of the tasks that it works on.
         inputs: keys of the jobs whose files it reads.
         resources: its cost.
+        seed: in a run of several seeds, the one that the job is done with; None if it is the same with all of them. It
+            is no part of the key: a seed counts there as far as it changes the files.
+
+    Methods are called with the run's context at this seed (`Context.at`).
     """
 
     kind: ClassVar[str]
@@ -64,11 +68,17 @@ class Job(ABC):
     tasks: tuple[str, ...]
     inputs: tuple[str, ...]
     resources: Resources
+    seed: int | None = field(default=None, kw_only=True)
 
     @property
     @abstractmethod
+    def about(self) -> str:
+        """What the job does, such as ``lora · sst2``."""
+
+    @property
     def label(self) -> str:
-        """A readable name, such as ``lora · sst2``."""
+        """A readable name: what it does, and the seed if the run has several."""
+        return self.about if self.seed is None else f"{self.about} · seed {self.seed}"
 
     @abstractmethod
     def run(self, context: Context) -> None:

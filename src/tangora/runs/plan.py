@@ -5,13 +5,15 @@
        └──────────────────┴─▶ expert scores ─▶ fusion scores ─▶ tables ─▶ report
     zero-shot scores ─────────────┘                  └─▶ fused adapters ─▶┘
 
-No model or data are loaded for it, and no file is read.
+With several seeds there are the jobs of each, and one of tables and one of the report for all of them. No model or data
+are loaded for a plan, and no file is read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from tangora.config.recipe import Recipe
@@ -23,6 +25,7 @@ from tangora.runs.stages.expert_jobs import expert_jobs
 from tangora.runs.stages.fused import fused_jobs
 from tangora.runs.stages.report import report_job
 from tangora.runs.stages.score_jobs import expert_score_jobs, fusion_score_jobs, zero_shot_job
+from tangora.runs.stages.scores import ZeroShotJob
 from tangora.runs.stages.statistics import statistics_jobs
 from tangora.runs.stages.tables import tables_job
 
@@ -74,14 +77,59 @@ class Plan:
 
 
 def plan(recipe: Recipe, sources: Sources) -> Plan:
-    """Return the jobs of a run, in the order in which one process does them."""
+    """Return the jobs of a run, in the order in which one process does them: seed by seed, then tables and report.
+
+    A job that is the same with every seed, as its key says, is done once: zero-shot scores, and what is made of given
+    experts alone.
+    """
+    zero_shot = zero_shot_job(recipe, sources)
+    parts = [_of_seed(recipe.at(seed), sources, zero_shot) for seed in recipe.every_seed]
+    if len(parts) > 1:
+        count = Counter(job.key for part in parts for job in (*part.before, *part.fused))
+        shared = {key for key, times in count.items() if times > 1}
+        parts = [part.marked(seed, shared) for part, seed in zip(parts, recipe.every_seed, strict=True)]
+    scored = _once(job for part in parts for job in part.scored)
+    fused = [job for part in parts for job in part.fused]
+    tables = tables_job(recipe, scored)
+    last = report_job(list(sources.tasks), [tables, *fused])
+    return Plan((*_once(job for part in parts for job in part.before), tables, *fused, last))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The jobs of one seed.
+
+    Attributes:
+        before: those before the tables.
+        scored: those of them that the tables read.
+        fused: those that make the fused adapters.
+    """
+
+    before: Sequence[Job]
+    scored: Sequence[Job]
+    fused: Sequence[Job]
+
+    def marked(self, seed: int, shared: Collection[str]) -> _Part:
+        """Return the jobs with their seed, without one for those that other seeds share."""
+        before, scored, fused = (
+            [job if job.key in shared else replace(job, seed=seed) for job in jobs]
+            for jobs in (self.before, self.scored, self.fused)
+        )
+        return _Part(before, scored, fused)
+
+
+def _of_seed(recipe: Recipe, sources: Sources, zero_shot: ZeroShotJob) -> _Part:
     experts = expert_jobs(recipe, sources)
     statistics = statistics_jobs(recipe, sources, experts)
     columns = column_jobs(recipe, sources, experts)
-    zero_shot = zero_shot_job(recipe, sources)
     alone = expert_score_jobs(recipe, sources, experts, columns)
     fusions = fusion_score_jobs(recipe, sources, [zero_shot, *experts, *statistics, *columns, *alone])
-    tables = tables_job(recipe, [*experts, zero_shot, *alone, *fusions])
-    fused = fused_jobs(recipe, sources, experts, statistics, fusions)
-    last = report_job(list(sources.tasks), [tables, *fused])
-    return Plan((*experts, *statistics, *columns, zero_shot, *alone, *fusions, tables, *fused, last))
+    return _Part(
+        [*experts, *statistics, *columns, zero_shot, *alone, *fusions],
+        [*experts, zero_shot, *alone, *fusions],
+        fused_jobs(recipe, sources, experts, statistics, fusions),
+    )
+
+
+def _once(jobs: Iterable[Job]) -> list[Job]:
+    return list({job.key: job for job in jobs}.values())

@@ -164,7 +164,7 @@ def _modes(context: Context, timed: bool) -> Iterable[PlannedMode]:
     for mode in context.recipe.modes:
         jobs = [job for job in context.plan if isinstance(job, ExpertJob) and job.mode == mode]
         given = [job for job in jobs if isinstance(job, GivenJob)]
-        done = sum(len(job.tasks) for job in jobs if job.done(context))
+        done = sum(len(job.tasks) for job in jobs if job.done(context.at(job.seed)))
         sizes, estimates = _of_given(context, mode, given)
         adapters = sum(len(job.tasks) for job in jobs)
         planned = PlannedMode(mode, adapters, done, 0, 0.0, 0, (0, 0), 0, Memory({}, {}), None, len(given))
@@ -195,7 +195,7 @@ def _of_trained(
     config = context.recipe.finetune_config(mode)
     weight = mode_of(config).footprint(context.base, config)
     own = [_Head.sum_of(heads[task] for task in job.tasks) for job in jobs]  # each adapter has all of its job's
-    undone = [job for job in jobs if not job.done(context)]
+    undone = [job for job in jobs if not job.done(context.at(job.seed))]
     tasks = [context.task(name) for job in jobs for name in job.tasks]
     memory = Memory.most([memory_of(context.base, task, config, scored) for task in tasks])
     step = None

@@ -25,12 +25,13 @@ from typing import TYPE_CHECKING
 from tangora.config.recipe import Recipe
 from tangora.progress import Overall, Progress
 from tangora.runs.checks import check_methods, check_modes
-from tangora.runs.context import Context, prepare
+from tangora.runs.context import Context
 from tangora.runs.estimate import Estimate, measured_rates
 from tangora.runs.execution import perform
 from tangora.runs.folder import Clock, claim, locked, logged, provenance
 from tangora.runs.jobs import Job
 from tangora.runs.listener import Listener
+from tangora.runs.loading import prepare
 from tangora.runs.presence import driver_file, job_file, present, write_plan
 from tangora.runs.stages.experts import ExpertJob
 from tangora.runs.stages.scores import fold
@@ -120,17 +121,18 @@ def _drive(context: Context, clock: Clock) -> None:
 def _log_earlier(context: Context) -> None:
     """Say which adapters are taken as they are although their keys do not cover the code that trained them."""
     for job in context.plan:
-        if isinstance(job, ExpertJob) and job.is_earlier(context):
+        if isinstance(job, ExpertJob) and job.is_earlier(context.at(job.seed)):
             log.info(
                 "%s: taken as it is, from an earlier version; its key does not cover code. Delete %s to train it again",
                 job.label,
-                job.files(context)[0].parent,
+                job.files(context.at(job.seed))[0].parent,
             )
 
 
 def _say_again(context: Context, left: Sequence[Job]) -> None:
     """Say which adapters are there and are made again all the same: this may take long, and nobody asked for it."""
-    again = [job for job in left if isinstance(job, ExpertJob) and all(path.exists() for path in job.files(context))]
+    experts = [job for job in left if isinstance(job, ExpertJob)]
+    again = [job for job in experts if all(path.exists() for path in job.files(context.at(job.seed)))]
     if again:
         named = ", ".join(job.label for job in again[:_NAMED]) + (", ..." if len(again) > _NAMED else "")
         count = f"{len(again)} adapters are" if len(again) > 1 else "1 adapter is"
@@ -152,7 +154,7 @@ def _tidy(context: Context, left: Sequence[Job]) -> None:
             discard(job.checkpoints(context))
         job_file(context.run, job.key).unlink(missing_ok=True)
         if not job.recorded(context):
-            job.record(context, None)
+            job.record(context.at(job.seed), None)
 
 
 def missing(context: Context, jobs: Iterable[Job] | None = None) -> list[Job]:
@@ -164,6 +166,6 @@ def missing(context: Context, jobs: Iterable[Job] | None = None) -> list[Job]:
     """
     left: dict[str, Job] = {}
     for job in context.plan if jobs is None else jobs:
-        if any(key in left for key in job.inputs) or not job.done(context):
+        if any(key in left for key in job.inputs) or not job.done(context.at(job.seed)):
             left[job.key] = job
     return list(left.values())

@@ -106,7 +106,7 @@ def _check_failure_and_resuming(
     kinds = {job.kind for job in jobs if job.key in done}
     assert kinds == {"expert"}, f"{label}: what was done before the failure must stay done, got {kinds or 'nothing'}"
     obstacle.unlink()
-    left = [job for job in jobs if not job.done(context)]
+    left = [job for job in jobs if not job.done(context.at(job.seed))]
     events.clear()
     member.run(left, context, settings, events.append)
     _check_order(label, left, events)

@@ -38,7 +38,7 @@ def cells(recipe: Recipe) -> Iterator[Cell]:
     Modes without factors skip spaces of factors and entries with a rank, and those that cannot be routed skip routers;
     modes that leave nothing to fuse are left out.
     """
-    subsets = choose_subsets([t.name for t in recipe.tasks], recipe.fusion.subsets, recipe.seed)
+    subsets = choose_subsets([t.name for t in recipe.tasks], recipe.fusion.subsets, recipe.first_seed)
     mentioned = dict.fromkeys(space for entry in recipe.fusion.methods for space in entry.spaces)
     spaces = sorted(mentioned, key=lambda space: space != "delta")
     for mode, settings in recipe.modes.items():

@@ -44,7 +44,7 @@ class ColumnsJob(Job):
     split: str
 
     @property
-    def label(self) -> str:
+    def about(self) -> str:
         """Mode, task and split."""
         return f"columns · {self.mode} · {self.tasks[0]} · {self.split}"
 
@@ -57,8 +57,7 @@ class ColumnsJob(Job):
 
     def files(self, context: Context) -> list[Path]:
         """One file."""
-        name = f"{self.tasks[0]}-{self.split}.safetensors"
-        return [context.run / "cache" / "columns" / self.mode / name]
+        return [context.columns_of(self.mode) / f"{self.tasks[0]}-{self.split}.safetensors"]
 
     def done(self, context: Context) -> bool:
         """Return whether the file exists, is complete, and is of these experts and rows."""

@@ -8,7 +8,7 @@ RUN/cache/columns/<mode>/<task>-<split>-sites-<rows>.safetensors  one column per
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,14 +41,14 @@ class ColumnStore:
         base: the model.
         tasks: name -> task.
         experts: mode -> task -> adapter.
-        folder: folder of the files.
+        folder: mode -> folder of the files.
         batch_size: rows per forward pass.
     """
 
     base: Base
     tasks: Mapping[str, Task]
     experts: Mapping[str, Mapping[str, Adapter]]
-    folder: Path
+    folder: Callable[[str], Path]
     batch_size: int = 64
     _kept: dict[str, Columns] = field(default_factory=dict, repr=False)
 
@@ -125,7 +125,7 @@ class ColumnStore:
         kept = f"{key}-{rows}"
         if kept not in self._kept:
             name = f"{task}-{split}{self._suffix(rows) if trained else '-start'}"
-            path = self.folder / mode / f"{name}.safetensors"
+            path = self.folder(mode) / f"{name}.safetensors"
             path.parent.mkdir(parents=True, exist_ok=True)
             # Jobs in two processes may need the same columns: the second waits, and then reads them.
             with FileLock(path.with_name(f".{name}.lock")):

@@ -36,7 +36,7 @@ class ExpertJob(Job):
     mode: str
 
     @property
-    def label(self) -> str:
+    def about(self) -> str:
         """Mode and task."""
         return f"{self.mode} · {'+'.join(self.tasks)}"
 
@@ -49,7 +49,7 @@ class ExpertJob(Job):
         bench = Bench(
             context.base,
             scratch=self.checkpoints(context),
-            logs=context.run / "logs" / self.mode / "+".join(self.tasks),
+            logs=context.home / "logs" / self.mode / "+".join(self.tasks),
             on_step=lambda step, total, loss: context.progress.update(step, f"loss {loss:.3f}"),
         )
         folders = {task: _folder(context, self.mode, task) for task in self.tasks}
@@ -101,4 +101,4 @@ def _records(adapter: Adapter) -> dict[str, Any]:
 
 
 def _folder(context: Context, mode: str, task: str) -> Path:
-    return context.run / "adapters" / mode / task
+    return context.adapter(mode, task)

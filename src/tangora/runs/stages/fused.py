@@ -51,7 +51,7 @@ class FusedJob(Job):
     space: str
 
     @property
-    def label(self) -> str:
+    def about(self) -> str:
         """Mode and space."""
         return f"save · {self.mode} · {self.space}"
 
@@ -78,7 +78,7 @@ class FusedJob(Job):
         jobs = [job for key in self.inputs if isinstance(job := context.plan[key], FusionScoresJob)]
         outcomes = joined(job.outcomes(context) for job in jobs)
         size = max(len(subset) for job in jobs for subset in job.subsets)
-        parent = context.run / "fused" / self.mode
+        parent = context.home / "fused" / self.mode
         return {
             parent / _name(one): (one, selection)
             for one, selection in zip(outcomes.chosen, outcomes.selections, strict=True)

@@ -48,7 +48,7 @@ class GivenJob(ExpertJob):
     content: str
 
     @property
-    def label(self) -> str:
+    def about(self) -> str:
         """Mode and task."""
         return f"{self.mode} · {self.tasks[0]} · given"
 
@@ -63,7 +63,7 @@ class GivenJob(ExpertJob):
         stamped = replace(adapter, metadata=adapter.metadata.model_copy(update={"stage": self.key}))
         source = Path(os.fspath(context.recipe.modes[self.mode].experts[name])) / _RECORD
         beside = {_RECORD: source} if source.is_file() else {}
-        stamped.save(context.run / "adapters" / self.mode / name, overwrite=True, beside=beside)
+        stamped.save(context.adapter(self.mode, name), overwrite=True, beside=beside)
         context.experts.forget(self.mode, name)
         context.progress.advance()
         context.progress.end()

@@ -31,7 +31,7 @@ class ReportJob(Job):
     stage: ClassVar[str] = "report"
 
     @property
-    def label(self) -> str:
+    def about(self) -> str:
         """The name of the output."""
         return "report"
 

@@ -45,24 +45,26 @@ class ScoredRows:
 
     Attributes:
         tasks: name -> rows, in the recipe's order.
-        outcomes: keys of the jobs whose outcomes are those of ``scores.csv``.
-        seed: the recipe's, which determines the resamples of intervals.
+        outcomes: seed -> keys of the jobs whose outcomes are those of ``scores.csv``.
+        seed: the recipe's first, which determines the resamples of intervals.
         resamples: their number.
     """
 
     tasks: Mapping[str, ScoredTask]
-    outcomes: Sequence[str]
+    outcomes: Mapping[int, Sequence[str]]
     seed: int
     resamples: int
 
 
-def write_scored_rows(run: Path, tasks: Sequence[Task], outcomes: Sequence[str], seed: int, resamples: int) -> None:
+def write_scored_rows(
+    run: Path, tasks: Sequence[Task], outcomes: Mapping[int, Sequence[str]], seed: int, resamples: int
+) -> None:
     """Write the test rows of all tasks.
 
     Args:
         run: the run's folder.
         tasks: with a test split.
-        outcomes: keys of the jobs with the predictions.
+        outcomes: seed -> keys of the jobs with the predictions.
         seed, resamples: of the run's intervals.
     """
     rows = {
@@ -74,7 +76,8 @@ def write_scored_rows(run: Path, tasks: Sequence[Task], outcomes: Sequence[str],
         }
         for task in tasks
     }
-    raw = {"seed": seed, "resamples": resamples, "outcomes": list(outcomes), "tasks": rows}
+    keys = {"seeds": outcomes} if len(outcomes) > 1 else {"outcomes": [key for of in outcomes.values() for key in of]}
+    raw = {"seed": seed, "resamples": resamples, **keys, "tasks": rows}
     text = json.dumps(raw, separators=(",", ":"), ensure_ascii=False, default=lambda value: value.tolist())
     write_text(run / FILE, text + "\n")
 
@@ -92,7 +95,9 @@ def read_scored_rows(run: Path) -> ScoredRows:
     raw = read_json(path)
     try:
         tasks = {str(name): _task(one) for name, one in raw["tasks"].items()}
-        return ScoredRows(tasks, [str(key) for key in raw["outcomes"]], int(raw["seed"]), int(raw["resamples"]))
+        seeds = raw["seeds"] if "seeds" in raw else {raw["seed"]: raw["outcomes"]}
+        outcomes = {int(seed): [str(key) for key in keys] for seed, keys in seeds.items()}
+        return ScoredRows(tasks, outcomes, int(raw["seed"]), int(raw["resamples"]))
     except (KeyError, TypeError, ValueError, AttributeError) as cause:
         raise FileError("no rows in the file", where=path, fix="delete it and run the recipe again") from cause
 

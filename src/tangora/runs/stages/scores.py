@@ -65,7 +65,7 @@ class ZeroShotJob(ScoresJob):
     kind: ClassVar[str] = "zero-shot"
 
     @property
-    def label(self) -> str:
+    def about(self) -> str:
         """The name of the base's score."""
         return "score · zero-shot"
 
@@ -95,7 +95,7 @@ class ExpertScoresJob(ScoresJob):
     task: str
 
     @property
-    def label(self) -> str:
+    def about(self) -> str:
         """Mode and task."""
         return f"score · {self.mode} · {self.task}"
 
@@ -131,7 +131,7 @@ class FusionScoresJob(ScoresJob):
     subsets: tuple[tuple[str, ...], ...]
 
     @property
-    def label(self) -> str:
+    def about(self) -> str:
         """Mode, space and subsets."""
         first, last = ("+".join(subset) for subset in (self.subsets[0], self.subsets[-1]))
         return f"fuse · {self.mode} · {self.space} · {first}" + (f" … {last}" if len(self.subsets) > 1 else "")

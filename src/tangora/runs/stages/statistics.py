@@ -42,7 +42,7 @@ class StatisticsJob(Job):
     mode: str
 
     @property
-    def label(self) -> str:
+    def about(self) -> str:
         """Mode and task."""
         return f"statistics · {self.mode} · {self.tasks[0]}"
 
@@ -94,7 +94,7 @@ class StatisticsJob(Job):
         return not self.inputs_changed(context)  # the files do not record the expert's head
 
     def _path(self, context: Context) -> Path:
-        return context.run / "statistics" / self.mode / f"{self.tasks[0]}.safetensors"
+        return context.home / "statistics" / self.mode / f"{self.tasks[0]}.safetensors"
 
 
 def kinds_of(recipe: Recipe, mode: str) -> list[Statistic]:
@@ -124,6 +124,6 @@ def used_rows(context: Context) -> dict[str, Any]:
     keys, rows = {"kinds", "split", "rows", "labels"}, dict[str, Any]()
     for job in context.plan:
         if isinstance(job, StatisticsJob):
-            for task, one in context.statistics(job.mode).items():
+            for task, one in context.at(job.seed).statistics(job.mode).items():
                 rows.setdefault(job.mode, {})[task] = one.about.model_dump(include=keys, exclude_none=True)
     return rows
