@@ -44,7 +44,8 @@ def table(
         n_tasks: only fusions of so many tasks; by default the largest number, or all if it is a row or column.
         metric: by default the primary one of each task.
         methods, modes: only these; empty for all.
-        over: ``seed`` for means and standard deviations over runs that differ in the seed alone.
+        over: ``seed`` for means and standard deviations over runs that differ in the seed alone. A run with several
+            seeds has them anyway.
         bold: ``best`` of each column, without zero-shot and experts; ``all`` with them; or ``none``.
         oracle: whether fusions that were chosen on test rows are shown.
         digits: decimals.

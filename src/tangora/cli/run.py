@@ -32,6 +32,10 @@ class RunOptions(Options):
     recipe: RecipeArgument
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The run's folder; default: runs/NAME.")] = None
     settings: SettingsOption = None
+    seeds: Annotated[
+        str | None,
+        typer.Option("--seeds", metavar="N,N,...", help="Do what depends on a seed once with each, and average."),
+    ] = None
     trust_remote_code: TrustOption = False
     overwrite: OverwriteOption = False
     executor: Annotated[
@@ -52,6 +56,8 @@ class RunOptions(Options):
     def all_settings(self) -> list[str]:
         """The settings, those that have options of their own included."""
         chosen = list(self.settings or [])
+        if self.seeds is not None:
+            chosen.append(f"seeds=[{self.seeds}]")
         given = {"workers": self.workers, "address": self.address}
         own = {key: value for key, value in given.items() if value is not None}
         if self.executor is None:

@@ -17,11 +17,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SerializeAsAny,
+    SerializerFunctionWrapHandler,
+    TypeAdapter,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
+from tangora.config.comparison import EvaluationConfig, FusionConfig, SubsetConfig
 from tangora.config.executor import ExecutorConfig
 from tangora.config.fusion import FusionEntry, check_search
 from tangora.config.machine import MachineConfig
@@ -65,69 +77,10 @@ __all__ = [
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
-class SubsetConfig(Frozen):
-    """Which sets of tasks are fused."""
-
-    sizes: list[int] | Literal["all"] = Field(default="all", description="numbers of tasks, each at least 2")
-    per_size: Annotated[int, Field(ge=1)] | Literal["all"] = Field(
-        default="all", description="sampled by seed where there are more"
-    )
-
-    @field_validator("sizes")
-    @classmethod
-    def _at_least_two(cls, sizes: list[int] | str) -> list[int] | str:
-        if not isinstance(sizes, str) and (not sizes or min(sizes) < 2):
-            raise ValueError("sizes: each at least 2, and at least one size")
-        return sizes
-
-
-class StatisticsConfig(Frozen):
-    """Which of an expert's training rows statistics are collected on, for methods that use statistics."""
-
-    rows: int = Field(default=1000, ge=1, description="at most so many of each task, a sample by the recipe's seed")
-    batch_size: int = Field(default=16, ge=1, description="rows per forward pass")
-
-
-class FusionConfig(Frozen):
-    """Which subsets, methods and selections."""
-
-    subsets: SubsetConfig = Field(default=SubsetConfig(), description="which sets of tasks are fused")
-    methods: list[FusionEntry] = Field(
-        default_factory=lambda: [FusionEntry(method="average"), FusionEntry(method="task_arithmetic", weights=0.3)],
-        min_length=1,
-        description="the entries of the comparison: methods with their coefficients, searches and routers",
-    )
-    selection: list[Literal["validation", "oracle"]] = Field(
-        default=["validation"],
-        min_length=1,
-        description="rows that choose from a grid; oracle: the test rows, an upper bound that says nothing about use",
-    )
-    statistics: StatisticsConfig = Field(
-        default=StatisticsConfig(), description="rows that statistics of experts are collected on"
-    )
-
-    @model_validator(mode="after")
-    def _unique(self) -> FusionConfig:
-        seen: set[tuple[str, str, str]] = set()
-        for entry in self.methods:
-            for space in entry.spaces:
-                for mode in entry.modes or ["*"]:
-                    if (entry.label, space, mode) in seen:
-                        raise ValueError(
-                            f"methods: two entries are called {entry.label!r} in space {space}; give one a name"
-                        )
-                    seen.add((entry.label, space, mode))
-        return self
-
-
-class EvaluationConfig(Frozen):
-    """How scores are measured."""
-
-    batch_size: int = Field(default=64, ge=1, description="rows per forward pass")
-    others: bool = Field(
-        default=True, description="score experts and fusions on the test rows of tasks that they are not of, too"
-    )
-    bootstrap: int = Field(default=1000, ge=100, description="resamples for the 95 % interval")
+def _once(seeds: list[int]) -> list[int]:
+    if twice := [seed for i, seed in enumerate(seeds) if seed in seeds[:i]]:
+        raise ValueError(f"{twice[0]} is listed twice: list each seed once")
+    return seeds
 
 
 class Recipe(Frozen):
@@ -137,7 +90,7 @@ class Recipe(Frozen):
     title: str = Field(default="", description="of the report")
     description: str = Field(default="", description="text below the report's title")
     seed: Seed = Field(default=0, description="of splits, samples, initial values and trainings")
-    seeds: list[Seed] = Field(
+    seeds: Annotated[list[Seed], AfterValidator(_once)] = Field(
         default_factory=list,
         description="several in place of seed: trainings, fusions and scores are done once with each, and averaged; "
         "splits and sampled subsets are those of the first",
@@ -214,11 +167,18 @@ class Recipe(Frozen):
             return raw
         if not seeds:
             raise ValueError("seeds: there is none: list at least one, such as [0, 1, 2]")
-        if twice := [seed for i, seed in enumerate(seeds) if seed in seeds[:i]]:
-            raise ValueError(f"seeds: {twice[0]} is listed twice: list each seed once")
         rest = {key: value for key, value in raw.items() if key != "seeds" or len(seeds) > 1}
-        is_number = isinstance(seeds[0], int) and 0 <= seeds[0] < 2**32  # else it is refused at its place in seeds
-        return {**rest, "seed": seeds[0]} if is_number or len(seeds) == 1 else rest
+        if len(seeds) > 1:
+            with suppress(ValidationError):  # then it is refused at its place in seeds
+                return {**rest, "seed": TypeAdapter(Seed).validate_python(seeds[0])}
+            return rest
+        return {**rest, "seed": seeds[0]}
+
+    @model_serializer(mode="wrap")
+    def _as_read(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out ``seed`` or ``seeds``: a recipe has one of them."""
+        left_out = "seed" if self.seeds else "seeds"
+        return {key: value for key, value in handler(self).items() if key != left_out}
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
@@ -308,7 +268,7 @@ class Recipe(Frozen):
     def to_yaml(self, folder: Path | None = None) -> str:
         """Return the resolved recipe with every default filled in; with paths relative to the folder of its file."""
         recipe = self if folder is None else below(self, folder)
-        return dump(recipe.as_stated().model_dump(mode="json", exclude={"seed" if self.seeds else "seeds"}))
+        return dump(recipe.as_stated().model_dump(mode="json"))
 
     def as_stated(self) -> Recipe:
         """Return the recipe as a file states it, without whether somebody has agreed to run a model's code."""

@@ -1,4 +1,7 @@
-"""Intervals by resampling rows, and seeds if there are several. All candidates share the resamples, so that differences and ratios are paired."""
+"""Intervals by resampling rows, and seeds if there are several.
+
+All candidates share the resamples, so that differences and ratios are paired.
+"""
 
 from __future__ import annotations
 

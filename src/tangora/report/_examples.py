@@ -45,7 +45,7 @@ def source(recipe: Recipe, task: TaskSettings, labels: Mapping[str, Mapping[int,
     named = task.labels if isinstance(task.labels, list) else []
     classes = [named[i] if i < len(named) else f"class {i}" for i in range(count)]
     try:
-        names, parts = read_rows(task, recipe.base.family, recipe.seed)
+        names, parts = read_rows(task, recipe.base.family, recipe.first_seed)
     except DataError as cause:
         return Examples(classes, note=f"{task.name}: its rows are not at hand now ({cause.what}); numbers stand in.")
     for split, expected in labels.items():

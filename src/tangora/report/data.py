@@ -18,7 +18,7 @@ from tangora.evaluation.tables import BY_SEED, COLUMNS, SEED_COLUMNS, Row
 from tangora.report.analyses import Analyses, read_analyses
 from tangora.report.ordinary import BothWays, read_both_ways
 from tangora.report.parsing import parsed
-from tangora.report.seeds import mean_candidates, mean_polishes, mean_training, mean_ways
+from tangora.report.seeds import mean_polishes, mean_training, mean_ways
 from tangora.support.files import reachable, read_json
 from tangora.support.json_text import parse_json
 from tangora.support.yaml import parse
@@ -60,6 +60,7 @@ class CandidateRow:
     task: str
     score: float
     loss: float | None
+    seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,10 @@ class Run:
 
     def at(self, seed: int) -> Run:
         """Return the run with the scores of one of its seeds alone."""
-        return replace(self, scores=list(self.by_seed[seed]), recipe={**self.recipe, "seed": seed}, seeds=(), by_seed={})
+        recipe = {**{key: value for key, value in self.recipe.items() if key != "seeds"}, "seed": seed}
+        tried = [one for one in self.candidates if one.seed == seed]
+        scores = list(self.by_seed[seed])
+        return replace(self, scores=scores, candidates=tried, recipe=recipe, summary={}, seeds=(), by_seed={})
 
     @property
     def modes(self) -> list[str]:
@@ -167,14 +171,13 @@ def read_run(path: Path) -> Run:
     recipe_text = _optional(path / "recipe.yaml", _text, "", missing)
     by_seed = _by_seed(path)
     count = max(1, len(by_seed))
-    candidates = _optional(path / "candidates.csv", _candidates, [], missing)
     polishes = _optional(path / "polish.json", _polishes, [], {})
     folders = [path, *(path / "seeds" / str(seed) for seed in list(by_seed)[1:])]
     trainings = _training(folders, missing)
     return Run(
         path=path,
         scores=read_scores(path / "scores.csv"),
-        candidates=mean_candidates(candidates, count) if by_seed else candidates,
+        candidates=_optional(path / "candidates.csv", _candidates, [], missing),
         similarity=_optional(path / "similarity.json", _similarity, {}, missing),
         training={place: mean_training(of) if len(of) > 1 else of[0] for place, of in trainings.items()},
         recipe=_mapping(recipe_text, path / "recipe.yaml"),
@@ -278,7 +281,8 @@ def _candidates(path: Path) -> list[CandidateRow]:
 def _candidate(row: Mapping[str, str]) -> CandidateRow:
     texts = {k: row[k] for k in ("mode", "method", "space", "subset", "split", "parameters", "task")}
     weights = parse_json(row["weights"] or "null")
-    return CandidateRow(**texts, weights=weights, score=float(row["score"]), loss=_number(row["loss"]))
+    seed = int(row["seed"]) if row.get("seed") else None
+    return CandidateRow(**texts, weights=weights, score=float(row["score"]), loss=_number(row["loss"]), seed=seed)
 
 
 def _summary(path: Path) -> dict[tuple[str, str, str, str, int], dict[str, float | None]]:

@@ -23,11 +23,16 @@ def document(summary: Summary) -> dict[str, Any]:
         "tasks": tasks,
         "zero_shot": {"mean": mean_score(zero), "tasks": {name: row.score for name, row in zero.items()}},
         "experts": {
-            mode: {"mean": mean_score(rows), "tasks": {name: row.score for name, row in rows.items()}}
+            mode: {
+                "mean": mean_score(rows),
+                **({"sd": summary.expert_deviation(mode, tasks)} if summary.run.seeds else {}),
+                "tasks": {name: row.score for name, row in rows.items()},
+            }
             for mode, rows in experts.items()
         },
         "warnings": list(summary.run.warnings),
         "notes": notes(summary),
+        **({"seeds": list(summary.run.seeds)} if summary.run.seeds else {}),
         "fusions": [_fusion(summary, key, mean) for key, mean in summary.at_largest().items()],
     }
 
@@ -35,6 +40,7 @@ def document(summary: Summary) -> dict[str, Any]:
 def _fusion(summary: Summary, key: Key, mean: Mean) -> dict[str, Any]:
     rows = summary.fused_scores(key, summary.largest or "")
     texts = {row.coefficients for row in rows.values()}
+    over = {"sd": mean.sd, "kept_sd": mean.kept_sd, "by_seed": list(mean.seeds)} if summary.run.seeds else {}
     return {
         "mode": key.mode,
         "method": key.method,
@@ -46,6 +52,7 @@ def _fusion(summary: Summary, key: Key, mean: Mean) -> dict[str, Any]:
         "interval": [mean.low, mean.high],
         "kept": mean.kept,
         "kept_interval": [mean.kept_low, mean.kept_high],
+        **over,
         "tasks": {name: {"score": row.score, "kept": row.normalized} for name, row in rows.items()},
     }
 

@@ -39,6 +39,7 @@ class Beaten:
         scores: split -> mean score of the search, and of the single λ, on which the search is worse; of shares if
             the tasks' metrics have no common scale.
         shares: whether these are shares of the experts' scores.
+        averaged: whether the λ is a mean over seeds.
     """
 
     key: Key
@@ -46,6 +47,7 @@ class Beaten:
     weight: float
     scores: Mapping[str, tuple[float, float]]
     shares: bool = False
+    averaged: bool = False
 
     @property
     def sentence(self) -> str:
@@ -55,9 +57,10 @@ class Beaten:
         where = " and ".join(
             f"{shown(own)} against {shown(best)} on {s} rows" for s, (own, best) in self.scores.items()
         )
+        averaged = " on average over seeds" if self.averaged else ""
         return (
             f"{mode_name(self.key.mode)} with {self.key.name} {what} the best single λ "
-            f"({self.single.name}, λ {self.weight:g}): {where}."
+            f"({self.single.name}, λ {self.weight:.3g}{averaged}): {where}."
         )
 
 
@@ -96,11 +99,16 @@ def _beaten(summary: Summary, key: Key, splits: Mapping[str, Mapping[Key, float]
         for split, values in splits.items()
         if key in values and best in values and sense * values[key] < sense * values[best]
     }
-    return Beaten(key, best, rivals[best], worse, shares=not summary.direction) if worse else None
+    averaged = bool(summary.run.seeds)
+    shares = not summary.direction
+    return Beaten(key, best, rivals[best], worse, shares=shares, averaged=averaged) if worse else None
 
 
 def single_weight(summary: Summary, key: Key, subset: str) -> float | None:
     """Return the λ of a fusion with the same for all tasks and sites; None if there is none, or it is no number."""
+    if summary.at_seeds:  # a λ of each seed's own is one too, and has no number
+        weights = [single_weight(one, key, subset) for one in summary.at_seeds]
+        return None if None in weights else fmean(weight for weight in weights if weight is not None)
     texts = {row.coefficients for row in summary.fused_scores(key, subset).values()}
     try:
         raw = parse_json(texts.pop() or "{}") if len(texts) == 1 else {}

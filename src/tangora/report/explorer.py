@@ -13,15 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 from tangora.config.recipe import Recipe, load_run_recipe
 from tangora.errors import ArgumentError, FileError, RecipeError
+from tangora.evaluation.tables import BY_SEED
 from tangora.report import _examples, _pack, _presets
 from tangora.report._page import render
 from tangora.report.data import read_scores
+from tangora.report.seeds import named
 from tangora.support.extras import require
 from tangora.support.files import write_text
 from tangora.support.seams import FAMILIES
 
 if TYPE_CHECKING:
     from tangora.config.recipe import TaskSettings
+    from tangora.evaluation.tables import Row
     from tangora.tangent.columns import Columns
 
 __all__ = ["build", "build_all", "modes"]
@@ -151,6 +154,8 @@ def _read(folder: Path, recipe: Recipe, mode: str) -> _Content:
     from tangora.tangent.columns import load_columns  # deferred: imports torch
 
     tasks, notes = _showable(folder, recipe, mode)
+    if recipe.seeds:
+        notes.append(f"The run has {named(recipe.seeds)}. This page is of the adapters of seed {recipe.first_seed}.")
     content = _Content(recipe, mode, tasks, notes=notes)
     read = {}
     for task in tasks:
@@ -184,7 +189,7 @@ def _fit(content: _Content, read: Mapping[str, Mapping[str, Columns]]) -> None:
         content.splits[task] = {}
         for split, columns in splits.items():
             count = len(columns.labels)
-            rows = sample(count, most, content.recipe.seed, columns.labels.tolist())
+            rows = sample(count, most, content.recipe.first_seed, columns.labels.tolist())
             content.splits[task][split] = _Split(columns.rows(rows), count)
             if len(rows) < count:
                 content.notes.append(f"{task}, {split}: a sample of {len(rows):,} of {count:,} rows, to fit a page.")
@@ -257,7 +262,7 @@ def _all_presets(folder: Path, content: _Content) -> tuple[list[_presets.Preset]
     """Return presets, and the bytes of those with predictions per site: as many of these as fit."""
     from tangora.evaluation.predictions import read_site_predictions  # deferred: only a page needs them
 
-    scores, kept = read_scores(folder / "scores.csv"), read_site_predictions(folder)
+    scores, kept = _scores(folder, content.recipe), read_site_predictions(folder)
     presets = _presets.from_scores(content.recipe, scores, content.mode, content.names)
     rows = {name: {split: shown.rows for split, shown in splits.items()} for name, splits in content.splits.items()}
     taken, left_out = 0, [f"{label} is no preset: {_UNKNOWN}" for label in _presets.unknown(scores, kept, content.mode)]
@@ -270,6 +275,13 @@ def _all_presets(folder: Path, content: _Content) -> tuple[list[_presets.Preset]
         presets.append(preset)
     content.notes += left_out
     return presets, taken
+
+
+def _scores(folder: Path, recipe: Recipe) -> list[Row]:
+    """Return the scores of the seed whose columns the page has."""
+    if not recipe.seeds:
+        return read_scores(folder / "scores.csv")
+    return read_scores(folder / BY_SEED, seed=recipe.first_seed)
 
 
 def _task(

@@ -9,6 +9,7 @@ from typing import Any
 from tangora.report.doubts import notes
 from tangora.report.means import Mean
 from tangora.report.ordinary import in_words
+from tangora.report.seeds import ENOUGH, named, spread
 from tangora.report.summary import Key, Summary, mean_score, method_name, mode_name
 from tangora.support.shown import decimal
 
@@ -56,15 +57,22 @@ def headline(summary: Summary) -> Headline:
 
 
 def score_text(mean: Mean) -> str:
-    """Return a score with its interval, ``0.812 [0.803, 0.821]``."""
-    return _bracketed(decimal(mean.score), mean.low, mean.high, decimal)
+    """Return a score with its interval, ``0.812 [0.803, 0.821]``, and its deviation over seeds if there are several."""
+    return _bracketed(decimal(mean.score) + spread(mean.sd), mean.low, mean.high, decimal)
 
 
 def kept_text(mean: Mean) -> str:
     """Return a kept share with its interval, ``91.2 % [90.1, 92.3]``; empty if it is unknown."""
     if mean.kept is None:
         return ""
-    return _bracketed(percent(mean.kept), mean.kept_low, mean.kept_high, lambda x: f"{100 * x:.1f}")
+    if mean.kept_sd is None:
+        return _bracketed(percent(mean.kept), mean.kept_low, mean.kept_high, _points)
+    text = f"{_points(mean.kept)}{spread(mean.kept_sd, number=_points)}\u00a0%"
+    return _bracketed(text, mean.kept_low, mean.kept_high, _points)
+
+
+def _points(fraction: float) -> str:
+    return f"{100 * fraction:.1f}"
 
 
 def percent(fraction: float) -> str:
@@ -90,6 +98,7 @@ def _top_sentence(summary: Summary, top: Key, means: dict[Key, Mean], praise: st
     score = f"scores {score_text(mean)} on average" if summary.direction or not kept else ""
     praise = "" if count == 1 or not praise else f": {praise} {count} fusions"
     where = f"{mean.n_tasks} tasks fused" + (f" ({mean.subsets} subsets)" if mean.subsets > 1 else "")
+    where += f" and {len(summary.run.seeds)} seeds" if summary.run.seeds else ""
     mark = " (coefficients chosen on test: †oracle)" if top.oracle else ""
     return f"With {where}, {_full_name(top)}{mark} {' and '.join(filter(None, (score, kept)))}{praise}."
 
@@ -121,7 +130,7 @@ def _caveats(summary: Summary, top: Key, means: dict[Key, Mean]) -> list[str]:
             "they keep."
         )
     if low is not None and high is not None:
-        texts.append("Brackets are 95 % intervals from a bootstrap over test rows; training was not repeated.")
+        texts.append(_intervals(summary))
         if not summary.run.summary:
             texts[-1] += " Those of the kept share hold the experts fixed."
         rivals = [m for k, m in means.items() if k != top and not k.oracle and _overlaps(m, low, high)]
@@ -146,6 +155,20 @@ def _caveats(summary: Summary, top: Key, means: dict[Key, Mean]) -> list[str]:
     return texts
 
 
+def _intervals(summary: Summary) -> str:
+    """Return what the intervals are of."""
+    seeds = summary.run.seeds
+    if not seeds:
+        return "Brackets are 95 % intervals from a bootstrap over test rows; training was not repeated."
+    text = (
+        f"Numbers are means over {named(seeds)}, ± is the standard deviation over them, and brackets are 95 % "
+        "intervals from a bootstrap over seeds and test rows."
+    )
+    if len(seeds) < ENOUGH:
+        text += f" {len(seeds)} seeds are few: how much others would differ is only partly in the intervals."
+    return text
+
+
 def _overlaps(mean: Mean, low: float, high: float) -> bool:
     return mean.low is not None and mean.high is not None and mean.low <= high and mean.high >= low
 
@@ -159,7 +182,8 @@ def _given(summary: Summary) -> list[str]:
     if not named:
         return []
     what = f"Experts of {' and '.join(named)} were given, and not trained by this run"
-    return [f"{what}: what they were trained on, perhaps also rows that are scored here, is unknown."]
+    text = f"{what}: what they were trained on, perhaps also rows that are scored here, is unknown."
+    return [f"{text} They are the same with every seed." if summary.run.seeds else text]
 
 
 def _statistics(summary: Summary) -> list[str]:

@@ -33,7 +33,7 @@ class Drawing:
 
 def draw_all(summary: Summary, folder: Path) -> list[Drawing]:
     """Draw every figure, as ``name.png`` and ``name.pdf`` in ``folder`` and as SVG for the page."""
-    return [_draw(summary, plot, folder) for plot in PLOTS if not (plot.extra and plot.absent(summary))]
+    return [_draw(summary, plot.of(summary), folder) for plot in PLOTS if not (plot.extra and plot.absent(summary))]
 
 
 def _draw(summary: Summary, plot: Plot, folder: Path) -> Drawing:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -14,7 +14,12 @@ __all__ = ["Mean", "interval_of", "kept_interval", "mean_of", "over_subsets"]
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean over the tasks of one subset, or over several subsets of one size."""
+    """A mean over the tasks of one subset, or over several subsets of one size; with several seeds, over these too.
+
+    Attributes:
+        sd, kept_sd: standard deviations over seeds; None with one seed.
+        seeds, kept_seeds: the values with each seed; none with one seed.
+    """
 
     n_tasks: int
     score: float
@@ -26,6 +31,10 @@ class Mean:
     kept_best: float | None
     all_tasks: float | None
     subsets: int = 1
+    sd: float | None = None
+    kept_sd: float | None = None
+    seeds: Sequence[float] = ()
+    kept_seeds: Sequence[float] = ()
 
 
 def kept_interval(

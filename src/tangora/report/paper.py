@@ -21,7 +21,7 @@ __all__ = ["BOLD", "DIMENSIONS", "VALUES", "TableSettings", "paper_table"]
 
 DIMENSIONS = ("run", "mode", "method", "n_tasks", "task")
 Place: TypeAlias = tuple[int, int]
-"""Numbers of a row and a column."""
+"""Numbers of a row and a column, or of a run and its seed."""
 VALUES, BOLD = ("score", "kept"), ("best", "all", "none")
 
 
@@ -103,10 +103,11 @@ class _Drawing:
         if len(self.tasks) == 1:  # a mean over one task says nothing new
             self.shown = [v for v in self.shown if not by_task or v.task != MEAN]
         self.names = [*self._varying(), settings.rows]
-        self.cells: dict[tuple[Any, ...], dict[Any, dict[int, list[float | None]]]] = {}
+        self.cells: dict[tuple[Any, ...], dict[Any, dict[Place, list[float | None]]]] = {}
         for value in self.shown:
             row = self.cells.setdefault(tuple(_of(value, name) for name in self.names), {})
-            row.setdefault(_of(value, settings.columns), {}).setdefault(value.run, []).append(value.value)
+            cell = row.setdefault(_of(value, settings.columns), {})
+            cell.setdefault((value.run, value.seed), []).append(value.value)
 
     @property
     def tasks(self) -> list[str]:
@@ -152,14 +153,14 @@ class _Drawing:
         return sorted(self.cells, key=lambda key: [place[part] for place, part in zip(places, key, strict=True)])
 
     def _value(self, key: tuple[Any, ...], head: Any) -> tuple[float, float | None] | None:
-        """Return the mean of a cell over subsets, and over runs with its deviation; None if there is none."""
-        by_run = self.cells[key].get(head, {})
-        means = [fmean(v for v in of_run if v is not None) for of_run in by_run.values() if None not in of_run]
-        if not means or len(means) < len(by_run):
+        """Return the mean of a cell over subsets, and over seeds with its deviation; None if there is none."""
+        by_seed = self.cells[key].get(head, {})
+        means = [fmean(v for v in of_seed if v is not None) for of_seed in by_seed.values() if None not in of_seed]
+        if not means or len(means) < len(by_seed):
             return None
-        if not self.settings.over:
+        if not self.settings.over and len(means) == 1:
             return means[0], None
-        if len(means) < len(self.values.labels):
+        if self.settings.over and len(means) < sum(self.values.seeds):
             where = ", ".join(self._name(name, part) for name, part in zip(self.names, key, strict=True))
             fix = "give runs with the same fusions, or choose some by --method and --mode"
             raise ArgumentError("not every run has this", got=where, where="--over", fix=fix)
@@ -262,10 +263,20 @@ class _Drawing:
             said.append(f"less is better of {', '.join(less)}")
         if any(value.method[2] == "oracle" for value in self.shown):
             said.append("† coefficients chosen on test rows: an upper bound, not a result")
-        if self.settings.over:
-            count = len(self.values.labels)
-            said.append(f"mean ± sample standard deviation (n - 1) of {count} runs that differ in the seed")
+        if what := _what_differs(self.values.seeds, self.settings.over, self.values.labels):
+            said.append(f"mean ± sample standard deviation (n - 1) of {what}")
         return said
+
+
+def _what_differs(seeds: Sequence[int], over: str | None, labels: Sequence[str]) -> str:
+    """Return what means and deviations are of; nothing without any."""
+    if max(seeds) == 1:
+        return f"{len(seeds)} runs that differ in the seed" if over else ""
+    if over or len(seeds) == 1:
+        return f"{sum(seeds)} seeds"
+    if len(set(seeds)) == 1:
+        return f"the {seeds[0]} seeds of each run"
+    return "the seeds of each run: " + ", ".join(f"{label} {n}" for label, n in zip(labels, seeds, strict=True))
 
 
 _HEADERS: Mapping[str, str] = {"n_tasks": "tasks fused"}

@@ -25,7 +25,7 @@ Method: TypeAlias = tuple[str, str, str]
 """Method, space and selection, as in ``scores.csv``."""
 
 _REFERENCES = ("zero_shot", "expert")
-_UNLIKE = {"seed", "name", "title", "description", "executor", "machine"}
+_UNLIKE = {"seed", "seeds", "name", "title", "description", "executor", "machine"}
 """Keys of a recipe that may differ between runs that differ in the seed."""
 
 
@@ -35,6 +35,7 @@ class Value:
 
     Attributes:
         run: number of the run.
+        seed: the seed, or 0 of a run of one.
         mode, method, n_tasks, task: what it is of; the task is `MEAN` for the mean over the subset's tasks.
         subset: names of the fused tasks.
         value: score or share; None if there is none.
@@ -47,6 +48,7 @@ class Value:
     task: str
     subset: str
     value: float | None
+    seed: int = 0
 
     @property
     def tasks(self) -> frozenset[str]:
@@ -67,12 +69,14 @@ class Values:
         listed: in the order of a report: zero-shot, then mode by mode experts and fusions.
         metrics: task -> its metric.
         labels: a name for each run.
+        seeds: for each run, how many seeds it has.
         notes: what a reader should know.
     """
 
     listed: Sequence[Value]
     metrics: Mapping[str, str]
     labels: Sequence[str]
+    seeds: Sequence[int]
     notes: Sequence[str]
 
 
@@ -85,7 +89,8 @@ def values_of(runs: Sequence[Run], settings: TableSettings) -> Values:
     """
     if settings.over:
         _check_seeds(runs)
-    summaries = [Summary(_of_split(run, settings.split)) for run in runs]
+    each = [(i, seed, one) for i, run in enumerate(runs) for seed, one in _at_seeds(run)]
+    summaries = [Summary(_of_split(one, settings.split)) for _, _, one in each]
     metrics: dict[str, str] = {}
     for summary in summaries:
         for task, metric in summary.metrics.items():
@@ -93,12 +98,22 @@ def values_of(runs: Sequence[Run], settings: TableSettings) -> Values:
                 fix = "name a metric that all of them have: --metric"
                 got = f"{metrics[task]} and {metric}"
                 raise ArgumentError(f"the runs score {task} by different metrics", got=got, where="--metric", fix=fix)
-    listed = [v for i, summary in enumerate(summaries) for v in _of_run(i, summary, settings)]
+    listed = [
+        replace(value, seed=seed)
+        for (i, seed, _), summary in zip(each, summaries, strict=True)
+        for value in _of_run(i, summary, settings)
+    ]
     _check(listed, summaries, settings)
     shown = {name for value in listed for name in value.subset.split("+")}
     notes = dict.fromkeys(note for summary in summaries for note in _notes(summary, settings))
     notes |= dict.fromkeys(_subset_notes(listed))
-    return Values(listed, {t: m for t, m in metrics.items() if t in shown}, _labels(runs), list(notes))
+    shown_metrics = {task: metric for task, metric in metrics.items() if task in shown}
+    return Values(listed, shown_metrics, _labels(runs), [max(1, len(run.seeds)) for run in runs], list(notes))
+
+
+def _at_seeds(run: Run) -> list[tuple[int, Run]]:
+    """Return each seed of a run with its scores."""
+    return [(seed, run.at(seed)) for seed in run.seeds] or [(0, run)]
 
 
 def _of_split(run: Run, split: str) -> Run:
@@ -218,13 +233,13 @@ def _labels(runs: Sequence[Run]) -> list[str]:
 
 def _check_seeds(runs: Sequence[Run]) -> None:
     """Refuse runs that do not differ in the seed, or not in the seed alone."""
-    if len(runs) < 2:
-        fix = "give several runs of one recipe with different seeds"
-        raise ArgumentError("a standard deviation needs two runs", got=len(runs), where="--over", fix=fix)
     for run in runs:
-        if "seed" not in run.recipe:
+        if not run.seeds and "seed" not in run.recipe:
             raise ArgumentError("the run's recipe has no seed", where=run.path / "recipe.yaml", fix="leave --over out")
-    seeds = [run.recipe["seed"] for run in runs]
+    seeds = [seed for run in runs for seed in run.seeds or [run.recipe["seed"]]]
+    if len(seeds) < 2:
+        fix = "give several runs of one recipe with different seeds, or a run with seeds"
+        raise ArgumentError("a standard deviation needs two seeds", got=len(seeds), where="--over", fix=fix)
     if len(set(map(str, seeds))) < len(seeds):
         raise ArgumentError("two runs have the same seed", got=seeds, where="--over", fix="give each seed once")
     first = _settings(runs[0].recipe)

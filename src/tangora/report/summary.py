@@ -8,6 +8,7 @@ from functools import cached_property
 from statistics import fmean
 
 from tangora.errors import FileError
+from tangora.evaluation.seeds import deviation
 from tangora.evaluation.shares import higher, mean_share, no_share
 from tangora.evaluation.tables import Row
 from tangora.report.data import PolishRow, Run
@@ -177,10 +178,14 @@ class Summary:
         entry = self.run.summary.get((key.mode, key.method, key.space, key.selection, mean.n_tasks))
         if entry is None or int(entry["subsets"] or 0) != mean.subsets:
             return mean
+        seeds = self.run.seed_values.get((key.mode, key.method, key.space, key.selection, mean.n_tasks), {})
+        scores, shares = (tuple(seeds.get(name, ())) for name in ("absolute", "kept"))
         mean = replace(mean, low=entry["absolute_low"], high=entry["absolute_high"])
+        mean = replace(mean, seeds=scores, sd=deviation(scores))
         if mean.kept is None or entry["kept"] is None or abs(mean.kept - entry["kept"]) > _ROUNDED * abs(mean.kept):
             return replace(mean, kept_low=None, kept_high=None)  # of other tasks: an earlier version left none out
-        return replace(mean, kept_low=entry["kept_low"], kept_high=entry["kept_high"])
+        mean = replace(mean, kept_low=entry["kept_low"], kept_high=entry["kept_high"])
+        return replace(mean, kept_seeds=shares, kept_sd=deviation(shares))
 
     def shown(self) -> list[Key]:
         """Return the keys for figures: without oracles, unless a run has only oracles."""
@@ -196,6 +201,16 @@ class Summary:
         """Return each task's own expert."""
         own = {r.task: r for r in self.rows if r.method == "expert" and r.mode == mode and r.subset == r.task}
         return own if tasks is None else {t: own[t] for t in tasks if t in own}
+
+    @cached_property
+    def at_seeds(self) -> list[Summary]:
+        """The summaries of each seed alone; none of a run of one."""
+        return [Summary(self.run.at(seed)) for seed in self.run.seeds]
+
+    def expert_deviation(self, mode: str, tasks: Iterable[str] | None = None) -> float | None:
+        """Return the standard deviation over seeds of the mean of a mode's experts; None with one seed."""
+        listed = None if tasks is None else list(tasks)
+        return deviation([mean_score(of_seed.experts(mode, listed)) for of_seed in self.at_seeds])
 
     @cached_property
     def validated(self) -> dict[tuple[str, str], Row]:

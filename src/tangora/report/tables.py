@@ -11,6 +11,7 @@ from typing import Any
 from tangora.evaluation.tables import Row
 from tangora.report.headline import kept_text, percent, score_text
 from tangora.report.means import Mean
+from tangora.report.seeds import named, spread
 from tangora.report.summary import Key, Summary, mean_score, method_name, mode_name
 from tangora.report.ways import reference, ways
 from tangora.report.wide import Column, Wide
@@ -59,14 +60,14 @@ def overview(summary: Summary) -> PageTable:
     """Return the table of base, experts and every fusion on the largest subset, task by task."""
     size = summary.sizes[-1] if summary.sizes else len(summary.run.tasks)
     tasks = summary.largest.split("+") if summary.largest else summary.run.tasks
-    rows = [["–", "zero-shot", "", *_reference(summary, summary.zero_shot(tasks), tasks, None)]]
+    rows = [["–", "zero-shot", "", *_reference(summary, summary.zero_shot(tasks), tasks, None, None)]]
     for mode in summary.run.modes:
         rows.append(
             [
                 mode_name(mode),
                 "experts, one per task",
                 "",
-                *_reference(summary, summary.experts(mode, tasks), tasks, 1.0),
+                *_reference(summary, summary.experts(mode, tasks), tasks, 1.0, summary.expert_deviation(mode, tasks)),
             ]
         )
     marked = set()
@@ -76,7 +77,7 @@ def overview(summary: Summary) -> PageTable:
         rows.append([*_names(key), *_mean_cells(summary, mean), *_task_cells(summary, key, tasks)])
     subsets = max((m.subsets for m in summary.at_largest().values()), default=1)
     several = f"; means over {subsets} subsets, tasks from the first" if subsets > 1 else ""
-    caption = f"Test scores with {size} tasks fused{several}"
+    caption = f"Test scores with {size} tasks fused{several}{_over(summary)}"
     columns = ["mode", "method", "chosen on", "mean score", "kept of own experts", "kept of best experts", *tasks]
     return PageTable(caption, columns, rows, marked=marked)
 
@@ -96,7 +97,8 @@ def by_size(summary: Summary) -> PageTable:
         rows.append(row)
     marked = {i for i, key in enumerate(summary.fused) if key.oracle}
     return PageTable(
-        "By number of fused tasks: score and kept over the fused tasks, score over every task of the run",
+        "By number of fused tasks: score and kept over the fused tasks, score over every task of the run"
+        + _over(summary),
         columns,
         rows,
         marked=marked,
@@ -122,7 +124,8 @@ def training(summary: Summary) -> PageTable:
             ]
         )
     columns = ["mode", "task", "trainable", "share", "steps", "last loss", "validation score", "seconds"]
-    return PageTable("Experts", columns, rows, text_columns=2)
+    seeds = summary.run.seeds
+    return PageTable(f"Experts; means over {named(seeds)}" if seeds else "Experts", columns, rows, text_columns=2)
 
 
 def polish(summary: Summary) -> PageTable | None:
@@ -135,7 +138,8 @@ def polish(summary: Summary) -> PageTable | None:
         counts = sorted(set(row.rows.values()))
         scores = [_mean_or_dash(summary, value) for value in (before, after, mean_score(experts))]
         cells = [*scores, f"{loss:.4f}", f"{last:.4f}"]
-        cells += [str(counts[0]) if len(counts) == 1 else f"{counts[0]}–{counts[-1]}", str(row.step)]
+        steps = ", ".join(map(str, row.steps or [row.step]))
+        cells += [str(counts[0]) if len(counts) == 1 else f"{counts[0]}–{counts[-1]}", steps]
         gained = [_gained(summary.metrics.get(task, ""), *pair) for task, pair in row.scores.items()]
         names = [mode_name(row.mode), method_name(row.method, row.space), CHOSEN.get(row.selection, row.selection)]
         rows.append([*names, *cells, *gained])
@@ -144,7 +148,8 @@ def polish(summary: Summary) -> PageTable | None:
         return None
     columns = ["mode", "method", "chosen on", "fused", "polished", "experts", "divergence before", "after"]
     return PageTable(
-        "Polish: mean test score before and after, divergence from the experts in nats, and what each task gained",
+        "Polish: mean test score before and after, divergence from the experts in nats, and what each task gained"
+        + (f"; means over {named(summary.run.seeds)}" if summary.run.seeds else ""),
         [*columns, "rows a task", "step", *tasks],
         rows,
     )
@@ -169,6 +174,7 @@ def both_ways(summary: Summary) -> PageTable | None:
         pairs = (one.scores.get(task) for task in tasks)
         rows.append([mode_name(one.mode), one.name, where, one.split, *means, *map(_pair, pairs)])
     caption = "Adapters of an expansion in the ordinary network with their weights, which is another function"
+    caption += f"; means over {named(summary.run.seeds)}" if summary.run.seeds else ""
     columns = ["mode", "adapter", "ordinary network", "rows", "in the expansion", "in the ordinary network", *tasks]
     return PageTable(caption, columns, rows, text_columns=4)
 
@@ -179,7 +185,8 @@ def ways_table(summary: Summary) -> PageTable | None:
     for way in ways(summary):
         numbers = [_rounded(way.trainable), _rounded(way.stored), _minutes(way.seconds)]
         kept = "–" if way.kept is None else percent(way.kept)
-        rows.append([way.name, way.group, way.data, way.added, _or_dash(way.score), kept, *numbers])
+        score = _or_dash(way.score) + (spread(way.sd) if way.score is not None else "")
+        rows.append([way.name, way.group, way.data, way.added, score, kept, *numbers])
     if not rows:
         return None
     mode = reference(summary)
@@ -189,6 +196,8 @@ def ways_table(summary: Summary) -> PageTable | None:
         "Ways to one model: what each scores, stores and needs. Trainings of fused and routed ones are their experts', "
         "with that of a polish or of a router"
     )
+    if seeds := summary.run.seeds:
+        caption += f"; scores are means over {named(seeds)}, sizes and times those of seed {seeds[0]}"
     return PageTable(caption, [*columns, "stored per task", "minutes of training"], rows, text_columns=4)
 
 
@@ -249,14 +258,23 @@ def _terminal_table(summary: Summary, mode: str) -> Wide:
     measured = [mean_score(zero), mean_score(experts), *(means[key].score for key in keys)]
     score = [_mean_or_dash(summary, value) for value in measured]
     kept = ["", "", *(_share(means[key].kept) for key in keys)]
-    chosen = ["", "", *(coefficients_text([row.coefficients for row in rows.values()]) for rows in fused)]
+    chosen = ["", "", *(_chosen_text(summary, [row.coefficients for row in rows.values()]) for rows in fused)]
     columns = [Column("mean", score), Column("kept", kept), Column("coefficients", chosen, most=30, numbers=False)]
+    if summary.run.seeds and summary.direction:
+        spreads = [None, summary.expert_deviation(mode, tasks), *(means[key].sd for key in keys)]
+        columns.insert(1, Column("sd", [_or_dash(sd) if sd is not None else "" for sd in spreads]))
     for task in tasks:
         cells = [_or_dash(rows[task].score if task in rows else None) for rows in (zero, experts)]
         columns.append(Column(task, [*cells, *(_terminal_cell(rows.get(task)) for rows in fused)], most=10))
     names = ["zero-shot", "experts", *(key.name for key in keys)]
-    title = f"{mode_name(mode)}: test score with {len(tasks)} tasks fused, and share of the expert's"
+    over = f" (means over {named(summary.run.seeds)})" if summary.run.seeds else ""
+    title = f"{mode_name(mode)}: test score with {len(tasks)} tasks fused, and share of the expert's{over}"
     return Wide(title, Column("method", names, numbers=False), columns, ruled=frozenset({2}))
+
+
+def _chosen_text(summary: Summary, written: Sequence[str]) -> str:
+    """Return a readable text of coefficients; with several seeds, of which each has its own, there is none of all."""
+    return "differ by seed" if summary.run.seeds and set(written) == {""} else coefficients_text(written)
 
 
 def coefficients_text(written: Sequence[str]) -> str:
@@ -317,7 +335,17 @@ def _mean_cells(summary: Summary, mean: Mean) -> list[str]:
 
 def _task_cells(summary: Summary, key: Key, tasks: Sequence[str]) -> list[str]:
     scores = summary.fused_scores(key, summary.largest or "")
-    return [_or_dash(scores[t].score if t in scores else None) for t in tasks]
+    return [_score_or_dash(scores.get(t)) for t in tasks]
+
+
+def _score_or_dash(row: Row | None) -> str:
+    return "–" if row is None else decimal(row.score) + spread(row.score_sd)
+
+
+def _over(summary: Summary) -> str:
+    """Return over how many seeds a table has means; nothing for one."""
+    seeds = summary.run.seeds
+    return f"; means over {named(seeds)} ± their standard deviation" if seeds else ""
 
 
 def _mean_text(summary: Summary, mean: Mean) -> str:
@@ -329,15 +357,17 @@ def _mean_or_dash(summary: Summary, value: float | None) -> str:
     return _or_dash(value if summary.direction else None)
 
 
-def _reference(summary: Summary, rows: dict[str, Row], tasks: Sequence[str], kept: float | None) -> list[str]:
+def _reference(
+    summary: Summary, rows: dict[str, Row], tasks: Sequence[str], kept: float | None, sd: float | None
+) -> list[str]:
     best = summary.mean_kept_best(rows.values())
     of_best = percent(best) if best is not None else "–"
     own = percent(kept) if kept is not None else "–"
     return [
-        _mean_or_dash(summary, mean_score(rows)),
+        _mean_or_dash(summary, mean_score(rows)) + (spread(sd) if summary.direction else ""),
         own,
         of_best,
-        *(_or_dash(rows[t].score if t in rows else None) for t in tasks),
+        *(_score_or_dash(rows.get(t)) for t in tasks),
     ]
 
 

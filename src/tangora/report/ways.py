@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal, TypeAlias
 
 from pydantic import ValidationError
@@ -17,6 +18,7 @@ from pydantic import ValidationError
 from tangora.adapters.metadata import read_metadata
 from tangora.config.fusion import FusionEntry
 from tangora.errors import FileError, TangoraError
+from tangora.evaluation.seeds import deviation
 from tangora.evaluation.shares import finite, higher, kept, mean_share
 from tangora.evaluation.tables import Row
 from tangora.report.summary import Key, Summary, mean_score, method_name, mode_name
@@ -52,6 +54,7 @@ class Way:
         seconds: of training, of all tasks together; None if nothing is recorded.
         data: what it needs, of `DATA`.
         added: what has to be done for one more task.
+        sd: standard deviation of the score over seeds; None with one seed.
     """
 
     name: str
@@ -63,6 +66,7 @@ class Way:
     seconds: float | None
     data: str
     added: str
+    sd: float | None = None
 
 
 @dataclass(frozen=True)
@@ -173,16 +177,31 @@ def _way(summary: Summary, name: str, group: Group, rows: Mapping[str, Row], cos
     count = max(1, len(rows))
     score = mean_score(dict(rows)) if summary.direction else None
     per_task = [None if total is None else total / count for total in (cost.trainable, cost.stored)]
-    return Way(name, group, score, _kept(summary, rows), per_task[0], per_task[1], cost.seconds, data, added)
+    sd = deviation([mean_score(_same(one, rows)) for one in summary.at_seeds])
+    return Way(name, group, score, _kept(summary, rows), per_task[0], per_task[1], cost.seconds, data, added, sd)
 
 
 def _kept(summary: Summary, rows: Mapping[str, Row]) -> float | None:
-    """Return the mean share of the reference's experts."""
+    """Return the mean share of the reference's experts; with several seeds the mean of the share with each."""
+    if summary.at_seeds:
+        shares = [_kept(one, _same(one, rows)) for one in summary.at_seeds]
+        return None if None in shares else fmean(share for share in shares if share is not None)
     mode = reference(summary)
     experts = summary.experts(mode, rows) if mode is not None else {}
     left_out = [(mode, task) in summary.without_share for task in rows]
     shares = [_share(summary, row, experts.get(task)) for task, row in rows.items()]
     return mean_share(zip(shares, left_out, strict=True))
+
+
+def _same(summary: Summary, rows: Mapping[str, Row]) -> dict[str, Row]:
+    """Return the rows of the same experts or fusion in the scores of one seed."""
+    wanted = {_place(row) for row in rows.values()}
+    found = {row.task: row for row in summary.rows if _place(row) in wanted}
+    return {task: found[task] for task in rows if task in found}
+
+
+def _place(row: Row) -> tuple[str, ...]:
+    return row.mode, row.method, row.space, row.subset, row.selection, row.task
 
 
 def _share(summary: Summary, row: Row, expert: Row | None) -> float | None:

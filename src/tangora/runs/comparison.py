@@ -125,7 +125,8 @@ class RunComparison:
             yield "less is better"
         seeds = self._seeds
         of_seeds = f"seeds ({', '.join(map(str, seeds))}) and of " if seeds else ""
-        yield f"low, high: 95 % interval of {self.resamples:,} paired bootstrap resamples of {of_seeds}rows within tasks"
+        resampled = f"paired bootstrap resamples of {of_seeds}rows within tasks"
+        yield f"low, high: 95 % interval of {self.resamples:,} {resampled}"
         if seeds:
             yield f"sd: of the difference over {len(seeds)} seeds; so few show little of how much others would differ"
         exact = sum(row.test.exact for row in self.rows)

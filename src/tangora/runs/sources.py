@@ -100,8 +100,8 @@ def _recipe_digest(recipe: Recipe, run: Path | None = None) -> str:
     Where these adapters are does not count, but their contents in `Sources.given`. Without a run, the hash is that of
     earlier versions.
     """
-    recipe = recipe.at(recipe.first_seed)  # rows are read once, whatever the other seeds
     recipe = recipe if run is None else below(recipe, run)
-    named = recipe.as_stated().model_dump(mode="json", include={"base", "tasks", "seed"})
+    named = recipe.as_stated().model_dump(mode="json", include={"base", "tasks"})
+    named["seed"] = recipe.first_seed  # rows are read once, whatever the other seeds
     given = {mode: sorted(of.experts) for mode, of in recipe.modes.items() if of.experts}
     return digest({**named, "experts": given} if given else named)

@@ -6,11 +6,12 @@ Each is one function from a run and a layout to a `matplotlib.figure.Figure`, us
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from matplotlib.figure import Figure
 
 from tangora.report.figures import bars, coefficient, linearity, planes, polish, scaling, similarity, training, ways
+from tangora.report.seeds import named
 from tangora.report.summary import Summary
 from tangora.report.theme import Layout
 
@@ -28,6 +29,7 @@ class Plot:
         draw: draws it.
         absent: returns why it cannot be drawn from these files, or None.
         extra: whether only some runs have it (``tangora analyze``, a polish): without its file, there is no section.
+        seeds: what the caption of a run of several seeds says too.
     """
 
     name: str
@@ -36,6 +38,14 @@ class Plot:
     draw: Callable[[Summary, Layout], Figure]
     absent: Callable[[Summary], str | None]
     extra: bool = False
+    seeds: str = ""
+
+    def of(self, summary: Summary) -> Plot:
+        """Return the figure with what its caption says of a run of several seeds."""
+        if not summary.run.seeds or not self.seeds:
+            return self
+        texts = {"seeds": named(summary.run.seeds), "first": f"seed {summary.run.seeds[0]}"}
+        return replace(self, caption=f"{self.caption} {self.seeds.format(**texts)}")
 
 
 PLOTS = (
@@ -47,6 +57,7 @@ PLOTS = (
         "Dotted: the base model, zero-shot.",
         scaling.absolute,
         scaling.no_mean,
+        seeds="Means over {seeds}, and small dots single seeds too; strokes are intervals over seeds and test rows.",
     ),
     Plot(
         "kept_by_tasks",
@@ -55,6 +66,7 @@ PLOTS = (
         "A mode with weak experts can keep much and still score little: read this beside the absolute scores.",
         scaling.kept,
         scaling.absent,
+        seeds="Means over {seeds}, each with the experts of its own; small dots are single seeds.",
     ),
     Plot(
         "per_task",
@@ -64,6 +76,7 @@ PLOTS = (
         "the tasks' metrics have no common scale, all of these are shares of the best expert's score.",
         bars.draw,
         bars.absent,
+        seeds="Means over {seeds}; dots are single seeds, whiskers intervals over seeds and test rows.",
     ),
     Plot(
         "coefficient",
@@ -73,6 +86,7 @@ PLOTS = (
         "experts' scores. Faint lines are the method's other parameter settings. Test data plays no part here.",
         coefficient.draw,
         coefficient.absent,
+        seeds="Lines are means over {seeds}, thin ones single seeds; each λ that one of them chose has a large marker.",
     ),
     Plot(
         "similarity",
@@ -81,6 +95,7 @@ PLOTS = (
         "negative, the stronger the larger; one colour scale for every mode.",
         similarity.draw,
         similarity.absent,
+        seeds="Means over {seeds}, each between task vectors of one seed.",
     ),
     Plot(
         "training",
@@ -89,6 +104,7 @@ PLOTS = (
         "run; markers are the loss on validation.",
         training.draw,
         training.absent,
+        seeds="Means over {seeds}; the faint lines are single seeds, smoothed too.",
     ),
     Plot(
         "polish",
@@ -98,6 +114,7 @@ PLOTS = (
         polish.draw,
         polish.absent,
         extra=True,
+        seeds="The line with markers is {first}, thin ones are the others.",
     ),
     Plot(
         "ways",
@@ -109,6 +126,7 @@ PLOTS = (
         ways.draw,
         ways.absent,
         extra=True,
+        seeds="Means over {seeds}; strokes are their standard deviations. Sizes are those of {first}.",
     ),
     Plot(
         "disentanglement",
@@ -119,6 +137,7 @@ PLOTS = (
         planes.error,
         planes.absent,
         extra=True,
+        seeds="Experts of {first}.",
     ),
     Plot(
         "landscape",
@@ -129,6 +148,7 @@ PLOTS = (
         planes.loss,
         planes.absent,
         extra=True,
+        seeds="Experts of {first}.",
     ),
     Plot(
         "sign_conflict",
@@ -139,6 +159,7 @@ PLOTS = (
         similarity.signs,
         similarity.no_signs,
         extra=True,
+        seeds="Experts of {first}.",
     ),
     Plot(
         "subspaces",
@@ -149,6 +170,7 @@ PLOTS = (
         similarity.angles,
         similarity.no_angles,
         extra=True,
+        seeds="Experts of {first}.",
     ),
     Plot(
         "linearity",
@@ -159,5 +181,6 @@ PLOTS = (
         linearity.draw,
         linearity.absent,
         extra=True,
+        seeds="Experts of {first}.",
     ),
 )

@@ -103,6 +103,14 @@ def _pairs(
         values, lows, highs = zip(*(span(rows[t]) for t in present), strict=True) if present else ((), (), ())
         axis.barh(places, values, height=thick * 0.94, color=paint, alpha=alpha)
         axis.hlines(places, lows, highs, color=color("fg"), linewidth=0.9)
+        for of_seed in summary.at_seeds:
+            own = (
+                of_seed.experts(key.mode, tasks)
+                if rows is experts
+                else of_seed.fused_scores(key, summary.largest or "")
+            )
+            dots = [(span(own[t])[0], place) for t, place in zip(present, places, strict=True) if t in own]
+            axis.plot([x for x, _ in dots], [y for _, y in dots], ".", color=color("fg"), alpha=0.55, markersize=2.5)
 
 
 def _zero_shot(axis: Axes, rows: dict[str, Row], tasks: list[str], span: Callable[[Row], Span]) -> None:

@@ -7,7 +7,7 @@ chooses coefficients.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -35,6 +35,8 @@ def absent(summary: Summary) -> str | None:
 
 def curves(summary: Summary) -> dict[Curve, dict[float, float]]:
     """Return curve -> λ -> mean validation score (or share) over the largest subset, for curves of two λ or more."""
+    if summary.at_seeds:
+        return _mean_curves([curves(one) for one in summary.at_seeds])
     inside = set((summary.largest or "").split("+"))
     scores: dict[Curve, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
     for c in summary.run.candidates:
@@ -46,6 +48,16 @@ def curves(summary: Summary) -> dict[Curve, dict[float, float]]:
     most = max((len(ys) for points in scores.values() for ys in points.values()), default=0)
     means = {
         curve: {x: fmean(ys) for x, ys in sorted(points.items()) if len(ys) == most} for curve, points in scores.items()
+    }
+    return {curve: points for curve, points in means.items() if len(points) > 1}
+
+
+def _mean_curves(by_seed: Sequence[Mapping[Curve, Mapping[float, float]]]) -> dict[Curve, dict[float, float]]:
+    """Return the means over seeds, at the λ that were tried with every seed."""
+    means = {
+        curve: {x: fmean(of[curve][x] for of in by_seed) for x in points if all(x in of[curve] for of in by_seed)}
+        for curve, points in by_seed[0].items()
+        if all(curve in of for of in by_seed)
     }
     return {curve: points for curve, points in means.items() if len(points) > 1}
 
@@ -92,14 +104,17 @@ def _value(summary: Summary, candidate: CandidateRow) -> float | None:
 
 def draw(summary: Summary, layout: Layout) -> Figure:
     """Draw a panel per method, with a line per mode and space."""
-    lines, marked = curves(summary), chosen(summary)
+    each = summary.at_seeds or [summary]
+    lines, faint = curves(summary), [curves(one) for one in each if one is not summary]
+    marked = [chosen(one) for one in each]
     modes, sense = summary.run.modes, summary.direction or 1  # of shares more is better
     methods = list(dict.fromkeys(method for _, method, _, _ in lines))
     columns = min(layout.columns, 3)
     figure, axes = panels(layout, len(methods), height=200 if layout.narrow else 280, columns=columns)
     for axis, method in zip(axes, methods, strict=True):
         axis.set_title(method_name(method))
-        _panel(axis, {curve: points for curve, points in lines.items() if curve[1] == method}, modes, sense, marked)
+        own = {curve: points for curve, points in lines.items() if curve[1] == method}
+        _panel(axis, own, faint, modes, sense, marked)
     figure.supxlabel("coefficient λ", fontsize=layout.text, color=color("muted"))
     axes[0].set_ylabel("validation score" if summary.direction else "share of own experts")
     if summary.direction < 0:
@@ -112,9 +127,10 @@ def draw(summary: Summary, layout: Layout) -> Figure:
 def _panel(
     axis: Axes,
     lines: Mapping[Curve, Mapping[float, float]],
+    of_seeds: Sequence[Mapping[Curve, Mapping[float, float]]],
     modes: list[str],
     sense: int,
-    marked: Mapping[Curve, float],
+    marked: Sequence[Mapping[Curve, float]],
 ) -> None:
     groups: dict[tuple[str, str], list[Curve]] = defaultdict(list)
     for curve in lines:
@@ -122,11 +138,15 @@ def _panel(
     for (mode, space), candidates in groups.items():
         index = modes.index(mode)
         paint, dashes = color(series_role(index)), legend.dashes(space)
-        best, top = _best({curve: lines[curve] for curve in candidates}, marked, sense)
+        places = [_best({curve: lines[curve] for curve in candidates}, of_seed, sense) for of_seed in marked]
+        best = max(candidates, key=lambda curve: sum(curve == place for place, _ in places))
+        for points in (of_seed[best] for of_seed in of_seeds if best in of_seed):
+            axis.plot(list(points), list(points.values()), dashes, color=paint, alpha=0.3, linewidth=0.8)
         for curve in candidates:
             faint: dict[str, Any] = {} if curve == best else {"alpha": 0.3, "linewidth": 1.0}
             axis.plot(list(lines[curve]), list(lines[curve].values()), dashes, color=paint, **faint)
-        axis.plot(top, lines[best][top], marker(index), color=paint, markersize=9)
+        for curve, top in dict.fromkeys(places):
+            axis.plot(top, lines[curve][top], marker(index), color=paint, markersize=9)
 
 
 def _best(

@@ -45,6 +45,9 @@ def _curve(axis: Axes, row: PolishRow, index: int) -> None:
     points = points if len(points) > 1 else [*points, (row.step, end)]
     axis.plot([step for step, _ in points], [loss for _, loss in points], marker(index), linestyle="-", color=paint)
     axis.axhline(end, color=paint, linewidth=0.8, linestyle=":")
+    for other in row.others:  # the mean of curves that ended at other steps would jump
+        more = [(v["step"], v["loss"]) for v in other.validation if "loss" in v]
+        axis.plot([step for step, _ in more], [loss for _, loss in more], color=paint, alpha=0.4, linewidth=0.8)
 
 
 def _line(index: int, method: str, space: str) -> Line2D:

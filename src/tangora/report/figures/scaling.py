@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from statistics import fmean
 
 from matplotlib.axes import Axes
@@ -68,6 +69,7 @@ def _line(axis: Axes, summary: Summary, key: Key, value: str, *, shift: float) -
     index = summary.run.modes.index(key.mode)
     paint = color(series_role(index))
     dots = [(m.n_tasks + shift, y) for m in summary.fused[key].values() if (y := _of(m, value)) is not None]
+    dots += [(n + shift, y) for n, m in summary.by_size(key).items() for y in _with_seeds(m, value)]
     axis.plot([x for x, _ in dots], [y for _, y in dots], ".", color=paint, alpha=0.4, markersize=4.5)
     points = {n: _of(m, value) for n, m in summary.by_size(key).items()}
     expert = mean_score(summary.experts(key.mode))
@@ -82,6 +84,10 @@ def _line(axis: Axes, summary: Summary, key: Key, value: str, *, shift: float) -
 
 def _of(mean: Mean, value: str) -> float | None:
     return mean.score if value == "score" else mean.kept
+
+
+def _with_seeds(mean: Mean, value: str) -> Sequence[float]:
+    return mean.seeds if value == "score" else mean.kept_seeds
 
 
 def _interval(mean: Mean, value: str) -> tuple[float, float]:

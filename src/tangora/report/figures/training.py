@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -31,16 +33,21 @@ def draw(summary: Summary, layout: Layout) -> Figure:
         axis.set_title(task if len(task) <= 20 else task[:19] + "…")
         for index, mode in enumerate(modes):
             if (mode, task) in trainings:
-                _curve(axis, trainings[mode, task], index)
+                _curve(axis, trainings[mode, task], index, summary.run.trainings.get((mode, task), ()))
     figure.supxlabel("optimizer step", fontsize=layout.text, color=color("muted"))
     figure.supylabel("loss", fontsize=layout.text, color=color("muted"))
     legend.above(figure, layout, [legend.mode_line(modes, m) for m in modes if any(m == k for k, _ in trainings)])
     return figure
 
 
-def _curve(axis: Axes, training: Training, index: int) -> None:
+def _curve(axis: Axes, training: Training, index: int, with_seeds: Sequence[Training]) -> None:
     paint = color(series_role(index))
-    axis.plot(training.steps, training.loss, color=paint, alpha=0.3, linewidth=0.8)
+    if len(with_seeds) > 1:
+        for one in with_seeds:
+            smooth = _smooth(one.loss, max(1, len(one.loss) // 10))
+            axis.plot(one.steps, smooth, color=paint, alpha=0.35, linewidth=0.8)
+    else:
+        axis.plot(training.steps, training.loss, color=paint, alpha=0.3, linewidth=0.8)
     axis.plot(training.steps, _smooth(training.loss, max(1, len(training.loss) // 10)), color=paint)
     measured = [(v["step"], v["loss"]) for v in training.validation if v.get("loss") is not None]
     axis.plot([s for s, _ in measured], [x for _, x in measured], marker(index), color=paint, markersize=5)

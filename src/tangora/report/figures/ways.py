@@ -56,6 +56,8 @@ def _height(way: Way) -> float | None:
 def _point(axis: Axes, listed: list[Way], way: Way, x: float) -> None:
     paint, shape = _look(listed, way)
     axis.plot([x], [_height(way) or 0.0], color=paint, marker=shape, linestyle="none")
+    if way.sd is not None and way.score is not None:
+        axis.vlines([x], [way.score - way.sd], [way.score + way.sd], color=paint, linewidth=1.1)
 
 
 def _look(listed: list[Way], way: Way) -> tuple[str, str]:
