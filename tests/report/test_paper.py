@@ -170,7 +170,7 @@ def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(folder, tmp_pat
         table(folder, other, over="seed")
     with pytest.raises(ArgumentError, match="same seed"):
         table(folder, folder, over="seed")
-    with pytest.raises(ArgumentError, match="two runs"):
+    with pytest.raises(ArgumentError, match="two seeds"):
         table(folder, over="seed")
 
 

@@ -114,7 +114,7 @@ def summary(
 
 def _entry(name: str, found: Sequence[tuple[float, Samples]], drawn: Draws) -> dict[str, Any]:
     """Return the keys of one measure, from its value and samples with each seed."""
-    several = drawn.shape[1] > 1
+    several, more = drawn.shape[1] > 1, dict[str, Any]()
     if len(found) < drawn.shape[1]:
         more = {f"{name}_sd": None, f"{name}_seeds": None} if several else {}
         return {name: None, f"{name}_low": None, f"{name}_high": None, **more}

@@ -171,7 +171,7 @@ def read_run(path: Path) -> Run:
     recipe_text = _optional(path / "recipe.yaml", _text, "", missing)
     by_seed = _by_seed(path)
     count = max(1, len(by_seed))
-    polishes = _optional(path / "polish.json", _polishes, [], {})
+    polishes: Sequence[PolishRow] = _optional(path / "polish.json", _polishes, [], {})
     folders = [path, *(path / "seeds" / str(seed) for seed in list(by_seed)[1:])]
     trainings = _training(folders, missing)
     return Run(
@@ -361,7 +361,7 @@ def _polishes(path: Path) -> list[PolishRow]:
 
 
 def _polish(row: Mapping[str, Any]) -> PolishRow:
-    names = {name: str(row[name]) for name in ("mode", "method", "space", "subset", "selection")}
+    names: dict[str, Any] = {name: str(row[name]) for name in ("mode", "method", "space", "subset", "selection")}
     before, after = ({str(k): _finite(v) for k, v in row[name].items()} for name in ("before", "after"))
     scores = {str(task): (_finite(pair[0]), _finite(pair[1])) for task, pair in row["scores"].items()}
     if not before or before.keys() != after.keys() or before.keys() != scores.keys():

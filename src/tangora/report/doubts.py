@@ -107,8 +107,8 @@ def _beaten(summary: Summary, key: Key, splits: Mapping[str, Mapping[Key, float]
 def single_weight(summary: Summary, key: Key, subset: str) -> float | None:
     """Return the λ of a fusion with the same for all tasks and sites; None if there is none, or it is no number."""
     if summary.at_seeds:  # a λ of each seed's own is one too, and has no number
-        weights = [single_weight(one, key, subset) for one in summary.at_seeds]
-        return None if None in weights else fmean(weight for weight in weights if weight is not None)
+        of_seeds = [single_weight(one, key, subset) for one in summary.at_seeds]
+        return None if None in of_seeds else fmean(weight for weight in of_seeds if weight is not None)
     texts = {row.coefficients for row in summary.fused_scores(key, subset).values()}
     try:
         raw = parse_json(texts.pop() or "{}") if len(texts) == 1 else {}

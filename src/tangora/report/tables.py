@@ -267,7 +267,7 @@ def _terminal_table(summary: Summary, mode: str) -> Wide:
         cells = [_or_dash(rows[task].score if task in rows else None) for rows in (zero, experts)]
         columns.append(Column(task, [*cells, *(_terminal_cell(rows.get(task)) for rows in fused)], most=10))
     names = ["zero-shot", "experts", *(key.name for key in keys)]
-    over = f" (means over {named(summary.run.seeds)})" if summary.run.seeds else ""
+    over = f"; {len(summary.run.seeds)} seeds" if summary.run.seeds else ""
     title = f"{mode_name(mode)}: test score with {len(tasks)} tasks fused, and share of the expert's{over}"
     return Wide(title, Column("method", names, numbers=False), columns, ruled=frozenset({2}))
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from tangora.config.recipe import Recipe, load_run_recipe
 from tangora.errors import DataError, ModelError
@@ -82,12 +82,12 @@ class Context:
         Args:
             seed: one of the recipe's; None for jobs of every seed, whose files are among those of the first one.
         """
-        root, first = self._root or self, self.recipe.first_seed
-        wanted = root if seed in (None, first) else root._views.get(cast(int, seed))
-        if wanted is None:
-            own: dict[str, Any] = {"_root": root, "_views": {}, "_fusion": None, "_statistics": {}}
-            wanted = replace(root, recipe=root.recipe.at(cast(int, seed)), progress=self.progress, **own)
-            root._views[wanted.recipe.seed] = wanted
+        root = wanted = self._root or self
+        if seed is not None and seed != self.recipe.first_seed:
+            if seed not in root._views:
+                own: dict[str, Any] = {"_root": root, "_views": {}, "_fusion": None, "_statistics": {}}
+                root._views[seed] = replace(root, recipe=root.recipe.at(seed), **own)
+            wanted = root._views[seed]
         for other in (root, *root._views.values()):
             if other is not wanted:
                 other._forget()

@@ -69,6 +69,9 @@ def _line(axis: Axes, summary: Summary, key: Key, value: str, *, shift: float) -
     index = summary.run.modes.index(key.mode)
     paint = color(series_role(index))
     dots = [(m.n_tasks + shift, y) for m in summary.fused[key].values() if (y := _of(m, value)) is not None]
+    if value == "score":
+        experts = [mean_score(one.experts(key.mode)) for one in summary.at_seeds]
+        dots += [(1, score) for score in experts if score is not None]
     dots += [(n + shift, y) for n, m in summary.by_size(key).items() for y in _with_seeds(m, value)]
     axis.plot([x for x, _ in dots], [y for _, y in dots], ".", color=paint, alpha=0.4, markersize=4.5)
     points = {n: _of(m, value) for n, m in summary.by_size(key).items()}
