@@ -93,3 +93,31 @@ def test_how_an_update_is_factored_changes_nothing(method):
 def test_slerp_of_another_number_is_refused_before_anything_is_computed(count):
     with pytest.raises(FusionError, match=f"slerp fuses exactly 2, got {count} at fuse.adapters"):
         fuse([toys.lora(seed) for seed in range(count)], "slerp")
+
+
+@pytest.mark.parametrize("method", ["equal_norms", "mean_norm", "mean_norm+average", "mean_norm+equal_norms"])
+def test_a_sum_of_scaled_updates_stays_in_factors(method):
+    adapters = [toys.lora(seed, shared_a=True, initial=False) for seed in (1, 2, 3)]
+    strong = {site: update * 30.0 for site, update in adapters[0].updates.items()}
+    adapters[0] = replace(adapters[0], updates=strong)
+    weights = [0.5, 1.0, 0.25]
+    for by_site in (False, True):
+        given = dict.fromkeys(strong, weights) if by_site else weights
+        fused = fuse(adapters, method, given)
+        for site, update in fused.updates.items():
+            assert isinstance(update, LowRank)
+            assert update.rank == 2  # of one A: no rank is added up, and none was found by a decomposition
+            stacked = torch.stack([dense(a)[site] for a in adapters]).double()
+            column = torch.tensor(weights, dtype=torch.float64).reshape(3, 1, 1)
+            expected = methods.get(method).function(stacked, weights=column)
+            torch.testing.assert_close(update.dense().double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_site_that_an_adapter_lacks_counts_as_zero_in_both_routes():
+    first, second = pair()
+    second = replace(second, updates={"up": second.updates["up"]}).with_details(initial=None)
+    factored = dense(fuse([first, second], "mean_norm", [1.0, 0.5]))
+    whole = [replace(a, updates={s: Dense(u.dense()) for s, u in a.updates.items()}) for a in (first, second)]
+    full_rank = dense(fuse([a.with_details(initial=None) for a in whole], "mean_norm", [1.0, 0.5]))
+    assert_same(factored, full_rank, 1e-5)
+    torch.testing.assert_close(factored["down"], dense(first)["down"], rtol=1e-5, atol=1e-5)

@@ -64,6 +64,8 @@ class Engine:
             return dict(zip(fused, in_threads(then, list(fused.values())), strict=True))
 
         def one(name: str) -> _T:
+            if (mixed := self._mixed(computation, name)) is not None:
+                return then(mixed)
             factors = self._factors(name) if method.by_rows else None
             deltas = self._stacked(name) if factors is None else factors[1]
             weights = self._column(computation, name, deltas).reshape(-1, *(1,) * (deltas.ndim - 1))
@@ -75,6 +77,19 @@ class Engine:
 
         names = self._names()
         return dict(zip(names, in_threads(one, names), strict=True))
+
+    def _mixed(self, computation: Computation, name: str) -> Update | None:
+        """Return ``sum_t c_t * nu_t`` with coefficients from the inner products of the updates at one tensor.
+
+        None if the method is another, or an update is not low-rank: then the dense tensors give the same.
+        """
+        mixing, present = computation.method.mixing, [vector.get(name) for vector in self._vectors]
+        updates = [update for update in present if update is not None]
+        if mixing is None or any(update.factors() is None for update in updates):
+            return None
+        gram = [[0.0 if u is None or v is None else u.dot(v) for v in present] for u in present]
+        coefficients = mixing(gram, computation.row(self._site(name)), **computation.parameters)
+        return combine(updates, [c for c, update in zip(coefficients, present, strict=True) if update is not None])
 
     def _fuse_model(self, computation: Computation) -> TaskVector:
         """Apply the method to all sites at once, as one vector per task."""

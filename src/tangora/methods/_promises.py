@@ -26,6 +26,9 @@ class Promises:
             (every site at once, as one vector per task).
         linear: the result is ``Σ cₜ νₜ`` with coefficients that depend on the weights only.
         rule: for a linear method, returns the cₜ from one weight per task, in closed form.
+        mixing: for a method whose result is ``Σ cₜ νₜ`` with coefficients that depend on the tensor, but only by the
+            inner products of the updates: ``(gram, weights, **parameters) -> cₜ``, in float64, with ``gram[s][t] =
+            ⟨νₛ, νₜ⟩`` and one weight per task. Low-rank updates are then summed as factors, as by a linear method.
         homogeneous: ``f(c·weights) = c·f(weights)``, so that a grid over λ costs one call.
         additive: ``f(v + w) = f(v) + f(w)`` in the weights: a sum over the tasks, each times its weight, so that
             coefficients can be found by gradients of a model that is linear in them.
@@ -52,6 +55,7 @@ class Promises:
     granularity: Granularity
     linear: bool = False
     rule: Callable[..., Sequence[float]] | None = None
+    mixing: Callable[..., Sequence[float]] | None = None
     homogeneous: bool = True
     additive: bool = True
     random: bool = False

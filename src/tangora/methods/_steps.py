@@ -9,22 +9,26 @@ parts, so that fusion, verification, recipes and checkpoints need nothing more t
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tangora.errors import ArgumentError, PluginError
 from tangora.methods._limits import Limit
 from tangora.methods._registry import SEPARATOR, Method, combine_by, fusion_method, get, load_own
 from tangora.methods._sums import weighted_sum, widened
+from tangora.support.validation import did_you_mean
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Change", "Step", "combination", "fusion_step"]
+__all__ = ["Change", "Step", "combination", "fusion_step", "norms_of"]
 
 _STEPS: dict[str, Step] = {}
+_CANCELLED = 1e-6  # a norm below this fraction of the wanted one is what rounding left of terms that cancel
+ByNorms: TypeAlias = "Callable[[Sequence[float]], tuple[Sequence[float], float | None]]"
 
 
 def _itself(fused: Tensor) -> Tensor:
@@ -43,7 +47,7 @@ class Change:
 
     deltas: Tensor
     back: Callable[[Tensor], Tensor] = _itself
-    norm: Tensor | None = None
+    norm: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +61,8 @@ class Step:
         parameters, limits: as for a method.
         plain: whether the changed updates are still changes of the same weights, so that statistics of the experts'
             data apply to them.
+        by_norms: for a step that multiplies each update by a number, and the numbers depend on the norms alone:
+            norms -> one number per task, and `Change.norm`. A linear method after it stays exact on low-rank updates.
         symmetric, identity, neutral: as for a method; for the step followed by a sum.
         default_weight: the default λ of a combination; that of the method after it if None.
     """
@@ -67,6 +73,7 @@ class Step:
     parameters: Mapping[str, Any]
     limits: Mapping[str, Limit]
     plain: bool = True
+    by_norms: ByNorms | None = None
     symmetric: bool = True
     identity: bool = True
     neutral: Mapping[str, Any] = field(default_factory=dict)
@@ -87,8 +94,11 @@ def fusion_step(
         promises: see `Step`.
 
     Raises:
-        PluginError: the name is taken.
+        PluginError: the name is taken, or a promise is unknown.
     """
+    known = [entry.name for entry in fields(Step)]
+    if odd := [promise for promise in promises if promise not in known]:
+        raise PluginError(f"{name}: no such promise of a step", got=odd[0], fix=did_you_mean(odd[0], known))
 
     def register(function: Callable[..., Change]) -> Callable[..., Tensor]:
         signature = inspect.signature(function).parameters.values()
@@ -144,6 +154,14 @@ def combination(name: str) -> Method:
 combine_by(SEPARATOR, combination)
 
 
+def norms_of(deltas: Tensor) -> list[float]:
+    """Return the Frobenius norm of every update, accumulated in float64."""
+    import torch  # deferred: torch takes a second, and linear methods do without it
+
+    norms = torch.linalg.vector_norm(deltas.reshape(len(deltas), -1), dim=1, dtype=torch.float64)
+    return [float(norm) for norm in norms]
+
+
 def _known() -> list[str]:
     load_own()
     return sorted(_STEPS)
@@ -169,6 +187,7 @@ def _promises(step: Step, rule: Method) -> dict[str, Any]:
     p, q = rule.copies
     return {
         "granularity": "tensor",
+        "mixing": _mixing(step, rule),
         "homogeneous": rule.homogeneous,
         "additive": rule.additive,
         "random": rule.random,
@@ -180,6 +199,32 @@ def _promises(step: Step, rule: Method) -> dict[str, Any]:
         "neutral": {**step.neutral, **rule.neutral},
         "copies": (p + 3, q + 4),
     }
+
+
+def _mixing(step: Step, rule: Method) -> Callable[..., Sequence[float]] | None:
+    """Return the coefficients of the updates by their inner products, if step and method depend on no more."""
+    by_norms = step.by_norms
+    if by_norms is None or not (rule.linear or rule.mixing):
+        return None
+
+    def mixing(gram: Sequence[Sequence[float]], weights: Sequence[float], **parameters: Any) -> list[float]:
+        rest = {key: value for key, value in parameters.items() if key in rule.parameters}
+        scales, norm = by_norms([math.sqrt(max(row[t], 0.0)) for t, row in enumerate(gram)])
+        scaled = [[g * s * r for g, s in zip(row, scales, strict=True)] for row, r in zip(gram, scales, strict=True)]
+
+        def of(row: Sequence[float]) -> Sequence[float]:
+            return rule.mixing(scaled, row, **rest) if rule.mixing else rule.coefficients(row, rest)
+
+        level = 1.0
+        if norm is not None:
+            unit = of([1.0] * len(scales))
+            square = math.fsum(
+                a * b * g for a, row in zip(unit, scaled, strict=True) for b, g in zip(unit, row, strict=True)
+            )
+            level = _level(math.sqrt(max(square, 0.0)), norm)
+        return [c * s * level for c, s in zip(of(weights), scales, strict=True)]
+
+    return mixing
 
 
 def _check_fit(name: str, step: Step, rule: Method) -> None:
@@ -211,7 +256,10 @@ def _before(step: Step, rule: Method, name: str) -> Callable[..., Tensor]:
             column = row.reshape(-1, *(1,) * (change.deltas.ndim - 1))
             return rule.function(change.deltas, weights=column, **arguments)  # type: ignore[no-any-return]
 
-        level = 1.0 if change.norm is None else _level(by_rule(change.deltas.new_ones(len(deltas))), change.norm)
+        level = 1.0
+        if change.norm is not None:
+            unit = by_rule(change.deltas.new_ones(len(deltas)))
+            level = _level(float(torch.linalg.vector_norm(unit, dtype=torch.float64)), change.norm)
 
         def part(row: Tensor) -> Tensor:
             return (change.back(by_rule(row)) * level).reshape(deltas.shape[1:])
@@ -240,10 +288,6 @@ def _one_per_task(weights: Tensor) -> Tensor | None:
     return flat[:, 0]
 
 
-def _level(unit: Tensor, norm: Tensor) -> Tensor:
-    """Return the factor that gives ``unit`` the norm; 1 if it is zero, or what rounding left of terms that cancel."""
-    import torch  # deferred: torch takes a second, and linear methods do without it
-
-    found = torch.linalg.vector_norm(unit, dtype=torch.float64)
-    cancelled = found <= 1e-6 * norm
-    return torch.where(cancelled, 1.0, norm / torch.where(cancelled, 1.0, found)).to(unit.dtype)
+def _level(found: float, norm: float) -> float:
+    """Return the factor that makes a norm the wanted one; 1 if there is nothing but rounding to scale."""
+    return 1.0 if found <= _CANCELLED * norm else norm / found

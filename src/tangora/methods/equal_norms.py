@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-import torch
+import math
+from collections.abc import Sequence
+
 from jaxtyping import Float
 from torch import Tensor
 
-from tangora.methods._steps import Change, fusion_step
+from tangora.methods._steps import Change, fusion_step, norms_of
 
 __all__ = ["equal_norms"]
 
 
-@fusion_step("equal_norms", reference="arXiv:2606.03723")
+def _scales(norms: Sequence[float]) -> tuple[list[float], None]:
+    mean = math.fsum(norms) / max(1, sum(norm > 0 for norm in norms))
+    return [mean / norm if norm > 0 else 0.0 for norm in norms], None
+
+
+@fusion_step("equal_norms", reference="arXiv:2606.03723", by_norms=_scales)
 def equal_norms(deltas: Float[Tensor, " tasks *param"]) -> Change:
     """Give the updates of all tasks the same norm, tensor by tensor, before a method fuses them.
 
@@ -22,16 +29,16 @@ def equal_norms(deltas: Float[Tensor, " tasks *param"]) -> Change:
     largest updates decide signs, trims and directions. ``equal_norms+ties_per_tensor`` puts it before a method.
 
     An update of zero stays zero and does not count in the mean. A weight multiplies the rescaled update. Methods that
-    need the whole model at once cannot follow, as it works tensor by tensor. The cost is one pass over the updates.
+    need the whole model at once cannot follow, as it works tensor by tensor. The cost is one pass over the updates; a
+    sum of low-rank updates stays exact, as factors.
 
     Args:
         deltas: the updates νₜ, stacked; one tensor of the model.
         weights: one row per task, broadcasting to the update.
 
+    >>> import torch
     >>> equal_norms(torch.tensor([[3.0, 0.0], [0.0, 1.0]]), weights=torch.ones(2, 1))
     tensor([2., 2.])
     """
-    norms = torch.linalg.vector_norm(deltas.reshape(len(deltas), -1), dim=1, dtype=torch.float64)
-    mean = norms.sum() / (norms > 0).sum().clamp(min=1)
-    scales = torch.where(norms > 0, mean / norms.clamp(min=1e-300), 0.0).to(deltas.dtype)
-    return Change(deltas * scales.reshape(-1, *(1,) * (deltas.ndim - 1)))
+    scales, _ = _scales(norms_of(deltas))
+    return Change(deltas * deltas.new_tensor(scales).reshape(-1, *(1,) * (deltas.ndim - 1)))

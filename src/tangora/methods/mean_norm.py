@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import torch
+import math
+from collections.abc import Sequence
+
 from jaxtyping import Float
 from torch import Tensor
 
-from tangora.methods._steps import Change, fusion_step
+from tangora.methods._steps import Change, fusion_step, norms_of
 
 __all__ = ["mean_norm"]
 
 
-@fusion_step("mean_norm", reference="arXiv:2505.15875", default_weight=1.0)
+def _mean(norms: Sequence[float]) -> tuple[list[float], float]:
+    return [1.0] * len(norms), math.fsum(norms) / max(1, sum(norm > 0 for norm in norms))
+
+
+@fusion_step("mean_norm", reference="arXiv:2505.15875", by_norms=_mean, default_weight=1.0)
 def mean_norm(deltas: Float[Tensor, " tasks *param"]) -> Change:
     """Scale the fused update of every tensor so that its norm is the mean of the tasks' norms.
 
@@ -26,14 +32,14 @@ def mean_norm(deltas: Float[Tensor, " tasks *param"]) -> Change:
     The factor belongs to weights of 1, so that the weights still scale the result: 0.5 is half of the mean norm. An
     update of zero does not count in the mean. Where the fused update is zero up to rounding, because tasks cancel, it
     is left as it is. For methods without a λ (`average`) weights change nothing but shares, as without the step. The
-    cost is one more call of the method.
+    cost is one more call of the method; a sum of low-rank updates stays exact, as factors.
 
     Args:
         deltas: the updates νₜ, stacked; one tensor of the model.
         weights: one row per task, broadcasting to the update.
 
+    >>> import torch
     >>> mean_norm(torch.tensor([[3.0, 0.0], [0.0, 4.0]]), weights=torch.ones(2, 1)).round(decimals=4)
     tensor([2.1000, 2.8000])
     """
-    norms = torch.linalg.vector_norm(deltas.reshape(len(deltas), -1), dim=1, dtype=torch.float64)
-    return Change(deltas, norm=norms.sum() / (norms > 0).sum().clamp(min=1))
+    return Change(deltas, norm=_mean(norms_of(deltas))[1])

@@ -34,6 +34,7 @@ __all__ = [
     "check_identity",
     "check_linearity",
     "check_matrices",
+    "check_mixing",
     "check_rows",
     "check_statistics",
     "check_symmetry",
@@ -104,6 +105,20 @@ def check_linearity(method: Method) -> None:
         by_identity = replace(method, rule=None).coefficients(list(WEIGHTS[:count]), {})
         right = all(abs(a - b) <= 1e-12 * max(1.0, abs(b)) for a, b in zip(by_rule, by_identity, strict=True))
         assert right, f"the rule gives {by_rule}, the identity {by_identity}"
+
+
+def check_mixing(method: Method) -> None:
+    """Check that the result is the sum with the coefficients of ``mixing``, given the updates' inner products."""
+    if method.mixing is None:
+        return
+    count = method.tasks or TASKS
+    deltas = stack(dtype=torch.float64)[:count] * per_task(1.0, 7.0, 0.1).double()[:count]
+    for numbers in (WEIGHTS, (1.0, 1.0, 1.0)):
+        weights = per_task(*numbers).double()[:count]
+        flat = deltas.flatten(1)
+        mixed = method.mixing((flat @ flat.T).tolist(), list(numbers[:count]))
+        expected = torch.einsum("t,t...->...", torch.tensor(mixed, dtype=torch.float64), deltas)
+        require_close(call(method, deltas, weights), expected, "the coefficients of mixing give another result")
 
 
 def check_additivity(method: Method) -> None:
