@@ -9,6 +9,7 @@
 #   make kills         the writing commands, killed at 200 events drawn at random and given again; KILLS=20 for fewer
 #   make check         what CI wants: lint, types, tests with coverage
 #   make docs          the site, into site/: every page, with its links checked
+#   make compat        the oldest and the newest allowed torch, transformers and peft, in environments of their own
 #   make peers         mergekit, peft and fusion-bench beside Tangora on the same inputs, in an environment of their own
 #
 # Another interpreter: make PYTHON=python3.12 ...   Options for pip (an index, say): make PIP_FLAGS='--index-url ...' ...
@@ -22,7 +23,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL = -m pip install --disable-pip-version-check $(PIP_FLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart setup setup-dev test test-kernels fuzz fuzz-atheris check lint types coverage format kills docs peers bench-peers bench-fuse bench-sweep bench-explorer clean
+.PHONY: help quickstart setup setup-dev test test-kernels fuzz fuzz-atheris check lint types coverage format kills docs compat peers bench-peers bench-fuse bench-sweep bench-explorer clean
 
 help:
 	@sed -n 's/^#  *make/make/p' Makefile
@@ -116,6 +117,10 @@ $(DOCS)/.installed: docs/_code/requirements.txt constraints.txt
 	test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
 	$(DOCS)/bin/python $(PIP_INSTALL) -c constraints.txt -r docs/_code/requirements.txt
 	@touch $@
+
+# The ends of the ranges in pyproject.toml; ARGS='--torch torch==2.13.0+cpu' for one torch, such as a build for CPUs.
+compat: setup-dev
+	$(BIN)/python tests/compat.py --pip='$(PIP_FLAGS)' $(ARGS)
 
 # Where results agree with other tools, and where not; see docs/peers.md.
 peers: bench-peers

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from importlib import metadata
 from pathlib import Path
@@ -103,11 +104,42 @@ def test_the_licence_is_whole():
     assert project()["license"] == "Apache-2.0"
 
 
-def test_the_wheel_brings_every_file_of_the_package(tmp_path):
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """The wheel that is built of the unpacked source archive, as an installer without a wheel would."""
     pytest.importorskip("hatchling")
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=120)
-    (wheel,) = tmp_path.glob("*.whl")
+    folder = tmp_path_factory.mktemp("dist")
+    build = [sys.executable, "-m", "hatchling", "build", "-d", str(folder)]
+    subprocess.run([*build, "-t", "sdist"], cwd=ROOT, check=True, capture_output=True, timeout=120)
+    (archive,) = folder.glob("*.tar.gz")
+    with tarfile.open(archive) as source:
+        source.extractall(folder, filter="data")
+    (unpacked,) = (path for path in folder.iterdir() if path.is_dir())
+    for name in ("LICENSE", "CHANGELOG.md", "CITATION.cff", "constraints.txt", "tests/conftest.py", "docs/install.md"):
+        assert (unpacked / name).is_file(), name
+    subprocess.run([*build, "-t", "wheel"], cwd=unpacked, check=True, capture_output=True, timeout=120)
+    (made,) = folder.glob("*.whl")
+    return made
+
+
+def test_the_wheel_works_where_the_checkout_is_not(wheel, tmp_path):
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(tmp_path)]
+    subprocess.run([*install, "--disable-pip-version-check", str(wheel)], check=True)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    code = (
+        "import tangora, tangora.cli, sys; from importlib.metadata import version; "
+        "print(tangora.__file__, version('tangora')); sys.argv = ['tangora', 'recipe', 'list', '--json']; "
+        "tangora.cli.main()"
+    )
+    command = [sys.executable, "-P" if sys.version_info >= (3, 11) else "-s", "-c", code]
+    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    first, _, listed = ran.stdout.partition("\n")
+    assert first == f"{tmp_path / 'tangora' / '__init__.py'} {project()['version']}"
+    assert "quickstart" in listed
+
+
+def test_the_wheel_brings_every_file_of_the_package(wheel):
     shipped = set(zipfile.ZipFile(wheel).namelist())
     source = ROOT / "src"
     files = {
@@ -130,6 +162,7 @@ def test_the_wheel_brings_every_file_of_the_package(tmp_path):
         ("check", "mypy"),
         ("check", "--cov"),
         ("bench-peers", "benchmarks/peers.txt"),
+        ("docs", "mkdocs build"),
     ],
 )
 def test_make_sets_up_with_the_pins_and_runs(target, runs):
@@ -148,6 +181,41 @@ def test_ci_is_executable_and_ends_with_the_readmes_test_command():
     subprocess.run(["bash", "-n", str(script)], check=True)
     assert script.read_text(encoding="utf-8").rstrip().endswith("make test")
     assert re.search(r"^\$ make test\b", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def test_the_version_has_one_place():
+    yaml = pytest.importorskip("yaml")
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    version = project()["version"]
+    assert citation["version"] == version
+    assert citation["license"] == project()["license"]
+    found = [path for path in (ROOT / "src").rglob("*.py") if f'"{version}"' in path.read_text(encoding="utf-8")]
+    assert found == []
+
+
+def test_a_forge_runs_what_ci_runs():
+    yaml = pytest.importorskip("yaml")
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
+    job = workflow["jobs"]["test"]
+    assert [step["run"] for step in job["steps"] if "run" in step] == ["bash .ci/run"]
+    assert tuple(job["strategy"]["matrix"]["python"]) == PYTHONS
+    for form in (ROOT / ".github/ISSUE_TEMPLATE").glob("[!c]*.yml"):
+        ids = [part["id"] for part in yaml.safe_load(form.read_text(encoding="utf-8"))["body"]]
+        assert len(ids) == len(set(ids)) >= 3
+
+
+def test_both_ends_of_the_ranges_are_what_compat_installs():
+    import compat
+
+    oldest, newest = (list(compat.requirements(edge, None)) for edge in ("oldest", "newest"))
+    assert [Requirement(line).name for line in oldest] == ["peft", "torch", "transformers"]
+    for lower, whole in zip(map(Requirement, oldest), map(Requirement, newest), strict=True):
+        (exact,) = lower.specifier
+        assert exact.operator == "=="
+        assert whole.specifier.contains(exact.version)
+    assert list(compat.requirements("oldest", "torch==2.13.0+cpu"))[1] == "torch==2.13.0+cpu"
+    assert compat.counted("..s. [ 80%]\nFE    [100%]\n") == {"passed": 3, "failed": 2, "skipped": 1}
+    assert all((ROOT / name).is_file() for name in compat.TESTS)
 
 
 def test_hooks_are_local():

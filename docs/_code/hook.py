@@ -75,6 +75,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     source = page.file.src_uri
     if source.startswith("repository/"):
         return markdown
+    if source == "index.md":
+        page.meta["hide"] = ["navigation"]  # it has no pages beside it
     if source == "methods.md":
         markdown = re.sub(r"^\| `([a-z_]+)` \|", r"| [`\1`](methods/\1.md) |", markdown, flags=re.MULTILINE)
         markdown = re.sub(r"(?<!`)``(?!`)", "`", markdown)

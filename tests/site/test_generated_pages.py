@@ -51,6 +51,17 @@ def test_a_method_has_its_page(generated, name):
     assert f"method: {name}" in usage[1]
 
 
+def test_a_method_has_its_scores(generated):
+    row = re.search(r"^\| lora \| ties \| delta \|.* \| (\S+ / \S+) \| (\S+) \|$", _text7(), re.MULTILINE)
+    assert row
+    assert f"| [text7](../text7.md) | lora | `ties` | delta | {row[1]} | {row[2]} |" in generated["methods/ties.md"]
+    assert "How it did" not in generated["methods/slerp.md"], "it fuses two"
+
+
+def _text7():
+    return (BUILD.parent / "text7.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("name", sorted(methods()))
 def test_the_picture_shows_a_fusion_of_the_toy(name, monkeypatch):
     monkeypatch.syspath_prepend(BUILD)

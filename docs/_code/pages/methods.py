@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from pages import results
 from pages.prose import Docstring, cell, marked, reference_link, table
 from tangora.methods import Method, methods
 from tangora.routing.contract import choose_of
@@ -49,6 +50,7 @@ def method_page(method: Method) -> str:
         *_parameters(method, text),
         "## Cost and promises\n",
         "".join(f"- {line}\n" for line in _promises(method)),
+        results.section(method.name),
         *(["## Details\n", *map(marked, rest)] if rest else []),
         *_raises(text),
         f"## Example\n\n```pycon\n{text.example}\n```" if text.example else "",
