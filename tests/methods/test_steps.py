@@ -295,6 +295,6 @@ def test_a_step_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(fuse("halved+tsv_m", deltas, by=4.0), tsv_m(deltas, weights=EVEN) / 4)
     with pytest.raises(PluginError, match="two fusion methods are called 'pico'"):
         fusion_step("pico", reference="none")(lambda deltas: Change(deltas))
-    with pytest.raises(PluginError, match=r"other: no such promise of a step, got 'symetric'. Did you mean 'symmetric'"):
+    with pytest.raises(PluginError, match=r"no such promise of a step, got 'symetric'. Did you mean 'symmetric'"):
         fusion_step("other", reference="none", symetric=False)
     assert _steps._STEPS["pico"].function.__module__ == "tangora.methods.pico"

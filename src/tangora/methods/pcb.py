@@ -36,9 +36,9 @@ def pcb(
     Choose it for dense task vectors when the trim of `ties` drops too much: entries are dropped by size and agreement
     together, and those left are weighted instead of elected.
 
-    N is not spelled out in the sources at hand, and the density is tuned there. Entries that are zero take no part, so
-    that an update of zero, or a site that an adapter lacks, does not weaken the others; at an entry that no task
-    keeps the result is zero. The cost is T² passes over all entries, in float64.
+    N is not spelled out in the sources at hand, and the density is tuned there. Entries that are zero take no part in
+    the mean, so that a site which an adapter lacks does not dilute the others'; T counts all adapters. At an entry that
+    no task keeps the result is zero. The cost is T² passes over all entries, in float64.
 
     Args:
         deltas: the updates νₜ, stacked; all of the model's tensors, as one vector per task.
