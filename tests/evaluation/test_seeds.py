@@ -118,6 +118,15 @@ def test_rows_are_means_over_seeds_and_their_shares_are_of_the_same_seeds_expert
     assert (zero.ci_low, zero.ci_high) == (each[0][0].row.ci_low, each[0][0].row.ci_high)
 
 
+def test_the_order_of_a_seeds_outcomes_changes_nothing():
+    tasks = tasks_of()
+    by_seed = {seed: outcomes(tasks, seed) for seed in (0, 1)}
+    bootstrap = Bootstrap(tasks, RESAMPLES, 0)
+    expected = rows_over_seeds(rows_by_seed(by_seed, tasks, bootstrap), bootstrap)
+    by_seed[1] = [by_seed[1][3], by_seed[1][0], by_seed[1][2], by_seed[1][1]]
+    assert rows_over_seeds(rows_by_seed(by_seed, tasks, bootstrap), bootstrap) == expected
+
+
 def test_a_task_whose_expert_is_worse_than_the_base_with_one_seed_is_left_out_with_all():
     tasks = tasks_of()
     by_seed = {seed: outcomes(tasks, seed) for seed in (0, 1)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from statistics import fmean, stdev
 
 import pytest
@@ -18,6 +19,7 @@ from tangora.runs.compared import compare_runs
 from tangora.runs.comparison import CompareSettings
 from tangora.runs.context import Context
 from tangora.runs.folder import claim
+from tangora.runs.plan import plan
 from tangora.runs.runner import missing
 from tangora.runs.stages.experts import ExpertJob
 
@@ -82,6 +84,29 @@ def test_the_first_seed_has_the_keys_and_files_of_a_run_with_it_alone(seeded):
     lonely = {path.relative_to(one) for path in one.rglob("*.*") if path.is_file() and "locks" not in path.parts}
     assert not [path for path in lonely if not (run / path).exists()]
     assert not [path for path in lonely if "seed" in path.as_posix()], "a run of one seed has no file of seeds"
+
+
+def test_what_is_made_of_given_experts_alone_is_done_once(seeded):
+    _, run, _ = seeded
+    context = Context.open(run)
+    raw = {key: value for key, value in context.recipe.model_dump(mode="json").items() if key != "seeds"}
+    given = {"plain": "a", "good": "b"}
+    modes = {"given": {"experts": given}, "half": {"experts": {"plain": "a"}}, "trained": {"train": "tangent"}}
+    raw["fusion"]["methods"] = [{"method": "regmean"}]
+    digests = {"given": given, "half": {"plain": "a"}}
+    sources = replace(context.sources, given=digests)
+    jobs = plan(Recipe.model_validate({**raw, "seeds": [3, 5], "modes": modes}), sources)
+    once = [job.label for job in jobs if job.seed is None]
+    copies = ["given · plain · given", "given · good · given", "half · plain · given"]
+    scores = ["score · zero-shot", "score · given · plain", "score · given · good", "score · half · plain"]
+    assert once == [*copies, *scores, "tables", "report"]
+    assert len([job for job in jobs if job.kind == "statistics" and job.mode == "given"]) == 4, "rows differ by seed"
+    single = plan(Recipe.model_validate({**raw, "seed": 3, "modes": modes}), sources)
+    assert {job.key for job in single} - {job.key for job in jobs} == {single.jobs[-1].key, *_tables(single)}
+
+
+def _tables(jobs):
+    return {job.key for job in jobs if job.kind == "tables"}
 
 
 def test_tables_are_means_over_the_seeds_and_pair_their_rows(seeded):

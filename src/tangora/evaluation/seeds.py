@@ -46,19 +46,19 @@ def rows_by_seed(
 
 
 def rows_over_seeds(by_seed: Mapping[int, Sequence[MeasuredRow]], bootstrap: Bootstrap) -> list[Row]:
-    """Return the means over seeds, in the order of each seed's rows. With one seed they are its rows."""
+    """Return the means over seeds, in the order of the first one's rows. With one seed they are its rows."""
     if len(by_seed) == 1:
         return [one.row for of_seed in by_seed.values() for one in of_seed]
     drawn = seed_draws(bootstrap.seed, len(by_seed), bootstrap.resamples)
-    return [_averaged(same, drawn) for same in zip(*by_seed.values(), strict=True)]
+    # What seeds share is listed first for all but the first of them, so that rows may be in another order.
+    first, *others = [{_place(one.row): one for one in of_seed} for of_seed in by_seed.values()]
+    return [_averaged([one, *(of_seed[place] for of_seed in others)], drawn) for place, one in first.items()]
 
 
 def _averaged(same: Sequence[MeasuredRow], drawn: Draws) -> Row:
     """Return the mean of one row of each seed."""
     listed = [one.row for one in same]
     first = listed[0]
-    if len({_place(row) for row in listed}) > 1:
-        raise AssertionError(f"seeds differ in their rows: {sorted({_place(row) for row in listed})}")
     scores, own, best = ([getattr(row, n) for row in listed] for n in ("score", "normalized", "normalized_best"))
     low, high = interval(over_seeds([one.samples for one in same], drawn))
     return replace(

@@ -10,6 +10,7 @@ from tangora.errors import ArgumentError
 from tangora.evaluation.seeds import deviation
 from tangora.evaluation.significance import PairedTest
 from tangora.report.grid import Cell, Grid
+from tangora.report.seeds import ENOUGH
 from tangora.report.summary import method_name, mode_name
 from tangora.support.shown import one_line
 from tangora.tasks.metrics import direction
@@ -128,7 +129,10 @@ class RunComparison:
         resampled = f"paired bootstrap resamples of {of_seeds}rows within tasks"
         yield f"low, high: 95 % interval of {self.resamples:,} {resampled}"
         if seeds:
-            yield f"sd: of the difference over {len(seeds)} seeds; so few show little of how much others would differ"
+            few = (
+                ", which are few: how others would differ is only partly in the interval" if len(seeds) < ENOUGH else ""
+            )
+            yield f"sd: of the difference over {len(seeds)} seeds{few}"
         exact = sum(row.test.exact for row in self.rows)
         drawn = f"{self.permutations:,} random exchanges (seed {self.seed})"
         how = "all exchanges" if exact == len(self.rows) else drawn
