@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tangora.evaluation.tables import BY_SEED
 from tangora.methods import get
+from tangora.report.data import read_scores
 from tangora.report.summary import method_name
 from tangora.support.json_text import parse_json
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from tangora.config.recipe import FusionEntry, Recipe
     from tangora.evaluation.tables import Row
 
-__all__ = ["SINGLE", "Preset", "from_scores", "per_site", "unknown"]
+__all__ = ["SINGLE", "Preset", "from_scores", "per_site", "read_rows", "unknown"]
 
 SINGLE = "best single λ"
 
@@ -60,6 +62,13 @@ def from_scores(recipe: Recipe, scores: Iterable[Row], mode: str, vectors: Seque
             values = _rounded(placed.get(v, 0.0) for v in vectors)
             presets.setdefault((label, tasks), Preset(label, tasks, values, f"scores.csv, {row.selection}"))
     return list(presets.values())
+
+
+def read_rows(run: Path, recipe: Recipe) -> list[Row]:
+    """Return the rows of ``scores.csv``; with several seeds those of the first, whose columns the page has."""
+    if not recipe.seeds:
+        return read_scores(run / "scores.csv")
+    return read_scores(run / BY_SEED, seed=recipe.first_seed)
 
 
 def per_site(

@@ -13,10 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from tangora.config.recipe import Recipe, load_run_recipe
 from tangora.errors import ArgumentError, FileError, RecipeError
-from tangora.evaluation.tables import BY_SEED
 from tangora.report import _examples, _pack, _presets
 from tangora.report._page import render
-from tangora.report.data import read_scores
 from tangora.report.seeds import named
 from tangora.support.extras import require
 from tangora.support.files import write_text
@@ -24,7 +22,6 @@ from tangora.support.seams import FAMILIES
 
 if TYPE_CHECKING:
     from tangora.config.recipe import TaskSettings
-    from tangora.evaluation.tables import Row
     from tangora.tangent.columns import Columns
 
 __all__ = ["build", "build_all", "modes"]
@@ -262,7 +259,7 @@ def _all_presets(folder: Path, content: _Content) -> tuple[list[_presets.Preset]
     """Return presets, and the bytes of those with predictions per site: as many of these as fit."""
     from tangora.evaluation.predictions import read_site_predictions  # deferred: only a page needs them
 
-    scores, kept = _scores(folder, content.recipe), read_site_predictions(folder)
+    scores, kept = _presets.read_rows(folder, content.recipe), read_site_predictions(folder)
     presets = _presets.from_scores(content.recipe, scores, content.mode, content.names)
     rows = {name: {split: shown.rows for split, shown in splits.items()} for name, splits in content.splits.items()}
     taken, left_out = 0, [f"{label} is no preset: {_UNKNOWN}" for label in _presets.unknown(scores, kept, content.mode)]
@@ -275,13 +272,6 @@ def _all_presets(folder: Path, content: _Content) -> tuple[list[_presets.Preset]
         presets.append(preset)
     content.notes += left_out
     return presets, taken
-
-
-def _scores(folder: Path, recipe: Recipe) -> list[Row]:
-    """Return the scores of the seed whose columns the page has."""
-    if not recipe.seeds:
-        return read_scores(folder / "scores.csv")
-    return read_scores(folder / BY_SEED, seed=recipe.first_seed)
 
 
 def _task(
