@@ -90,6 +90,14 @@ def test_torch_is_pinned_without_a_local_build():
 
 
 @pytest.mark.parametrize("python", PYTHONS)
+def test_the_tools_of_the_site_are_pinned(python):
+    lines = (ROOT / "docs" / "_code" / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    for tool in (Requirement(line) for line in lines if line and not line.startswith("#")):
+        exact = [one.operator for one in tool.specifier] == ["=="]
+        assert exact != (canonicalize_name(tool.name) in pins(python)), f"{tool.name}: one pin, in one file"
+
+
+@pytest.mark.parametrize("python", PYTHONS)
 def test_benchmarked_peers_agree_with_the_pins(python):
     lines = (ROOT / "benchmarks" / "peers.txt").read_text(encoding="utf-8").splitlines()
     for peer in (Requirement(line) for line in lines if line and not line.startswith("#")):
@@ -188,6 +196,7 @@ def test_the_version_has_one_place():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     version = project()["version"]
     assert citation["version"] == version
+    assert f"version = {{{version}}}" in (ROOT / "docs" / "citing.md").read_text(encoding="utf-8")
     assert citation["license"] == project()["license"]
     found = [path for path in (ROOT / "src").rglob("*.py") if f'"{version}"' in path.read_text(encoding="utf-8")]
     assert found == []

@@ -13,8 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pages import commands, errors, members, methods, python, recipes
+from tangora.errors import OutputError
 
 __all__ = ["pages", "write"]
+
+_MARK = ".generated"
 
 
 def pages() -> Iterator[tuple[str, str]]:
@@ -29,11 +32,20 @@ def pages() -> Iterator[tuple[str, str]]:
 
 
 def write(folder: Path) -> None:
-    """Write all pages, and the pictures of the methods, into a new folder."""
+    """Write all pages, and the pictures of the methods, into a folder that is new, or was written by this before.
+
+    Raises:
+        OutputError: the folder holds something else.
+    """
     from pages import pictures  # deferred: matplotlib, which the test of the texts does without
     from tangora.methods import methods as registered
 
+    if folder.exists() and not (folder / _MARK).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        fix = "choose a new folder, such as build/docs"
+        raise OutputError("the place holds something that this did not write", where=folder, fix=fix)
     shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / _MARK).touch()
     for name, text in pages():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
@@ -44,4 +56,7 @@ def write(folder: Path) -> None:
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python docs/_code/generate.py FOLDER")
-    write(Path(sys.argv[1]))
+    try:
+        write(Path(sys.argv[1]))
+    except OutputError as error:
+        sys.exit(f"error: {error}")

@@ -59,7 +59,7 @@ def _expand(nav: list[Any]) -> None:
 def on_files(files: Files, config: Any) -> Files:
     """Add the generated pages, those of the repository's root, and the files that pages link to."""
     for path in sorted(GENERATED.rglob("*")):
-        if path.is_file():
+        if path.is_file() and not path.name.startswith("."):
             files.append(File.generated(config, path.relative_to(GENERATED).as_posix(), abs_src_path=str(path)))
     for name, page in PAGES.items():
         files.append(File.generated(config, page, abs_src_path=str(ROOT / name)))

@@ -143,6 +143,25 @@ def test_every_page_is_in_the_navigation(generated):
             assert re.search(rf"(: |- ){re.escape(page)}$", NAV, re.MULTILINE), page
 
 
+def test_only_its_own_folder_is_replaced(tmp_path, monkeypatch, generated):
+    monkeypatch.syspath_prepend(BUILD)
+    import generate
+    from pages import pictures
+
+    monkeypatch.setattr(generate, "pages", lambda: iter([("a/b.md", "# b\n")]))
+    monkeypatch.setattr(pictures, "draw", lambda method, path: None)
+    made = tmp_path / "new folder"
+    for _ in range(2):
+        generate.write(made)
+        assert sorted(path.name for path in made.rglob("*")) == [".generated", "a", "b.md"]
+        (made / "a" / "old.md").touch()
+    (tmp_path / "mine").write_text("mine")
+    for taken in (tmp_path, tmp_path / "mine"):
+        with pytest.raises(errors.OutputError, match="did not write"):
+            generate.write(taken)
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
 def test_docstrings_become_markdown(monkeypatch):
     monkeypatch.syspath_prepend(BUILD)
     from pages.prose import Docstring, marked
