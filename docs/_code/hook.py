@@ -78,6 +78,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     if source == "index.md":
         page.meta["hide"] = ["navigation"]  # it has no pages beside it
     if source == "methods.md":
+        page.meta["hide"] = ["toc"]  # the table is wide
         markdown = re.sub(r"^\| `([a-z_]+)` \|", r"| [`\1`](methods/\1.md) |", markdown, flags=re.MULTILINE)
         markdown = re.sub(r"(?<!`)``(?!`)", "`", markdown)
     here = PurePosixPath(_of_repository(source)).parent
