@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from tangora.coefficients import grid
 from tangora.coefficients.requirements import refuse_unless_searchable
 from tangora.config.recipe import FusionEntry, Recipe
-from tangora.errors import FusionError
+from tangora.errors import FusionError, RecipeError
 from tangora.methods import get
 from tangora.modes.contract import is_routable, mode_of
+from tangora.runs.subsets import count_subsets
 from tangora.support.extras import require
 from tangora.support.seams import EXECUTORS, METRICS, ROUTERS
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from tangora.tasks import Base
 
 __all__ = ["check_methods", "check_modes"]
+
+_MOST = 200_000  # subsets of a run: its plan, its tables and the memory of its driver grow with them
+_SAMPLE = 50  # subsets of each size, as an example
 
 
 def check_modes(recipe: Recipe, base: Base) -> None:
@@ -39,9 +43,11 @@ def check_methods(recipe: Recipe) -> None:
         FusionError: a method or one of its parameters is unknown or out of range, a subset has a number of tasks that
             the method cannot fuse, a method that needs statistics is used in another space than delta, or a router is
             used with modes whose adapters cannot be routed.
+        RecipeError: there are more subsets of the tasks than a run can fuse.
         MissingExtraError: the packages for training, the report, a metric or the executor are not installed.
     """
     require("train", "report", purpose="a run")
+    _check_subsets(recipe)
     for name in dict.fromkeys(name for task in recipe.tasks for name in task.all_metrics):
         if extra := getattr(METRICS.get(name), "extra", None):
             require(extra, purpose=f"the metric {name}")
@@ -61,6 +67,16 @@ def check_methods(recipe: Recipe) -> None:
             raise FusionError(what, got=others[0], where=where, fix="leave the spaces out, or give delta")
         for size in _sizes(recipe, entry):
             method.check_count(size, where=f"fusion.methods.{entry.label}.sizes")
+
+
+def _check_subsets(recipe: Recipe) -> None:
+    """Refuse a number of subsets that no plan can hold, and say how many a sample has."""
+    count, subsets = count_subsets(len(recipe.tasks), recipe.fusion.subsets), recipe.fusion.subsets
+    if count > _MOST:
+        sampled = count_subsets(len(recipe.tasks), subsets.model_copy(update={"per_size": _SAMPLE}))
+        what = f"{len(recipe.tasks)} tasks have {count:,} subsets of these sizes, and a run fuses {_MOST:,} at most"
+        fix = f"fewer sizes, or a sample of each: per_size: {_SAMPLE} gives {sampled:,}"
+        raise RecipeError(what, where="fusion.subsets", fix=fix)
 
 
 def _check_router(recipe: Recipe, entry: FusionEntry) -> None:

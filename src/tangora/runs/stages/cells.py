@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tangora.adapters.kinds import KINDS
@@ -32,13 +32,14 @@ class Cell:
         return {"mode": self.mode, "method": self.entry.label, "space": self.space, "subset": subset}
 
 
-def cells(recipe: Recipe) -> Iterator[Cell]:
-    """Return every (mode, space, subset, entry) of a recipe.
+def cells(recipe: Recipe, subsets: Sequence[tuple[str, ...]] | None = None) -> Iterator[Cell]:
+    """Return every (mode, space, subset, entry) of a recipe, or those of some of its subsets.
 
     Modes without factors skip spaces of factors and entries with a rank, and those that cannot be routed skip routers;
     modes that leave nothing to fuse are left out.
     """
-    subsets = choose_subsets([t.name for t in recipe.tasks], recipe.fusion.subsets, recipe.first_seed)
+    if subsets is None:
+        subsets = choose_subsets([t.name for t in recipe.tasks], recipe.fusion.subsets, recipe.first_seed)
     mentioned = dict.fromkeys(space for entry in recipe.fusion.methods for space in entry.spaces)
     spaces = sorted(mentioned, key=lambda space: space != "delta")
     for mode, settings in recipe.modes.items():

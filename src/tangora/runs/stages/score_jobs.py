@@ -11,7 +11,7 @@ from tangora.evaluation.evaluator import scoring_code
 from tangora.methods import get
 from tangora.modes.contract import mode_of
 from tangora.runs.jobs import Job, Resources
-from tangora.runs.stages.cells import Cell, cells
+from tangora.runs.stages.cells import cells
 from tangora.runs.stages.column_files import ColumnsJob
 from tangora.runs.stages.experts import ExpertJob
 from tangora.runs.stages.fusion import FusionStage
@@ -73,18 +73,25 @@ def fusion_score_jobs(recipe: Recipe, sources: Sources, before: Sequence[Job]) -
     Cells that are equal in two spaces are scored once: the job of a space reads the scores of the previous one.
     """
     jobs: list[FusionScoresJob] = []
+    scored: dict[tuple[str, tuple[str, ...]], list[str]] = {}  # mode and subset -> keys of jobs in other spaces
+    settings: dict[tuple[int, ...], list[object]] = {}
     for (mode, space), of_space in groupby(cells(recipe), key=lambda cell: (cell.mode, cell.space)):
-        listed = list(of_space)
-        subsets = list(dict.fromkeys(cell.subset for cell in listed))
+        by_subset = {subset: list(own) for subset, own in groupby(of_space, key=lambda cell: cell.subset)}
+        subsets = list(by_subset)
         blocks = [tuple(subsets[i : i + SUBSETS]) for i in range(0, len(subsets), SUBSETS)]
         read = tuple(job.key for job in before if _is_read(job, mode))
         for block in blocks:
-            own = [cell for cell in listed if cell.subset in block]
-            same = tuple(job.key for job in jobs if job.mode == mode and set(job.subsets) & set(block))
-            key = digest([CODE, "fusion", mode, space, block, _determinants(recipe, own), read, same])
+            own = [cell for subset in block for cell in by_subset[subset]]
+            same = tuple(dict.fromkeys(key for subset in block for key in scored.get((mode, subset), ())))
+            entries = {id(cell.entry): cell.entry for cell in own}
+            if tuple(entries) not in settings:  # the same for most blocks of a plan with many subsets
+                settings[tuple(entries)] = _determinants(recipe, list(entries.values()))
+            key = digest([CODE, "fusion", mode, space, block, settings[tuple(entries)], read, same])
             work = cells_work(recipe, sources, own)
             names = tuple(dict.fromkeys(name for subset in block for name in subset))
             jobs.append(FusionScoresJob(key, names, (*read, *same), work, mode, space, block))
+            for subset in block:
+                scored.setdefault((mode, subset), []).append(key)
     return jobs
 
 
@@ -94,12 +101,12 @@ def _is_read(job: Job, mode: str) -> bool:
     return isinstance(job, ExpertJob | StatisticsJob | ColumnsJob | ExpertScoresJob) and job.mode == mode
 
 
-def _determinants(recipe: Recipe, listed: Sequence[Cell]) -> list[object]:
-    """Return what determines the scores of cells, besides the inputs: settings, and the code of the methods."""
+def _determinants(recipe: Recipe, listed: Sequence[FusionEntry]) -> list[object]:
+    """Return what determines the scores of entries, besides the inputs: settings, and the code of the methods."""
     entries: list[FusionEntry] = []
-    for cell in listed:
-        if cell.entry not in entries:
-            entries.append(cell.entry)
+    for entry in listed:
+        if entry not in entries:
+            entries.append(entry)
     searches = [SEARCHES.get(entry.search.name) for entry in entries if entry.search is not None]
     methods = [get(entry.method).function for entry in entries if entry.route is None]
     code = source_digest(FusionStage, *methods, *searches, *(search.settings for search in searches))

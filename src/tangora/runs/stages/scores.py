@@ -148,8 +148,8 @@ class FusionScoresJob(ScoresJob):
 
     def cells(self, recipe: Recipe) -> list[Cell]:
         """Return the cells of the block."""
-        return [cell for cell in cells(recipe)
-                if (cell.mode, cell.space) == (self.mode, self.space) and cell.subset in self.subsets]  # fmt: skip
+        own = (self.mode, self.space)
+        return [cell for cell in cells(recipe, self.subsets) if (cell.mode, cell.space) == own]
 
     def _stage(self, context: Context) -> FusionStage:
         recipe, size = context.recipe, context.recipe.evaluation.batch_size
