@@ -23,7 +23,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL = -m pip install --disable-pip-version-check $(PIP_FLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart setup setup-dev test test-kernels fuzz fuzz-atheris check lint types coverage format kills docs compat peers bench-peers bench-fuse bench-sweep bench-explorer clean
+.PHONY: help quickstart setup setup-dev test test-kernels fuzz fuzz-atheris check lint types coverage format kills docs compat peers bench-peers bench-fuse bench-sweep bench-explorer bench-scale clean
 
 help:
 	@sed -n 's/^#  *make/make/p' Makefile
@@ -143,6 +143,10 @@ bench-fuse: setup bench-peers
 # Every subset and every λ of the paper's protocol on columns of tangent adapters, and a few by a forward pass.
 bench-sweep: setup
 	$(BIN)/python benchmarks/sweep.py $(ARGS)
+
+# Jobs of known length on simulated workers of a Ray cluster, and plans of many subsets; about ten minutes.
+bench-scale: setup-dev
+	cd benchmarks && ../$(BIN)/python scale.py $(ARGS)
 
 # The explorer's page in Chromium: its size, and how long a move of a slider takes.
 bench-explorer: setup-dev

@@ -33,6 +33,7 @@ SOURCES = ["benchmarks/scale.py", "src/tangora/runs/executors"]
 WORKERS, CANDIDATES = (1, 4, 16, 64), (1_000, 10_000, 100_000)
 SUBSETS, EXPERTS = 8, 60  # per job, as of `tangora.runs.stages.score_jobs`; inputs of every job
 LENGTH, EACH = 1.0, 20  # seconds of a job, and jobs for each worker, where the number of workers grows
+TASKS, PER_SIZE = 20, (10, 100, 1000, 10_000)
 IDEAL = 20.0  # seconds that perfect workers take, where the number of candidates grows
 
 
@@ -87,6 +88,42 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "ray": ray.__version__,
         "workers": growth,
         "candidates": many,
+        "plans": [_printed(planned(per_size)) for per_size in PER_SIZE],
+    }
+
+
+def planned(per_size: int) -> dict[str, Any]:
+    """Return what planning a run of 20 tasks takes, without data: a plan needs their names and fingerprints alone."""
+    import json
+    import tempfile
+
+    from tangora.config.recipe import load_recipe
+    from tangora.runs.plan import plan
+    from tangora.runs.sources import Sources, TaskFacts
+    from tangora.runs.subsets import count_subsets
+    from tangora.testing._tiny_run import tiny_recipe
+
+    with tempfile.TemporaryDirectory() as folder:
+        tiny_recipe(Path(folder))
+        path = Path(folder, "recipe.yaml")
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        names = [f"task{i:02}" for i in range(TASKS)]
+        methods = [{"method": "average"}, {"method": "task_arithmetic", "weights": [0.3, 0.5, 1.0]}]
+        raw["tasks"] = [{**raw["tasks"][0], "name": name} for name in names]
+        raw["fusion"] = {"subsets": {"per_size": per_size}, "methods": methods}
+        path.write_text(json.dumps(raw), encoding="utf-8")
+        recipe = load_recipe(path)
+    rows = {"train": 1000, "validation": 1000, "test": 1000}
+    sources = Sources("0", {name: TaskFacts(name, rows, True) for name in names})
+    plan(recipe, sources)  # imports and the digests of code, once
+    began = time.perf_counter()
+    jobs = len(plan(recipe, sources))
+    seconds = time.perf_counter() - began
+    return {
+        "per_size": per_size,
+        "subsets": count_subsets(TASKS, recipe.fusion.subsets),
+        "jobs": jobs,
+        "seconds": seconds,
     }
 
 
@@ -198,14 +235,17 @@ def table(results: dict[str, Any]) -> str:
         f"{host['cpu']}, {host['cores']} cores for the driver, Ray and all simulated workers, with other work: load "
         f"{load[0]} before and {load[1]} after. Ray {results['ray']}, {results['date'][:10]}."
     )
-    lines = [
-        "| workers | jobs | length of a job | ideal | measured | share of the ideal | driver's own time per job | driver's memory |"
-    ]
+    names = ["workers", "jobs", "length of a job", "ideal", "measured", "share of the ideal"]
+    lines = [f"| {' | '.join([*names, 'own time of the driver per job', 'its memory'])} |"]
     lines.append("|---:|---:|---:|---:|---:|---:|---:|---:|")
     lines += [_row(case) for case in results["workers"]]
     lines += ["", "With the number of candidates, 8 in a job:", "", "| candidates " + lines[0]]
     lines.append("|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
     lines += [f"| {case['jobs'] * SUBSETS:,} {_row(case)}" for case in results["candidates"]]
+    lines += ["", f"The plan of {TASKS} tasks, two methods and one mode, made a second time:", ""]
+    lines += ["| per size | subsets | jobs | seconds |", "|---:|---:|---:|---:|"]
+    for one in results["plans"]:
+        lines.append(f"| {one['per_size']:,} | {one['subsets']:,} | {one['jobs']:,} | {one['seconds']:.1f} |")
     return "\n".join([head, "", *lines])
 
 
@@ -232,6 +272,7 @@ def _draw(options: argparse.Namespace) -> None:
     left.plot(counts, speeds, "o-", label="measured")
     left.set(xscale="log", yscale="log", xlabel="workers", ylabel="seconds of jobs done per second")
     left.set_xticks(counts, [str(count) for count in counts])
+    left.minorticks_off()
     left.legend(frameon=False)
     candidates = [case["jobs"] * SUBSETS for case in results["candidates"]]
     costs = [1e3 * case["driver_cpu"] / (case["jobs"] + EXPERTS) for case in results["candidates"]]

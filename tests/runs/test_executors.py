@@ -43,14 +43,14 @@ def _imported_once(_server, monkeypatch):
     monkeypatch.setattr(multiprocessing, "get_context", lambda method: _server)
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n == "serial" else pytest.mark.slow) for n in EXECUTORS])
-def test_our_own_keep_the_contract(name, request, monkeypatch):
+OURS = [name for name in EXECUTORS if name != "ray"]  # which is checked on a cluster, in test_ray.py
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n == "serial" else pytest.mark.slow) for n in OURS])
+def test_our_own_keep_the_contract(name, request):
     if name == "processes":
         request.getfixturevalue("_imported_once")
-    if name == "ray":
-        pytest.importorskip("ray")
-        monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # else it writes a token into the home
-    check_executor(name, **({"workers": 1, "threads": 1} if name == "ray" else {}))
+    check_executor(name)
 
 
 class Unordered(Serial):

@@ -33,6 +33,7 @@ from tangora.runs.executors.ray import KINDS, RaySettings, Share, _accept
 from tangora.runs.jobs import Job
 from tangora.runs.presence import job_file, lock_file
 from tangora.runs.runner import missing
+from tangora.testing import check_executor
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
@@ -170,6 +171,36 @@ def counted(folder, until):
     return does
 
 
+def test_it_keeps_the_contract(cluster):
+    check_executor("ray", workers=1, threads=1, memory=0)
+
+
+def test_a_cluster_of_its_own_ends_with_the_run_and_one_that_is_not_there_is_named():
+    """In a process of its own, since this one is connected."""
+    script = """
+import psutil, ray
+from types import SimpleNamespace
+from tangora.errors import TangoraError
+from tangora.runs.executors._ray_cluster import connected
+from tangora.runs.executors.ray import RaySettings
+for address in ("ray://127.0.0.1:9", "127.0.0.1:9"):
+    try:
+        with connected(RaySettings(address=address), None):
+            raise SystemExit("connected to nothing")
+    except TangoraError as error:
+        assert "cannot connect to a Ray cluster" in str(error) and "refused" in str(error), error
+with connected(RaySettings(workers=9, threads=1), SimpleNamespace()):
+    assert ray.cluster_resources()["CPU"] >= 9, ray.cluster_resources()
+assert not ray.is_initialized()
+assert not [c for c in psutil.Process().children(recursive=True) if c.status() != psutil.STATUS_ZOMBIE]
+"""
+    source = str(Path(tangora.__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": source, "RAY_AUTH_MODE": "disabled"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+
+
 def test_a_worker_that_dies_costs_the_job_which_is_done_by_another(cluster, tmp_path):
     seen, error = pretended([job("a"), job("b", "a")], {"a": counted(str(tmp_path), ["die", "ok"])})
     assert error is None
@@ -212,6 +243,20 @@ def test_interruption_ends_the_workers_and_leaves_the_cluster(cluster):
     assert pids
     wait_until(lambda: not any(psutil.pid_exists(pid) for pid in pids))
     assert sum(node["Alive"] for node in ray.nodes()) == 2
+
+
+def test_simulated_workers_do_every_job(cluster):
+    """The work of benchmarks/scale.py."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+        import scale
+    crew = scale._Crew(1)
+    try:
+        found = scale.measured(crew, 1, 5, 0.05)
+    finally:
+        crew.crew.end(at_once=False)
+    assert found["seconds"] > found["ideal"] == 0.25
+    assert found["driver_cpu"] > 0
 
 
 def test_what_no_node_has_is_refused_with_what_the_nodes_have(cluster):

@@ -74,7 +74,7 @@ def test_more_subsets_than_a_run_can_fuse_are_refused_before_anything_is_loaded(
     raw = short_recipe.model_dump(mode="json")
     raw["tasks"] = [{**raw["tasks"][0], "name": f"t{i}"} for i in range(20)]
     raw["modes"] = {"lora": {}}
-    with pytest.raises(RecipeError, match=r"20 tasks have 1,048,555 subsets .* per_size: 50 gives 841"):
+    with pytest.raises(RecipeError, match=r"20 tasks have 1,048,555 subsets .* per_size: 50 gives 871"):
         check_methods(Recipe.model_validate(raw))
     raw["fusion"] = {**raw["fusion"], "subsets": {"per_size": 50}}
     check_methods(Recipe.model_validate(raw))

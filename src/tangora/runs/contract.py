@@ -41,7 +41,8 @@ class Executor(Protocol):
        ``failed``, in the process and the thread that called `run`. The events of `perform` suffice.
     5. **Failure stops the run.** After a job has failed, no further job is started, and `run` raises the job's error:
        the error itself, or a `TangoraError` that quotes it. Jobs that are done stay done. The same holds if a worker
-       dies; the error then names the job that it was doing.
+       dies; the error then names the job that it was doing. An executor may begin a job again before its failure
+       counts; its events are those of one job then.
     6. **Interruption stops everything.** On `KeyboardInterrupt`, everything that the executor started ends.
     7. **Same files.** The place and order of jobs do not change their files, if the number of threads is the same:
        threads split sums of floating-point numbers.

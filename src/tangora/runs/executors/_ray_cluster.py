@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ __all__ = ["connected"]
 
 log = logging.getLogger("tangora")
 _STORE = 100 * 2**20  # bytes of an own cluster's object store: only jobs and events pass through it
+_CONNECT = 10.0  # seconds for a connection to the cluster's head
 
 
 @contextmanager
@@ -42,6 +44,7 @@ def connected(settings: RaySettings, context: Context) -> Iterator[None]:
     logging.getLogger("ray").setLevel(logging.ERROR)
     with _messages_logged():
         try:
+            _look(settings.address)
             if settings.address == "local":
                 ray.init(address="local", include_dashboard=False, **_own(settings, context), **quiet)
             else:
@@ -53,6 +56,18 @@ def connected(settings: RaySettings, context: Context) -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
+
+
+def _look(address: str) -> None:
+    """Raise at once if nobody listens at an address; Ray itself tries for minutes.
+
+    Raises:
+        OSError: there is no connection.
+    """
+    named = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
+    host, _, port = named.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT).close()
 
 
 @contextmanager

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import psutil
 import ray
 from ray.exceptions import RayError
 
@@ -167,7 +169,15 @@ class Crew:
         finally:
             for member in self.members:
                 ray.kill(member.actor)
+            _wait_for_end([member.pid for member in self.members if member.host == platform.node()])
             self.members.clear()
+
+
+def _wait_for_end(pids: list[int]) -> None:
+    """Wait until the workers on this host are gone, which Ray has only sent a signal."""
+    ends = time.monotonic() + _GRACE
+    while any(pid and psutil.pid_exists(pid) for pid in pids) and time.monotonic() < ends:
+        time.sleep(0.02)
 
 
 def cluster_nodes() -> list[Mapping[str, float]]:
