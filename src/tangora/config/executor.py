@@ -26,7 +26,7 @@ class ExecutorConfig(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    name: str = Field(default="serial", description="serial, processes, or one that another package brings")
+    name: str = Field(default="serial", description="serial, processes, ray, or one that another package brings")
 
     @model_validator(mode="before")
     @classmethod

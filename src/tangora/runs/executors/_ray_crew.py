@@ -100,8 +100,10 @@ class Crew:
         have = Counter(member.need for member in self.members)
         free = Counter(member.need for member in self.members if member.job is None)
         for need, jobs in waiting.items():
-            room = self._room(need)
-            for _ in range(min(room - have[need], jobs - free[need])):
+            room = self._room(need) - have[need]
+            if self.most is not None:
+                room = self.most - len(self.members)
+            for _ in range(min(room, jobs - free[need])):
                 self._hire(need)
         starved = [need for need in waiting if not self.ready(need)]
         if starved:
@@ -109,7 +111,11 @@ class Crew:
                 self.dismiss(member)  # its GPU or memory is what others wait for
 
     def _room(self, need: Need) -> int:
-        """Return the number of workers of a need to have, by what is there now or by the recipe."""
+        """Return the number of workers of a need for which the nodes of the cluster have room now.
+
+        Raises:
+            TangoraError: as `staff`.
+        """
         now = time.monotonic()
         if now - self._looked > _LOOK:
             self._nodes, self._looked = cluster_nodes(), now
@@ -118,7 +124,7 @@ class Crew:
             self._without.pop(need, None)
         elif now - self._without.setdefault(need, now) >= self.wait:
             raise _no_node(need, self._nodes)
-        return room if self.most is None else self.most
+        return room
 
     def _hire(self, need: Need) -> None:
         actor = self.checks.hire(need)

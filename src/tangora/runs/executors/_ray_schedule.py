@@ -47,7 +47,7 @@ class Schedule:
     tries: int
     note: Callable[[str], None]
     _tried: Counter[str] = field(default_factory=Counter)
-    _avoid: dict[str, set[int]] = field(default_factory=dict)
+    _avoid: dict[str, set[str]] = field(default_factory=dict)
     _started: set[str] = field(default_factory=set)
     _last: dict[str, Event] = field(default_factory=dict)
     _error: BaseException | None = None
@@ -77,11 +77,13 @@ class Schedule:
         """Return a job for a worker; one that failed there goes to another, if there is one."""
         if not self._avoid:
             return self.jobs.take(member.need)
-        others = {id(one) for one in self.crew.ready(member.need)}
-        return self.jobs.take(
-            member.need,
-            lambda job: id(member) not in self._avoid.get(job.key, ()) or others <= self._avoid[job.key],
-        )
+        every = {str(one) for one in self.crew.ready(member.need)}
+
+        def wanted(job: Job) -> bool:
+            failed = self._avoid.get(job.key, set())
+            return str(member) not in failed or every <= failed
+
+        return self.jobs.take(member.need, wanted)
 
     def _ask(self, member: Member, job: Job | None) -> None:
         member.ref = member.actor.step.remote(job, max(_TURN, len(self.crew.members) / _CALLS))
@@ -170,7 +172,7 @@ class Schedule:
         )
         if not certain and count < self.tries and self._error is None:
             self._last.pop(job.key, None)
-            self._avoid.setdefault(job.key, set()).add(id(member))
+            self._avoid.setdefault(job.key, set()).add(str(member))
             self.jobs.give_back(job)
             return
         self._tell(job, "failed", f"{type(error).__name__}: {error}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,7 +32,13 @@ __all__ = ["EXECUTOR", "KINDS", "Ray", "RaySettings", "Share"]
 KINDS = ("expert", "given", "statistics", "columns", "zero-shot", "expert-scores", "fusion-scores", "tables", "fused")
 """Kinds of jobs that an executor is given; the driver makes the report."""
 _PATIENCE = 5.0  # seconds for a new file to appear on another host
-_ADDRESS = r"^(auto|local|(ray://)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+):\d{1,5})$"
+_ADDRESS = re.compile(r"auto|local|(ray://)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+):\d{1,5}")
+
+
+def _is_address(text: str) -> str:
+    if not _ADDRESS.fullmatch(text):
+        raise ValueError("it is local, auto, HOST:PORT or ray://HOST:PORT")
+    return text
 
 
 def _is_kind(name: str) -> str:
@@ -60,9 +67,8 @@ class Share(Frozen):
 class RaySettings(Share):
     """The cluster, and the workers on it."""
 
-    address: str = Field(
+    address: Annotated[str, AfterValidator(_is_address)] = Field(
         default="local",
-        pattern=_ADDRESS,
         description="local: a cluster of this host, for this run; auto: the one that RAY_ADDRESS names or that runs on "
         "this host; HOST:PORT; or ray://HOST:PORT for a driver outside the cluster",
     )
