@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[1]
 RESULT, PAGE = ROOT / "benchmarks" / "results" / "compat.json", ROOT / "docs" / "install.md"
 VARIED = ("torch", "transformers", "peft")
 TOOLS = ("pytest", "pytest-timeout", "hypothesis", "pyyaml", "packaging")
-EXTRAS = "train,report,text,lm,vision"
+EXTRAS = "train,report,text,lm,vision,gguf"
 TESTS = (
     "tests/test_api.py",
     "tests/fusion/test_verification.py",
