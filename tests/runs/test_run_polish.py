@@ -107,3 +107,9 @@ def test_settings_are_checked_before_anything_is_trained(tiny_bert, text_data):
         recipe_of(tiny_bert, text_data, step=3)
     with pytest.raises(RecipeError, match="a tangent student starts from the fusion"):
         recipe_of(tiny_bert, text_data, student="tangent", initial="random")
+
+
+@pytest.mark.parametrize("how", [{"initial": "layers"}, {"objective": "layers"}])
+def test_layers_of_tangent_experts_are_refused_before_anything_is_trained(tiny_bert, text_data, how):
+    with pytest.raises(RecipeError, match="layer by layer, and experts of tangent change no layer's weights"):
+        recipe_of(tiny_bert, text_data, **how)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from tangora.api.shown import Shown, shown
@@ -12,7 +13,14 @@ from tangora.runs.runner import run as run_recipe
 __all__ = ["run"]
 
 
-def run(recipe: Recipe, out: str | os.PathLike[str], *, overwrite: bool = False, progress: Shown = None) -> Path:
+def run(
+    recipe: Recipe,
+    out: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    only: Sequence[str] = (),
+    progress: Shown = None,
+) -> Path:
     """Fine-tune, fuse, evaluate and report, as ``tangora run`` does; return the run's folder.
 
     A run that was stopped resumes. ``executor`` in the recipe determines where its jobs are done. With ``processes``,
@@ -22,9 +30,12 @@ def run(recipe: Recipe, out: str | os.PathLike[str], *, overwrite: bool = False,
         recipe: from `tangora.load_recipe`.
         out: the run's folder. If it contains a run of the same recipe, that run resumes.
         overwrite: let a different recipe take over the folder; results that both share are reused.
+        only: do only the jobs with one of these texts in their label, such as ``lora`` or ``score``, and what they read;
+            the tables and the report are made without it.
         progress: whether to show bars; by default in a terminal or a notebook.
 
     Raises:
+        ArgumentError: no job has a label with a text of ``only``.
         OutputError: ``out`` contains something else, is in use by another run, or cannot be written.
         TangoraError: the recipe, the data, the base or an adapter is invalid.
 
@@ -33,4 +44,4 @@ def run(recipe: Recipe, out: str | os.PathLike[str], *, overwrite: bool = False,
     'run'
     """
     with shown(progress) as bars:
-        return run_recipe(recipe, out, overwrite=overwrite, progress=bars)
+        return run_recipe(recipe, out, overwrite=overwrite, only=only, progress=bars)

@@ -50,6 +50,14 @@ class RunOptions(Options):
     address: Annotated[
         str | None, typer.Option("--address", help="Cluster of the executor ray: local, auto, HOST:PORT, ray://...")
     ] = None
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--only",
+            metavar="TEXT",
+            help="Do only jobs with this in their label, and what they read; repeatable. tangora jobs lists labels.",
+        ),
+    ] = None
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")] = False
 
     @property
@@ -82,7 +90,10 @@ def run(options: RunOptions, output: Output) -> None:
     from tangora.runs.runner import run as run_recipe  # deferred: imports torch
 
     with output.progress() as progress:
-        run_recipe(recipe, folder, overwrite=options.overwrite, progress=progress)
+        run_recipe(recipe, folder, overwrite=options.overwrite, only=options.only or (), progress=progress)
+    if options.only:
+        _left(folder, output)
+        return
     from tangora.report import terminal  # deferred: only after a run
     from tangora.report.data import read_run
     from tangora.report.document import document
@@ -95,6 +106,15 @@ def run(options: RunOptions, output: Output) -> None:
     if (more := len(done.warnings) - _SHOWN) > 0:
         output.note(f"and {more} more, in {folder / 'summary.json'}")
     output.result({"run": folder, "report": page, **measured}, terminal(folder), f"report: {page.resolve()}")
+
+
+def _left(folder: Path, output: Output) -> None:
+    """Say how much of a run is done, after a part of it."""
+    from tangora.runs.status import status_of  # deferred: with psutil
+
+    count = status_of(folder).all
+    line = f"{count.done} of {count.total} jobs are done; the same command without --only does the others"
+    output.result({"run": folder, "jobs": count}, line)
 
 
 def _plan(recipe: Recipe, folder: Path, options: RunOptions, output: Output) -> None:

@@ -80,6 +80,11 @@ class PolishSettings(Frozen):
     )
     evaluate_every: int = Field(default=25, ge=1, description="steps between divergences on the held-out rows")
 
+    @property
+    def by_layers(self) -> bool:
+        """Whether layers of the experts are followed, and not their answers alone."""
+        return "layers" in (self.initial, self.objective)
+
     def answered(self, rows: int, *, classes: bool) -> int:
         """Return how many rows an expert answers, with those that are made.
 

@@ -225,6 +225,10 @@ class Recipe(Frozen):
             if entry.sizes is not None and not set(entry.sizes) & set(fused):
                 got = f"{entry.label} is for subsets of {entry.sizes} tasks, but subsets have {list(fused)} tasks"
                 yield f"fusion.methods: {got}"
+            expanded = [mode for mode in entry.modes or linear if linear[mode]]
+            if entry.polish is not None and entry.polish.by_layers and expanded:
+                what = f"{entry.label} works layer by layer, and experts of {', '.join(expanded)} change no layer's weights"
+                yield f"fusion.methods: {what}: name other modes, or leave initial and objective out of polish"
             try:
                 check_search(entry, linear, classes=self._of_classes)
             except ValueError as fault:

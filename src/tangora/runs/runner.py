@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tangora.config.recipe import Recipe
+from tangora.errors import ArgumentError
 from tangora.progress import Overall, Progress
 from tangora.runs.checks import check_methods, check_modes
 from tangora.runs.context import Context
@@ -55,6 +56,7 @@ def run(
     out: str | os.PathLike[str],
     *,
     overwrite: bool = False,
+    only: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Path:
     """Fine-tune, fuse, evaluate, report; return the run's folder.
@@ -63,9 +65,12 @@ def run(
         recipe: from `tangora.config.recipe.load_recipe`.
         out: the run's folder. If it contains a run of the same recipe, that run resumes.
         overwrite: let a different recipe take over the folder; results that both share are reused.
+        only: do only the jobs with one of these texts in their label, and what they read; no tables and no report are
+            made, unless they are named. Empty for everything.
         progress: receives the progress.
 
     Raises:
+        ArgumentError: no job has a label with a text of ``only``.
         OutputError: ``out`` contains something else, is in use by another run, or cannot be written.
         TangoraError: the recipe, the data, the base or an adapter is invalid.
     """
@@ -77,8 +82,11 @@ def run(
         remove_stale_below(out)
         context, clock = Context(out, recipe, progress or Progress()), Clock(out)
         _prepare(context, clock)
-        _drive(context, clock)
-        log.info("done: %s", out / "report.html")
+        if only:
+            _drive_some(context, clock, only)
+        else:
+            _drive(context, clock)
+            log.info("done: %s", out / "report.html")
     return out
 
 
@@ -101,21 +109,56 @@ def _drive(context: Context, clock: Clock) -> None:
     """Do the missing jobs; the report is last and made in this process, since it shows the wall times of the others."""
     left, report = missing(context), context.plan.jobs[-1]
     todo = left if report in left else [*left, report]
-    _log_earlier(context)
-    _say_again(context, left)
-    _tidy(context, left)
-    fold(context.run, keep=[job.key for job in left])
-    write_plan(context.run, context.recipe.name, context.plan.jobs, todo)
-    listener = Listener(context.plan, context.progress, clock, Estimate(todo, measured_rates(context.run)))
-    chosen = context.recipe.executor
-    executor: Executor = EXECUTORS.get(chosen.name)
-    if others := [job for job in left if job is not report]:
-        executor.run(others, context, chosen.settings, listener)
-    fold(context.run)
+    listener = _execute(context, clock, left, todo)
     used = used_rows(context)
     clock.save(provenance(context.recipe, context.sources) | ({"statistics": used} if used else {}))
     perform(report, context, listener)
     write_plan(context.run, context.recipe.name, context.plan.jobs, left=())
+
+
+def _drive_some(context: Context, clock: Clock, only: Sequence[str]) -> None:
+    """Do the missing ones of some jobs, and of what they read."""
+    wanted = set[str]()
+    for text in only:
+        named = [job for job in context.plan if text in job.label]
+        if not named:
+            labels = ", ".join(list(dict.fromkeys(job.label for job in context.plan))[:_NAMED])
+            fix = f"labels are {labels}, ...; all of them: tangora jobs RUN"
+            raise ArgumentError("no job has this in its label", got=text, where="--only", fix=fix)
+        wanted |= {job.key for one in named for job in (one, *context.plan.before(one))}
+    left, report = missing(context), context.plan.jobs[-1]
+    some = [job for job in left if job.key in wanted]
+    listener = _execute(context, clock, left, some)
+    if report.key in wanted:
+        clock.save(provenance(context.recipe, context.sources))
+        perform(report, context, listener)
+    rest = [job for job in left if job.key not in wanted]
+    write_plan(context.run, context.recipe.name, context.plan.jobs, rest)
+    log.info("%d jobs of %d are left", len(rest), len(context.plan))
+
+
+def _execute(context: Context, clock: Clock, left: Sequence[Job], todo: Sequence[Job]) -> Listener:
+    """Give the executor what is to be done, but for the report.
+
+    Args:
+        context: of the run.
+        clock: of the run.
+        left: all jobs that are not done.
+        todo: those to do now, with the report if it will be made.
+    """
+    report, now, undone = context.plan.jobs[-1], {job.key for job in todo}, {job.key for job in left}
+    _log_earlier(context)
+    _say_again(context, [job for job in left if job.key in now])
+    _tidy(context, left)
+    fold(context.run, keep=undone)
+    write_plan(context.run, context.recipe.name, context.plan.jobs, [j for j in context.plan if j.key in now | undone])
+    listener = Listener(context.plan, context.progress, clock, Estimate(todo, measured_rates(context.run)))
+    chosen = context.recipe.executor
+    executor: Executor = EXECUTORS.get(chosen.name)
+    if others := [job for job in todo if job is not report]:
+        executor.run(others, context, chosen.settings, listener)
+    fold(context.run, keep=undone - now)
+    return listener
 
 
 def _log_earlier(context: Context) -> None:

@@ -1,0 +1,73 @@
+"""The recipe leaderboard end to end, offline: a tiny encoder, two tasks of the same columns, two steps of everything."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+
+import pytest
+from datasets import Dataset
+
+import tangora
+import tiny
+from tangora.config.recipe import load_recipe
+from tangora.methods import methods
+
+TASKS = {"sst2": ["bad", "good"], "trec6": ["red", "green", "blue"]}
+# slerp takes two experts, and svd is a sum with a rank.
+LEFT_OUT = {"slerp", "svd", "ties_per_tensor"}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root, draw = tmp_path_factory.mktemp("data"), random.Random(0)
+    for task, labels in TASKS.items():
+        (root / task).mkdir()
+        for split, count in (("train", 40), ("test", 12)):
+            rows = [draw.randrange(len(labels)) for _ in range(count)]
+            texts = [f"this is {labels[row]} {draw.choice(tiny.WORDS)} {number}" for number, row in enumerate(rows)]
+            Dataset.from_dict({"text": texts, "label": rows}).to_parquet(str(root / task / f"{split}.parquet"))
+        (root / task / "info.json").write_text(json.dumps({"labels": labels}))
+    return root
+
+
+def test_it_has_every_method_that_fuses_seven_experts():
+    entries = load_recipe("leaderboard", ["data.root=x"]).fusion.methods
+    used = {part for entry in entries for part in entry.method.split("+")}
+    assert used >= set(methods()) - LEFT_OUT
+
+
+@pytest.mark.slow
+def test_every_entry_has_a_row_in_every_mode(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("tangora.report.build", lambda run: (run / "report.html").write_text("drawn elsewhere"))
+    settings = {
+        "data.root": data,
+        "base.model": tiny.bert(tmp_path / "bert"),
+        "training.steps": 2,
+        "training.batch_size": 4,
+        "fusion.subsets.sizes": "[2]",
+        "fusion.statistics.rows": 8,
+        "fusion.methods.closed-form-64.polish.rows": 8,
+        "fusion.methods.closed-form-64.modes": "[lora]",
+        "fusion.methods.lorahub.budget": 3,
+        "modes.joint-lora.training.steps": 2,
+        **{
+            f"fusion.methods.{name}.polish": "{rank: 4, rows: 8, steps: 2}" for name in ("polished-64", "polished-1000")
+        },
+        **{
+            f"fusion.methods.{n}.steps": 2 for n in ("adamerging", "samerging", "learned-8", "learned-32", "learned-64")
+        },
+        **{f"tasks.{name}.limit": "{validation: 8, test: 8}" for name in TASKS},
+    }
+    whole = load_recipe("leaderboard", [f"{key}={value}" for key, value in settings.items()])
+    kept = {"tasks": [task for task in whole.tasks if task.name in TASKS]}
+    kept["modes"] = {name: whole.modes[name] for name in ("lora", "tangent", "joint-lora")}
+    recipe = whole.model_copy(update=kept)
+    run = tangora.run(recipe, tmp_path / "run", progress=False)
+    with (run / "scores.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == "test"]
+    fused = {mode: {row["method"] for row in rows if row["mode"] == mode} - {"expert"} for mode in recipe.modes}
+    labels = {mode: {e.label for e in recipe.fusion.methods if mode in (e.modes or [mode])} for mode in recipe.modes}
+    assert fused.pop("joint-lora") == set()
+    assert fused == {mode: labels[mode] for mode in fused}
