@@ -1,4 +1,4 @@
-"""The recipe leaderboard end to end, offline: a tiny encoder, two tasks of the same columns, two steps of everything."""
+"""The recipe leaderboard end to end, offline: a tiny encoder, two tasks of the same columns, two steps each."""
 
 from __future__ import annotations
 

@@ -30,8 +30,8 @@ def run(
         recipe: from `tangora.load_recipe`.
         out: the run's folder. If it contains a run of the same recipe, that run resumes.
         overwrite: let a different recipe take over the folder; results that both share are reused.
-        only: do only the jobs with one of these texts in their label, such as ``lora`` or ``score``, and what they read;
-            the tables and the report are made without it.
+        only: do only the jobs with one of these texts in their label, such as ``lora``, and what they read; the tables
+            and the report are made without it.
         progress: whether to show bars; by default in a terminal or a notebook.
 
     Raises:

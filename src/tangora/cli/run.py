@@ -56,6 +56,7 @@ class RunOptions(Options):
             "--only",
             metavar="TEXT",
             help="Do only jobs with this in their label, and what they read; repeatable. tangora jobs lists labels.",
+            autocompletion=completion.modes,
         ),
     ] = None
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")] = False

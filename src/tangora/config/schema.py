@@ -227,8 +227,9 @@ class Recipe(Frozen):
                 yield f"fusion.methods: {got}"
             expanded = [mode for mode in entry.modes or linear if linear[mode]]
             if entry.polish is not None and entry.polish.by_layers and expanded:
-                what = f"{entry.label} works layer by layer, and experts of {', '.join(expanded)} change no layer's weights"
-                yield f"fusion.methods: {what}: name other modes, or leave initial and objective out of polish"
+                what = f"experts of {', '.join(expanded)} change no layer's weights"
+                fix = "name other modes, or leave initial and objective out of polish"
+                yield f"fusion.methods: {entry.label} works layer by layer, and {what}: {fix}"
             try:
                 check_search(entry, linear, classes=self._of_classes)
             except ValueError as fault:

@@ -28,8 +28,8 @@ __all__ = ["deviation", "rows_by_seed", "rows_over_seeds", "summary", "warned"]
 def deviation(values: Sequence[float | None]) -> float | None:
     """Return the sample standard deviation (n - 1); None if a value is missing, or there are fewer than two.
 
-    >>> deviation([0.5, 0.7]), deviation([0.5]), deviation([0.5, None])
-    (0.1414213562373095, None, None)
+    >>> deviation([1.0, 3.0, 5.0]), deviation([0.5]), deviation([0.5, None])
+    (2.0, None, None)
     """
     defined = [value for value in values if value is not None]
     if len(defined) < max(2, len(values)):
