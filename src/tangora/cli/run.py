@@ -113,7 +113,10 @@ def _left(folder: Path, output: Output) -> None:
     """Say how much of a run is done, after a part of it."""
     from tangora.runs.status import status_of  # deferred: with psutil
 
-    count = status_of(folder).all
+    found = status_of(folder)
+    if (tables := found.kinds.get("tables")) is not None and tables.left and (folder / "scores.csv").exists():
+        output.note("warning: scores.csv and the other tables are of an earlier state of the run, until all is done")
+    count = found.all
     line = f"{count.done} of {count.total} jobs are done; the same command without --only does the others"
     output.result({"run": folder, "jobs": count}, line)
 
@@ -122,7 +125,7 @@ def _plan(recipe: Recipe, folder: Path, options: RunOptions, output: Output) -> 
     from tangora.runs.preflight import preflight  # deferred: imports torch
 
     with output.progress() as progress:
-        plan = preflight(recipe, folder, progress, overwrite=options.overwrite)
+        plan = preflight(recipe, folder, progress, overwrite=options.overwrite, only=options.only or ())
     document = {"dry_run": True, **vars(plan), "size": plan.size, "rows": overview_document(plan.rows)}
     rows = (line for one in plan.rows.values() for line in overview_lines(one))
     output.result(document, overview_table(plan.rows), *rows, "", plan_table(plan), *plan_lines(plan))

@@ -55,16 +55,25 @@ class FusionConfig(Frozen):
 
     @model_validator(mode="after")
     def _unique(self) -> FusionConfig:
-        seen: set[tuple[str, str, str]] = set()
+        seen: list[tuple[str, str, set[str], FusionEntry]] = []  # label, space, folders of fused adapters
         for entry in self.methods:
             for space in entry.spaces:
-                for mode in entry.modes or ["*"]:
-                    if (entry.label, space, mode) in seen:
-                        raise ValueError(
-                            f"methods: two entries are called {entry.label!r} in space {space}; give one a name"
-                        )
-                    seen.add((entry.label, space, mode))
+                label, folders = entry.label, self._folders(entry.label, space)
+                for other, there, taken, earlier in seen:
+                    if entry.modes and earlier.modes and not {*entry.modes} & {*earlier.modes}:
+                        continue  # an entry without modes is for all of them
+                    if (other, there) == (label, space):
+                        raise ValueError(f"methods: two entries are called {label!r} in space {space}; give one a name")
+                    if both := sorted(folders & taken):
+                        what = f"fused adapters of {other!r} and {label!r} have one folder, {both[0]}"
+                        raise ValueError(f"methods: {what}; give one another name")
+                seen.append((label, space, folders, entry))
         return self
+
+    def _folders(self, label: str, space: str) -> set[str]:
+        """Return the folders in RUN/fused/MODE that an entry may have in a space."""
+        folder = label if space == "delta" else f"{label}-{space}"
+        return {folder} | ({f"{folder}-oracle"} if "oracle" in self.selection else set())
 
 
 class EvaluationConfig(Frozen):

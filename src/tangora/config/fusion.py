@@ -27,7 +27,7 @@ from pydantic import (
 
 from tangora.config.polish import PolishSettings
 from tangora.config.routing import RouteSettings
-from tangora.config.settings import NAME, Frozen, SpaceName
+from tangora.config.settings import NAME, REFERENCES, Frozen, SpaceName
 from tangora.support.seams import ROUTERS, SEARCHES
 from tangora.support.validation import Fault, did_you_mean, refuse
 
@@ -159,6 +159,8 @@ class FusionEntry(Frozen):
 
     @model_validator(mode="after")
     def _consistent(self) -> FusionEntry:
+        if self.name in REFERENCES:
+            raise ValueError(f"name: {self.name} is what scores.csv calls a row to compare with: choose another")
         if self.weights == [] or [] in self.parameters.values():
             raise ValueError("a grid of weights or parameters needs at least one value")
         if self.rank is not None and self.polish is not None:

@@ -15,7 +15,9 @@ from tangora.support.seams import MODES, SPACES
 from tangora.support.validation import Fault, did_you_mean, faults_of, refuse, validate
 
 __all__ = [
+    "MEANS",
     "NAME",
+    "REFERENCES",
     "AdapterSettings",
     "FinetuneConfig",
     "Frozen",
@@ -29,6 +31,11 @@ __all__ = [
     "WeightSettings",
     "mode_name",
 ]
+
+MEANS = ("mean", "mean_all")
+"""What ``scores.csv`` has in place of a task in rows of means."""
+REFERENCES = ("zero_shot", "expert")
+"""What ``scores.csv`` has in place of a method in rows of the base and of experts."""
 
 
 def _is_space(name: str) -> str:

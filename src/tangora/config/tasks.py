@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic import Field, TypeAdapter, ValidationInfo, field_validator, model_validator
 
 from tangora.config.places import ModelText, PathText
-from tangora.config.settings import NAME, Frozen
+from tangora.config.settings import MEANS, NAME, Frozen
 from tangora.config.source import SOURCE_KINDS, Source, SplitName
 from tangora.support.files import digest
 from tangora.support.hub import hub_reference
@@ -150,6 +150,13 @@ class TaskSettings(Frozen):
     validation_fraction: float = Field(
         default=0.1, gt=0, lt=1, description="cut from train when there is no validation split"
     )
+
+    @field_validator("name")
+    @classmethod
+    def _is_no_mean(cls, name: str) -> str:
+        if name in MEANS:
+            raise ValueError(f"{name} is what scores.csv calls a mean over tasks: give the task another name")
+        return name
 
     @model_validator(mode="before")
     @classmethod

@@ -21,7 +21,7 @@ from tangora.runs.context import Context
 from tangora.runs.estimate import measured_rates
 from tangora.runs.folder import claim
 from tangora.runs.jobs import Job
-from tangora.runs.runner import missing
+from tangora.runs.runner import missing, named
 from tangora.runs.stages.cells import cells
 from tangora.runs.stages.experts import ExpertJob
 from tangora.runs.stages.given import GivenJob, given_of
@@ -127,8 +127,10 @@ class Preflight:
         return sum(mode.size for mode in self.modes)
 
 
-def preflight(recipe: Recipe, out: Path, progress: Progress, *, overwrite: bool = False) -> Preflight:
-    """Return the preview of a run; write nothing.
+def preflight(
+    recipe: Recipe, out: Path, progress: Progress, *, overwrite: bool = False, only: Sequence[str] = ()
+) -> Preflight:
+    """Return the preview of a run, or of a part of it as in `tangora.runs.runner.run`; write nothing.
 
     Base and data are loaded, so that their errors surface before training starts. Targets are checked in all rows;
     inputs too, unless a split has many rows and the folder no results: then in a sample, see `Context.survey`.
@@ -142,6 +144,8 @@ def preflight(recipe: Recipe, out: Path, progress: Progress, *, overwrite: bool 
     rows = context.survey()
     check_modes(recipe, context.base)
     left, rates = missing(context), measured_rates(out)
+    wanted = named(context, only) if only else {job.key for job in context.plan}
+    left = [job for job in left if job.key in wanted]
     planned = list(cells(recipe))
     nearest = next(p for p in [out, *out.absolute().parents] if p.exists())
     return Preflight(
@@ -153,7 +157,7 @@ def preflight(recipe: Recipe, out: Path, progress: Progress, *, overwrite: bool 
         subsets=len({cell.subset for cell in planned}),
         comparisons=len(planned),
         free=shutil.disk_usage(nearest).free,
-        jobs=PlannedJob.of(context.plan, left),
+        jobs=PlannedJob.of([job for job in context.plan if job.key in wanted], left),
         seconds=sum(rates.seconds(job) for job in left) if rates.measured or not left else None,
         unknown=sum(not job.resources.known for job in left),
     )

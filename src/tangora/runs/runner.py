@@ -45,7 +45,7 @@ from tangora.tasks.cuts import cut_lines
 if TYPE_CHECKING:
     from tangora.runs.contract import Executor
 
-__all__ = ["missing", "prepare", "run"]
+__all__ = ["missing", "named", "prepare", "run"]
 
 log = logging.getLogger("tangora")
 _NAMED = 6  # adapters that a line names
@@ -81,17 +81,22 @@ def run(
         log.info("run %s in %s", recipe.name, out)
         remove_stale_below(out)
         context, clock = Context(out, recipe, progress or Progress()), Clock(out)
-        _prepare(context, clock)
+        wanted = _prepare(context, clock, only)
         if only:
-            _drive_some(context, clock, only)
+            _drive_some(context, clock, wanted)
         else:
             _drive(context, clock)
             log.info("done: %s", out / "report.html")
     return out
 
 
-def _prepare(context: Context, clock: Clock) -> None:
-    """Load what the plan depends on, and write the files from which other processes make the same plan."""
+def _prepare(context: Context, clock: Clock, only: Sequence[str]) -> set[str]:
+    """Load what the plan depends on, and write the files from which other processes make the same plan.
+
+    Returns:
+        The keys of the jobs that ``only`` names, and of those that they read; they are looked up before anything is
+        written.
+    """
     started = time.perf_counter()
     context.progress.overall(Overall(0.0, None, 0, 0, "prepare"))
     try:
@@ -99,10 +104,12 @@ def _prepare(context: Context, clock: Clock) -> None:
         for line in cut_lines({name: facts.cut for name, facts in sources.tasks.items()}):
             log.warning(line)
         check_modes(context.recipe, context.base)
+        wanted = named(context, only)
     finally:
         clock.add("prepare", time.perf_counter() - started)
     write_text(context.run / "recipe.yaml", context.recipe.to_yaml(context.run))
     sources.write(context.run, context.recipe)
+    return wanted
 
 
 def _drive(context: Context, clock: Clock) -> None:
@@ -110,28 +117,41 @@ def _drive(context: Context, clock: Clock) -> None:
     left, report = missing(context), context.plan.jobs[-1]
     todo = left if report in left else [*left, report]
     listener = _execute(context, clock, left, todo)
-    used = used_rows(context)
-    clock.save(provenance(context.recipe, context.sources) | ({"statistics": used} if used else {}))
-    perform(report, context, listener)
+    _report(context, clock, listener)
     write_plan(context.run, context.recipe.name, context.plan.jobs, left=())
 
 
-def _drive_some(context: Context, clock: Clock, only: Sequence[str]) -> None:
-    """Do the missing ones of some jobs, and of what they read."""
+def _report(context: Context, clock: Clock, listener: Listener) -> None:
+    """Write versions, machine and wall times, and the report that shows them."""
+    used = used_rows(context)
+    clock.save(provenance(context.recipe, context.sources) | ({"statistics": used} if used else {}))
+    perform(context.plan.jobs[-1], context, listener)
+
+
+def named(context: Context, only: Sequence[str]) -> set[str]:
+    """Return the keys of the jobs with one of these texts in their label, and of what they read.
+
+    Raises:
+        ArgumentError: no job has a label with a text.
+    """
     wanted = set[str]()
     for text in only:
-        named = [job for job in context.plan if text in job.label]
-        if not named:
+        found = [job for job in context.plan if text in job.label] if text.strip() else []
+        if not found:
             labels = ", ".join(list(dict.fromkeys(job.label for job in context.plan))[:_NAMED])
             fix = f"labels are {labels}, ...; all of them: tangora jobs RUN"
             raise ArgumentError("no job has this in its label", got=text, where="--only", fix=fix)
-        wanted |= {job.key for one in named for job in (one, *context.plan.before(one))}
+        wanted |= {job.key for one in found for job in (one, *context.plan.before(one))}
+    return wanted
+
+
+def _drive_some(context: Context, clock: Clock, wanted: set[str]) -> None:
+    """Do those of the missing jobs that are wanted."""
     left, report = missing(context), context.plan.jobs[-1]
     some = [job for job in left if job.key in wanted]
     listener = _execute(context, clock, left, some)
     if report.key in wanted:
-        clock.save(provenance(context.recipe, context.sources))
-        perform(report, context, listener)
+        _report(context, clock, listener)
     rest = [job for job in left if job.key not in wanted]
     write_plan(context.run, context.recipe.name, context.plan.jobs, rest)
     log.info("%d jobs of %d are left", len(rest), len(context.plan))
