@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from tangora.adapters.formats.lora.layers import expert_of
 from tangora.checkpoints.added_rows import refuse_adapted_rows, split_rows, tokenizer_of, with_added_rows
+from tangora.checkpoints.align import Target
 from tangora.checkpoints.models import Models, Request, computation_of, lineage_of, stamps_of
-from tangora.checkpoints.onto_base import align_adapters, replaced
+from tangora.checkpoints.onto_base import OrientedUpdate, align_adapters, replaced
 from tangora.checkpoints.recorded_heads import brought_along
 from tangora.checkpoints.steps import check_method
 from tangora.checkpoints.task_heads import beyond, head_targets, headed
@@ -48,18 +49,14 @@ def gather_adapters(base: Checkpoint, folders: Sequence[str | os.PathLike[str]],
     fusion = Fusion(list(folders), request.space, seed=request.seed, same_base=same_base, base=split, heads=heads)
     refuse_adapted_rows(fusion.adapters, split)
     prints = in_threads(lambda adapter: adapter.fingerprint, fusion.adapters)
-    # Updates are streamed only if the method works on changes of weights. A method that is not linear must get each
-    # expert as a separate site, but a checkpoint may stack them in one parameter.
-    if space_of(request.space).plain and (request.method.linear or not _has_experts(fusion.adapters)):
-        check_method(request.method)
-        vectors: list[Mapping[str, Any]] = [adapter.task_vector for adapter in fusion.adapters]
-        targets = align_adapters(split, vectors, fusion.adapters)
+    if (streamed := _streamed(split, fusion, request)) is not None:
+        targets = streamed
         computation = recorded = computation_of(request, prints, [target.site for target in targets if target.site])
         whole, kept = fusion.whole(request.method, recorded.weights, request.parameters)
         sources = [
             SourceAdapter(adapter, Path(folder)) for adapter, folder in zip(fusion.adapters, folders, strict=True)
         ]
-    else:  # the coordinates of other spaces are small, as are experts: they are fused in memory, and the result added
+    else:  # fused in memory as `tangora fuse` does, and the result added
         fused = fusion.merge(request.method.name, request.weights, request.parameters)
         targets = align_adapters(split, [fused.task_vector], [fused])
         computation = Computation(get("task_arithmetic"), [1.0], {}, 0, [fused.fingerprint])
@@ -91,6 +88,23 @@ def gather_adapters(base: Checkpoint, folders: Sequence[str | os.PathLike[str]],
         tokenizer, note = tokenizer_of(base, places, rows)
         config, notes = resized(config, rows), [*notes, note]
     return Models(targets, computation, names, notes, lineage, stamps, config, tokenizer, kept, records, sources)
+
+
+def _streamed(base: Checkpoint, fusion: Fusion, request: Request) -> list[Target] | None:
+    """Return the base's tensors as targets that the method fuses row by row; None if that would be another fusion.
+
+    The method must work on changes of weights. If it is not linear, it must get each expert as a separate site, but a
+    checkpoint may stack them in one parameter. If it tells outputs from inputs, it must get updates as ``[out, in]``,
+    but embeddings and ``Conv1D`` are stored as the transpose.
+    """
+    method = request.method
+    if not space_of(request.space).plain or not (method.linear or not _has_experts(fusion.adapters)):
+        return None
+    check_method(method)
+    vectors: list[Mapping[str, Any]] = [adapter.task_vector for adapter in fusion.adapters]
+    targets = align_adapters(base, vectors, fusion.adapters)
+    turned = any(isinstance(part, OrientedUpdate) and part.transposed for one in targets for part in one.parts)
+    return None if turned and not method.symmetric else targets
 
 
 def _has_experts(adapters: Sequence[Adapter]) -> bool:
