@@ -374,6 +374,8 @@ class Trial:
                 continue
             if (place / path).suffix == ".json":
                 json.loads(value)
+            if path.name in ("driver.json", "plan.json") or (path.parent.name, path.suffix) == ("locks", ".json"):
+                continue  # who does what now, and what is left
             if content(place / path) not in (wanted.get(name), old.get(name)):
                 raise Failed(f"{name} is neither the old file nor the new one")
 

@@ -23,7 +23,7 @@ class Toy(Job):
     kind: ClassVar[str] = "expert"
     stage: ClassVar[str] = "fine-tune"
 
-    label = "toy"
+    about = "toy"
 
     def run(self, context):
         raise AssertionError

@@ -446,7 +446,7 @@ def test_unknown_task_and_mode_of_finetune(tangora, recipe, tmp_path):
 def test_an_unexpected_error_leaves_its_traceback_in_the_log(tangora, recipe, tmp_path, monkeypatch):
     import importlib
 
-    module = importlib.import_module("tangora.runs.context")
+    module = importlib.import_module("tangora.runs.loading")
 
     def broken(*_, **__):
         raise ZeroDivisionError("a bug")

@@ -254,6 +254,7 @@ def test_eleven_modes_are_told_apart_and_leave_the_panels_their_height(summary, 
 @pytest.mark.parametrize(("direction", "best"), [(1, [0.5]), (-1, [0.0])])
 def test_the_best_coefficient_is_marked(direction, best):
     axis = Figure().subplots()
-    coefficient._panel(axis, {("lora", "ties", "delta", ""): {0.0: 0.2, 0.5: 0.8, 1.0: 0.6}}, ["lora"], direction, {})
+    curve = {("lora", "ties", "delta", ""): {0.0: 0.2, 0.5: 0.8, 1.0: 0.6}}
+    coefficient._panel(axis, curve, [], ["lora"], direction, [{}])
     marked = [line for line in axis.get_lines() if line.get_marker() not in ("None", "")]
     assert [line.get_xdata()[0] for line in marked] == best
