@@ -3,33 +3,17 @@
 from __future__ import annotations
 
 import csv
-import json
-import random
 
 import pytest
-from datasets import Dataset
 
 import tangora
 import tiny
 from tangora.config.recipe import load_recipe
 from tangora.methods import methods
 
-TASKS = {"sst2": ["bad", "good"], "trec6": ["red", "green", "blue"]}
+TASKS = ("sst2", "trec6")
 # slerp takes two experts, and svd is a sum with a rank.
 LEFT_OUT = {"slerp", "svd", "ties_per_tensor"}
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    root, draw = tmp_path_factory.mktemp("data"), random.Random(0)
-    for task, labels in TASKS.items():
-        (root / task).mkdir()
-        for split, count in (("train", 40), ("test", 12)):
-            rows = [draw.randrange(len(labels)) for _ in range(count)]
-            texts = [f"this is {labels[row]} {draw.choice(tiny.WORDS)} {number}" for number, row in enumerate(rows)]
-            Dataset.from_dict({"text": texts, "label": rows}).to_parquet(str(root / task / f"{split}.parquet"))
-        (root / task / "info.json").write_text(json.dumps({"labels": labels}))
-    return root
 
 
 def test_it_has_every_method_that_fuses_seven_experts():
@@ -39,10 +23,10 @@ def test_it_has_every_method_that_fuses_seven_experts():
 
 
 @pytest.mark.slow
-def test_every_entry_has_a_row_in_every_mode(data, tmp_path, monkeypatch):
+def test_every_entry_has_a_row_in_every_mode(two_of_text7, tmp_path, monkeypatch):
     monkeypatch.setattr("tangora.report.build", lambda run: (run / "report.html").write_text("drawn elsewhere"))
     settings = {
-        "data.root": data,
+        "data.root": two_of_text7,
         "base.model": tiny.bert(tmp_path / "bert"),
         "training.steps": 2,
         "training.batch_size": 4,
