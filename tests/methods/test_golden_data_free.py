@@ -6,23 +6,13 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
+from small_updates import check, low_rank
 
 from tangora.errors import ArgumentError
 from tangora.methods import average, cart, do_merging, pcb, robust_merge, task_arithmetic, wudi
 from tangora.methods.pcb import _softmax
 
 EVEN = torch.ones(2, 1, 1, dtype=torch.float64)
-
-
-def check(result: Tensor, *rows: list[float]) -> None:
-    torch.testing.assert_close(result, torch.tensor(rows, dtype=torch.float64), rtol=0, atol=1e-11)
-
-
-def low_rank(tasks: int, out: int, inside: int, rank: int, seed: int = 0) -> Tensor:
-    g = torch.Generator().manual_seed(seed)
-    b, a = (torch.randn(tasks, *s, generator=g, dtype=torch.float64) for s in ((out, rank), (rank, inside)))
-    return b @ a
 
 
 # --- WUDI

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from small_updates import check, low_rank
 from torch import Tensor
 
 from tangora.errors import ArgumentError, PluginError
@@ -36,16 +37,6 @@ COMBINED = [
     "mean_norm+slerp",
     "pico+tsv_m",
 ]
-
-
-def check(result: Tensor, *rows: list[float]) -> None:
-    torch.testing.assert_close(result, torch.tensor(rows, dtype=torch.float64), rtol=0, atol=1e-11)
-
-
-def low_rank(tasks: int, out: int, inside: int, rank: int, seed: int = 0) -> Tensor:
-    g = torch.Generator().manual_seed(seed)
-    b, a = (torch.randn(tasks, *s, generator=g, dtype=torch.float64) for s in ((out, rank), (rank, inside)))
-    return b @ a
 
 
 def fuse(name: str, deltas: Tensor, *weights: float, **parameters: object) -> Tensor:

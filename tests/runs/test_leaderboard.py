@@ -13,7 +13,7 @@ from tangora.methods import methods
 
 TASKS = ("sst2", "trec6")
 # slerp takes two experts, and svd is a sum with a rank.
-LEFT_OUT = {"slerp", "svd", "ties_per_tensor"}
+LEFT_OUT = {"slerp", "svd"}
 
 
 def test_it_has_every_method_that_fuses_seven_experts():
