@@ -370,3 +370,27 @@ def test_the_answers_of_another_precision_are_others(text_base, tasks, experts, 
     coarse = replace(text_base, machine=replace(text_base.machine, dtype="bfloat16"))
     lesson(coarse, tasks[0], rows, lambda: experts[0], top=1, cache=tmp_path)
     assert len(list(tmp_path.glob("*.safetensors"))) == 2
+
+
+def test_a_task_is_added_to_an_adapter_that_answers_for_its_own(experts, text_base, tasks):
+    first = polished(experts[:1], text_base, tasks[:1], start=experts[0])
+    both = polished(experts[1:], text_base, tasks, present=first, weights=0.05)
+    info = both.metadata.polished
+    assert info.experts == {"one": first.fingerprint, "two": experts[1].fingerprint}
+    assert info.after["two"] < info.before["two"]  # the two contradict each other, so that "one" must lose
+    sum_of = tangora.fuse([first, experts[1]], weights=[1.0, 0.05])
+    assert info.start == sum_of.fingerprint
+    again = polished(experts[1:], text_base, tasks, present=first, start=experts[0], steps=1)
+    assert again.metadata.polished.start == experts[0].fingerprint
+
+
+def test_what_cannot_be_added_to_a_present_adapter(experts, text_base, tasks):
+    with pytest.raises(ArgumentError, match="experts are added to the present adapter") as refused:
+        polished(experts[1:], text_base, tasks, present=experts[0], method="ties")
+    assert refused.value.got == "ties"
+    with pytest.raises(ArgumentError, match="weights of sites"):
+        polished(experts[1:], text_base, tasks, present=experts[0], weights={"a": 1.0})
+    with pytest.raises(ArgumentError, match="does not name its task"):
+        polished([tangora.fuse(experts)], text_base, tasks, present=experts[0])
+    with pytest.raises(ArgumentError, match="1 experts|experts"):
+        polished(experts[1:], text_base, tasks[:1], present=experts[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -145,3 +146,24 @@ def test_what_an_adapter_records_decides_neither_the_model_nor_whether_its_code_
 def test_a_recipe_without_the_task_is_refused(expert, tmp_path, capsys):
     assert run("polish", expert, "--recipe", "quickstart", "--out", tmp_path / "out", "-q") == 2
     assert "the recipe has no such task" in capsys.readouterr().err
+
+
+def test_a_task_is_added_to_a_fused_adapter(expert, bare, text_base, text_task, tmp_path, capsys):
+    """The present adapter names its tasks, and how their rows are read; the new one comes from its expert."""
+    out, again = tmp_path / "first", tmp_path / "second"
+    assert run("polish", expert, "--data", f"colors={bare}", *SMALL, "--out", out, "-q") == 0
+    new = tmp_path / "hues"
+    training = TrainingSettings(steps=5, batch_size=8, checkpoint_every=None, learning_rate=1e-2)
+    config = FinetuneConfig(mode="lora", lora=LoraSettings(r=2, target_modules=["query"]), training=training)
+    finetune(text_base, replace(text_task, name="hues"), config, out=new)
+    capsys.readouterr()
+    rows = ("--data", f"colors={bare}", "--data", f"hues={bare}")
+    assert run("polish", new, "--present", out, *rows, *SMALL, "--out", again, "--json", "-q") == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["experts"] == {"hues": tangora.load(new).fingerprint, "colors": tangora.load(out).fingerprint}
+    assert tangora.load(again).records.keys() == {"colors", "hues"}
+    assert run("polish", new, "--present", out, *rows[2:], *SMALL, "--out", tmp_path / "third", "-q") == 2
+    assert "no rows for this task" in capsys.readouterr().err
+    bad = ("--present", bare, *rows, *SMALL, "--out", tmp_path / "third", "-q")
+    assert run("polish", new, *bad) == 2
+    assert "no such folder" in capsys.readouterr().err

@@ -24,9 +24,23 @@ __all__ = ["from_files", "from_recipe"]
 
 
 def from_recipe(
-    adapters: Sequence[Path], recipe: str, settings: Sequence[str], progress: Progress, *, trust: bool
+    adapters: Sequence[Path],
+    recipe: str,
+    settings: Sequence[str],
+    progress: Progress,
+    *,
+    present: Path | None = None,
+    trust: bool,
 ) -> tuple[Base, list[Task]]:
     """Load a recipe's base, and the tasks that the adapters or their folders are named by, in the adapters' order.
+
+    Args:
+        adapters: their folders.
+        recipe: name or path.
+        settings: changes of the recipe.
+        progress: is given what is loaded.
+        present: the folder of an adapter whose tasks follow.
+        trust: run code from the base's repository.
 
     Raises:
         ArgumentError: the recipe has no such task.
@@ -34,6 +48,7 @@ def from_recipe(
     chosen = load_recipe(recipe, settings, trust_remote_code=trust)
     tasks = {task.name: task for task in chosen.tasks}
     named = [_task_of(folder) for folder in adapters]
+    named += [name for name in _tasks_in(present) if name not in named]
     if odd := [name for name in named if name not in tasks]:
         fix = f"name the adapters' folders as the recipe's tasks: {', '.join(sorted(tasks))}"
         raise ArgumentError("the recipe has no such task", got=odd[0], where="--recipe", fix=fix)
@@ -41,7 +56,7 @@ def from_recipe(
 
 
 def from_files(
-    adapters: Sequence[Path], files: Mapping[str, Path], base: str | None, *, trust: bool
+    adapters: Sequence[Path], files: Mapping[str, Path], base: str | None, *, present: Path | None = None, trust: bool
 ) -> tuple[Base, list[Task]]:
     """Load the base that the first adapter names, and the files' rows as the adapters record, in the adapters' order.
 
@@ -49,6 +64,7 @@ def from_files(
         adapters: their folders.
         files: task -> file of rows.
         base: name or folder of the base, in place of the one that the adapter names.
+        present: the folder of an adapter that stands for every task which no adapter is of.
         trust: run code from the base's repository.
 
     Raises:
@@ -56,6 +72,8 @@ def from_files(
             record different settings of the base, or nothing names the base.
     """
     folders = {_task_of(folder): folder for folder in adapters}
+    if present is not None:
+        folders |= {name: present for name in _tasks_in(present) if name not in folders}
     if odd := sorted(files.keys() ^ folders.keys()):
         where = "--data" if odd[0] not in files else f"--data {odd[0]}"
         what = "no rows for this task" if odd[0] not in files else "no expert of this task"
@@ -67,6 +85,24 @@ def from_files(
     named = BaseInfo(model=base) if base is not None else _base_of(adapters[0])
     loaded = recorded_base(_common(records), named, machine, trust=trust, where="--base")
     return loaded, [recorded_task(name, records[name], loaded, read_inputs(files[name], name)) for name in folders]
+
+
+def _tasks_in(present: Path | None) -> list[str]:
+    """Return the tasks that an adapter of several tasks answers: those that it was polished towards, or records.
+
+    Raises:
+        ArgumentError: it says neither.
+    """
+    if present is None:
+        return []
+    if not present.is_dir():
+        raise FileError("no such folder", where=present, fix="give the folder of an adapter")
+    metadata = read_metadata(reachable(present))
+    polished = None if metadata is None else metadata.polished
+    if tasks := list(polished.experts if polished is not None else read_records(present)):
+        return tasks
+    fix = "give an adapter that tangora polish or tangora fuse made"
+    raise ArgumentError("the adapter does not say which tasks it answers", where=present, fix=fix)
 
 
 def _task_of(folder: Path) -> str:

@@ -77,6 +77,16 @@ class PolishOptions(Options):
         typer.Option("--start", metavar="FUSED", help="Start from this adapter.", rich_help_panel=_START),
         FromHub("adapter"),
     ] = None
+    present: Annotated[
+        Path | None,
+        typer.Option(
+            "--present",
+            metavar="FUSED",
+            help="Add the experts to this adapter, which answers for the tasks that it has already.",
+            rich_help_panel=_START,
+        ),
+        FromHub("adapter"),
+    ] = None
     method: Annotated[
         str,
         typer.Option(
@@ -97,6 +107,10 @@ class PolishOptions(Options):
         bool,
         typer.Option("--same-base", help="Accept adapters that were made for another base.", rich_help_panel=_START),
     ] = False
+
+    def everyone(self) -> list[Path]:
+        """Every adapter that is read."""
+        return [*self.adapters, *filter(None, [self.start, self.present])]
 
     def chosen(self) -> PolishSettings:
         """The settings of the training.
@@ -132,7 +146,7 @@ def polish(options: PolishOptions, output: Output) -> None:
     settings, files = options.chosen(), options.files()
     from tangora.support.files import refuse_output  # deferred: --help needs none of it
 
-    refuse_output(options.out, options.overwrite, [*options.adapters, *filter(None, [options.start]), *files.values()])
+    refuse_output(options.out, options.overwrite, [*options.everyone(), *files.values()])
     from tangora.polishing.polish import polish as train  # deferred: imports torch
     from tangora.tasks.cuts import cut_lines, cuts
 
@@ -148,6 +162,7 @@ def polish(options: PolishOptions, output: Output) -> None:
             base,
             tasks,
             start=options.start,
+            present=options.present,
             method=options.method,
             weights=0.5 if options.weights is None else parse_weights(options.weights),
             seed=options.seed,
@@ -171,10 +186,11 @@ def _base_and_tasks(options: PolishOptions, files: Mapping[str, Path], progress:
     """Load the base and the rows, from the recipe if one is given, else as the adapters record."""
     from tangora.cli.experts import from_files, from_recipe  # deferred: imports torch
 
-    trust = options.trust_remote_code
+    trust, present = options.trust_remote_code, options.present
     if options.recipe is None:
-        return from_files(options.adapters, files, options.base, trust=trust)
-    return from_recipe(options.adapters, options.recipe, options.recipe_settings or [], progress, trust=trust)
+        return from_files(options.adapters, files, options.base, present=present, trust=trust)
+    settings = options.recipe_settings or []
+    return from_recipe(options.adapters, options.recipe, settings, progress, present=present, trust=trust)
 
 
 def polished_lines(info: PolishedInfo) -> Iterator[str]:

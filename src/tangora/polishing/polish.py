@@ -14,6 +14,7 @@ from tangora.adapters.metadata import Metadata, read_metadata
 from tangora.config.polish import PolishSettings
 from tangora.errors import ArgumentError
 from tangora.fusion.fusion import Fusion
+from tangora.fusion.weights import tabulate
 from tangora.modes.contract import OnStep
 from tangora.modes.finetuning import in_work_folder, write_trained
 from tangora.polishing.training import polished
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["polish"]
 
+_PRESENT = "the present adapter"
+
 AdapterLike: TypeAlias = "Adapter | str | os.PathLike[str]"
 
 
@@ -38,6 +41,7 @@ def polish(
     tasks: Sequence[Task],
     *,
     start: AdapterLike | None = None,
+    present: AdapterLike | None = None,
     method: str = "task_arithmetic",
     weights: Weights | None = 0.5,
     parameters: Mapping[str, Any] | None = None,
@@ -72,6 +76,9 @@ def polish(
         tasks: rows of their inputs are used. If every expert names its task, the order is free; else it is that of
             the experts.
         start: the adapter to start from; by default the experts are fused.
+        present: an adapter of several tasks, such as an earlier polish, to which the experts' tasks are added. It takes
+            the place of an expert for every other task, and the default start is the present adapter plus the experts,
+            weighted.
         method, weights, parameters: of that fusion, as in `tangora.fuse`.
         seed: of the choice of rows, of their order and of what is drawn.
         out: folder for the adapter and ``training.json`` (curves, wall time, parameter counts).
@@ -103,13 +110,23 @@ def polish(
     chosen = validate(PolishSettings, settings, "polish", ArgumentError)
     if out is not None:
         refuse_output(out, overwrite)
-    experts = _by_task(adapters, tasks)
+    own = tasks if present is None else _own_tasks(adapters, tasks)
+    experts = _by_task(adapters, own)
     begun = None if start is None else _opened(start, base)
+    if present is not None and begun is None and (method != "task_arithmetic" or parameters):
+        fix = "leave method and parameters out, or give start"
+        raise ArgumentError("experts are added to the present adapter", got=method, where="polish.method", fix=fix)
     with shown(progress) as listener, in_work_folder(scratch, out):
-        first = begun if begun is not None else _fused(experts, base, method, weights, parameters, same_base)
+        if begun is not None:
+            first = begun
+        elif present is not None:
+            first = _added(present, experts, base, weights, same_base)
+        else:
+            first = _fused(experts, base, method, weights, parameters, same_base)
+        teachers = {task.name: experts.get(task.name, present) for task in tasks}
         made = polished(
             first,
-            {name: partial(_opened, adapter, base) for name, adapter in experts.items()},
+            {name: partial(_opened, adapter, base) for name, adapter in teachers.items() if adapter is not None},
             base,
             tasks,
             chosen,
@@ -167,6 +184,41 @@ def _by_task(adapters: Sequence[AdapterLike], tasks: Sequence[Task]) -> dict[str
         got = ", ".join(str(name) for name in recorded)
         raise ArgumentError("it is not clear which expert is of which task", got=got, where="polish.adapters", fix=fix)
     return dict(zip(placed, adapters, strict=True))
+
+
+def _own_tasks(adapters: Sequence[AdapterLike], tasks: Sequence[Task]) -> list[Task]:
+    """Return the tasks that the adapters are experts of; the present adapter answers for the others.
+
+    Raises:
+        ArgumentError: an adapter does not name its task.
+    """
+    recorded = [_metadata(adapter).task for adapter in adapters]
+    if None in recorded:
+        fix = "give experts that tangora trained, or an expert of every task without present"
+        raise ArgumentError("an expert does not name its task", where="polish.adapters", fix=fix)
+    own = [task for task in tasks if task.name in recorded]
+    return own if len(own) == len(recorded) else list(tasks)  # then `_by_task` says what is wrong
+
+
+def _added(
+    present: AdapterLike,
+    experts: Mapping[str, AdapterLike],
+    base: Base,
+    weights: Weights | None,
+    same_base: bool,
+) -> Adapter:
+    """Return the present adapter plus the weighted experts.
+
+    Raises:
+        ArgumentError: weights are of sites.
+    """
+    if isinstance(weights, Mapping):
+        fix = "give one number, or one per expert"
+        raise ArgumentError("weights of sites beside a present adapter", where="polish.weights", fix=fix)
+    each = tabulate(0.5 if weights is None else weights, len(experts), ())
+    assert isinstance(each, list)
+    everyone = {_PRESENT: present, **experts}
+    return _fused(everyone, base, "task_arithmetic", [1.0, *each], None, same_base)
 
 
 def _fused(
