@@ -392,5 +392,5 @@ def test_what_cannot_be_added_to_a_present_adapter(experts, text_base, tasks):
         polished(experts[1:], text_base, tasks, present=experts[0], weights={"a": 1.0})
     with pytest.raises(ArgumentError, match="does not name its task"):
         polished([tangora.fuse(experts)], text_base, tasks, present=experts[0])
-    with pytest.raises(ArgumentError, match="1 experts|experts"):
+    with pytest.raises(ArgumentError, match="experts"):
         polished(experts[1:], text_base, tasks[:1], present=experts[0])
