@@ -14,11 +14,15 @@ import argparse
 import json
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+from unittest.mock import patch
+
+import torch
 
 import tangora
 from tangora.adapters.adapter import Adapter
@@ -27,9 +31,10 @@ from tangora.evaluation.evaluator import evaluate
 from tangora.modes.contract import Bench
 from tangora.modes.finetuning import finetune
 from tangora.modes.low_rank import train_lora
+from tangora.polishing.lessons import Lesson, lesson
 from tangora.polishing.rows import choose_rows, joined
 from tangora.runs.context import prepare
-from tangora.tasks import Base, Task
+from tangora.tasks import Base, Split, Task
 
 PAGE = Path(__file__).parents[1] / "docs" / "polish.md"
 TASKS = ("sst2", "trec6", "ag_news", "tweet_emotion", "snips", "banking77", "sms_spam")
@@ -43,6 +48,9 @@ class Variant:
     mode: str = "lora"
     tasks: int = 7
     rows_of: str = "own"  # or "others": each expert is followed on the rows of the other tasks
+    labels: bool = False  # follow the labels of the rows instead of the experts
+    change: str = ""  # "added": six tasks are polished first; "removed": seven are, and the last one is dropped
+    old_rows: int | None = None  # rows of the tasks that were there, if fewer than of the new one
 
 
 def _rows(rows: int, steps: int, **more: Any) -> Variant:
@@ -50,6 +58,8 @@ def _rows(rows: int, steps: int, **more: Any) -> Variant:
 
 
 PLAIN = {"recombined": 0}
+CERTAIN = 40.0  # exp(-40) is less than the rounding of a probability
+PRESENT = "64 rows, 200 steps, temperature 2"
 ENTRIES = {"objective": "layers", "student": "entries", "learning_rate": 1e-2}
 VARIANTS: dict[str, Variant] = {
     "64 rows, 50 steps": _rows(64, 50),
@@ -118,7 +128,8 @@ class Study:
 
     def own(self, mode: str) -> dict[str, float]:
         """Return task -> test score of its expert; measured once."""
-        path = self.out / f"experts-{mode}-{self.seed}.json"
+        rows = max(len(task.splits["test"]) for task in self.tasks)
+        path = self.out / f"experts-{mode}-{self.seed}-{rows}.json"
         if not path.is_file():
             scores = {}
             for task in self.tasks:
@@ -128,31 +139,49 @@ class Study:
         return scored
 
     def polished(self, variant: Variant) -> tuple[Adapter, Sequence[Task]]:
-        """Return the polished adapter of a variant, and its tasks."""
+        """Return the polished adapter of a variant, and the tasks that it is for."""
         tasks = self.tasks[: variant.tasks]
-        chosen = {
-            name: adapter for name, adapter in self.of_mode(variant.mode).items() if name in {t.name for t in tasks}
-        }
-        asked = tasks if variant.rows_of == "own" else [self.others(task, variant) for task in tasks]
-        made = tangora.polish(
-            list(chosen.values()),
+        if variant.change == "removed":
+            return self.polish(variant, tasks[:-1], start=self.present(variant.tasks)), tasks[:-1]
+        if variant.change == "added":
+            old = [self.few(task, variant.old_rows) for task in tasks[:-1]]
+            return self.polish(variant, [*old, tasks[-1]], present=self.present(variant.tasks - 1)), tasks
+        asked = [self.others(task, variant) for task in tasks] if variant.rows_of == "others" else tasks
+        if variant.labels:
+            with answered_by_labels(self.seed):
+                return self.polish(variant, asked), tasks
+        return self.polish(variant, asked), tasks
+
+    def polish(self, variant: Variant, tasks: Sequence[Task], **places: Any) -> Adapter:
+        """Polish the experts of some tasks, or add the last one's to a present adapter."""
+        experts = self.of_mode(variant.mode)
+        taught = tasks[-1:] if "present" in places else tasks
+        return tangora.polish(
+            [experts[task.name] for task in taught],
             self.base,
-            asked,
+            tasks,
             seed=self.seed,
             cache=self.out / "answers",
             progress=False,
+            **places,
             **variant.settings,
         )
-        return made, tasks
+
+    def present(self, count: int) -> Adapter:
+        """Return the polished adapter of the first tasks; made once."""
+        folder = self.out / f"present-{count}-{self.seed}"
+        if not folder.exists():
+            self.polish(VARIANTS[PRESENT], self.tasks[:count], out=folder)
+        return tangora.load(folder)
+
+    def few(self, task: Task, count: int | None) -> Task:
+        """Return a task with the first of its drawn train rows alone."""
+        return task if count is None else replace(task, splits={"train": _first(task, count, self.seed)})
 
     def others(self, task: Task, variant: Variant) -> Task:
         """Return a task with rows of the other tasks as its train rows."""
         count = -(-int(variant.settings["rows"]) // (len(self.tasks) - 1))
-        parts = [
-            other.splits["train"].select(choose_rows(other, "train", count, self.seed))
-            for other in self.tasks
-            if other.name != task.name
-        ]
+        parts = [_first(other, count, self.seed) for other in self.tasks if other.name != task.name]
         return replace(task, splits={"train": joined(parts)})
 
     def joint(self) -> Adapter:
@@ -166,13 +195,27 @@ class Study:
         return next(iter(train_lora(Bench(self.base), few, config).values()))
 
 
-def _first(task: Task, count: int, seed: int) -> Any:
+def _first(task: Task, count: int, seed: int) -> Split:
     return task.splits["train"].select(choose_rows(task, "train", count, seed))
 
 
-def study_of(data: str, encoder: str, out: Path, seed: int) -> Study:
-    """Load the base and the seven tasks, with up to 1000 test rows each."""
-    limits = [f"tasks.{name}.limit.test=1000" for name in TASKS]
+@contextmanager
+def answered_by_labels(seed: int) -> Iterator[None]:
+    """Have labels answer in place of the experts: the divergence from certain answers is the cross-entropy."""
+
+    def labelled(base: Base, task: Task, rows: Split, expert: Callable[[], Adapter], **given: Any) -> Lesson:
+        one = lesson(base, task, rows, expert, **given)
+        targets = torch.as_tensor(_first(task, len(rows), seed).targets)
+        certain = torch.nn.functional.one_hot(targets, one.answers.logits.shape[-1]) * CERTAIN
+        return replace(one, answers=replace(one.answers, logits=certain.float()))
+
+    with patch("tangora.polishing.teaching.lesson", labelled):
+        yield
+
+
+def study_of(data: str, encoder: str, out: Path, seed: int, test: int = 1000) -> Study:
+    """Load the base and the seven tasks, with up to ``test`` test rows each."""
+    limits = [f"tasks.{name}.limit.test={test}" for name in TASKS]
     where = [f"data.root={data}", f"base.model={encoder}", f"seed={seed}", *limits]
     recipe = load_recipe("text7", where)
     base, tasks = prepare(recipe)
