@@ -17,6 +17,10 @@ if os.environ.get("CI"):
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes that tests start, too: equal bits need equal threads
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Every process that tests start imports torch and the package. bitsandbytes would add torch's compiler, a quarter of that
+# time, for fallbacks that compute the same as they are written; compiling the package's source is another tenth.
+os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 @pytest.fixture(scope="session", autouse=True)

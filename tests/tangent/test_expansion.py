@@ -243,11 +243,14 @@ def test_operators_of_others_do_not_lose_the_tangent(last, name, recorded) -> No
         model(torch.randn(3, 4))
 
 
-def test_compiled_code_is_called_as_it_was_written() -> None:
+def test_compiled_code_is_called_as_it_was_written(monkeypatch) -> None:
     """A compiled graph has no tangents."""
+    monkeypatch.delenv("TORCHDYNAMO_DISABLE", raising=False)
     update = Adapter({"first": LowRank(torch.ones(4, 1), torch.ones(1, 4))})
     module, x = Then(torch.compile(torch.sin, backend=lambda graph, _: lambda *inputs: refused())), torch.randn(3, 4)
     with torch.no_grad():
+        with pytest.raises(AssertionError, match="compiled code was called"):
+            module(x)
         found = TangentModel(module, update)(x)
         module.last = torch.sin
         torch.testing.assert_close(found, TangentModel(module, update)(x))
