@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tangora.cli import completion
+from tangora.cli.auto import ADVICE, METHOD, WEIGHT, polish_instead, refuse_choices
 from tangora.cli.command import Command
 from tangora.cli.fusing import ADAPTERS, CHECKS, BaseFolder, FusionOptions
 from tangora.cli.merge import (
@@ -65,6 +66,10 @@ class FuseOptions(FusionOptions):
             "--method", "-m", help="Or a router: smile, wemoe. See: tangora methods.", autocompletion=completion.fusions
         ),
     ] = "task_arithmetic"
+    auto: Annotated[
+        bool,
+        typer.Option("--auto", help="Choose what keeps most with what is given: adapters alone, or rows (--data) too."),
+    ] = False
     rank: Annotated[
         str | None,
         typer.Option("--rank", "-r", help="Truncate to this rank; auto: the least with an error under --error."),
@@ -173,6 +178,12 @@ def fuse(options: FuseOptions, output: Output) -> None:
     ranks unless --rank cuts it. With a router as the method, every token chooses among the adapters, which stay as they
     are; the result is a routed adapter. To write a full model instead, use [bold]tangora merge[/bold].
     """
+    if options.auto:
+        refuse_choices(options)
+        if options.data or options.recipe:
+            polish_instead(options, output)
+            return
+        options = replace(options, method=METHOD, weights=str(WEIGHT))
     _refuse_place(options)
     if options.full:
         _fuse_full(options.of_merge(), output)
@@ -184,6 +195,7 @@ def fuse(options: FuseOptions, output: Output) -> None:
     options.refuse_rows()
     rank = parse_rank(options.rank)
     weights, origin = default_weights(options, [True] * len(options.adapters))
+    origin = ADVICE if options.auto else origin
     parameters = options.settings()
     from tangora.fusion.statistics import refuse_superfluous  # deferred: --help needs no torch
     from tangora.methods import get

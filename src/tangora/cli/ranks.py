@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tangora.adapters.adapter import Adapter
     from tangora.updates.update import Update
 
-__all__ = ["RankCost", "chosen_error", "fused_cost", "parse_rank", "rank_cost", "weights_size"]
+__all__ = ["RankCost", "chosen_error", "fused_cost", "largest_rank", "parse_rank", "rank_cost", "weights_size"]
 
 _WORK = 2 * 10**11  # multiplications; beyond that, only some sites are looked at
 _SHOWN = 2  # smaller ranks
@@ -158,10 +158,10 @@ def fused_cost(fused: Adapter, out: Path, inputs: Sequence[Path]) -> RankCost | 
     read = [weights_size(folder) for folder in inputs]
     trained = fused.metadata.polished is not None  # then nothing is left of what was cut
     errors = None if about is None or trained else about.site_errors
-    return rank_cost(updates, size, read, _largest_rank(inputs), errors)
+    return rank_cost(updates, size, read, largest_rank(inputs), errors)
 
 
-def _largest_rank(inputs: Sequence[Path]) -> int | None:
+def largest_rank(inputs: Sequence[Path]) -> int | None:
     """Return the largest rank in the configurations of the inputs; None if they are not peft's."""
     from tangora.support.files import read_json  # deferred: --help needs none of it
 

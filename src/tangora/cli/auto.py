@@ -1,0 +1,71 @@
+"""What `tangora fuse --auto` does: the recommended way to one adapter for what is given."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING
+
+from tangora.cli.polish import PolishOptions, polish
+from tangora.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from tangora.cli.fuse import FuseOptions
+    from tangora.cli.output import Output
+
+__all__ = ["ADVICE", "METHOD", "WEIGHT", "polish_instead", "refuse_choices"]
+
+METHOD, WEIGHT = "mean_norm", 1.3
+"""What is recommended without rows: docs/quality.md."""
+ADVICE = "chosen by --auto; with rows of the tasks' inputs, --data NAME=FILE, a polish keeps more"
+POLISH = {"steps": 200, "temperature": 2.0}
+"""What is recommended with rows of the tasks' inputs: docs/quality.md."""
+_RANKS = 2
+_PLAIN = ("format", "uniform", "dtype", "statistics", "error", "heads", "space", "verify")
+
+
+def refuse_choices(options: FuseOptions) -> None:
+    """Refuse what ``--auto`` chooses itself, and a single adapter.
+
+    Raises:
+        ArgumentError: names the option.
+    """
+    if len(options.adapters) < 2:
+        fix = "give two adapters or more; without --auto, a single one may be weighted"
+        raise ArgumentError("there is nothing to choose", got=len(options.adapters), where="--auto", fix=fix)
+    given = {"--method": options.method != type(options).method, "--weights": options.weights is not None}
+    for name, is_given in {**given, "--set": bool(options.parameters)}.items():
+        if is_given:
+            fix = f"leave {name} out, or --auto"
+            raise ArgumentError("--auto chooses method, weights and parameters", got=name, where="--auto", fix=fix)
+
+
+def polish_instead(options: FuseOptions, output: Output) -> None:
+    """Polish with the rows that are given, at twice the largest rank of the experts unless ``--rank`` is given.
+
+    Raises:
+        ArgumentError: an option that the polish does not have.
+    """
+    for field in fields(options):
+        if field.name in _PLAIN and getattr(options, field.name) != field.default:
+            name = "--no-verify" if field.name == "verify" else f"--{field.name}"
+            fix = f"leave {name} out; tangora export writes other formats"
+            raise ArgumentError("with rows, the result is polished: a plain LoRA", got=name, where="--auto", fix=fix)
+    shared = ("adapters", "out", "data", "base", "recipe", "recipe_settings", "trust_remote_code", "same_base")
+    given = {name: getattr(options, name) for name in (*shared, "seed", "overwrite", "dry_run")}
+    settings = [f"{name}={value}" for name, value in POLISH.items() if name != "steps"]
+    rank = _rank(options)
+    polish(PolishOptions(**given, rank=rank, steps=int(POLISH["steps"]), settings=settings), output)
+
+
+def _rank(options: FuseOptions) -> int:
+    """Return the rank that is given, or twice the largest of the experts."""
+    from tangora.cli.ranks import largest_rank, parse_rank  # deferred: with what reads adapters
+
+    rank = parse_rank(options.rank)
+    if rank == "auto":
+        fix = "give a number, or leave --rank out"
+        raise ArgumentError("a polish has a fixed rank", got=rank, where="--rank", fix=fix)
+    if rank is not None:
+        return int(rank)
+    largest = largest_rank(options.adapters)
+    return PolishOptions.rank if largest is None else _RANKS * largest
