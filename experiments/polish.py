@@ -47,7 +47,8 @@ class Variant:
     settings: Mapping[str, Any]
     mode: str = "lora"
     tasks: int = 7
-    rows_of: str = "own"  # or "others": each expert is followed on the rows of the other tasks
+    rows_of: str = "own"  # or "others": each expert is followed on the rows of the other tasks; or "both"
+    dropout: bool = True  # of the base, while the student is trained
     labels: bool = False  # follow the labels of the rows instead of the experts
     change: str = ""  # "added": six tasks are polished first; "removed": seven are, and the last one is dropped
     old_rows: int | None = None  # rows of the tasks that were there, if fewer than of the new one
@@ -58,6 +59,8 @@ def _rows(rows: int, steps: int, **more: Any) -> Variant:
 
 
 PLAIN = {"recombined": 0}
+WARM = {"temperature": 2.0}
+LOST = {"weigh": "lost", "learning_rate": 2e-3}
 CERTAIN = 40.0  # exp(-40) is less than the rounding of a probability
 PRESENT = "64 rows, 200 steps, temperature 2"
 ENTRIES = {"objective": "layers", "student": "entries", "learning_rate": 1e-2}
@@ -92,6 +95,28 @@ VARIANTS: dict[str, Variant] = {
     "64 rows, ProDistill (entries), 100 steps a block, cut to rank 16": _rows(64, 100, **ENTRIES),
     "64 rows, 200 steps, temperature 2": _rows(64, 200, temperature=2.0),
     "1000 rows, nothing recombined, 200 steps": _rows(1000, 200, **PLAIN),
+    "64 rows, 200 steps, temperature 2, features beside": _rows(64, 200, follow="both", feature_weight=5.0, **WARM),
+    "64 rows and those of the other tasks, 200 steps, temperature 2, without dropout": replace(
+        _rows(64, 200, **WARM), rows_of="both", dropout=False
+    ),
+    "64 rows, 200 steps, temperature 2, without dropout": replace(_rows(64, 200, **WARM), dropout=False),
+    "64 rows, 200 steps, temperature 2, by what is lost, rate 2e-3": _rows(64, 200, **WARM, **LOST),
+    "256 rows, 200 steps, temperature 2": _rows(256, 200, **WARM),
+    "1000 rows, 400 steps, temperature 2": _rows(1000, 400, recombined=3000, **WARM),
+    "1000 rows, 400 steps, temperature 2, without dropout": replace(
+        _rows(1000, 400, recombined=3000, **WARM), dropout=False
+    ),
+    "1000 rows, 400 steps, temperature 2, by what is lost, rate 2e-3": _rows(
+        1000, 400, recombined=3000, **WARM, **LOST
+    ),
+    "64 labels, 200 steps": replace(_rows(64, 200, **PLAIN), labels=True),
+    "64 labels, 200 steps, from random factors": replace(_rows(64, 200, initial="random", **PLAIN), labels=True),
+    "1000 labels, 200 steps": replace(_rows(1000, 200, **PLAIN), labels=True),
+    "a task added to six: 64 rows, 50 steps": replace(_rows(64, 50, **WARM), change="added"),
+    "a task added to six: 64 rows, of the six 16, 50 steps": replace(
+        _rows(64, 50, **WARM), change="added", old_rows=16
+    ),
+    "a task removed from seven: 64 rows, 50 steps": replace(_rows(64, 50, **WARM), change="removed"),
     "64 rows of the other tasks, 100 steps": replace(_rows(64, 100), rows_of="others"),
     "n = 2: 64 rows, 100 steps": replace(_rows(64, 100), tasks=2),
     "n = 3: 64 rows, 100 steps": replace(_rows(64, 100), tasks=3),
@@ -146,6 +171,12 @@ class Study:
         if variant.change == "added":
             old = [self.few(task, variant.old_rows) for task in tasks[:-1]]
             return self.polish(variant, [*old, tasks[-1]], present=self.present(variant.tasks - 1)), tasks
+        if not variant.dropout:
+            without_dropout(self.base)
+        if variant.rows_of == "both":
+            asked = [self.both(task, int(variant.settings["rows"])) for task in tasks]
+            settings = {**variant.settings, "rows": 2 * (len(tasks) - 1) * variant.settings["rows"], "recombined": 2000}
+            return self.polish(replace(variant, settings=settings), asked), tasks
         asked = [self.others(task, variant) for task in tasks] if variant.rows_of == "others" else tasks
         if variant.labels:
             with answered_by_labels(self.seed):
@@ -178,6 +209,13 @@ class Study:
         """Return a task with the first of its drawn train rows alone."""
         return task if count is None else replace(task, splits={"train": _first(task, count, self.seed)})
 
+    def both(self, task: Task, count: int) -> Task:
+        """Return a task with its own rows, six times, and as many of each other task as its train rows."""
+        parts = []
+        for other in self.tasks:
+            parts += [_first(other, count, self.seed)] * (6 if other.name == task.name else 1)
+        return replace(task, splits={"train": joined(parts)})
+
     def others(self, task: Task, variant: Variant) -> Task:
         """Return a task with rows of the other tasks as its train rows."""
         count = -(-int(variant.settings["rows"]) // (len(self.tasks) - 1))
@@ -197,6 +235,15 @@ class Study:
 
 def _first(task: Task, count: int, seed: int) -> Split:
     return task.splits["train"].select(choose_rows(task, "train", count, seed))
+
+
+def without_dropout(base: Base) -> None:
+    """Switch off the dropout of a base for good: a process that does so measures nothing else."""
+    for module in base.backbone.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if hasattr(module, "dropout_prob"):
+            module.dropout_prob = 0.0
 
 
 @contextmanager
