@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 from pathlib import Path
@@ -17,10 +18,11 @@ if os.environ.get("CI"):
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes that tests start, too: equal bits need equal threads
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-# Every process that tests start imports torch and the package. bitsandbytes would add torch's compiler, a quarter of that
-# time, for fallbacks that compute the same as they are written; compiling the package's source is another tenth.
+# Every process that tests start imports torch and the package. A quarter of that would be torch's compiler, which
+# bitsandbytes imports for fallbacks that compute the same as they are written; a tenth to compile the package's source.
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+gc.set_threshold(20_000, 20, 20)  # with everything imported, each collection takes half a second and finds little
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -132,8 +132,7 @@ def preload(place: Path) -> None:
     from tangora.support import source
 
     for name in [name for name in sys.modules if name.startswith("tangora.")]:
-        source._closure(name)
-        source._module_digest(name)  # what a key covers, read and parsed once
+        source._closure(name)  # what a key covers, read and parsed once
 
 
 def stand_ins() -> None:

@@ -77,7 +77,7 @@ def test_another_package_s_code_is_in_the_digest_and_its_prose_is_not(tmp_path, 
     from tangora.support import source
 
     def digest_of(text):
-        for kept in (source._tree, source._file, source._imports, source._closure, source._module_digest):
+        for kept in (source._read, source._file, source._closure):
             kept.cache_clear()
         (tmp_path / "someones.py").write_text(text)
         sys.modules.pop("someones", None)

@@ -28,7 +28,7 @@ def test_a_score_is_not_reused_after_a_third_party_s_method_changed(tmp_path, mo
     monkeypatch.syspath_prepend(str(tmp_path))
 
     def key(prose, factor):
-        for kept in (source._tree, source._file, source._imports, source._closure, source._module_digest):
+        for kept in (source._read, source._file, source._closure):
             kept.cache_clear()
         (tmp_path / "third_party.py").write_text(METHOD.format(prose=prose, factor=factor))
         sys.modules.pop("third_party", None)

@@ -31,8 +31,10 @@ PLUGIN = Path(__file__).parents[2] / "examples" / "plugins" / "executor"
 @pytest.fixture(scope="module")
 def _server():
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tangora.runs.executors._worker", "tangora.runs.stages.experts", "peft"])
-    forkserver.ensure_running()
+    context.set_forkserver_preload(["imported_once"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        forkserver.ensure_running()
     yield context
     forkserver._forkserver._stop()
 

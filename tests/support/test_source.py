@@ -29,7 +29,7 @@ def plugin(tmp_path, monkeypatch):
 
     def write(text: str) -> str:
         (tmp_path / "a_plugin.py").write_text(text)
-        for cached in (source._tree, source._file, source._imports, source._closure, source._module_digest):
+        for cached in (source._read, source._file, source._closure):
             cached.cache_clear()
         sys.modules.pop("a_plugin", None)
         importlib.invalidate_caches()

@@ -10,7 +10,8 @@ from __future__ import annotations
 import ast
 import hashlib
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from importlib import metadata, util
 from pathlib import Path
@@ -40,7 +41,7 @@ def source_digest(*objects: Any, without: Iterable[str] = ()) -> str:
             continue
         for module in sorted(_closure(name)):
             if not any(module == skip or module.startswith(skip + ".") for skip in left_out):
-                parts.add(f"{module} {_module_digest(module)}")
+                parts.add(f"{module} {_read(module).digest}")
         if (package := name.partition(".")[0]) != _OURS:
             parts.add(f"version {_version(package)}")
     return hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()
@@ -61,14 +62,31 @@ def _closure(name: str) -> frozenset[str]:
     while waiting:
         if (module := waiting.pop()) not in seen:
             seen.add(module)
-            waiting += _imports(module)
+            waiting += _read(module).imports
     return frozenset(seen)
 
 
+@dataclass(frozen=True)
+class _Module:
+    """What counts of a module.
+
+    Attributes:
+        imports: names of modules of Tangora, or of the module's own package, that it imports.
+        digest: of its syntax tree without docstrings.
+    """
+
+    imports: tuple[str, ...] = ()
+    digest: str = "compiled"
+
+
 @cache
-def _tree(name: str) -> ast.Module | None:
+def _read(name: str) -> _Module:
+    """Parse a module once; no tree is kept, since a process with all of them takes seconds to collect garbage."""
     file = _file(name)
-    return ast.parse(file.read_text(encoding="utf-8")) if file is not None else None
+    if file is None:
+        return _Module()
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    return _Module(_imports(tree, name), _digest(tree))
 
 
 @cache
@@ -88,19 +106,9 @@ def _file(name: str) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
-@cache
-def _imports(name: str) -> tuple[str, ...]:
-    tree = _tree(name)
-    if tree is None:
-        return ()
+def _imports(tree: ast.Module, name: str) -> tuple[str, ...]:
     names: set[str] = set()
-    waiting: list[ast.AST] = [tree]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-            waiting.extend(node.orelse)
-            continue
-        waiting.extend(ast.iter_child_nodes(node))
+    for node in _statements(tree, typing=False):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -110,18 +118,30 @@ def _imports(name: str) -> tuple[str, ...]:
     return tuple(sorted(m for m in names if m.partition(".")[0] in roots and _file(m) is not None))
 
 
+def _statements(tree: ast.Module, *, typing: bool = True) -> Iterator[ast.AST]:
+    """Yield the module and every statement in it, but no expression: most nodes are parts of those.
+
+    Args:
+        typing: also what is below ``if TYPE_CHECKING``.
+    """
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        checked = isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        for block in ("body", "handlers", "cases", "orelse", "finalbody"):
+            if typing or not checked or block == "orelse":
+                waiting += getattr(node, block, ())
+
+
 def _package_of(name: str) -> str:
     file = _file(name)
     return name if file is not None and file.name == "__init__.py" else name.rpartition(".")[0]
 
 
-@cache
-def _module_digest(name: str) -> str:
-    """Return the digest of a module's syntax tree without docstrings."""
-    tree = _tree(name)
-    if tree is None:
-        return "compiled"
-    for node in ast.walk(tree):
+def _digest(tree: ast.Module) -> str:
+    """Return the digest of a module's syntax tree, after removing its docstrings."""
+    for node in _statements(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and node.body:
             first = node.body[0]
             if (
