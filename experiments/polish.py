@@ -271,7 +271,7 @@ def study_of(data: str, encoder: str, out: Path, seed: int, test: int = 1000) ->
 
 def measure(study: Study, name: str) -> dict[str, Any]:
     """Return the line of a variant or baseline."""
-    began = time.monotonic()
+    began = time.process_time()
     tasks: Sequence[Task] = study.tasks
     mode, info = "lora", None
     if name in BASELINES:
@@ -280,11 +280,11 @@ def measure(study: Study, name: str) -> dict[str, Any]:
         mode = VARIANTS[name].mode
         adapter, tasks = study.polished(VARIANTS[name])
         info = adapter.metadata.polished
-    seconds = time.monotonic() - began
+    seconds = time.process_time() - began
     scores, own = study.scores(adapter, tasks), study.own(mode)
     kept = fmean(scores[task] / own[task] for task in scores)
     line = {"name": name, "seed": study.seed, "mean": fmean(scores.values()), "kept": kept, "scores": scores}
-    line |= {"experts": {task: own[task] for task in scores}, "seconds": round(seconds, 1)}
+    line |= {"experts": {task: own[task] for task in scores}, "cpu_seconds": round(seconds, 1)}
     if info is not None:
         line |= {"before": fmean(info.before.values()), "after": fmean(info.after.values()), "step": info.step}
     return line
@@ -320,7 +320,7 @@ def main() -> None:
             line = measure(study, name)
             with results.open("a") as file:
                 file.write(json.dumps(line) + "\n")
-            print(f"{name}: mean {line['mean']:.4f}, kept {line['kept']:.4f}, {line['seconds']} s", flush=True)
+            print(f"{name}: mean {line['mean']:.4f}, kept {line['kept']:.4f}, {line['cpu_seconds']} s", flush=True)
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -330,13 +330,13 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def table(lines: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Iterator[str]:
     """Yield the lines of a Markdown table: means over seeds."""
-    yield "| | mean | kept | divergence before | after | seconds |"
+    yield "| | seeds | mean | kept | divergence before | after |"
     yield "|---|---:|---:|---:|---:|---:|"
     for name in names:
         if not (of_name := [line for line in lines if line["name"] == name]):
             continue
-        first, cells = of_name[0], []
-        for key, form in (("mean", ".3f"), ("kept", ".1%"), ("before", ".3f"), ("after", ".3f"), ("seconds", ".0f")):
+        first, cells = of_name[0], [str(len(of_name))]
+        for key, form in (("mean", ".3f"), ("kept", ".1%"), ("before", ".3f"), ("after", ".3f")):
             cells.append(format(fmean(line[key] for line in of_name), form) if key in first else "–")
         yield f"| {name} | {' | '.join(cells)} |"
 
