@@ -6,7 +6,8 @@ checked against each other before they are timed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,7 @@ T5_BASE = {"d_model": 768, "d_kv": 64, "d_ff": 2048, "num_layers": 12, "num_head
 T5_TINY = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2, "vocab_size": 100}
 LLAMA = {**_heads(256, 704, 4, 8), "num_key_value_heads": 4, "vocab_size": 8192}
 LLAMA_TINY = {**_heads(32, 64, 2, 4), "num_key_value_heads": 2, "vocab_size": 100}
+LLAMA_1B = {**_heads(2048, 8192, 16, 32), "num_key_value_heads": 8, "vocab_size": 128256, "tie_word_embeddings": True}
 TARGETS = {
     "clip": ["q_proj", "v_proj"],
     "bert": ["query", "value"],
@@ -74,6 +76,9 @@ SHAPES = {
     "flan-t5-base-dropout": Shape(f"{_T5}, adapter dropout 0.1", "t5", T5_BASE, 4, (64, 16), dropout=0.1),
     "minilm": Shape("MiniLM, batch 32, 35 tokens, r = 8", "bert", MINILM, 32, (35, 0), rank=8),
     "llama": Shape("Llama, 4 layers of width 256, batch 4, 128 tokens", "llama", LLAMA, 4, (128, 0)),
+    "clip-vit-b16-64": Shape("CLIP ViT-B/16, batch 64", "clip", CLIP_BASE, 64),
+    "flan-t5-base-32": Shape("Flan-T5-base, batch 32, 128 tokens in, 32 out", "t5", T5_BASE, 32, (128, 32)),
+    "llama-1b": Shape("Llama of 1.2 B parameters, batch 4, 512 tokens", "llama", LLAMA_1B, 4, (512, 0)),
     "tiny-clip": Shape("a tiny CLIP", "clip", CLIP_TINY, 2),
     "tiny-bert": Shape("a tiny BERT", "bert", BERT_TINY, 2, (5, 0)),
     "tiny-t5": Shape("a tiny T5", "t5", T5_TINY, 2, (5, 3)),
@@ -100,8 +105,16 @@ EXPANSIONS = ("tangent", "tangent_jvp")
 """Contenders that are LoRA only where B = 0: elsewhere they compute the expansion of the whole network."""
 
 
-def build(shape: Shape, contender: str, seed: int, device: str) -> nn.Module:
-    """The model of a shape, adapted by a contender, in training mode; ``model(**batch)``: loss and logits."""
+def build(shape: Shape, contender: str, seed: int, device: str, dtype: str = "float32") -> nn.Module:
+    """The model of a shape, adapted by a contender, in training mode; ``model(**batch)``: loss and logits.
+
+    Args:
+        shape: the architecture and its sizes.
+        contender: how it is adapted.
+        seed: of all weights.
+        device: where it is made.
+        dtype: of the base's weights; peft keeps the adapters of a base in half precision in float32.
+    """
     import peft
     import torch
     from step_networks import NETWORKS, WithLoss
@@ -111,8 +124,27 @@ def build(shape: Shape, contender: str, seed: int, device: str) -> nn.Module:
     config = peft.LoraConfig(
         r=shape.rank, lora_alpha=2 * shape.rank, lora_dropout=shape.dropout, target_modules=TARGETS[shape.family]
     )
-    network = kind(peft.get_peft_model(kind.base(shape), config)).to(device)
+    with _making(device, dtype):
+        base = kind.base(shape)
+    network = kind(peft.get_peft_model(base, config)).to(device)
     return WithLoss(CONTENDERS[contender](network)).train()
+
+
+@contextmanager
+def _making(device: str, dtype: str) -> Iterator[None]:
+    """New modules are made on the device, where a billion random numbers take no time, and in the dtype.
+
+    Not cast afterwards: that would round the tables of positions, which transformers computes in float32.
+    """
+    import torch
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(getattr(torch, dtype))
+    try:
+        with torch.device(device):
+            yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def make_batch(shape: Shape, seed: int, device: str) -> dict[str, Tensor]:

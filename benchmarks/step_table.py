@@ -159,8 +159,9 @@ def _machine(results: dict[str, Any], name: str) -> str:
     packages = ", ".join(f"{package} {text}" for package, text in versions.items())
     loads = [machine[when][0] for when in ("load_before", "load_after") if when in machine]
     load = f"; load before and after: {', '.join(f'{one:.1f}' for one in loads)}" if loads else ""
+    dtype = settings.get("dtype", "float32")
     return (
         f"### {'CPU' if settings['device'] == 'cpu' else device}\n\n"
-        f"{hardware}{load}; {settings['threads']} threads, float32. {packages}. {results['date'][:10]}, "
+        f"{hardware}{load}; {settings['threads']} threads, {dtype}. {packages}. {results['date'][:10]}, "
         f"{settings['rounds']} rounds; every sample is in [`{name}`](../benchmarks/results/{name})."
     )

@@ -47,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("contender", choices=CONTENDERS)
     parser.add_argument("mode", choices=["check", "memory", "time"])
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32", help="of the base and of the products of a step")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--reference", type=Path, help="folder: what it lacks is written, what it has is compared with")
@@ -59,15 +60,24 @@ class Trainer:
     def __init__(self, shape: Shape, options: argparse.Namespace) -> None:
         import torch
 
-        self.device = options.device
-        self.model = build(shape, options.contender, options.seed, options.device)
+        self.device, self.dtype = options.device, getattr(torch, options.dtype)
+        self.model = build(shape, options.contender, options.seed, options.device, options.dtype)
         self.batch = make_batch(shape, options.seed, options.device)
         self.trainable = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.trainable, lr=1e-4)
 
+    def forward(self) -> dict[str, Tensor]:
+        """Loss and logits of the batch, with products in the dtype."""
+        import torch
+
+        half = self.dtype != torch.float32
+        with torch.autocast(torch.device(self.device).type, self.dtype if half else torch.bfloat16, enabled=half):
+            outputs: dict[str, Tensor] = self.model(**self.batch)
+        return outputs
+
     def step(self) -> None:
         """Forward, backward, update."""
-        self.model(**self.batch)["loss"].backward()
+        self.forward()["loss"].backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -132,7 +142,7 @@ def _answers(trainer: Trainer) -> dict[str, Tensor]:
     import torch
 
     trainer.model.zero_grad(set_to_none=True)
-    output = trainer.model(**trainer.batch)
+    output = trainer.forward()
     output["loss"].backward()
     gradients = [p.grad.flatten() for name, p in trainer.model.named_parameters() if "lora_B" in name]
     found = {"logits": output["logits"].detach(), "gradient": torch.cat(gradients)}
@@ -162,7 +172,7 @@ def saved_for_backward(trainer: Trainer) -> int | None:
 
     try:
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            output: Any = trainer.model(**trainer.batch)
+            output: Any = trainer.forward()
     except RuntimeError as error:
         if "invalid python storage" in str(error):
             return None

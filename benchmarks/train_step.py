@@ -2,7 +2,7 @@
 
     make bench-peers                                  # once: the other tool, in its own environment
     python benchmarks/train_step.py                   # CPU; writes results/train_step-cpu.json and docs/benchmarks.md
-    python benchmarks/train_step.py --device cuda
+    python benchmarks/train_step.py --device cuda --dtype bfloat16
     python benchmarks/train_step.py --compare tangent_step      # LoRA, tangent LoRA, and tangent LoRA the naive way
     python benchmarks/train_step.py --render          # the table alone, from the results that are there
 
@@ -46,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.contenders = options.contenders or chosen.contenders
     options.shapes = options.shapes or chosen.shapes
     if not options.render:
-        path = options.results / f"{options.compare}-{options.device}.json"
+        dtype = "" if options.dtype == "float32" else f"-{options.dtype}"
+        path = options.results / f"{options.compare}-{options.device}{dtype}.json"
         found = measure(options)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
@@ -59,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of what is measured")
     parser.add_argument("--compare", choices=COMPARISONS, default="train_step", help="which table")
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, help="default: those of the table")
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, help="default: those of the table")
@@ -79,7 +81,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     if "jvp_wrapper" in options.contenders and not options.peers.exists():
         raise SystemExit(f"fusion-bench's environment is not at {options.peers}: run `make bench-peers` first")
     options.steps = options.steps or (20 if options.device == "cuda" else 1)
-    settings = {key: getattr(options, key) for key in ("device", "rounds", "steps", "threads", "seed")}
+    settings = {key: getattr(options, key) for key in ("device", "dtype", "rounds", "steps", "threads", "seed")}
     started, load = datetime.datetime.now(datetime.timezone.utc), os.getloadavg()
     shapes = {name: _measure_shape(name, options) for name in options.shapes}
     machine = {**_machine(), "load_before": load, "load_after": os.getloadavg()}
@@ -138,6 +140,7 @@ def _worker(
     """A running `step_worker.py`, which ends when its input does."""
     python = str(options.peers) if contender == "jvp_wrapper" else sys.executable
     command = [python, "-W", "ignore", str(HERE / "step_worker.py"), shape, contender, mode, "--device", options.device]
+    command += ["--dtype", "float32" if mode == "check" else options.dtype]
     command += ["--threads", str(options.threads), "--seed", str(options.seed), *more]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as worker:
         try:

@@ -28,7 +28,7 @@ TINY = ["tiny-clip", "tiny-bert", "tiny-t5", "tiny-llama"]
 
 
 def options(contender: str = "l_lora", **others: object) -> argparse.Namespace:
-    return argparse.Namespace(**{"contender": contender, "device": "cpu", "seed": 0, **others})
+    return argparse.Namespace(**{"contender": contender, "device": "cpu", "dtype": "float32", "seed": 0, **others})
 
 
 def contender(seconds: list[float], step: int, peak: int) -> dict[str, object]:
