@@ -11,6 +11,7 @@
 #   make docs          the site, into site/: every page, with its links checked
 #   make compat        the oldest and the newest allowed torch, transformers and peft, in environments of their own
 #   make peers         mergekit, peft and fusion-bench beside Tangora on the same inputs, in an environment of their own
+#   make bench-gpu     what an NVIDIA GPU makes of steps, scoring, columns and fusions: under ten minutes; the others: benchmarks/README.md
 #
 # Another interpreter: make PYTHON=python3.12 ...   Options for pip (an index, say): make PIP_FLAGS='--index-url ...' ...
 
@@ -23,7 +24,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL = -m pip install --disable-pip-version-check $(PIP_FLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart setup setup-dev test test-kernels fuzz fuzz-atheris check lint types coverage format kills docs compat peers bench-peers bench-fuse bench-sweep bench-explorer bench-scale clean
+.PHONY: help quickstart setup setup-dev test test-kernels fuzz fuzz-atheris check lint types coverage format kills docs compat peers bench-peers bench-fuse bench-sweep bench-explorer bench-scale bench-gpu clean
 
 help:
 	@sed -n 's/^#  *make/make/p' Makefile
@@ -147,6 +148,10 @@ bench-sweep: setup
 # Jobs of known length on simulated workers of a Ray cluster, and plans of many subsets; about ten minutes.
 bench-scale: setup-dev
 	cd benchmarks && ../$(BIN)/python scale.py $(ARGS)
+
+# Training steps, scoring, columns and fusions on a GPU, beside peft and the CPU; under ten minutes and 21 GB of disk.
+bench-gpu: setup
+	$(BIN)/python benchmarks/gpu.py $(ARGS)
 
 # The explorer's page in Chromium: its size, and how long a move of a slider takes.
 bench-explorer: setup-dev

@@ -119,7 +119,10 @@ def _grown(layers: int, folder: Path, options: argparse.Namespace) -> dict[str, 
 def _sample(name: str, work: Path, out: Path, options: argparse.Namespace) -> dict[str, float]:
     """One process: seconds from start to end, seconds of processor, peak resident bytes."""
     shutil.rmtree(out, ignore_errors=True)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")} if "/tangora" in name else dict(os.environ)
+    environment = dict(os.environ)
+    if "/tangora" in name:
+        path = [str(ROOT / "src"), *filter(None, [environment.get("PYTHONPATH")])]
+        environment["PYTHONPATH"] = os.pathsep.join(path)
     found = process(name, _command(name, work, out, options), out, environment)
     shutil.rmtree(out)
     return found

@@ -26,15 +26,29 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
 RESULT, DOCS = HERE / "results" / "fuse_adapters.json", HERE.parent / "docs" / "benchmarks.md"
 MARKS = "<!-- fuse_adapters:begin -->", "<!-- fuse_adapters:end -->"
-HIDDEN, INNER, LAYERS, PEER_LAYERS, ADAPTERS, RANK = 1024, 4096, 24, 2, 8, 16
+ADAPTERS, RANK = 8, 16
 GOALS = {"svd": 300, "ties": 20}  # times peft's speed
 WORKS = {"svd": ("task_arithmetic", "svd", {}), "ties": ("ties_per_tensor", "ties_svd", {"density": 0.2})}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of the adapted model: widths of its layers, how many there are, and how many of them peft does."""
+
+    hidden: int = 1024
+    inner: int = 4096
+    layers: int = 24
+    peer_layers: int = 2
+
+
+SIZES = Sizes()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -42,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--render", action="store_true")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--layers", type=int, default=LAYERS)
+    parser.add_argument("--layers", type=int, default=SIZES.layers)
     parser.add_argument("--worker", nargs=3, metavar=("TOOL", "WORK", "FOLDER"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.worker:
@@ -65,10 +79,10 @@ def measure(rounds: int, layers: int) -> dict[str, Any]:
     from train_step import _source as source
 
     found: dict[str, Any] = {"machine": _machine(), "source": source(["src", "benchmarks/fuse_adapters.py"])}
-    found |= {"layers": {"tangora": layers, "peft": PEER_LAYERS}, "works": {}}
+    found |= {"layers": {"tangora": layers, "peft": SIZES.peer_layers}, "works": {}}
     with tempfile.TemporaryDirectory() as scratch:
         folders = {"tangora": Path(scratch, "all"), "peft": Path(scratch, "two")}
-        for folder, count in ((folders["tangora"], layers), (folders["peft"], PEER_LAYERS)):
+        for folder, count in ((folders["tangora"], layers), (folders["peft"], SIZES.peer_layers)):
             # elsewhere: a child's peak begins at what its parent took
             call = "import fuse_adapters, pathlib, sys; fuse_adapters.make(pathlib.Path(sys.argv[1]), int(sys.argv[2]))"
             subprocess.run([sys.executable, "-c", call, str(folder), str(count)], check=True, cwd=HERE)
@@ -99,15 +113,15 @@ def _process(work: str, folder: Path, out: Path) -> dict[str, float]:
     return {**found, "read": read, "written": written}
 
 
-def sites(layers: int) -> dict[str, tuple[int, int]]:
+def sites(layers: int, sizes: Sizes = SIZES) -> dict[str, tuple[int, int]]:
     """Module name -> (out, in) of every linear layer."""
-    shapes = {"self_attn.q_proj": (HIDDEN, HIDDEN), "self_attn.k_proj": (HIDDEN, HIDDEN)}
-    shapes |= {"self_attn.v_proj": (HIDDEN, HIDDEN), "self_attn.o_proj": (HIDDEN, HIDDEN)}
-    shapes |= {"mlp.gate_proj": (INNER, HIDDEN), "mlp.up_proj": (INNER, HIDDEN), "mlp.down_proj": (HIDDEN, INNER)}
+    hidden, inner = sizes.hidden, sizes.inner
+    shapes = {f"self_attn.{name}_proj": (hidden, hidden) for name in "qkvo"}
+    shapes |= {"mlp.gate_proj": (inner, hidden), "mlp.up_proj": (inner, hidden), "mlp.down_proj": (hidden, inner)}
     return {f"model.layers.{i}.{name}": shape for i in range(layers) for name, shape in shapes.items()}
 
 
-def make(folder: Path, layers: int) -> None:
+def make(folder: Path, layers: int, sizes: Sizes = SIZES) -> None:
     """Adapters as peft saves them; the first layers are the same whatever the number of layers."""
     import torch
     from safetensors.torch import save_file
@@ -115,7 +129,7 @@ def make(folder: Path, layers: int) -> None:
     for index in range(ADAPTERS):
         generator = torch.Generator().manual_seed(index)
         tensors = {}
-        for site, (out, inside) in sites(layers).items():
+        for site, (out, inside) in sites(layers, sizes).items():
             for factor, shape in (("A", (RANK, inside)), ("B", (out, RANK))):
                 drawn = torch.randn(shape, generator=generator) * 0.02
                 tensors[f"base_model.model.{site}.lora_{factor}.weight"] = drawn
@@ -127,46 +141,64 @@ def make(folder: Path, layers: int) -> None:
         (place / "adapter_config.json").write_text(json.dumps(config))
 
 
-def _tangora(work: str, folder: Path) -> dict[str, float]:
+def _tangora(work: str, folder: Path, sizes: Sizes = SIZES, device: str = "cpu") -> dict[str, float]:
+    """Fuse on the device that the factors are on."""
     import torch
 
     import tangora
 
-    adapters = [tangora.load(folder / f"a{i}") for i in range(ADAPTERS)]
+    adapters = [_placed(tangora.load(folder / f"a{i}"), device) for i in range(ADAPTERS)]
     method, _, parameters = WORKS[work]
     tangora.fuse([adapters[0], adapters[0]], weights=1.0, rank=1)  # imports and thread pools
-    start = time.perf_counter()
+    start = _now(device)
     fused = tangora.fuse(adapters, method, weights=1.0, rank=RANK, **parameters)
-    seconds = time.perf_counter() - start
+    seconds = _now(device) - start
     vectors = [adapter.task_vector for adapter in adapters]
     dense = lambda site: torch.stack([vector[site].dense() for vector in vectors])  # noqa: E731
-    merged = {site: fused.updates[site].dense() for site in sites(PEER_LAYERS)}
+    merged = {site: fused.updates[site].dense() for site in sites(sizes.peer_layers, sizes)}
     return {"seconds": seconds, "peak": _peak(), "error": _error(work, merged, dense)}
 
 
-def _peft(work: str, folder: Path) -> dict[str, float]:
+def _placed(adapter: Any, device: str) -> Any:
+    from dataclasses import replace
+
+    if device == "cpu":
+        return adapter
+    return replace(adapter, updates={site: update.to(device) for site, update in adapter.updates.items()})
+
+
+def _now(device: str) -> float:
+    """When the device has done what it was given."""
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def _peft(work: str, folder: Path, sizes: Sizes = SIZES, device: str = "cpu") -> dict[str, float]:
     import torch
     from peft import PeftModel
     from torch import nn
 
     model = nn.Module()
-    for site, (out, inside) in sites(PEER_LAYERS).items():
+    for site, (out, inside) in sites(sizes.peer_layers, sizes).items():
         parent = model
         *path, leaf = site.split(".")
         for name in path:
             if not hasattr(parent, name):
                 parent.add_module(name, nn.Module())
             parent = getattr(parent, name)
-        parent.add_module(leaf, nn.Linear(inside, out, bias=False))
+        parent.add_module(leaf, nn.Linear(inside, out, bias=False, device=device))
     model = PeftModel.from_pretrained(model, folder / "a0", adapter_name="a0")
     for i in range(1, ADAPTERS):
         model.load_adapter(folder / f"a{i}", adapter_name=f"a{i}")
     names = [f"a{i}" for i in range(ADAPTERS)]
     _, kind, parameters = WORKS[work]
-    start = time.perf_counter()
+    start = _now(device)
     model.add_weighted_adapter(names, [1.0] * ADAPTERS, "merged", combination_type=kind, svd_rank=RANK, **parameters)
-    seconds = time.perf_counter() - start
-    layers = {site: model.get_submodule(f"base_model.model.{site}") for site in sites(PEER_LAYERS)}
+    seconds = _now(device) - start
+    layers = {site: model.get_submodule(f"base_model.model.{site}") for site in sites(sizes.peer_layers, sizes)}
     dense = lambda site: torch.stack([layers[site].get_delta_weight(name) for name in names]).detach()  # noqa: E731
     merged = {site: layer.get_delta_weight("merged").detach() for site, layer in layers.items()}
     return {"seconds": seconds, "peak": _peak(), "error": _error(work, merged, dense)}
@@ -182,7 +214,8 @@ def _error(work: str, merged: Any, dense: Any) -> float:
     parameters = WORKS[work][2]
     wrong = total = 0.0
     for site, got in merged.items():
-        wanted = method(dense(site), weights=torch.ones(ADAPTERS, 1, 1), **parameters)
+        deltas = dense(site)
+        wanted = method(deltas, weights=torch.ones(ADAPTERS, 1, 1, device=deltas.device), **parameters)
         if work == "ties":  # peft scales what agrees by another rule: only the shape of the update is compared
             got = got * float((got * wanted).sum() / got.square().sum())
         wrong += float((got - wanted).square().sum())

@@ -14,7 +14,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["COMPARISONS", "CONTENDERS", "EXPANSIONS", "SHAPES", "Comparison", "Shape", "build", "make_batch", "put_b"]
+__all__ = [
+    "COMPARISONS",
+    "CONTENDERS",
+    "EXPANSIONS",
+    "SHAPES",
+    "Comparison",
+    "Shape",
+    "build",
+    "made_on",
+    "make_batch",
+    "put_b",
+]
 
 CLASSES = 10
 
@@ -124,14 +135,14 @@ def build(shape: Shape, contender: str, seed: int, device: str, dtype: str = "fl
     config = peft.LoraConfig(
         r=shape.rank, lora_alpha=2 * shape.rank, lora_dropout=shape.dropout, target_modules=TARGETS[shape.family]
     )
-    with _making(device, dtype):
+    with made_on(device, dtype):
         base = kind.base(shape)
     network = kind(peft.get_peft_model(base, config)).to(device)
     return WithLoss(CONTENDERS[contender](network)).train()
 
 
 @contextmanager
-def _making(device: str, dtype: str) -> Iterator[None]:
+def made_on(device: str, dtype: str) -> Iterator[None]:
     """New modules are made on the device, where a billion random numbers take no time, and in the dtype.
 
     Not cast afterwards: that would round the tables of positions, which transformers computes in float32.

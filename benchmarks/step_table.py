@@ -102,9 +102,14 @@ def table(contenders: dict[str, Any]) -> str:
     for key, found in contenders.items():
         first, third = quartiles(found["seconds"])
         time, low, high = ratio(found["seconds"], reference["seconds"])
-        cells = [LABELS[key], f"{1000 * median(found['seconds']):.0f}", f"{1000 * first:.0f} – {1000 * third:.0f}"]
+        digits = 0 if first >= 0.1 else 1
+        cells = [LABELS[key], f"{1000 * median(found['seconds']):.{digits}f}"]
+        cells += [f"{1000 * first:.{digits}f} – {1000 * third:.{digits}f}"]
         cells += ["1" if key == "lora" else f"{time:.3f} ({low:.3f} – {high:.3f})"]
         for what in ("step", "peak"):
+            if not (found["memory"] and reference["memory"]):
+                cells += ["–", "–"]
+                continue
             value = _memory(found, what)
             cells += [f"{value / MIB:.0f}", "1" if key == "lora" else f"{value / _memory(reference, what):.3f}"]
         cells.append("–" if key == "lora" else f"{_difference(found['check']):.0e}")

@@ -17,6 +17,7 @@ import os
 import resource
 import sys
 import time
+from collections.abc import MutableMapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -115,19 +116,27 @@ def _memory(shape: Shape, options: argparse.Namespace, answers: IO[str]) -> None
 
 
 def _check(shape: Shape, options: argparse.Namespace, answers: IO[str]) -> None:
-    trainer = Trainer(shape, options)
-    outputs = outcome(trainer, options.seed)
     from safetensors.torch import load_file, save_file
 
+    files = sorted(options.reference.glob("*.safetensors"))
+    references = {file.stem: load_file(file)["value"] for file in files}
+    errors = differences(outcome(Trainer(shape, options), options.seed), options.contender, references)
+    for name in references.keys() - {file.stem for file in files}:
+        save_file({"value": references[name]}, options.reference / f"{name}.safetensors")
+    _answer(answers, errors)
+
+
+def differences(
+    outputs: dict[str, Tensor], contender: str, references: MutableMapping[str, Tensor]
+) -> dict[str, float]:
+    """Of `outcome` from the references, relative to their largest entries; what these lack is added."""
     errors = {}
     for name, value in outputs.items():
-        elsewhere = options.contender in EXPANSIONS and not name.endswith("_at_start")
-        file = options.reference / f"{name}{'_of_the_expansion' if elsewhere else ''}.safetensors"
-        if not file.exists():
-            save_file({name: value}, file)
-        errors[name] = relative_error(value, load_file(file)[name])
+        elsewhere = contender in EXPANSIONS and not name.endswith("_at_start")
+        reference = references.setdefault(f"{name}{'_of_the_expansion' if elsewhere else ''}", value)
+        errors[name] = relative_error(value, reference)
     errors["effect_of_b"] = relative_error(outputs["logits"], outputs["logits_at_start"])
-    _answer(answers, errors)
+    return errors
 
 
 def outcome(trainer: Trainer, seed: int) -> dict[str, Tensor]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from step_models import BERT_TINY, MINILM
-from torch import Tensor
+from torch import Tensor, nn
 
 from tangora.adapters import initial
 from tangora.adapters.adapter import Adapter, Metadata
@@ -20,7 +20,17 @@ from tangora.tasks.values import Split, evaluating
 from tangora.tasks.zero_shot import ZeroShotTask
 from tangora.updates.task_vector import LowRank, TaskVector
 
-__all__ = ["WORKS", "Work", "accuracies", "candidates", "forward_logits", "make_base", "make_experts", "make_task"]
+__all__ = [
+    "WORKS",
+    "Work",
+    "accuracies",
+    "candidates",
+    "forward_logits",
+    "make_base",
+    "make_experts",
+    "make_task",
+    "random_updates",
+]
 
 TARGETS = ("query", "key", "value", "dense")
 CHUNK = 2**24
@@ -78,17 +88,25 @@ def make_task(work: Work, index: int, seed: int = 0) -> Task:
 
 def make_experts(work: Work, base: Base, seed: int = 0) -> dict[str, Adapter]:
     """One for each task; all share A, as experts that started at B₀ = 0 do."""
-    experts = {}
-    for index in range(len(work.classes)):
-        updates = {}
-        for site, module in base.backbone.named_modules():
-            if site.rpartition(".")[2] not in TARGETS:
-                continue
-            a = torch.randn(work.rank, module.in_features, generator=_generator("a", site, seed))
-            b = torch.randn(module.out_features, work.rank, generator=_generator("b", site, index, seed))
-            updates[site] = LowRank(0.02 * b / work.rank**0.5, a / module.in_features**0.5, 2.0)
-        experts[f"task{index}"] = Adapter(updates, Metadata(linearize="model"))
-    return experts
+    metadata = Metadata(linearize="model")
+    return {
+        f"task{index}": Adapter(random_updates(base.backbone, TARGETS, work.rank, index, seed), metadata)
+        for index in range(len(work.classes))
+    }
+
+
+def random_updates(
+    backbone: nn.Module, targets: Collection[str], rank: int, index: int, seed: int = 0
+) -> dict[str, LowRank]:
+    """Of every linear layer with one of these names; A depends on the site alone."""
+    updates = {}
+    for site, module in backbone.named_modules():
+        if site.rpartition(".")[2] not in targets:
+            continue
+        a = torch.randn(rank, module.in_features, generator=_generator("a", site, seed))
+        b = torch.randn(module.out_features, rank, generator=_generator("b", site, index, seed))
+        updates[site] = LowRank(0.02 * b / rank**0.5, a / module.in_features**0.5, 2.0)
+    return updates
 
 
 def candidates(work: Work) -> Tensor:
@@ -112,10 +130,12 @@ def forward_logits(
     """Logits of one candidate by a forward pass of its tangent model, rows in order."""
     fused = TaskVector.combination([e.task_vector for e in experts.values()], coefficients)
     model = TangentTaskModel(base.backbone, task, base, direction_of(Adapter(dict(fused)), base.backbone))
+    device = next(base.backbone.parameters()).device
     found = torch.empty(len(task.splits["test"]), model.readout.width)
     with evaluating(model), torch.no_grad():
         for rows, batch in task.splits["test"].batches(batch_size, model.collator):
-            found[rows] = model.logits({name: value for name, value in batch.items() if name != "labels"})
+            placed = {name: value.to(device) for name, value in batch.items() if name != "labels"}
+            found[rows] = model.logits(placed).cpu()
     return found
 
 

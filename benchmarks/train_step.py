@@ -20,6 +20,7 @@ import json
 import os
 import platform
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -179,6 +180,8 @@ def _source(files: Sequence[str] = SOURCES) -> dict[str, Any]:
     """The commit that was measured, and which of the measured files differ from it."""
 
     def git(*arguments: str) -> str:
+        if shutil.which("git") is None:
+            return ""
         done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)
         return done.stdout.rstrip()
 
