@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 import tangora
 from tangora.cli import app, auto
+from tangora.cli.polish import PolishOptions
 from tangora.config.settings import FinetuneConfig, LoraSettings, TrainingSettings
 from tangora.errors import ArgumentError
 from tangora.modes.finetuning import finetune
@@ -82,7 +84,19 @@ def test_what_auto_chooses_is_not_given(experts, tmp_path, arguments, said):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("arguments", [("--dtype", "bfloat16"), ("--uniform",), ("--no-verify",), ("--rank", "auto")])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--dtype", "bfloat16"),
+        ("--uniform",),
+        ("--no-verify",),
+        ("--rank", "auto"),
+        ("--full",),
+        ("--device", "cuda"),
+        ("--shard-size", "1GB"),
+        ("--threads", "2"),
+    ],
+)
 def test_what_a_polish_does_not_have(experts, rows, tmp_path, arguments):
     done = run("fuse", *experts, "--auto", *rows, *arguments, "--out", tmp_path / "out")
     assert isinstance(done.exception, ArgumentError)
@@ -93,3 +107,54 @@ def test_of_one_adapter_nothing_is_chosen(experts, tmp_path):
     done = run("fuse", experts[0], "--auto", "--out", tmp_path / "out")
     assert isinstance(done.exception, ArgumentError)
     assert "there is nothing to choose" in str(done.exception)
+
+
+def test_the_base_may_be_named(experts, rows, tiny_bert, tmp_path):
+    arguments = ("--auto", *rows, "--base", tiny_bert, "--dry-run", "--json", "--out", tmp_path / "out")
+    done = run("fuse", *experts, *arguments)
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["dry_run"]
+
+
+def test_without_rows_there_is_nothing_to_plan(experts, tmp_path):
+    done = run("fuse", *experts, "--auto", "--dry-run", "--out", tmp_path / "out")
+    assert isinstance(done.exception, ArgumentError)
+    assert "leave --dry-run out" in str(done.exception).lower()
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("kind", "r"), [("OFT", 0), ("VERA", 256)])
+def test_what_other_kinds_call_r_is_no_rank(experts, rows, tmp_path, kind, r):
+    """OFT's r counts blocks, and 0 would be no rank at all; VeRA's is 256, for two vectors that are trained."""
+    copies = []
+    for expert in experts:
+        shutil.copytree(expert, copy := tmp_path / kind / expert.name)
+        file = copy / "adapter_config.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "peft_type": kind, "r": r}))
+        copies.append(copy)
+    planned = ("--auto", *rows, "--dry-run", "--json", "--out", tmp_path / "out")
+    done = run("fuse", *copies, *planned)
+    assert json.loads(done.stdout)["settings"]["rank"] == PolishOptions.rank
+    done = run("fuse", copies[0], experts[1], *planned)
+    assert json.loads(done.stdout)["settings"]["rank"] == 4
+
+
+def test_single_files_are_not_told_to_give_rows(tmp_path):
+    import torch
+    from safetensors.torch import save_file
+
+    files = []
+    for seed in (0, 1):
+        draw = torch.Generator().manual_seed(seed)
+        site = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+        tensors = {
+            f"{site}.lora_down.weight": torch.randn(2, 8, generator=draw),
+            f"{site}.lora_up.weight": torch.randn(8, 2, generator=draw),
+            f"{site}.alpha": torch.tensor(2.0),
+        }
+        save_file(tensors, file := tmp_path / f"{seed}.safetensors")
+        files.append(file)
+    done = run("fuse", *files, "--auto", "--out", tmp_path / "out.safetensors")
+    assert done.exit_code == 0, done.output
+    assert "chosen by --auto" in done.output
+    assert "--data" not in done.output

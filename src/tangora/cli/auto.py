@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tangora.cli.polish import PolishOptions, polish
@@ -12,15 +14,17 @@ if TYPE_CHECKING:
     from tangora.cli.fuse import FuseOptions
     from tangora.cli.output import Output
 
-__all__ = ["ADVICE", "METHOD", "WEIGHT", "polish_instead", "refuse_choices"]
+__all__ = ["CHOSEN", "METHOD", "WEIGHT", "advice", "polish_instead", "refuse_choices"]
 
 METHOD, WEIGHT = "mean_norm", 1.3
 """What is recommended without rows: docs/quality.md."""
-ADVICE = "chosen by --auto; with rows of the tasks' inputs, --data NAME=FILE, a polish keeps more"
+CHOSEN = "chosen by --auto"
+_MORE = "with rows of the tasks' inputs, --data NAME=FILE, a polish keeps more"
 POLISH = {"steps": 200, "temperature": 2.0}
 """What is recommended with rows of the tasks' inputs: docs/quality.md."""
 _RANKS = 2
 _PLAIN = ("format", "uniform", "dtype", "statistics", "error", "heads", "space", "verify")
+_CHECKPOINTS = ("full", "shard_size", "allow_missing", "threads", "device")
 
 
 def refuse_choices(options: FuseOptions) -> None:
@@ -37,6 +41,14 @@ def refuse_choices(options: FuseOptions) -> None:
         if is_given:
             fix = f"leave {name} out, or --auto"
             raise ArgumentError("--auto chooses method, weights and parameters", got=name, where="--auto", fix=fix)
+    if options.dry_run and not (options.data or options.recipe or options.full):
+        fix = "leave --dry-run out: without rows nothing is trained, and the fusion takes seconds"
+        raise ArgumentError("there is nothing to plan", got="--dry-run", where="--auto", fix=fix)
+
+
+def advice(adapters: Sequence[Path]) -> str:
+    """Return what is said of the weights: who chose them, and for folders what keeps more."""
+    return CHOSEN if any(adapter.is_file() for adapter in adapters) else f"{CHOSEN}; {_MORE}"
 
 
 def polish_instead(options: FuseOptions, output: Output) -> None:
@@ -50,15 +62,19 @@ def polish_instead(options: FuseOptions, output: Output) -> None:
             name = "--no-verify" if field.name == "verify" else f"--{field.name}"
             fix = f"leave {name} out; tangora export writes other formats"
             raise ArgumentError("with rows, the result is polished: a plain LoRA", got=name, where="--auto", fix=fix)
-    shared = ("adapters", "out", "data", "base", "recipe", "recipe_settings", "trust_remote_code", "same_base")
+        if field.name in _CHECKPOINTS and getattr(options, field.name) != field.default:
+            name = "--" + field.name.replace("_", "-")
+            fix = f"leave {name} out; tangora merge merges the result into its base"
+            raise ArgumentError("with rows, the result is polished: an adapter", got=name, where="--auto", fix=fix)
+    shared = ("adapters", "out", "data", "recipe", "recipe_settings", "trust_remote_code", "same_base")
     given = {name: getattr(options, name) for name in (*shared, "seed", "overwrite", "dry_run")}
     settings = [f"{name}={value}" for name, value in POLISH.items() if name != "steps"]
-    rank = _rank(options)
-    polish(PolishOptions(**given, rank=rank, steps=int(POLISH["steps"]), settings=settings), output)
+    base, rank = None if options.base is None else str(options.base), _rank(options)
+    polish(PolishOptions(**given, base=base, rank=rank, steps=int(POLISH["steps"]), settings=settings), output)
 
 
 def _rank(options: FuseOptions) -> int:
-    """Return the rank that is given, or twice the largest of the experts."""
+    """Return the rank that is given, or twice the largest of the LoRA experts, or the polish's own default."""
     from tangora.cli.ranks import largest_rank, parse_rank  # deferred: with what reads adapters
 
     rank = parse_rank(options.rank)
@@ -67,5 +83,4 @@ def _rank(options: FuseOptions) -> int:
         raise ArgumentError("a polish has a fixed rank", got=rank, where="--rank", fix=fix)
     if rank is not None:
         return int(rank)
-    largest = largest_rank(options.adapters)
-    return PolishOptions.rank if largest is None else _RANKS * largest
+    return _RANKS * (largest_rank(options.adapters) or 0) or PolishOptions.rank

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tangora.cli import completion
-from tangora.cli.auto import ADVICE, METHOD, WEIGHT, polish_instead, refuse_choices
+from tangora.cli.auto import METHOD, WEIGHT, advice, polish_instead, refuse_choices
 from tangora.cli.command import Command
 from tangora.cli.fusing import ADAPTERS, CHECKS, BaseFolder, FusionOptions
 from tangora.cli.merge import (
@@ -195,7 +195,7 @@ def fuse(options: FuseOptions, output: Output) -> None:
     options.refuse_rows()
     rank = parse_rank(options.rank)
     weights, origin = default_weights(options, [True] * len(options.adapters))
-    origin = ADVICE if options.auto else origin
+    origin = advice(options.adapters) if options.auto else origin
     parameters = options.settings()
     from tangora.fusion.statistics import refuse_superfluous  # deferred: --help needs no torch
     from tangora.methods import get

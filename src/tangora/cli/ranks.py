@@ -162,12 +162,16 @@ def fused_cost(fused: Adapter, out: Path, inputs: Sequence[Path]) -> RankCost | 
 
 
 def largest_rank(inputs: Sequence[Path]) -> int | None:
-    """Return the largest rank in the configurations of the inputs; None if they are not peft's."""
+    """Return the largest rank in the LoRA configurations of the inputs; None if none is peft's.
+
+    The ``r`` of other kinds is no rank: OFT counts blocks by it, and VeRA's default is 256.
+    """
     from tangora.support.files import read_json  # deferred: --help needs none of it
 
     ranks = []
     for folder in inputs:
         path = folder / "adapter_config.json"
         config = read_json(path) if path.is_file() else {}
-        ranks += [config.get("r"), *(config.get("rank_pattern") or {}).values()]
+        if config.get("peft_type", "LORA") == "LORA":
+            ranks += [config.get("r"), *(config.get("rank_pattern") or {}).values()]
     return max((rank for rank in ranks if isinstance(rank, int)), default=None)
