@@ -11,7 +11,7 @@ import tangora
 from tangora.adapters.heads import HeadRecord
 from tangora.config.polish import PolishSettings
 from tangora.config.recipe import FinetuneConfig, LoraSettings, TrainingSettings
-from tangora.errors import ArgumentError, DataError, ModelError, OutputError
+from tangora.errors import ArgumentError, DataError, FusionError, ModelError, OutputError
 from tangora.evaluation.evaluator import evaluate
 from tangora.modes.finetuning import finetune
 from tangora.polishing.following import Follower
@@ -394,3 +394,58 @@ def test_what_cannot_be_added_to_a_present_adapter(experts, text_base, tasks):
         polished([tangora.fuse(experts)], text_base, tasks, present=experts[0])
     with pytest.raises(ArgumentError, match="experts"):
         polished(experts[1:], text_base, tasks[:1], present=experts[0])
+
+
+def test_an_expert_without_a_name_is_of_the_first_task(experts, text_base, tasks):
+    made = polished([unnamed(experts[1])], text_base, tasks[::-1], present=experts[0], steps=1)
+    assert made.metadata.polished.experts == {"two": experts[1].fingerprint, "one": experts[0].fingerprint}
+    with pytest.raises(ArgumentError, match="an expert does not name its task"):
+        polished([unnamed(experts[1])], text_base, tasks, present=experts[0], steps=1)
+
+
+def test_the_present_adapter_does_not_answer_for_a_task_that_it_does_not_know(experts, text_base, tasks):
+    third = replace(tasks[0], name="three")
+    with pytest.raises(ArgumentError, match="no adapter is of this task, got 'three'") as refused:
+        polished(experts[1:], text_base, [*tasks, third], present=experts[0], steps=1)
+    assert "answers one" in refused.value.fix
+
+
+def test_experts_of_another_kind_are_added_from_the_present_adapter_alone(text_base, tasks, experts, tmp_path):
+    tangent = finetune(text_base, tasks[1], config("tangent", steps=2))
+    where = {"out": tmp_path / "out", "scratch": tmp_path / "scratch"}
+    with pytest.raises(FusionError, match="in the network's expansion") as refused:
+        polished([tangent], text_base, tasks, present=experts[0], **where)
+    assert "give it as --start" in refused.value.fix
+    assert not list(tmp_path.iterdir())  # nothing was computed that could be resumed
+    made = polished([tangent], text_base, tasks, present=experts[0], start=experts[0], steps=1, **where)
+    assert made.metadata.polished.experts == {"one": experts[0].fingerprint, "two": tangent.fingerprint}
+
+
+def test_the_output_is_none_of_the_adapters(experts, text_base, tasks, tmp_path):
+    for name, adapter in zip(("one", "two"), experts, strict=True):
+        adapter.save(tmp_path / name)
+    for out in ("one", "two"):
+        with pytest.raises(OutputError, match="the output is an input"):
+            given = {"present": tmp_path / "one", "out": tmp_path / out, "overwrite": True}
+            polished([tmp_path / "two"], text_base, tasks, steps=1, **given)
+    with pytest.raises(ArgumentError, match="written as a folder"):
+        polished(experts, text_base, tasks, steps=1, out=tmp_path / "new.safetensors")
+
+
+def test_a_newer_expert_of_a_task_brings_its_head(tiny_bert, text_data):
+    """A classifier's heads are of tasks: the expert's, where it is given, else that of the present adapter."""
+    base = tangora.load_base(tiny_bert, family="text-classification", max_length=16)
+    files = {split: str(text_data / f"{split}.parquet") for split in ("train", "test")}
+    labels = ["red", "green", "blue"]
+    tasks = [tangora.load_task(name, base, files, labels=labels) for name in ("one", "two")]
+    one, two, newer = (
+        finetune(base, tasks[index], config("lora", steps=2, seed=seed)) for index, seed in ((0, 0), (1, 0), (1, 1))
+    )
+    present = polished([one, two], base, tasks, steps=1)
+    made = polished([newer], base, tasks, present=present, steps=1)
+    for task, source in (("one", one), ("two", newer)):
+        assert made.heads[task].keys() == source.heads[task].keys()
+        assert all(torch.equal(made.heads[task][name], source.heads[task][name]) for name in source.heads[task])
+    parents = {parent.name: parent.fingerprint for parent in made.metadata.fused.parents}
+    assert parents == {"the present adapter": present.fingerprint, "two": newer.fingerprint}
+    assert made.metadata.polished.experts == {"one": present.fingerprint, "two": newer.fingerprint}

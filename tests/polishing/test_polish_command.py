@@ -167,3 +167,65 @@ def test_a_task_is_added_to_a_fused_adapter(expert, bare, text_base, text_task, 
     bad = ("--present", bare, *rows, *SMALL, "--out", tmp_path / "third", "-q")
     assert run("polish", new, *bad) == 2
     assert "no such folder" in capsys.readouterr().err
+
+
+def test_the_output_is_a_folder(expert, bare, tmp_path, capsys):
+    for more in ((), ("--dry-run",)):
+        out = tmp_path / "out.safetensors"
+        assert run("polish", expert, "--data", f"colors={bare}", *SMALL, *more, "--out", out, "-q") == 2
+        assert "written as a folder" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["bare.parquet"]
+
+
+def test_two_experts_of_one_task_are_named(expert, bare, tmp_path, capsys):
+    import shutil
+
+    shutil.copytree(expert, tmp_path / "again")
+    rows = ("--data", f"colors={bare}")
+    assert run("polish", expert, tmp_path / "again", *rows, *SMALL, "--out", tmp_path / "out", "-q") == 2
+    said = capsys.readouterr().err
+    assert "two experts of one task" in said
+    assert str(tmp_path / "again") in said
+
+
+def test_a_fusion_of_adapters_of_peft_alone_has_the_tasks_of_their_names(expert, bare, tmp_path, capsys):
+    """It has no records, so that the rows must be a recipe's."""
+    import shutil
+
+    for name in ("one", "two"):
+        shutil.copytree(expert, tmp_path / name, ignore=shutil.ignore_patterns("heads", "tangora.json"))
+    present = tmp_path / "present"
+    tangora.fuse([tmp_path / "one", tmp_path / "two"]).save(present)
+    rows = [f"--data={name}={bare}" for name in ("colors", "one")]
+    assert run("polish", expert, "--present", present, *rows, *SMALL, "--out", tmp_path / "out", "-q") == 2
+    assert "name the tasks colors, one, two" in capsys.readouterr().err.lower()
+    rows.append(f"--data=two={bare}")
+    assert run("polish", expert, "--present", present, *rows, *SMALL, "--out", tmp_path / "out", "-q") == 2
+    assert "give --recipe" in capsys.readouterr().err.lower()
+
+
+def test_adapters_of_peft_alone_are_added_on_rows_of_a_recipe(expert, bare, tiny_bert, text_data, tmp_path, capsys):
+    """Folders name the tasks of the new ones, and parents those of the fusion."""
+    import shutil
+
+    import yaml
+
+    files = {split: str(text_data / f"{split}.parquet") for split in ("train", "test")}
+    named = ("one", "two", "new")
+    recipe = {
+        "name": "small",
+        "base": {"family": "text-zero-shot", "model": str(tiny_bert)},
+        "tasks": [{"name": n, "source": {"parquet": files}, "labels": ["red", "green", "blue"]} for n in named],
+        "modes": {"lora": {}},
+    }
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(recipe))
+    for name in named:
+        shutil.copytree(expert, tmp_path / name, ignore=shutil.ignore_patterns("heads", "tangora.json"))
+    present, out = tmp_path / "present", tmp_path / "out"
+    tangora.fuse([tmp_path / "one", tmp_path / "two"]).save(present)
+    rows = ("--recipe", tmp_path / "small.yaml")
+    assert run("polish", tmp_path / "new", "--present", present, *rows, *SMALL, "--out", out, "-q") == 0
+    experts = tangora.load(out).metadata.polished.experts
+    assert list(experts) == ["new", "one", "two"]
+    assert experts["one"] == experts["two"] == tangora.load(present).fingerprint
+    assert experts["new"] == tangora.load(tmp_path / "new").fingerprint

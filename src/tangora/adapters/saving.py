@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tangora.adapters.adapter import Adapter
     from tangora.adapters.contract import Format
 
-__all__ = ["is_file_name", "refuse_foreign_file", "save", "target_format", "write_weights"]
+__all__ = ["is_file_name", "refuse_file_name", "refuse_foreign_file", "save", "target_format", "write_weights"]
 
 Check = Callable[["Adapter", Path], Mapping[str, Any]]
 
@@ -61,6 +61,17 @@ def save(
 def is_file_name(path: str | os.PathLike[str]) -> bool:
     """Return whether an output is one file of an adapter, and not a folder."""
     return Path(path).suffix == ".safetensors"
+
+
+def refuse_file_name(path: str | os.PathLike[str]) -> None:
+    """Refuse the name of a file for what is written as a folder, before anything is computed.
+
+    Raises:
+        ArgumentError: it names a file of an adapter.
+    """
+    if is_file_name(path):
+        fix = "leave .safetensors out; tangora export writes single files of an adapter"
+        raise ArgumentError("what is trained is written as a folder", got=Path(path).name, where="--out", fix=fix)
 
 
 def target_format(adapter: Adapter, path: Path, format_name: str | None = None) -> Format:

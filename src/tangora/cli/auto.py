@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from tangora.cli.fuse import FuseOptions
     from tangora.cli.output import Output
 
-__all__ = ["CHOSEN", "METHOD", "WEIGHT", "advice", "polish_instead", "refuse_choices"]
+__all__ = ["METHOD", "WEIGHT", "advice", "polish_instead", "refuse_choices"]
 
 METHOD, WEIGHT = "mean_norm", 1.3
 """What is recommended without rows: docs/quality.md."""
-CHOSEN = "chosen by --auto"
+_CHOSEN = "chosen by --auto"
 _MORE = "with rows of the tasks' inputs, --data NAME=FILE, a polish keeps more"
 POLISH = {"steps": 200, "temperature": 2.0}
 """What is recommended with rows of the tasks' inputs: docs/quality.md."""
@@ -48,7 +48,7 @@ def refuse_choices(options: FuseOptions) -> None:
 
 def advice(adapters: Sequence[Path]) -> str:
     """Return what is said of the weights: who chose them, and for folders what keeps more."""
-    return CHOSEN if any(adapter.is_file() for adapter in adapters) else f"{CHOSEN}; {_MORE}"
+    return _CHOSEN if any(adapter.is_file() for adapter in adapters) else f"{_CHOSEN}; {_MORE}"
 
 
 def polish_instead(options: FuseOptions, output: Output) -> None:

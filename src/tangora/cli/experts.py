@@ -10,6 +10,7 @@ from tangora.adapters.heads import HeadRecord, read_records
 from tangora.adapters.metadata import BaseInfo, read_metadata
 from tangora.config.recipe import load_recipe
 from tangora.errors import ArgumentError, FileError
+from tangora.polishing.present import answered_tasks
 from tangora.runs.runner import prepare
 from tangora.support.files import reachable
 from tangora.support.machine import Machine
@@ -43,11 +44,11 @@ def from_recipe(
         trust: run code from the base's repository.
 
     Raises:
-        ArgumentError: the recipe has no such task.
+        ArgumentError: the recipe has no such task, or two adapters are of one.
     """
     chosen = load_recipe(recipe, settings, trust_remote_code=trust)
     tasks = {task.name: task for task in chosen.tasks}
-    named = [_task_of(folder) for folder in adapters]
+    named = list(_by_task(adapters))
     named += [name for name in _tasks_in(present) if name not in named]
     if odd := [name for name in named if name not in tasks]:
         fix = f"name the adapters' folders as the recipe's tasks: {', '.join(sorted(tasks))}"
@@ -68,10 +69,10 @@ def from_files(
         trust: run code from the base's repository.
 
     Raises:
-        ArgumentError: files and adapters are of different tasks, an adapter does not record how rows are read, two
-            record different settings of the base, or nothing names the base.
+        ArgumentError: files and adapters are of different tasks, two adapters are of one, an adapter does not record
+            how rows are read, two record different settings of the base, or nothing names the base.
     """
-    folders = {_task_of(folder): folder for folder in adapters}
+    folders = _by_task(adapters)
     if present is not None:
         folders |= {name: present for name in _tasks_in(present) if name not in folders}
     if odd := sorted(files.keys() ^ folders.keys()):
@@ -95,20 +96,41 @@ def _tasks_in(present: Path | None) -> list[str]:
     """
     if present is None:
         return []
-    if not present.is_dir():
-        raise FileError("no such folder", where=present, fix="give the folder of an adapter")
+    _refuse_no_folder(present)
     metadata = read_metadata(reachable(present))
-    polished = None if metadata is None else metadata.polished
-    if tasks := list(polished.experts if polished is not None else read_records(present)):
+    parents = metadata.fused.parents if metadata is not None and metadata.fused is not None else []
+    if tasks := answered_tasks(metadata, read_records(present)) or [parent.task or parent.name for parent in parents]:
         return tasks
-    fix = "give an adapter that tangora polish or tangora fuse made"
+    fix = "give an adapter that Tangora trained, polished or fused"
     raise ArgumentError("the adapter does not say which tasks it answers", where=present, fix=fix)
+
+
+def _by_task(adapters: Sequence[Path]) -> dict[str, Path]:
+    """Return task -> the folder of its expert.
+
+    Raises:
+        ArgumentError: two are of one task.
+    """
+    folders: dict[str, Path] = {}
+    for folder in adapters:
+        if (task := _task_of(folder)) in folders:
+            fix = f"give one of {folders[task]} and {folder}; or rename one, if it is of another task"
+            raise ArgumentError("two experts of one task", got=task, where=folder, fix=fix)
+        folders[task] = folder
+    return folders
+
+
+def _refuse_no_folder(place: Path) -> None:
+    if place.is_file():
+        fix = "give a folder: single files do not say how rows are read"
+        raise FileError("no such folder: this is a file", where=place, fix=fix)
+    if not place.is_dir():
+        raise FileError("no such folder", where=place, fix="give the folder of an adapter")
 
 
 def _task_of(folder: Path) -> str:
     """Return the task that an adapter records, or else the folder's name."""
-    if not folder.is_dir():
-        raise FileError("no such folder", where=folder, fix="give the folder of an adapter")
+    _refuse_no_folder(folder)
     metadata = read_metadata(reachable(folder))
     named = hub_name(folder.absolute()) or folder.resolve()  # the cache's folder is named after the commit
     return (metadata.task if metadata is not None else None) or PurePath(named).name

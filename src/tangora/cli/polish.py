@@ -147,9 +147,11 @@ def polish(options: PolishOptions, output: Output) -> None:
     from tangora.support.files import refuse_output  # deferred: --help needs none of it
 
     refuse_output(options.out, options.overwrite, [*options.everyone(), *files.values()])
-    from tangora.polishing.polish import polish as train  # deferred: imports torch
+    from tangora.adapters.saving import refuse_file_name  # deferred: imports torch
+    from tangora.polishing.polish import polish as train
     from tangora.tasks.cuts import cut_lines, cuts
 
+    refuse_file_name(options.out)
     with output.progress() as progress:
         base, tasks = _base_and_tasks(options, files, progress)
         for line in cut_lines({task.name: cuts(task) for task in tasks}, [settings.split]):
@@ -175,7 +177,7 @@ def polish(options: PolishOptions, output: Output) -> None:
         )
     info = made.metadata.polished
     assert info is not None
-    cost = fused_cost(made, options.out, options.adapters)
+    cost = fused_cost(made, options.out, [*options.adapters, *filter(None, [options.present])])
     document = {**info.model_dump(mode="json"), "adapter": options.out, "sites": len(made.updates)}
     document |= {} if cost is None else cost.to_dict()
     lines = [*polished_lines(info), *([] if cost is None else [cost.line(option="cut to rank {}, it")])]

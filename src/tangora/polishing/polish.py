@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tangora.adapters.adapter import Adapter, load, load_beside
 from tangora.adapters.contract import format_of, needs_base
+from tangora.adapters.heads import read_heads, read_records
 from tangora.adapters.metadata import Metadata, read_metadata
+from tangora.adapters.saving import refuse_file_name
 from tangora.config.polish import PolishSettings
-from tangora.errors import ArgumentError
+from tangora.errors import ArgumentError, FusionError
 from tangora.fusion.fusion import Fusion
+from tangora.fusion.heads import file_name
 from tangora.fusion.weights import tabulate
 from tangora.modes.contract import OnStep
 from tangora.modes.finetuning import in_work_folder, write_trained
+from tangora.polishing.present import answered_tasks, experts_tasks, from_it_alone, without_tasks
 from tangora.polishing.training import polished
 from tangora.progress import Progress, shown
 from tangora.storage.hub import located
@@ -78,7 +83,8 @@ def polish(
         start: the adapter to start from; by default the experts are fused.
         present: an adapter of several tasks, such as an earlier polish, to which the experts' tasks are added. It takes
             the place of an expert for every other task, and the default start is the present adapter plus the experts,
-            weighted.
+            weighted. An expert of a task that it has already takes its place for that task. If an expert does not name
+            its task, the experts' tasks come first.
         method, weights, parameters: of that fusion, as in `tangora.fuse`.
         seed: of the choice of rows, of their order and of what is drawn.
         out: folder for the adapter and ``training.json`` (curves, wall time, parameter counts).
@@ -91,7 +97,7 @@ def polish(
         settings: fields of `tangora.config.polish.PolishSettings`: ``rank``, ``rows``, ``steps``, ``student``, ...
 
     Raises:
-        ArgumentError: adapters and tasks do not match, or a setting is invalid.
+        ArgumentError: adapters and tasks do not match, a setting is invalid, or ``out`` names a file.
         DataError: a task lacks the split, or most of the chosen rows are its test rows.
         FusionError: the experts cannot be fused.
         ModelError: an expert was made for another base; LoRA cannot adapt the start's sites; a loss is not finite; or
@@ -109,20 +115,21 @@ def polish(
     """
     chosen = validate(PolishSettings, settings, "polish", ArgumentError)
     if out is not None:
-        refuse_output(out, overwrite)
-    own = tasks if present is None else _own_tasks(adapters, tasks)
+        refuse_output(out, overwrite, _places([*adapters, start, present]))
+        refuse_file_name(out)
+    own = tasks if present is None else _without_present(adapters, tasks, present)
     experts = _by_task(adapters, own)
     begun = None if start is None else _opened(start, base)
     if present is not None and begun is None and (method != "task_arithmetic" or parameters):
         fix = "leave method and parameters out, or give start"
         raise ArgumentError("experts are added to the present adapter", got=method, where="polish.method", fix=fix)
+    if begun is not None:
+        first = begun
+    elif present is not None:
+        first = _added(present, experts, base, weights, same_base)
+    else:
+        first = _fused(experts, base, method, weights, parameters, same_base)
     with shown(progress) as listener, in_work_folder(scratch, out):
-        if begun is not None:
-            first = begun
-        elif present is not None:
-            first = _added(present, experts, base, weights, same_base)
-        else:
-            first = _fused(experts, base, method, weights, parameters, same_base)
         teachers = {task.name: experts.get(task.name, present) for task in tasks}
         made = polished(
             first,
@@ -140,6 +147,11 @@ def polish(
         if out is not None:
             write_trained({out: (made.adapter, made.record)}, overwrite)
     return made.adapter
+
+
+def _places(adapters: Sequence[AdapterLike | None]) -> list[str | os.PathLike[str]]:
+    """Return the inputs that are not in memory, which the output must not replace."""
+    return [adapter for adapter in adapters if adapter is not None and not isinstance(adapter, Adapter)]
 
 
 def _opened(adapter: AdapterLike, base: Base) -> Adapter:
@@ -186,18 +198,11 @@ def _by_task(adapters: Sequence[AdapterLike], tasks: Sequence[Task]) -> dict[str
     return dict(zip(placed, adapters, strict=True))
 
 
-def _own_tasks(adapters: Sequence[AdapterLike], tasks: Sequence[Task]) -> list[Task]:
-    """Return the tasks that the adapters are experts of; the present adapter answers for the others.
-
-    Raises:
-        ArgumentError: an adapter does not name its task.
-    """
-    recorded = [_metadata(adapter).task for adapter in adapters]
-    if None in recorded:
-        fix = "give experts that tangora trained, or an expert of every task without present"
-        raise ArgumentError("an expert does not name its task", where="polish.adapters", fix=fix)
-    own = [task for task in tasks if task.name in recorded]
-    return own if len(own) == len(recorded) else list(tasks)  # then `_by_task` says what is wrong
+def _without_present(adapters: Sequence[AdapterLike], tasks: Sequence[Task], present: AdapterLike) -> list[Task]:
+    """Return the tasks that the adapters are experts of; the present adapter answers the others."""
+    records = present.records if isinstance(present, Adapter) else read_records(located(present, "adapter"))
+    answered = dict.fromkeys([*answered_tasks(_metadata(present), records), *records])
+    return experts_tasks([_metadata(adapter).task for adapter in adapters], tasks, answered)
 
 
 def _added(
@@ -207,18 +212,36 @@ def _added(
     weights: Weights | None,
     same_base: bool,
 ) -> Adapter:
-    """Return the present adapter plus the weighted experts.
+    """Return the present adapter plus the weighted experts, whose heads take the place of its own of their tasks.
 
     Raises:
         ArgumentError: weights are of sites.
+        FusionError: they do not go together; the message says so of experts of another kind, too.
     """
     if isinstance(weights, Mapping):
         fix = "give one number, or one per expert"
         raise ArgumentError("weights of sites beside a present adapter", where="polish.weights", fix=fix)
     each = tabulate(0.5 if weights is None else weights, len(experts), ())
     assert isinstance(each, list)
+    if experts.keys() & _heads_of(present):
+        present = without_tasks(_opened(present, base), experts.keys())
     everyone = {_PRESENT: present, **experts}
-    return _fused(everyone, base, "task_arithmetic", [1.0, *each], None, same_base)
+    try:
+        made = _fused(everyone, base, "task_arithmetic", [1.0, *each], None, same_base)
+    except FusionError as error:
+        if len({(m.kind, m.linearize) for m in map(_metadata, everyone.values())}) > 1:
+            raise from_it_alone(error) from error
+        raise
+    # What it saved whole is the head of a task that it answers, and is taken from there.
+    return replace(made, heads={name: head for name, head in made.heads.items() if name != file_name(_PRESENT)})
+
+
+def _heads_of(adapter: AdapterLike) -> set[str]:
+    """Return the tasks that an adapter has heads or records of."""
+    if isinstance(adapter, Adapter):
+        return {*adapter.heads, *adapter.records}
+    place = located(adapter, "adapter")
+    return {*read_heads(place), *read_records(place)}
 
 
 def _fused(
