@@ -64,6 +64,7 @@ def test_adapters_onto_a_base(fuse, tmp_path):
         (["--allow-missing", "x"], "--allow-missing"),
         (["--full", "--rank", "3"], "has no rank"),
         (["--full"], "nothing to fuse with the base"),
+        (["--full", "--data", "m0=rows.csv"], "learns from no rows"),
     ],
 )
 def test_options_that_do_not_go_together(fuse, tmp_path, arguments, words):

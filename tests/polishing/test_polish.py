@@ -372,7 +372,7 @@ def test_the_answers_of_another_precision_are_others(text_base, tasks, experts, 
     assert len(list(tmp_path.glob("*.safetensors"))) == 2
 
 
-def test_a_task_is_added_to_an_adapter_that_answers_for_its_own(experts, text_base, tasks):
+def test_a_task_is_added_to_an_adapter_that_answers_for_its_own(experts, text_base, tasks, tmp_path):
     first = polished(experts[:1], text_base, tasks[:1], start=experts[0])
     both = polished(experts[1:], text_base, tasks, present=first, weights=0.05)
     info = both.metadata.polished
@@ -380,6 +380,8 @@ def test_a_task_is_added_to_an_adapter_that_answers_for_its_own(experts, text_ba
     assert info.after["two"] < info.before["two"]  # the two contradict each other, so that "one" must lose
     sum_of = tangora.fuse([first, experts[1]], weights=[1.0, 0.05])
     assert info.start == sum_of.fingerprint
+    both.save(tmp_path / "both")
+    assert "# 2 tasks in one: one, two\n" in (tmp_path / "both" / "README.md").read_text()
     again = polished(experts[1:], text_base, tasks, present=first, start=experts[0], steps=1)
     assert again.metadata.polished.start == experts[0].fingerprint
 
@@ -449,3 +451,33 @@ def test_a_newer_expert_of_a_task_brings_its_head(tiny_bert, text_data):
     parents = {parent.name: parent.fingerprint for parent in made.metadata.fused.parents}
     assert parents == {"the present adapter": present.fingerprint, "two": newer.fingerprint}
     assert made.metadata.polished.experts == {"one": present.fingerprint, "two": newer.fingerprint}
+
+
+def test_an_added_task_resumes_with_the_same_bytes(experts, text_base, tasks, tmp_path, monkeypatch):
+    """The start is made again of the present adapter and the expert; answers and checkpoints are taken up."""
+    import tangora.polishing.training as module
+
+    class Died(Exception):
+        pass
+
+    def dies(step, total, loss):
+        if step == 15:
+            raise Died
+
+    whole = module._Training._config
+
+    def often(self):
+        made = whole(self)
+        return made.model_copy(update={"training": made.training.model_copy(update={"checkpoint_every": 10})})
+
+    monkeypatch.setattr(module._Training, "_config", often)
+    given = {"present": experts[0], "weights": [0.2], "steps": 20}
+    at_once = polished(experts[1:], text_base, tasks, **given)
+    where = {"out": tmp_path / "out", "scratch": tmp_path / "scratch"}
+    with pytest.raises(Died):
+        polished(experts[1:], text_base, tasks, on_step=dies, **where, **given)
+    seen = []
+    polished(experts[1:], text_base, tasks, on_step=lambda step, *_: seen.append(step), **where, **given)
+    assert seen[0] == 11
+    assert tangora.load(tmp_path / "out").fingerprint == at_once.fingerprint
+    assert not where["scratch"].exists()

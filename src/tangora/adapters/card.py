@@ -82,8 +82,11 @@ def _front_matter(metadata: Metadata) -> str:
 
 
 def _title(metadata: Metadata) -> str:
-    if metadata.fused:
-        tasks = [p.task or p.name for p in metadata.fused.parents]
+    if metadata.polished and len(metadata.polished.experts) > 1:  # a parent of its start may answer several
+        tasks = list(metadata.polished.experts)
+    else:
+        tasks = [p.task or p.name for p in metadata.fused.parents] if metadata.fused else []
+    if tasks:
         title = f"{len(tasks)} tasks in one: {', '.join(tasks)}"
     else:
         title = metadata.task or ("An adapter" if metadata.extracted is None else metadata.extracted.tuned)

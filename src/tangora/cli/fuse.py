@@ -186,6 +186,7 @@ def fuse(options: FuseOptions, output: Output) -> None:
         options = replace(options, method=METHOD, weights=str(WEIGHT))
     _refuse_place(options)
     if options.full:
+        options.refuse_rows()
         _fuse_full(options.of_merge(), output)
         return
     options.refuse_of_checkpoints()
