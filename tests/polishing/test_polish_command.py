@@ -186,6 +186,8 @@ def test_two_experts_of_one_task_are_named(expert, bare, tmp_path, capsys):
     said = capsys.readouterr().err
     assert "two experts of one task" in said
     assert str(tmp_path / "again") in said
+    assert run("polish", expert, expert, *rows, *SMALL, "--out", tmp_path / "out", "-q") == 2
+    assert "it is given twice" in capsys.readouterr().err
 
 
 def test_a_fusion_of_adapters_of_peft_alone_has_the_tasks_of_their_names(expert, bare, tmp_path, capsys):

@@ -115,6 +115,7 @@ def _by_task(adapters: Sequence[Path]) -> dict[str, Path]:
     for folder in adapters:
         if (task := _task_of(folder)) in folders:
             fix = f"give one of {folders[task]} and {folder}; or rename one, if it is of another task"
+            fix = "leave one out: it is given twice" if folder.samefile(folders[task]) else fix
             raise ArgumentError("two experts of one task", got=task, where=folder, fix=fix)
         folders[task] = folder
     return folders
