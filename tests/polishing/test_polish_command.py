@@ -167,6 +167,11 @@ def test_a_task_is_added_to_a_fused_adapter(expert, bare, text_base, text_task, 
     bad = ("--present", bare, *rows, *SMALL, "--out", tmp_path / "third", "-q")
     assert run("polish", new, *bad) == 2
     assert "no such folder" in capsys.readouterr().err
+    less = ("--start", again, *rows[:2], *SMALL, "--out", tmp_path / "less", "-q")
+    assert run("polish", expert, *less) == 0
+    dropped = tangora.load(tmp_path / "less")
+    assert dropped.records.keys() == {"colors"}  # nobody followed the other task: it is not promised any more
+    assert dropped.heads.keys() <= {"colors"}
 
 
 def test_the_output_is_a_folder(expert, bare, tmp_path, capsys):

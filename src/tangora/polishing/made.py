@@ -64,9 +64,10 @@ def made_adapter(
 
 
 def _heads(start: Adapter, lessons: Sequence[Lesson]) -> tuple[dict[str, Mapping[str, Tensor]], dict[str, HeadRecord]]:
-    """Return heads and records: the start's, with those of each task from its expert."""
-    heads: dict[str, Mapping[str, Tensor]] = dict(start.heads)
-    records = dict(start.records)
+    """Return heads and records of the tasks that were followed: each from its expert, or else the start's."""
+    names = [one.task.name for one in lessons]  # those of a task that was dropped would promise what nobody measured
+    heads: dict[str, Mapping[str, Tensor]] = {name: start.heads[name] for name in names if name in start.heads}
+    records = {name: start.records[name] for name in names if name in start.records}
     for one in lessons:  # an expert may hold those of other tasks too, which nobody followed
         name = one.task.name
         heads |= {name: one.expert.heads[name]} if name in one.expert.heads else {}
