@@ -63,7 +63,7 @@ def polish(
     r"""Train a fused adapter towards its experts' answers on rows without labels, at a fixed rank.
 
     .. math:: \min_{A, B} \; \frac{1}{n} \sum_t \mathbb{E}_{x \in X_t} \,
-        \mathrm{KL}\big(f(x; \theta_0 + \Delta W_t) \,\|\, f(x; \theta_0 + B A)\big)
+        \mathrm{KL}\big(f(x; \theta_0 + \Delta W_t) \parallel f(x; \theta_0 + B A)\big)
 
     Choose it if some rows of the tasks' inputs can be had: it keeps more of the experts than a fusion without data, by
     more the more rows there are. The experts' answers are computed first, one expert in memory at a time; then the
