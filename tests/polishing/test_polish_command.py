@@ -89,7 +89,7 @@ def test_a_dry_run_says_what_it_would_cost_and_writes_nothing(expert, bare, tmp_
         (["--data", "colors=FILE", "--set", "stepps=3"], "unknown key 'stepps'"),
         (["--data", "colors=FILE", "--recipe", "quickstart"], "polish needs rows"),
         (["--data", "colors=FILE", "--recipe-set", "seed=1"], "no recipe to change"),
-        (["--data", "colors=FILE", "--start", "nowhere"], "no such folder"),
+        (["--data", "colors=FILE", "--start", "FILE"], "nothing is fused: the start is given"),
     ],
 )
 def test_refusals(expert, bare, tmp_path, capsys, arguments, said):
@@ -98,6 +98,12 @@ def test_refusals(expert, bare, tmp_path, capsys, arguments, said):
     assert run("polish", expert, *given, *SMALL, "--out", tmp_path / "out", "-q") == 2
     assert said in capsys.readouterr().err
     assert sorted(p for p in tmp_path.rglob("*")) == before
+
+
+def test_a_start_that_is_not_there(expert, bare, tmp_path, capsys):
+    arguments = ("--data", f"colors={bare}", "--start", "nowhere", "--rank", 2, "--out", tmp_path / "out", "-q")
+    assert run("polish", expert, *arguments) == 2
+    assert "no such folder" in capsys.readouterr().err
 
 
 def test_another_column_is_named(expert, tmp_path, capsys):
@@ -167,7 +173,7 @@ def test_a_task_is_added_to_a_fused_adapter(expert, bare, text_base, text_task, 
     bad = ("--present", bare, *rows, *SMALL, "--out", tmp_path / "third", "-q")
     assert run("polish", new, *bad) == 2
     assert "no such folder" in capsys.readouterr().err
-    less = ("--start", again, *rows[:2], *SMALL, "--out", tmp_path / "less", "-q")
+    less = ("--start", again, *rows[:2], *SMALL[:6], *SMALL[8:], "--out", tmp_path / "less", "-q")
     assert run("polish", expert, *less) == 0
     dropped = tangora.load(tmp_path / "less")
     assert dropped.records.keys() == {"colors"}  # nobody followed the other task: it is not promised any more

@@ -128,6 +128,20 @@ class PolishOptions(Options):
             raise ArgumentError("a setting with an option of its own", got=twice[0], where="--set", fix=fix)
         return validate(PolishSettings, {**given, **more}, "--set", ArgumentError)
 
+    def refuse_idle(self) -> None:
+        """Refuse how the experts are to be fused if nothing is.
+
+        Raises:
+            ArgumentError: names the option.
+        """
+        if self.start is None:
+            return
+        given = {"--weights": self.weights is not None, "--method": self.method != type(self).method}
+        for name, is_given in given.items():
+            if is_given:
+                fix = f"leave {name} out, or --start"
+                raise ArgumentError("nothing is fused: the start is given", got=str(self.start), where=name, fix=fix)
+
     def files(self) -> dict[str, Path]:
         """Task -> file of its rows.
 
@@ -144,6 +158,7 @@ def polish(options: PolishOptions, output: Output) -> None:
     task. The result is a plain adapter. No label is read: a column of labels is ignored.
     """
     settings, files = options.chosen(), options.files()
+    options.refuse_idle()
     from tangora.support.files import refuse_output  # deferred: --help needs none of it
 
     refuse_output(options.out, options.overwrite, [*options.everyone(), *files.values()])
