@@ -63,13 +63,20 @@ def about(options: argparse.Namespace, save: Save) -> None:
     save({"name": options.device, "memory": None, "cuda": None, **found})
 
 
-def scoring(options: argparse.Namespace, save: Save) -> None:
-    """An adapter scored on every row of a task: by peft and a plain loop, and by an `Evaluator`."""
+def _each_network(
+    measure: Callable[[str, argparse.Namespace, float], dict[str, Any]], options: argparse.Namespace, save: Save
+) -> None:
+    """Measure every network in its share of the time, and save after each."""
     found: dict[str, Any] = {"works": {}}
     for name, until in parts(NETWORKS[options.size], options.end):
-        found["works"][name] = tried(lambda name=name, until=until: _scored(name, options, until))
+        found["works"][name] = tried(lambda name=name, until=until: measure(name, options, until))
         freed(options.device)
         save(found)
+
+
+def scoring(options: argparse.Namespace, save: Save) -> None:
+    """An adapter scored on every row of a task: by peft and a plain loop, and by an `Evaluator`."""
+    _each_network(_scored, options, save)
 
 
 def _scored(name: str, options: argparse.Namespace, until: float) -> dict[str, Any]:
@@ -117,11 +124,7 @@ def _scored(name: str, options: argparse.Namespace, until: float) -> dict[str, A
 
 def columns(options: argparse.Namespace, save: Save) -> None:
     """Columns of several task vectors, beside a forward pass of the tangent model for each of them."""
-    found: dict[str, Any] = {"works": {}}
-    for name, until in parts(NETWORKS[options.size], options.end):
-        found["works"][name] = tried(lambda name=name, until=until: _columns_of(name, options, until))
-        freed(options.device)
-        save(found)
+    _each_network(_columns_of, options, save)
 
 
 def _columns_of(name: str, options: argparse.Namespace, until: float) -> dict[str, Any]:

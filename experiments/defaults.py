@@ -11,7 +11,6 @@ over numbers of tasks and seeds: a default has to do for all of them.
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import time
@@ -21,7 +20,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from polish import Study, read, study_of
+from polish import Study, arguments, read, study_of
 
 import tangora
 
@@ -75,20 +74,11 @@ def measure(study: Study, name: str, count: int) -> dict[str, Any]:
 
 def main() -> None:
     """Do what is missing, or write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="folder of the seven data sets")
-    parser.add_argument("--encoder", default="sentence-transformers/all-MiniLM-L6-v2")
-    parser.add_argument("--out", type=Path, default=Path("runs/polish"))
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", nargs="+", help="names of entries, as in the table")
-    parser.add_argument("--table", action="store_true")
-    given = parser.parse_args()
+    given = arguments(__doc__)
     results = given.out / "defaults.jsonl"
     if given.table:
         write(read(results))
         return
-    if given.data is None:
-        parser.error("--data is needed")
     study = study_of(given.data, given.encoder, given.out, given.seed, test=300)
     for name in given.only or ENTRIES:
         for count in NUMBERS:

@@ -297,22 +297,28 @@ def _baseline(study: Study, name: str) -> Adapter:
     return tangora.fuse(list(study.of_mode("lora").values()), weights=0.5, rank=rank)
 
 
-def main() -> None:
-    """Do what is missing, or write the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(description: str | None) -> argparse.Namespace:
+    """Parse the command line that the experiments on these experts share; ``--data`` is given unless ``--table`` is."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="folder of the seven data sets")
     parser.add_argument("--encoder", default="sentence-transformers/all-MiniLM-L6-v2")
     parser.add_argument("--out", type=Path, default=Path("runs/polish"))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", nargs="+", help="names of variants, as in the tables")
+    parser.add_argument("--only", nargs="+", help="names of lines, as in the tables")
     parser.add_argument("--table", action="store_true")
     given = parser.parse_args()
+    if given.data is None and not given.table:
+        parser.error("--data is needed")
+    return given
+
+
+def main() -> None:
+    """Do what is missing, or write the tables."""
+    given = arguments(__doc__)
     results = given.out / "results.jsonl"
     if given.table:
         write(read(results))
         return
-    if given.data is None:
-        parser.error("--data is needed")
     given.out.mkdir(parents=True, exist_ok=True)
     study = study_of(given.data, given.encoder, given.out, given.seed)
     for name in given.only or [*BASELINES, *VARIANTS]:
