@@ -15,7 +15,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
@@ -171,11 +171,10 @@ class Study:
         if variant.change == "added":
             old = [self.few(task, variant.old_rows) for task in tasks[:-1]]
             return self.polish(variant, [*old, tasks[-1]], present=self.present(variant.tasks - 1)), tasks
-        if not variant.dropout:
-            without_dropout(self.base)
         if variant.rows_of == "both":
             asked = [self.both(task, int(variant.settings["rows"])) for task in tasks]
-            settings = {**variant.settings, "rows": 2 * (len(tasks) - 1) * variant.settings["rows"], "recombined": 2000}
+            count = 2 * (len(self.tasks) - 1) * variant.settings["rows"]
+            settings = {**variant.settings, "rows": count, "recombined": 2000}
             return self.polish(replace(variant, settings=settings), asked), tasks
         asked = [self.others(task, variant) for task in tasks] if variant.rows_of == "others" else tasks
         if variant.labels:
@@ -187,16 +186,17 @@ class Study:
         """Polish the experts of some tasks, or add the last one's to a present adapter."""
         experts = self.of_mode(variant.mode)
         taught = tasks[-1:] if "present" in places else tasks
-        return tangora.polish(
-            [experts[task.name] for task in taught],
-            self.base,
-            tasks,
-            seed=self.seed,
-            cache=self.out / "answers",
-            progress=False,
-            **places,
-            **variant.settings,
-        )
+        with nullcontext() if variant.dropout else without_dropout(self.base):
+            return tangora.polish(
+                [experts[task.name] for task in taught],
+                self.base,
+                tasks,
+                seed=self.seed,
+                cache=self.out / "answers",
+                progress=False,
+                **places,
+                **variant.settings,
+            )
 
     def present(self, count: int) -> Adapter:
         """Return the polished adapter of the first tasks; made once."""
@@ -210,10 +210,10 @@ class Study:
         return task if count is None else replace(task, splits={"train": _first(task, count, self.seed)})
 
     def both(self, task: Task, count: int) -> Task:
-        """Return a task with its own rows, six times, and as many of each other task as its train rows."""
+        """Return a task whose train rows are half its own, repeated, and half rows of each other task."""
         parts = []
         for other in self.tasks:
-            parts += [_first(other, count, self.seed)] * (6 if other.name == task.name else 1)
+            parts += [_first(other, count, self.seed)] * (len(self.tasks) - 1 if other.name == task.name else 1)
         return replace(task, splits={"train": joined(parts)})
 
     def others(self, task: Task, variant: Variant) -> Task:
@@ -237,13 +237,19 @@ def _first(task: Task, count: int, seed: int) -> Split:
     return task.splits["train"].select(choose_rows(task, "train", count, seed))
 
 
-def without_dropout(base: Base) -> None:
-    """Switch off the dropout of a base for good: a process that does so measures nothing else."""
-    for module in base.backbone.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        if hasattr(module, "dropout_prob"):
-            module.dropout_prob = 0.0
+@contextmanager
+def without_dropout(base: Base) -> Iterator[None]:
+    """Switch off the dropout of a base, which other variants of the same process train with."""
+    places = [(m, "p") for m in base.backbone.modules() if isinstance(m, torch.nn.Dropout)]
+    places += [(m, "dropout_prob") for m in base.backbone.modules() if hasattr(m, "dropout_prob")]
+    before = [getattr(module, name) for module, name in places]
+    for module, name in places:
+        setattr(module, name, 0.0)
+    try:
+        yield
+    finally:
+        for (module, name), value in zip(places, before, strict=True):
+            setattr(module, name, value)
 
 
 @contextmanager

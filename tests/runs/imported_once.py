@@ -18,5 +18,5 @@ import tangora.tasks.families.text_zero_shot
 import tangora.tasks.zero_shot  # noqa: F401
 from tangora.support.source import _closure
 
-for name in ("tangora.runs.plan", "tangora.evaluation.evaluator", "tangora.report", "tangora.explorer"):
+for name in ("tangora.runs.plan", "tangora.evaluation.evaluator", "tangora.report", "tangora.report.explorer"):
     _closure(name)

@@ -24,7 +24,6 @@ POLISH = {"steps": 200, "temperature": 2.0}
 """What is recommended with rows of the tasks' inputs: docs/quality.md."""
 _RANKS = 2
 _PLAIN = ("format", "uniform", "dtype", "statistics", "error", "heads", "space", "verify")
-_CHECKPOINTS = ("full", "shard_size", "allow_missing", "threads", "device")
 
 
 def refuse_choices(options: FuseOptions) -> None:
@@ -57,15 +56,15 @@ def polish_instead(options: FuseOptions, output: Output) -> None:
     Raises:
         ArgumentError: an option that the polish does not have.
     """
+    if options.full:
+        fix = "leave --full out; tangora merge merges the result into its base"
+        raise ArgumentError("with rows, the result is polished: an adapter", got="--full", where="--auto", fix=fix)
+    options.refuse_of_checkpoints()
     for field in fields(options):
         if field.name in _PLAIN and getattr(options, field.name) != field.default:
             name = "--no-verify" if field.name == "verify" else f"--{field.name}"
             fix = f"leave {name} out; tangora export writes other formats"
             raise ArgumentError("with rows, the result is polished: a plain LoRA", got=name, where="--auto", fix=fix)
-        if field.name in _CHECKPOINTS and getattr(options, field.name) != field.default:
-            name = "--" + field.name.replace("_", "-")
-            fix = f"leave {name} out; tangora merge merges the result into its base"
-            raise ArgumentError("with rows, the result is polished: an adapter", got=name, where="--auto", fix=fix)
     shared = ("adapters", "out", "data", "recipe", "recipe_settings", "trust_remote_code", "same_base")
     given = {name: getattr(options, name) for name in (*shared, "seed", "overwrite", "dry_run")}
     settings = [f"{name}={value}" for name, value in POLISH.items() if name != "steps"]

@@ -106,7 +106,8 @@ class FuseOptions(FusionOptions):
     threads: Threads = None
     device: Device = "cpu"
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="With a router: print what would be written, and write nothing.")
+        bool,
+        typer.Option("--dry-run", help="With a router, or rows and --auto: print what would be done; write nothing."),
     ] = False
 
     def of_merge(self) -> MergeOptions:
@@ -136,7 +137,7 @@ class FuseOptions(FusionOptions):
             ArgumentError: an option that only `tangora merge` has.
         """
         for field in fields(self):
-            if field.name == "dry_run" and is_router(self.method):
+            if field.name == "dry_run" and (self.auto or is_router(self.method)):
                 continue
             if field.name in _OF_CHECKPOINTS and (value := getattr(self, field.name)) != field.default:
                 name = "--" + field.name.replace("_", "-")
