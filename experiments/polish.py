@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -36,7 +38,9 @@ from tangora.polishing.rows import choose_rows, joined
 from tangora.runs.context import prepare
 from tangora.tasks import Base, Split, Task
 
-PAGE = Path(__file__).parents[1] / "docs" / "polish.md"
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE = DOCS / "polish.md"
+FIGURE = DOCS / "figures" / "polish.png"
 TASKS = ("sst2", "trec6", "ag_news", "tweet_emotion", "snips", "banking77", "sms_spam")
 
 
@@ -52,6 +56,7 @@ class Variant:
     labels: bool = False  # follow the labels of the rows instead of the experts
     change: str = ""  # "added": six tasks are polished first; "removed": seven are, and the last one is dropped
     old_rows: int | None = None  # rows of the tasks that were there, if fewer than of the new one
+    start: str | None = None  # of the line whose adapter it starts from; by default the fusion
 
 
 def _rows(rows: int, steps: int, **more: Any) -> Variant:
@@ -62,6 +67,9 @@ PLAIN = {"recombined": 0}
 WARM = {"temperature": 2.0}
 LOST = {"weigh": "lost", "learning_rate": 2e-3}
 CERTAIN = 40.0  # exp(-40) is less than the rounding of a probability
+TANGENT = "modes.tangent={linearize: model, lora: {r: 32, alpha: 64}, training: {learning_rate: 2.0e-3}}"
+FOLLOWED = "coefficients that follow the experts on 64 rows (SAMerging)"
+NORMED = "mean_norm, λ 1.3, rank 16"
 PRESENT = "64 rows, 200 steps, temperature 2"
 ENTRIES = {"objective": "layers", "student": "entries", "learning_rate": 1e-2}
 VARIANTS: dict[str, Variant] = {
@@ -112,17 +120,46 @@ VARIANTS: dict[str, Variant] = {
     "64 labels, 200 steps": replace(_rows(64, 200, **PLAIN), labels=True),
     "64 labels, 200 steps, from random factors": replace(_rows(64, 200, initial="random", **PLAIN), labels=True),
     "1000 labels, 200 steps": replace(_rows(1000, 200, **PLAIN), labels=True),
+    "1000 labels, 200 steps, from random factors": replace(_rows(1000, 200, initial="random", **PLAIN), labels=True),
+    "64 rows, 200 steps, temperature 2, from random factors": _rows(64, 200, initial="random", **WARM),
+    "1000 rows, 200 steps, temperature 2, from random factors": _rows(
+        1000, 200, initial="random", recombined=2000, **WARM
+    ),
+    "64 rows, 200 steps, temperature 2, rank 8": _rows(64, 200, rank=8, **WARM),
+    "1000 rows, 200 steps, temperature 2, rank 8": _rows(1000, 200, rank=8, recombined=2000, **WARM),
+    "64 rows, 200 steps, temperature 2, class names": _rows(64, 200, **WARM, class_names=True),
+    "64 rows, 200 steps, temperature 2, class names, nothing held out": _rows(
+        64, 200, **WARM, class_names=True, held_out=0.0
+    ),
+    "384 rows of the other tasks, 200 steps, temperature 2": replace(_rows(384, 200, **WARM), rows_of="others"),
+    "384 rows of the other tasks, 200 steps, temperature 2, class names": replace(
+        _rows(384, 200, recombined=2000, class_names=True, **WARM), rows_of="others"
+    ),
     "a task added to six: 64 rows, 50 steps": replace(_rows(64, 50, **WARM), change="added"),
     "a task added to six: 64 rows, of the six 16, 50 steps": replace(
         _rows(64, 50, **WARM), change="added", old_rows=16
     ),
     "a task removed from seven: 64 rows, 50 steps": replace(_rows(64, 50, **WARM), change="removed"),
     "64 rows of the other tasks, 100 steps": replace(_rows(64, 100), rows_of="others"),
-    "n = 2: 64 rows, 100 steps": replace(_rows(64, 100), tasks=2),
-    "n = 3: 64 rows, 100 steps": replace(_rows(64, 100), tasks=3),
-    "n = 5: 64 rows, 100 steps": replace(_rows(64, 100), tasks=5),
+    "64 rows, 200 steps, temperature 2, from coefficients that follow the experts": replace(
+        _rows(64, 200, **WARM), start=FOLLOWED
+    ),
+    "64 rows, 200 steps, temperature 2, from mean_norm": replace(_rows(64, 200, **WARM), start=NORMED),
 }
-BASELINES = ("start", "start, rank 8", "joint LoRA with labels, 1000 rows, 100 steps")
+for number in (2, 3, 5):
+    VARIANTS |= {
+        f"n = {number}: 64 rows, 200 steps, temperature 2": replace(_rows(64, 200, **WARM), tasks=number),
+        f"n = {number}: 1000 rows, 200 steps, temperature 2": replace(
+            _rows(1000, 200, recombined=2000, **WARM), tasks=number
+        ),
+    }
+for mode in ("l-lora", "tangent"):
+    VARIANTS |= {
+        f"{mode} experts: 64 rows, 200 steps, temperature 2": replace(_rows(64, 200, **WARM), mode=mode),
+        f"{mode} experts: 1000 rows, 200 steps, temperature 2": replace(
+            _rows(1000, 200, recombined=2000, **WARM), mode=mode
+        ),
+    }
 
 
 @dataclass
@@ -177,6 +214,8 @@ class Study:
             settings = {**variant.settings, "rows": count, "recombined": 2000}
             return self.polish(replace(variant, settings=settings), asked), tasks
         asked = [self.others(task, variant) for task in tasks] if variant.rows_of == "others" else tasks
+        if variant.start is not None:
+            return self.polish(variant, asked, start=BASELINES[variant.start](self)[0]), tasks
         if variant.labels:
             with answered_by_labels(self.seed):
                 return self.polish(variant, asked), tasks
@@ -186,6 +225,7 @@ class Study:
         """Polish the experts of some tasks, or add the last one's to a present adapter."""
         experts = self.of_mode(variant.mode)
         taught = tasks[-1:] if "present" in places else tasks
+        places = {"out": self.last, "overwrite": True, **places}
         with nullcontext() if variant.dropout else without_dropout(self.base):
             return tangora.polish(
                 [experts[task.name] for task in taught],
@@ -197,6 +237,11 @@ class Study:
                 **places,
                 **variant.settings,
             )
+
+    @property
+    def last(self) -> Path:
+        """The folder of the polish that was made last."""
+        return self.out / f"last-{self.seed}-{os.getpid()}"
 
     def present(self, count: int) -> Adapter:
         """Return the polished adapter of the first tasks; made once."""
@@ -221,6 +266,28 @@ class Study:
         count = -(-int(variant.settings["rows"]) // (len(self.tasks) - 1))
         parts = [_first(other, count, self.seed) for other in self.tasks if other.name != task.name]
         return replace(task, splits={"train": joined(parts)})
+
+    def fused(
+        self,
+        *,
+        mode: str = "lora",
+        rank: int = 16,
+        count: int = 7,
+        method: str = "task_arithmetic",
+        weight: float = 0.5,
+    ) -> tuple[Adapter, str, int]:
+        """Return the fusion of the first experts, cut to a rank."""
+        experts = list(self.of_mode(mode).values())[:count]
+        return tangora.fuse(experts, method, weights=weight, rank=rank), mode, count
+
+    def followed(self, per: str) -> tuple[Adapter, str, int]:
+        """Return the fusion of the experts with the coefficients that follow them on the rows of a polish."""
+        few = [replace(t, splits={"validation": _first(t, 64, self.seed)}) for t in self.tasks]
+        experts, settings = self.of_mode("lora"), {"per": per, "steps": 30}
+        found = tangora.search(
+            experts, self.base, few, "samerging", rank=16, seed=self.seed, scored=None, progress=False, **settings
+        )
+        return found.adapter, "lora", 7
 
     def joint(self) -> Adapter:
         """Train one LoRA of rank 16 on 1000 labelled rows of every task, with the same steps and rows per step."""
@@ -266,10 +333,23 @@ def answered_by_labels(seed: int) -> Iterator[None]:
         yield
 
 
+BASELINES: dict[str, Callable[[Study], tuple[Adapter, str, int]]] = {
+    "start": lambda study: study.fused(),
+    "start, rank 8": lambda study: study.fused(rank=8),
+    **{f"n = {number}: start": partial(Study.fused, count=number) for number in (2, 3, 5)},
+    **{f"{mode} experts: start": partial(Study.fused, mode=mode) for mode in ("l-lora", "tangent")},
+    NORMED: lambda study: study.fused(method="mean_norm", weight=1.3),
+    FOLLOWED: lambda study: study.followed("task"),
+    f"{FOLLOWED}, for each layer": lambda study: study.followed("site"),
+    "joint LoRA with labels, 1000 rows, 100 steps": lambda study: (study.joint(), "lora", 7),
+}
+"""Name -> makes the adapter; returns it, its experts' mode, and for how many tasks it is."""
+
+
 def study_of(data: str, encoder: str, out: Path, seed: int, test: int = 1000) -> Study:
     """Load the base and the seven tasks, with up to ``test`` test rows each."""
     limits = [f"tasks.{name}.limit.test={test}" for name in TASKS]
-    where = [f"data.root={data}", f"base.model={encoder}", f"seed={seed}", *limits]
+    where = [f"data.root={data}", f"base.model={encoder}", f"seed={seed}", TANGENT, *limits]
     recipe = load_recipe("text7", where)
     base, tasks = prepare(recipe)
     return Study(recipe, out, seed, base, tasks)
@@ -277,11 +357,11 @@ def study_of(data: str, encoder: str, out: Path, seed: int, test: int = 1000) ->
 
 def measure(study: Study, name: str) -> dict[str, Any]:
     """Return the line of a variant or baseline."""
-    began = time.process_time()
-    tasks: Sequence[Task] = study.tasks
-    mode, info = "lora", None
+    began, info = time.process_time(), None
+    tasks: Sequence[Task]
     if name in BASELINES:
-        adapter = _baseline(study, name)
+        adapter, mode, count = BASELINES[name](study)
+        tasks = study.tasks[:count]
     else:
         mode = VARIANTS[name].mode
         adapter, tasks = study.polished(VARIANTS[name])
@@ -293,14 +373,10 @@ def measure(study: Study, name: str) -> dict[str, Any]:
     line |= {"experts": {task: own[task] for task in scores}, "cpu_seconds": round(seconds, 1)}
     if info is not None:
         line |= {"before": fmean(info.before.values()), "after": fmean(info.after.values()), "step": info.step}
+        record = json.loads((study.last / "training.json").read_text())
+        line["curve"] = [[one["step"], round(one["score"], 5)] for one in record["validation"]]
+        line["wall_seconds"] = record["seconds"]
     return line
-
-
-def _baseline(study: Study, name: str) -> Adapter:
-    if name.startswith("joint"):
-        return study.joint()
-    rank = 8 if name.endswith("8") else 16
-    return tangora.fuse(list(study.of_mode("lora").values()), weights=0.5, rank=rank)
 
 
 def arguments(description: str | None) -> argparse.Namespace:
@@ -324,6 +400,7 @@ def main() -> None:
     results = given.out / "results.jsonl"
     if given.table:
         write(read(results))
+        figure(read(results), FIGURE)
         return
     given.out.mkdir(parents=True, exist_ok=True)
     study = study_of(given.data, given.encoder, given.out, given.seed)
@@ -359,6 +436,45 @@ def write(lines: Sequence[Mapping[str, Any]]) -> None:
     text = PAGE.read_text(encoding="utf-8")
     marked = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.DOTALL)
     PAGE.write_text(marked.sub(lambda found: found[1] + body + found[2], text), encoding="utf-8")
+
+
+BY_ROWS = {  # curve -> what a line of so many rows is called, and at which numbers of rows there are some
+    "rows of the tasks": ("{} rows, 200 steps, temperature 2", (64, 256, 1000)),
+    "from random factors": ("{} rows, 200 steps, temperature 2, from random factors", (64, 1000)),
+    "labels in place of experts": ("{} labels, 200 steps", (64, 1000)),
+    "labels, from random factors": ("{} labels, 200 steps, from random factors", (64, 1000)),
+}
+CURVES = {f"{rows} rows": f"{rows} rows, 200 steps, temperature 2" for rows in (64, 256, 1000)}
+CURVES |= {"1000 rows, from random factors": BY_ROWS["from random factors"][0].format(1000)}
+
+
+def figure(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draw what is kept by the number of rows, and the divergence on held-out rows by steps; means over seeds."""
+    from tangora.report.theme import WIDE, color, marker, panels, series_role, style
+
+    def mean(name: str, key: str) -> float | None:
+        found = [line[key] for line in lines if line["name"] == name]
+        return fmean(found) if found else None
+
+    with style(WIDE, "polish"):
+        drawn, (kept, curve) = panels(WIDE, 2, height=430, share_x=False, share_y=False)
+        for i, (label, (name, counts)) in enumerate(BY_ROWS.items()):
+            places = [(rows, value) for rows in counts if (value := mean(name.format(rows), "kept")) is not None]
+            look = {"color": color(series_role(i)), "marker": marker(i), "label": label}
+            kept.plot([rows for rows, _ in places], [100 * value for _, value in places], **look)
+        start = mean("start", "kept")
+        if start is not None:
+            kept.axhline(100 * start, color=color("muted"), linestyle=":", label="the fusion, without rows")
+        for i, (label, name) in enumerate(CURVES.items()):
+            of_name = [line["curve"] for line in lines if line["name"] == name and "curve" in line]
+            by_step = [(steps[0][0], fmean(value for _, value in steps)) for steps in zip(*of_name, strict=True)]
+            look = {"color": color(series_role(i)), "marker": marker(i), "label": label}
+            curve.plot([step for step, _ in by_step], [value for _, value in by_step], **look)
+        kept.set(xscale="log", xlabel="rows a task", ylabel="of the experts, %")
+        curve.set(yscale="log", xlabel="steps", ylabel="divergence on held-out rows, nats")
+        kept.legend()
+        curve.legend()
+        drawn.savefig(path, dpi=110)
 
 
 if __name__ == "__main__":

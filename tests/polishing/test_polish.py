@@ -292,6 +292,42 @@ def test_rows_are_made_of_the_rows_that_are_not_held_out(experts, text_base, tas
     assert all(torch.equal(a, b) for a, b in zip(more.inputs["input_ids"], again.inputs["input_ids"], strict=True))
 
 
+def test_rows_are_made_of_the_names_of_classes_too(text_base, tasks):
+    used = tasks[0].splits["train"].select(_rows(tasks[0], 4))
+    names = [token for token in text_base.processor.get_vocab() if token.isalpha()][:30]
+    tokens = {token for row in used.inputs["input_ids"] for token in row.tolist()}
+    named = {token for row in text_base.processor(names)["input_ids"] for token in row}
+    made = recombined(used, 200, text_base, "seed", names).inputs["input_ids"]
+    seen = {token for row in made for token in row.tolist()}
+    assert seen <= tokens | named
+    assert len(seen - tokens) > 20
+    assert max(map(len, made)) <= max(map(len, used.inputs["input_ids"]))
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_names_of_classes_reach_the_rows_that_experts_answer(experts, text_base, tasks, monkeypatch, named):
+    given = []
+
+    def watched(rows, count, base, seed, names):
+        given.append(list(names))
+        return recombined(rows, count, base, seed, names)
+
+    monkeypatch.setattr("tangora.polishing.teaching.recombined", watched)
+    polished(experts[:1], text_base, tasks[:1], recombined=60, steps=1, class_names=named)
+    assert given == [tasks[0].labels if named else []]
+
+
+def test_texts_with_unknown_words_are_spliced(text_base):
+    start, end = text_base.processor.cls_token_id, text_base.processor.sep_token_id
+    unknown = text_base.processor.unk_token_id
+    rows = Split(
+        {"input_ids": [torch.tensor([start, 20, unknown, 21, end]), torch.tensor([start, 22, 23, end])]}, [0] * 2
+    )
+    made = [row.tolist() for row in recombined(rows, 100, text_base, "seed").inputs["input_ids"]]
+    assert [start, 20, 23, end] in made
+    assert all((row[0], row[-1]) == (start, end) for row in made)
+
+
 def test_images_are_mixed(image_base, image_task):
     rows = image_task.splits["train"].select(range(4))
     more = recombined(rows, 6, image_base, "seed").inputs["pixel_values"]

@@ -24,7 +24,7 @@ _REPLACED = 0.25
 _SHIFT = 16  # an image is shifted by at most this part of its size
 
 
-def recombined(rows: Split, count: int, base: Base, seed: str) -> Split:
+def recombined(rows: Split, count: int, base: Base, seed: str, names: Sequence[str] = ()) -> Split:
     """Return rows made of the given ones, with placeholders as targets.
 
     Args:
@@ -33,15 +33,19 @@ def recombined(rows: Split, count: int, base: Base, seed: str) -> Split:
         count: how many to make.
         base: its tokenizer names the special tokens, which stay where they are.
         seed: of every draw.
+        names: of classes. Texts that may be spliced are made of these, too: few rows contain few of many classes.
     """
     generator = random.Random(f"recombined:{seed}")
-    names = set(rows.inputs)
-    if names in ({"input_ids"}, {"input_ids", "token_type_ids"}):
-        made, of = _texts(list(rows.inputs["input_ids"]), count, base, generator, whole=names == {"input_ids"})
+    kinds = set(rows.inputs)
+    if kinds in ({"input_ids"}, {"input_ids", "token_type_ids"}):
+        texts, whole = list(rows.inputs["input_ids"]), kinds == {"input_ids"}
+        if names and whole:
+            texts += [torch.tensor(ids) for ids in base.processor(list(names))["input_ids"]]
+        made, of = _texts(texts, count, base, generator, whole=whole)
         inputs: dict[str, Any] = {"input_ids": made}
-        if "token_type_ids" in names:
+        if "token_type_ids" in kinds:
             inputs["token_type_ids"] = [rows.inputs["token_type_ids"][row] for row in of]
-    elif names == {"pixel_values"}:
+    elif kinds == {"pixel_values"}:
         inputs = {"pixel_values": _images(rows.inputs["pixel_values"], count, generator)}
     else:
         return Split({name: values[:0] for name, values in rows.inputs.items()}, [])
@@ -61,6 +65,7 @@ def _texts(
         whole: whether rows may be spliced. If not, a new row is as long as its own, and parts of it stay in place.
     """
     special = set(getattr(base.processor, "all_special_ids", ()))
+    special -= {getattr(base.processor, "unk_token_id", None)}  # a word like any other
     parts = [_parts(row.tolist(), special) for row in rows]
     longest = max(len(body) for _, body, _ in parts)
     pool = [token for _, body, _ in parts for token in body if token not in special]

@@ -72,7 +72,8 @@ class Teaching:
         used, last = rows.select(range(len(rows) - held)), rows.select(range(len(rows) - held, len(rows)))
         classes = task.form.logits_over == "classes"
         more = self.settings.answered(len(rows), classes=classes) - len(rows)
-        made = recombined(used, more, self.base, f"{self.seed}:{task.name}") if more else used.select([])
+        names = task.labels if self.settings.class_names else ()
+        made = recombined(used, more, self.base, f"{self.seed}:{task.name}", names) if more else used.select([])
         return joined([used, made, last]), held
 
     def _rows(self, task: Task) -> Split:
