@@ -127,6 +127,8 @@ VARIANTS: dict[str, Variant] = {
     ),
     "64 rows, 200 steps, temperature 2, rank 8": _rows(64, 200, rank=8, **WARM),
     "1000 rows, 200 steps, temperature 2, rank 8": _rows(1000, 200, rank=8, recombined=2000, **WARM),
+    "64 rows, 200 steps, temperature 2, rate 2e-3": _rows(64, 200, learning_rate=2e-3, **WARM),
+    "64 rows, 200 steps, temperature 2, rate 4e-3": _rows(64, 200, learning_rate=4e-3, **WARM),
     "64 rows, 200 steps, temperature 2, class names": _rows(64, 200, **WARM, class_names=True),
     "64 rows, 200 steps, temperature 2, class names, nothing held out": _rows(
         64, 200, **WARM, class_names=True, held_out=0.0

@@ -173,7 +173,8 @@ def test_the_bundled_recipe_runs_whole(cached, monkeypatch, tmp_path, capsys):
         def begin(self, label: str, total: int) -> None:
             heard.append((label, total))
 
-    settings = ["training.steps=2", "evaluation.bootstrap=100", "fusion.subsets.sizes=[4]"]
+    settings = ["training.steps=2", "evaluation.bootstrap=100", "fusion.subsets.sizes=[3]"]
+    settings += ["fusion.methods.polished.polish.steps=20"]
     out = tangora.run(load_recipe("quickstart", settings), tmp_path / "run", progress=Listener())
     assert heard[0] == ("pretrain the built-in model", 3)
     modes = {row["mode"] for row in json.loads((out / "summary.json").read_text())["rows"]}
