@@ -100,6 +100,7 @@ def test_the_recipe_runs_to_an_answer(desk, monkeypatch):
     dry, run, predict = re.findall(r"^\$ tangora (\w+ (?:desk|runs).*?)(?:  +#.*)?$", README, re.MULTILINE)
     assert "3 tasks" in done(*shlex.split(dry)).output
     fewer = ["--set", "training.steps=2", "--set", "evaluation.bootstrap=100", "--set", "fusion.subsets.sizes=[3]"]
+    fewer += ["--set", "fusion.methods.polished.polish.steps=5"]
     done(*shlex.split(run), *fewer)
     assert (desk / "runs" / "desk" / "report.html").is_file()
     assert re.search(r"\b(yes|no)\b", done(*shlex.split(predict)).output)
