@@ -9,6 +9,7 @@
 #   make kills         the writing commands, killed at 200 events drawn at random and given again; KILLS=20 for fewer
 #   make check         what CI wants: lint, types, tests with coverage
 #   make docs          the site, into site/: every page, with its links checked
+#   make tutorials     execute the notebooks of docs/tutorials again, with their outputs; ARGS=NAME for one
 #   make compat        the oldest and the newest allowed torch, transformers and peft, in environments of their own
 #   make peers         mergekit, peft and fusion-bench beside Tangora on the same inputs, in an environment of their own
 #   make bench-gpu     what an NVIDIA GPU makes of steps, scoring, columns and fusions: under ten minutes; the others: benchmarks/README.md
@@ -24,7 +25,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL = -m pip install --disable-pip-version-check $(PIP_FLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart setup setup-dev test test-kernels fuzz fuzz-atheris check lint types coverage format kills docs compat peers bench-peers bench-fuse bench-sweep bench-explorer bench-scale bench-gpu clean
+.PHONY: help quickstart setup setup-dev test test-kernels fuzz fuzz-atheris check lint types coverage format kills docs tutorials compat peers bench-peers bench-fuse bench-sweep bench-explorer bench-scale bench-gpu clean
 
 help:
 	@sed -n 's/^#  *make/make/p' Makefile
@@ -113,6 +114,10 @@ docs: setup-dev $(DOCS)/.installed
 	$(BIN)/python docs/_code/generate.py build/docs
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build --quiet $(ARGS)
 	@echo "the site is in site/: open site/index.html"
+
+# The site shows the notebooks as they are: this is for after a change of a tutorial, or of what it prints.
+tutorials: setup-dev
+	$(BIN)/python docs/_code/tutorials.py $(ARGS)
 
 $(DOCS)/.installed: docs/_code/requirements.txt constraints.txt
 	test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)

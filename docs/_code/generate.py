@@ -1,8 +1,8 @@
 """Write the pages of the site that come from the code: ``python docs/_code/generate.py FOLDER``.
 
 Methods, members, commands, recipe keys, errors and Python names are read from registries, typer, pydantic and
-docstrings, so that no page can lack one. ``make docs`` calls this in the development environment; mkdocs then needs no
-torch.
+docstrings, so that no page can lack one; tutorials are executed notebooks. ``make docs`` calls this in the development
+environment; mkdocs then needs no torch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from pages import commands, errors, members, methods, python, recipes
+from pages import commands, errors, members, methods, python, recipes, tutorials
 from tangora.errors import OutputError
 
 __all__ = ["pages", "write"]
@@ -29,6 +29,7 @@ def pages() -> Iterator[tuple[str, str]]:
     yield recipes.schema()
     yield errors.page()
     yield from python.pages()
+    yield from tutorials.pages()
 
 
 def write(folder: Path) -> None:
@@ -51,6 +52,8 @@ def write(folder: Path) -> None:
         (folder / name).write_text(text, encoding="utf-8")
     for name, method in registered().items():
         pictures.draw(method, folder / "methods" / "pictures" / f"{name}.png")
+    for name, content in tutorials.pictures():
+        (folder / name).write_bytes(content)
 
 
 if __name__ == "__main__":

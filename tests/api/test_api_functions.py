@@ -87,6 +87,11 @@ def test_evaluate_takes_a_folder_or_nothing(workshop, base, task):
     assert tangora.evaluate(None, base, task)["one"].loss != scores["one"].loss
 
 
+def test_several_adapters_are_not_one(workshop, base, task):
+    with pytest.raises(ArgumentError, match=r"neither an adapter nor its folder, got 'list'.*for several, call it"):
+        tangora.evaluate([workshop / "adapters" / "one"], base, task)
+
+
 def test_predictions_are_those_that_are_scored(workshop, base, task):
     for folder in (None, workshop / "adapters" / "one", workshop / "run" / "adapters" / "tangent" / "one"):
         before = {name: value.clone() for name, value in base.backbone.state_dict().items()}

@@ -76,3 +76,13 @@ def test_work_of_one_part_says_how_long_it_takes(monkeypatch):
 
     (line,) = drawn(work, 80)
     assert line.rstrip().endswith("about 2 min left · 1/4")
+
+
+@pytest.mark.parametrize("environment", [{"TERM": "dumb"}, {"TERM": "xterm-color", "JPY_PARENT_PID": "7"}])
+def test_nothing_is_drawn_where_lines_stay(environment, capsys):
+    console = Console(file=io.StringIO(), force_terminal=True, legacy_windows=False, _environ=environment)
+    with Bars(console) as bars:
+        run(bars)
+        bars.end()
+    assert console.file.getvalue() == ""
+    assert "lora · one: done in" in capsys.readouterr().err

@@ -232,3 +232,11 @@ def test_what_is_refused_and_nothing_is_written(folder):
     assert not (folder / "r.yaml").exists()
     command("new", "--from", "a.csv", *base)
     assert "the output exists" in str(refused("new", "--from", "a.csv", *base))
+
+
+def test_a_notebook_is_not_asked(monkeypatch):
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.delenv("JPY_PARENT_PID", raising=False)
+    assert tangora.cli.new._is_terminal()
+    monkeypatch.setenv("JPY_PARENT_PID", "7")
+    assert not tangora.cli.new._is_terminal(), "nobody can answer there, and the cell would wait for ever"

@@ -1,4 +1,4 @@
-"""Progress as rich's bars: one for the whole run and one for the job at hand; lines if the output is not a terminal."""
+"""Progress as rich's bars: one for the whole run and one for the job at hand; lines if nothing can be drawn over."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.progress import Progress as RichProgress
 from rich.table import Column
 
 from tangora.cli.terminal import console as made_console
-from tangora.cli.terminal import say
+from tangora.cli.terminal import moves, say
 from tangora.progress import Overall, Progress, duration
 from tangora.support.printable import printable
 
@@ -29,7 +29,7 @@ class Bars(Progress):
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or made_console(stderr=True)
-        self._live = self._console.is_terminal
+        self._live = moves(self._console)
         label, bar = _widths(self._console.width)
         self._rich = RichProgress(
             TextColumn("{task.description}", markup=False, table_column=_cut(width=label)),

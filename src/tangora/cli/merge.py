@@ -239,7 +239,8 @@ def merged_lines(merged: Merged, dry_run: bool = False, origin: str = "") -> Ite
         return
     mib = {name: value / 2**20 for name, value in vars(merged.memory).items()}
     parts = " + ".join(f"{value:.0f} {name}" for name, value in mib.items() if value)
-    yield f"peak memory with {merged.threads} threads: {merged.memory.total / 2**20:.0f} MiB = {parts}"
+    threads = f"{merged.threads} thread{'s' if merged.threads > 1 else ''}"
+    yield f"peak memory with {threads}: {merged.memory.total / 2**20:.0f} MiB = {parts}"
 
 
 def _document(merged: Merged, dry_run: bool) -> dict[str, Any]:

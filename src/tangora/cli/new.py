@@ -15,6 +15,7 @@ from tangora.cli import completion
 from tangora.cli.command import Command
 from tangora.cli.options import Options, OverwriteOption
 from tangora.cli.output import Output
+from tangora.cli.terminal import in_notebook
 from tangora.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def new(options: NewOptions, output: Output) -> None:
 
 
 def _is_terminal() -> bool:
-    return sys.stdin is not None and sys.stdin.isatty()
+    return sys.stdin is not None and sys.stdin.isatty() and not in_notebook()
 
 
 def _completed(options: NewOptions, ask: Callable[[str, str | None], str] | None) -> NewOptions:

@@ -6,7 +6,7 @@ import os
 import select
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
@@ -16,7 +16,7 @@ from rich.text import Text
 from tangora.errors import OutputError
 from tangora.support.printable import printable
 
-__all__ = ["WIDTH", "console", "printing", "reader_is_gone", "say", "show"]
+__all__ = ["WIDTH", "console", "in_notebook", "moves", "printing", "reader_is_gone", "say", "show"]
 
 WIDTH = 80
 """Width if the output is not a terminal (a pipe, a file, a log). ``COLUMNS`` in the environment takes precedence."""
@@ -42,6 +42,19 @@ def console(*, stderr: bool = False, **options: Any) -> Console:
     if not terminal and "COLUMNS" not in made._environ:
         made.width = WIDTH
     return made
+
+
+def in_notebook(environment: Mapping[str, str] = os.environ) -> bool:
+    """Return whether a cell of a notebook runs this command (``!tangora ...``).
+
+    It claims to be a terminal. But it keeps every line that is drawn over, and nobody can answer a question.
+    """
+    return "JPY_PARENT_PID" in environment
+
+
+def moves(printer: Console) -> bool:
+    """Return whether a console is a terminal that draws over its own lines."""
+    return printer.is_terminal and not printer.is_dumb_terminal and not in_notebook(printer._environ)
 
 
 @contextmanager
