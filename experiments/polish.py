@@ -440,13 +440,14 @@ def write(lines: Sequence[Mapping[str, Any]]) -> None:
     PAGE.write_text(marked.sub(lambda found: found[1] + body + found[2], text), encoding="utf-8")
 
 
+ROWS = (64, 256, 1000)
 BY_ROWS = {  # curve -> what a line of so many rows is called, and at which numbers of rows there are some
-    "rows of the tasks": ("{} rows, 200 steps, temperature 2", (64, 256, 1000)),
+    "rows of the tasks": ("{} rows, 200 steps, temperature 2", ROWS),
     "from random factors": ("{} rows, 200 steps, temperature 2, from random factors", (64, 1000)),
     "labels in place of experts": ("{} labels, 200 steps", (64, 1000)),
     "labels, from random factors": ("{} labels, 200 steps, from random factors", (64, 1000)),
 }
-CURVES = {f"{rows} rows": f"{rows} rows, 200 steps, temperature 2" for rows in (64, 256, 1000)}
+CURVES = {f"{rows} rows": f"{rows} rows, 200 steps, temperature 2" for rows in ROWS}
 CURVES |= {"1000 rows, from random factors": BY_ROWS["from random factors"][0].format(1000)}
 
 
@@ -462,18 +463,25 @@ def figure(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
         drawn, (kept, curve) = panels(WIDE, 2, height=430, share_x=False, share_y=False)
         for i, (label, (name, counts)) in enumerate(BY_ROWS.items()):
             places = [(rows, value) for rows in counts if (value := mean(name.format(rows), "kept")) is not None]
+            if not places:
+                continue
             look = {"color": color(series_role(i)), "marker": marker(i), "label": label}
             kept.plot([rows for rows, _ in places], [100 * value for _, value in places], **look)
         start = mean("start", "kept")
         if start is not None:
             kept.axhline(100 * start, color=color("muted"), linestyle=":", label="the fusion, without rows")
         for i, (label, name) in enumerate(CURVES.items()):
-            of_name = [line["curve"] for line in lines if line["name"] == name and "curve" in line]
+            found = [line for line in lines if line["name"] == name and "curve" in line]
+            of_name = [[(0, line["before"]), *line["curve"]] for line in found]
+            if not of_name:
+                continue
             by_step = [(steps[0][0], fmean(value for _, value in steps)) for steps in zip(*of_name, strict=True)]
             look = {"color": color(series_role(i)), "marker": marker(i), "label": label}
             curve.plot([step for step, _ in by_step], [value for _, value in by_step], **look)
-        kept.set(xscale="log", xlabel="rows a task", ylabel="of the experts, %")
-        curve.set(yscale="log", xlabel="steps", ylabel="divergence on held-out rows, nats")
+        kept.set(xscale="log", xlabel="rows a task", ylabel="kept of the experts, %")
+        kept.set_xticks(ROWS, [str(rows) for rows in ROWS])
+        kept.minorticks_off()
+        curve.set(xlabel="steps", ylabel="divergence on held-out rows, nats", ylim=(0, None))
         kept.legend()
         curve.legend()
         drawn.savefig(path, dpi=110)

@@ -101,6 +101,18 @@ def test_outputs_are_cleaned(tutorials, tmp_path):
 def test_a_tutorial_runs_and_prints_what_it_printed(tutorials):
     pytest.importorskip("nbclient")
     assert "write-a-method" in NAMES
-    done = tutorials.execute("write-a-method")
-    before = notebook("write-a-method")
-    assert [cell.get("outputs") for cell in done["cells"]] == [cell.get("outputs") for cell in before["cells"]]
+    done, before = tutorials.execute("write-a-method"), notebook("write-a-method")
+    assert len(done["cells"]) == len(before["cells"])
+    for cell, as_shown in zip(done["cells"], before["cells"], strict=True):
+        words, numbers = printed(cell)
+        shown_words, shown_numbers = printed(as_shown)
+        assert words == shown_words
+        assert numbers == pytest.approx(shown_numbers, rel=0.02, abs=0.02)
+
+
+def printed(cell):
+    """Return what a cell printed, without numbers, and these: their last digits differ between processors."""
+    said = json.dumps([[output.get("text"), output.get("data")] for output in cell.get("outputs", ())])
+    said = re.sub(r"\b[0-9a-f]{16}\b", "FINGERPRINT", said)
+    number = r"\d+\.\d+"
+    return re.sub(number, "NUMBER", said), [float(found) for found in re.findall(number, said)]
