@@ -118,7 +118,7 @@ def _kept(output: dict[str, Any], folder: Path) -> dict[str, Any] | None:
         for kind, value in output["data"].items()
         if kind in ("text/plain", "text/html", "image/png")
     }
-    if data.get("text/html", "").startswith("<pre"):  # progress
+    if data.get("text/html", "").startswith(("<pre", "</pre")):  # progress, or what was left of it
         return None
     return {**output, "data": data, "metadata": {}}
 

@@ -92,6 +92,7 @@ def test_outputs_are_cleaned(tutorials, tmp_path):
     made["cells"][0]["outputs"] = [
         {"output_type": "stream", "name": "stderr", "text": "Warning: old"},
         {"output_type": "stream", "name": "stdout", "text": f"10%\r100%\r\n\x1b[1m{tmp_path}/fused\x1b[0m\n"},
+        {"output_type": "display_data", "data": {"text/html": "</pre>\n", "text/plain": ""}, "metadata": {}},
         {"output_type": "stream", "name": "stdout", "text": "score: done in 1.2 s\nend\n"},
     ]
     (output,) = tutorials.cleaned(made, tmp_path)["cells"][0]["outputs"]
