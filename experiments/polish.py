@@ -496,7 +496,7 @@ def figure(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
         kept.set_xticks(ROWS, [str(rows) for rows in ROWS])
         kept.minorticks_off()
         curve.set(xlabel="steps", ylabel="divergence on held-out rows, nats", ylim=(0, None))
-        kept.legend()
+        kept.legend(loc="lower left", bbox_to_anchor=(0.25, 0.1))
         curve.legend()
         drawn.savefig(path, dpi=110)
 
