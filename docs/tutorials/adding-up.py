@@ -1,5 +1,5 @@
 # %% [markdown]
-# # L-LoRA and tangent adapters, and why they add up
+# # L-LoRA and tangent adapters, and how far they add up
 #
 # Two tasks, three kinds of adapters, and a picture of how far each adapter changes the other task's answers.
 #
