@@ -67,7 +67,7 @@ class PolishSettings(Frozen):
         default="equal", description="weights of the tasks; lost: by their divergence at the start"
     )
     class_names: bool = Field(
-        default=False, description="rows that are made contain parts of the names of the task's classes, too"
+        default=False, description="texts that are made contain parts of the names of the task's classes, too"
     )
     steps: int = Field(
         default=100, ge=0, description="optimizer steps, with layers of every block; each sees rows of every task"
