@@ -53,6 +53,7 @@ def write(folder: Path) -> None:
     for name, method in registered().items():
         pictures.draw(method, folder / "methods" / "pictures" / f"{name}.png")
     for name, content in tutorials.pictures():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
 
 
