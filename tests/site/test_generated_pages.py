@@ -150,10 +150,11 @@ def test_only_its_own_folder_is_replaced(tmp_path, monkeypatch, generated):
 
     monkeypatch.setattr(generate, "pages", lambda: iter([("a/b.md", "# b\n")]))
     monkeypatch.setattr(pictures, "draw", lambda method, path: None)
+    monkeypatch.setattr(generate.tutorials, "pictures", lambda: iter([("c/d.png", b"drawn")]))
     made = tmp_path / "new folder"
     for _ in range(2):
         generate.write(made)
-        assert sorted(path.name for path in made.rglob("*")) == [".generated", "a", "b.md"]
+        assert sorted(path.name for path in made.rglob("*")) == [".generated", "a", "b.md", "c", "d.png"]
         (made / "a" / "old.md").touch()
     (tmp_path / "mine").write_text("mine")
     for taken in (tmp_path, tmp_path / "mine"):
