@@ -109,8 +109,8 @@ for kind, plane in planes.items():
 # [Tangent adapters](../tangent.md). If rows of the tasks can be had, a [polish](../polish.md) wins most of the loss back. `tangora analyze RUN` computes the same for every pair of a run and adds the pictures to
 # its report.
 #
-# The result of a fusion is exact here in another way, too: all adapters of a kind share their frozen A, so the sum of two of
-# rank 8 has rank 8:
+# L-LoRA adds up exactly in another way: its adapters share their frozen A, so the sum of two of rank 8 has rank 8. LoRA trains
+# A, and its sum has rank 16:
 
 # %%
 print(tangora.fuse(experts["l-lora"], weights=0.5))

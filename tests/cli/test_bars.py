@@ -79,7 +79,9 @@ def test_work_of_one_part_says_how_long_it_takes(monkeypatch):
 
 
 @pytest.mark.parametrize("environment", [{"TERM": "dumb"}, {"TERM": "xterm-color", "JPY_PARENT_PID": "7"}])
-def test_nothing_is_drawn_where_lines_stay(environment, capsys):
+def test_nothing_is_drawn_where_lines_stay(environment, capsys, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
     console = Console(file=io.StringIO(), force_terminal=True, legacy_windows=False, _environ=environment)
     with Bars(console) as bars:
         run(bars)

@@ -6,7 +6,7 @@ import os
 import select
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
@@ -44,17 +44,17 @@ def console(*, stderr: bool = False, **options: Any) -> Console:
     return made
 
 
-def in_notebook(environment: Mapping[str, str] = os.environ) -> bool:
+def in_notebook() -> bool:
     """Return whether a cell of a notebook runs this command (``!tangora ...``).
 
     It claims to be a terminal. But it keeps every line that is drawn over, and nobody can answer a question.
     """
-    return "JPY_PARENT_PID" in environment
+    return "JPY_PARENT_PID" in os.environ
 
 
 def moves(printer: Console) -> bool:
     """Return whether a console is a terminal that draws over its own lines."""
-    return printer.is_terminal and not printer.is_dumb_terminal and not in_notebook(printer._environ)
+    return printer.is_terminal and not printer.is_dumb_terminal and not in_notebook()
 
 
 @contextmanager
