@@ -202,6 +202,13 @@ def test_the_version_has_one_place():
     assert found == []
 
 
+def test_the_changelog_begins_with_what_is_not_released_and_then_this_version():
+    yaml = pytest.importorskip("yaml")
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    heads = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert heads[:2] == ["[Unreleased]", f"[{project()['version']}] - {citation['date-released']}"]
+
+
 def test_a_forge_runs_what_ci_runs():
     yaml = pytest.importorskip("yaml")
     workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
