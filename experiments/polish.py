@@ -149,6 +149,10 @@ VARIANTS: dict[str, Variant] = {
         _rows(64, 200, **WARM), start=FOLLOWED
     ),
     "64 rows, 200 steps, temperature 2, from mean_norm": replace(_rows(64, 200, **WARM), start=NORMED),
+    "64 rows, 200 steps, temperature 2, nothing held out": _rows(64, 200, held_out=0.0, **WARM),
+    "64 rows, 400 steps, temperature 2, nothing held out": _rows(64, 400, held_out=0.0, recombined=2000, **WARM),
+    "64 rows, 200 steps, temperature 4, nothing held out": _rows(64, 200, held_out=0.0, temperature=4.0),
+    "1000 rows, 600 steps, temperature 2, nothing held out": _rows(1000, 600, held_out=0.0, recombined=4000, **WARM),
 }
 for number in (2, 3, 5):
     VARIANTS |= {

@@ -10,7 +10,9 @@ from __future__ import annotations
 import ast
 import hashlib
 import inspect
-from collections.abc import Iterable, Iterator
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata, util
@@ -154,6 +156,17 @@ def _digest(tree: ast.Module) -> str:
 
 
 def _version(package: str) -> str:
-    for distribution in metadata.packages_distributions().get(package, []):
+    for distribution in _distributions(_places()).get(package, []):
         return f"{distribution} {metadata.version(distribution)}"
     return package
+
+
+def _places() -> tuple[tuple[str, int], ...]:
+    """Return folder -> time of its last change for all that packages are imported from; to install one changes it."""
+    return tuple((place, os.stat(place).st_mtime_ns) for place in sys.path if place and os.path.exists(place))
+
+
+@cache
+def _distributions(places: tuple[tuple[str, int], ...]) -> Mapping[str, list[str]]:
+    """Return package -> distributions with it. All installed files are read for it, a quarter of a second each time."""
+    return metadata.packages_distributions()

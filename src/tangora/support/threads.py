@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 from typing import TypeVar
 
 import torch
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 __all__ = ["in_threads"]
 
@@ -26,9 +27,18 @@ def in_threads(function: Callable[[_In], _Out], items: Sequence[_In]) -> list[_O
     threads = torch.get_num_threads()
     try:
         with (
-            threadpool_limits(1, user_api="blas"),
+            _controller("scipy.linalg" in sys.modules).limit(limits=1, user_api="blas"),
             ThreadPoolExecutor(threads, initializer=partial(torch.set_num_threads, 1)) as pool,
         ):
             return list(pool.map(function, items))
     finally:
         torch.set_num_threads(threads)
+
+
+@cache
+def _controller(scipy: bool) -> ThreadpoolController:
+    """Return what limits the BLAS that is loaded: NumPy's, which comes with torch, and SciPy's once there is one.
+
+    To look for them takes as long as a small fusion, so it is done once for each state.
+    """
+    return ThreadpoolController()
