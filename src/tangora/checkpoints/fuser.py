@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tangora.checkpoints.align import Target
+from tangora.checkpoints.fast import FastLane
 from tangora.checkpoints.lane import Lane, Numbers
 from tangora.checkpoints.plan import Placement, chunks
 from tangora.fusion.computation import Computation
@@ -75,10 +76,24 @@ class Fuser:
     def _fuse(self, placement: Placement, start: int, stop: int, cutoffs: Sequence[float] | None, lane: Lane) -> None:
         target, seen = placement.target, hashlib.sha256()
         for a, b in blocks(target, start, stop, self.block):
+            if isinstance(lane, FastLane) and target.changed:
+                seen.update(self._merge(placement, a, b, cutoffs, lane))
+                continue
             base = lane.base(target, a, b)
             update = self._update(target, a, b, base, cutoffs, lane) if target.changed else None
             seen.update(self._finish(placement, a, b, base, update, lane))
         self.sink.done(placement, start, stop, seen.hexdigest())
+
+    def _merge(
+        self, placement: Placement, start: int, stop: int, cutoffs: Sequence[float] | None, lane: FastLane
+    ) -> memoryview:
+        target = placement.target
+        if self.computation.method.linear or target.mean:
+            data = lane.merged(target, start, stop, placement.dtype, self._factors(target))
+        else:
+            weights = self.computation.row(target.key)
+            data = lane.merged(target, start, stop, placement.dtype, weights, cutoffs)
+        return self._write(placement, start, stop, data, lane)
 
     def _update(
         self, target: Target, start: int, stop: int, base: Numbers, cutoffs: Sequence[float] | None, lane: Lane
@@ -94,16 +109,21 @@ class Fuser:
     def _weighted(self, target: Target, start: int, stop: int, base: Numbers, lane: Lane) -> Numbers:
         """Return ``sum_t c_t (theta_t - theta_0)``, in two buffers, with a pass for every product and every sum."""
         total, row = lane.spare(stop - start), lane.row(stop - start)
-        coefficients = coefficients_of(self.computation, target) if target.mean else self._coefficients.get(target.name)
-        if coefficients is None:
-            coefficients = self._coefficients[target.name] = coefficients_of(self.computation, target)
-        for task, coefficient in enumerate(coefficients):
+        for task, coefficient in enumerate(self._factors(target)):
             # Multiply and add in two steps: a fused operation may round a vector's end differently than its middle.
             update = lane.delta(target, task, start, stop, base, row if task else total)
             update *= coefficient
             if task:
                 total += row
         return total
+
+    def _factors(self, target: Target) -> list[float]:
+        """Return `coefficients_of` a target; those of a method are computed once."""
+        if target.mean:
+            return coefficients_of(self.computation, target)
+        if target.name not in self._coefficients:
+            self._coefficients[target.name] = coefficients_of(self.computation, target)
+        return self._coefficients[target.name]
 
     def _call(self, target: Target, rows: Numbers, extra: Mapping[str, Any], lane: Lane) -> Numbers:
         deltas = lane.tensor(rows)
@@ -156,9 +176,11 @@ class Fuser:
             base += lane.numbers(target.start.rows(start // target.width, stop // target.width).reshape(-1))
         if update is not None:
             base += update
-        data = lane.rounded(base, placement.dtype)
+        return self._write(placement, start, stop, lane.rounded(base, placement.dtype), lane)
+
+    def _write(self, placement: Placement, start: int, stop: int, data: memoryview | None, lane: Lane) -> memoryview:
         if data is None:
-            raise lane.not_finite(target, start, stop)
+            raise lane.not_finite(placement.target, start, stop)
         self.sink.write(placement, start, data)
         return data
 

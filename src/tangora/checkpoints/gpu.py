@@ -52,6 +52,11 @@ class GpuLane(Lane):
         tensor: Tensor = numbers
         return tensor
 
+    def host(self, numbers: Any) -> Array:
+        """Return a copy in the host's memory."""
+        array: Array = numbers.cpu().numpy()
+        return array
+
     def _load(self, raw: Array, dtype: str, into: Tensor) -> Tensor:
         kind: torch.dtype = getattr(torch, FLOATS[dtype])
         # copied in the stored dtype, and widened on the device

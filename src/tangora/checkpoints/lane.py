@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from tangora.checkpoints.align import Target
+from tangora.checkpoints.select import Selection
 from tangora.errors import ArgumentError, FileError, FusionError, TangoraError
 from tangora.storage.files import InputFiles
 from tangora.storage.floats import LARGEST, Array, narrowed, widen
@@ -43,7 +44,7 @@ class Lane:
     def __init__(self, files: InputFiles, tasks: int, block: int, itemsize: int, wide: bool) -> None:
         self.files, self.tasks, self.block, self.wide = files, tasks, block, wide
         np.seterr(all="ignore")  # for this thread: results are checked, and an error names the tensor
-        self._raw = [self._bytes(block * itemsize) for _ in range(self._sources)]
+        self._raw = self._buffers(block * itemsize)
         self._views = [raw.data for raw in self._raw]
         self._out = self._bytes(block * itemsize)
         self._base, self._sum, self._one = (self.make(block) for _ in range(3))
@@ -57,8 +58,16 @@ class Lane:
         """The number of buffers of raw bytes."""
         return 1
 
+    def _buffers(self, size: int) -> list[Array]:
+        return [self._bytes(size) for _ in range(self._sources)]
+
     def _bytes(self, count: int) -> Array:
         return np.empty(count, np.uint8)
+
+    def host(self, numbers: Numbers) -> Array:
+        """Return numbers as a NumPy array."""
+        array: Array = numbers
+        return array
 
     def make(self, *shape: int) -> Numbers:
         """Return an uninitialized array."""
@@ -118,6 +127,12 @@ class Lane:
         for task in range(self.tasks):
             self.delta(target, task, start, stop, base, rows[task])
         return rows
+
+    def count(self, target: Target, start: int, stop: int, selections: Sequence[Selection]) -> None:
+        """Count every model's changes ``[start, stop)`` for its cutoff."""
+        rows = self.differences(target, start, stop, self.base(target, start, stop))
+        for selection, row in zip(selections, rows, strict=True):
+            selection.count(row)
 
     def sampled(self, target: Target, spans: Sequence[tuple[int, int]]) -> Numbers:
         """Read every model's changes in these spans, concatenated; together they must fit into a block."""

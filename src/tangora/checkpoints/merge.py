@@ -11,6 +11,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from tangora.checkpoints.carried import Carried, carry
+from tangora.checkpoints.fast import FastLane, Kernels, kernels_for
 from tangora.checkpoints.gather import gather
 from tangora.checkpoints.lane import Lane
 from tangora.checkpoints.models import Models, Request
@@ -60,6 +61,7 @@ class Merged:
         memory: the plan's bound of the peak resident memory.
         weights: the models' weights: one each, or tensor -> one each.
         notes: remarks on the output for the user.
+        compiled: whether compiled kernels of the extra ``fast`` compute it; its bytes are the same without them.
         verified: the comparison with the adapters; None for checkpoints, or if it was not requested.
     """
 
@@ -75,6 +77,7 @@ class Merged:
     memory: Memory
     weights: WeightTable
     notes: list[str] = field(default_factory=list)
+    compiled: bool = False
     verified: CheckpointVerification | None = None
 
     def __repr__(self) -> str:
@@ -156,7 +159,9 @@ def fuse_checkpoints(
     refuse_quantized(origin := open_checkpoint(base))
     inputs = gather(origin, models, allow_missing, Request(chosen, weights, parameters, seed, space, same_base, heads))
     plan = make_plan(inputs.targets, dtype=kind, shard_size=size, block=block)
-    if not inputs.computation.method.linear or "F16" in plan.dtypes or (plan.wide and "BF16" in plan.dtypes):
+    kernels = kernels_for(plan, chosen, device)
+    torches = not chosen.linear or "F16" in plan.dtypes or (plan.wide and "BF16" in plan.dtypes)
+    if kernels is None and torches:
         import torch  # noqa: F401  # deferred: linear methods do without; here, so that `plan.memory` measures it
     carried = carry(origin.folder, inputs.tokenizer, dict(zip(inputs.names, map(Path, models), strict=True)))
     lineage = {**inputs.lineage, "dtype": kind, "notes": [*inputs.notes, *carried.notes]}
@@ -165,7 +170,7 @@ def fuse_checkpoints(
         key = digest([lineage, plan.fingerprint, inputs.stamps, device.partition(":")[0]])
         with opened(out, plan, key, record=LINEAGE, overwrite=overwrite) as output:
             kept = len(output.kept)
-            _run(plan, inputs.computation, output, workers, device, progress or Progress())
+            _run(plan, inputs.computation, output, workers, device, progress or Progress(), kernels)
             _write_beside(output.folder, carried, lineage, inputs, plan.index)
             checked = _checked(output, origin, inputs) if verify and inputs.sources else None
     return Merged(
@@ -181,6 +186,7 @@ def fuse_checkpoints(
         memory=plan.memory(inputs.computation.method, workers),
         weights=inputs.lineage["weights"],
         notes=lineage["notes"],
+        compiled=kernels is not None,
         verified=checked,
     )
 
@@ -216,7 +222,13 @@ def _write_beside(
 
 
 def _run(
-    plan: OutputPlan, computation: Computation, output: OutputFolder, threads: int, device: str, progress: Progress
+    plan: OutputPlan,
+    computation: Computation,
+    output: OutputFolder,
+    threads: int,
+    device: str,
+    progress: Progress,
+    kernels: Kernels | None,
 ) -> None:
     files, torch = InputFiles(), sys.modules.get("torch")
     tasks = max((len(placement.target.parts) for placement in plan.placements), default=0)
@@ -224,6 +236,8 @@ def _run(
     def lane() -> Lane:
         if torch is not None:
             torch.set_num_threads(1)  # for this thread: a block is too small to be divided
+        if kernels is not None:
+            return FastLane(files, tasks, plan.widest, plan.itemsize, kernels)
         if device == "cpu":
             return Lane(files, tasks, plan.widest, plan.itemsize, plan.wide)
         from tangora.checkpoints.gpu import GpuLane  # deferred: imports torch, which linear methods do without

@@ -82,11 +82,19 @@ class Selection:
         high = int(ordered[first]) + 1 if first >= 0 else self._end
         self._set(int(ordered[last]) if last < size else 0, high)
 
+    @property
+    def bracket(self) -> tuple[int, int]:
+        """The lowest bit pattern of the bracket, and the number of its patterns; 0 if the cutoff is known."""
+        return (self._low, self._width) if self.cutoff is None else (0, 0)
+
     def count(self, entries: Any) -> None:
         """Count a block of entries, overwriting it; blocks come in any order, from any thread."""
-        if self.cutoff is not None:
-            return
-        inside, above = self._inside(entries) if isinstance(entries, np.ndarray) else self._inside_on_device(entries)
+        if self.cutoff is None:
+            numpy = isinstance(entries, np.ndarray)
+            self.add(*(self._inside(entries) if numpy else self._inside_on_device(entries)))
+
+    def add(self, inside: Array, above: int) -> None:
+        """Count a block by its patterns in the bracket, minus the lowest of them, and its number of those above."""
         with self._lock:
             self._above += above
             self._waiting.append(inside)

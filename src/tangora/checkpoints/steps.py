@@ -25,6 +25,7 @@ from tangora.checkpoints.select import Selection
 from tangora.errors import FusionError
 from tangora.fusion.computation import Computation
 from tangora.methods import Method
+from tangora.methods._sparsity import kept
 from tangora.storage.floats import Array
 
 __all__ = ["Steps", "check_method"]
@@ -118,8 +119,6 @@ class Steps:
         return steps
 
     def _sampling(self, number: int, placements: list[Placement]) -> list[Step[Lane]]:
-        from tangora.methods._sparsity import kept  # deferred: imports torch, which linear methods do without
-
         density = self.parameters[self.method.cutoff or ""]
         total, tasks = sum(placement.target.entries for placement in placements), len(placements[0].target.parts)
         selections = [Selection(kept(density, total), total, self.plan.wide) for _ in range(tasks)]
@@ -132,7 +131,7 @@ class Steps:
     def _sample(self, group: CutoffGroup, placement: Placement, lane: Lane) -> list[Step[Lane]]:
         target, most = placement.target, _SAMPLES["model" if len(group.placements) > 1 else "tensor"]
         for spans in _batches(_sampled_runs(target, group.entries, most, self.plan.block), lane.block):
-            rows = lane.tensor(lane.sampled(target, spans)).cpu().numpy()
+            rows = lane.host(lane.sampled(target, spans))
             ends = np.cumsum([stop - start for start, stop in spans])[:-1]
             with group.lock:
                 for sample, row in zip(group.samples, rows, strict=True):
@@ -165,9 +164,7 @@ class Steps:
         target = placement.target
         lane.expect(target, start, stop)
         for a, b in blocks(target, start, stop, self.plan.block):
-            rows = lane.differences(target, a, b, lane.base(target, a, b))
-            for selection, row in zip(group.selections, rows, strict=True):
-                selection.count(row)
+            lane.count(target, a, b, group.selections)
         if not group.finished():
             return []
         for selection in group.selections:

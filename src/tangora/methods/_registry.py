@@ -247,9 +247,12 @@ def get(name: str) -> Method:
 
 
 def load_own(name: str | None = None) -> None:
-    """Import the built-in module of this name, or all if there is none: importing it registers its methods."""
+    """Import the built-in module of this name, or all if there is none: importing it registers its methods.
+
+    A name may go on after the module's, as ``ties_per_tensor`` does: other modules would import torch for nothing.
+    """
     names = _modules()
-    for module in [name] if name in names else names:
+    for module in [m for m in names if name is not None and (name == m or name.startswith(f"{m}_"))] or names:
         import_module(f"tangora.methods.{module}")
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from fractions import Fraction
-
-import numpy as np
-import torch
-from jaxtyping import Float
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from tangora.errors import ArgumentError
 from tangora.methods._sums import widened
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
 
 __all__ = ["cutoffs_of", "kept", "rescaled_samples", "threshold", "trim"]
 
@@ -44,6 +44,9 @@ def trim(delta: Float[Tensor, "*param"], least: float) -> Float[Tensor, "*param"
     delta = widened(delta)
     if least <= 0:
         return delta
+    import numpy as np  # deferred: only updates in memory need it
+    import torch  # deferred: torch takes a second, and compiled code does without it
+
     # hardshrink keeps entries larger than its bound, in one pass; a comparison and a `where` take ten times as long
     number = np.float64 if delta.dtype == torch.float64 else np.float32
     return torch.hardshrink(delta, float(np.nextafter(number(least), number(0))))
@@ -64,5 +67,7 @@ def rescaled_samples(
     deltas: Float[Tensor, " tasks *param"], uniforms: Float[Tensor, " tasks *param"], density: float
 ) -> list[Float[Tensor, "*param"]]:
     """Apply DARE to every task: keep an entry if its uniform number is below ``density``, and divide it by that."""
+    import torch  # deferred: torch takes a second, and compiled code does without it
+
     pairs = zip(map(widened, deltas), uniforms, strict=True)
     return [torch.where(uniform < density, delta / density, 0.0) for delta, uniform in pairs]

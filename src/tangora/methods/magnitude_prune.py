@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from jaxtyping import Float
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from tangora.methods._limits import DENSITY, check_density
 from tangora.methods._registry import fusion_method
 from tangora.methods._sparsity import cutoffs_of, trim
 from tangora.methods._sums import in_blocks, weighted_sum
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
 
 __all__ = ["magnitude_prune"]
 
@@ -23,6 +25,7 @@ __all__ = ["magnitude_prune"]
     default_weight=0.3,
     limits={"density": DENSITY},
     cutoff="density",
+    after_trim="sum",
 )
 def magnitude_prune(
     deltas: Float[Tensor, " tasks *param"],

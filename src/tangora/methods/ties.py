@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from jaxtyping import Float
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from tangora.methods._limits import DENSITY, check_density
 from tangora.methods._registry import fusion_method
 from tangora.methods._sparsity import cutoffs_of, trim
 from tangora.methods._sums import elected_mean, elected_sum, in_blocks
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
 
 __all__ = ["ties", "ties_per_tensor", "ties_sum"]
 
@@ -23,6 +25,7 @@ __all__ = ["ties", "ties_per_tensor", "ties_sum"]
     default_weight=1.0,
     limits={"density": DENSITY},
     cutoff="density",
+    after_trim="elected_mean",
 )
 def ties(
     deltas: Float[Tensor, " tasks *param"],
@@ -73,6 +76,7 @@ def ties(
     default_weight=1.0,
     limits={"density": DENSITY},
     cutoff="density",
+    after_trim="elected_mean",
 )
 def ties_per_tensor(
     deltas: Float[Tensor, " tasks *param"],
@@ -114,6 +118,7 @@ def ties_per_tensor(
     default_weight=0.3,
     limits={"density": DENSITY},
     cutoff="density",
+    after_trim="elected_sum",
 )
 def ties_sum(
     deltas: Float[Tensor, " tasks *param"],
