@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tangora.errors import ArgumentError
+from tangora.errors import ArgumentError, PluginError
 from tangora.methods import Method, Promises, get, methods
 from tangora.testing import METHOD_CHECKS, check_method
 from tangora.testing._method_inputs import call, stack, statistics_of, weights_of
@@ -139,6 +139,7 @@ BROKEN = [
     (replace(get("magnitude_prune"), neutral={"density": 7.0}), "check_limits", "density must be in"),
     (replace(get("della"), symmetric=True), "check_symmetry", "symmetric=True, but the transposed updates"),
     (replace(get("tsv_m"), exact=True), "check_symmetry", "symmetric=True, but the transposed updates"),
+    (replace(get("ties_per_tensor"), after_trim="elected_sum"), "check_cutoffs", "after_trim='elected_sum', but"),
     (replace(get("average"), rule=lambda weights: list(weights)), "check_linearity", "the rule gives"),
 ]
 
@@ -159,6 +160,10 @@ def test_a_method_that_fails_in_its_own_way_is_named() -> None:
 
 def test_promises_are_checked_where_they_are_made() -> None:
     assert Promises(granularity="tensor").homogeneous
+    with pytest.raises(PluginError, match="no such after_trim, got product"):
+        Promises(granularity="tensor", cutoff="density", after_trim="product")  # type: ignore[arg-type]
+    with pytest.raises(PluginError, match="after_trim is for a method with a cutoff"):
+        Promises(granularity="element", after_trim="sum")
     assert get("ties").granularity == "model"
     assert repr(get("ties")) == "Method('ties', model, density=0.2)"
 

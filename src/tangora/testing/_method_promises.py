@@ -7,6 +7,8 @@ from dataclasses import replace
 import torch
 
 from tangora.methods import Method
+from tangora.methods._sparsity import trim
+from tangora.methods._sums import elected_mean, elected_sum, weighted_sum
 from tangora.testing._method_inputs import (
     SHAPE,
     TASKS,
@@ -39,6 +41,8 @@ __all__ = [
     "check_statistics",
     "check_symmetry",
 ]
+
+AFTER_TRIM = {"sum": weighted_sum, "elected_sum": elected_sum, "elected_mean": elected_mean}
 
 
 def check_granularity(method: Method) -> None:
@@ -171,6 +175,10 @@ def check_cutoffs(method: Method) -> None:
             f"with cutoffs, blocks of {dtype} differ from the unchunked result"
         )
         assert bool((unchunked == 0).any()), f"{method.cutoff}=0.3 drops nothing"
+        if method.after_trim is not None:
+            trimmed = [trim(delta, cutoff) for delta, cutoff in zip(deltas, cutoffs, strict=True)]
+            combined = AFTER_TRIM[method.after_trim](trimmed, weights).to(dtype)
+            assert torch.equal(combined, unchunked), f"after_trim={method.after_trim!r}, but it gives something else"
         refused = refusal(lambda: call(method, deltas, weights, cutoffs=cutoffs[:-1]))  # noqa: B023
         assert refused, "fewer cutoffs than tasks are not refused"
 
