@@ -160,7 +160,7 @@ def test_a_method_that_fails_in_its_own_way_is_named() -> None:
 
 def test_promises_are_checked_where_they_are_made() -> None:
     assert Promises(granularity="tensor").homogeneous
-    with pytest.raises(PluginError, match="no such after_trim, got product"):
+    with pytest.raises(PluginError, match="no such after_trim, got 'product'"):
         Promises(granularity="tensor", cutoff="density", after_trim="product")  # type: ignore[arg-type]
     with pytest.raises(PluginError, match="after_trim is for a method with a cutoff"):
         Promises(granularity="element", after_trim="sum")
