@@ -234,19 +234,20 @@ def count_inside(
         base, row = bases[:length], changes[:length]
         _read(raw[0], kinds[0], start, start + length, base)
         for t in range(len(lows)):
-            low, width, kept, k, higher = lows[t], widths[t], inside[t], found[t], 0
+            low, width, kept, higher = lows[t], widths[t], inside[t], _I32(0)
             if width <= 0:
                 continue
             _read(raw[t + 1], kinds[t + 1], start, start + length, row)
-            patterns = row.view(_I32)
+            patterns, unsigned = row.view(_I32), row.view(_U32)
             for i in range(length):
                 row[i] -= base[i]
             for i in range(length):
                 patterns[i] = _I32((patterns[i] & 0x7FFFFFFF) - low)
-                higher += 1 if patterns[i] >= width else 0
+                higher += _I32(patterns[i] >= width)
+            k, end = np.uint64(found[t]), _U32(width)  # no signed index, which might count from the end
             for i in range(length):
                 kept[k] = patterns[i]  # overwritten by the next one unless it counts: no branch to guess wrong
-                k += 1 if 0 <= patterns[i] < width else 0
+                k += np.uint64(unsigned[i] < end)  # patterns below the bracket have wrapped around
             found[t] = k
             above[t] += higher
 

@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from threading import Condition, Thread
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 __all__ = ["Step", "run_steps"]
 
 _Lane = TypeVar("_Lane")
 
 
-class Step(NamedTuple, Generic[_Lane]):
+@dataclass(frozen=True)
+class Step(Generic[_Lane]):
     """What to do, and when: the smallest ``order`` goes first; no two waiting steps have the same."""
 
     order: tuple[int, ...]
     run: Callable[[_Lane], Iterable[Step[_Lane]]]
+
+    def __lt__(self, other: Step[_Lane]) -> bool:
+        return self.order < other.order
 
 
 class _Queue(Generic[_Lane]):
