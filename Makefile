@@ -143,6 +143,8 @@ $(PEERS)/.installed: pyproject.toml constraints.txt benchmarks/peers.txt
 # Full checkpoints beside mergekit, adapters beside peft, a hundred adapters beside cat; needs about 9 GB of disk for a while.
 bench-fuse: setup bench-peers
 	$(BIN)/python benchmarks/fuse.py --peers $(PEERS) $(ARGS)
+	$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e '.[all,fast]'
+	$(BIN)/python benchmarks/fuse_fast.py
 	$(BIN)/python benchmarks/fuse_adapters.py
 	$(BIN)/python benchmarks/fuse_many.py
 

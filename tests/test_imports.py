@@ -27,7 +27,7 @@ LIGHT = [
     *(f"tangora.support.{name}" for name in ("extras", "files", "registry", "seams", "source", "validation", "yaml")),
     *(f"tangora.config.{path.stem}" for path in sorted((ROOT / "config").glob("*.py")) if path.stem != "__init__"),
 ]
-HEAVY = ("torch", "transformers", "peft", "matplotlib", "datasets", "sklearn", "scipy")
+HEAVY = ("torch", "transformers", "peft", "matplotlib", "datasets", "sklearn", "scipy", "numba")
 
 
 def deferred(node: ast.AST, inside: bool = False) -> Iterator[Import]:

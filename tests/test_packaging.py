@@ -69,6 +69,7 @@ def test_all_is_every_extra_that_a_recipe_may_need():
     (everything,) = map(Requirement, extras["all"])
     assert everything.name == "tangora"
     assert everything.extras == extras.keys() - {"all", "dev", "tensorboard", "wandb"} - {
+        "fast",  # a sixth of the base install, for merges of large checkpoints alone
         "gguf",  # for `tangora export`, which no recipe does
         "quantized",  # has no wheels for some machines
         "ray",  # for runs on several hosts or GPUs

@@ -29,7 +29,7 @@ from tangora.storage.header import ITEMSIZE, Stored
 __all__ = ["LEAST", "UNCACHED", "FastLane", "Kernels", "kernels_for"]
 
 LEAST = 2**30
-"""Bytes of inputs below which loading numba would take longer than it saves."""
+"""Bytes of inputs below which loading numba takes longer than it saves; a quarter if that saves loading torch too."""
 
 UNCACHED = 2**34
 """The same if numba can keep no compiled code, so that every process compiles it."""
@@ -54,7 +54,9 @@ def kernels_for(plan: OutputPlan, method: Method, device: str) -> Kernels | None
     after_trim: AfterTrim | None = "sum" if method.linear else method.after_trim
     targets = [placement.target for placement in plan.placements]
     size = sum(stored.size for target in targets for stored in target.stored)
-    if after_trim is None or device != "cpu" or size < LEAST or any(target.adapted for target in targets):
+    if after_trim is None or device != "cpu" or any(target.adapted for target in targets):
+        return None
+    if size < (LEAST if method.linear else LEAST // 4):
         return None
     module = _loaded()
     if module is None or not plan.dtypes <= module.KINDS.keys() or (size < UNCACHED and not module.CACHED):

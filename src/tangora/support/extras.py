@@ -23,6 +23,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "vision": ("PIL",),
         "quantized": ("bitsandbytes",),
         "gguf": ("gguf",),
+        "fast": ("numba",),
         "quickstart": ("PIL", "platformdirs", "skimage", "sklearn", "tokenizers", "transformers"),
         "tensorboard": ("tensorboard",),
         "wandb": ("wandb",),
