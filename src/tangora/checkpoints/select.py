@@ -113,8 +113,8 @@ class Selection:
             self._set(0, self._low)
         elif self._bins is None:
             entries = np.concatenate(self._waiting)
-            entries.partition(rank := len(entries) - (self.keep - self._above))
-            self.cutoff = self._value(self._low + int(entries[rank]))
+            entries.sort()  # differences of half precision are few numbers, over which NumPy's partition takes longer
+            self.cutoff = self._value(self._low + int(entries[len(entries) - (self.keep - self._above)]))
         else:
             bins = self._fill_bins()
             down = self._above + np.cumsum(bins[::-1])  # entries in the highest bin and above, the two highest, ...

@@ -26,7 +26,8 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 from tangora.errors import OutputError
@@ -365,10 +366,15 @@ def _system_rename(source: Path, target: Path, *, exchange: bool) -> bool:
 
 def start_writeback(handle: int, start: int, size: int) -> None:
     """Have the system begin to write these bytes of a file to the device, so that `publish` waits for little; Linux."""
-    if call := getattr(ctypes.CDLL(None), "sync_file_range", None) if sys.platform == "linux" else None:
+    if (call := _sync_file_range()) is not None:
         call(
             handle, ctypes.c_int64(start), ctypes.c_int64(size), 2
         )  # SYNC_FILE_RANGE_WRITE; only advice: errors are not
+
+
+@cache
+def _sync_file_range() -> Callable[..., int] | None:
+    return getattr(ctypes.CDLL(None), "sync_file_range", None) if sys.platform == "linux" else None
 
 
 def _exists(path: Path) -> OutputError:
