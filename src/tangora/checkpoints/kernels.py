@@ -254,7 +254,8 @@ def count_inside(
 
 def load() -> bool:
     """Compile every kernel, or read it from the cache; return False if numba is not to compile anything."""
-    if numba.config.DISABLE_JIT:
+    config: Any = numba.config
+    if config.DISABLE_JIT:
         return False
     raw, out, kinds = np.zeros((2, 64), np.uint8), np.zeros(64, np.uint8), np.zeros(2, np.int64)
     one, patterns, tallies = np.ones(1, _F32), np.ones(1, _I32), np.zeros((2, 1), np.int64)
