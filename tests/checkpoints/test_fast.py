@@ -141,6 +141,17 @@ def test_a_run_that_was_killed_goes_on_without_the_kernels(tmp_path, monkeypatch
     assert {path.name: path.read_bytes() for path in merged.out.iterdir()} == expected
 
 
+def test_loading_compiles_all_that_a_merge_calls(tmp_path, kernels):
+    compiled = [value for value in vars(kernels).values() if hasattr(value, "signatures")]
+    kernels.load()
+    before = [len(function.signatures) for function in compiled]
+    for dtype in DTYPES:
+        base, folders, *_ = family(tmp_path / str(dtype), dtype=dtype)
+        for method in ("task_arithmetic", "ties"):
+            assert fuse_checkpoints(base, folders, tmp_path / str(dtype) / method, method).compiled
+    assert [len(function.signatures) for function in compiled] == before
+
+
 # --- when they are used
 
 
