@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -33,9 +34,20 @@ def _one_thread() -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _figures(request) -> Iterator[None]:
+    """Write reports without their figures, which take most of a small run's time, but in modules marked `drawn`."""
+    if "drawn" in {mark.name for mark in request.node.iter_markers()}:
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tangora.report.html.draw_all", lambda *_: [])
+        yield
+
+
 @pytest.fixture
 def undrawn(monkeypatch) -> None:
-    """Reports are written without their figures, which take most of a small run's time."""
+    """As `_figures`, for one test of a module that draws."""
     monkeypatch.setattr("tangora.report.html.draw_all", lambda *_: [])
 
 

@@ -154,7 +154,6 @@ def test_what_cannot_be_predicted(workshop, base, task):
         tangora.predict(other, base, task)
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_analyze_is_the_command(workshop, tmp_path):
     import json
     import shutil

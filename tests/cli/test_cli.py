@@ -267,7 +267,6 @@ def recipe(tiny_bert, text_data, tmp_path):
     return path
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_run_ends_in_a_table_and_the_report(tangora, recipe, tmp_path):
     code, out, err = tangora("run", recipe, "--out", tmp_path / "run")
     assert code == 0, err
@@ -320,7 +319,6 @@ def test_finetune_then_evaluate_then_fuse(tangora, recipe, tmp_path):
     refused(tangora("finetune", recipe, "--task", "one", "--out", tmp_path / "one"), "exists")
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_a_run_does_not_train_again_what_finetune_has_trained(tangora, recipe, tmp_path):
     home = tmp_path / "run" / "adapters"
     settings = ["--set", "modes={lora: {}, l-lora: {train: l-lora}}"]

@@ -87,7 +87,6 @@ def test_a_dry_run_of_a_finished_run(run, recipe):
     assert planned["seconds"] == 0
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_what_looks_into_a_run(run, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(run, folder, ignore=shutil.ignore_patterns("analysis"))  # other tests may have analysed it

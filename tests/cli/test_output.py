@@ -14,14 +14,15 @@ from pathlib import Path
 import pytest
 
 import toys
+from forks import program
 from tangora.cli.exits import end
 from tangora.cli.output import Output
 
 PROGRAM = [sys.executable, "-m", "tangora"]
 
 
-def shell(*arguments, **options):
-    return subprocess.run([*PROGRAM, *map(str, arguments)], capture_output=True, text=True, **options)
+def shell(*arguments):
+    return subprocess.run([*PROGRAM, *map(str, arguments)], capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +41,13 @@ def test_json_is_all_there_is_on_stdout(pair, tmp_path):
     assert document["method"] == "task_arithmetic"
     assert document["verified"]["error"] < 1e-5
     assert Path(document["adapter"]).is_dir()
-    refused = shell("fuse", *pair, "--json", "--out", tmp_path / "fused")
+    refused = program("fuse", *pair, "--json", "--out", tmp_path / "fused")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr.startswith("error: the output exists")
 
 
 def test_names_are_printed_as_they_are(pair, tmp_path):
-    done = shell("fuse", *pair, "--weights=0.5,1", "--out", tmp_path / "[bold]x")
+    done = program("fuse", *pair, "--weights=0.5,1", "--out", tmp_path / "[bold]x")
     assert "weights: [red]a1 0.5, [red]a2 1" in done.stdout
     assert f"adapter: {tmp_path / '[bold]x'}" in done.stdout
     assert "\x1b" not in done.stdout
@@ -57,12 +58,12 @@ def test_quiet_leaves_the_result_and_verbose_shows_the_traceback(pair, tmp_path)
     from folders import save
 
     save(base, toys.toy().state_dict(), config={})
-    loud = shell("merge", *pair, "--base", base, "--out", tmp_path / "loud")
-    quiet = shell("merge", *pair, "--base", base, "--out", tmp_path / "quiet", "-q")
+    loud = program("merge", *pair, "--base", base, "--out", tmp_path / "loud")
+    quiet = program("merge", *pair, "--base", base, "--out", tmp_path / "quiet", "-q")
     assert "done in" in loud.stderr
     assert quiet.stderr == ""
     assert "checkpoint: " in quiet.stdout
-    verbose = shell("fuse", *pair, "--method", "tie", "-v", "--out", tmp_path / "x")
+    verbose = program("fuse", *pair, "--method", "tie", "-v", "--out", tmp_path / "x")
     assert "Traceback" in verbose.stderr
     assert verbose.stderr.splitlines()[-1].startswith("error: ")
     assert verbose.returncode == 2

@@ -35,7 +35,6 @@ def test_a_scoring_says_it_once():
     assert "warning" not in command("evaluate", "recipe.yaml", "--quiet", *CUT).stderr
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_a_run_says_it_and_keeps_it(tmp_path):
     out = tmp_path / "run"
     fewer = ("--set", "modes={lora: {}}", "--set", "fusion.methods=[{method: average}]")

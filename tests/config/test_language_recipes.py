@@ -31,7 +31,6 @@ POLISHED = (
 def quiet(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     datasets.disable_progress_bars()
-    monkeypatch.setattr("tangora.report.html.draw_all", lambda *_: [])
 
 
 @pytest.fixture(scope="module")

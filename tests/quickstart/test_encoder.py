@@ -20,6 +20,8 @@ from tangora.progress import Progress
 from tangora.quickstart import cache, model, training
 from tangora.quickstart.training import PretrainingSettings
 
+pytestmark = pytest.mark.drawn
+
 TINY = PretrainingSettings(
     width=32, layers=1, patch=16, projection=16, steps=150, batch_size=64, learning_rate=5e-3, warmup=5
 )

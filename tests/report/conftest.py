@@ -11,6 +11,11 @@ from tangora import report
 HOSTILE = ["<img src=x onerror=alert(1)>", "$x_1^2$", "a&amp;b\"'|", "${{7*7}}"]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _figures() -> None:
+    """Draw them in every module."""
+
+
 @pytest.fixture(scope="session")
 def run(tmp_path_factory) -> Path:
     """A whole run, its report built once for every test."""

@@ -10,6 +10,8 @@ import tangora
 import tiny
 from tangora.config.recipe import load_recipe
 
+pytestmark = pytest.mark.drawn
+
 TASKS = ("sst2", "trec6")
 JOINT = ("joint-lora", "dyadic", "pha", "ca-mtl", "hypergrid")
 

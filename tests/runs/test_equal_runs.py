@@ -12,6 +12,8 @@ import tangora
 from tangora.report import html
 from tangora.testing._tiny_run import tiny_recipe
 
+pytestmark = pytest.mark.drawn
+
 PAGE = Path(__file__).parents[2] / "docs/design/runs.md"
 
 

@@ -8,8 +8,6 @@ import logging
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections import defaultdict
 
@@ -18,12 +16,15 @@ import torch
 import yaml
 
 import tangora
+from forks import begun
 from tangora.adapters.application import applied
 from tangora.config.recipe import load_recipe
 from tangora.errors import ArgumentError, FusionError, OutputError
 from tangora.progress import Progress
 from tangora.runs.runner import prepare
 from tiny_run import recipe_for
+
+pytestmark = pytest.mark.drawn
 
 VARYING = {"run.json", "run.log", "report.html", "training.json", ".lock"}  # wall times, and what shows them
 
@@ -211,16 +212,14 @@ def test_interrupted_anywhere_it_ends_with_the_same_files(finished, recipe, tmp_
 def test_killed_outright_it_ends_with_the_same_files(finished, recipe, tmp_path):
     run, path = tmp_path / "run", tmp_path / "tiny.yaml"
     path.write_text(recipe.to_yaml())
-    command = [sys.executable, "-m", "tangora", "run", str(path), "--out", str(run)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # as in this process, or sums differ in their last bits
     for marker in ("adapters/lora/plain/tangora.json", "cache/scores/*.jsonl"):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+        process = begun(["run", str(path), "--out", str(run)])
         deadline = time.monotonic() + 240
-        while not any(run.glob(marker)) and process.poll() is None and time.monotonic() < deadline:
+        while not any(run.glob(marker)) and time.monotonic() < deadline:
+            assert os.waitpid(process, os.WNOHANG) == (0, 0), "it must be killed while it works"
             time.sleep(0.02)
-        assert process.poll() is None, "it must be killed while it works"
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        os.kill(process, signal.SIGKILL)
+        assert os.WTERMSIG(os.waitpid(process, 0)[1]) == signal.SIGKILL
     tangora.run(recipe, run)
     assert contents(run) == contents(finished)
 

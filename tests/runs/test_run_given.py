@@ -66,12 +66,10 @@ def of(adapters, *names):
 
 @pytest.fixture(scope="module")
 def finished(tiny_llama, sum_data, adapters, tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tangora.report.html.draw_all", lambda *_: [])
-        llama = tmp_path_factory.mktemp("bases") / "llama"
-        shutil.copytree(tiny_llama, llama)
-        recipe = recipe_of(llama, sum_data, of(adapters), METHODS, same_base=True)
-        return run_recipe(recipe, tmp_path_factory.mktemp("runs") / "run")
+    llama = tmp_path_factory.mktemp("bases") / "llama"
+    shutil.copytree(tiny_llama, llama)
+    recipe = recipe_of(llama, sum_data, of(adapters), METHODS, same_base=True)
+    return run_recipe(recipe, tmp_path_factory.mktemp("runs") / "run")
 
 
 def scores(run):
@@ -173,7 +171,7 @@ def test_an_adapter_that_changes_while_the_run_works_is_refused(tiny_llama, sum_
     assert not (tmp_path / "run" / "adapters" / "mine" / "plain").exists()
 
 
-def test_tasks_without_a_given_expert_are_trained(tiny_llama, sum_data, adapters, tmp_path, undrawn):
+def test_tasks_without_a_given_expert_are_trained(tiny_llama, sum_data, adapters, tmp_path):
     recipe = recipe_of(tiny_llama, sum_data, of(adapters, "plain"), names=("plain", "more"))
     plan = preflight(recipe, tmp_path / "run", tangora.progress.Progress())
     (mode,) = plan.modes

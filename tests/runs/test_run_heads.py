@@ -63,9 +63,7 @@ def run(tiny_bert, source, tmp_path_factory):
     ]
     chosen = recipe("text-classification", tiny_bert, tasks, methods)
     folder = tmp_path_factory.mktemp("runs") / "rows"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tangora.report.html.draw_all", lambda *_: [])
-        return tangora.run(chosen, folder, progress=False), chosen
+    return tangora.run(chosen, folder, progress=False), chosen
 
 
 def test_every_problem_is_trained_fused_and_scored(run):
@@ -90,7 +88,7 @@ def test_every_problem_is_trained_fused_and_scored(run):
     assert record["labels"] == ["blue", "green", "red"]
 
 
-def test_tags_are_searched_on_columns_and_scored(tiny_bert, source, tmp_path, undrawn):
+def test_tags_are_searched_on_columns_and_scored(tiny_bert, source, tmp_path):
     tasks = [{"name": name, "source": source, "metrics": ["span_f1", "tag_accuracy"]} for name in ("one", "two")]
     methods = [
         {"method": "task_arithmetic", "search": "convex", "modes": ["tangent"]},

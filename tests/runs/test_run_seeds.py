@@ -23,6 +23,8 @@ from tangora.runs.plan import plan
 from tangora.runs.runner import missing
 from tangora.runs.stages.experts import ExpertJob
 
+pytestmark = pytest.mark.drawn
+
 METHODS = [
     {"method": "average"},
     {"method": "task_arithmetic", "weights": [0.5, 1.0]},

@@ -37,7 +37,6 @@ def finished(tmp_path_factory):
         patch.setenv("TANGORA_CACHE", str(home / "cache"))
         patch.setattr(cache, "PretrainingSettings", lambda: PretrainingSettings(16, 2, 16, 8, steps=2))
         patch.setattr(cache, "DecoderSettings", lambda: DecoderSettings(16, 4, 2, steps=3, batch_size=4))
-        patch.setattr("tangora.report.html.draw_all", lambda *_: [])
         out = tangora.run(load_recipe("bench-vl", FEW), home / "run", progress=heard)
         yield out, heard.labels
 
