@@ -195,13 +195,15 @@ def _polished(info: PolishedInfo | None) -> str:
     rows = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     more = sum(info.recombined.values())
     made = f", and {more} made of parts of them" if more else ""
+    share = settings.get("labels", 0.0)
+    labels = f"with their labels, which have {share:g} of the loss" if share else "without their labels"
     facts = [
         ("start", "factors drawn at random" if info.start == "random" else f"the adapter {info.start[:16]}"),
         (
             "truncation of the start",
             "none" if not info.start_error else f"{info.start_error:.3g} (relative, {_norm_of(info)})",
         ),
-        ("rows", f"{rows} {info.split} rows a task, without their labels{made}"),
+        ("rows", f"{rows} {info.split} rows a task, {labels}{made}"),
         ("student", f"{settings.get('student')}, rank {settings.get('rank')}"),
         ("follows", _followed(settings)),
         ("steps", f"{info.step} of {settings.get('steps')}, learning rate {settings.get('learning_rate')}"),
@@ -215,10 +217,11 @@ def _polished(info: PolishedInfo | None) -> str:
         (as_text(task), as_code(print_[:16]), f"{info.before[task]:.4f}", f"{info.after[task]:.4f}")
         for task, print_ in info.experts.items()
     ]
-    table = as_table(("expert of", "fingerprint", "divergence before, nats", "after"), experts)
+    measure = "loss" if share else "divergence"
+    table = as_table(("expert of", "fingerprint", f"{measure} before, nats", "after"), experts)
     where = "rows that were held out" if info.measured_on == "held-out" else "the same rows"
     stated = as_table(("", ""), [(name, as_text(value)) for name, value in facts])
-    return f"## How it was polished\n\n{stated}\n\n{table}\n\nDivergences are measured on {where}."
+    return f"## How it was polished\n\n{stated}\n\n{table}\n\n{measure.capitalize()} is measured on {where}."
 
 
 def _trained(adapter: Adapter) -> str:

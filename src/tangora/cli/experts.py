@@ -57,7 +57,13 @@ def from_recipe(
 
 
 def from_files(
-    adapters: Sequence[Path], files: Mapping[str, Path], base: str | None, *, present: Path | None = None, trust: bool
+    adapters: Sequence[Path],
+    files: Mapping[str, Path],
+    base: str | None,
+    *,
+    present: Path | None = None,
+    labelled: bool = False,
+    trust: bool,
 ) -> tuple[Base, list[Task]]:
     """Load the base that the first adapter names, and the files' rows as the adapters record, in the adapters' order.
 
@@ -66,6 +72,7 @@ def from_files(
         files: task -> file of rows.
         base: name or folder of the base, in place of the one that the adapter names.
         present: the folder of an adapter that stands for every task which no adapter is of.
+        labelled: read the labels of the rows.
         trust: run code from the base's repository.
 
     Raises:
@@ -85,7 +92,8 @@ def from_files(
     machine.use_threads()
     named = BaseInfo(model=base) if base is not None else _base_of(adapters[0])
     loaded = recorded_base(_common(records), named, machine, trust=trust, where="--base")
-    return loaded, [recorded_task(name, records[name], loaded, read_inputs(files[name], name)) for name in folders]
+    tables = {name: read_inputs(files[name], name) for name in folders}
+    return loaded, [recorded_task(n, records[n], loaded, table, labelled=labelled) for n, table in tables.items()]
 
 
 def _tasks_in(present: Path | None) -> list[str]:

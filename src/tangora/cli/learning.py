@@ -37,7 +37,8 @@ def learn(options: FuseOptions, fusion: Fusion, settings: Any, output: Output) -
     trust, scratch = options.trust_remote_code, options.out.parent / f".{options.out.name}.training"
     with output.progress() as progress:
         if options.recipe is None:
-            loaded, tasks = from_files(options.adapters, files, base, trust=trust)
+            labelled = getattr(settings, "objective", None) == "labels"
+            loaded, tasks = from_files(options.adapters, files, base, labelled=labelled, trust=trust)
         else:
             chosen = options.recipe_settings or []
             loaded, tasks = from_recipe(options.adapters, options.recipe, chosen, progress, trust=trust)

@@ -45,7 +45,7 @@ class PolishOptions(Options):
             "--rank", "-r", min=0, help="Largest rank of a site; 0: that of the start, or for entries full rank."
         ),
     ] = 16
-    rows: Annotated[int, typer.Option("--rows", min=2, help="Most rows per task; their labels are not read.")] = 256
+    rows: Annotated[int, typer.Option("--rows", min=2, help="Most rows per task; see labels below.")] = 256
     steps: Annotated[int, typer.Option("--steps", min=0, help="Optimizer steps; each sees every task.")] = 100
     settings: Annotated[
         list[str] | None,
@@ -155,7 +155,8 @@ def polish(options: PolishOptions, output: Output) -> None:
     """Train a fused adapter towards its experts' answers on rows without labels, at a fixed rank.
 
     The experts are fused (or --start is taken), cut to the rank, and trained to answer as each expert does on its own
-    task. The result is a plain adapter. No label is read: a column of labels is ignored.
+    task. The result is a plain adapter. No label is read, and a column of labels is ignored, but with --set labels=0.5
+    (any share up to 1): then the labels of classes are followed beside the answers.
     """
     settings, files = options.chosen(), options.files()
     options.refuse_idle()
@@ -168,7 +169,7 @@ def polish(options: PolishOptions, output: Output) -> None:
 
     refuse_file_name(options.out)
     with output.progress() as progress:
-        base, tasks = _base_and_tasks(options, files, progress)
+        base, tasks = _base_and_tasks(options, settings, files, progress)
         for line in cut_lines({task.name: cuts(task) for task in tasks}, [settings.split]):
             progress.note(f"warning: {line}")
         if options.dry_run:
@@ -199,15 +200,18 @@ def polish(options: PolishOptions, output: Output) -> None:
     output.result(document, *lines, f"adapter: {options.out.resolve()}")
 
 
-def _base_and_tasks(options: PolishOptions, files: Mapping[str, Path], progress: Progress) -> tuple[Base, list[Task]]:
+def _base_and_tasks(
+    options: PolishOptions, settings: PolishSettings, files: Mapping[str, Path], progress: Progress
+) -> tuple[Base, list[Task]]:
     """Load the base and the rows, from the recipe if one is given, else as the adapters record."""
     from tangora.cli.experts import from_files, from_recipe  # deferred: imports torch
 
     trust, present = options.trust_remote_code, options.present
     if options.recipe is None:
-        return from_files(options.adapters, files, options.base, present=present, trust=trust)
-    settings = options.recipe_settings or []
-    return from_recipe(options.adapters, options.recipe, settings, progress, present=present, trust=trust)
+        labelled = settings.labels > 0
+        return from_files(options.adapters, files, options.base, present=present, labelled=labelled, trust=trust)
+    changes = options.recipe_settings or []
+    return from_recipe(options.adapters, options.recipe, changes, progress, present=present, trust=trust)
 
 
 def polished_lines(info: PolishedInfo) -> Iterator[str]:
@@ -216,7 +220,9 @@ def polished_lines(info: PolishedInfo) -> Iterator[str]:
     count = str(rows[0]) if len(rows) == 1 else f"{rows[0]} to {rows[-1]}"
     settings = info.settings
     experts = "1 expert" if len(info.experts) == 1 else f"{len(info.experts)} experts"
-    yield f"polished towards {experts} on {count} rows each, without labels"
+    labels = settings.get("labels")
+    with_or_without = f"whose labels have {labels:g} of the loss" if labels else "without labels"
+    yield f"polished towards {experts} on {count} rows each, {with_or_without}"
     if any(info.recombined.values()):
         yield f"and on {sum(info.recombined.values())} rows that were made of parts of these"
     kept = f"step {info.step} of {settings['steps']} was kept"
@@ -232,7 +238,8 @@ def polished_lines(info: PolishedInfo) -> Iterator[str]:
         yield f"start in closed form, cut with an error of {info.start_error:.3g} of the layers' outputs"
     if info.mass is not None and info.mass < 1:
         yield f"of each token's probability, the {settings['top']} most likely tokens have {info.mass:.4f}"
-    yield f"divergence from the experts, in nats, on {info.measured_on.replace('the same', 'the same rows')}:"
+    what = "loss from answers and labels" if labels else "divergence from the experts"
+    yield f"{what}, in nats, on {info.measured_on.replace('the same', 'the same rows')}:"
     width = max(map(len, info.before))
     for name, before in info.before.items():
         yield f"  {name:<{width}}  {before:.4f} → {info.after[name]:.4f}"

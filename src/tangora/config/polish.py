@@ -28,7 +28,14 @@ class PolishSettings(Frozen):
     rank: int | None = Field(
         default=16, ge=1, description="largest rank of a site; None: that of the start, or the full one of entries"
     )
-    rows: int = Field(default=256, ge=2, description="most rows per task; their labels are not read")
+    rows: int = Field(default=256, ge=2, description="most rows per task; their labels are read only with labels")
+    labels: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share of the rows' labels, of classes, in the loss; the experts' answers have the rest, and all "
+        "of rows that are made, which have no label",
+    )
     recombined: int | None = Field(
         default=None,
         ge=0,
@@ -147,7 +154,8 @@ class PolishSettings(Frozen):
             return self
         if self.student in ("l-lora", "tangent"):
             raise ValueError(f"student {self.student} follows answers: leave objective out, or student")
-        given = {"follow": self.follow, "temperature": self.temperature, "weigh": self.weigh, "patience": self.patience}
+        names = ("labels", "follow", "temperature", "weigh", "patience")
+        given = {name: getattr(self, name) for name in names}
         plain = PolishSettings.model_fields
         if odd := [name for name, value in given.items() if value != plain[name].default]:
             raise ValueError(f"{odd[0]} is about answers, and objective: layers follows none: leave {odd[0]} out")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset
 
 from tangora.adapters.initial import seed_of
@@ -23,6 +24,7 @@ from tangora.polishing.objectives import (
     token_divergence,
 )
 from tangora.storage.spread import move_
+from tangora.tasks.batches import IGNORED
 from tangora.tasks.values import evaluating
 
 if TYPE_CHECKING:
@@ -52,7 +54,9 @@ class Follower(nn.Module):
         super().__init__()
         self.model, self.settings = model, settings
         self._both = with_features(model, lesson.task, base)
-        self._answers = lesson.answers.to(next(model.backbone.parameters()).device)
+        device = next(model.backbone.parameters()).device
+        self._answers = lesson.answers.to(device)
+        self._labels = None if lesson.labels is None else lesson.labels.to(device)
         self._over = lesson.task.form.logits_over
         self.weight = 1.0
 
@@ -60,13 +64,28 @@ class Follower(nn.Module):
         """Return ``logits`` and the mean ``loss`` of the batch's rows, times the task's weight."""
         labels = batch.pop("labels")
         logits, features = self._both.split(self.model.logits(batch, labels))
-        return {"loss": self.weight * self._losses(logits, features, row, labels).mean(), "logits": logits}
+        losses = self._with_labels(self._losses(logits, features, row, labels), logits, row)
+        return {"loss": self.weight * losses.mean(), "logits": logits}
 
     def divergence(self, row: Tensor, **batch: Tensor) -> Float[Tensor, " batch"]:
-        """Return the divergence of each row; of answers that are no distribution, the squared distance."""
+        """Return the divergence of each row; of answers that are no distribution, the squared distance.
+
+        With labels, it is the weighted mean of this and of the cross-entropy.
+        """
         labels = batch.pop("labels")
         logits, _ = self._both.split(self.model.logits(batch, labels))
-        return self._divergence(logits, self._answers.of(row), labels, 1.0)
+        return self._with_labels(self._divergence(logits, self._answers.of(row), labels, 1.0), logits, row)
+
+    def _with_labels(self, losses: Tensor, logits: Tensor, row: Tensor) -> Tensor:
+        """Return ``(1 − a) · loss + a · cross-entropy`` of rows that have a label, and the loss of the others.
+
+        The labels' part has no temperature, as in arXiv:1503.02531.
+        """
+        if self._labels is None:
+            return losses
+        labels = self._labels[row]
+        share = torch.where(labels == IGNORED, 0.0, self.settings.labels)
+        return (1 - share) * losses + share * cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none")
 
     def _losses(self, logits: Tensor, features: Tensor | None, row: Tensor, labels: Tensor) -> Tensor:
         answers, follow = self._answers.of(row), self.settings.follow

@@ -4,7 +4,8 @@
 
 Answers are logits over classes, labels or tags (or numbers), in full; or, for each token that the expert itself
 generated, the probabilities of the most likely tokens and the mass of all the others. If logits are linear in unit
-features (`Family.followed`), the features are kept too. A lesson contains no label of the data set.
+features (`Family.followed`), the features are kept too. A lesson contains labels of the data set only if the setting
+``labels`` asks for them (`tangora.polishing.teaching`); they are no part of what is kept.
 """
 
 from __future__ import annotations
@@ -91,6 +92,7 @@ class Lesson:
         key: of the expert's answers: its updates, heads and mode.
         drawn: how many of the rows are rows of the task; the others were made of them.
         held: how many of the rows, the last ones, are held out.
+        labels: the class of each row, ``IGNORED`` for rows that were made; None if no label is read.
     """
 
     task: Task
@@ -101,11 +103,13 @@ class Lesson:
     key: str
     drawn: int = 0
     held: int = 0
+    labels: Int[Tensor, " rows"] | None = None
 
     def part(self, rows: Sequence[int]) -> Lesson:
         """Return the lesson of some of the rows, in this order."""
-        answers = self.answers.of(torch.tensor(list(rows)))
-        return replace(self, rows=self.rows.select(rows), answers=answers)
+        numbers = torch.tensor(list(rows), dtype=torch.int64)
+        labels = None if self.labels is None else self.labels[numbers]
+        return replace(self, rows=self.rows.select(rows), answers=self.answers.of(numbers), labels=labels)
 
 
 class SideBySide(nn.Module):

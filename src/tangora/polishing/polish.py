@@ -67,7 +67,8 @@ def polish(
 
     Choose it if some rows of the tasks' inputs can be had: it keeps more of the experts than a fusion without data, by
     more the more rows there are. The experts' answers are computed first, one expert in memory at a time; then the
-    factors are trained as in fine-tuning. No label is read. Following experts on unlabelled rows is known from
+    factors are trained as in fine-tuning. No label is read, unless ``labels=a`` gives those of classes a share of the
+    loss, ``(1 − a) · KL + a · cross-entropy``. Following experts on unlabelled rows is known from
     ProDistill (arXiv:2502.12706) and SAMerging (arXiv:2512.21288), which train coefficients of the experts; here the
     factors of the fused adapter are trained, so that the result is a plain adapter of the given rank.
 
@@ -97,8 +98,10 @@ def polish(
         settings: fields of `tangora.config.polish.PolishSettings`: ``rank``, ``rows``, ``steps``, ``student``, ...
 
     Raises:
-        ArgumentError: adapters and tasks do not match, a setting is invalid, or ``out`` names a file.
-        DataError: a task lacks the split, or most of the chosen rows are its test rows.
+        ArgumentError: adapters and tasks do not match, a setting is invalid, labels are asked for of other answers than
+            classes, or ``out`` names a file.
+        DataError: a task lacks the split or the labels that are asked for, or most of the chosen rows are its test
+            rows.
         FusionError: the experts cannot be fused.
         ModelError: an expert was made for another base; LoRA cannot adapt the start's sites; a loss is not finite; or
             layer by layer, the base is no sequence of blocks in float32, or an expert changes no weights.

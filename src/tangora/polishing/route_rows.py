@@ -12,7 +12,7 @@ from tangora.errors import DataError, ModelError
 from tangora.evaluation.evaluator import scoring_key
 from tangora.evaluation.generated import with_own_answers
 from tangora.polishing.lessons import Answers, Lesson, lesson
-from tangora.polishing.rows import choose_rows, shared_with_test, without_labels
+from tangora.polishing.rows import choose_rows, refuse_unlabelled, shared_with_test, without_labels
 from tangora.tasks.fitting import with_head
 
 if TYPE_CHECKING:
@@ -32,15 +32,17 @@ def lessons_of(given: RouteTraining) -> list[Lesson]:
         ModelError: the objective is not defined for the answers of a task.
     """
     for task in given.tasks:
-        _refuse(task, given.settings.objective)
+        _refuse(task, given.settings.objective, given.settings.rows_of)
     chosen = [_chosen(task, given) for task in given.tasks]
     experts = given.experts.values()
     return [_lesson(task, rows, expert, given) for task, rows, expert in zip(given.tasks, chosen, experts, strict=True)]
 
 
-def _refuse(task: Task, objective: str) -> None:
-    """Refuse an objective that says nothing about the answers of a task."""
+def _refuse(task: Task, objective: str, split: str) -> None:
+    """Refuse an objective that says nothing about the answers of a task, or about rows without labels."""
     form = task.form
+    if objective == "labels" and split in task.splits:
+        refuse_unlabelled(task, split, "route.objective=labels")
     if objective == "entropy" and form.logits_over is None:
         fix = "choose objective=follow, or objective=labels"
         raise ModelError(

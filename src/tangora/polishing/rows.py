@@ -16,7 +16,7 @@ from tangora.tasks.values import Split, Task, fingerprint_of
 if TYPE_CHECKING:
     from tangora.tasks.contract import LogitsOver
 
-__all__ = ["choose_rows", "joined", "shared_with_test", "without_labels"]
+__all__ = ["choose_rows", "joined", "refuse_unlabelled", "shared_with_test", "without_labels"]
 
 _TARGETS = ("labels", "earlier")  # the targets of a row, and those among the tokens of its prompt
 
@@ -33,6 +33,22 @@ def choose_rows(task: Task, split: str, count: int, seed: int) -> list[int]:
     available = len(task.splits[split])
     order = random.Random(f"polish:{seed}:{task.name}").sample(range(available), available)
     return order[:count]
+
+
+def refuse_unlabelled(task: Task, split: str, who: str) -> None:
+    """Refuse rows whose targets are placeholders.
+
+    Args:
+        task: of the rows.
+        split: with the rows.
+        who: reads the labels; for the error.
+
+    Raises:
+        DataError: they are.
+    """
+    if not task.splits[split].labelled:
+        fix = "give --recipe, whose tasks have labels"
+        raise DataError(f"{who} needs labels, and the rows have none", where=f"task {task.name}, {split}", fix=fix)
 
 
 def without_labels(rows: Split, over: LogitsOver | None) -> Split:

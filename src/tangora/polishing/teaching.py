@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from tangora.errors import DataError, ModelError
+from tangora.errors import ArgumentError, DataError, ModelError
 from tangora.polishing.lessons import Lesson, lesson
 from tangora.polishing.recombination import recombined
-from tangora.polishing.rows import choose_rows, joined, shared_with_test, without_labels
+from tangora.polishing.rows import choose_rows, joined, refuse_unlabelled, shared_with_test, without_labels
+from tangora.tasks.batches import IGNORED
 
 if TYPE_CHECKING:
+    from jaxtyping import Int
+    from torch import Tensor
+
     from tangora.adapters.adapter import Adapter
     from tangora.config.polish import PolishSettings
     from tangora.progress import Progress
@@ -55,10 +59,11 @@ class Teaching:
         for task in tasks:
             top, same = self.settings.top, self.same_base
             chosen = self._rows(task)
-            (rows, held), drawn = self._with_more(task, chosen), len(chosen)
+            rows, held = self._with_more(task, without_labels(chosen, task.form.logits_over))
             one = lesson(self.base, task, rows, experts[task.name], top=top, same_base=same, cache=self.cache)
             _refuse_other_parameters(one, start)
-            made.append(replace(one, held=held, drawn=drawn))
+            labels = _placed(chosen.targets, len(rows), held) if self.settings.labels else None
+            made.append(replace(one, held=held, drawn=len(chosen), labels=labels))
             progress.advance(detail=task.name)
         progress.end()
         return made
@@ -77,11 +82,15 @@ class Teaching:
         return joined([used, made, last]), held
 
     def _rows(self, task: Task) -> Split:
-        """Return the inputs of the chosen rows.
+        """Return the chosen rows.
 
         Raises:
-            DataError: the split is missing or has too few rows, or most of the rows are test rows.
+            ArgumentError: labels are asked for, and answers are no classes.
+            DataError: the split is missing, has too few rows or no labels, or most of the rows are test rows.
         """
+        if self.settings.labels and task.form.logits_over != "classes":
+            fix, where = "leave labels out", f"task {task.name}, polish.labels"
+            raise ArgumentError("labels are read of classes alone", got=task.form.kind, where=where, fix=fix)
         chosen = choose_rows(task, self.settings.split, self.settings.rows, self.seed)
         where = f"task {task.name}, {self.settings.split}"
         if len(chosen) < 2:
@@ -89,7 +98,18 @@ class Teaching:
         if 2 * shared_with_test(task, self.settings.split, chosen) > len(chosen):
             fix = "give other rows: scores on rows that an adapter was made with say nothing"
             raise DataError("most of these rows are among the task's test rows", where=where, fix=fix)
-        return without_labels(task.splits[self.settings.split].select(chosen), task.form.logits_over)
+        if self.settings.labels:
+            refuse_unlabelled(task, self.settings.split, "polish.labels")
+        return task.splits[self.settings.split].select(chosen)
+
+
+def _placed(targets: Sequence[int], count: int, held: int) -> Int[Tensor, " rows"]:
+    """Return the classes of drawn rows among all: held-out ones are last, and those before them were made."""
+    labels = torch.full((count,), IGNORED)
+    used = len(targets) - held
+    labels[:used] = torch.tensor(targets[:used])
+    labels[count - held :] = torch.tensor(targets[used:], dtype=torch.int64)
+    return labels
 
 
 def _refuse_other_parameters(one: Lesson, start: Adapter) -> None:

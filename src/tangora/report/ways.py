@@ -221,7 +221,8 @@ def _needed(entry: Mapping[str, Any]) -> str:
         name = str(search.get("name"))
         labelled = bool(getattr(SEARCHES.get(name), "labelled", True)) if name in SEARCHES else True
     routed = route if isinstance(route, Mapping) else {}
-    if labelled or routed.get("objective") == "labels":
+    taught = isinstance(polish, Mapping) and bool(polish.get("labels"))
+    if labelled or taught or routed.get("objective") == "labels":
         return DATA[3]
     return DATA[2] if polish or search or routed.get("objective") else DATA[1]
 

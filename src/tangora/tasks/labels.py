@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tangora.tasks.sources import Table
 
 __all__ = [
+    "Names",
     "check_values",
     "checked_names",
     "class_numbers",

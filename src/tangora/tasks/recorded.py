@@ -1,13 +1,14 @@
-"""Tasks from the records of adapters (``heads/<task>.json``), and rows that have inputs but no labels.
+"""Tasks from the records of adapters (``heads/<task>.json``), and rows that have inputs, and labels if they are read.
 
 HeadRecord, BaseInfo ─▶ Base
 HeadRecord, Base ─▶ Task
-file of rows ─▶ Table ─▶ Split with placeholders as targets
+file of rows ─▶ Table ─▶ Split with placeholders as targets, or with the rows' classes
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from tangora.support.extras import require
 from tangora.support.files import reachable
 from tangora.support.seams import FAMILIES
 from tangora.support.validation import did_you_mean, validate
+from tangora.tasks.labels import Names, class_numbers
 from tangora.tasks.load import load_base
 from tangora.tasks.maps import NO_MAP
 from tangora.tasks.rows import refuse_several_columns, table_of
@@ -140,27 +142,32 @@ def recorded_base(record: HeadRecord, named: BaseInfo, machine: Machine, *, trus
         raise ModelError(f"the base cannot be loaded: {cause.what}", where=named.model, fix=fix, **got) from cause
 
 
-def recorded_task(name: str, record: HeadRecord, base: Base, table: Table | None = None) -> Task:
+def recorded_task(
+    name: str, record: HeadRecord, base: Base, table: Table | None = None, *, labelled: bool = False
+) -> Task:
     """Return the task that a record describes, with the rows of a table as its only split, ``train``.
 
-    The targets of the rows are placeholders: a label column is not read.
+    The targets of the rows are placeholders: a label column is not read, unless ``labelled``.
 
     Args:
         name: of the task.
         record: of an adapter of the task.
         base: the adapter's base.
         table: rows of the task's inputs; without any, the task has no splits.
+        labelled: read the rows' labels, if answers are classes. Classes may be without a row.
 
     Raises:
         ArgumentError: the record is of another family than the base.
-        DataError: a column that the task's settings name is missing, or a row cannot be converted.
+        DataError: a column that the task's settings name is missing, a row cannot be converted, or a label is no class.
     """
     if record.family != base.config.family:
         fix = f"load the base with family {record.family}"
         raise ArgumentError("the task is of another family", got=record.family, where=f"task {name}", fix=fix)
     family: Family[Any, Any] = FAMILIES.get(record.family)
     config = settings_of(name, record.task, family)
-    splits = {} if table is None else {"train": encoded(table, config, base, family)}
+    read = labelled and family.form(config).kind == "classes"
+    names = None if not read else config.labels if isinstance(config.labels, dict) else list(record.labels)
+    splits = {} if table is None else {"train": encoded(table, config, base, family, names)}
     decides = {"family": record.family, "labels": record.labels, **family.decides(config, base)}
     prints = {split: rows.fingerprint for split, rows in splits.items()}
     task = Task(
@@ -182,13 +189,18 @@ def settings_of(name: str, recorded: Any, family: Family[Any, Any]) -> TaskSetti
     return validate(family.task_settings, raw, f"heads/{name}.json", DataError)
 
 
-def encoded(table: Table, config: TaskSettings, base: Base, family: Family[Any, Any]) -> Split:
-    """Return rows as inputs, with placeholders as targets.
+def encoded(
+    table: Table, config: TaskSettings, base: Base, family: Family[Any, Any], names: Names | None = None
+) -> Split:
+    """Return rows as inputs, with placeholders as targets; with the names of the classes, with the rows' labels.
 
     Raises:
-        DataError: a column is missing, a row cannot be converted, or bare values stand for several columns.
+        DataError: a column is missing, a row cannot be converted, a label is no class, or bare values stand for several
+            columns.
     """
     targets: Sequence[Any] = [_PLACEHOLDERS[family.form(config).kind]] * len(table)
+    if names is not None:
+        targets = class_numbers({"train": table}, config, names, in_train=False)[1]["train"]
     inputs = family.encode(table, targets, config, base)
     refuse_several_columns(table)
-    return Split.of(inputs, list(targets))
+    return replace(Split.of(inputs, list(targets)), labelled=names is not None)

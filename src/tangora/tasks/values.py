@@ -33,6 +33,7 @@ class Encoded(dict[str, "list[Tensor] | Tensor"]):
         inputs: one entry per row; see `Split`.
         cut: numbers of the rows that lost tokens.
         longest: the number of tokens that rows were cut to; None if none can be cut.
+        labelled: whether the targets are those of the rows; if not, they are placeholders, and so are ``labels``.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Split:
     fingerprint: str = ""
     cut: frozenset[int] = frozenset()
     longest: int | None = None
+    labelled: bool = True
     _batches: dict[int, list[tuple[list[int], Batch]]] = field(default_factory=dict, repr=False, compare=False)
 
     def __repr__(self) -> str:
@@ -106,7 +108,8 @@ class Split:
             for name, values in self.inputs.items()
         }
         cut = frozenset(new for new, old in enumerate(rows) if old in self.cut)
-        return Split(inputs, [self.targets[i] for i in rows], cut=cut, longest=self.longest)
+        targets = [self.targets[i] for i in rows]
+        return Split(inputs, targets, cut=cut, longest=self.longest, labelled=self.labelled)
 
     def dataset(self) -> SplitRows:
         """Return the rows as a torch data set, for a `DataLoader` or a `Trainer`."""

@@ -109,8 +109,9 @@ PLOTS = (
     Plot(
         "polish",
         "Polish",
-        "Mean divergence of the answers of each expert from those of the adapter on rows without labels that were held "
-        "out, by optimizer step; 0 is the fusion that it started from, the dotted line the weights that were kept.",
+        "Mean divergence of the answers of each expert from those of the adapter (with labels: the loss) on rows that "
+        "were held out, by optimizer step; 0 is the fusion that it started from, the dotted line the weights that were "
+        "kept.",
         polish.draw,
         polish.absent,
         extra=True,
