@@ -22,7 +22,6 @@ from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
-from unittest.mock import patch
 
 import torch
 
@@ -33,7 +32,6 @@ from tangora.evaluation.evaluator import evaluate
 from tangora.modes.contract import Bench
 from tangora.modes.finetuning import finetune
 from tangora.modes.low_rank import train_lora
-from tangora.polishing.lessons import Lesson, lesson
 from tangora.polishing.rows import choose_rows, joined
 from tangora.runs.context import prepare
 from tangora.tasks import Base, Split, Task
@@ -53,7 +51,6 @@ class Variant:
     tasks: int = 7
     rows_of: str = "own"  # or "others": each expert is followed on the rows of the other tasks; or "both"
     dropout: bool = True  # of the base, while the student is trained
-    labels: float = 0.0  # share of the labels in the answers that are followed; the rest is the experts'
     change: str = ""  # "added": six tasks are polished first; "removed": seven are, and the last one is dropped
     old_rows: int | None = None  # rows of the tasks that were there, if fewer than of the new one
     start: str | None = None  # of the line whose adapter it starts from; by default the fusion
@@ -66,7 +63,6 @@ def _rows(rows: int, steps: int, **more: Any) -> Variant:
 PLAIN = {"recombined": 0}
 WARM = {"temperature": 2.0}
 LOST = {"weigh": "lost", "learning_rate": 2e-3}
-LEAST = 1e-17  # less than the rounding of a probability
 TANGENT = "modes.tangent={linearize: model, lora: {r: 32, alpha: 64}, training: {learning_rate: 2.0e-3}}"
 FOLLOWED = "coefficients that follow the experts on 64 rows (SAMerging)"
 NORMED = "mean_norm, λ 1.3, rank 16"
@@ -117,12 +113,13 @@ VARIANTS: dict[str, Variant] = {
     "1000 rows, 400 steps, temperature 2, by what is lost, rate 2e-3": _rows(
         1000, 400, recombined=3000, **WARM, **LOST
     ),
-    "64 labels, 200 steps": replace(_rows(64, 200, **PLAIN), labels=1.0),
-    "64 labels, 200 steps, from random factors": replace(_rows(64, 200, initial="random", **PLAIN), labels=1.0),
-    "1000 labels, 200 steps": replace(_rows(1000, 200, **PLAIN), labels=1.0),
-    "1000 labels, 200 steps, from random factors": replace(_rows(1000, 200, initial="random", **PLAIN), labels=1.0),
-    "64 rows, labels and experts, 200 steps": replace(_rows(64, 200), labels=0.5),
-    "1000 rows, labels and experts, 200 steps": replace(_rows(1000, 200, recombined=2000), labels=0.5),
+    "64 labels, 200 steps": _rows(64, 200, labels=1.0, **PLAIN),
+    "64 labels, 200 steps, from random factors": _rows(64, 200, initial="random", labels=1.0, **PLAIN),
+    "1000 labels, 200 steps": _rows(1000, 200, labels=1.0, **PLAIN),
+    "1000 labels, 200 steps, from random factors": _rows(1000, 200, initial="random", labels=1.0, **PLAIN),
+    "64 rows, labels and experts, 200 steps": _rows(64, 200, labels=0.5),
+    "64 rows, labels and experts, 200 steps, temperature 2": _rows(64, 200, labels=0.5, **WARM),
+    "1000 rows, labels and experts, 200 steps": _rows(1000, 200, recombined=2000, labels=0.5),
     "64 rows, 200 steps, temperature 2, from random factors": _rows(64, 200, initial="random", **WARM),
     "1000 rows, 200 steps, temperature 2, from random factors": _rows(
         1000, 200, initial="random", recombined=2000, **WARM
@@ -224,9 +221,6 @@ class Study:
         asked = [self.others(task, variant) for task in tasks] if variant.rows_of == "others" else tasks
         if variant.start is not None:
             return self.polish(variant, asked, start=BASELINES[variant.start](self)[0]), tasks
-        if variant.labels:
-            with answered_by_labels(self.seed, int(variant.settings["rows"]), variant.labels):
-                return self.polish(variant, asked), tasks
         return self.polish(variant, asked), tasks
 
     def polish(self, variant: Variant, tasks: Sequence[Task], **places: Any) -> Adapter:
@@ -325,32 +319,6 @@ def without_dropout(base: Base) -> Iterator[None]:
     finally:
         for (module, name), value in zip(places, before, strict=True):
             setattr(module, name, value)
-
-
-@contextmanager
-def answered_by_labels(seed: int, count: int, share: float) -> Iterator[None]:
-    """Have labels answer in place of the experts, or beside them: probabilities are mixed, for rows that have a label.
-
-    The divergence from certain answers is the cross-entropy.
-    """
-
-    def labelled(base: Base, task: Task, rows: Split, expert: Callable[[], Adapter], **given: Any) -> Lesson:
-        one = lesson(base, task, rows, expert, **given)
-        drawn = _first(task, count, seed)
-        of_text = {_text(ids): target for ids, target in zip(drawn.inputs["input_ids"], drawn.targets, strict=True)}
-        own = one.answers.logits.softmax(-1)
-        for row, ids in enumerate(rows.inputs["input_ids"]):
-            if (target := of_text.get(_text(ids))) is not None:
-                certain = torch.nn.functional.one_hot(torch.tensor(int(target)), own.shape[-1])
-                own[row] = share * certain + (1 - share) * own[row]
-        return replace(one, answers=replace(one.answers, logits=own.clamp_min(LEAST).log()))
-
-    with patch("tangora.polishing.teaching.lesson", labelled):
-        yield
-
-
-def _text(ids: torch.Tensor) -> tuple[int, ...]:
-    return tuple(ids.tolist())
 
 
 BASELINES: dict[str, Callable[[Study], tuple[Adapter, str, int]]] = {

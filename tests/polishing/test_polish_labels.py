@@ -29,7 +29,7 @@ SETTINGS = {"rank": 2, "rows": 12, "recombined": 20, "steps": 3, "held_out": 0.2
 
 def expert_of(base, task, seed=0, out=None):
     training = TrainingSettings(steps=10, batch_size=8, checkpoint_every=None, learning_rate=1e-2)
-    lora = LoraSettings(r=2, target_modules=["query", "value"])
+    lora = LoraSettings(r=2, target_modules=["query", "value", "dense"])
     return finetune(base, task, FinetuneConfig(mode="lora", lora=lora, training=training, seed=seed), out=out)
 
 
