@@ -39,6 +39,7 @@ from tangora.tasks import Base, Split, Task
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = DOCS / "polish.md"
 FIGURE = DOCS / "figures" / "polish.png"
+FRONTIER = DOCS / "figures" / "polish-frontier.png"
 TASKS = ("sst2", "trec6", "ag_news", "tweet_emotion", "snips", "banking77", "sms_spam")
 
 
@@ -389,6 +390,7 @@ def main() -> None:
     if given.table:
         write(read(results))
         figure(read(results), FIGURE)
+        frontier(read(results), FRONTIER)
         return
     given.out.mkdir(parents=True, exist_ok=True)
     study = study_of(given.data, given.encoder, given.out, given.seed)
@@ -470,6 +472,44 @@ def figure(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
         curve.set(xlabel="steps", ylabel="divergence on held-out rows, nats", ylim=(0, None))
         kept.legend(loc="lower left", bbox_to_anchor=(0.25, 0.1))
         curve.legend()
+        drawn.savefig(path, dpi=110)
+
+
+WITH = {  # what is known besides the experts -> what a line is called after the mode of its experts
+    "the experts alone": "start",
+    "64 rows": "64 rows, 200 steps, temperature 2",
+    "256 rows": "256 rows, 200 steps, temperature 2",
+    "1000 rows": "1000 rows, 200 steps, temperature 2",
+    "1000 labels": "1000 labels, 200 steps",
+}
+EXPERTS = {"LoRA": "", "L-LoRA": "l-lora experts: ", "tangent": "tangent experts: "}
+
+
+def frontier(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draw what one adapter for seven tasks scores against what its experts score, by what it was made with.
+
+    A point is the mean over seeds; lines of equal shares of the experts are dotted.
+    """
+    from tangora.report.theme import WIDE, color, marker, panels, series_role, style
+
+    with style(WIDE, "frontier"):
+        drawn, (axes,) = panels(WIDE, 1, height=430)
+        ends: list[float] = []
+        for i, (known, name) in enumerate(WITH.items()):
+            for k, (mode, prefix) in enumerate(EXPERTS.items()):
+                found = [line for line in lines if line["name"] == prefix + name]
+                if not found:
+                    continue
+                own = fmean(fmean(line["experts"].values()) for line in found)
+                look = {"color": color(series_role(i)), "marker": marker(k), "linestyle": "none", "markersize": 8}
+                axes.plot([own], [fmean(line["mean"] for line in found)], label=f"{mode}: {known}", **look)
+                ends.append(own)
+        across = [min(ends) - 0.004, max(ends) + 0.004]
+        for share in (0.94, 0.96, 0.98, 1.0):
+            axes.plot(across, [share * x for x in across], color=color("muted"), linestyle=":", linewidth=1)
+            axes.annotate(f"{share:.0%}", (across[1], share * across[1]), color=color("muted"), va="center")
+        axes.set(xlabel="mean score of the experts", ylabel="mean score of one adapter for all tasks")
+        axes.legend(loc="center left", bbox_to_anchor=(1.06, 0.5))
         drawn.savefig(path, dpi=110)
 
 
