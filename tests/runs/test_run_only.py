@@ -65,3 +65,22 @@ def test_a_text_of_no_job_is_refused_and_labels_are_named(short_copy, short_reci
         tangora.run(short_recipe, short_copy, only=["zero-shot", "knots"])
     after = sorted(path for path in short_copy.rglob("*") if path.is_file())
     assert [path for path in before if path not in after] == []
+
+
+def test_tables_of_another_recipe_are_named(short_copy, short_recipe, no_report):
+    raw = short_recipe.model_dump(mode="json")
+    raw["fusion"]["methods"].append({"method": "task_arithmetic", "name": "half", "weights": [0.5]})
+    recipe = short_copy.parent / "other.yaml"
+    recipe.write_text(json.dumps(raw))
+    arguments = ["run", str(recipe), "--out", str(short_copy), "--overwrite", "--only", "zero-shot"]
+    made = CliRunner().invoke(app, arguments)
+    assert made.exit_code == 0, made.output
+    stale = "scores.csv, summary.json, candidates.csv, similarity.json"
+    assert stale in (short_copy / "run.log").read_text()
+    said = " ".join(made.output.split())
+    assert "of an earlier recipe or version; the command without --only makes them again" in said
+    whole = CliRunner().invoke(app, [*arguments[:-2]])
+    assert whole.exit_code == 0, whole.output
+    assert "half" in (short_copy / "scores.csv").read_text()
+    again = CliRunner().invoke(app, arguments)
+    assert "earlier recipe" not in again.output

@@ -153,6 +153,7 @@ def _drive_some(context: Context, clock: Clock, wanted: set[str]) -> None:
     if report.key in wanted:
         _report(context, clock, listener)
     rest = [job for job in left if job.key not in wanted]
+    _say_stale(context, rest)
     write_plan(context.run, context.recipe.name, context.plan.jobs, rest)
     log.info("%d jobs of %d are left", len(rest), len(context.plan))
 
@@ -200,6 +201,15 @@ def _say_again(context: Context, left: Sequence[Job]) -> None:
         named = ", ".join(job.label for job in again[:_NAMED]) + (", ..." if len(again) > _NAMED else "")
         count = f"{len(again)} adapters are" if len(again) > 1 else "1 adapter is"
         line = f"{count} made again ({named}): made with other settings, rows or weights, or by other code of Tangora"
+        log.warning(line)
+        context.progress.note(line)
+
+
+def _say_stale(context: Context, left: Sequence[Job]) -> None:
+    """Name the tables and the report that are there, and are not of this recipe or this version."""
+    shown = [job for job in left if job.kind in ("tables", "report")]
+    if stale := [path.name for job in shown for path in job.files(context) if path.exists()]:
+        line = f"{', '.join(stale)}: of an earlier recipe or version; the command without --only makes them again"
         log.warning(line)
         context.progress.note(line)
 
