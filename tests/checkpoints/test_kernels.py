@@ -119,7 +119,9 @@ def made(method, block, lane, size):
     """The bytes that a lane writes, with their digest, or its error."""
     target, raw, weights, cutoffs, dtype = block
     record, sink = get(method), Collected()
-    fuser = Fuser(Computation(record, weights, {"density": 0.5} if record.cutoff else {}), sink, size)
+    parameters = {"density": 0.3} if record.after_thinning else {}
+    computation = Computation(record, weights, parameters, fingerprints=[str(i) for i in range(len(weights))])
+    fuser = Fuser(computation, sink, size)
     placement = Placement(target, 0, 0, dtype)
     try:
         fuser.run(placement, 0, target.entries, cutoffs if record.cutoff else None, lane(Memory(raw), target, size))
@@ -134,12 +136,15 @@ def plain(files, target, size):
 
 def compiled(method):
     record = get(method)
-    found = Kernels(kernels, "sum" if record.linear else record.after_trim)
+    found = Kernels(kernels, "sum" if record.linear else record.after_thinning)
     return lambda files, target, size: FastLane(files, len(target.parts), size, 4, found)
 
 
+METHODS = ["task_arithmetic", "magnitude_prune", "ties_per_tensor", "ties_sum", "dare", "dare_ties"]
+
+
 @pytest.mark.parametrize("hard", [False, True])
-@pytest.mark.parametrize("method", ["task_arithmetic", "magnitude_prune", "ties_per_tensor", "ties_sum"])
+@pytest.mark.parametrize("method", METHODS)
 def test_a_block_has_the_same_bytes_or_the_same_error(method, hard):
     @settings(max_examples=150, deadline=None)
     @given(blocks(hard), st.sampled_from([1, 7, 24]))
@@ -151,7 +156,7 @@ def test_a_block_has_the_same_bytes_or_the_same_error(method, hard):
     check()
 
 
-@pytest.mark.parametrize("method", ["task_arithmetic", "magnitude_prune", "ties_per_tensor", "ties_sum"])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("entries", [kernels.SPAN - 1, kernels.SPAN, 3 * kernels.SPAN + 5])
 def test_spans_change_nothing(method, entries):
     random = np.random.default_rng(entries)

@@ -131,7 +131,7 @@ BROKEN = [
     (replace(get("ties"), linear=True), "check_linearity", "linear=True, but"),
     (replace(get("task_arithmetic"), linear=False), "check_linearity", "linear=False, but"),
     (replace(get("ties"), granularity="element"), "check_granularity", "'element', but chunks differ"),
-    (replace(get("dare"), granularity="tensor"), "check_granularity", "declare 'element'"),
+    (replace(get("dare"), granularity="tensor", after_thinning=None), "check_granularity", "declare 'element'"),
     (replace(get("average"), homogeneous=True), "check_homogeneity", "homogeneous=True, but"),
     (replace(get("iso_c"), additive=True), "check_additivity", "additive=True, but"),
     (replace(get("iso_c"), identity=True), "check_identity", "identity=True, but one update"),
@@ -139,7 +139,11 @@ BROKEN = [
     (replace(get("magnitude_prune"), neutral={"density": 7.0}), "check_limits", "density must be in"),
     (replace(get("della"), symmetric=True), "check_symmetry", "symmetric=True, but the transposed updates"),
     (replace(get("tsv_m"), exact=True), "check_symmetry", "symmetric=True, but the transposed updates"),
-    (replace(get("ties_per_tensor"), after_trim="elected_sum"), "check_cutoffs", "after_trim='elected_sum', but"),
+    (
+        replace(get("ties_per_tensor"), after_thinning="elected_sum"),
+        "check_thinning",
+        "after_thinning='elected_sum', but",
+    ),
     (replace(get("average"), rule=lambda weights: list(weights)), "check_linearity", "the rule gives"),
 ]
 
@@ -160,10 +164,10 @@ def test_a_method_that_fails_in_its_own_way_is_named() -> None:
 
 def test_promises_are_checked_where_they_are_made() -> None:
     assert Promises(granularity="tensor").homogeneous
-    with pytest.raises(PluginError, match="no such after_trim, got 'product'"):
-        Promises(granularity="tensor", cutoff="density", after_trim="product")  # type: ignore[arg-type]
-    with pytest.raises(PluginError, match="after_trim is for a method with a cutoff"):
-        Promises(granularity="element", after_trim="sum")
+    with pytest.raises(PluginError, match="no such after_thinning, got 'product'"):
+        Promises(granularity="tensor", cutoff="density", after_thinning="product")  # type: ignore[arg-type]
+    with pytest.raises(PluginError, match="after_thinning is for a method that thins"):
+        Promises(granularity="element", after_thinning="sum")
     assert get("ties").granularity == "model"
     assert repr(get("ties")) == "Method('ties', model, density=0.2)"
 

@@ -368,6 +368,16 @@ def test_a_cutoff_names_the_parameter_that_decides_it() -> None:
     assert dict(get("mine").parameters) == {"share": 0.2}
 
 
+def dice(deltas: Tensor, *, weights: Tensor, uniforms: Tensor, keep: float = 0.2) -> Tensor:
+    """Somebody's method that draws."""
+    return deltas.sum(0)
+
+
+def test_a_thinning_by_draws_has_a_density() -> None:
+    with pytest.raises(PluginError, match="and draws, has a parameter density"):
+        register(dice, granularity="element", random=True, after_thinning="sum")
+
+
 @pytest.mark.parametrize(("function", "cutoff"), [(chosen, None), (chosen, "density"), (mine, "power")])
 def test_a_cutoff_that_the_signature_does_not_have(function: Callable[..., Any], cutoff: str | None) -> None:
     with pytest.raises(PluginError, match="names the parameter that decides it, and takes cutoffs=None"):

@@ -1,8 +1,8 @@
 """The choice between compiled kernels and passes of NumPy and torch, and the lane that calls the kernels.
 
 Kernels (`tangora.checkpoints.kernels`) need the extra ``fast``, and give the same bits in less time. They compute
-linear methods, and methods that declare `tangora.methods.Promises.after_trim`, for tensors stored in half precision or
-float32. A fusion by them needs no torch.
+linear methods, and methods that declare `tangora.methods.Promises.after_thinning`, for tensors stored in half precision
+or float32. Only random methods, whose numbers torch draws, then need torch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tangora.checkpoints.lane import Lane
 from tangora.checkpoints.plan import OutputPlan
 from tangora.checkpoints.select import Selection
 from tangora.methods import Method
-from tangora.methods._promises import AfterTrim
+from tangora.methods._promises import AfterThinning
 from tangora.storage.files import InputFiles
 from tangora.storage.floats import LARGEST, Array
 from tangora.storage.header import ITEMSIZE, Stored
@@ -42,7 +42,7 @@ class Kernels:
     """The compiled functions, and what a method makes of trimmed changes."""
 
     module: ModuleType
-    after_trim: AfterTrim
+    after_thinning: AfterThinning
 
 
 def kernels_for(plan: OutputPlan, method: Method, device: str) -> Kernels | None:
@@ -51,17 +51,17 @@ def kernels_for(plan: OutputPlan, method: Method, device: str) -> Kernels | None
     That is the case if the method or a dtype has no kernel, the inputs are small or adapters, the device is not the
     CPU, or numba is not installed, does not work here, or is switched off (``NUMBA_DISABLE_JIT=1``).
     """
-    after_trim: AfterTrim | None = "sum" if method.linear else method.after_trim
+    after_thinning: AfterThinning | None = "sum" if method.linear else method.after_thinning
     targets = [placement.target for placement in plan.placements]
     size = sum(stored.size for target in targets for stored in target.stored)
-    if after_trim is None or device != "cpu" or any(target.adapted for target in targets):
+    if after_thinning is None or device != "cpu" or any(target.adapted for target in targets):
         return None
     if size < (LEAST if method.linear else LEAST // 4):
         return None
     module = _loaded()
     if module is None or not plan.dtypes <= module.KINDS.keys() or (size < UNCACHED and not module.CACHED):
         return None
-    return Kernels(module, after_trim)
+    return Kernels(module, after_thinning)
 
 
 @cache
@@ -117,20 +117,29 @@ class FastLane(Lane):
         dtype: str,
         weights: Sequence[float],
         cutoffs: Sequence[float] | None = None,
+        draws: Array | None = None,
+        density: float = 0.0,
     ) -> memoryview | None:
         """Return the bytes of the merged entries ``[start, stop)`` in ``dtype``; None if one is not finite.
 
-        Without cutoffs it is the sum of the weighted changes.
+        Args:
+            target, start, stop: the entries.
+            dtype: of the result.
+            weights: one per model.
+            cutoffs, or draws and density: thin the changes. Without them it is the sum of the weighted changes.
         """
         module, count = self._kernels.module, stop - start
         kinds = self._read_all(target, start, stop)
         factors = np.array(weights, np.float64).astype(np.float32)
-        given = (self._stack, kinds, count, _bounds(cutoffs, self.tasks), factors, self._out)
+        plain = cutoffs is None and draws is None
+        drawn = np.empty((len(factors), 0), np.float32) if draws is None else np.ascontiguousarray(draws)
+        thinning = (_bounds(cutoffs, self.tasks), drawn, density if draws is not None else 0.0)
+        given = (self._stack, kinds, count, *thinning, factors, self._out)
         end = (module.KINDS[dtype], LARGEST[dtype])
-        if cutoffs is None or self._kernels.after_trim == "sum":
+        if plain or self._kernels.after_thinning == "sum":
             good = module.merge_sum(*given, *end)
         else:
-            good = module.merge_elected(*given, *end, self._kernels.after_trim == "elected_mean")
+            good = module.merge_elected(*given, *end, self._kernels.after_thinning == "elected_mean")
         return self._out[: count * ITEMSIZE[dtype]].data if good else None
 
     def count(self, target: Target, start: int, stop: int, selections: Sequence[Selection]) -> None:

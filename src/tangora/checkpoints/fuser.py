@@ -91,8 +91,12 @@ class Fuser:
         if self.computation.method.linear or target.mean:
             data = lane.merged(target, start, stop, placement.dtype, self._factors(target))
         else:
+            given: dict[str, Any] = {"cutoffs": cutoffs}
+            if self.computation.method.random:
+                draws = self._uniforms(target, start, stop, lane).numpy()
+                given = {"draws": draws, "density": self.computation.parameters["density"]}
             weights = self.computation.row(target.key)
-            data = lane.merged(target, start, stop, placement.dtype, weights, cutoffs)
+            data = lane.merged(target, start, stop, placement.dtype, weights, **given)
         return self._write(placement, start, stop, data, lane)
 
     def _update(

@@ -130,16 +130,44 @@ def _written(base: Array, update: Array, start: int, kind: int, limit: float, ou
 
 
 @_compiled
+def _changed(base: Array, row: Array, bound: float, draws: Array, density: float) -> int:
+    """Make a model's entries its thinned changes; return how many are not finite."""
+    wrong, share, zero = 0, _F32(density), _F32(0)
+    if density == 0:
+        for i in range(len(row)):
+            change = row[i] - base[i]
+            wrong += 0 if abs(change) < np.inf else 1
+            row[i] = zero if -bound <= change <= bound else change
+    else:
+        for i in range(len(row)):
+            change = row[i] - base[i]
+            wrong += 0 if abs(change) < np.inf else 1
+            row[i] = change / share if draws[i] < share else zero
+    return wrong
+
+
+@_compiled
 def merge_sum(
-    raw: Array, kinds: Array, count: int, bounds: Array, weights: Array, out: Array, kind: int, limit: float
+    raw: Array,
+    kinds: Array,
+    count: int,
+    bounds: Array,
+    draws: Array,
+    density: float,
+    weights: Array,
+    out: Array,
+    kind: int,
+    limit: float,
 ) -> bool:
-    """Write ``θ₀ + Σₜ wₜ·trim(θₜ − θ₀)``; return whether every entry is within the limit.
+    """Write ``θ₀ + Σₜ wₜ·thin(θₜ − θ₀)``; return whether every change is finite, and every entry within the limit.
 
     Args:
         raw: ``[1 + tasks, bytes]``: the base's entries, then every model's, in their dtypes.
         kinds: ``[1 + tasks]``: their `KINDS`.
         count: the number of entries.
         bounds: ``[tasks]`` in float32: changes of at most this magnitude are removed; negative removes none.
+        draws: ``[tasks, count]`` in float32: a change stays if its number is under the density, and is divided by it.
+        density: 0 if the bounds thin, and not the draws.
         weights: ``[tasks]`` in float32.
         out: receives the bytes.
         kind: the dtype to write.
@@ -153,10 +181,8 @@ def merge_sum(
         _read(raw[0], kinds[0], start, stop, base)
         for t in range(len(weights)):
             _read(raw[t + 1], kinds[t + 1], start, stop, row)
-            bound, weight = bounds[t], weights[t]
-            for i in range(stop - start):
-                change = row[i] - base[i]
-                row[i] = _F32(0) if -bound <= change <= bound else change
+            weight = weights[t]
+            wrong += _changed(base, row, bounds[t], draws[t, start:stop], density)
             if t == 0:
                 for i in range(stop - start):
                     total[i] = row[i] * weight
@@ -169,7 +195,17 @@ def merge_sum(
 
 @_compiled
 def merge_elected(
-    raw: Array, kinds: Array, count: int, bounds: Array, weights: Array, out: Array, kind: int, limit: float, mean: bool
+    raw: Array,
+    kinds: Array,
+    count: int,
+    bounds: Array,
+    draws: Array,
+    density: float,
+    weights: Array,
+    out: Array,
+    kind: int,
+    limit: float,
+    mean: bool,
 ) -> bool:
     """Do the same with TIES' election in place of the sum: the sum, or the mean, of the entries of the elected sign.
 
@@ -186,14 +222,12 @@ def merge_elected(
         _read(raw[0], kinds[0], start, start + length, base)
         ballot[:] = 0.0
         for t in range(len(weights)):
-            row, bound = rows[t, :length], bounds[t]
+            row = rows[t, :length]
             _read(raw[t + 1], kinds[t + 1], start, start + length, row)
+            wrong += _changed(base, row, bounds[t], draws[t, start : start + length], density)
             for i in range(length):
-                change = row[i] - base[i]
-                row[i] = _F32(0) if -bound <= change <= bound else change
                 ballot[i] += _F64(row[i])
         for i in range(length):
-            wrong += 0 if abs(ballot[i]) < np.inf else 1  # a change that is not finite is never removed
             sign[i] = (_F32(1) if ballot[i] > 0 else _F32(0)) - (_F32(1) if ballot[i] < 0 else _F32(0))
             total[i] = _F32(0)
             agreeing[i] = _F32(0)
@@ -262,7 +296,7 @@ def load() -> bool:
     for kind in KINDS.values():
         widen(raw[0, :4], kind, one[:1])
         narrow(one, kind, out[:4])
-    merge_sum(raw, kinds, 1, one, one, out, 0, 1.0)
-    merge_elected(raw, kinds, 1, one, one, out, 0, 1.0, True)
+    merge_sum(raw, kinds, 1, one, one[:, None], 0.0, one, out, 0, 1.0)
+    merge_elected(raw, kinds, 1, one, one[:, None], 0.0, one, out, 0, 1.0, True)
     count_inside(raw, kinds, 1, patterns, patterns, np.zeros((1, 1), _I32), *tallies)
     return True

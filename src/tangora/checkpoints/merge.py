@@ -161,7 +161,7 @@ def fuse_checkpoints(
     plan = make_plan(inputs.targets, dtype=kind, shard_size=size, block=block)
     kernels = kernels_for(plan, chosen, device)
     torches = not chosen.linear or "F16" in plan.dtypes or (plan.wide and "BF16" in plan.dtypes)
-    if kernels is None and torches:
+    if chosen.random or (kernels is None and torches):
         import torch  # noqa: F401  # deferred: linear methods do without; here, so that `plan.memory` measures it
     carried = carry(origin.folder, inputs.tokenizer, dict(zip(inputs.names, map(Path, models), strict=True)))
     lineage = {**inputs.lineage, "dtype": kind, "notes": [*inputs.notes, *carried.notes]}

@@ -8,11 +8,11 @@ from typing import Any, Literal, get_args
 
 from tangora.errors import PluginError
 
-__all__ = ["AfterTrim", "Granularity", "Promises", "Statistic"]
+__all__ = ["AfterThinning", "Granularity", "Promises", "Statistic"]
 
 Granularity = Literal["element", "tensor", "model"]
 Statistic = Literal["gram", "fisher"]
-AfterTrim = Literal["sum", "elected_sum", "elected_mean"]
+AfterThinning = Literal["sum", "elected_sum", "elected_mean"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +39,10 @@ class Promises:
             only to find the smallest one to keep. The function then takes ``cutoffs``, one magnitude per task (of the
             smallest entry that is kept in the tensor, or in the model, by ``granularity``). With them it works entry by
             entry; without them it computes them.
-        after_trim: for a method with a ``cutoff``: its result once the updates are trimmed, ``sum`` (``Σ wₜ ν̂ₜ``), or
-            the ``elected_sum`` or ``elected_mean`` of the entries that have the elected sign, as in TIES. The engine
-            may then compute it by compiled code, bit for bit.
+        after_thinning: for a method that first thins every update, by its ``cutoff``, or at random: an entry stays if
+            its uniform number is under the parameter ``density``, and is divided by it. What becomes of the thinned
+            updates ν̂ₜ: ``sum`` (``Σ wₜ ν̂ₜ``), or ``elected_sum`` or ``elected_mean`` of the entries that have the
+            elected sign, as in TIES. The engine may then compute it by compiled code, bit for bit.
         statistics: the statistics of the experts' data that the method needs, one tensor per task and tensor of the
             model: ``gram`` (second moments of a linear layer's inputs, ``[in, in]``) or ``fisher`` (diagonal Fisher
             information, shaped like the update). The function then takes ``statistics``, stacked, or None for a tensor
@@ -65,7 +66,7 @@ class Promises:
     random: bool = False
     tasks: int | None = None
     cutoff: str | None = None
-    after_trim: AfterTrim | None = None
+    after_thinning: AfterThinning | None = None
     statistics: Statistic | None = None
     by_rows: bool = False
     exact: bool = True
@@ -84,11 +85,11 @@ class Promises:
             raise PluginError("no such granularity", got=self.granularity, fix=_valid(Granularity))
         if self.statistics not in (None, *get_args(Statistic)):
             raise PluginError("no such statistics", got=self.statistics, fix=_valid(Statistic))
-        if self.after_trim not in (None, *get_args(AfterTrim)):
-            raise PluginError("no such after_trim", got=self.after_trim, fix=_valid(AfterTrim))
-        if self.after_trim and self.cutoff is None:
-            fix = "declare the cutoff too, or leave after_trim out"
-            raise PluginError("after_trim is for a method with a cutoff", got=self.after_trim, fix=fix)
+        if self.after_thinning not in (None, *get_args(AfterThinning)):
+            raise PluginError("no such after_thinning", got=self.after_thinning, fix=_valid(AfterThinning))
+        if self.after_thinning and (self.needs_whole or (self.cutoff is not None) == self.random):
+            fix = "declare a cutoff, or random=True and granularity='element', or leave after_thinning out"
+            raise PluginError("after_thinning is for a method that thins", got=self.after_thinning, fix=fix)
         if self.statistics and self.granularity == "model":
             fix = "declare granularity='tensor'"
             raise PluginError("statistics are given tensor by tensor", got=self.granularity, fix=fix)

@@ -281,6 +281,9 @@ def _parameters(name: str, function: Callable[..., Any], promised: Promises) -> 
     if ("cutoffs" in named) != declared or (cutoff and not declared) or named.get("cutoffs") is not None:
         rule = "a method with a cutoff names the parameter that decides it, and takes cutoffs=None"
         raise PluginError(f"{name}: {rule}", got=cutoff, where=_qualified(function))
+    if promised.after_thinning and promised.random and "density" not in parameters:
+        rule = "a method that declares after_thinning, and draws, has a parameter density"
+        raise PluginError(f"{name}: {rule}", got=list(parameters), where=_qualified(function))
     if bare := [k for k, v in parameters.items() if v is inspect.Parameter.empty]:
         raise PluginError(f"{name}: parameters need defaults", got=bare[0], where=_qualified(function))
     return parameters

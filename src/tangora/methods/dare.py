@@ -20,6 +20,7 @@ __all__ = ["dare", "dare_ties"]
     reference="arXiv:2311.03099",
     default_weight=0.3,
     random=True,
+    after_thinning="sum",
     limits={"density": DENSITY},
 )
 def dare(
@@ -65,6 +66,7 @@ def dare(
     reference="arXiv:2311.03099",
     default_weight=1.0,
     random=True,
+    after_thinning="elected_mean",
     limits={"density": DENSITY},
 )
 def dare_ties(

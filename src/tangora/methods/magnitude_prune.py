@@ -25,7 +25,7 @@ __all__ = ["magnitude_prune"]
     default_weight=0.3,
     limits={"density": DENSITY},
     cutoff="density",
-    after_trim="sum",
+    after_thinning="sum",
 )
 def magnitude_prune(
     deltas: Float[Tensor, " tasks *param"],

@@ -25,7 +25,7 @@ __all__ = ["ties", "ties_per_tensor", "ties_sum"]
     default_weight=1.0,
     limits={"density": DENSITY},
     cutoff="density",
-    after_trim="elected_mean",
+    after_thinning="elected_mean",
 )
 def ties(
     deltas: Float[Tensor, " tasks *param"],
@@ -76,7 +76,7 @@ def ties(
     default_weight=1.0,
     limits={"density": DENSITY},
     cutoff="density",
-    after_trim="elected_mean",
+    after_thinning="elected_mean",
 )
 def ties_per_tensor(
     deltas: Float[Tensor, " tasks *param"],
@@ -118,7 +118,7 @@ def ties_per_tensor(
     default_weight=0.3,
     limits={"density": DENSITY},
     cutoff="density",
-    after_trim="elected_sum",
+    after_thinning="elected_sum",
 )
 def ties_sum(
     deltas: Float[Tensor, " tasks *param"],

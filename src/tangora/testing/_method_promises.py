@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from tangora.methods import Method
-from tangora.methods._sparsity import trim
+from tangora.methods._sparsity import rescaled_samples, trim
 from tangora.methods._sums import elected_mean, elected_sum, weighted_sum
 from tangora.testing._method_inputs import (
     SHAPE,
@@ -40,9 +40,10 @@ __all__ = [
     "check_rows",
     "check_statistics",
     "check_symmetry",
+    "check_thinning",
 ]
 
-AFTER_TRIM = {"sum": weighted_sum, "elected_sum": elected_sum, "elected_mean": elected_mean}
+AFTER_THINNING = {"sum": weighted_sum, "elected_sum": elected_sum, "elected_mean": elected_mean}
 
 
 def check_granularity(method: Method) -> None:
@@ -175,12 +176,26 @@ def check_cutoffs(method: Method) -> None:
             f"with cutoffs, blocks of {dtype} differ from the unchunked result"
         )
         assert bool((unchunked == 0).any()), f"{method.cutoff}=0.3 drops nothing"
-        if method.after_trim is not None:
-            trimmed = [trim(delta, cutoff) for delta, cutoff in zip(deltas, cutoffs, strict=True)]
-            combined = AFTER_TRIM[method.after_trim](trimmed, weights).to(dtype)
-            assert torch.equal(combined, unchunked), f"after_trim={method.after_trim!r}, but it gives something else"
         refused = refusal(lambda: call(method, deltas, weights, cutoffs=cutoffs[:-1]))  # noqa: B023
         assert refused, "fewer cutoffs than tasks are not refused"
+
+
+def check_thinning(method: Method) -> None:
+    """Check that the result is what ``after_thinning`` makes of the thinned updates."""
+    if method.after_thinning is None:
+        return
+    for dtype in (torch.float32, torch.bfloat16):
+        deltas, density = stack(dtype=dtype), 0.3
+        weights, uniforms = weights_of(deltas), draws()
+        if method.random:
+            thinned = rescaled_samples(deltas, uniforms, density)
+            fused = call(method, deltas, weights, uniforms, density=density)
+        else:
+            cutoffs = [0.5, 1.0, 0.0, *[0.2] * len(deltas)][: len(deltas)]
+            thinned = [trim(delta, cutoff) for delta, cutoff in zip(deltas, cutoffs, strict=True)]
+            fused = call(method, deltas, weights, None, None, cutoffs=cutoffs)
+        expected = AFTER_THINNING[method.after_thinning](thinned, weights).to(dtype)
+        assert torch.equal(fused, expected), f"after_thinning={method.after_thinning!r}, but it gives something else"
 
 
 def check_statistics(method: Method) -> None:
