@@ -90,7 +90,7 @@ def raw_of(values, dtype):
         return numbers.astype({"F16": np.float16, "F32": np.float32}[dtype]).view(np.uint8)
 
 
-FEW = st.sampled_from([0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 1.5, 2.0, -2.0, 3.0, 1e-40, -1e-40, 6e-8, 1e-3])
+FEW = st.sampled_from([0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 1.5, 2.0, -2.0, 3.0, 1e-40, -1e-40, 6e-8, 1e-12])
 HARD = st.sampled_from([float("nan"), float("inf"), -float("inf"), 3.4e38, -3.4e38, 65504.0, -65504.0, 70000.0])
 ANY = st.floats(-1e4, 1e4, width=32)
 WEIGHT = st.sampled_from([0.0, 1.0, -1.0, 0.3, 0.1, 1e30, -2.5])
@@ -165,6 +165,31 @@ def test_spans_change_nothing(method, entries):
     stored = [Stored(name, "BF16", (entries,), Path(name), 0, 2 * entries) for name in names]
     block = (Target("w", stored[0], tuple(stored[1:])), raw, [1.0, 0.7, -2.0], [0.3, 0.8, 1.1], "BF16")
     assert made(method, block, compiled(method), entries) == made(method, block, plain, entries)
+
+
+def merged(method, values, **thinning):
+    """The float32 numbers that a kernel makes of tasks' changes from a base of zeros, by weights of 1."""
+    count = len(values[0])
+    raw = {"base": raw_of([0.0] * count, "F32"), **{str(i): raw_of(row, "F32") for i, row in enumerate(values)}}
+    base, *parts = (Stored(name, "F32", (count,), Path(name), 0, 4 * count) for name in raw)
+    target = Target("w", base, tuple(parts))
+    data = compiled(method)(Memory(raw), target, count).merged(target, 0, count, "F32", [1.0] * len(values), **thinning)
+    return np.frombuffer(data, np.float32).tolist()
+
+
+def test_an_election_is_by_sums_in_float64():
+    assert merged("ties", [[1.0], [1e-12], [-1.0]], cutoffs=[0.0] * 3) == [0.5]  # in float32 the sum would be zero
+    assert merged("ties", [[1.0], [0.0], [-1.0]], cutoffs=[0.0] * 3) == [0.0]
+
+
+def test_an_entry_stays_if_its_number_is_under_the_density():
+    draws = np.array([[0.5, np.nextafter(np.float32(0.5), np.float32(0)), 0.0, 0.9]], np.float32)
+    assert merged("dare", [[1.0, 1.0, -3.0, 1.0]], draws=draws, density=0.5) == [0.0, 2.0, -6.0, 0.0]
+
+
+def test_an_entry_stays_if_it_is_not_under_the_cutoff():
+    under = float(np.nextafter(np.float32(0.5), np.float32(0)))
+    assert merged("magnitude_prune", [[0.5, under, -0.5, -under]], cutoffs=[0.5]) == [0.5, 0.0, -0.5, 0.0]
 
 
 @settings(max_examples=100, deadline=None)
