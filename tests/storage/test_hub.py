@@ -234,7 +234,10 @@ def test_offline(hub: Hub, worker: Worker, offline: Worker) -> None:
     assert located(offline, "org/adapter") == located(worker, "org/adapter")
     text = refused(offline, "org/unknown")
     assert "no such folder here, and no complete copy in the Hub's cache, and HF_HUB_OFFLINE forbids" in text
-    assert "Unset HF_HUB_OFFLINE; or run the same command once where there is a network" in text
+    assert (
+        "Check the path; if it names a repository of the Hub, unset HF_HUB_OFFLINE; or run the same command once where there is a network"
+        in text
+    )
     expected = "OutputError: HF_HUB_OFFLINE forbids to ask the Hub at org/unknown. Unset it to push"
     assert offline(WRITTEN, name="org/unknown") == expected
 
@@ -266,7 +269,10 @@ def test_the_network_is_down(worker: Worker, hub: Hub, home: Path, tmp_path: Pat
         assert located(away, "org/adapter")[0] == place
         text = refused(away, "org/unknown")
         assert "no such folder here, and the Hub cannot be reached" in text
-        assert "at org/unknown, http://127.0.0.1:9. Check the network" in text
+        assert (
+            "at org/unknown, http://127.0.0.1:9. Check the path; if it names a repository of the Hub, check the network"
+            in text
+        )
         assert away(WRITTEN, name="org/unknown").startswith("OutputError: the Hub cannot be reached (")
     finally:
         away.close()

@@ -16,6 +16,7 @@ __all__ = ["Unreachable", "endpoint", "hub_errors", "is_offline", "offline", "up
 
 _LOG_IN = "log in with hf auth login, or set HF_TOKEN"
 _TRANSPORTS = ("requests", "httpx", "httpx2", "httpcore", "urllib3")  # of the versions of huggingface_hub
+_PATH = "check the path; if it names a repository of the Hub,"
 _NEITHER = "no such folder here, and"
 
 
@@ -84,7 +85,7 @@ def _reading(cause: Exception, reference: HubReference) -> FileError | None:
         return _answered(cause, reference)
     if isinstance(cause, (errors.LocalEntryNotFoundError, errors.FileMetadataError)) or _is_transport(cause):
         what = f"{_NEITHER} the Hub cannot be reached ({_line(cause)})"
-        fix = "check the network, a proxy, and HF_ENDPOINT if it is set"
+        fix = f"{_PATH} check the network, a proxy, and HF_ENDPOINT if it is set"
         return Unreachable(what, where=f"{reference}, {endpoint()}", fix=fix)
     return _of_cache(cause, reference) if isinstance(cause, OSError) else None
 
@@ -137,8 +138,8 @@ def _is_transport(cause: BaseException | None) -> bool:
 def offline(reference: HubReference) -> Unreachable:
     """Return the error for something that is not in the cache while requests are forbidden."""
     what = f"{_NEITHER} no complete copy in the Hub's cache, and HF_HUB_OFFLINE forbids to ask the Hub"
-    fix = "unset HF_HUB_OFFLINE; or run the same command once where there is a network, and keep its cache (HF_HOME); "
-    fix += "or, if another program has filled the cache, give the path of the snapshot's folder"
+    fix = f"{_PATH} unset HF_HUB_OFFLINE; or run the same command once where there is a network, and keep its cache "
+    fix += "(HF_HOME); or, if another program has filled the cache, give the path of the snapshot's folder"
     return Unreachable(what, where=reference, fix=fix)
 
 
