@@ -147,6 +147,8 @@ VARIANTS: dict[str, Variant] = {
         _rows(64, 200, **WARM), start=FOLLOWED
     ),
     "64 rows, 200 steps, temperature 2, from mean_norm": replace(_rows(64, 200, **WARM), start=NORMED),
+    "64 rows, 30 steps, temperature 2, rate 2e-3": _rows(64, 30, learning_rate=2e-3, **WARM),
+    "64 rows, 50 steps, temperature 2, rate 2e-3": _rows(64, 50, learning_rate=2e-3, **WARM),
     "64 rows, 200 steps, temperature 2, nothing held out": _rows(64, 200, held_out=0.0, **WARM),
     "64 rows, 400 steps, temperature 2, nothing held out": _rows(64, 400, held_out=0.0, recombined=2000, **WARM),
     "64 rows, 200 steps, temperature 4, nothing held out": _rows(64, 200, held_out=0.0, temperature=4.0),
