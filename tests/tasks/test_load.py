@@ -6,12 +6,14 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+import transformers
 from PIL import Image
 from torch.nn.functional import normalize
 
 from tangora.config.recipe import BaseConfig, TaskConfig
 from tangora.errors import DataError
 from tangora.tasks import load_base, load_task
+from tangora.tasks.images import image_processor
 
 COLORS = ["red", "green", "blue"]
 
@@ -174,6 +176,19 @@ def test_images_of_every_kind_give_the_same_pixels(image_base, image_data, image
         datasets.Dataset.from_dict(columns, features=features).to_parquet(files[split])
     encoded = load_task(TaskConfig(name="p", source={"parquet": files}, labels=COLORS), image_base, 0)
     assert torch.equal(encoded.splits["test"].inputs["pixel_values"], arrays)
+
+
+def test_images_need_no_torchvision(tiny_clip, monkeypatch):
+    class Placeholder:
+        """What stands at this name in transformers 5.4 if torchvision is not installed."""
+
+        @classmethod
+        def from_pretrained(cls, *_, **__):
+            raise ImportError("AutoImageProcessor requires the Torchvision library")
+
+    monkeypatch.setattr(transformers, "AutoImageProcessor", Placeholder)
+    loaded = image_processor(BaseConfig(family="image-zero-shot", model=str(tiny_clip)))
+    assert type(loaded).__name__ == "CLIPImageProcessorPil"
 
 
 def test_gray_images(image_base, tmp_path):

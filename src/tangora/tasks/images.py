@@ -59,9 +59,11 @@ def load(config: BaseConfig) -> ZeroShotBase:
 def image_processor(config: BaseSettings) -> Any:
     """Load the image processor of a checkpoint."""
     require("vision", purpose="a model of images")
-    import transformers  # deferred: it takes a second to import
+    # Deferred: it takes a second to import. Not from transformers itself: the name there demands torchvision in 5.4 and
+    # some later versions, which name a class of torchvision's in that module's text; Pillow's processors need none.
+    from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-    return processor(transformers.AutoImageProcessor, config, backend="pil")
+    return processor(AutoImageProcessor, config, backend="pil")
 
 
 def features(backbone: nn.Module, batch: Batch) -> Float[Tensor, "batch dim"]:
