@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tangora.adapters.adapter import Adapter
-from tangora.support.threads import in_threads
+from tangora.support.threads import alone, in_threads
 from tangora.updates.task_vector import Dense, LowRank, TaskVector
 
 
@@ -61,3 +61,17 @@ def test_the_bytes_of_a_saved_adapter_do_not_depend_on_the_number_of_threads(tmp
         files.append((tmp_path / str(count) / "adapter_model.safetensors").read_bytes())
     torch.set_num_threads(before)
     assert files[0] == files[1] == files[2]
+
+
+def test_scipy_that_is_loaded_inside_threads_works_in_one_thread():
+    from threadpoolctl import threadpool_info
+
+    def loaded(item):
+        import scipy.linalg  # noqa: F401
+
+        with alone():
+            return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+
+    for counts in in_threads(loaded, range(4)):
+        assert counts
+        assert set(counts) == {1}

@@ -29,6 +29,7 @@ from tangora.storage.architecture import stored_folder
 from tangora.storage.checkpoint import open_base
 from tangora.storage.hub import located
 from tangora.support.hub import source_of
+from tangora.updates.digests import digests
 from tangora.updates.task_vector import LowRank, TaskVector, Update
 from tangora.updates.text import joined, tensor_digest
 
@@ -154,8 +155,8 @@ class Adapter:
     def fingerprint(self) -> str:
         """Sha-256 (hex) of the updates, as they are factored, of parameters saved whole and of settings of modules."""
         total = hashlib.sha256()
-        for site in sorted(self.updates):
-            total.update(joined(site, self.updates[site].digest()).encode())
+        for site, digest in digests(self.updates):
+            total.update(joined(site, digest).encode())
         for name, value in sorted(self.whole.items()):
             total.update(joined("whole", name, tuple(value.shape), tensor_digest(value)).encode())
         if self.metadata.modules is not None:  # the same tensors are another function with other settings

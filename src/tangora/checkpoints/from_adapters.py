@@ -25,7 +25,6 @@ from tangora.fusion.lineage import unproved_base
 from tangora.fusion.sources import SourceAdapter
 from tangora.methods import get
 from tangora.storage.checkpoint import Checkpoint
-from tangora.support.threads import in_threads
 
 if TYPE_CHECKING:
     from tangora.adapters.adapter import Adapter
@@ -48,7 +47,7 @@ def gather_adapters(base: Checkpoint, folders: Sequence[str | os.PathLike[str]],
     heads, same_base = request.heads, request.same_base
     fusion = Fusion(list(folders), request.space, seed=request.seed, same_base=same_base, base=split, heads=heads)
     refuse_adapted_rows(fusion.adapters, split)
-    prints = in_threads(lambda adapter: adapter.fingerprint, fusion.adapters)
+    prints = [adapter.fingerprint for adapter in fusion.adapters]
     if (streamed := _streamed(split, fusion, request)) is not None:
         targets = streamed
         computation = recorded = computation_of(request, prints, [target.site for target in targets if target.site])

@@ -13,7 +13,7 @@ from tangora.support.threads import in_threads
 from tangora.updates.range_finder import leading_within
 from tangora.updates.ranks import check_bound, least_rank, spectrum
 from tangora.updates.task_vector import LowRank, TaskVector, Update
-from tangora.updates.truncation import prepare, split
+from tangora.updates.truncation import split
 
 __all__ = ["ERROR", "Rank", "check_rank", "cut_to"]
 
@@ -48,7 +48,6 @@ def cut_to(fused: Adapter, rank: Rank, error: float, errors: Mapping[str, float]
 
 
 def _within(fused: Adapter, bound: float) -> Adapter:
-    prepare()
     sites = list(fused.updates)
     cut = dict(zip(sites, in_threads(lambda site: _least(fused.updates[site], bound), sites), strict=True))
     updates = {site: update for site, (update, _) in cut.items()}

@@ -15,6 +15,7 @@ from tangora.fusion.computation import Computation
 from tangora.fusion.contract import Coordinates
 from tangora.fusion.uniforms import drawn
 from tangora.support.threads import in_threads
+from tangora.updates.short_sums import combine_to_rank
 from tangora.updates.task_vector import Dense, LowRank, TaskVector, Update, combine
 
 __all__ = ["Engine"]
@@ -47,7 +48,7 @@ class Engine:
         def one(name: str) -> tuple[Update, float]:
             coefficients = computation.coefficients(self._site(name))
             present = [(v[name], c) for v, c in zip(self._vectors, coefficients, strict=True) if name in v]
-            return combine([u for u, _ in present], [c for _, c in present]).compress(rank)
+            return combine_to_rank([u for u, _ in present], [c for _, c in present], rank)
 
         names = self._names()
         return dict(zip(names, in_threads(one, names), strict=True))

@@ -32,7 +32,6 @@ from tangora.storage.checkpoint import open_base
 from tangora.storage.hub import located
 from tangora.support.names import names_of, numbered
 from tangora.support.seams import ROUTERS
-from tangora.support.threads import in_threads
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -194,7 +193,7 @@ class Fusion:
         whole, kept = self.whole(chosen, table, given)
         space = self._space_for(chosen)
         statistics = match(self.statistics, chosen, space, self.adapters, self.names)
-        prints = in_threads(lambda adapter: adapter.fingerprint, self.adapters) if chosen.random else []
+        prints = [adapter.fingerprint for adapter in self.adapters] if chosen.random else []
         computation = Computation(chosen, table, given, self.seed, prints)
         at_once = rank if rank != "auto" and space_of(space).plain and self._can_truncate_sites(chosen) else None
         coordinates = self._coordinates_in(space)

@@ -55,10 +55,11 @@ class Routes:
 
 
 def _truncated(engine: Engine, computation: Computation, rank: int) -> tuple[TaskVector, dict[str, float]]:
-    prepare()
     if computation.method.linear:
+        prepare(update for vector in engine.coordinates.vectors for update in vector.values())
         results = engine.linear_truncated(computation, rank)
     else:
+        prepare()
         results = engine.dense(computation, lambda update: update.compress(rank))
     return TaskVector({n: u for n, (u, _) in results.items()}), {n: error for n, (_, error) in results.items()}
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache, partial
 from typing import TypeVar
 
 import torch
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["in_threads"]
+__all__ = ["alone", "in_threads"]
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
+_lock = threading.Lock()
 
 
 def in_threads(function: Callable[[_In], _Out], items: Sequence[_In]) -> list[_Out]:
@@ -33,6 +36,16 @@ def in_threads(function: Callable[[_In], _Out], items: Sequence[_In]) -> list[_O
             return list(pool.map(function, items))
     finally:
         torch.set_num_threads(threads)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Do something with SciPy in one thread, if it may have been loaded only after `in_threads` was called.
+
+    One thread of the program does so at a time: the limit is that of the library, not of the thread.
+    """
+    with _lock, _controller("scipy.linalg" in sys.modules).limit(limits=1, user_api="blas"):
+        yield
 
 
 @cache

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["Factors", "Term", "stack"]
+__all__ = ["Factors", "Pair", "Term", "products", "stacked"]
 
 
 class Factors(Protocol):
@@ -41,22 +41,33 @@ class Factors(Protocol):
         """Width of the factors, an upper bound of the matrix rank."""
 
 
-Term: TypeAlias = tuple[float, tuple[Tensor, Tensor]]
-"""The coefficient of one product, and its factors b ``[out, r]`` and a ``[r, in]``."""
+Pair: TypeAlias = tuple[Tensor, Tensor]
+"""The factors of one product: b ``[out, r]`` and a ``[r, in]``."""
+
+Term: TypeAlias = tuple[float, Pair]
+"""The coefficient of one product, and its factors."""
 
 _B, _A = 0, 1
+_OF_NUMPY = (torch.float32, torch.float16, torch.float64)
 _Key: TypeAlias = tuple[Hashable, ...]
 
 
-def stack(terms: Iterable[Term]) -> tuple[Tensor, Tensor]:
-    """Return factors ``b, a`` of ``Σ cₜ bₜ aₜ``, of the smallest rank that shared factors allow.
+def products(terms: Sequence[tuple[Factors, float]]) -> tuple[list[Pair], float]:
+    """Return pairs ``b, a`` and a scaling s with ``s Σ b a = Σ cₜ · updateₜ``, as few as shared factors allow.
 
-    Terms are taken one at a time, so an iterator that reads them from files holds only what the result needs.
+    Factors in files are read one term after the other, and a shared one is kept once.
     """
-    sums = [_sum(group) for group in _groups(terms)]
-    if len(sums) == 1:
-        return sums[0]
-    return torch.cat([b for b, _ in sums], 1), torch.cat([a for _, a in sums], 0)
+    scalings = {factors.scaling for factors, _ in terms}
+    common = scalings.pop() if len(scalings) == 1 else 1.0  # outside, so that factors stay as they are if they can
+    each = ((c if common == f.scaling else c * f.scaling, (f.b, f.a)) for f, c in terms)
+    return [_sum(group) for group in _groups(each)], common
+
+
+def stacked(pairs: Sequence[Pair]) -> Pair:
+    """Return ``[b₁ | b₂ | …]`` and ``[a₁ ; a₂ ; …]``."""
+    if len(pairs) == 1:
+        return pairs[0]
+    return torch.cat([b for b, _ in pairs], 1), torch.cat([a for _, a in pairs], 0)
 
 
 def _groups(terms: Iterable[Term]) -> list[list[Term]]:
@@ -95,7 +106,7 @@ def _groups(terms: Iterable[Term]) -> list[list[Term]]:
     return groups
 
 
-def _sum(group: list[Term]) -> tuple[Tensor, Tensor]:
+def _sum(group: list[Term]) -> Pair:
     b, a = group[0][1]
     if all(pair[_A] is a for _, pair in group):
         return _weighted([(c, pair[_B]) for c, pair in group]), a
@@ -116,6 +127,8 @@ def _weighted(terms: Sequence[tuple[float, Tensor]]) -> Tensor:
 
 
 def _first_row(factor: Tensor) -> _Key:
+    if factor.device.type == "cpu" and factor.dtype in _OF_NUMPY:  # three times as fast as below
+        return factor.shape, factor.dtype, factor.detach().numpy()[:1].tobytes()
     # not `contiguous`, which leaves a column of one entry its strides
     row = factor.detach()[:1].clone(memory_format=torch.contiguous_format)
     return factor.shape, factor.dtype, row.view(torch.uint8).cpu().numpy().tobytes()

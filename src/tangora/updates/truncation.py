@@ -9,45 +9,77 @@ If a route would lose digits on its input, the slower one is used instead.
 from __future__ import annotations
 
 import math
+import threading
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["core_values", "prepare", "split", "thin_svd", "truncate_factors", "truncate_matrix", "whole_svd"]
+from tangora.support.threads import alone
+
+if TYPE_CHECKING:
+    from tangora.updates.update import Update
+
+__all__ = [
+    "core_values",
+    "prepare",
+    "split",
+    "thin_svd",
+    "truncate_factors",
+    "truncate_matrix",
+    "truncate_sum",
+    "whole_svd",
+]
 
 # Singular values from a Gram matrix have an error of eps·s₁²/sᵢ; below this ratio it would be visible in float32.
 _GRAM_FLOOR = 1e-5
 # Lanczos pays where the matrix is large and few values are wanted.
 _LANCZOS_SIZE, _LANCZOS_SHARE = 384, 0.1
+# Numbers in float64 that a thread may keep the memory of.
+_KEPT = 2**22
 
 Parts = tuple[Float[Tensor, "out rank"], Float[Tensor, " rank"], Float[Tensor, "rank in"], float]
 """The left vectors, singular values and right vectors that are kept, and the relative error of the truncation."""
 
 
-def prepare() -> None:
-    """Load SciPy before truncations run in threads: they limit the threads of libraries that are loaded by then."""
-    import scipy.sparse.linalg  # noqa: F401  # deferred: SciPy takes a third of a second, and most fusions truncate nothing
+def prepare(updates: Iterable[Update] | None = None) -> None:
+    """Load SciPy before truncations run in threads: they limit the threads of libraries that are loaded by then.
+
+    Factors are truncated without SciPy: if ``updates`` are given and all have factors, nothing is loaded.
+    """
+    if updates is None or any(update.factors() is None for update in updates):
+        import scipy.sparse.linalg  # noqa: F401  # deferred: SciPy takes a third of a second, and factors need none
 
 
 def truncate_factors(b: Float[Tensor, "out r"], a: Float[Tensor, "r in"], rank: int) -> Parts:
-    """Return the leading ``rank`` singular triplets of ``b @ a``, in float64.
+    """Return the leading ``rank`` singular triplets of ``b @ a``, in float64; see `truncate_sum`."""
+    return truncate_sum([(b, a)], rank)
 
-    With ``bᵀb = LLᵀ``, the squares of the singular values are the eigenvalues of ``Lᵀ(aaᵀ)L``; from an eigenvector w,
-    ``u = b(aaᵀ)Lw / s²`` and ``vᵀ = uᵀba / s``.
+
+def truncate_sum(
+    pairs: Sequence[tuple[Float[Tensor, "out r"], Float[Tensor, "r in"]]], rank: int, scaling: float = 1.0
+) -> Parts:
+    """Return the leading ``rank`` singular triplets of ``scaling * sum_t b_t @ a_t``, in float64.
+
+    The sum is ``b @ a`` with ``b = [b₁ | b₂ | …]`` and ``a = [a₁ ; a₂ ; …]``. With ``bᵀb = LLᵀ``, the squares of the
+    singular values are the eigenvalues of ``Lᵀ(aaᵀ)L``; from an eigenvector w, ``u = b(aaᵀ)Lw / s²`` and
+    ``vᵀ = uᵀba / s = (Lw)ᵀa / s``.
     """
-    b, a = b.double(), a.double()
-    gram_b, gram_a = _product(b.T, b), _product(a, a.T)
-    root = _root(gram_b)
-    squares, vectors = torch.linalg.eigh(root.T @ gram_a @ root)
+    b, a = _wide("b", [b for b, _ in pairs], 1), _wide("a", [a for _, a in pairs], 0)
+    if scaling != 1.0:
+        a *= scaling
+    gram_a, root = _product(a, a.T), _root(_product(b.T, b))
+    squares, vectors = torch.linalg.eigh(_product(_product(root.T, gram_a), root))
     squares = squares.flip(0).clamp(min=0)
     values = squares[:rank].sqrt()
     if not bool(values[-1] > _GRAM_FLOOR * values[0]):
         return _by_qr(b, a, rank)
-    chosen = vectors.flip(1)[:, :rank]
-    left = _product(b, gram_a @ (root @ chosen) / squares[:rank])
-    right = _product(chosen.T @ root.T / values[:, None], a)
+    chosen = _product(root, vectors[:, -rank:].flip(1))  # Lw
+    left = _product(b, _product(gram_a, chosen) / squares[:rank])
+    right = _product(chosen.T / values[:, None], a)
     total = float(squares.sum())
     return left, values, right, math.sqrt(float(squares[rank:].sum()) / total)
 
@@ -95,9 +127,43 @@ def thin_svd(matrix: Float[Tensor, "out in"]) -> tuple[Tensor, Tensor, Tensor]:
     except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
         from scipy.linalg import svd  # deferred: SciPy takes a third of a second, and most fusions truncate nothing
 
-        parts = svd(matrix.detach().cpu().numpy(), full_matrices=False, lapack_driver="gesvd")
+        with alone():  # threads that were started without SciPy do not limit its own
+            parts = svd(matrix.detach().cpu().numpy(), full_matrices=False, lapack_driver="gesvd")
         u, s, vh = (torch.from_numpy(part).to(matrix.device) for part in parts)
     return u, s, vh
+
+
+class _Memory(threading.local):
+    """What a thread uses for one sum after the other: new pages take the system longer than it takes to fill them."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Tensor] = {}
+
+    def tensor(self, name: str, shape: Sequence[int]) -> Tensor:
+        """Return a tensor of float64, whose numbers are arbitrary; it is valid until the next of this name."""
+        size = math.prod(shape)
+        memory = self._kept.get(name)
+        if memory is None or len(memory) < size:
+            memory = torch.empty(size, dtype=torch.float64)
+            if size <= _KEPT:
+                self._kept[name] = memory
+        return memory[:size].view(*shape)
+
+
+_memory = _Memory()
+
+
+def _wide(name: str, parts: Sequence[Tensor], along: int) -> Tensor:
+    """Return the parts side by side in float64, on the CPU in the memory of this name."""
+    if any(part.device.type != "cpu" for part in parts):
+        return torch.cat(list(parts), along).double()
+    shape = list(parts[0].shape)
+    shape[along] = sum(part.shape[along] for part in parts)
+    whole, at = _memory.tensor(name, shape), 0
+    for part in parts:
+        whole.narrow(along, at, part.shape[along]).copy_(part.detach())
+        at += part.shape[along]
+    return whole
 
 
 def _product(x: Float[Tensor, "m k"], y: Float[Tensor, "k n"]) -> Float[Tensor, "m n"]:

@@ -16,9 +16,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tangora.errors import ArgumentError, FusionError
-from tangora.updates.sharing import Factors, stack
+from tangora.updates.sharing import Factors, products, stacked
 from tangora.updates.text import joined, number_digest, sizes, tensor_digest
-from tangora.updates.truncation import split, truncate_factors, truncate_matrix, whole_svd
+from tangora.updates.truncation import split, truncate_matrix, truncate_sum, whole_svd
 
 __all__ = ["Dense", "Factors", "LowRank", "Update", "combine"]
 
@@ -78,7 +78,8 @@ class Update(Protocol):
         b, a = mine.b.double(), mine.a.double()
         if theirs is None:
             return mine.scaling * float(((b.T @ other.dense().double()) * a).sum())
-        product = ((b.T @ theirs.b.double()) * (a @ theirs.a.double().T)).sum()
+        their_b, their_a = (b, a) if theirs is mine else (theirs.b.double(), theirs.a.double())
+        product = ((b.T @ their_b) * (a @ their_a.T)).sum()
         return mine.scaling * theirs.scaling * float(product)
 
     def norm(self) -> float:
@@ -105,7 +106,7 @@ class Update(Protocol):
             u, s, vh, error = truncate_matrix(matrix, kept)
             return LowRank(*split(u, s, vh, matrix.dtype)), error
         b = factors.b
-        u, s, vh, error = truncate_factors(b, factors.a.double() * factors.scaling, kept)
+        u, s, vh, error = truncate_sum([(b, factors.a)], kept, factors.scaling)
         return LowRank(*split(u, s, vh, b.dtype)), error
 
     def __add__(self, other: Update) -> Update:
@@ -271,19 +272,12 @@ def combine(updates: Sequence[Update], coefficients: Sequence[float]) -> Update:
         return terms[0][0].scaled(terms[0][1])
     low_rank = [(factors, c) for u, c in terms if (factors := u.factors()) is not None]
     if len(low_rank) == len(terms):
-        return _combine_low_rank(low_rank)
+        pairs, common = products(low_rank)
+        return LowRank(*stacked(pairs), common)
     total = terms[0][0].dense() * terms[0][1]
     for update, c in terms[1:]:
         total = torch.add(total, update.dense(), alpha=c)
     return Dense(total)
-
-
-def _combine_low_rank(terms: Sequence[tuple[Factors, float]]) -> LowRank:
-    scalings = {factors.scaling for factors, _ in terms}
-    common = scalings.pop() if len(scalings) == 1 else 1.0  # outside, so that factors stay as they are if they can
-    # A generator, so that factors in files are read one term after the other, and a shared A is kept once.
-    products = ((c if common == f.scaling else c * f.scaling, (f.b, f.a)) for f, c in terms)
-    return LowRank(*stack(products), common)
 
 
 def _matrix(tensor: Tensor) -> Float[Tensor, "out in"]:

@@ -57,9 +57,7 @@ class Smile:
     ) -> Adapter:
         """Return the routed adapter; see `tangora.routing.contract.Router`."""
         from tangora.routing.assembly import Routed, expert_sites, routed_adapter  # deferred: torch
-        from tangora.updates.truncation import prepare
 
-        prepare()
         sites: dict[str, Routed] = {}
         gates: dict[str, Gate] = {}
         for site, updates in expert_sites(experts).items():
