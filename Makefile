@@ -124,7 +124,8 @@ $(DOCS)/.installed: docs/_code/requirements.txt constraints.txt
 	$(DOCS)/bin/python $(PIP_INSTALL) -c constraints.txt -r docs/_code/requirements.txt
 	@touch $@
 
-# The ends of the ranges in pyproject.toml; ARGS='--torch torch==2.13.0+cpu' for one torch, such as a build for CPUs.
+# The ends of the ranges in pyproject.toml; ARGS='--edges oldest --python python3.10' for one end on another Python, and
+# ARGS='--torch torch==2.13.0+cpu' for one torch, such as a build for CPUs.
 compat: setup-dev
 	$(BIN)/python tests/compat.py --pip='$(PIP_FLAGS)' $(ARGS)
 

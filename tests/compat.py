@@ -2,17 +2,19 @@
 
     make compat                                    # both, with torch's oldest and newest too
     make compat ARGS='--torch torch==2.13.0+cpu'   # one torch for both, such as a build for CPUs
+    make compat ARGS='--edges oldest --python python3.10'               # one end, on another Python
+    make compat ARGS='--edges newest --python python3.12 python3.13'    # one end on each of two
 
-An environment is made beside the checkout (``.venv-compat-oldest``), and kept. Everything else has the versions that
-pip chooses for it. A part of the suite runs, of every layer that calls these packages. The versions and what passed go
-to ``benchmarks/results/compat.json`` and to the table in docs/install.md.
+An environment is made beside the checkout for each end and Python (``.venv-compat-oldest-3.10``), and kept. Everything
+else has the versions that pip chooses for it. Every module is imported, and a part of the suite runs, of every layer
+that calls these packages. The versions and what passed go to ``benchmarks/results/compat.json`` and to the table in
+docs/install.md, a row for each end and Python; rows of earlier calls stay.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
 import re
 import subprocess
 import sys
@@ -32,6 +34,7 @@ RESULT, PAGE = ROOT / "benchmarks" / "results" / "compat.json", ROOT / "docs" / 
 VARIED = ("torch", "transformers", "peft")
 TOOLS = ("pytest", "pytest-timeout", "hypothesis", "pyyaml", "packaging")
 EXTRAS = "train,report,text,lm,vision,gguf"
+EDGES = ("oldest", "newest")
 TESTS = (
     "tests/test_api.py",
     "tests/fusion/test_verification.py",
@@ -41,26 +44,78 @@ TESTS = (
     "tests/tasks/test_classifiers_page.py",
     "tests/tasks/test_language_page.py",
 )
+# Run in an environment. What fails in there for want of a package that no extra of EXTRAS brings is left out.
+IMPORTS = """
+import importlib, json, pkgutil, sys, traceback
+import tangora
+imported, broken = 0, []
+for module in pkgutil.walk_packages(tangora.__path__, "tangora."):
+    if module.name.endswith(".__main__"):
+        continue
+    try:
+        importlib.import_module(module.name)
+        imported += 1
+    except Exception as error:
+        absent = isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in {"numba", "ray"}
+        if not absent:
+            traceback.print_exc()
+            broken.append(module.name)
+print(json.dumps({"imported": imported, "broken": broken}))
+"""
 
 
 def main() -> None:
-    """Test both ends, and write what was found."""
+    """Test each end on each Python, and write what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--edges", nargs="+", choices=["oldest", "newest"], default=["oldest", "newest"])
+    parser.add_argument("--edges", nargs="+", choices=EDGES, default=EDGES)
+    parser.add_argument("--python", nargs="+", default=[sys.executable], help="interpreters, each for every end")
     parser.add_argument("--torch", help="one requirement for both ends, such as torch==2.13.0+cpu")
     parser.add_argument("--folder", type=Path, default=ROOT, help="where the environments are made")
     parser.add_argument("--pip", default="", help="further options of pip")
     given = parser.parse_args()
-    before = json.loads(RESULT.read_text(encoding="utf-8"))["edges"] if RESULT.is_file() else {}
-    found = {edge: tested(edge, given.folder, given.torch, given.pip.split()) for edge in given.edges}
-    edges = {edge: {**before, **found}[edge] for edge in ("oldest", "newest") if edge in {**before, **found}}
-    document = {"command": "make compat", "tests": list(TESTS), "edges": edges}
+    pythons = {python: version_of(python) for python in given.python}
+    document = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.is_file() else {"edges": {}}
+    document = {"command": "make compat", "tests": list(TESTS), "edges": document["edges"]}
+    found = {}
+    for edge in given.edges:
+        for python, version in pythons.items():
+            name = f"{edge}/{version.rpartition('.')[0]}"
+            found[name] = tested(edge, python, version, given.folder, given.torch, given.pip.split())
+            document["edges"] = in_order({**document["edges"], **found})
+            written(document)
+    print(table(document["edges"]), end="")
+    sys.exit(any(edge["failed"] or edge["broken"] or not edge["passed"] for edge in found.values()))
+
+
+def version_of(python: str) -> str:
+    """Return the version of an interpreter, such as 3.10.13; end with an error if it cannot be run."""
+    try:
+        ask = [python, "-c", "import platform; print(platform.python_version())"]
+        return subprocess.run(ask, check=True, capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError) as error:
+        sys.exit(f"--python {python}: it cannot be run ({error}); give an interpreter's path, or a name on PATH")
+
+
+def in_order(edges: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the rows with the oldest end first, and at each end the oldest Python first.
+
+    >>> list(in_order({"newest/3.9": {}, "oldest/3.12": {}, "oldest/3.9": {}}))
+    ['oldest/3.9', 'oldest/3.12', 'newest/3.9']
+    """
+
+    def place(name: str) -> tuple[int, list[int]]:
+        edge, _, python = name.partition("/")
+        return EDGES.index(edge), [int(part) for part in python.split(".")]
+
+    return {name: edges[name] for name in sorted(edges, key=place)}
+
+
+def written(document: dict[str, Any]) -> None:
+    """Write the results, and the table between the markers of the page."""
     RESULT.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     marked = re.compile(r"(<!-- compat:begin -->\n).*?(<!-- compat:end -->)", re.DOTALL)
-    text = PAGE.read_text(encoding="utf-8")
-    PAGE.write_text(marked.sub(lambda match: match[1] + table(edges) + match[2], text), encoding="utf-8")
-    print(table(edges), end="")
-    sys.exit(any(edge["failed"] or not edge["passed"] for edge in found.values()))
+    text, rows = PAGE.read_text(encoding="utf-8"), table(document["edges"])
+    PAGE.write_text(marked.sub(lambda match: match[1] + rows + match[2], text), encoding="utf-8")
 
 
 def requirements(edge: str, torch: str | None) -> Iterator[str]:
@@ -79,20 +134,24 @@ def requirements(edge: str, torch: str | None) -> Iterator[str]:
             yield f"{requirement.name}=={lower}"
 
 
-def tested(edge: str, folder: Path, torch: str | None, options: list[str]) -> dict[str, Any]:
-    """Install one end, run the tests there, and return the versions and what passed."""
-    place = folder / f".venv-compat-{edge}"
-    python = place / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
-    pip = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--quiet", "--upgrade", *options]
+def tested(
+    edge: str, interpreter: str, version: str, folder: Path, torch: str | None, options: list[str]
+) -> dict[str, Any]:
+    """Install one end, import everything and run the tests there, and return the versions and what passed."""
+    place = folder / f".venv-compat-{edge}-{version.rpartition('.')[0]}"
+    python = str(place / "bin" / "python")
+    if not Path(python).exists():
+        subprocess.run([interpreter, "-m", "venv", str(place)], check=True)
+    pip = [python, "-m", "pip", "install", "--disable-pip-version-check", "--quiet", "--upgrade", *options]
     subprocess.run([*pip, *requirements(edge, torch), *TOOLS, f"{ROOT}[{EXTRAS}]"], check=True)
-    command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *TESTS]
+    asked = subprocess.run([python, "-c", IMPORTS], cwd=folder, check=True, stdout=subprocess.PIPE, text=True)
+    imports = json.loads(asked.stdout.splitlines()[-1])
+    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *TESTS]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     print(ran.stdout[-3000:])
     ask = f"from importlib.metadata import version; print(*[version(name) for name in {VARIED!r}])"
-    versions = subprocess.run([str(python), "-c", ask], check=True, capture_output=True, text=True).stdout.split()
-    return {"python": platform.python_version(), **dict(zip(VARIED, versions, strict=True)), **counted(ran.stdout)}
+    versions = subprocess.run([python, "-c", ask], check=True, capture_output=True, text=True).stdout.split()
+    return {"python": version, **dict(zip(VARIED, versions, strict=True)), **imports, **counted(ran.stdout)}
 
 
 def counted(output: str) -> dict[str, int]:
@@ -108,10 +167,12 @@ def counted(output: str) -> dict[str, int]:
 
 def table(edges: dict[str, dict[str, Any]]) -> str:
     """Return the lines between the markers."""
-    rows = [("", "Python", *VARIED, "tests passed", "failed")]
+    rows = [("", "Python", *VARIED, "modules imported", "tests passed", "failed")]
     rows.append(tuple("---" for _ in rows[0]))
     for name, edge in edges.items():
-        rows.append((name, edge["python"], *(edge[one] for one in VARIED), str(edge["passed"]), str(edge["failed"])))
+        modules = f"{edge['imported']} of {edge['imported'] + len(edge['broken'])}"
+        numbers = (modules, str(edge["passed"]), str(edge["failed"]))
+        rows.append((name.partition("/")[0], edge["python"], *(edge[one] for one in VARIED), *numbers))
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 

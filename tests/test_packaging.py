@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -233,6 +234,18 @@ def test_both_ends_of_the_ranges_are_what_compat_installs():
     assert list(compat.requirements("oldest", "torch==2.13.0+cpu"))[1] == "torch==2.13.0+cpu"
     assert compat.counted("..s. [ 80%]\nFE    [100%]\n") == {"passed": 3, "failed": 2, "skipped": 1}
     assert all((ROOT / name).is_file() for name in compat.TESTS)
+    with pytest.raises(SystemExit, match=r"--python no-such-python: it cannot be run .* give an interpreter's path"):
+        compat.version_of("no-such-python")
+
+
+def test_the_table_of_versions_is_the_measured_one():
+    import compat
+
+    edges = json.loads(compat.RESULT.read_text(encoding="utf-8"))["edges"]
+    assert compat.table(edges) in compat.PAGE.read_text(encoding="utf-8")
+    assert list(edges) == list(compat.in_order(edges))
+    mixed = {"newest/3.9": {}, "oldest/3.10": {}, "oldest/3.9": {}}
+    assert list(compat.in_order(mixed)) == ["oldest/3.9", "oldest/3.10", "newest/3.9"]
 
 
 def test_hooks_are_local():
