@@ -12,6 +12,7 @@ import json
 import os
 import re
 import resource
+import socket
 import sys
 import tempfile
 import time
@@ -23,6 +24,7 @@ __all__ = ["FOLDER", "cells", "cleaned", "execute", "names", "notebook"]
 
 FOLDER = Path(__file__).parents[1] / "tutorials"
 HOME = "/home/me"  # stands for the folder in which a notebook was executed
+HOST = "host"  # stands for the name of the machine
 _MARK = re.compile(r"^# %%(?P<kind>| \[markdown\])$", re.MULTILINE)
 _COMMAND = re.compile(r"^(\s*)# (?=[!%])", re.MULTILINE)
 _CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -147,7 +149,13 @@ def _plain(text: str, folder: Path) -> str:
     """Leave what a terminal would show at the end of each line."""
     text = _CODES.sub("", text).replace("\r\n", "\n")
     text = "\n".join(line.rpartition("\r")[2].rstrip() for line in text.split("\n") if not _TIMED.search(line))
-    return text.replace(str(folder), HOME)
+    return _without_host(text.replace(str(folder), HOME))
+
+
+def _without_host(text: str) -> str:
+    """Replace the name of this machine; in a column, the next one stays in its place."""
+    name = rf"(?<![\w.-]){re.escape(socket.gethostname())}(?![\w-])(  +)?"
+    return re.sub(name, lambda found: f"{HOST} ".ljust(len(found[0])) if found[1] else HOST, text)
 
 
 def write(name: str) -> None:
