@@ -102,13 +102,13 @@ def test_outputs_are_cleaned(tutorials, tmp_path):
 def test_the_name_of_the_machine_is_replaced_and_columns_stay(tutorials, tmp_path, monkeypatch):
     monkeypatch.setattr("socket.gethostname", lambda: "gpu-07.lab")
     made = tutorials.notebook("# %%\n1\n")
-    printed = "driver: gpu-07.lab, process 3\ndigits  gpu-07.lab  31\nended on gpu-07.lab.\nmy-gpu-07.lab, gpu-07.labs\n"
+    printed = "driver: gpu-07.lab, process 3\ndigits  gpu-07.lab  31\non gpu-07.lab.\nmy-gpu-07.lab, gpu-07.labs\n"
     made["cells"][0]["outputs"] = [{"output_type": "stream", "name": "stdout", "text": printed}]
     (output,) = tutorials.cleaned(made, tmp_path)["cells"][0]["outputs"]
     assert output["text"].splitlines() == [
         "driver: host, process 3",
         "digits  host        31",
-        "ended on host.",
+        "on host.",
         "my-gpu-07.lab, gpu-07.labs",
     ]
 
