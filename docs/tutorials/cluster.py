@@ -66,8 +66,7 @@ with open("cluster.yaml", "w") as file:
 import subprocess
 
 COMMAND = "tangora run cluster.yaml --executor ray --address auto --out run"
-printed = open("printed.txt", "w")
-driver = subprocess.Popen(COMMAND.split(), stdout=printed, stderr=subprocess.STDOUT)
+driver = subprocess.Popen(COMMAND.split(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 # %% [markdown]
 # ## Look at it
@@ -113,7 +112,7 @@ cluster.remove_node(nodes[1], allow_graceful=False)
 driver.wait()
 
 # %%
-# !grep "ray:\|tune" run/run.log | cut -c 1-200
+# !grep "ready\|begun\|has ended\|lora · [a-z]*: done" run/run.log | cut -c 12-110
 
 # %%
 # !tangora status run
@@ -127,7 +126,8 @@ driver.wait()
 # %%
 from pathlib import Path
 
-subprocess.run("tangora run cluster.yaml --out alone --quiet".split(), check=True)
+ALONE = "tangora run cluster.yaml --out alone --quiet"
+subprocess.run(ALONE.split(), check=True, stdout=subprocess.DEVNULL)
 alone = Path("alone")
 compared = [alone / "scores.csv", *sorted(alone.glob("adapters/*/*/*.safetensors"))]
 for path in compared:
