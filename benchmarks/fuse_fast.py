@@ -53,7 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.result.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     found = json.loads(options.result.read_text(encoding="utf-8"))
     peers = json.loads((HERE / "results" / "fuse-cpu.json").read_text(encoding="utf-8"))["samples"]
-    before, _, rest = options.docs.read_text(encoding="utf-8").partition(BEGIN)
+    before, begin, rest = options.docs.read_text(encoding="utf-8").partition(BEGIN)
+    if not begin or END not in rest:
+        raise SystemExit(f"{options.docs}: need {BEGIN} and, after it, {END}")
     text = f"{before}{BEGIN}\n{section(found, peers)}\n{END}{rest.partition(END)[2]}"
     options.docs.write_text(text, encoding="utf-8")
 
@@ -109,14 +111,18 @@ def section(found: dict[str, Any], peers: dict[str, Any]) -> str:
     versions = ", ".join(f"{package} {version}" for package, version in found["versions"].items())
     load = ", ".join(f"{about[key][0]:.1f}" for key in ("load_before", "load_after"))
     floor = floor_of(found)
-    rows = ["| | wall, s | processor, s | peak, MiB | times as fast | of the floor |", "|---" + "|---:" * 5 + "|"]
+    rows = [
+        "| | wall, s | processor, s | peak, MiB | times as fast | by processor time | of the floor |",
+        "|---" + "|---:" * 6 + "|",
+    ]
     for method, samples in found["samples"].items():
         for which, label in (("without", "without"), ("with", "**with `fast`**")):
             wall, processor, peak = (
                 median(sample[key] for sample in samples[which]) for key in ("seconds", "cpu_seconds", "peak")
             )
             cells = [f"{LABELS[method]}: {label}", f"{wall:.1f}", f"{processor:.1f}", f"{peak / MIB:.0f}"]
-            cells += [_interval(ratios(samples)) if which == "with" else "–", f"{floor / wall:.0%}"]
+            times = [_interval(ratios(samples, key)) if which == "with" else "–" for key in ("seconds", "cpu_seconds")]
+            cells += [*times, f"{floor / wall:.0%}"]
             rows.append("| " + " | ".join(cells) + " |")
     head = (
         f"{about['cpu']}, {about['cores']} cores; load before and after: {load}. {versions}. {found['date'][:10]}, "
@@ -144,10 +150,10 @@ def goals(found: dict[str, Any], peers: dict[str, Any]) -> list[str]:
     return lines
 
 
-def ratios(samples: dict[str, list[dict[str, float]]]) -> list[float]:
+def ratios(samples: dict[str, list[dict[str, float]]], key: str = "seconds") -> list[float]:
     """How many times as fast the kernels are, round by round, in order of size."""
     pairs = zip(samples["without"], samples["with"], strict=True)
-    return sorted(without["seconds"] / fast["seconds"] for without, fast in pairs)
+    return sorted(without[key] / fast[key] for without, fast in pairs)
 
 
 def floor_of(found: dict[str, Any]) -> float:
