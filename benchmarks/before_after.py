@@ -7,7 +7,8 @@
 Both checkouts do the same work on the same inputs, in processes that take turns (before, after, after, before, ...).
 Printed are ratios after / before, pair by pair: their median, and the smallest and largest. A ratio above 1 is slower.
 A work is a whole process, from the interpreter's start to its end, or training steps inside one (`step_worker.py`), or
-columns of tangent adapters (`sweep.py`), by each checkout's own script.
+columns of tangent adapters (`sweep.py`), by each checkout's own script, or
+adapters in memory that are cut to a rank (`memory/svd`), as in `fuse_adapters.py`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -42,20 +44,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not (trees["before"] / "src" / "tangora").is_dir():
         parser.error(f"{options.before} is no checkout of Tangora")
     with tempfile.TemporaryDirectory() as folder:
-        works = _works(Path(folder), options.layers)
+        works = _works(Path(folder), options.layers, options.works)
         if unknown := sorted({*(options.works or ())} - set(works)):
             parser.error(f"no such work: {', '.join(unknown)}; there are: {', '.join(works)}")
         samples = {name: _paired(works[name], trees, options.rounds, name) for name in options.works or works}
     if options.result:
-        options.result.write_text(json.dumps({"rounds": options.rounds, "samples": samples}, indent=1) + "\n")
+        about = {"rounds": options.rounds, "layers": options.layers, "threads": options.threads}
+        about |= {"cores": os.cpu_count(), "load": os.getloadavg()[0], "python": platform.python_version()}
+        about |= {"revisions": {which: _revision(tree) for which, tree in trees.items()}}
+        options.result.write_text(json.dumps({**about, "samples": samples}, indent=1) + "\n")
 
 
-def _works(folder: Path, layers: int) -> dict[str, Callable[[Path], dict[str, float]]]:
-    """Name -> what measures it once in a checkout."""
+def _revision(tree: Path) -> str:
+    command = ["git", "-C", str(tree), "log", "-1", "--format=%H", "--", "src"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def _works(folder: Path, layers: int, wanted: Sequence[str] | None) -> dict[str, Callable[[Path], dict[str, float]]]:
+    """Name -> what measures it once in a checkout; inputs are made for those that are wanted."""
     adapters, models = folder / "adapters", folder / "models"
     make = f"import fuse_adapters, pathlib; fuse_adapters.make(pathlib.Path({str(adapters)!r}), {layers})"
     _run([sys.executable, "-c", make])
-    _run([sys.executable, "fuse_work.py", str(models), "--layers", str(layers)])
+    if wanted is None or any(name.startswith("full/") for name in wanted):
+        _run([sys.executable, "fuse_work.py", str(models), "--layers", str(layers)])
     ours, all_models = sorted(map(str, adapters.iterdir())), sorted(map(str, models.glob("*")))
     cut = ["--weights", "1.0", "--rank", "16", "--no-verify"]
     commands = {
@@ -73,6 +84,7 @@ def _works(folder: Path, layers: int) -> dict[str, Callable[[Path], dict[str, fl
     for name, command in commands.items():
         out = folder / "out" if "fuse" in command else None
         works[name] = lambda tree, command=command, out=out: _process(tree, command, out)
+    works["memory/svd"] = lambda tree: _memory(tree, adapters)
     for contender in CONTENDERS:
         works[f"step/{contender}"] = lambda tree, contender=contender: _steps(tree, contender)
     works["sweep"] = lambda tree: _sweep(tree, folder / "sweep.json")
@@ -115,6 +127,22 @@ def _process(tree: Path, command: Sequence[str], out: Path | None) -> dict[str, 
         shutil.rmtree(out)
     peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return {"seconds": seconds, "processor": usage.ru_utime + usage.ru_stime, "peak, MiB": peak / 2**20}
+
+
+def _memory(tree: Path, adapters: Path) -> dict[str, float]:
+    """Seconds of wall clock and processor of eight adapters in memory, cut by SVD, after imports."""
+    code = f"""
+import json, time
+from pathlib import Path
+import tangora
+adapters = [tangora.load(Path({str(adapters)!r}, f"a{{i}}")) for i in range(8)]
+tangora.fuse([adapters[0], adapters[0]], weights=1.0, rank=1)
+clock, processor = time.perf_counter(), time.process_time()
+tangora.fuse(adapters, weights=1.0, rank=16)
+print(json.dumps({{"seconds": time.perf_counter() - clock, "processor": time.process_time() - processor}}))
+"""
+    found: dict[str, float] = json.loads(_run([sys.executable, "-c", code], tree).splitlines()[-1])
+    return found
 
 
 def _steps(tree: Path, contender: str) -> dict[str, float]:
