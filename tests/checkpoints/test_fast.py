@@ -24,6 +24,7 @@ def kernels(monkeypatch):
     """The kernels, for inputs of any size."""
     pytest.importorskip("numba")
     monkeypatch.setattr(fast, "LEAST", 0)
+    monkeypatch.setattr(fast, "LEAST_THINNED", 0)
     monkeypatch.setattr(fast, "UNCACHED", 0)
     return importlib.import_module("tangora.checkpoints.kernels")
 
@@ -33,6 +34,7 @@ def both(root, monkeypatch, base, folders, *arguments, **options):
     made = []
     for name, least in (("with", 0), ("without", 2**62)):
         monkeypatch.setattr(fast, "LEAST", least)
+        monkeypatch.setattr(fast, "LEAST_THINNED", least)
         try:
             merged = fuse_checkpoints(base, folders, root / name / "out", *arguments, **options)
             assert merged.compiled == (least == 0)
@@ -124,6 +126,7 @@ def test_a_run_that_was_killed_goes_on_without_the_kernels(tmp_path, monkeypatch
     base, folders, *_ = family(tmp_path)
     (expected, _) = both(tmp_path, monkeypatch, base, folders, "ties", shard_size=700)
     monkeypatch.setattr(fast, "LEAST", 0)
+    monkeypatch.setattr(fast, "LEAST_THINNED", 0)
     calls = iter(range(4))
 
     def dying(self, *arguments):
@@ -165,6 +168,7 @@ def test_small_inputs_and_what_has_no_kernel_do_without_numba(tmp_path, monkeypa
     monkeypatch.setattr(fast, "_loaded", refuse_to_load)
     assert not fuse_checkpoints(base, folders, tmp_path / "small").compiled
     monkeypatch.setattr(fast, "LEAST", 0)
+    monkeypatch.setattr(fast, "LEAST_THINNED", 0)
     assert not fuse_checkpoints(base, folders, tmp_path / "method", "consensus").compiled
 
 
@@ -184,6 +188,7 @@ def anew():
 @pytest.mark.usefixtures("anew")
 def test_without_numba_everything_works(tmp_path, monkeypatch):
     monkeypatch.setattr(fast, "LEAST", 0)
+    monkeypatch.setattr(fast, "LEAST_THINNED", 0)
     monkeypatch.setattr(fast, "find_spec", lambda name: None)
     base, folders, *_ = family(tmp_path, 2)
     assert not fuse_checkpoints(base, folders, tmp_path / "out", "ties").compiled
@@ -242,7 +247,7 @@ def test_ties_by_kernels_does_without_torch(tmp_path):
 import sys
 from pathlib import Path
 from tangora.checkpoints import fast, fuse_checkpoints
-fast.LEAST = fast.UNCACHED = 0
+fast.LEAST = fast.LEAST_THINNED = fast.UNCACHED = 0
 root = Path({str(tmp_path)!r})
 models = [root / "m0", root / "m1", root / "m2"]
 for method in ("task_arithmetic", "ties", "ties_per_tensor", "magnitude_prune"):

@@ -26,10 +26,13 @@ from tangora.storage.files import InputFiles
 from tangora.storage.floats import LARGEST, Array
 from tangora.storage.header import ITEMSIZE, Stored
 
-__all__ = ["LEAST", "UNCACHED", "FastLane", "Kernels", "kernels_for"]
+__all__ = ["LEAST", "LEAST_THINNED", "UNCACHED", "FastLane", "Kernels", "kernels_for"]
 
-LEAST = 2**30
-"""Bytes of inputs below which loading numba takes longer than it saves; a quarter if that saves loading torch too."""
+LEAST = 2**32
+"""Bytes of inputs of a linear method below which loading numba takes longer than it saves: at 2 GB it still did."""
+
+LEAST_THINNED = 2**28
+"""The same of the other methods, which would load torch without kernels."""
 
 UNCACHED = 2**34
 """The same if numba can keep no compiled code, so that every process compiles it."""
@@ -56,7 +59,7 @@ def kernels_for(plan: OutputPlan, method: Method, device: str) -> Kernels | None
     size = sum(stored.size for target in targets for stored in target.stored)
     if after_thinning is None or device != "cpu" or any(target.adapted for target in targets):
         return None
-    if size < (LEAST if method.linear else LEAST // 4):
+    if size < (LEAST if method.linear else LEAST_THINNED):
         return None
     module = _loaded()
     if module is None or not plan.dtypes <= module.KINDS.keys() or (size < UNCACHED and not module.CACHED):
