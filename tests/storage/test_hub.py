@@ -234,10 +234,7 @@ def test_offline(hub: Hub, worker: Worker, offline: Worker) -> None:
     assert located(offline, "org/adapter") == located(worker, "org/adapter")
     text = refused(offline, "org/unknown")
     assert "no such folder here, and no complete copy in the Hub's cache, and HF_HUB_OFFLINE forbids" in text
-    assert (
-        "Check the path; if it names a repository of the Hub, unset HF_HUB_OFFLINE; or run the same command once where there is a network"
-        in text
-    )
+    assert "Check the path; if it names a repository of the Hub, unset HF_HUB_OFFLINE; or run the same command" in text
     expected = "OutputError: HF_HUB_OFFLINE forbids to ask the Hub at org/unknown. Unset it to push"
     assert offline(WRITTEN, name="org/unknown") == expected
 
