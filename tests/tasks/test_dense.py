@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,8 +15,9 @@ from torch.nn.functional import interpolate
 
 import tangora
 from tangora import cli
-from tangora.errors import ArgumentError, DataError, RecipeError
+from tangora.errors import ArgumentError, DataError, ModelError, RecipeError
 from tangora.evaluation.evaluator import Result, ScoreStore
+from tangora.tasks.dense.base import stages_of
 from tangora.tasks.dense.inputs import geometry
 from tangora.tasks.dense.problems import problem_of
 from tangora.tasks.dense.readout import interpolation
@@ -57,6 +59,21 @@ def test_an_adapter_and_a_decoder_learn_maps_and_predict_them_from_the_folder(ki
 def test_the_shapes_of_stages_are_found(base):
     assert base.pixels == (16, 16)
     assert base.stages == ((8, 8, 8), (16, 4, 4), (32, 2, 2))
+
+
+def test_a_transformers_that_loses_the_finest_stage_of_swin_is_refused():
+    sides = (8, 4, 2, 2)  # of a Swin whose stages are seen after merging, as in transformers 5.4
+    output = SimpleNamespace(
+        last_hidden_state=torch.zeros(1, 4, 32),
+        reshaped_hidden_states=[torch.zeros(1, 8, side, side) for side in sides],
+    )
+
+    def backbone(**_):
+        return output
+
+    backbone.config = SimpleNamespace(model_type="swin")
+    with pytest.raises(ModelError, match=r"after their patches are merged .*pip install --upgrade 'transformers<6'"):
+        stages_of(backbone, torch.zeros(1, 3, 16, 16), 3)
 
 
 def test_networks_without_stages_give_layers_in_their_places(tiny_vit):

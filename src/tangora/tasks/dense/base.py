@@ -79,7 +79,7 @@ def stages_of(backbone: nn.Module, pixels: Tensor, levels: int) -> list[Tensor]:
         levels: the number of layers of a network without stages.
 
     Raises:
-        ModelError: its outputs have no place in the image.
+        ModelError: its outputs have no place in the image, or the installed transformers cannot give Swin's.
     """
     config: Any = backbone.config
     options = {"output_hidden_states_before_downsampling": True} if config.model_type == "swin" else {}
@@ -87,6 +87,10 @@ def stages_of(backbone: nn.Module, pixels: Tensor, levels: int) -> list[Tensor]:
     last = output.last_hidden_state
     reshaped = getattr(output, "reshaped_hidden_states", None)
     if reshaped is not None:
+        # transformers 5.4 takes the option without a word, and gives what the next stage reads: the finest is lost.
+        if options and len(reshaped) > 2 and reshaped[1].shape[2:] != reshaped[0].shape[2:]:
+            what = "the installed transformers gives Swin's stages only after their patches are merged"
+            raise ModelError(what, where="base.model", fix="run: pip install --upgrade 'transformers<6'")
         return [*reshaped[1:-1], _in_place(last, tuple(reshaped[-1].shape[2:]))]
     hidden = output.hidden_states
     if hidden[-1].ndim == 4:
