@@ -17,6 +17,8 @@ from tangora.runs.runner import run as run_recipe
 from tangora.support.validation import validate
 from tiny_run import recipe_for
 
+pytestmark = pytest.mark.drawn
+
 POLISH = {
     "rank": 3,
     "rows": 16,

@@ -46,6 +46,8 @@ def test_the_folder_gives_the_logits_of_the_adapter(kind, to, bases, adapters, t
     assert (config["r"], config["lora_alpha"] / config["r"], config["use_rslora"]) == (4, exported.scaling, False)
     assert not config["rank_pattern"]
     assert not config["alpha_pattern"]
+    named = config_of(adapters[kind])["base_model_name_or_path"]
+    assert config["base_model_name_or_path"] == named, "stock peft finds the base by it"
     shapes = {name: tuple(t.shape) for name, t in load_file(tmp_path / "out" / "adapter_model.safetensors").items()}
     assert all(shape["lora_A" not in name] == 4 for name, shape in shapes.items())
     assert exported.difference <= SAME

@@ -129,7 +129,7 @@ def fuse_checkpoints(
         space: for adapters, see `tangora.fuse`.
         same_base: treat adapters with different base names as adapters of one base model.
         heads: how to treat adapters' ``modules_to_save`` that differ, see `tangora.fuse`.
-        threads: the number of threads; if None, one per processor, but at most 8.
+        threads: the number of threads; if None, ``OMP_NUM_THREADS``, or else one per processor, but at most 8.
         block: the number of entries of a tensor that are computed at a time.
         device: ``cpu``, or ``cuda`` to stream blocks through a GPU.
         overwrite: replace an output that exists.
@@ -289,7 +289,8 @@ def _dtype(name: str | None) -> str | None:
 def _threads(count: int | None) -> int:
     if count is None:
         available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return min(_THREADS, available)
+        given = os.environ.get("OMP_NUM_THREADS", "")
+        return int(given) if given.isdigit() and int(given) > 0 else min(_THREADS, available)
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise ArgumentError("threads must be a whole number of at least 1", got=count, where="fuse.threads")
     return count

@@ -54,7 +54,7 @@ AllowMissing = Annotated[
 ]
 Threads = Annotated[
     int | None,
-    typer.Option("--threads", help="Default: the processors, at most 8.", rich_help_panel=_MACHINE),
+    typer.Option("--threads", help="Default: OMP_NUM_THREADS, or the processors, at most 8.", rich_help_panel=_MACHINE),
 ]
 Device = Annotated[str, typer.Option("--device", help="cpu or cuda.", rich_help_panel=_MACHINE)]
 DryRun = Annotated[

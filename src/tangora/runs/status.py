@@ -117,7 +117,10 @@ def _plan(run: Path) -> tuple[dict[str, Any], int]:
     """Return the list of jobs, and when it was written."""
     path = plan_file(run)
     if not path.is_file():
-        what = "no run was started here, or by an earlier version" if run.is_dir() else "no such folder"
+        if not run.is_dir():
+            fix = "give the folder of a run; one that was started a moment ago makes it once everything is imported"
+            raise FileError("no such folder", where=run, fix=fix)
+        what = "no run was started here, or by an earlier version"
         fix = "give the folder of a run; tangora jobs RUN reads those of earlier versions"
         raise FileError(what, where=run, fix=fix)
     listed, started = read_json(path), path.stat().st_mtime_ns

@@ -48,6 +48,12 @@ class ServedBase:
         return str(listed[0]) if isinstance(listed, list) and listed else ""
 
     @property
+    def place(self) -> str:
+        """What a command names it by: an absolute path, or its name on the Hub."""
+        folder = Path(self.name)
+        return str(folder.absolute()) if folder.is_dir() else self.name
+
+    @property
     def ties(self) -> bool:
         """Whether the output layer is the input embedding, by the configuration or by the default of its kind."""
         stated = self.config.get("tie_word_embeddings")

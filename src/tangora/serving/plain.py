@@ -57,7 +57,7 @@ def plain_lora(adapter: Adapter, to: str) -> tuple[Adapter, list[str]]:
         )
     updates = cast("Mapping[str, Update]", content_of(adapter).updates)  # a dense update becomes factors
     plain = replace(adapter, updates=updates, records={})
-    return plain.with_details(config=_config(adapter.config), initial=None), notes
+    return plain.with_details(config=_config(adapter.config, adapter.metadata.base.model), initial=None), notes
 
 
 def _more_than_factors(adapter: Adapter, site: str, update: Any) -> str | None:
@@ -70,13 +70,14 @@ def _more_than_factors(adapter: Adapter, site: str, update: Any) -> str | None:
     return "a convolution" if site in adapter.kernels else None
 
 
-def _config(config: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _config(config: Mapping[str, Any] | None, base: str | None) -> dict[str, Any] | None:
     if config is None:
         return None
+    named = {"base_model_name_or_path": config.get("base_model_name_or_path") or base}
     kept = {key: config[key] for key in _KEPT if config.get(key) is not None}
     if isinstance(config.get("target_modules"), (list, tuple)) and not any(config.get(key) for key in _SELECTING):
         kept["target_modules"] = list(config["target_modules"])
-    return {"peft_type": "LORA", "bias": "none", **kept}
+    return {"peft_type": "LORA", "bias": "none", **named, **kept}
 
 
 def refuse_whole(adapter: Adapter, to: str) -> None:

@@ -61,7 +61,7 @@ def image_processor(config: BaseSettings) -> Any:
     require("vision", purpose="a model of images")
     # Deferred: it takes a second to import. Not from transformers itself: the name there demands torchvision in 5.4 and
     # some later versions, which name a class of torchvision's in that module's text; Pillow's processors need none.
-    from transformers.models.auto.image_processing_auto import AutoImageProcessor
+    from transformers.models.auto.image_processing_auto import AutoImageProcessor  # deferred: see above
 
     return processor(AutoImageProcessor, config, backend="pil")
 

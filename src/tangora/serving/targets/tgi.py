@@ -80,7 +80,7 @@ def _write(order: Order) -> Written:
         raise ArgumentError(what, got=path, where="--out", fix="choose an --out without them")
     difference = write_folder(order)
     setting = f"LORA_ADAPTERS={shlex.quote(f'{order.name}={path}')}"
-    command = shlex.join(["text-generation-launcher", "--model-id", order.model or order.base.name])
+    command = shlex.join(["text-generation-launcher", "--model-id", order.model or order.base.place])
     return Written((f"{setting} {command}",), difference, "stock peft")
 
 

@@ -86,7 +86,7 @@ def _write(order: Order) -> Written:
     assert factors is not None
     rank = max_lora_rank(factors.rank)
     module = f"{order.name}={order.out.resolve()}"
-    words = ["vllm", "serve", order.model or order.base.name, "--enable-lora", "--max-lora-rank", str(rank)]
+    words = ["vllm", "serve", order.model or order.base.place, "--enable-lora", "--max-lora-rank", str(rank)]
     return Written((shlex.join([*words, "--lora-modules", module]),), difference, "stock peft")
 
 
