@@ -28,8 +28,8 @@ from tangora.storage.header import ITEMSIZE, Stored
 
 __all__ = ["LEAST", "LEAST_THINNED", "UNCACHED", "FastLane", "Kernels", "kernels_for"]
 
-LEAST = 2**32
-"""Bytes of inputs of a linear method below which loading numba takes longer than it saves: at 2 GB it still did."""
+LEAST = 2**34
+"""Bytes of inputs of a linear method from which its kernels are used: with 4.7 GB, loading numba took what they saved."""
 
 LEAST_THINNED = 2**28
 """The same of the other methods, which would load torch without kernels."""
