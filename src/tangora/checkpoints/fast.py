@@ -29,7 +29,7 @@ from tangora.storage.header import ITEMSIZE, Stored
 __all__ = ["LEAST", "LEAST_THINNED", "UNCACHED", "FastLane", "Kernels", "kernels_for"]
 
 LEAST = 2**34
-"""Bytes of inputs of a linear method from which its kernels are used: with 4.7 GB, loading numba took what they saved."""
+"""Bytes of inputs from which kernels of linear methods are used: with 4.7 GB, loading numba took what they saved."""
 
 LEAST_THINNED = 2**28
 """The same of the other methods, which would load torch without kernels."""
