@@ -104,9 +104,12 @@ def on_page_content(content: str, page: Any, config: Any, files: Files) -> str:
     def equation(match: re.Match[str]) -> str:
         latex, block = html.unescape(match[2]), match[1] == "div"
         try:
-            return _in_unicode(convert(latex, display="block" if block else "inline"))
+            made = _in_unicode(convert(latex, display="block" if block else "inline"))
         except Exception as cause:
             raise PluginError(f"an equation of {page.file.src_uri} is no LaTeX: {latex}: {cause!r}") from cause
+        if unknown := re.search(r"\\[A-Za-z]+", made):  # a command that the converter does not know is left as it is
+            raise PluginError(f"an equation of {page.file.src_uri} would be shown with {unknown[0]}: {latex}")
+        return made
 
     return re.sub(r'<(span|div) class="arithmatex">\\[\[(](.*?)\\[\])]</\1>', equation, content, flags=re.DOTALL)
 
