@@ -45,7 +45,9 @@ class PolishOptions(Options):
             "--rank", "-r", min=0, help="Largest rank of a site; 0: that of the start, or for entries full rank."
         ),
     ] = 16
-    rows: Annotated[int, typer.Option("--rows", min=2, help="Most rows per task; see labels below.")] = 256
+    rows: Annotated[
+        int, typer.Option("--rows", min=2, help="Most rows per task; their labels count with --set labels=SHARE.")
+    ] = 256
     steps: Annotated[int, typer.Option("--steps", min=0, help="Optimizer steps; each sees every task.")] = 100
     settings: Annotated[
         list[str] | None,

@@ -142,6 +142,8 @@ class PolishSettings(Frozen):
             raise ValueError("a tangent student starts from the fusion: leave initial out")
         if self.steps == 0 and (self.objective, self.initial) != ("answers", "layers"):
             raise ValueError("nothing is trained in 0 steps: set steps, or initial: layers, without objective")
+        if self.steps == 0 and self.labels:
+            raise ValueError("the closed form reads no labels: set steps, or leave labels out")
         return self
 
     @model_validator(mode="after")
