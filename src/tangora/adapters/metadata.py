@@ -136,11 +136,10 @@ class PolishedInfo(_Frozen):
     ``start`` is the fingerprint of the adapter that it started from, or ``random``; ``start_error`` the relative
     error of its truncation; ``left_out`` lists parameters that LoRA cannot hold. ``experts`` maps tasks to
     fingerprints, ``rows`` tasks to numbers of rows of ``split``, and ``recombined`` tasks to numbers of rows that were
-    made of parts of these. ``before`` and ``after`` contain the mean
-    divergence from each task's expert, in nats, on ``measured_on`` rows; with labels (``settings``), its weighted mean
-    with their cross-entropy. ``step`` is the step with the weights that
-    were kept, ``mass`` the mean probability of the tokens that were kept of a vocabulary, and ``cut_error`` the
-    relative error, of outputs, of a result that was cut to the rank.
+    made of parts of these. ``before`` and ``after`` contain the mean divergence from each task's expert, in nats, on
+    ``measured_on`` rows; with labels (``settings``), its weighted mean with their cross-entropy. ``step`` is the step
+    with the weights that were kept, ``mass`` the mean probability of the tokens that were kept of a vocabulary, and
+    ``cut_error`` the relative error, of outputs, of a result that was cut to the rank.
     """
 
     start: str

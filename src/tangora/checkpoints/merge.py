@@ -23,7 +23,7 @@ from tangora.checkpoints.steps import Steps
 from tangora.errors import ArgumentError
 from tangora.fusion.computation import Computation
 from tangora.fusion.weights import Weights, WeightTable
-from tangora.methods import get
+from tangora.methods import Method, get
 from tangora.progress import Progress
 from tangora.storage.checkpoint import INDEX, Checkpoint, open_checkpoint, refuse_quantized
 from tangora.storage.files import InputFiles
@@ -159,10 +159,7 @@ def fuse_checkpoints(
     refuse_quantized(origin := open_checkpoint(base))
     inputs = gather(origin, models, allow_missing, Request(chosen, weights, parameters, seed, space, same_base, heads))
     plan = make_plan(inputs.targets, dtype=kind, shard_size=size, block=block)
-    kernels = kernels_for(plan, chosen, device)
-    torches = not chosen.linear or "F16" in plan.dtypes or (plan.wide and "BF16" in plan.dtypes)
-    if chosen.random or (kernels is None and torches):
-        import torch  # noqa: F401  # deferred: linear methods do without; here, so that `plan.memory` measures it
+    kernels = _loaded_kernels(plan, chosen, device)
     carried = carry(origin.folder, inputs.tokenizer, dict(zip(inputs.names, map(Path, models), strict=True)))
     lineage = {**inputs.lineage, "dtype": kind, "notes": [*inputs.notes, *carried.notes]}
     kept, checked = 0, None
@@ -189,6 +186,15 @@ def fuse_checkpoints(
         compiled=kernels is not None,
         verified=checked,
     )
+
+
+def _loaded_kernels(plan: OutputPlan, method: Method, device: str) -> Kernels | None:
+    """Return the kernels of a plan, and load torch if it is computed by it, so that `OutputPlan.memory` measures it."""
+    kernels = kernels_for(plan, method, device)
+    by_torch = not method.linear or "F16" in plan.dtypes or (plan.wide and "BF16" in plan.dtypes)
+    if method.random or (kernels is None and by_torch):
+        import torch  # noqa: F401  # deferred: linear methods and kernels do without
+    return kernels
 
 
 def _check_device(device: str) -> None:
