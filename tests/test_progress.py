@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
 
 import tangora
-from tangora.progress import Line, Overall, Progress, shown
+from tangora.progress import Line, Overall, Progress, shown, watched
 from tangora.runs.estimate import Estimate, Rates, measured_rates
 from tangora.runs.events import Event, Reporter
 from tangora.runs.jobs import Job, Resources
@@ -60,6 +62,17 @@ def test_what_is_shown_by_default_is_for_somebody_who_watches(asked, kind):
     own = Progress()
     with shown(own) as progress:
         assert progress is own
+
+
+@pytest.mark.parametrize(
+    ("shell", "watching"), [(None, False), (SimpleNamespace(), False), (SimpleNamespace(kernel=object()), True)]
+)
+def test_a_kernel_that_runs_is_watched_and_one_that_is_imported_is_not(shell, watching, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ipykernel", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    assert watched() is watching
+    monkeypatch.setattr("sys.stderr", None)
+    assert watched() is watching
 
 
 class Heard(Progress):
@@ -177,7 +190,7 @@ def test_records_of_earlier_jobs_are_read_and_broken_ones_left_out(tmp_path):
 )
 def test_a_run_from_python_shows_bars_to_somebody_who_watches(monkeypatch, watched, asked, kind):
     seen = []
-    monkeypatch.setattr("tangora.api.shown._is_interactive", lambda: watched)
+    monkeypatch.setattr("tangora.api.shown.watched", lambda: watched)
     monkeypatch.setattr("tangora.api.running.run_recipe", lambda *_, progress, **__: seen.append(type(progress)))
     tangora.run("recipe", "out", progress=asked)
     assert [one.__name__ for one in seen] == [kind]

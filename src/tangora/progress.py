@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TextIO
 
-__all__ = ["Line", "Overall", "Progress", "duration", "shown"]
+__all__ = ["Line", "Overall", "Progress", "duration", "shown", "watched"]
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def shown(progress: Progress | bool | None = None) -> Iterator[Progress]:
     if isinstance(progress, Progress):
         yield progress
         return
-    if not (progress if progress is not None else _watched()):
+    if not (progress if progress is not None else watched()):
         yield Progress()
         return
     line = Line()
@@ -169,9 +169,16 @@ def shown(progress: Progress | bool | None = None) -> Iterator[Progress]:
         line.close()
 
 
-def _watched() -> bool:
-    """Whether stderr is a terminal, or the output of a notebook's cell."""
-    return sys.stderr.isatty() or "ipykernel" in sys.modules
+def watched() -> bool:
+    """Return whether somebody reads what this process draws: stderr is a terminal, or a cell of a notebook runs.
+
+    That a kernel is installed or imported says nothing: libraries import ipykernel in plain scripts, too.
+    """
+    if sys.stderr is not None and sys.stderr.isatty():
+        return True
+    python = sys.modules.get("IPython")
+    shell = python.get_ipython() if python is not None else None
+    return hasattr(shell, "kernel")
 
 
 def duration(seconds: float) -> str:

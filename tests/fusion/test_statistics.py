@@ -97,7 +97,7 @@ def test_a_watched_collection_shows_how_far_it_is(text_base, text_task, monkeypa
     )
     collect()
     assert not capsys.readouterr().err
-    monkeypatch.setattr("tangora.progress._watched", lambda: True)
+    monkeypatch.setattr("tangora.progress.watched", lambda: True)
     collect(progress=False)
     assert not capsys.readouterr().err
     collect()

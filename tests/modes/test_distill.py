@@ -127,7 +127,7 @@ def test_it_shows_how_far_it_is(base, task, teacher, monkeypatch, capsys):
     assert progress.calls[3][1:] == (2,)
     assert progress.calls[4:] == [1, 2, "end"]
     assert steps == [(1, 2), (2, 2)]
-    monkeypatch.setattr("tangora.progress._watched", lambda: True)
+    monkeypatch.setattr("tangora.progress.watched", lambda: True)
     distill(base, [task], teacher, config(steps=2), rows=4)
     assert "2/2" in capsys.readouterr().err
     distill(base, [task], teacher, config(steps=2), rows=4, progress=False)

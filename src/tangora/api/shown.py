@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TypeAlias
 
-from tangora.progress import Progress
+from tangora.progress import Progress, watched
 
 __all__ = ["Shown", "shown"]
 
@@ -20,14 +19,10 @@ def shown(progress: Shown) -> Iterator[Progress]:
     """Yield the object that receives progress."""
     if isinstance(progress, Progress):
         yield progress
-    elif progress is False or (progress is None and not _is_interactive()):
+    elif progress is False or (progress is None and not watched()):
         yield Progress()
     else:
         from tangora.cli.bars import Bars  # deferred: rich is only needed to draw bars
 
         with Bars() as bars:
             yield bars
-
-
-def _is_interactive() -> bool:
-    return "ipykernel" in sys.modules or (sys.stderr is not None and sys.stderr.isatty())
