@@ -149,6 +149,12 @@ VARIANTS: dict[str, Variant] = {
     "64 rows, 200 steps, temperature 2, from mean_norm": replace(_rows(64, 200, **WARM), start=NORMED),
     "64 rows, 30 steps, temperature 2, rate 2e-3": _rows(64, 30, learning_rate=2e-3, **WARM),
     "64 rows, 50 steps, temperature 2, rate 2e-3": _rows(64, 50, learning_rate=2e-3, **WARM),
+    "64 rows, 200 steps, temperature 2, sharpness .05": _rows(64, 200, sharpness=0.05, **WARM),
+    "64 rows, 200 steps, temperature 2, sharpness .2": _rows(64, 200, sharpness=0.2, **WARM),
+    "64 rows, 200 steps, temperature 2, mean of the last half": _rows(64, 200, averaged=0.5, **WARM),
+    "1000 rows, 200 steps, temperature 2, mean of the last half": _rows(
+        1000, 200, averaged=0.5, recombined=2000, **WARM
+    ),
     "64 rows, 200 steps, temperature 2, nothing held out": _rows(64, 200, held_out=0.0, **WARM),
     "64 rows, 400 steps, temperature 2, nothing held out": _rows(64, 400, held_out=0.0, recombined=2000, **WARM),
     "64 rows, 200 steps, temperature 4, nothing held out": _rows(64, 200, held_out=0.0, temperature=4.0),

@@ -83,6 +83,17 @@ class PolishSettings(Frozen):
     learning_rate: float = Field(default=1e-3, gt=0, description="of AdamW")
     warmup: float = Field(default=0.1, ge=0, lt=1, description="fraction of the steps")
     weight_decay: float = Field(default=0.0, ge=0, description="of AdamW")
+    sharpness: float = Field(
+        default=0.0,
+        ge=0,
+        description="gradients are those of the worst point at this distance from the weights; twice the time",
+    )
+    averaged: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="the mean of the weights over this last share of the steps stands for election, too",
+    )
     patience: int | None = Field(
         default=None,
         ge=1,
@@ -116,7 +127,7 @@ class PolishSettings(Frozen):
         answered = sum(self.answered(count, classes=classes) for count in used)
         judged = sum(self.held(count) for count in used) or sum(used)
         times = 2 + self.steps // self.evaluate_every if self.held_out and self.objective == "answers" else 2
-        cost = 6 if self.student == "tangent" else 3
+        cost = (6 if self.student == "tangent" else 3) * (2 if self.sharpness else 1)
         trained = [self.trained(count, classes=classes) for count in used]
         layered = _FORM * sum(min(count, FORM_ROWS) for count in trained) if self.initial == "layers" else 0
         if self.objective == "layers":  # as far as the first block, then through each block, and its distances
@@ -156,7 +167,7 @@ class PolishSettings(Frozen):
             return self
         if self.student in ("l-lora", "tangent"):
             raise ValueError(f"student {self.student} follows answers: leave objective out, or student")
-        names = ("labels", "follow", "temperature", "weigh", "patience")
+        names = ("labels", "follow", "temperature", "weigh", "sharpness", "averaged", "patience")
         given = {name: getattr(self, name) for name in names}
         plain = PolishSettings.model_fields
         if odd := [name for name, value in given.items() if value != plain[name].default]:

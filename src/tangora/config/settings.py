@@ -98,9 +98,31 @@ class TrainingSettings(Frozen):
     early_stopping: int | None = Field(default=None, ge=1, description="validations without progress before stopping")
     checkpoint_every: int | None = Field(default=50, ge=1, description="steps between checkpoints to resume from")
     workers: int = Field(default=0, ge=0, description="data loader processes")
+    sharpness: float = Field(
+        default=0.0,
+        ge=0,
+        description="gradients are those of the worst point at this distance from the trained weights; twice the time",
+    )
+    orthogonality: float = Field(
+        default=0.0, ge=0, description="weight of a penalty that draws singular values of LoRA's updates towards 1"
+    )
+    progressive: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share of the steps over which the chance of a LoRA layer to take part rises from 0 to 1",
+    )
+    averaged: float = Field(
+        default=0.0, ge=0, le=1, description="the result is the mean of the weights over this last share of the steps"
+    )
     report_to: list[Literal["tensorboard", "wandb"]] = Field(
         default_factory=list, description="where else losses are logged"
     )
+
+    @property
+    def rows(self) -> int:
+        """Rows per device that pass forward and backward in all, counted twice if a step has two of these passes."""
+        return self.steps * self.batch_size * self.gradient_accumulation * (2 if self.sharpness else 1)
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainingSettings:
@@ -238,6 +260,10 @@ class FinetuneConfig(NamesMode):
     @model_validator(mode="after")
     def _valid_for_the_mode(self) -> FinetuneConfig:
         _ = self.settings
+        about_layers = [key for key in ("orthogonality", "progressive") if getattr(self.training, key)]
+        if about_layers and not getattr(MODES.get(self.train), "plain_layers", False):
+            what = f"training.{about_layers[0]} is about LoRA layers, and mode {self.mode} trains others"
+            raise ValueError(f"{what}: leave it out, or train lora or l-lora")
         return self
 
     @property

@@ -129,6 +129,9 @@ class Mode(Protocol):
     A mode that an encoder of texts does not fit has ``tiny``, the name of the base on which `check_mode` trains it:
     ``vision-language``.
 
+    One that trains nothing but plain LoRA layers, linearized or not, has ``plain_layers = True``: then
+    ``training.orthogonality`` and ``training.progressive`` apply to it.
+
     A joint mode that can train a further task alone, from what it has learned of others, has ``extends = True``.
 
     A mode promises:

@@ -23,6 +23,7 @@ from transformers import TrainerCallback
 
 from tangora.adapters.heads import HeadRecord
 from tangora.errors import ModelError
+from tangora.modes.ingredients import ingredients_of
 from tangora.modes.mixture import Combine, Ordered, one_or_mixed
 from tangora.modes.preparation import as_before, checkpoint_gradients, frozen_statistics
 from tangora.modes.stage import stage_key
@@ -160,7 +161,8 @@ class Session:
         model = combine(models)
         if places := places_of(model):  # the trainer moves no model that has this attribute
             cast(Any, model).hf_device_map = places
-        trainer = QuietTrainer(model, arguments, rows, collate, watch)
+        ingredients = ingredients_of(model, training, self.seed)
+        trainer = QuietTrainer(model, arguments, rows, collate, watch, ingredients)
         for tracker in self.callbacks:
             trainer.add_callback(tracker)
         _train(trainer, self.folder, self.config)
@@ -236,8 +238,8 @@ def _train(trainer: QuietTrainer, folder: Path, config: FinetuneConfig) -> None:
     """Train, from the last checkpoint in ``folder`` if there is one, and put the best weights back if they are kept."""
     checkpoint = last_checkpoint(folder)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    done = trainer.validations()
-    if trainer.watch.validate is not None and (not done or done[-1]["step"] != trainer.state.global_step):
+    averaged, done = trainer.load_mean(), trainer.validations()
+    if trainer.watch.validate is not None and (averaged or not done or done[-1]["step"] != trainer.state.global_step):
         trainer.evaluate()
     if trainer.watch.best:
         trainer.load_best()

@@ -26,10 +26,12 @@ from accelerate.utils import broadcast_object_list
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset, SequentialSampler
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from tangora.adapters.initial import seed_of
+from tangora.config.settings import TrainingSettings
 from tangora.errors import ModelError
+from tangora.modes.ingredients import Ingredients
 from tangora.modes.rates import with_own_rates
 from tangora.support.files import read_safetensors, writing
 from tangora.support.json_text import parse_json
@@ -46,7 +48,7 @@ __all__ = [
     "training_seed",
 ]
 
-WEIGHTS, BEST = "trained.safetensors", "best.safetensors"
+WEIGHTS, BEST, MEAN = "trained.safetensors", "best.safetensors", "mean.safetensors"
 STATE = "trainer_state.json"  # as the trainer names it
 
 
@@ -88,6 +90,40 @@ class Watch:
     best: dict[str, Tensor] = field(default_factory=dict)
 
 
+class _Mean:
+    """The mean of the trained weights over the steps after ``first`` (SWA, arXiv:1803.05407), in float64."""
+
+    COUNT = "steps in the sums"
+
+    def __init__(self, first: int) -> None:
+        self.first, self.count = first, 0
+        self.sums: dict[str, Tensor] = {}
+
+    def add(self, step: int, weights: Mapping[str, Tensor]) -> None:
+        """Add the weights after a step, counted from 1."""
+        if step <= self.first:
+            return
+        for name, value in weights.items():
+            added = value.to("cpu", torch.float64)
+            self.sums[name] = self.sums[name] + added if self.count else added
+        self.count += 1
+
+    def value(self) -> dict[str, Tensor]:
+        """Return name -> mean."""
+        return {name: total / self.count for name, total in self.sums.items()}
+
+
+class _AfterStep(TrainerCallback):
+    """Adds the weights to the trainer's mean after each step, before a checkpoint of the step is written."""
+
+    def __init__(self, trainer: QuietTrainer) -> None:
+        self.trainer = trainer
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """See `transformers.TrainerCallback`."""
+        self.trainer.mean.add(state.global_step, self.trainer.trained())
+
+
 class QuietTrainer(Trainer):
     """Trains the parameters that require gradients; saves and loads only these."""
 
@@ -98,11 +134,16 @@ class QuietTrainer(Trainer):
         rows: Dataset[Any],
         collate: Callable[[Any], Any],
         watch: Watch,
+        ingredients: Ingredients | None = None,
     ) -> None:
         super().__init__(model, arguments, data_collator=collate, train_dataset=rows, eval_dataset=rows)
         self.remove_callback(PrinterCallback)
         self.model_accepts_loss_kwargs = False  # the loss is a mean over the rows, divided by the accumulation steps
         self.watch = watch
+        self.ingredients = ingredients or Ingredients(TrainingSettings())
+        share = self.ingredients.settings.averaged
+        self.mean = _Mean(arguments.max_steps - math.ceil(share * arguments.max_steps))
+        self.add_callback(_AfterStep(self))
 
     def parameters(self) -> list[nn.Parameter]:
         """Return every parameter of the model, tied ones once."""
@@ -115,9 +156,22 @@ class QuietTrainer(Trainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Return the task model's own loss."""
+        """Return the task model's own loss, with the penalty of the settings."""
         outputs = model(**inputs)
-        return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
+        loss = outputs["loss"] + self.ingredients.penalty()
+        return (loss, outputs) if return_outputs else loss
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *rest: Any, **more: Any) -> Tensor:
+        """Add the gradients of some rows, of the layers and at the point that the settings ask for."""
+
+        def loss() -> Tensor:
+            model.train()
+            with self.compute_loss_context_manager():
+                return cast(Tensor, self.compute_loss(model, self._prepare_inputs(inputs)))
+
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        with self.ingredients.step(self.state.global_step, parameters, loss):
+            return super().training_step(model, inputs, *rest, **more)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Return the optimizer, in which parameters with a learning rate of their own have a group each."""
@@ -155,6 +209,14 @@ class QuietTrainer(Trainer):
         return [{"step": e["step"], "loss": e["eval_loss"], "score": e["eval_score"]} for e in entries]
 
     @torch.no_grad()
+    def load_mean(self) -> bool:
+        """Put the mean of the weights in place, if the settings ask for it and a step was in it; return whether."""
+        if not self.mean.count:
+            return False
+        _assign(self.trained(), self.mean.value())
+        return True
+
+    @torch.no_grad()
     def load_best(self) -> None:
         """Put the weights of the best validation back."""
         _assign(self.trained(), self.watch.best)
@@ -183,6 +245,8 @@ class QuietTrainer(Trainer):
         save_file({name: p.contiguous() for name, p in self.trained().items()}, folder / WEIGHTS)
         if self.watch.best:
             save_file(self.watch.best, folder / BEST)
+        if self.mean.count:
+            save_file({**self.mean.sums, _Mean.COUNT: torch.tensor(self.mean.count)}, folder / MEAN)
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
@@ -194,6 +258,9 @@ class QuietTrainer(Trainer):
         _assign(self.trained(), read_safetensors(folder / WEIGHTS))
         if (folder / BEST).exists():
             self.watch.best = read_safetensors(folder / BEST)
+        if (folder / MEAN).exists():
+            self.mean.sums = read_safetensors(folder / MEAN)
+            self.mean.count = int(self.mean.sums.pop(_Mean.COUNT))
 
 
 def _assign(parameters: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:

@@ -249,6 +249,8 @@ class _Training:
             weight_decay=settings.weight_decay,
             warmup=settings.warmup,
             schedule="cosine",
+            sharpness=settings.sharpness,
+            averaged=settings.averaged,
             evaluate_every=settings.evaluate_every,
             early_stopping=settings.patience or settings.steps,  # never, but the best weights are kept
         )

@@ -24,7 +24,7 @@ from tangora.updates.task_vector import LowRank
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["LinearizedLora", "buffer_names", "expand_sites", "linear_factors", "linearize", "looked_up"]
+__all__ = ["LinearizedLora", "buffer_names", "expand_sites", "linear_factors", "linearize", "looked_up", "product"]
 
 KEEPS_BASE = (True, False, "gaussian", "orthogonal", "eva")
 """peft's ``init_lora_weights`` that leave the base weights as they are (checked in peft 0.21)."""
@@ -121,7 +121,7 @@ class LinearizedLora(LoraVariant):
         module: Layer, active_adapter: str, x: Tensor, result: Float[Tensor, "*batch out"], **_: Any
     ) -> Float[Tensor, "*batch out"]:
         """Return the site's output, with dropout on x as in peft."""
-        a, b = _product(module, active_adapter)
+        a, b = product(module, active_adapter)
         scaling: float = module.scaling[active_adapter]
         if active_adapter in module.lora_embedding_A:
             return result + looked_up(module, active_adapter, x, a) @ b.T * scaling
@@ -148,7 +148,7 @@ class LinearizedLora(LoraVariant):
         return orig_weight.data - _delta(module, active_adapter).to(orig_weight.dtype)
 
 
-def _product(layer: Layer, adapter_name: str) -> tuple[Tensor, Tensor]:
+def product(layer: Layer, adapter_name: str) -> tuple[Tensor, Tensor]:
     """Return two matrices with the update as their product; only trained factors have a gradient."""
     a, b = factors(layer, adapter_name)
     variant = layer.lora_variant.get(adapter_name)
@@ -164,7 +164,7 @@ def _product(layer: Layer, adapter_name: str) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def _export(layer: Layer, adapter_name: str) -> LowRank:
-    a, b = (factor.to("cpu", torch.float32, copy=True) for factor in _product(layer, adapter_name))
+    a, b = (factor.to("cpu", torch.float32, copy=True) for factor in product(layer, adapter_name))
     return LowRank(b, a, float(layer.scaling[adapter_name]))
 
 

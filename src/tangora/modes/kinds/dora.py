@@ -25,6 +25,7 @@ class _Dora(Lora):
 
     name = "dora"
     can_be_student = False
+    plain_layers = False
     routable: Final = False  # its updates are of full rank
 
     def check(self, base: Base, config: FinetuneConfig) -> None:

@@ -37,6 +37,7 @@ class _LinearizedLora:
     answers: Final = "weights"
     linear_in_coefficients: Final = False
     can_be_student: Final = True
+    plain_layers: Final = True
 
     def check(self, base: Base, config: FinetuneConfig) -> None:
         """Refuse targets that match nothing, invalid patterns, and initial values that change the base's weights."""

@@ -33,6 +33,7 @@ class Lora:
     answers: Final = "weights"
     linear_in_coefficients: Final = False
     can_be_student = True
+    plain_layers = True
 
     def check(self, base: Base, config: FinetuneConfig) -> None:
         """Refuse targets that match nothing, invalid patterns, and initial values that change the base's weights."""

@@ -27,6 +27,7 @@ class _Taps(Lora):
     name = "taps"
     settings: Final = GatedAdapterSettings  # type: ignore[misc]
     can_be_student = False
+    plain_layers = False
 
     def check(self, base: Base, config: FinetuneConfig) -> None:
         """Refuse what LoRA refuses, and a start that is not the base."""

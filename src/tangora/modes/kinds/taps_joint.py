@@ -29,6 +29,7 @@ class _TapsJoint(Lora):
     passes: Final = 6  # type: ignore[misc]  # a step of each of the two trainings
     joint: Final = True  # type: ignore[misc]
     can_be_student = False
+    plain_layers = False
 
     def check(self, base: Base, config: FinetuneConfig) -> None:
         """Refuse what TAPS refuses, and an A₀ for each task."""

@@ -26,8 +26,7 @@ def expert_jobs(recipe: Recipe, sources: Sources) -> list[ExpertJob]:
 def _of_mode(recipe: Recipe, sources: Sources, mode: str) -> Iterator[ExpertJob]:
     config, given = recipe.finetune_config(mode), recipe.modes[mode].experts
     of_mode, names = mode_of(config), tuple(sources.tasks)
-    base, training = recipe.base.identity(sources.base), config.training
-    rows = training.steps * training.batch_size * training.gradient_accumulation
+    base, rows = recipe.base.identity(sources.base), config.training.rows
     metrics = {task.name: task.metric for task in recipe.tasks}
     for group in [names] if of_mode.joint else [(name,) for name in names]:
         prints = {name: sources.tasks[name].fingerprint for name in group}
