@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
+    from tangora.methods._sums import Array
+
+_MANY, _SAMPLE = 2**17, 2**15  # entries from which a sample pays, and the size of it
+
 __all__ = ["cutoffs_of", "kept", "rescaled_samples", "threshold", "trim"]
 
 
@@ -34,9 +38,30 @@ def threshold(delta: Float[Tensor, "*param"], density: float) -> float:
         return 0.0
     if magnitudes.device.type != "cpu":
         return float(magnitudes.kthvalue(drop + 1).values)
-    array = magnitudes.numpy()  # NumPy's vectorized introselect, in place: two to three times as fast as kthvalue
-    array.partition(drop)
-    return float(array[drop])
+    array = magnitudes.numpy()
+    inside, below = _around(array, drop) if len(array) >= _MANY else (array, 0)
+    inside.partition(drop - below)  # NumPy's vectorized introselect: two to three times as fast as kthvalue
+    return float(inside[drop - below])
+
+
+def _around(array: Array, place: int) -> tuple[Array, int]:
+    """Return the entries between two bounds that have the one of rank ``place`` between them, and how many are below.
+
+    A sample gives the bounds, and one pass counts: a tenth of the time of a selection among all. If the entry is not
+    between them after all, which 5 standard deviations make rare, all entries are returned. So the sample decides the
+    time alone.
+    """
+    import numpy as np  # deferred: only updates in memory need it
+
+    sample = np.sort(array[:: len(array) // _SAMPLE | 1])  # odd, so that the columns of a matrix take turns
+    share = place / len(array)
+    margin = 5 * math.sqrt(len(sample) * share * (1 - share)) + 2
+    first, last = math.floor(len(sample) * share - margin), math.ceil(len(sample) * share + margin)
+    low = sample[first] if first >= 0 else array.dtype.type(0)
+    high = sample[last] if last < len(sample) else array.dtype.type(np.inf)
+    below = int(np.count_nonzero(array < low))
+    inside = array[np.flatnonzero((array >= low) & (array <= high))]
+    return (inside, below) if below <= place < below + len(inside) else (array, 0)
 
 
 def trim(delta: Float[Tensor, "*param"], least: float) -> Float[Tensor, "*param"]:
