@@ -5,11 +5,13 @@ The scheduling is tested with actors that only pretend to work: they start witho
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from contextlib import ExitStack
@@ -19,11 +21,13 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+import torch
 from filelock import FileLock
 
 import tangora
 from tangora.errors import MissingExtraError, TangoraError
 from tangora.runs.context import Context
+from tangora.runs.execution import perform
 from tangora.runs.executors._ray_jobs import JobQueue
 from tangora.runs.executors._ray_needs import Need, needs
 from tangora.runs.executors._ray_worker import Desk, Terms, actor_class
@@ -31,11 +35,14 @@ from tangora.runs.executors._worker import Finished
 from tangora.runs.executors.ray import EXECUTOR as RAY
 from tangora.runs.executors.ray import KINDS, RaySettings, Share, _accept
 from tangora.runs.jobs import Job
-from tangora.runs.presence import job_file, lock_file
+from tangora.runs.presence import Presence, job_file, lock_file
 from tangora.runs.runner import missing
 from tangora.testing import check_executor
 
 ray = pytest.importorskip("ray")
+from tangora.runs.executors._ray_crew import Member  # noqa: E402  # imports ray
+from tangora.runs.executors._ray_files import _ALWAYS, Shelf, pack, unpack  # noqa: E402  # likewise
+
 pytestmark = pytest.mark.slow
 STORE = 80 * 2**20  # bytes; the least that Ray allows is 75 MiB
 ONE = Need(0.0, 1.0, 0, 1)
@@ -171,8 +178,10 @@ def counted(folder, until):
     return does
 
 
-def test_it_keeps_the_contract(cluster):
-    check_executor("ray", workers=1, threads=1, memory=0)
+@pytest.mark.parametrize("storage", ["shared", "copied"])
+def test_it_keeps_the_contract(cluster, storage):
+    check_executor("ray", workers=1, threads=1, memory=0, storage=storage)
+    assert not list(Path(tempfile.gettempdir()).glob("tangora-run-*"))
 
 
 def test_a_cluster_of_its_own_ends_with_the_run_and_one_that_is_not_there_is_named():
@@ -340,6 +349,100 @@ def same_files(run, reference):
     assert len(there) >= 5
     for path in there:
         assert (run / path.relative_to(reference)).read_bytes() == path.read_bytes(), path
+
+
+def every_kind(short_recipe, folder):
+    """A recipe whose jobs are of every kind, with results below each folder of a run."""
+    raw, train = short_recipe.model_dump(mode="json"), folder / "train.jsonl"
+    rows = [
+        {"text": f"a {('red', 'green', 'blue')[i % 3]} good" + " this" * (i % 4), "label": i % 3} for i in range(12)
+    ]
+    train.write_text("".join(json.dumps(row) + "\n" for row in rows))  # a polish refuses rows of the test split
+    for task in raw["tasks"]:
+        task["source"]["jsonl"]["train"] = str(train)
+    raw["modes"] = {"lora": {}, "tangent": {"linearize": "model"}}
+    raw["fusion"]["methods"] = [
+        {"method": "task_arithmetic", "weights": [0.3, 0.6]},
+        {"method": "regmean", "modes": ["lora"]},
+        {
+            "method": "average",
+            "name": "polished",
+            "modes": ["lora"],
+            "polish": {"rank": 1, "rows": 4, "steps": 2, "recombined": 0},
+        },
+    ]
+    raw.pop("seed")
+    return type(short_recipe).model_validate({**raw, "seeds": [0, 1]})
+
+
+def contents(run):
+    """Every result: no wall times, and nothing of one process."""
+    timed = {"training.json", "seconds.json"}
+    own = ("cache/jobs/", "cache/locks/", "cache/training/", "logs/", "run.log")
+    files = {path.relative_to(run).as_posix(): path for path in run.rglob("*") if path.is_file()}
+    kept = {name: path for name, path in files.items() if not name.startswith(own) and "/logs/" not in name}
+    return {name: path.read_bytes() for name, path in kept.items() if path.name not in timed and path.suffix != ".lock"}
+
+
+def test_workers_with_copies_do_every_kind_of_job_and_give_the_same_files(cluster, second, short_recipe, tmp_path):
+    recipe, threads = every_kind(short_recipe, tmp_path), torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        context = begun(recipe, tmp_path / "one")
+        for one in (job for job in context.plan if job.kind != "report"):
+            perform(one, context, lambda event: None)
+    finally:
+        torch.set_num_threads(threads)
+    other = begun(recipe, tmp_path / "copied")
+    jobs = [job for job in other.plan if job.kind != "report"]
+    assert {job.kind for job in jobs} == set(KINDS) - {"given"}
+    seen = []
+
+    def look(event):
+        """While a job is done, its record says where; `tangora status` reads it."""
+        if event.what == "started":
+            found = Presence.read(job_file(other.run, event.key))
+            seen.append((found.state, found.pid))
+
+    RAY.run(jobs, other, RaySettings(workers=2, threads=1, memory=0, storage="copied"), look)
+    assert {state for state, _ in seen} == {"running"}
+    assert os.getpid() not in {pid for _, pid in seen}
+    assert not [path for path in (other.run / "cache" / "locks").iterdir() if path.suffix == ".json"]
+    assert missing(other, jobs) == []
+    one, copied = contents(tmp_path / "one"), contents(tmp_path / "copied")
+    assert copied.keys() == one.keys()
+    assert [name for name in one if one[name] != copied[name]] == []
+    assert not list(Path(tempfile.gettempdir()).glob("tangora-run-*"))
+
+
+def test_what_a_copy_has_is_not_sent_again_and_what_it_cannot_read_is_not_sent(cluster, short_copy):
+    context, member = Context.open(short_copy), Member(None, ONE, host="elsewhere", pid=1)
+    shelf, scores = Shelf(context), next(job for job in context.plan if job.kind == "expert-scores")
+    first = {parcel.path for parcel in shelf.pack(member, scores)}
+    assert {"cache/sources.json", "adapters/lora/plain/adapter_model.safetensors"} <= first
+    assert not {name for name in first if name.startswith(("cache/locks", "recipe.yaml", "run.log"))}
+    assert shelf.pack(member, scores) == []
+    (short_copy / "adapters" / "lora" / "plain" / "README.md").write_text("changed")
+    assert [parcel.path for parcel in shelf.pack(member, scores)] == ["adapters/lora/plain/README.md"]
+    without_inputs = shelf.pack(Member(None, ONE, host="x", pid=2), experts(context)[0])
+    assert {parcel.path for parcel in without_inputs} <= set(_ALWAYS)
+    shelf.forget(member)
+    assert {parcel.path for parcel in shelf.pack(member, scores)} == first
+    assert Presence.read(job_file(short_copy, scores.key)).host == "elsewhere"
+    shelf.unmark(scores)
+    assert Presence.read(job_file(short_copy, scores.key)) is None
+
+
+def test_large_files_travel_in_parts(cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr("tangora.runs.executors._ray_files._PART", 7)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "file").write_bytes(bytes(range(100)))
+    (tmp_path / "a" / "empty").write_bytes(b"")
+    parcels = pack(tmp_path / "a", ["file", "empty"])
+    assert [len(parcel.parts) for parcel in parcels] == [15, 0]
+    unpack(tmp_path / "b", parcels)
+    assert (tmp_path / "b" / "file").read_bytes() == bytes(range(100))
+    assert (tmp_path / "b" / "empty").read_bytes() == b""
 
 
 def test_a_node_with_another_version_is_refused_and_both_are_named(cluster, short_recipe, tmp_path):

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from tangora.support.seams import MODES
 
-__all__ = ["Location", "ModelText", "PathText", "PlaceOf", "below", "mapped", "places", "resolved"]
+__all__ = ["Location", "ModelText", "PathText", "PlaceOf", "absolute", "below", "mapped", "places", "resolved"]
 
 
 @dataclass(frozen=True)
@@ -158,6 +158,16 @@ def below(recipe: _M, folder: Path) -> _M:
             return os.path.relpath(path, folder)
         except ValueError:  # on another drive
             return str(Path(path).absolute())
+
+    return mapped(recipe, rewrite)
+
+
+def absolute(recipe: _M) -> _M:
+    """Return a recipe with absolute paths, for a process with another working directory."""
+
+    def rewrite(path: str, mark: PlaceOf, _: Location) -> str:
+        plain = not path or path.startswith("~") or (mark.or_name and not _exists(Path(path)))
+        return path if plain else os.path.abspath(path)
 
     return mapped(recipe, rewrite)
 

@@ -22,7 +22,7 @@ from tangora.support.files import file_digest, read_json, write_json
 if TYPE_CHECKING:
     from tangora.runs.context import Context
 
-__all__ = ["Job", "Resources"]
+__all__ = ["Job", "Resources", "record_file"]
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Job(ABC):
         Only called if the inputs are done.
         """
         try:
-            record = read_json(_record(self, context), OutputError)
+            record = read_json(record_file(self, context.run), OutputError)
         except OutputError:
             return False
         return record.get("inputs") == self._inputs(context) and record.get("files") == _digests(self, context)
@@ -109,7 +109,7 @@ class Job(ABC):
         For jobs that check their files in another way; false if there is no record.
         """
         try:
-            record = read_json(_record(self, context), OutputError)
+            record = read_json(record_file(self, context.run), OutputError)
         except OutputError:
             return False
         return record.get("inputs") != self._inputs(context)
@@ -123,22 +123,25 @@ class Job(ABC):
 
     def recorded(self, context: Context) -> bool:
         """Return whether there is a record of the job."""
-        return _record(self, context).is_file()
+        return record_file(self, context.run).is_file()
 
     def confirm(self, context: Context) -> None:
         """Touch the record, after the job was found to be done: `tangora.runs.status` compares times."""
         with contextlib.suppress(OSError):
-            os.utime(_record(self, context))
+            os.utime(record_file(self, context.run))
 
     def record(self, context: Context, seconds: float | None) -> None:
         """Record inputs, files and duration, after the job has run; None if it was killed before this."""
         work = self.resources.work if self.resources.known else None
         facts = {"kind": self.kind, "label": self.label, "work": work, "seconds": seconds and round(seconds, 3)}
-        write_json(_record(self, context), {**facts, "inputs": self._inputs(context), "files": _digests(self, context)})
+        write_json(
+            record_file(self, context.run), {**facts, "inputs": self._inputs(context), "files": _digests(self, context)}
+        )
 
 
-def _record(job: Job, context: Context) -> Path:
-    return context.run / "cache" / "jobs" / f"{job.key}.json"
+def record_file(job: Job, run: Path) -> Path:
+    """Return the place of a job's record in a run's folder."""
+    return run / "cache" / "jobs" / f"{job.key}.json"
 
 
 def _digests(job: Job, context: Context) -> Mapping[str, str]:

@@ -35,12 +35,14 @@ class Checks:
         hello: arguments of the actor's ``hello``.
         accept: raises if what ``hello`` returns is not as it has to be.
         terms: what the actor's ``start`` is given, by its need.
+        copies: whether workers have something of their own to remove at the end.
     """
 
     hire: Callable[[Need], Any]
     hello: tuple[Any, ...]
     accept: Callable[[Mapping[str, Any]], None]
     terms: Callable[[Need], Any]
+    copies: bool = False
 
 
 @dataclass(eq=False)
@@ -164,14 +166,16 @@ class Crew:
     def dismiss(self, member: Member) -> None:
         """End a worker that does nothing, or that is lost."""
         self.members.remove(member)
+        if self.checks.copies and member.state == "ready" and member.job is None:
+            ray.wait([member.actor.stop.remote()], timeout=_GRACE)
         ray.kill(member.actor)
 
     def end(self, *, at_once: bool) -> None:
         """End all workers; ``at_once``: also those that do a job, as Ctrl-C does, within seconds."""
         try:
-            busy = [member.actor.stop.remote() for member in self.members if member.job is not None]
-            if at_once and busy:
-                ray.wait(busy, num_returns=len(busy), timeout=_GRACE)
+            stopped = [m.actor.stop.remote() for m in self.members if m.job is not None or self.checks.copies]
+            if stopped and (at_once or self.checks.copies):
+                ray.wait(stopped, num_returns=len(stopped), timeout=_GRACE)
         finally:
             for member in self.members:
                 ray.kill(member.actor)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from ray.exceptions import RayError, RayTaskError
 from tangora.errors import TangoraError
 from tangora.runs.events import Event, OnEvent
 from tangora.runs.executors._ray_crew import Crew, Member, reason
+from tangora.runs.executors._ray_files import Parcel, Shelf
 from tangora.runs.executors._ray_jobs import JobQueue
 from tangora.runs.executors._ray_needs import Need
 from tangora.runs.executors._ray_worker import Message
@@ -39,6 +40,7 @@ class Schedule:
         on_event: receives the events of each job: ``started`` once, ``done`` or ``failed`` once.
         tries: how often a job is begun before its failure counts.
         note: receives a line for the user.
+        shelf: sends files and takes them, if workers have copies of the run's folder.
     """
 
     jobs: JobQueue[Need]
@@ -46,6 +48,7 @@ class Schedule:
     on_event: OnEvent
     tries: int
     note: Callable[[str], None]
+    shelf: Shelf | None = None
     _tried: Counter[str] = field(default_factory=Counter)
     _avoid: dict[str, set[str]] = field(default_factory=dict)
     _started: set[str] = field(default_factory=set)
@@ -71,7 +74,7 @@ class Schedule:
         for member in self.crew.ready() if self._error is None else ():
             if member.job is None and (job := self._next(member)) is not None:
                 member.job = job
-                self._ask(member, job)
+                self._ask(member, job, *([self.shelf.pack(member, job)] if self.shelf else []))
 
     def _next(self, member: Member) -> Job | None:
         """Return a job for a worker; one that failed there goes to another, if there is one."""
@@ -85,8 +88,8 @@ class Schedule:
 
         return self.jobs.take(member.need, wanted)
 
-    def _ask(self, member: Member, job: Job | None) -> None:
-        member.ref = member.actor.step.remote(job, max(_TURN, len(self.crew.members) / _CALLS))
+    def _ask(self, member: Member, job: Job | None, *parcels: Sequence[Parcel]) -> None:
+        member.ref = member.actor.step.remote(job, max(_TURN, len(self.crew.members) / _CALLS), *parcels)
 
     def _listen(self) -> None:
         """Take the answers that are there, after the first one has come or a moment has passed."""
@@ -96,6 +99,8 @@ class Schedule:
         elif ray.wait(list(waiting), num_returns=1, timeout=_TURN)[0]:
             for ref in ray.wait(list(waiting), num_returns=len(waiting), timeout=0)[0]:
                 self._receive(waiting[ref], ref)
+        if self.shelf is not None:
+            self.shelf.touch()
         now = time.monotonic()
         if self.crew.ready():
             self._alone = now
@@ -130,12 +135,22 @@ class Schedule:
     def _take(self, member: Member, message: Message) -> None:
         job = member.job
         if isinstance(message, Finished) and job is not None:
+            error, trace = message.error, message.trace
+            if error is None and self.shelf is not None:
+                try:
+                    self.shelf.take(member, job, message.parcels)
+                except RayError as gone:  # with what it has written
+                    self._lost(member, gone)
+                    return
+                except TangoraError as cause:
+                    error = cause
             member.job = None
-            if message.error is None:
+            if error is None:
+                self._ended(job)
                 self._tell(job, "done")
                 self.jobs.done(job)
             else:
-                self._failed(member, job, message.error, message.trace)
+                self._failed(member, job, error, trace)
         elif isinstance(message, logging.LogRecord):
             message.msg = f"{member}: {message.msg}"
             log.handle(message)
@@ -163,8 +178,14 @@ class Schedule:
             self.on_event(Event(job.key, "started", label=job.label))
         self.on_event(last)
 
+    def _ended(self, job: Job) -> None:
+        """Remove what says that a worker does a job."""
+        if self.shelf is not None:
+            self.shelf.unmark(job)
+
     def _failed(self, member: Member, job: Job, error: BaseException, trace: str) -> None:
         """Let a job be done again, unless its error is certain to come again or it was tried often enough."""
+        self._ended(job)
         self._tried[job.key] += 1
         count, certain = self._tried[job.key], isinstance(error, TangoraError)
         log.error(
@@ -187,6 +208,8 @@ class Schedule:
     def _lost(self, member: Member, error: RayError) -> None:
         """Do the job of a worker again that has died, or whose node has."""
         job, member.job = member.job, None
+        if self.shelf is not None:
+            self.shelf.forget(member)
         try:
             self.crew.lost(member, error)
         except TangoraError as many:

@@ -10,6 +10,8 @@ import ctypes
 import logging
 import os
 import queue
+import shutil
+import tempfile
 import threading
 import time
 import traceback
@@ -22,9 +24,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from tangora.errors import TangoraError
 from tangora.runs.events import Event
 from tangora.runs.executors._worker import Finished, portable
+from tangora.support.files import write_text
 
 if TYPE_CHECKING:
     from tangora.runs.context import Context
+    from tangora.runs.executors._ray_files import Parcel
     from tangora.runs.jobs import Job
     from tangora.support.machine import Machine
 
@@ -41,16 +45,18 @@ class Terms:
     """What a worker needs to know to begin.
 
     Attributes:
-        run: the run's folder, the same path on every node.
+        run: the run's folder, the same path on every node; with ``recipe``, the driver's.
         threads: of torch on the CPU.
         trusted: the run's process may run code from the base model's repository.
         gpus: number of GPUs that the worker has, also a fraction of one.
+        recipe: the run's, as text, for a worker that has a copy of the run's folder; else None.
     """
 
     run: str
     threads: int
     trusted: bool
     gpus: float
+    recipe: str | None = None
 
 
 def reader_of_versions() -> Callable[[Sequence[str]], dict[str, str]]:
@@ -84,7 +90,7 @@ def actor_class() -> type[Any]:
             import platform  # deferred: likewise
             import time  # deferred: likewise
 
-            sees, ends = False, time.monotonic() + patience
+            sees, ends = not path, time.monotonic() + patience  # without one, it gets a copy
             while not sees:  # shared storage may show a new file late
                 try:
                     with open(path, encoding="utf-8") as file:
@@ -102,12 +108,12 @@ def actor_class() -> type[Any]:
 
             self.desk = Desk(terms)
 
-        def step(self, job: Any, patience: float) -> Any:
-            """Take a job, or None, and return what there is to report."""
-            return self.desk.step(job, patience)
+        def step(self, job: Any, patience: float, parcels: Sequence[Any] = ()) -> Any:
+            """Take a job and files for it, or None, and return what there is to report."""
+            return self.desk.step(job, patience, parcels)
 
         def stop(self) -> None:
-            """End the current job as Ctrl-C does."""
+            """End the current job as Ctrl-C does, and remove what is the worker's own."""
             self.desk.stop()
 
     return TangoraWorker
@@ -123,20 +129,29 @@ class Desk:
     def __init__(self, terms: Terms) -> None:
         os.environ["OMP_NUM_THREADS"] = str(terms.threads)  # before torch and BLAS are imported: they read it once
         self._terms = terms
+        self._run, self._copy = Path(terms.run), terms.recipe is not None
+        if terms.recipe is not None:
+            self._run = Path(tempfile.mkdtemp(prefix="tangora-run-"))
+            write_text(self._run / "recipe.yaml", terms.recipe)
         self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
         self._messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._busy = False
         self._thread = threading.Thread(target=self._work, daemon=True, name="tangora-jobs")
         self._thread.start()
 
-    def step(self, job: Job | None, patience: float) -> list[Message]:
+    def step(self, job: Job | None, patience: float, parcels: Sequence[Parcel] = ()) -> list[Message]:
         """Take a job, wait, and return what was reported, of progress only the latest.
 
         Args:
             job: to do; None to go on with the last one.
             patience: seconds to wait for the job's end.
+            parcels: files that the job reads, for a copy of the run's folder.
         """
         if job is not None:
+            if parcels:
+                from tangora.runs.executors._ray_files import unpack  # deferred: imports ray
+
+                unpack(self._run, parcels)
             self._jobs.put(job)
         found: list[Message] = []
         ends = time.monotonic() + patience
@@ -148,11 +163,13 @@ class Desk:
         return _thinned(found)
 
     def stop(self) -> None:
-        """Raise KeyboardInterrupt in the job, and wait until it has ended, so that no file is left partly written."""
+        """Raise KeyboardInterrupt in the job, wait until it has ended, and remove the copy of the run's folder."""
         ident = self._thread.ident
         if ident is not None and self._busy:  # else it waits for a job, which nothing interrupts
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(KeyboardInterrupt))
             self._thread.join(_GRACE)
+        if self._copy:
+            shutil.rmtree(self._run, ignore_errors=True)
 
     def _work(self) -> None:
         """Do jobs until there is an interruption."""
@@ -162,14 +179,14 @@ class Desk:
                 job = self._jobs.get()
                 self._busy = True
                 context = context or self._opened()
-                self._do(job, context)
+                parcels = self._do(job, context)
             except KeyboardInterrupt:
                 return
             except BaseException as error:  # a library's SystemExit, too, is the end of the job alone
                 plain = error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")
                 finished = Finished(portable(plain), traceback.format_exc())
             else:
-                finished = Finished()
+                finished = Finished(parcels=parcels)
             self._busy = False
             self._messages.put(finished)
 
@@ -184,7 +201,7 @@ class Desk:
         log = logging.getLogger("tangora")
         log.setLevel(logging.INFO)
         log.addHandler(QueueHandler(self._messages))  # the driver writes run.log: shared storage has no safe appends
-        context = Context.open(Path(self._terms.run), trust_remote_code=self._terms.trusted)
+        context = Context.open(self._run, trust_remote_code=self._terms.trusted)
         context.given_machine = self._machine(context)
         return context
 
@@ -200,7 +217,8 @@ class Desk:
             device = "cpu"  # Ray may let it see GPUs that are not its own
         return Machine.resolve(device, settings.dtype, self._terms.threads)
 
-    def _do(self, job: Job, context: Context) -> None:
+    def _do(self, job: Job, context: Context) -> tuple[Parcel, ...]:
+        """Do a job, and return what it has written if that has to be sent."""
         from tangora.runs.execution import perform  # deferred: with the context
 
         try:
@@ -209,7 +227,14 @@ class Desk:
             what = "the worker derives other jobs from the run's folder: its code of Tangora is another"
             fix = "install the same Tangora on every node"
             raise TangoraError(what, got=job.label, where="executor ray", fix=fix) from None
+        if not self._copy:
+            perform(job, context, self._messages.put)
+            return ()
+        from tangora.runs.executors._ray_files import changed, pack, versions  # deferred: imports ray
+
+        before = versions(self._run)
         perform(job, context, self._messages.put)
+        return tuple(pack(self._run, changed(job, context.at(job.seed), before)))
 
 
 def _thinned(messages: Sequence[Message]) -> list[Message]:

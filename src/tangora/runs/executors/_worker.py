@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 __all__ = ["Finished", "Ready", "WorkerTraceback", "portable", "work"]
 
@@ -28,10 +29,12 @@ class Finished:
     Attributes:
         error: the job's error; None if it was done.
         trace: the traceback as text.
+        parcels: what the job has written, if the worker has a copy of the run's folder.
     """
 
     error: BaseException | None = None
     trace: str = ""
+    parcels: tuple[Any, ...] = ()
 
 
 class WorkerTraceback(Exception):

@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, Field
 
+from tangora.config.places import absolute
 from tangora.config.settings import Frozen
 from tangora.errors import TangoraError
 from tangora.support.extras import require
@@ -78,6 +79,11 @@ class RaySettings(Share):
     jobs: dict[Annotated[str, AfterValidator(_is_kind)], Share] = Field(
         default_factory=dict, description="kind of job -> what its workers take, if it differs"
     )
+    storage: Literal["shared", "copied"] = Field(
+        default="shared",
+        description="shared: every node sees the run's folder at the same path; copied: workers have copies, and files "
+        "travel through Ray's object store",
+    )
     tries: int = Field(default=3, ge=1, description="times that a job is begun until its failure stops the run")
     wait: float = Field(default=60.0, ge=0, description="seconds to wait for a node that has what a worker takes")
 
@@ -85,8 +91,9 @@ class RaySettings(Share):
 class Ray:
     """Does jobs in workers on the nodes of a cluster; each has its own base model.
 
-    Choose it for several GPUs, on one host or on many. The run's folder has to be on storage that every node mounts at
-    the same path: inputs and results are files there, and only jobs and events pass through Ray.
+    Choose it for several GPUs, on one host or on many. If every node mounts the storage of the run's folder at the same
+    path, inputs and results are files there, and only jobs and events pass through Ray. Without such storage
+    (``storage: copied``) each worker has a copy of what its jobs read, and files pass through Ray, too.
 
     A worker that dies costs the job at hand, which is begun again elsewhere. An error that is not a `TangoraError` may
     be the node's, so the job is begun again too, up to ``tries`` times in all; a `TangoraError` would come again, and
@@ -107,6 +114,7 @@ class Ray:
         require("ray", purpose="the executor ray")
         from tangora.runs.executors._ray_cluster import connected  # deferred: imports ray
         from tangora.runs.executors._ray_crew import Crew, cluster_nodes
+        from tangora.runs.executors._ray_files import Shelf
         from tangora.runs.executors._ray_jobs import JobQueue
         from tangora.runs.executors._ray_needs import needs
         from tangora.runs.executors._ray_schedule import Schedule
@@ -115,10 +123,12 @@ class Ray:
         with connected(chosen, context), _token(context.run) as token:
             need_of = needs(context, chosen, cluster_nodes(), jobs)
             context.release()  # the workers have their own copies
-            crew = Crew(_checks(context, token), chosen.workers, chosen.wait)
+            copies = chosen.storage == "copied"
+            crew = Crew(_checks(context, token, copies), chosen.workers, chosen.wait)
+            shelf, note = Shelf(context) if copies else None, context.progress.note
             at_once = True
             try:
-                Schedule(JobQueue(jobs, need_of), crew, on_event, chosen.tries, context.progress.note).run()
+                Schedule(JobQueue(jobs, need_of), crew, on_event, chosen.tries, note, shelf).run()
                 at_once = False
             finally:
                 crew.end(at_once=at_once)
@@ -135,7 +145,7 @@ def _token(run: Path) -> Iterator[tuple[str, str]]:
         path.unlink(missing_ok=True)
 
 
-def _checks(context: Context, token: tuple[str, str]) -> Any:
+def _checks(context: Context, token: tuple[str, str], copies: bool) -> Any:
     """Return how workers are made: the actor's class is sent with its code."""
     import ray  # deferred: an extra
 
@@ -149,10 +159,13 @@ def _checks(context: Context, token: tuple[str, str]) -> Any:
     def hire(need: Need) -> Any:
         return actor.options(max_restarts=0, scheduling_strategy="SPREAD", **need.options).remote()
 
-    def terms(need: Need) -> Terms:
-        return Terms(str(context.run.absolute()), need.threads, trusted, need.gpus)
+    recipe = absolute(context.recipe).to_yaml() if copies else None
 
-    return Checks(hire, (PACKAGES, *token, _PATIENCE), partial(_accept, own, context.run), terms)
+    def terms(need: Need) -> Terms:
+        return Terms(str(context.run.absolute()), need.threads, trusted, need.gpus, recipe)
+
+    where = ("", "") if copies else token
+    return Checks(hire, (PACKAGES, *where, _PATIENCE), partial(_accept, own, context.run), terms, copies)
 
 
 def _accept(own: Mapping[str, str], run: Path, found: Mapping[str, Any]) -> None:
@@ -170,7 +183,7 @@ def _accept(own: Mapping[str, str], run: Path, found: Mapping[str, Any]) -> None
             raise TangoraError(what, where="executor ray", fix=fix)
     if not found["sees"]:
         what = f"the worker on {host} does not see the run's folder"
-        fix = "put it on storage that every node mounts at the same path, with --out"
+        fix = "put it on storage that every node mounts at the same path, with --out, or set executor.storage: copied"
         raise TangoraError(what, where=run.absolute(), fix=fix)
 
 
