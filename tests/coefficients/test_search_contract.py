@@ -26,8 +26,8 @@ def test_our_own_keep_it(name):
     check_search(search)
 
 
-def test_there_are_five():
-    assert sorted(SEARCHES.own) == ["adamerging", "convex", "learned", "lorahub", "minimax", "samerging"]
+def test_there_are_seven():
+    assert sorted(SEARCHES.own) == ["adamerging", "convex", "enmp", "learned", "lorahub", "minimax", "samerging"]
 
 
 class ConstantSettings(SearchSettings):

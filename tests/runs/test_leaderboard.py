@@ -35,9 +35,15 @@ def test_every_entry_has_a_row_in_every_mode(two_of_text7, tmp_path, monkeypatch
         "fusion.methods.closed-form-64.polish.rows": 8,
         "fusion.methods.closed-form-64.modes": "[lora]",
         "fusion.methods.lorahub.budget": 3,
+        "fusion.methods.enmp-64.population": 2,
+        "fusion.methods.enmp-64.generations": 1,
         "modes.joint-lora.training.steps": 2,
         **{
             f"fusion.methods.{name}.polish": "{rank: 4, rows: 8, steps: 2}" for name in ("polished-64", "polished-1000")
+        },
+        **{
+            f"fusion.methods.{name}.polish": "{rank: 4, rows: 8, steps: 2, labels: 1.0, recombined: 0}"
+            for name in ("labels-64", "joint-64")
         },
         **{
             f"fusion.methods.{n}.steps": 2 for n in ("adamerging", "samerging", "learned-8", "learned-32", "learned-64")

@@ -68,8 +68,8 @@ def search(
             does for the others; a task without an adapter is one that the others have to do.
         base: the adapters' base; restored afterwards.
         tasks: with rows of ``split`` and ``scored``.
-        search: ``grid``, ``learned``, ``convex``, ``minimax``, ``adamerging``, ``samerging``, ``lorahub``, or a search
-            from another package; by default see above.
+        search: ``grid``, ``learned``, ``convex``, ``minimax``, ``adamerging``, ``samerging``, ``lorahub``, ``enmp``,
+            or a search from another package; by default see above.
         method: the fusion method; see `tangora.coefficients.contract` for those that fit a search.
         parameters: of the method.
         weights: the grid of λ.

@@ -30,6 +30,7 @@ _SPELLED = {
     "lorahub": "LoraHub",
     "adamerging": "AdaMerging",
     "samerging": "SAMerging",
+    "enmp": "ENMP",
 }
 """Names with a conventional spelling; all other names are shown unchanged."""
 

@@ -24,6 +24,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "quantized": ("bitsandbytes",),
         "gguf": ("gguf",),
         "fast": ("numba",),
+        "search": ("cmaes",),
         "quickstart": ("PIL", "platformdirs", "skimage", "sklearn", "tokenizers", "transformers"),
         "tensorboard": ("tensorboard",),
         "wandb": ("wandb",),

@@ -40,9 +40,10 @@ def check_search(search: Search, **settings: Any) -> None:
     """
     _check_declarations(search)
     chosen = _settings(search, settings)
-    _check_problem(search, chosen, per_site=False)
+    _check_problem(search, chosen, per_site=chosen.per_site)
     if "per" in search.settings.model_fields:
-        _check_problem(search, _settings(search, {**settings, "per": "site"}), per_site=True)
+        other = "task" if chosen.per_site else "site"
+        _check_problem(search, _settings(search, {**settings, "per": other}), per_site=not chosen.per_site)
 
 
 def _check_declarations(search: Search) -> None:

@@ -1,0 +1,176 @@
+"""The leaderboard of docs/quality.md: the bundled recipe, its entries beside each other, and what each needs.
+
+    python experiments/leaderboard.py --data FOLDER --encoder FOLDER_OR_HUB_ID [--out runs/leaderboard] [--seeds 0,1,2]
+    python experiments/leaderboard.py --run FOLDER     # only read a finished run, also of a part of the recipe
+    python experiments/leaderboard.py --table          # only write the table from the results there are
+
+Data flow: `tangora.run` goes on where it was stopped ──▶ `lines` joins the run's summary.json with its recipe (what an
+entry needs), candidates.csv (how many candidates it chose from) and `tangora.compare` (paired tests against the best
+entry without a polish, on test rows, with Holm's correction over all entries) ──▶
+``benchmarks/results/leaderboard-text7.json`` ──▶ the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tangora
+from tangora.cli.bars import Bars
+from tangora.config.recipe import load_recipe, load_run_recipe
+
+ROOT = Path(__file__).parents[1]
+PAGE, RESULTS = ROOT / "docs" / "quality.md", ROOT / "benchmarks" / "results" / "leaderboard-text7.json"
+
+
+def collected(run: Path) -> dict[str, Any]:
+    """Return what is kept of a finished run."""
+    recipe = load_run_recipe(run)
+    rows = json.loads((run / "summary.json").read_text())["rows"]
+    validation = max(task.limit.validation or 0 for task in recipe.tasks)
+    test = max(task.limit.test or 0 for task in recipe.tasks)
+    size = max(row["n_tasks"] for row in rows)
+    wanted = [row for row in rows if row["method"] == "expert" or row["n_tasks"] == size]
+    return {
+        "tasks": size,
+        "seeds": list(recipe.every_seed),
+        "rows": {"validation": validation, "test": test},
+        "zero_shot": _zero_shot(run),
+        "lines": list(_lines(run, recipe, wanted, validation)),
+        "run": json.loads((run / "run.json").read_text()).get("machine", {}),
+    }
+
+
+def _lines(run: Path, recipe: Any, rows: Sequence[Mapping[str, Any]], validation: int) -> Iterator[dict[str, Any]]:
+    entries = {entry.label: entry for entry in recipe.fusion.methods}
+    counts, tests = _candidates(run), _tests(run, rows, entries)
+    for row in rows:
+        mode, method = row["mode"], row["method"]
+        line = {"mode": mode, "method": method, "mean": row["absolute"], "kept": row["kept"]}
+        line |= {"low": row["absolute_low"], "high": row["absolute_high"]}
+        line |= {
+            name: [one[name] for one in row.get("by_seed", [])] for name in ("absolute", "kept") if "by_seed" in row
+        }
+        for name in ("absolute_sd", "kept_sd", "absolute_seeds", "kept_seeds"):
+            if name in row:
+                line[name] = row[name]
+        if method in entries:
+            chosen_from = counts.get((mode, method), 0)
+            line |= {"needs": needs(entries[method], chosen_from, validation), "candidates": chosen_from}
+            line |= {"rank": _rank(entries[method]), **tests.get((mode, method), {})}
+        yield line
+
+
+def needs(entry: Any, candidates: int, validation: int) -> str:
+    """Return what an entry needs apart from the experts, of each task."""
+    if entry.polish is not None:
+        return f"{entry.polish.rows} {'labels' if entry.polish.labels else 'rows'}"
+    if entry.search is not None:
+        labels = entry.search.settings.model_dump().get("labels")
+        if entry.search.name in ("adamerging", "samerging"):
+            return "rows"
+        return f"{labels or validation} labels"
+    if entry.method in ("regmean", "fisher"):
+        return "statistics of rows"
+    return f"{validation} labels" if candidates > 1 else "nothing"
+
+
+def _rank(entry: Any) -> str:
+    rank = entry.polish.rank if entry.polish is not None else entry.rank
+    return str(rank) if rank else str(entry.parameters.get("shared_rank", ["sum"])[0])
+
+
+def _zero_shot(run: Path) -> float:
+    with (run / "scores.csv").open(newline="") as file:
+        found = (
+            r for r in csv.DictReader(file) if (r["method"], r["task"], r["split"]) == ("zero_shot", "mean_all", "test")
+        )
+        return float(next(found)["score"])
+
+
+def _candidates(run: Path) -> dict[tuple[str, str], int]:
+    """(mode, entry) -> number of candidates that were scored on validation rows, of one seed."""
+    found: dict[tuple[str, str], set[tuple[str, str]]] = {}
+    with (run / "candidates.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            found.setdefault((row["mode"], row["method"]), set()).add((row["weights"], row["parameters"]))
+    return {key: len(values) for key, values in found.items()}
+
+
+def _tests(
+    run: Path, rows: Sequence[Mapping[str, Any]], entries: Mapping[str, Any]
+) -> dict[tuple[str, str], dict[str, Any]]:
+    """(mode, entry) -> difference from the best entry of its mode that is not polished, with Holm's p-value."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for mode in dict.fromkeys(row["mode"] for row in rows):
+        plain = [r for r in rows if r["mode"] == mode and r["method"] in entries and not entries[r["method"]].polish]
+        if not plain:
+            continue
+        best = max(plain, key=lambda row: row["absolute"])["method"]
+        for one in tangora.compare(run, baseline=best, modes=[mode]).rows:
+            found[mode, one.method] = {"against": best, "difference": one.test.difference, "holm": one.holm}
+    return found
+
+
+def table(results: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines of a Markdown table, the best first."""
+    several = len(results["seeds"]) > 1
+    modes = [line["mode"] for line in results["lines"] if "needs" in line]
+    many = len(set(modes)) > 1
+    heads = [*(["experts"] if many else []), "", "needs, of each task", "rank", "candidates", "mean", "kept"]
+    yield f"| {' | '.join([*heads, 'difference', 'p (Holm)'])} |"
+    yield f"|{'---|' * (len(heads) - 4)}{'---:|' * 6}"
+    for line in sorted(results["lines"], key=lambda one: -one["mean"]):
+        if "needs" not in line:
+            name = "the experts" if line["mode"] in modes else "one LoRA trained on all tasks"
+            cells = [f"**{name}**", "all labels", "–", "–", f"{line['mean']:.3f}", _share(line), "–", "–"]
+        else:
+            share = f"{line['kept']:.1%}" + (
+                f" ± {100 * line['kept_sd']:.1f}" if several and line.get("kept_sd") else ""
+            )
+            paired = [f"{line['difference']:+.3f}", f"{line['holm']:.2g}"] if "difference" in line else ["–", "–"]
+            cells = [line["method"], line["needs"], line["rank"], str(line["candidates"]), f"{line['mean']:.3f}", share]
+            cells += paired
+        yield f"| {' | '.join([*([line['mode']] if many else []), *cells])} |"
+    yield ""
+    experts = ", ".join(f"{x['mode']} {x['mean']:.3f}" for x in results["lines"] if x["method"] == "expert")
+    seeds, rows = ", ".join(map(str, results["seeds"])), results["rows"]
+    about = f"Up to {rows['test']} test rows a task; seeds {seeds}."
+    yield f"Zero-shot {results['zero_shot']:.3f}; experts {experts}. {about}"
+
+
+def _share(line: Mapping[str, Any]) -> str:
+    return "100%" if line["kept"] is None else f"{line['kept']:.1%}"
+
+
+def main() -> None:
+    """Run or read, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", help="folder of the seven data sets")
+    parser.add_argument("--encoder", default="sentence-transformers/all-MiniLM-L6-v2")
+    parser.add_argument("--out", type=Path, default=Path("runs/leaderboard"))
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--run", type=Path, help="a finished run to read")
+    parser.add_argument("--table", action="store_true")
+    given = parser.parse_args()
+    if not given.table:
+        run = given.run
+        if run is None:
+            seeds = [int(seed) for seed in given.seeds.split(",")]
+            where = [f"data.root={given.data}", f"base.model={given.encoder}", f"seeds={json.dumps(seeds)}"]
+            with Bars() as bars:
+                run = tangora.run(load_recipe("leaderboard", where), given.out, progress=bars)
+        RESULTS.write_text(json.dumps(collected(run), indent=1) + "\n", encoding="utf-8")
+    body = "\n".join(table(json.loads(RESULTS.read_text()))) + "\n"
+    marked = re.compile(r"(<!-- leaderboard -->\n).*?(<!-- /leaderboard -->)", re.DOTALL)
+    text = marked.sub(lambda found: found[1] + body + found[2], PAGE.read_text(encoding="utf-8"))
+    PAGE.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
