@@ -21,6 +21,7 @@ from tangora.runs.context import Context
 from tangora.runs.execution import perform
 from tangora.runs.folder import claim
 from tangora.runs.runner import missing
+from tangora.runs.stages.cells import cells
 from tangora.runs.stages.scores import FusionScoresJob
 from tangora.support.validation import validate
 from tiny_run import recipe_for
@@ -59,6 +60,33 @@ def test_a_block_has_a_bounded_number_of_subsets(short_recipe, short_run, monkey
     recipe = type(short_recipe).model_validate(raw)
     jobs = [job for job in Context(short_run.parent / "absent", recipe).plan if isinstance(job, FusionScoresJob)]
     assert [len(job.subsets) for job in jobs] == [2, 2, 2, 2, 2, 1]  # 6 + 4 + 1 subsets
+
+
+def test_what_takes_long_is_a_job_by_itself_and_the_order_stays(short_recipe, short_run):
+    raw = short_recipe.model_dump(mode="json")
+    raw["tasks"] += [{**raw["tasks"][0], "name": "third"}]
+    raw["modes"] = {"lora": {}, "tangent": {"linearize": "model"}}
+    raw["fusion"]["methods"] = [
+        {"method": "average"},
+        {"method": "task_arithmetic", "weights": [0.3, 0.5]},
+        {"method": "task_arithmetic", "search": "lorahub"},
+        {"method": "average", "name": "polished", "polish": {"rank": 1, "rows": 4}, "sizes": [3], "modes": ["lora"]},
+        {"method": "ties"},
+    ]
+    recipe = type(short_recipe).model_validate(raw)
+    jobs = [job for job in Context(short_run.parent / "absent", recipe).plan if isinstance(job, FusionScoresJob)]
+    light = ("average", "task_arithmetic")
+    assert [(job.mode, job.entries, len(job.subsets)) for job in jobs] == [
+        ("lora", light, 4),
+        *[("lora", ("lorahub",), 1)] * 4,
+        ("lora", ("polished",), 1),
+        ("lora", ("ties",), 4),
+        ("tangent", (*light, "lorahub", "ties"), 4),  # on columns, where a search takes a moment
+    ]
+    listed = [(cell.mode, cell.subset, cell.entry.label) for job in jobs for cell in job.cells(recipe)]
+    assert sorted(listed) == sorted((cell.mode, cell.subset, cell.entry.label) for cell in cells(recipe))
+    assert jobs[1].label == "fuse · lora · delta · lorahub · plain+good"
+    assert len({job.key for job in jobs}) == len(jobs)
 
 
 def test_the_whole_run_is_reported_from_its_preparation_to_its_end(short_recipe, short_copy, monkeypatch):

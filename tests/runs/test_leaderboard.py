@@ -35,7 +35,7 @@ def test_every_entry_has_a_row_in_every_mode(two_of_text7, tmp_path, monkeypatch
         "fusion.methods.closed-form-64.polish.rows": 8,
         "fusion.methods.closed-form-64.modes": "[lora]",
         "fusion.methods.lorahub.budget": 3,
-        "fusion.methods.enmp-64.population": 2,
+        "fusion.methods.enmp-64.population": 4,
         "fusion.methods.enmp-64.generations": 1,
         "modes.joint-lora.training.steps": 2,
         **{

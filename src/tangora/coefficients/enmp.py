@@ -95,7 +95,7 @@ def enmp(
             seen[key] = float(loss(_weights(mask, weight, layers, sites)))
         return seen[key]
 
-    best = np.ones((len(layers), tasks), np.bool_)
+    best: npt.NDArray[np.bool_] = np.ones((len(layers), tasks), np.bool_)
     least, done = measured(best), 1
     on_step(done, total, f"loss {least:.4g}")
     evolution = CMA(mean=np.zeros(units), sigma=sigma, population_size=population, seed=seed)

@@ -69,7 +69,8 @@ def _right_vectors(tall: Float[Tensor, "m n"], rank: int, seed: int) -> Float[Te
         rest = _without(images[:, -block:], space)  # what the images of earlier blocks add is in the space already
         left = rest.double() @ vectors[-block:]
         if bool((left.norm(dim=0) <= _PRECISION * values.abs() + noise * values[-1]).all()):
-            return space @ vectors.flip(1).to(space)
+            chosen: Tensor = space @ vectors.flip(1).to(space)
+            return chosen
         # The remainder of a block that has converged is noise, whose directions are as good as any.
         new = torch.linalg.qr(_without(torch.linalg.qr(rest)[0], space))[0]
         space = torch.cat([space, new], 1)

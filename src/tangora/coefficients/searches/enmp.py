@@ -25,7 +25,7 @@ class EnmpSettings(RowSettings):
     per: Literal["task", "site"] = Field(default="site", description="leave out layers of experts, or whole experts")
     weight: float = Field(default=0.5, gt=0, description="of what stays")
     dropped: float = Field(default=0.2, gt=0, lt=1, description="share of the layers of all experts that is left out")
-    population: int = Field(default=8, ge=2, description="fusions that are scored in a generation")
+    population: int = Field(default=8, ge=4, description="fusions that are scored in a generation")
     generations: int = Field(default=30, ge=1, description="of the evolution")
     sigma: float = Field(default=0.5, gt=0, description="first step size of CMA-ES")
 

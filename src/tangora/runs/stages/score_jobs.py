@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -11,8 +11,8 @@ from tangora.evaluation.evaluator import scoring_code
 from tangora.methods import get
 from tangora.modes.contract import mode_of
 from tangora.runs.jobs import Job, Resources
-from tangora.runs.stages.cells import cells
-from tangora.runs.stages.column_files import ColumnsJob
+from tangora.runs.stages.cells import Cell, cells
+from tangora.runs.stages.column_files import ColumnsJob, scored_on_columns
 from tangora.runs.stages.experts import ExpertJob
 from tangora.runs.stages.fusion import FusionStage
 from tangora.runs.stages.polisher import polish_code
@@ -21,7 +21,7 @@ from tangora.runs.stages.scores import ExpertScoresJob, FusionScoresJob, ZeroSho
 from tangora.runs.stages.statistics import StatisticsJob
 from tangora.runs.stages.work import cells_work, rows_of
 from tangora.support.files import digest
-from tangora.support.seams import SEARCHES
+from tangora.support.seams import ROUTERS, SEARCHES
 from tangora.support.source import source_digest
 
 if TYPE_CHECKING:
@@ -68,20 +68,19 @@ def expert_score_jobs(
 
 
 def fusion_score_jobs(recipe: Recipe, sources: Sources, before: Sequence[Job]) -> list[FusionScoresJob]:
-    """Return a job for every block of cells: a mode, a space, and up to `SUBSETS` subsets.
+    """Return a job for every block of cells: a mode, a space, up to `SUBSETS` subsets, and entries in their order.
 
-    Cells that are equal in two spaces are scored once: the job of a space reads the scores of the previous one.
+    An entry that trains or searches by forward passes takes minutes: it has a job by itself for each subset. Cells that
+    are equal in two spaces are scored once: the job of a space reads the scores of the previous one.
     """
     jobs: list[FusionScoresJob] = []
     scored: dict[tuple[str, tuple[str, ...]], list[str]] = {}  # mode and subset -> keys of jobs in other spaces
     settings: dict[tuple[int, ...], list[object]] = {}
     for (mode, space), of_space in groupby(cells(recipe), key=lambda cell: (cell.mode, cell.space)):
-        by_subset = {subset: list(own) for subset, own in groupby(of_space, key=lambda cell: cell.subset)}
-        subsets = list(by_subset)
-        blocks = [tuple(subsets[i : i + SUBSETS]) for i in range(0, len(subsets), SUBSETS)]
         read = tuple(job.key for job in before if _is_read(job, mode))
-        for block in blocks:
-            own = [cell for subset in block for cell in by_subset[subset]]
+        made: list[FusionScoresJob] = []
+        for own in _blocks(recipe, list(of_space), scored_on_columns(recipe, sources, mode)):
+            block = tuple(dict.fromkeys(cell.subset for cell in own))
             same = tuple(dict.fromkeys(key for subset in block for key in scored.get((mode, subset), ())))
             entries = {id(cell.entry): cell.entry for cell in own}
             if tuple(entries) not in settings:  # the same for most blocks of a plan with many subsets
@@ -89,10 +88,37 @@ def fusion_score_jobs(recipe: Recipe, sources: Sources, before: Sequence[Job]) -
             key = digest([CODE, "fusion", mode, space, block, settings[tuple(entries)], read, same])
             work = cells_work(recipe, sources, own)
             names = tuple(dict.fromkeys(name for subset in block for name in subset))
-            jobs.append(FusionScoresJob(key, names, (*read, *same), work, mode, space, block))
-            for subset in block:
-                scored.setdefault((mode, subset), []).append(key)
+            labels = tuple(entry.label for entry in entries.values())
+            made.append(FusionScoresJob(key, names, (*read, *same), work, mode, space, block, labels))
+        for job in made:
+            for subset in job.subsets:
+                scored.setdefault((mode, subset), []).append(job.key)
+        jobs += made
     return jobs
+
+
+def _blocks(recipe: Recipe, listed: Sequence[Cell], on_columns: bool) -> Iterator[list[Cell]]:
+    """Divide the cells of a mode and space: neighbouring entries together, those that take long by themselves."""
+    there = {id(cell.entry) for cell in listed}
+    groups: list[tuple[bool, list[int]]] = []
+    for entry in (entry for entry in recipe.fusion.methods if id(entry) in there):
+        alone = _takes_long(entry, on_columns)
+        if alone or not groups or groups[-1][0]:
+            groups.append((alone, []))
+        groups[-1][1].append(id(entry))
+    for alone, keys in groups:
+        own = [cell for cell in listed if id(cell.entry) in keys]
+        by_subset = [list(of_subset) for _, of_subset in groupby(own, key=lambda cell: cell.subset)]
+        size = 1 if alone else SUBSETS
+        for i in range(0, len(by_subset), size):
+            yield [cell for of_subset in by_subset[i : i + size] for cell in of_subset]
+
+
+def _takes_long(entry: FusionEntry, on_columns: bool) -> bool:
+    """Return whether an entry trains something, or searches by passes through the model."""
+    if entry.route is not None:
+        return ROUTERS.get(entry.route.name).needs != "nothing"
+    return entry.polish is not None or (entry.search is not None and not on_columns)
 
 
 def _is_read(job: Job, mode: str) -> bool:

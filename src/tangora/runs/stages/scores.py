@@ -123,18 +123,21 @@ class FusionScoresJob(ScoresJob):
     Attributes:
         mode, space: of the cells.
         subsets: of the cells.
+        entries: labels of the recipe's entries.
     """
 
     kind: ClassVar[str] = "fusion-scores"
     mode: str
     space: str
     subsets: tuple[tuple[str, ...], ...]
+    entries: tuple[str, ...]
 
     @property
     def about(self) -> str:
-        """Mode, space and subsets."""
+        """Mode, space, the entry if there is one, and subsets."""
         first, last = ("+".join(subset) for subset in (self.subsets[0], self.subsets[-1]))
-        return f"fuse · {self.mode} · {self.space} · {first}" + (f" … {last}" if len(self.subsets) > 1 else "")
+        place = " · ".join(["fuse", self.mode, self.space, *(self.entries if len(self.entries) == 1 else ())])
+        return f"{place} · {first}" + (f" … {last}" if len(self.subsets) > 1 else "")
 
     def run(self, context: Context) -> None:
         """Fill the cells, subset by subset."""
@@ -148,8 +151,9 @@ class FusionScoresJob(ScoresJob):
 
     def cells(self, recipe: Recipe) -> list[Cell]:
         """Return the cells of the block."""
-        own = (self.mode, self.space)
-        return [cell for cell in cells(recipe, self.subsets) if (cell.mode, cell.space) == own]
+        place = (self.mode, self.space)
+        listed = (cell for cell in cells(recipe, self.subsets) if (cell.mode, cell.space) == place)
+        return [cell for cell in listed if cell.entry.label in self.entries]
 
     def _stage(self, context: Context) -> FusionStage:
         recipe, size = context.recipe, context.recipe.evaluation.batch_size
