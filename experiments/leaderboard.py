@@ -1,13 +1,16 @@
-"""The leaderboard of docs/quality.md: the bundled recipe, its entries beside each other, and what each needs.
+"""The leaderboards of docs/quality.md: many entries beside each other on seven tasks, and what each needs.
 
-    python experiments/leaderboard.py --data FOLDER --encoder FOLDER_OR_HUB_ID [--out runs/leaderboard] [--seeds 0,1,2]
-    python experiments/leaderboard.py --run FOLDER     # only read a finished run, also of a part of the recipe
-    python experiments/leaderboard.py --table          # only write the table from the results there are
+    python experiments/leaderboard.py text7 --data FOLDER --model FOLDER_OR_HUB_ID [--out FOLDER] [--seeds 0,1,2]
+    python experiments/leaderboard.py gen7 --data FOLDER --model FOLDER_OR_HUB_ID [--set KEY=VALUE ...]
+    python experiments/leaderboard.py text7 --run FOLDER   # only read a finished run, also of a part of the recipe
+    python experiments/leaderboard.py text7 --table        # only write the table from the results there are
+
+text7 is the bundled recipe leaderboard. gen7 is the bundled recipe of this name with LoRA experts and `GENERATIVE`.
 
 Data flow: `tangora.run` goes on where it was stopped ──▶ `lines` joins the run's summary.json with its recipe (what an
 entry needs), candidates.csv (how many candidates it chose from) and `tangora.compare` (paired tests against the best
 entry without a polish, on test rows, with Holm's correction over all entries) ──▶
-``benchmarks/results/leaderboard-text7.json`` ──▶ the table.
+``benchmarks/results/leaderboard-SUITE.json`` ──▶ the table.
 """
 
 from __future__ import annotations
@@ -25,7 +28,54 @@ from tangora.cli.bars import Bars
 from tangora.config.recipe import load_recipe, load_run_recipe
 
 ROOT = Path(__file__).parents[1]
-PAGE, RESULTS = ROOT / "docs" / "quality.md", ROOT / "benchmarks" / "results" / "leaderboard-text7.json"
+PAGE, RESULTS = ROOT / "docs" / "quality.md", ROOT / "benchmarks" / "results"
+GENERATIVE: list[dict[str, Any]] = [
+    {"method": "average"},
+    {"method": "task_arithmetic", "weights": [0.3, 0.5, 0.7, 1.0]},
+    {"method": "ties", "weights": [0.7, 1.0], "parameters": {"density": 0.3}},
+    {"method": "dare_ties", "weights": [0.7, 1.0], "parameters": {"density": 0.5}},
+    {"method": "della", "weights": [0.7, 1.0], "parameters": {"density": 0.5}},
+    {"method": "consensus", "weights": [0.5, 0.7], "parameters": {"agreement": 2}},
+    {"method": "pcb", "weights": [1.0, 1.5], "parameters": {"density": 0.3}},
+    {"method": "knots", "weights": [0.7, 1.0], "parameters": {"density": 0.3}},
+    {"method": "tsv_m", "weights": [0.6, 1.0]},
+    {"method": "iso_c", "weights": [0.6, 1.0]},
+    {"method": "wudi", "weights": [0.8], "parameters": {"ridge": 0.1}},
+    {"method": "cart", "weights": [0.5, 0.8]},
+    {"method": "do_merging", "weights": [0.8, 1.3]},
+    {"method": "robust_merge", "weights": [0.5]},
+    {"method": "pico", "weights": [0.5, 0.8]},
+    {"method": "mean_norm", "weights": [1.0, 1.3, 1.6]},
+    {"method": "mean_norm+tsv_m", "weights": [1.0, 1.3]},
+    {"method": "mean_norm", "rank": 32, "weights": [1.0, 1.3, 1.6]},
+    {"method": "knots", "rank": 32, "weights": [0.7, 1.0], "parameters": {"density": 0.3}},
+    {
+        "method": "task_arithmetic",
+        "name": "polished-240",
+        "weights": 0.5,
+        "polish": {
+            "rank": 32,
+            "rows": 240,
+            "steps": 240,
+            "batch_size": 3,
+            "learning_rate": 3.0e-4,
+            "evaluate_every": 40,
+        },
+    },
+]
+"""Fusions of generative experts: fewer candidates than text7 has, since every one has to generate."""
+SUITES: dict[str, tuple[str, list[str]]] = {
+    "text7": ("leaderboard", []),
+    "gen7": (
+        "gen7",
+        [
+            "name=leaderboard-gen7",
+            f"modes={json.dumps({'lora': {}})}",
+            f"fusion={json.dumps({'subsets': {'sizes': [7]}, 'methods': GENERATIVE})}",
+        ],
+    ),
+}
+"""Suite -> recipe, and what is set in it."""
 
 
 def collected(run: Path) -> dict[str, Any]:
@@ -151,23 +201,31 @@ def _share(line: Mapping[str, Any]) -> str:
 def main() -> None:
     """Run or read, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("suite", choices=list(SUITES))
     parser.add_argument("--data", help="folder of the seven data sets")
-    parser.add_argument("--encoder", default="sentence-transformers/all-MiniLM-L6-v2")
-    parser.add_argument("--out", type=Path, default=Path("runs/leaderboard"))
-    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--model", help="folder or Hub name; by default the recipe's")
+    parser.add_argument("--out", type=Path, help="by default runs/leaderboard-SUITE")
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--set", nargs="*", default=[], help="keys of the recipe, as of tangora run")
     parser.add_argument("--run", type=Path, help="a finished run to read")
     parser.add_argument("--table", action="store_true")
     given = parser.parse_args()
+    results = RESULTS / f"leaderboard-{given.suite}.json"
     if not given.table:
         run = given.run
         if run is None:
+            name, changes = SUITES[given.suite]
             seeds = [int(seed) for seed in given.seeds.split(",")]
-            where = [f"data.root={given.data}", f"base.model={given.encoder}", f"seeds={json.dumps(seeds)}"]
+            where = [f"data.root={given.data}", f"seeds={json.dumps(seeds)}", *changes, *given.set]
+            where += [f"base.model={given.model}"] if given.model else []
             with Bars() as bars:
-                run = tangora.run(load_recipe("leaderboard", where), given.out, progress=bars)
-        RESULTS.write_text(json.dumps(collected(run), indent=1) + "\n", encoding="utf-8")
-    body = "\n".join(table(json.loads(RESULTS.read_text()))) + "\n"
-    marked = re.compile(r"(<!-- leaderboard -->\n).*?(<!-- /leaderboard -->)", re.DOTALL)
+                run = tangora.run(
+                    load_recipe(name, where), given.out or Path(f"runs/leaderboard-{given.suite}"), progress=bars
+                )
+        results.write_text(json.dumps(collected(run), indent=1) + "\n", encoding="utf-8")
+    body = "\n".join(table(json.loads(results.read_text()))) + "\n"
+    mark = f"leaderboard-{given.suite}"
+    marked = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)", re.DOTALL)
     text = marked.sub(lambda found: found[1] + body + found[2], PAGE.read_text(encoding="utf-8"))
     PAGE.write_text(text, encoding="utf-8")
 
