@@ -116,3 +116,14 @@ def test_a_space_that_has_no_statistics_is_refused_before_anything_is_trained(pa
     recipe = load_recipe(path, ["fusion.methods.regmean.spaces=[delta, core]"])
     with pytest.raises(FusionError, match=r"regmean: .*, got 'core' at fusion\.methods\.regmean\.spaces"):
         check_methods(recipe)
+
+
+def test_a_mode_that_leaves_nothing_to_fuse_has_none(short_recipe):
+    from tangora.runs.stages.statistics import kinds_of
+
+    raw = short_recipe.model_dump(mode="json")
+    raw["modes"] = {"lora": {}, "joint-lora": {"train": "joint-lora"}}
+    raw["fusion"]["methods"] = [{"method": "regmean"}]
+    recipe = type(short_recipe).model_validate(raw)
+    assert kinds_of(recipe, "lora") == ["gram"]
+    assert kinds_of(recipe, "joint-lora") == []

@@ -15,6 +15,7 @@ from tangora.errors import TangoraError
 from tangora.evaluation.collection import collect_statistics
 from tangora.fusion.statistics import load
 from tangora.methods import Statistic, get
+from tangora.modes.contract import is_fusable, mode_of
 from tangora.runs.jobs import Job, Resources
 from tangora.support.files import digest
 
@@ -98,7 +99,10 @@ class StatisticsJob(Job):
 
 
 def kinds_of(recipe: Recipe, mode: str) -> list[Statistic]:
-    """Return the kinds of statistics that the recipe's methods for ``mode`` need."""
+    """Return the kinds of statistics that the recipe's methods for ``mode`` need: none if it leaves nothing to fuse."""
+    settings = recipe.modes[mode]
+    if not is_fusable(mode_of(settings), settings.model_extra or {}):
+        return []
     entries = [entry for entry in recipe.fusion.methods if entry.route is None and mode in (entry.modes or [mode])]
     methods = [get(entry.method) for entry in entries]
     return sorted({method.statistics for method in methods if method.statistics is not None}, reverse=True)
