@@ -128,7 +128,8 @@ def main() -> None:
         RESULTS.write_text("".join(json.dumps(line) + "\n" for line in made), encoding="utf-8")
     body = "\n".join(table(_read())) + "\n"
     marked = re.compile(r"(<!-- ingredients -->\n).*?(<!-- /ingredients -->)", re.DOTALL)
-    text = marked.sub(lambda found: found[1] + body + found[2], PAGE.read_text(encoding="utf-8"))
+    text, count = marked.subn(lambda found: found[1] + body + found[2], PAGE.read_text(encoding="utf-8"))
+    assert count == 1, "the page has no place for the table"
     PAGE.write_text(text, encoding="utf-8")
 
 

@@ -121,10 +121,8 @@ def needs(entry: Any, candidates: int, validation: int) -> str:
     if entry.polish is not None:
         return f"{entry.polish.rows} {'labels' if entry.polish.labels else 'rows'}"
     if entry.search is not None:
-        labels = entry.search.settings.model_dump().get("labels")
-        if entry.search.name in ("adamerging", "samerging"):
-            return "rows"
-        return f"{labels or validation} labels"
+        count = getattr(entry.search, "labels", None) or validation
+        return f"{count} {'rows' if entry.search.name in ('adamerging', 'samerging') else 'labels'}"
     if entry.method in ("regmean", "fisher"):
         return "statistics of rows"
     return f"{validation} labels" if candidates > 1 else "nothing"
@@ -132,7 +130,8 @@ def needs(entry: Any, candidates: int, validation: int) -> str:
 
 def _rank(entry: Any) -> str:
     rank = entry.polish.rank if entry.polish is not None else entry.rank
-    return str(rank) if rank else str(entry.parameters.get("shared_rank", ["sum"])[0])
+    shared = entry.parameters.get("shared_rank", "sum")
+    return str(rank or (shared[0] if isinstance(shared, list) else shared))
 
 
 def _zero_shot(run: Path) -> float:
@@ -146,9 +145,12 @@ def _zero_shot(run: Path) -> float:
 def _candidates(run: Path) -> dict[tuple[str, str], int]:
     """(mode, entry) -> number of candidates that were scored on validation rows, of one seed."""
     found: dict[tuple[str, str], set[tuple[str, str]]] = {}
+    first = ""
     with (run / "candidates.csv").open(newline="") as file:
         for row in csv.DictReader(file):
-            found.setdefault((row["mode"], row["method"]), set()).add((row["weights"], row["parameters"]))
+            first = first or row.get("seed", "")
+            if row.get("seed", "") == first:
+                found.setdefault((row["mode"], row["method"]), set()).add((row["weights"], row["parameters"]))
     return {key: len(values) for key, values in found.items()}
 
 
@@ -226,7 +228,8 @@ def main() -> None:
     body = "\n".join(table(json.loads(results.read_text()))) + "\n"
     mark = f"leaderboard-{given.suite}"
     marked = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)", re.DOTALL)
-    text = marked.sub(lambda found: found[1] + body + found[2], PAGE.read_text(encoding="utf-8"))
+    text, count = marked.subn(lambda found: found[1] + body + found[2], PAGE.read_text(encoding="utf-8"))
+    assert count == 1, "the page has no place for the table"
     PAGE.write_text(text, encoding="utf-8")
 
 

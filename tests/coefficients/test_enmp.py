@@ -8,7 +8,7 @@ import pytest
 
 from tangora.coefficients.enmp import enmp
 from tangora.coefficients.searches.enmp import EnmpSettings
-from tangora.errors import FusionError, MissingExtraError
+from tangora.errors import ArgumentError, FusionError, MissingExtraError
 
 SITES = [f"encoder.layer.{layer}.{name}" for layer in range(4) for name in ("query", "value")] + ["pooler.dense"]
 HARM = {("encoder.layer.1", 0), ("encoder.layer.3", 2), ("pooler.dense", 1)}
@@ -46,6 +46,23 @@ def test_losses_that_are_not_finite_are_worse_than_others():
     assert math.isfinite(enmp(loss, 3, SITES, generations=3).loss)
     with pytest.raises(FusionError, match="no evaluation had a finite loss, in 17"):
         enmp(lambda w: math.nan, 3, SITES, generations=2)
+
+
+def test_a_fusion_that_a_method_refuses_is_no_candidate_unless_it_refuses_the_first():
+    def loss(weights):
+        if any(sum(row) == 0 for row in weights.values()):
+            raise ArgumentError("the weights must not sum to zero")
+        return sum(map(sum, weights.values()))
+
+    found = enmp(loss, 2, SITES, dropped=0.5, generations=4)
+    assert all(sum(row) > 0 for row in found.weights.values())
+    assert found.settings["left_out"] == 5
+
+    def refuses(weights):
+        raise ArgumentError("no such thing")
+
+    with pytest.raises(ArgumentError, match="no such thing"):
+        enmp(refuses, 2, SITES)
 
 
 def test_whole_experts_and_too_little():

@@ -142,6 +142,16 @@ def test_what_is_about_lora_layers_is_refused_for_a_mode_that_trains_others(name
         config(train, **{name: 0.5})
 
 
+def test_a_share_of_the_steps_is_that_of_a_decimal_number(text_base, text_task):
+    from tangora.modes.trainer import _Mean
+
+    found = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_Mean, "add", lambda self, step, weights: found.append(step > self.first))
+        finetune(text_base, text_task, config(steps=20, averaged=0.55))
+    assert sum(found) == 11  # in floating point 0.55 · 20 is more than 11
+
+
 @pytest.mark.parametrize("train", ["l-lora", "tangent", "full"])
 def test_sharpness_and_the_mean_are_for_every_mode(text_base, text_task, train):
     plain = finetune(text_base, text_task, config(train, steps=2))

@@ -134,7 +134,7 @@ def test_what_has_no_labels_is_refused(text_base, text_task, answer_base, answer
     with pytest.raises(ArgumentError, match=r"labels are read of classes alone.*polish\.labels"):
         teaching = Teaching(answer_base, PolishSettings(labels=0.5), 0, None, False)
         teaching.lessons([answer_task], {answer_task.name: lambda: expert}, expert, Progress())
-    with pytest.raises(ArgumentError, match="the closed form reads no labels"):
+    with pytest.raises(ArgumentError, match="labels is about steps"):
         settings = {**SETTINGS, "steps": 0, "initial": "layers", "labels": 0.5}
         polish([expert], text_base, [text_task], **settings, progress=False)
     with pytest.raises(ArgumentError, match="labels is about answers, and objective: layers follows none"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +21,22 @@ def test_it_has_every_method_that_fuses_seven_experts():
     entries = load_recipe("leaderboard", ["data.root=x"]).fusion.methods
     used = {part for entry in entries for part in entry.method.split("+")}
     assert used >= set(methods()) - LEFT_OUT
+
+
+def test_the_experiment_says_of_every_entry_what_it_needs(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "experiments"))
+    import leaderboard
+
+    for recipe, changes in leaderboard.SUITES.values():
+        entries = load_recipe(recipe, ["data.root=x", *changes]).fusion.methods
+        found = {e.label: (leaderboard.needs(e, 2, 100), leaderboard._rank(e)) for e in entries}
+        assert found["average"] == ("100 labels", "sum")
+    found = {e.label: leaderboard.needs(e, 1, 100) for e in load_recipe("leaderboard", ["data.root=x"]).fusion.methods}
+    assert found["average"] == "nothing"
+    assert found["learned-8"] == "8 labels"
+    assert found["adamerging"] == "100 rows"
+    assert (found["polished-64"], found["labels-64"]) == ("64 rows", "64 labels")
+    assert found["regmean"] == "statistics of rows"
 
 
 @pytest.mark.slow

@@ -359,7 +359,7 @@ def every_kind(short_recipe, folder):
     ]
     train.write_text("".join(json.dumps(row) + "\n" for row in rows))  # a polish refuses rows of the test split
     for task in raw["tasks"]:
-        task["source"]["jsonl"]["train"] = str(train)
+        task["source"]["jsonl"]["train"] = os.path.relpath(train)  # workers have another working directory
     raw["modes"] = {"lora": {}, "tangent": {"linearize": "model"}}
     raw["fusion"]["methods"] = [
         {"method": "task_arithmetic", "weights": [0.3, 0.6]},
@@ -433,6 +433,24 @@ def test_what_a_copy_has_is_not_sent_again_and_what_it_cannot_read_is_not_sent(c
     assert Presence.read(job_file(short_copy, scores.key)) is None
 
 
+def test_what_an_earlier_try_has_written_is_sent_and_what_was_sent_is_not_sent_again(
+    cluster, desk, short_copy, tmp_path
+):
+    """The first try fails behind the files of an adapter, the second finds the job done."""
+    context = Context.open(short_copy)
+    terms = Terms("elsewhere", 1, False, 0.0, context.recipe.to_yaml(), context.sources)
+    here, first = desk(terms), experts(context)[0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tangora.runs.executors._ray_files.versions", lambda folder: 1 / 0)
+        assert isinstance(answers(here, first)[-1].error, ZeroDivisionError)
+    sent = {parcel.path for parcel in answers(here, first)[-1].parcels}
+    names = {path.relative_to(short_copy).as_posix() for path in (short_copy / "adapters/lora/plain").rglob("*")}
+    assert {name for name in names if (short_copy / name).is_file()} <= sent
+    assert f"cache/jobs/{first.key}.json" in sent
+    assert answers(here, first)[-1].parcels == ()
+    assert Path(tempfile.gettempdir()) in here._run.parents
+
+
 def test_large_files_travel_in_parts(cluster, tmp_path, monkeypatch):
     monkeypatch.setattr("tangora.runs.executors._ray_files._PART", 7)
     (tmp_path / "a").mkdir()
@@ -502,7 +520,7 @@ def desk(monkeypatch):
     made = []
 
     def make(run):
-        made.append(Desk(Terms(str(run), 1, False, 0.0)))
+        made.append(Desk(run if isinstance(run, Terms) else Terms(str(run), 1, False, 0.0)))
         return made[-1]
 
     yield make

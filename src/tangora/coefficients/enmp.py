@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from tangora.coefficients.found import Found
 from tangora.coefficients.problem import Coefficients, silent
-from tangora.errors import FusionError
+from tangora.errors import ArgumentError, FusionError
 from tangora.support.extras import require
 
 __all__ = ["enmp", "layer_of"]
@@ -92,13 +92,18 @@ def enmp(
     def measured(mask: npt.NDArray[np.bool_]) -> float:
         key = mask.tobytes()
         if key not in seen:
-            seen[key] = float(loss(_weights(mask, weight, layers, sites)))
+            try:
+                seen[key] = float(loss(_weights(mask, weight, layers, sites)))
+            except ArgumentError:  # a method that divides by the sum of the weights, at a layer without any
+                if mask.all():
+                    raise
+                seen[key] = math.inf
         return seen[key]
 
     best: npt.NDArray[np.bool_] = np.ones((len(layers), tasks), np.bool_)
     least, done = measured(best), 1
     on_step(done, total, f"loss {least:.4g}")
-    evolution = CMA(mean=np.zeros(units), sigma=sigma, population_size=population, seed=seed)
+    evolution = CMA(mean=np.zeros(units), sigma=sigma, population_size=population, seed=seed % 2**32)
     for _ in range(generations):
         told = []
         for point in _points(evolution, population):

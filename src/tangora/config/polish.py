@@ -92,7 +92,8 @@ class PolishSettings(Frozen):
         default=0.0,
         ge=0,
         le=1,
-        description="the mean of the weights over this last share of the steps stands for election, too",
+        description="the mean of the weights over this last share of the steps competes with the best step; without "
+        "held-out rows it is the result",
     )
     patience: int | None = Field(
         default=None,
@@ -153,8 +154,9 @@ class PolishSettings(Frozen):
             raise ValueError("a tangent student starts from the fusion: leave initial out")
         if self.steps == 0 and (self.objective, self.initial) != ("answers", "layers"):
             raise ValueError("nothing is trained in 0 steps: set steps, or initial: layers, without objective")
-        if self.steps == 0 and self.labels:
-            raise ValueError("the closed form reads no labels: set steps, or leave labels out")
+        for name in ("labels", "sharpness", "averaged") if self.steps == 0 else ():
+            if getattr(self, name):
+                raise ValueError(f"{name} is about steps, and the closed form has none: set steps, or leave {name} out")
         return self
 
     @model_validator(mode="after")

@@ -113,7 +113,11 @@ class TrainingSettings(Frozen):
         description="share of the steps over which the chance of a LoRA layer to take part rises from 0 to 1",
     )
     averaged: float = Field(
-        default=0.0, ge=0, le=1, description="the result is the mean of the weights over this last share of the steps"
+        default=0.0,
+        ge=0,
+        le=1,
+        description="the mean of the weights over this last share of the steps is the result; with early_stopping, it "
+        "competes with the best step",
     )
     report_to: list[Literal["tensorboard", "wandb"]] = Field(
         default_factory=list, description="where else losses are logged"
@@ -262,7 +266,7 @@ class FinetuneConfig(NamesMode):
         _ = self.settings
         about_layers = [key for key in ("orthogonality", "progressive") if getattr(self.training, key)]
         if about_layers and not getattr(MODES.get(self.train), "plain_layers", False):
-            what = f"training.{about_layers[0]} is about LoRA layers, and mode {self.mode} trains others"
+            what = f"training.{about_layers[0]} is about LoRA layers, and mode {self.train} trains others"
             raise ValueError(f"{what}: leave it out, or train lora or l-lora")
         return self
 

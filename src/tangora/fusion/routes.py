@@ -9,6 +9,7 @@ from tangora.fusion.computation import Computation
 from tangora.fusion.engine import Engine
 from tangora.fusion.weights import common_scale
 from tangora.updates.task_vector import TaskVector, Update
+from tangora.updates.truncation import prepare
 
 __all__ = ["Routes"]
 
@@ -55,8 +56,10 @@ class Routes:
 
 def _truncated(engine: Engine, computation: Computation, rank: int) -> tuple[TaskVector, dict[str, float]]:
     if computation.method.linear:
+        prepare(update for vector in engine.coordinates.vectors for update in vector.values())
         results = engine.linear_truncated(computation, rank)
     else:
+        prepare()
         results = engine.dense(computation, lambda update: update.compress(rank))
     return TaskVector({n: u for n, (u, _) in results.items()}), {n: error for n, (_, error) in results.items()}
 

@@ -59,7 +59,7 @@ class Ingredients:
         if not self.settings.orthogonality:
             return 0.0
         distances = [distance_from_orthogonal(*product(one, ADAPTER), one.scaling[ADAPTER]) for one in self.layers]
-        return self.settings.orthogonality * torch.stack(distances).sum()
+        return self.settings.orthogonality * sum((one.to(distances[0].device) for one in distances[1:]), distances[0])
 
     @contextmanager
     def _off(self, step: int) -> Iterator[None]:

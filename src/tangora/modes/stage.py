@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from tangora.config.places import mapped
 from tangora.modes.contract import mode_of
 from tangora.support.files import digest
 from tangora.support.seams import FAMILIES, METRICS
@@ -45,9 +46,11 @@ def stage_key(
         metrics: of the tasks; their code determines which weights are kept if training stops early.
     """
     watched = [METRICS.get(name) for name in sorted(set(metrics)) if config.training.early_stopping]
-    settings = config.resolved().settings.model_dump(mode="json", exclude={"training": MACHINERY})
-    mode = mode_of(config)
+    mode, chosen = mode_of(config), config.resolved().settings
+    read: Callable[[FinetuneConfig], list[object]] | None = getattr(mode, "reads", None)
+    if read is not None:  # what files contain is in the key, not where they are: another process may see them elsewhere
+        chosen = mapped(chosen, lambda path, *_: "")
+    settings = chosen.model_dump(mode="json", exclude={"training": MACHINERY})
     code = source_digest(mode, FAMILIES.get(family), *watched, without=_UNDECIDING)
     inputs = ["expert", code, config.train, config.mode, settings, config.seed, base, list(tasks.items())]
-    read: Callable[[FinetuneConfig], list[object]] | None = getattr(mode, "reads", None)
     return digest([*inputs, *(read(config) if read is not None else ())])

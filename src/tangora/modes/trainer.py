@@ -16,6 +16,7 @@ import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
 
@@ -142,7 +143,7 @@ class QuietTrainer(Trainer):
         self.watch = watch
         self.ingredients = ingredients or Ingredients(TrainingSettings())
         share = self.ingredients.settings.averaged
-        self.mean = _Mean(arguments.max_steps - math.ceil(share * arguments.max_steps))
+        self.mean = _Mean(arguments.max_steps - math.ceil(Fraction(str(share)) * arguments.max_steps))
         self.add_callback(_AfterStep(self))
 
     def parameters(self) -> list[nn.Parameter]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from tangora.errors import FusionError
 from tangora.support.shown import html_table
 from tangora.support.threads import in_threads
+from tangora.updates.truncation import prepare
 from tangora.updates.update import Dense, Factors, LowRank, Update, combine
 
 __all__ = ["Dense", "Factors", "LowRank", "TaskVector", "Update", "combine"]
@@ -129,6 +130,7 @@ class TaskVector(Mapping[str, Update]):
 
     def compress_by_site(self, rank: int) -> tuple[TaskVector, dict[str, float]]:
         """Return the task vector with every site truncated to ``rank``, and the relative error of each."""
+        prepare(self.values())
         results = dict(zip(self, in_threads(lambda update: update.compress(rank), list(self.values())), strict=True))
         return TaskVector({s: u for s, (u, _) in results.items()}), {s: error for s, (_, error) in results.items()}
 

@@ -1,7 +1,7 @@
 """The best approximation of a given rank (Eckart-Young), by the cheapest route that is exact enough.
 
     factors b [out, r], a [r, in]     Gram matrices of the factors: r x r, whatever the width of the layer
-    a matrix                          a block Krylov iteration for few singular values, else the whole SVD
+    a matrix                          Lanczos for few singular values, else the whole SVD
 
 If a route would lose digits on its input, the slower one is used instead.
 """
@@ -10,17 +10,22 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from tangora.support.threads import alone
-from tangora.updates.krylov import leading_triplets
+
+if TYPE_CHECKING:
+    from tangora.updates.update import Update
 
 __all__ = [
     "core_values",
+    "prepare",
     "split",
     "thin_svd",
     "truncate_factors",
@@ -31,13 +36,22 @@ __all__ = [
 
 # Singular values from a Gram matrix have an error of eps·s₁²/sᵢ; below this ratio it would be visible in float32.
 _GRAM_FLOOR = 1e-5
-# An iteration pays where the matrix is large and few values are wanted.
-_LARGE, _FEW = 384, 0.1
+# Lanczos pays where the matrix is large and few values are wanted.
+_LANCZOS_SIZE, _LANCZOS_SHARE = 384, 0.1
 # Numbers in float64 that a thread may keep the memory of.
 _KEPT = 2**22
 
 Parts = tuple[Float[Tensor, "out rank"], Float[Tensor, " rank"], Float[Tensor, "rank in"], float]
 """The left vectors, singular values and right vectors that are kept, and the relative error of the truncation."""
+
+
+def prepare(updates: Iterable[Update] | None = None) -> None:
+    """Load SciPy before truncations run in threads: they limit the threads of libraries that are loaded by then.
+
+    Factors are truncated without SciPy: if ``updates`` are given and all have factors, nothing is loaded.
+    """
+    if updates is None or any(update.factors() is None for update in updates):
+        import scipy.sparse.linalg  # noqa: F401  # deferred: SciPy takes a third of a second, and factors need none
 
 
 def truncate_factors(b: Float[Tensor, "out r"], a: Float[Tensor, "r in"], rank: int) -> Parts:
@@ -78,18 +92,12 @@ def core_values(b: Float[Tensor, "out r"], a: Float[Tensor, "r in"]) -> Float[Te
 
 
 def truncate_matrix(matrix: Float[Tensor, "out in"], rank: int) -> Parts:
-    """Return the leading ``rank`` singular triplets of a matrix, in float64.
-
-    Few triplets of a large matrix are found in its own precision (`tangora.updates.krylov`); the error is exact.
-    """
+    """Return the leading ``rank`` singular triplets of a matrix, in its own precision with Lanczos, else in float64."""
     smallest = min(matrix.shape)
-    wide = matrix.detach() if matrix.dtype == torch.float64 else matrix.detach().float()
-    large = smallest >= _LARGE and rank <= _FEW * smallest and bool(matrix.any())
-    found = leading_triplets(wide, rank) if large else None
-    if found is None:
+    if smallest < _LANCZOS_SIZE or rank > _LANCZOS_SHARE * smallest or not bool(matrix.any()):
         u, s, vh = whole_svd(matrix)
         return u[:, :rank], s[:rank], vh[:rank], _error(s, rank)
-    u, s, vh = found
+    u, s, vh = _lanczos(matrix, rank)
     total = float(torch.linalg.vector_norm(matrix, dtype=torch.float64)) ** 2
     left_out = max(total - float(s.square().sum()), 0.0)
     return u, s, vh, math.sqrt(left_out / total) if total > 0 else 0.0
@@ -181,6 +189,18 @@ def _by_qr(b: Tensor, a: Tensor, rank: int) -> Parts:
     q_a, r_a = torch.linalg.qr(a.T)
     u, s, vh = thin_svd(r_b @ r_a.T)
     return q_b @ u[:, :rank], s[:rank], vh[:rank] @ q_a.T, _error(s, rank)
+
+
+def _lanczos(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    from scipy.sparse.linalg import svds  # deferred: SciPy takes a third of a second, and most fusions truncate nothing
+
+    wide = matrix.detach().float().cpu() if matrix.dtype != torch.float64 else matrix.detach().cpu()
+    start = np.random.default_rng(0).standard_normal(min(matrix.shape)).astype(wide.numpy().dtype)
+    u, s, vh = svds(wide.numpy(), k=rank, v0=start, solver="arpack")
+    order = np.argsort(s)[::-1]
+    parts = (np.ascontiguousarray(u[:, order]), np.ascontiguousarray(s[order]), np.ascontiguousarray(vh[order]))
+    left, values, right = (torch.from_numpy(part).to(matrix.device).double() for part in parts)
+    return left, values, right
 
 
 def _error(s: Float[Tensor, "all"], rank: int) -> float:

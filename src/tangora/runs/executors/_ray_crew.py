@@ -173,7 +173,9 @@ class Crew:
     def end(self, *, at_once: bool) -> None:
         """End all workers; ``at_once``: also those that do a job, as Ctrl-C does, within seconds."""
         try:
-            stopped = [m.actor.stop.remote() for m in self.members if m.job is not None or self.checks.copies]
+            stopped = [
+                m.actor.stop.remote() for m in self.members if m.job is not None or (self.checks.copies and m.pid)
+            ]
             if stopped and (at_once or self.checks.copies):
                 ray.wait(stopped, num_returns=len(stopped), timeout=_GRACE)
         finally:

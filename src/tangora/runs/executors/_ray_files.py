@@ -15,7 +15,7 @@ import json
 import platform
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tangora.runs.executors._ray_crew import Member
     from tangora.runs.jobs import Job
 
-__all__ = ["Parcel", "Shelf", "changed", "pack", "unpack", "versions"]
+__all__ = ["Parcel", "Shelf", "pack", "unpack", "versions"]
 
 _PART = 64 * 2**20  # bytes
 _ALWAYS = ("cache/sources.json", "cache/threads.json", "cache/scores.jsonl")
@@ -64,26 +64,13 @@ def versions(folder: Path) -> dict[str, str]:
     return {name: _version(path) for name, path in found.items() if not name.startswith(_OWN)}
 
 
-def changed(job: Job, context: Context, before: Mapping[str, str]) -> list[str]:
-    """Return the files of a job that was done, its record, and whatever else is not as it was before.
-
-    Args:
-        job: may have been done in this copy by an earlier try, so that nothing has changed.
-        context: of the copy, at the job's seed.
-        before: what `versions` returned.
-    """
-    now = versions(context.run)
-    own = [path.relative_to(context.run).as_posix() for path in (*job.files(context), record_file(job, context.run))]
-    return [name for name in now if name in own or now[name] != before.get(name)]
-
-
 def pack(folder: Path, names: Iterable[str]) -> list[Parcel]:
     """Put files into the object store, from any process of the cluster."""
     return [Parcel(name, _version(folder / name), tuple(map(ray.put, _parts(folder / name)))) for name in names]
 
 
-def unpack(folder: Path, parcels: Sequence[Parcel]) -> None:
-    """Write files, each of them atomically.
+def unpack(folder: Path, parcels: Sequence[Parcel]) -> dict[str, str]:
+    """Write files, each of them atomically, and return path -> version of what was written.
 
     Raises:
         RayError: their sender is gone.
@@ -96,6 +83,7 @@ def unpack(folder: Path, parcels: Sequence[Parcel]) -> None:
         with atomic_file(path) as staging, staging.open("wb") as file:
             for part in parcel.parts:
                 file.write(ray.get(part))
+    return {parcel.path: _version(folder / parcel.path) for parcel in parcels}
 
 
 def _parts(path: Path) -> Iterator[bytes]:
@@ -145,9 +133,9 @@ class Shelf:
             OutputError: a file cannot be written.
         """
         run, records = self.context.run, f"{record_file(job, Path()).parent.as_posix()}/"
-        unpack(run, sorted(parcels, key=lambda parcel: parcel.path.startswith(records)))
+        written = unpack(run, sorted(parcels, key=lambda parcel: parcel.path.startswith(records)))
         self.context.changed(job.key)
-        self._there.setdefault(member, {}).update({p.path: _version(run / p.path) for p in parcels})
+        self._there.setdefault(member, {}).update(written)
 
     def forget(self, member: Member) -> None:
         """Forget a worker that is gone."""

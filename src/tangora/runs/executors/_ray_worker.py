@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tangora.runs.context import Context
     from tangora.runs.executors._ray_files import Parcel
     from tangora.runs.jobs import Job
+    from tangora.runs.sources import Sources
     from tangora.support.machine import Machine
 
 __all__ = ["PACKAGES", "Desk", "Message", "Terms", "actor_class", "reader_of_versions"]
@@ -50,6 +51,7 @@ class Terms:
         trusted: the run's process may run code from the base model's repository.
         gpus: number of GPUs that the worker has, also a fraction of one.
         recipe: the run's, as text, for a worker that has a copy of the run's folder; else None.
+        sources: with ``recipe``, what the run was planned for.
     """
 
     run: str
@@ -57,6 +59,7 @@ class Terms:
     trusted: bool
     gpus: float
     recipe: str | None = None
+    sources: Sources | None = None
 
 
 def reader_of_versions() -> Callable[[Sequence[str]], dict[str, str]]:
@@ -130,6 +133,7 @@ class Desk:
         os.environ["OMP_NUM_THREADS"] = str(terms.threads)  # before torch and BLAS are imported: they read it once
         self._terms = terms
         self._run, self._copy = Path(terms.run), terms.recipe is not None
+        self._there: dict[str, str] = {}  # what the driver has of the copy: path -> version here
         if terms.recipe is not None:
             self._run = Path(tempfile.mkdtemp(prefix="tangora-run-"))
             write_text(self._run / "recipe.yaml", terms.recipe)
@@ -151,7 +155,7 @@ class Desk:
             if parcels:
                 from tangora.runs.executors._ray_files import unpack  # deferred: imports ray
 
-                unpack(self._run, parcels)
+                self._there |= unpack(self._run, parcels)
             self._jobs.put(job)
         found: list[Message] = []
         ends = time.monotonic() + patience
@@ -203,6 +207,8 @@ class Desk:
         log.addHandler(QueueHandler(self._messages))  # the driver writes run.log: shared storage has no safe appends
         context = Context.open(self._run, trust_remote_code=self._terms.trusted)
         context.given_machine = self._machine(context)
+        if self._terms.sources is not None:
+            context.sources = self._terms.sources
         return context
 
     def _machine(self, context: Context) -> Machine:
@@ -230,11 +236,14 @@ class Desk:
         if not self._copy:
             perform(job, context, self._messages.put)
             return ()
-        from tangora.runs.executors._ray_files import changed, pack, versions  # deferred: imports ray
+        from tangora.runs.executors._ray_files import pack, versions  # deferred: imports ray
 
-        before = versions(self._run)
         perform(job, context, self._messages.put)
-        return tuple(pack(self._run, changed(job, context.at(job.seed), before)))
+        # Not only what this try has written: an earlier one may have failed after it had written something.
+        now = versions(self._run)
+        parcels = pack(self._run, [name for name in now if now[name] != self._there.get(name)])
+        self._there = now
+        return tuple(parcels)
 
 
 def _thinned(messages: Sequence[Message]) -> list[Message]:

@@ -159,10 +159,10 @@ def _checks(context: Context, token: tuple[str, str], copies: bool) -> Any:
     def hire(need: Need) -> Any:
         return actor.options(max_restarts=0, scheduling_strategy="SPREAD", **need.options).remote()
 
-    recipe = absolute(context.recipe).to_yaml() if copies else None
+    recipe, sources = (absolute(context.recipe).to_yaml(), context.sources) if copies else (None, None)
 
     def terms(need: Need) -> Terms:
-        return Terms(str(context.run.absolute()), need.threads, trusted, need.gpus, recipe)
+        return Terms(str(context.run.absolute()), need.threads, trusted, need.gpus, recipe, sources)
 
     where = ("", "") if copies else token
     return Checks(hire, (PACKAGES, *where, _PATIENCE), partial(_accept, own, context.run), terms, copies)

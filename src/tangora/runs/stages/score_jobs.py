@@ -118,7 +118,9 @@ def _takes_long(entry: FusionEntry, on_columns: bool) -> bool:
     """Return whether an entry trains something, or searches by passes through the model."""
     if entry.route is not None:
         return ROUTERS.get(entry.route.name).needs != "nothing"
-    return entry.polish is not None or (entry.search is not None and not on_columns)
+    if entry.search is not None and (entry.search.per_site or not on_columns):
+        return True
+    return entry.polish is not None
 
 
 def _is_read(job: Job, mode: str) -> bool:
