@@ -163,7 +163,7 @@ def test_several_files_are_several_tasks_which_are_fused(folder):
     command("new", "--from", "a.csv", "--from", "b.csv", "--base", "bert", "-o", "both.yaml")
     recipe = load_recipe("both.yaml")
     assert [task.name for task in recipe.tasks] == ["a", "b"]
-    assert [entry.method for entry in recipe.fusion.methods] == ["average", "task_arithmetic", "ties"]
+    assert [entry.method for entry in recipe.fusion.methods] == ["average", "task_arithmetic", "mean_norm"]
     plan = json.loads(command("run", "both.yaml", "--dry-run", "--json").stdout)
     assert plan["comparisons"] > 0
 

@@ -158,7 +158,9 @@ def _fusion(count: int) -> list[str]:
         "  methods:",
         "    - {method: average}",
         "    - {method: task_arithmetic, weights: [0.3, 0.5, 0.7, 1.0]} # one of them is chosen on validation rows",
-        "    - {method: ties, weights: [0.5, 1.0], parameters: {density: 0.2}}",
+        "    - {method: mean_norm, weights: [1.0, 1.3]} # the sum, scaled to the mean norm of the adapters' changes",
+        "    # keeps most, and trains for some minutes on rows without labels:",
+        "    # - {method: task_arithmetic, name: polished, weights: 0.5, polish: {rank: 16, temperature: 2}}",
     ]
 
 
