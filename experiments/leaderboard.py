@@ -82,8 +82,7 @@ def collected(run: Path) -> dict[str, Any]:
     """Return what is kept of a finished run."""
     recipe = load_run_recipe(run)
     rows = json.loads((run / "summary.json").read_text())["rows"]
-    validation = max(task.limit.validation or 0 for task in recipe.tasks)
-    test = max(task.limit.test or 0 for task in recipe.tasks)
+    validation, test = (max(task.limit.get(split, 0) for task in recipe.tasks) for split in ("validation", "test"))
     size = max(row["n_tasks"] for row in rows)
     wanted = [row for row in rows if row["method"] == "expert" or row["n_tasks"] == size]
     return {
@@ -92,7 +91,6 @@ def collected(run: Path) -> dict[str, Any]:
         "rows": {"validation": validation, "test": test},
         "zero_shot": _zero_shot(run),
         "lines": list(_lines(run, recipe, wanted, validation)),
-        "run": json.loads((run / "run.json").read_text()).get("machine", {}),
     }
 
 
@@ -186,7 +184,8 @@ def table(results: Mapping[str, Any]) -> Iterator[str]:
                 f" ± {100 * line['kept_sd']:.1f}" if several and line.get("kept_sd") else ""
             )
             paired = [f"{line['difference']:+.3f}", f"{line['holm']:.2g}"] if "difference" in line else ["–", "–"]
-            cells = [line["method"], line["needs"], line["rank"], str(line["candidates"]), f"{line['mean']:.3f}", share]
+            count = str(line["candidates"]) if line["candidates"] > 1 else "–"
+            cells = [line["method"], line["needs"], line["rank"], count, f"{line['mean']:.3f}", share]
             cells += paired
         yield f"| {' | '.join([*([line['mode']] if many else []), *cells])} |"
     yield ""
