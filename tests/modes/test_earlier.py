@@ -57,6 +57,10 @@ def test_the_key_is_the_one_that_was_written(mode):
     assert earlier_key(config_of(mode), **OF) == WRITTEN[mode]
 
 
+def test_a_setting_of_the_training_that_there_was_not_has_no_such_key():
+    assert earlier_key(config_of("lora", training={**TRAINING, "sharpness": 0.1}), **OF) is None
+
+
 def test_what_could_not_be_trained_then_has_no_such_key():
     assert earlier_key(config_of("lora"), **{**OF, "family": "another-package"}) is None
     plugin = config_of("lora").model_copy(update={"train": "another-package"})

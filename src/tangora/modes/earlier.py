@@ -29,6 +29,8 @@ _MODES = {
 }
 """Every mode that had such a key -> the values of ``train`` and ``linearize`` in it."""
 _FAMILIES = {"image-zero-shot", "text-to-text", "text-zero-shot"}
+_LATER = {"sharpness", "orthogonality", "progressive", "averaged"}
+"""Keys of ``training`` that there were not."""
 
 
 def earlier_key(config: FinetuneConfig, *, base: str, task: str, rows: str, family: str) -> str | None:
@@ -43,13 +45,15 @@ def earlier_key(config: FinetuneConfig, *, base: str, task: str, rows: str, fami
     """
     if config.train not in _MODES or family not in _FAMILIES or config.model_extra:
         return None
+    if any(getattr(config.training, key) for key in _LATER):
+        return None
     train, linearize = _MODES[config.train]
     values = {**_recipe_values(config), "train": train, "linearize": linearize}
     return digest([_CODE, values, base, task, rows])
 
 
 def _recipe_values(config: FinetuneConfig) -> dict[str, Any]:
-    return config.resolved().model_dump(mode="json", exclude={"training": MACHINERY})
+    return config.resolved().model_dump(mode="json", exclude={"training": MACHINERY | _LATER})
 
 
 def is_earlier(folder: Path, config: FinetuneConfig, *, base: str, task: str, rows: str, family: str) -> bool:
