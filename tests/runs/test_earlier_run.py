@@ -14,6 +14,7 @@ from tangora.runs.runner import missing
 from tangora.support.files import read_json
 
 MACHINERY = ("report_to", "workers", "checkpoint_every")
+LATER = ("sharpness", "orthogonality", "progressive", "averaged")  # settings that there were not
 
 
 def digest(value):
@@ -30,6 +31,7 @@ def earlier(short_run, tmp_path):
         shutil.rmtree(folder / "heads")
         about = read_json(folder / "tangora.json")
         recipe = {**about["recipe"], "train": "adapter", "linearize": "none"}
+        recipe["training"] = {name: value for name, value in recipe["training"].items() if name not in LATER}
         training = {name: value for name, value in recipe["training"].items() if name not in MACHINERY}
         stage = digest(["finetune-1", {**recipe, "training": training}, sources.base, task, facts.fingerprint])
         del about["train"], about["joint"]
