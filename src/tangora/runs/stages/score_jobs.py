@@ -117,7 +117,7 @@ def _blocks(recipe: Recipe, listed: Sequence[Cell], on_columns: bool) -> Iterato
 def _takes_long(entry: FusionEntry, on_columns: bool) -> bool:
     """Return whether an entry trains something, or searches by passes through the model."""
     if entry.route is not None:
-        return ROUTERS.get(entry.route.name).needs != "nothing"
+        return bool(ROUTERS.get(entry.route.name).needs != "nothing")
     if entry.search is not None and (entry.search.per_site or not on_columns):
         return True
     return entry.polish is not None
