@@ -172,7 +172,7 @@ def table(results: Mapping[str, Any]) -> Iterator[str]:
     several = len(results["seeds"]) > 1
     modes = [line["mode"] for line in results["lines"] if "needs" in line]
     many = len(set(modes)) > 1
-    heads = [*(["experts"] if many else []), "", "needs, of each task", "rank", "candidates", "mean", "kept"]
+    heads = [*(["experts"] if many else []), "entry", "needs, of each task", "rank", "candidates", "mean", "kept"]
     yield f"| {' | '.join([*heads, 'difference', 'p (Holm)'])} |"
     yield f"|{'---|' * (len(heads) - 4)}{'---:|' * 6}"
     for line in sorted(results["lines"], key=lambda one: -one["mean"]):
