@@ -21,6 +21,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import tangora
@@ -96,17 +97,16 @@ def collected(run: Path) -> dict[str, Any]:
 
 def _lines(run: Path, recipe: Any, rows: Sequence[Mapping[str, Any]], validation: int) -> Iterator[dict[str, Any]]:
     entries = {entry.label: entry for entry in recipe.fusion.methods}
-    counts, tests = _candidates(run), _tests(run, rows, entries)
+    counts, tests, joint = _candidates(run), _tests(run, rows, entries), _of_experts(run)
     for row in rows:
         mode, method = row["mode"], row["method"]
         line = {"mode": mode, "method": method, "mean": row["absolute"], "kept": row["kept"]}
         line |= {"low": row["absolute_low"], "high": row["absolute_high"]}
-        line |= {
-            name: [one[name] for one in row.get("by_seed", [])] for name in ("absolute", "kept") if "by_seed" in row
-        }
         for name in ("absolute_sd", "kept_sd", "absolute_seeds", "kept_seeds"):
             if name in row:
                 line[name] = row[name]
+        if mode in joint:  # its only expert is itself
+            line["kept"] = joint[mode]
         if method in entries:
             chosen_from = counts.get((mode, method), 0)
             line |= {"needs": needs(entries[method], chosen_from, validation), "candidates": chosen_from}
@@ -130,6 +130,21 @@ def _rank(entry: Any) -> str:
     rank = entry.polish.rank if entry.polish is not None else entry.rank
     shared = entry.parameters.get("shared_rank", "sum")
     return str(rank or (shared[0] if isinstance(shared, list) else shared))
+
+
+def _of_experts(run: Path) -> dict[str, float]:
+    """Mode that leaves nothing to fuse -> mean share, over seeds and tasks, of the experts of the mode ``lora``."""
+    found: dict[tuple[str, str, str], float] = {}
+    table = run / "scores-by-seed.csv"
+    with (table if table.exists() else run / "scores.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            if (row["method"], row["split"], row["subset"]) == ("expert", "test", row["task"]):
+                found[row["mode"], row.get("seed", ""), row["task"]] = float(row["score"])
+    shares: dict[str, list[float]] = {}
+    for (mode, seed, task), score in found.items():
+        if mode.startswith("joint"):
+            shares.setdefault(mode, []).append(score / found["lora", seed, task])
+    return {mode: fmean(values) for mode, values in shares.items()}
 
 
 def _zero_shot(run: Path) -> float:

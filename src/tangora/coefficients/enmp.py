@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -93,11 +92,12 @@ def enmp(
         key = mask.tobytes()
         if key not in seen:
             try:
-                seen[key] = float(loss(_weights(mask, weight, layers, sites)))
+                reached = float(loss(_weights(mask, weight, layers, sites)))
             except ArgumentError:  # a method that divides by the sum of the weights, at a layer without any
                 if mask.all():
                     raise
-                seen[key] = math.inf
+                reached = math.inf
+            seen[key] = reached if math.isfinite(reached) else math.inf
         return seen[key]
 
     best: npt.NDArray[np.bool_] = np.ones((len(layers), tasks), np.bool_)
@@ -106,12 +106,13 @@ def enmp(
     evolution = CMA(mean=np.zeros(units), sigma=sigma, population_size=population, seed=seed % 2**32)
     for _ in range(generations):
         told = []
-        for point in _points(evolution, population):
+        for _ in range(population):
+            point = evolution.ask()
             mask = np.ones(units, np.bool_)
             mask[np.argsort(point, kind="stable")[:count]] = False
             reached = measured(mask.reshape(best.shape))
-            told.append((point, reached if math.isfinite(reached) else math.inf))
-            if not least <= reached and not math.isnan(reached):
+            told.append((point, reached))
+            if reached < least:
                 best, least = mask.reshape(best.shape), reached
             done += 1
             on_step(done, total, f"loss {reached:.4g}")
@@ -123,11 +124,6 @@ def enmp(
     settings |= {"generations": generations, "sigma": sigma, "seed": seed, "left_out": int((~best).sum())}
     weights, seconds = _weights(best, weight, layers, sites), time.perf_counter() - began
     return Found(weights, least, least, None, None, len(seen), seconds, dict(rows or {}), settings)
-
-
-def _points(evolution: Any, population: int) -> Iterator[npt.NDArray[np.float64]]:
-    for _ in range(population):
-        yield evolution.ask()
 
 
 def _weights(

@@ -47,7 +47,7 @@ def threshold(delta: Float[Tensor, "*param"], density: float) -> float:
 def _around(array: Array, place: int) -> tuple[Array, int]:
     """Return the entries between two bounds that have the one of rank ``place`` between them, and how many are below.
 
-    A sample gives the bounds, and one pass counts, in a part of the time of a selection among all. If the entry is not
+    A sample gives the bounds, and one pass counts: that is cheaper than a selection among all. If the entry is not
     between them after all, which 5 standard deviations make rare, all entries are returned. So the sample decides the
     time alone.
     """
