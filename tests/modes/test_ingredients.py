@@ -143,11 +143,11 @@ def test_what_is_about_lora_layers_is_refused_for_a_mode_that_trains_others(name
 
 
 def test_a_share_of_the_steps_is_that_of_a_decimal_number(text_base, text_task):
-    from tangora.modes.trainer import _Mean
+    from tangora.modes.averaging import Mean
 
     found = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_Mean, "add", lambda self, step, weights: found.append(step > self.first))
+        patch.setattr(Mean, "add", lambda self, step, weights: found.append(step > self.first))
         finetune(text_base, text_task, config(steps=20, averaged=0.55))
     assert sum(found) == 11  # in floating point 0.55 · 20 is more than 11
 

@@ -16,7 +16,6 @@ import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,6 +31,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from tangora.adapters.initial import seed_of
 from tangora.config.settings import TrainingSettings
 from tangora.errors import ModelError
+from tangora.modes.averaging import Mean
 from tangora.modes.ingredients import Ingredients
 from tangora.modes.rates import with_own_rates
 from tangora.support.files import read_safetensors, writing
@@ -91,29 +91,6 @@ class Watch:
     best: dict[str, Tensor] = field(default_factory=dict)
 
 
-class _Mean:
-    """The mean of the trained weights over the steps after ``first`` (SWA, arXiv:1803.05407), in float64."""
-
-    COUNT = "steps in the sums"
-
-    def __init__(self, first: int) -> None:
-        self.first, self.count = first, 0
-        self.sums: dict[str, Tensor] = {}
-
-    def add(self, step: int, weights: Mapping[str, Tensor]) -> None:
-        """Add the weights after a step, counted from 1."""
-        if step <= self.first:
-            return
-        for name, value in weights.items():
-            added = value.to("cpu", torch.float64)
-            self.sums[name] = self.sums[name] + added if self.count else added
-        self.count += 1
-
-    def value(self) -> dict[str, Tensor]:
-        """Return name -> mean."""
-        return {name: total / self.count for name, total in self.sums.items()}
-
-
 class _AfterStep(TrainerCallback):
     """Adds the weights to the trainer's mean after each step, before a checkpoint of the step is written."""
 
@@ -142,8 +119,7 @@ class QuietTrainer(Trainer):
         self.model_accepts_loss_kwargs = False  # the loss is a mean over the rows, divided by the accumulation steps
         self.watch = watch
         self.ingredients = ingredients or Ingredients(TrainingSettings())
-        share = self.ingredients.settings.averaged
-        self.mean = _Mean(arguments.max_steps - math.ceil(Fraction(str(share)) * arguments.max_steps))
+        self.mean = Mean.of_last(self.ingredients.settings.averaged, arguments.max_steps)
         self.add_callback(_AfterStep(self))
 
     def parameters(self) -> list[nn.Parameter]:
@@ -247,7 +223,7 @@ class QuietTrainer(Trainer):
         if self.watch.best:
             save_file(self.watch.best, folder / BEST)
         if self.mean.count:
-            save_file({**self.mean.sums, _Mean.COUNT: torch.tensor(self.mean.count)}, folder / MEAN)
+            save_file({**self.mean.sums, Mean.COUNT: torch.tensor(self.mean.count)}, folder / MEAN)
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
@@ -261,7 +237,7 @@ class QuietTrainer(Trainer):
             self.watch.best = read_safetensors(folder / BEST)
         if (folder / MEAN).exists():
             self.mean.sums = read_safetensors(folder / MEAN)
-            self.mean.count = int(self.mean.sums.pop(_Mean.COUNT))
+            self.mean.count = int(self.mean.sums.pop(Mean.COUNT))
 
 
 def _assign(parameters: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
