@@ -18,10 +18,10 @@ from tangora.cli.fuse import FuseOptions
 from tangora.cli.fuse import fuse as fuse_command
 from tangora.cli.output import Output
 from tangora.errors import AdapterError
-from tangora.fusion import reevaluation, verification
-from tangora.fusion.engine import Engine
+from tangora.fusion import engine, reevaluation, verification
 from tangora.fusion.fusion import fuse
 from tangora.fusion.sources import SourceAdapter
+from tangora.fusion.stacks import stacked
 from tangora.fusion.verification import verify
 from tangora.methods import get, methods
 from tangora.updates import update as updates
@@ -151,7 +151,7 @@ def test_the_bits_do_not_depend_on_the_verification(tmp_path, pair):
 
 
 def test_a_sum_that_is_none_does_not_appear(tmp_path, pair, monkeypatch):
-    monkeypatch.setattr(Engine, "linear", lambda self, *arguments: self.coordinates.vectors[0])
+    monkeypatch.setattr(engine.Engine, "linear", lambda self, *arguments: self.coordinates.vectors[0])
     with pytest.raises(AdapterError, match="another update"):
         command(pair, tmp_path / "out", "average")
     assert not (tmp_path / "out").exists()
@@ -183,8 +183,7 @@ def test_factors_and_weights_of_sites_are_evaluated_again(tmp_path, method):
 
 
 def test_tasks_in_another_order_are_found(tmp_path, pair, monkeypatch):
-    stacked = Engine._stacked
-    monkeypatch.setattr(Engine, "_stacked", lambda self, name: stacked(self, name).flip(0))
+    monkeypatch.setattr(engine, "stacked", lambda updates, memory=None: stacked(updates, memory).flip(0))
     with pytest.raises(AdapterError, match=r"evaluated again, the fusion differs by .* of its norm"):
         command(pair, tmp_path / "out", "ties", weights="0.2,0.9")
     assert not (tmp_path / "out").exists()
@@ -206,8 +205,7 @@ def test_an_entry_that_a_rounding_moves_across_a_threshold_is_no_error(tmp_path)
 
 
 def test_a_difference_that_no_rounding_makes_is_found(tmp_path, pair, monkeypatch):
-    stacked = Engine._stacked
-    monkeypatch.setattr(Engine, "_stacked", lambda self, name: stacked(self, name) * 1.05)
+    monkeypatch.setattr(engine, "stacked", lambda updates, memory=None: stacked(updates, memory) * 1.05)
     with pytest.raises(AdapterError, match=r"evaluated again, the fusion differs by 5.0e-02 of its norm"):
         command(pair, tmp_path / "out", "ties")
 
@@ -253,7 +251,8 @@ def test_inputs_that_peft_reads_otherwise_are_found(tmp_path, pair):
 
 def test_a_method_that_sees_the_factors_is_found(pair, monkeypatch, tmp_path):
     """Dense entries that depend on the gauge, as merging A and B apart would make them."""
-    monkeypatch.setattr(LowRank, "dense", lambda self: (self.b @ self.a.abs()) * self.scaling)
+    seen = lambda updates, memory: torch.stack([(u.b @ u.a.abs()) * u.scaling for u in updates])  # noqa: E731
+    monkeypatch.setattr(engine, "stacked", seen)
     parents = [load(folder) for folder in pair]
     info = fuse(parents, "ties_per_tensor").metadata.fused
     with pytest.raises(AdapterError, match="depends on how the updates are factored"):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tangora.fusion.computation import Computation
 from tangora.fusion.contract import Coordinates
+from tangora.fusion.stacks import Memory, stacked
 from tangora.fusion.uniforms import drawn
 from tangora.support.threads import in_threads
 from tangora.updates.short_sums import combine_to_rank
@@ -59,7 +60,7 @@ class Engine:
         Each thread holds one dense tensor at a time, or all of them if the method needs the whole model. Only the
         results of ``then`` are kept.
         """
-        method = computation.method
+        method, memory = computation.method, Memory()
         if method.granularity == "model":
             fused = self._fuse_model(computation)
             return dict(zip(fused, in_threads(then, list(fused.values())), strict=True))
@@ -68,12 +69,12 @@ class Engine:
             if (mixed := self._mixed(computation, name)) is not None:
                 return then(mixed)
             factors = self._factors(name) if method.by_rows else None
-            deltas = self._stacked(name) if factors is None else factors[1]
+            deltas = stacked(self._updates(name), memory) if factors is None else factors[1]
             weights = self._column(computation, name, deltas).reshape(-1, *(1,) * (deltas.ndim - 1))
             extra: dict[str, Any] = {"uniforms": self._draws(computation, name, deltas)} if method.random else {}
             if method.statistics:
                 extra["statistics"] = self.statistics(name, self._shape(name))
-            result = method.function(deltas, weights=weights, **extra, **computation.parameters)
+            result = memory.apart(method.function(deltas, weights=weights, **extra, **computation.parameters))
             return then(Dense(result) if factors is None else LowRank(factors[0], result))
 
         names = self._names()
@@ -84,7 +85,7 @@ class Engine:
 
         None if the method is another, or an update is not low-rank: then the dense tensors give the same.
         """
-        mixing, present = computation.method.mixing, [vector.get(name) for vector in self._vectors]
+        mixing, present = computation.method.mixing, self._updates(name)
         updates = [update for update in present if update is not None]
         if mixing is None or any(update.factors() is None for update in updates):
             return None
@@ -97,7 +98,7 @@ class Engine:
         method, names = computation.method, self._names()
         shapes = [self._shape(name) for name in names]
         sizes = [math.prod(shape) for shape in shapes]
-        deltas = torch.cat([_rows(self._stacked(name)) for name in names], 1)
+        deltas = torch.cat([_rows(stacked(self._updates(name))) for name in names], 1)
         extra = {}
         if method.random:
             extra = {"uniforms": torch.cat([_rows(self._draws(computation, n, deltas)) for n in names], 1)}
@@ -121,17 +122,8 @@ class Engine:
     def _shape(self, name: str) -> tuple[int, ...]:
         return next(v[name].shape for v in self._vectors if name in v)
 
-    def _stacked(self, name: str) -> Float[Tensor, " tasks *param"]:
-        stacked: Tensor | None = None
-        for i, vector in enumerate(self._vectors):
-            if name in vector:
-                dense = vector[name].dense()
-                if stacked is None:
-                    stacked = dense.new_zeros(len(self._vectors), *dense.shape)
-                stacked = stacked.to(torch.promote_types(stacked.dtype, dense.dtype))
-                stacked[i] = dense
-        assert stacked is not None
-        return stacked
+    def _updates(self, name: str) -> list[Update | None]:
+        return [vector.get(name) for vector in self._vectors]
 
     def _factors(self, name: str) -> tuple[Tensor, Float[Tensor, "tasks ranks in"]] | None:
         """Return ``[s₁B₁ | s₂B₂ …]``, and per task its A in rows that are zero for the others; None if one is dense.
