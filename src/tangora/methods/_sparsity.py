@@ -54,10 +54,11 @@ def _around(array: Array, place: int) -> tuple[Array, int]:
     """
     import numpy as np  # deferred: only updates in memory need it
 
-    sample = np.sort(abs(array[:: len(array) // _SAMPLE | 1]))  # odd, so that the columns of a matrix take turns
+    sample = abs(array[:: len(array) // _SAMPLE | 1])  # odd, so that the columns of a matrix take turns
     share = place / len(array)
     margin = 5 * math.sqrt(len(sample) * share * (1 - share)) + 2
     first, last = math.floor(len(sample) * share - margin), math.ceil(len(sample) * share + margin)
+    sample.partition([place for place in (first, last) if 0 <= place < len(sample)])
     low = sample[first] if first >= 0 else array.dtype.type(0)
     high = sample[last] if last < len(sample) else array.dtype.type(np.inf)
     below, parts, row = 0, [], np.empty(_BLOCK, array.dtype)

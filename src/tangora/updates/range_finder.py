@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tangora.updates.ranks import least_rank
-from tangora.updates.truncation import whole_svd
+from tangora.updates.truncation import squared_norm, whole_svd
 
 __all__ = ["Leading", "leading", "leading_within"]
 
@@ -68,7 +68,7 @@ def leading(matrix: Matrix, rank: int, seed: int = 0) -> Leading:
     >>> found.s[:1].tolist(), round(found.error(1), 3)
     ([4.0], 0.6)
     """
-    smallest, square = min(matrix.shape), _square(matrix)
+    smallest, square = min(matrix.shape), squared_norm(matrix)
     if smallest <= _SMALL:
         return _whole(matrix, square)
     if rank + _MORE > _SHARE * smallest:
@@ -78,7 +78,7 @@ def leading(matrix: Matrix, rank: int, seed: int = 0) -> Leading:
 
 def leading_within(matrix: Matrix, bound: float, seed: int = 0) -> Leading:
     """Return as many leading triplets as leave a relative error of at most ``bound``, and usually a few more."""
-    smallest, square = min(matrix.shape), _square(matrix)
+    smallest, square = min(matrix.shape), squared_norm(matrix)
     if smallest <= _SMALL:
         return _whole(matrix, square)
     count = _FIRST
@@ -88,10 +88,6 @@ def leading_within(matrix: Matrix, bound: float, seed: int = 0) -> Leading:
             return found
         count *= 2
     return _eigen(matrix, square, lambda s: min(least_rank(s, bound) + 1, smallest))
-
-
-def _square(matrix: Matrix) -> float:
-    return float(torch.linalg.vector_norm(matrix, dtype=torch.float64)) ** 2
 
 
 def _whole(matrix: Matrix, square: float) -> Leading:
