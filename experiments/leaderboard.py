@@ -10,7 +10,7 @@ text7 is the bundled recipe leaderboard. gen7 is the bundled recipe of this name
 Data flow: `tangora.run` goes on where it was stopped ──▶ `lines` joins the run's summary.json with its recipe (what an
 entry needs), candidates.csv (how many candidates it chose from) and `tangora.compare` (paired tests against the best
 entry without a polish, on test rows, with Holm's correction over all entries) ──▶
-``benchmarks/results/leaderboard-SUITE.json`` ──▶ the table.
+``benchmarks/results/leaderboard-SUITE.json`` ──▶ the table, and one figure of all suites that were run.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ from tangora.config.recipe import load_recipe, load_run_recipe
 
 ROOT = Path(__file__).parents[1]
 PAGE, RESULTS = ROOT / "docs" / "quality.md", ROOT / "benchmarks" / "results"
+FIGURE = ROOT / "docs" / "figures" / "leaderboard.png"
+NAMED = 3
+"""So many entries of a row of the figure have their name there: the best."""
 GENERATIVE: list[dict[str, Any]] = [
     {"method": "average"},
     {"method": "task_arithmetic", "weights": [0.3, 0.5, 0.7, 1.0]},
@@ -214,6 +217,49 @@ def _share(line: Mapping[str, Any]) -> str:
     return "100%" if line["kept"] is None else f"{line['kept']:.1%}"
 
 
+def figure(suites: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """Draw every entry's mean by what it needs, beside its experts', the joint LoRA's and the base's."""
+    from tangora.report.theme import WIDE, color, panels, series_role, style
+
+    groups = {
+        "nothing": lambda line: line["needs"] == "nothing",
+        "statistics": lambda line: line["needs"] == "statistics of rows",
+        "coefficients from labels": lambda line: line["needs"].endswith(" labels") and not _is_trained(line),
+        "coefficients from rows": lambda line: line["needs"][0].isdigit() and _of_rows(line) and not _is_trained(line),
+        "a polish on rows": lambda line: _of_rows(line) and _is_trained(line),
+        "a polish on labels": lambda line: line["needs"].endswith(" labels") and _is_trained(line),
+    }
+    with style(WIDE, "leaderboard"):
+        drawn, places = panels(WIDE, len(suites), height=460, share_x=False, share_y=False)
+        for place, (name, results) in zip(places, suites.items(), strict=True):
+            entries = [line for line in results["lines"] if "needs" in line]
+            shown = [group for group, holds in groups.items() if any(map(holds, entries))]
+            for y, group in enumerate(shown):
+                found = sorted((line for line in entries if groups[group](line)), key=lambda line: -line["mean"])
+                means = [line["mean"] for line in found]
+                place.plot(means, [y] * len(means), "o", color=color(series_role(0)), alpha=0.5, markersize=5)
+                best = ", ".join(line["method"] for line in found[:NAMED])
+                place.annotate(best, (means[0], y), (4, 7), textcoords="offset points", ha="right", fontsize=8)
+            lines = {line["mode"]: line["mean"] for line in results["lines"] if line["method"] == "expert"}
+            place.axvline(lines["lora"], color=color("muted"), linestyle="--", label="the experts")
+            if "joint-lora" in lines:
+                joint = {"color": color(series_role(1)), "linestyle": ":", "label": "one LoRA, jointly"}
+                place.axvline(lines["joint-lora"], **joint)
+            place.axvline(results["zero_shot"], color=color("muted"), linestyle=":", label="the base")
+            place.set_yticks(range(len(shown)), shown)
+            place.set(xlabel=f"mean of {results['tasks']} tasks", title=name, ylim=(-0.5, len(shown) + 0.4))
+            place.legend(loc="upper left", fontsize=9)
+        drawn.savefig(path, dpi=110)
+
+
+def _of_rows(line: Mapping[str, Any]) -> bool:
+    return bool(line["needs"].endswith(" rows"))
+
+
+def _is_trained(line: Mapping[str, Any]) -> bool:
+    return line["rank"] in ("16", "32") and line["candidates"] == 0
+
+
 def main() -> None:
     """Run or read, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -245,6 +291,8 @@ def main() -> None:
     text, count = marked.subn(lambda found: found[1] + body + found[2], PAGE.read_text(encoding="utf-8"))
     assert count == 1, "the page has no place for the table"
     PAGE.write_text(text, encoding="utf-8")
+    files = {suite: RESULTS / f"leaderboard-{suite}.json" for suite in SUITES}
+    figure({suite: json.loads(file.read_text()) for suite, file in files.items() if file.exists()}, FIGURE)
 
 
 if __name__ == "__main__":
