@@ -1,10 +1,11 @@
-"""Seven experts of text7 by one process with two threads, and by two processes with one thread each.
+"""Seven experts of text7 trained by one process with two threads, and by two processes with one thread each.
 
     python benchmarks/executors.py --data FOLDER --model FOLDER_OR_HUB_ID     # some minutes; writes the table
     python benchmarks/executors.py --render                                    # from the result that is there
 
 A run of the recipe text7 with LoRA alone: seven trainings of some steps, their scores, one fusion and the report.
-Serial and ``processes`` take turns; ratios are formed within a round. The experts' weights are compared afterwards:
+After a dry run that fills the page cache, serial and ``processes`` take turns, the other one first in the next round;
+ratios are formed within a round. The experts' weights are compared afterwards:
 with another number of threads they differ by what rounding does in so many steps.
 """
 
@@ -13,7 +14,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import os
-import random
 import subprocess
 import sys
 import tempfile
@@ -47,7 +47,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", help="folder or Hub name of all-MiniLM-L6-v2")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--result", type=Path, default=RESULT)
     parser.add_argument("--docs", type=Path, default=DOCS)
     parser.add_argument("--render", action="store_true", help="do not measure")
@@ -56,11 +55,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Seconds of every run, and how far the experts' weights are apart."""
-    order, shuffle = list(WAYS), random.Random(options.seed)
+    order = list(WAYS)
     seconds: dict[str, list[float]] = {way: [] for way in order}
     started, load, differences = datetime.datetime.now(datetime.timezone.utc), os.getloadavg(), []
+    with tempfile.TemporaryDirectory() as folder:
+        _run("serial", Path(folder, "planned"), options, "--dry-run")
     for _ in range(options.rounds):
-        shuffle.shuffle(order)
+        order.reverse()
         with tempfile.TemporaryDirectory() as folder:
             for way in order:
                 seconds[way].append(_run(way, Path(folder, way), options))
@@ -71,13 +72,13 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "source": source(["benchmarks/executors.py", "src/tangora/runs", "src/tangora/modes"]),
         "machine": {**machine(), "load_before": load, "load_after": os.getloadavg()},
         "versions": versions(),
-        "settings": {"steps": options.steps, "rounds": options.rounds, "seed": options.seed},
+        "settings": {"steps": options.steps, "rounds": options.rounds},
         "seconds": seconds,
         "differences": differences,
     }
 
 
-def _run(way: str, out: Path, options: argparse.Namespace) -> float:
+def _run(way: str, out: Path, options: argparse.Namespace, *more: str) -> float:
     settings = {
         "data.root": options.data,
         "base.model": options.model,
@@ -87,7 +88,7 @@ def _run(way: str, out: Path, options: argparse.Namespace) -> float:
         "fusion.methods": "[{method: average}]",
         "machine.device": "cpu",
     }
-    command = [sys.executable, "-m", "tangora", "run", "text7", "--out", str(out), "--quiet", *WAYS[way]]
+    command = [sys.executable, "-m", "tangora", "run", "text7", "--out", str(out), "--quiet", *more, *WAYS[way]]
     command += [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     start = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True)

@@ -1,16 +1,17 @@
-"""What a training step cannot go below, whatever the adapter: the passes through the frozen network alone.
+"""How much of a training step is passes through the frozen network, whatever the adapter.
 
     python benchmarks/step_floor.py              # some minutes; writes results/step_floor-cpu.json and the table
     python benchmarks/step_floor.py --render     # the table alone, from the result that is there
 
-    pass     the network's forward pass, without gradients
+    pass     a forward pass, without gradients and dropout
     through  forward, and backward to the outputs of the first block's adapted layers: an offset for each of them is
              all that trains. Every adapter of all blocks needs at least this.
     lora, l_lora, tangent   the steps of `train_step.py`, with AdamW
 
-L-LoRA's step cannot take less than ``through``. A step of the whole network's expansion needs a pass for the values at
-which it is expanded, and forward and backward of the change: ``pass + through``. All are in one process and take turns,
-in an order drawn anew for each round; ratios are formed within a round.
+L-LoRA's step contains ``through``. A step of the whole network's expansion consists of forward and backward, and of a
+second forward pass, for the change: ``pass + through``. It could take less only if it did not compute one of them, as
+with stored activations of the frozen network. All works are in one process and take turns, in an order drawn anew for
+each round; ratios are formed within a round.
 """
 
 from __future__ import annotations
@@ -114,6 +115,7 @@ def _work(shape: str, work: str, seed: int) -> Callable[[], None]:
         return step
     plain, offsets = without_adapters(chosen, seed)
     if work == "pass":
+        plain.eval()
 
         def forward() -> None:
             with torch.no_grad():
@@ -148,7 +150,7 @@ def without_adapters(shape: Any, seed: int) -> tuple[Any, list[Any]]:
 
 
 def table(found: dict[str, Any]) -> str:
-    """Markdown: every work as a share of LoRA's step, and how far a step is above its floor."""
+    """Markdown: every work, and the passes of each step, as a share of LoRA's step."""
     chip, settings = found["machine"], found["settings"]
     names = ", ".join(f"{name} {text}" for name, text in found["versions"].items())
     lines = [
@@ -156,7 +158,7 @@ def table(found: dict[str, Any]) -> str:
         f"{chip['load_after'][0]:.1f}; {settings['threads']} threads. {names}. {found['date'][:10]}, "
         f"{settings['rounds']} rounds; every sample is in [`{RESULT.name}`](../benchmarks/results/{RESULT.name}).",
         "",
-        "| of LoRA's step | floor of L-LoRA | L-LoRA | floor of tangent LoRA | tangent LoRA | forward pass alone |",
+        "| of LoRA's step | L-LoRA's passes | L-LoRA | tangent LoRA's passes | tangent LoRA | forward pass alone |",
         "|---|---:|---:|---:|---:|---:|",
     ]
     for shape in found["shapes"].values():

@@ -161,7 +161,7 @@ def test_a_wrong_product_is_an_error(tmp_path, monkeypatch, method, factor):
 def test_an_update_that_is_lost_is_an_error(tmp_path, monkeypatch):
     base, folders = made(tmp_path)
     monkeypatch.setattr("tangora.checkpoints.fuser.Fuser._weighted", lambda s, t, a, b, base, lane: base * 0)
-    refused(tmp_path, "it is not the base plus the fused adapters", base, folders, weights=0.3)
+    refused(tmp_path, "it is not the base plus the fused adapters", base, folders)
 
 
 def test_a_tensor_that_is_missing_is_an_error(tmp_path, monkeypatch):

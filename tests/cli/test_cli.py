@@ -355,7 +355,7 @@ def test_statistics_then_a_fusion_that_needs_them(tangora, recipe, tmp_path):
         ("gram", "two", "train", 12),
     ]
     refused(tangora("fuse", one, two, "--method", "fisher", *known[:2], "--out", out / "x"), "two", "is of")
-    refused(tangora("fuse", one, two, *known, "--out", out / "x"), "mean_norm needs no statistics")
+    refused(tangora("fuse", one, two, *known, "--out", out / "x"), "task_arithmetic needs no statistics")
     refused(tangora("fuse", one, two, "--full", *known, "--out", out / "x"), "statistics are of adapters")
     refused(tangora("statistics", recipe, one, "--out", f"{one}.safetensors"), "exists")
     refused(tangora("statistics", recipe, one, "--task", "onne", "--out", out / "x.safetensors"), "Did you mean 'one'")

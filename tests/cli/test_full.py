@@ -52,7 +52,7 @@ def test_adapters_onto_a_base(fuse, tmp_path):
         toys.lora(seed).save(tmp_path / f"a{seed}")
     code, out, err = fuse(tmp_path / "a1", tmp_path / "a2", "--base", base, "--full", "--out", tmp_path / "out")
     assert code == 0, err
-    assert "fused 2 models by mean_norm" in out
+    assert "fused 2 models by task_arithmetic" in out
 
 
 @pytest.mark.parametrize(

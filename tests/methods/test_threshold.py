@@ -48,6 +48,14 @@ def test_a_sample_that_misses_costs_time_alone(monkeypatch):
     assert threshold(flat, 0.9) == ordered[-kept(0.9, len(flat))]
 
 
+@pytest.mark.parametrize("density", [0.49, 0.51, 0.9])
+def test_what_is_no_number_counts_as_largest(density):
+    flat = _normal().reshape(-1)
+    flat[::2] = float("nan")
+    wanted = np.sort(flat.abs().numpy())[-kept(density, len(flat))]
+    np.testing.assert_equal(threshold(flat, density), float(wanted))
+
+
 def test_the_selection_is_among_few_entries():
     array = _normal().abs().reshape(-1).numpy()
     place = int(0.8 * len(array))

@@ -10,7 +10,6 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from tangora.adapters.contract import holds_adapter
 from tangora.checkpoints.carried import Carried, carry
 from tangora.checkpoints.fast import FastLane, Kernels, kernels_for
 from tangora.checkpoints.gather import gather
@@ -22,7 +21,6 @@ from tangora.checkpoints.scheduler import run_steps
 from tangora.checkpoints.sidecars import LINEAGE, write_sidecars
 from tangora.checkpoints.steps import Steps
 from tangora.errors import ArgumentError
-from tangora.fusion.choice import choice
 from tangora.fusion.computation import Computation
 from tangora.fusion.weights import Weights, WeightTable
 from tangora.methods import Method, get
@@ -91,7 +89,7 @@ def fuse_checkpoints(
     base: str | os.PathLike[str],
     models: Sequence[str | os.PathLike[str]],
     out: str | os.PathLike[str],
-    method: str | None = None,
+    method: str = "task_arithmetic",
     weights: Weights | None = None,
     *,
     dtype: str | None = None,
@@ -122,8 +120,7 @@ def fuse_checkpoints(
         base: the folder of the base model: ``config.json`` and safetensors, in any number of shards.
         models: folders of models fine-tuned from it, or of adapters made for it; not both.
         out: the folder to write.
-        method: see ``tangora.methods()``; one that needs every tensor at once is refused. If None, for adapters that
-            of `tangora.fuse`, for checkpoints ``task_arithmetic``.
+        method: see ``tangora.methods()``; one that needs every tensor at once is refused.
         weights: one λ for all, one per model, or tensor -> one per model; the method's default if None.
         dtype: of the result, such as ``float32``; if None, each tensor has the base's.
         shard_size: bytes in a file, such as ``"5GB"``.
@@ -152,12 +149,10 @@ def fuse_checkpoints(
     >>> tangora.fuse_checkpoints("models/base", ["models/m0", "models/m1"], "merged", weights=0.5, dry_run=True)
     Merged('merged', 2 models by task_arithmetic, 7 tensors, 3,674 bytes)
     """
-    out, base = Path(out), located(base, "checkpoint")
-    models = models if isinstance(models, (str, os.PathLike)) else [located(model) for model in models]
-    only_adapters = not isinstance(models, (str, os.PathLike)) and all(holds_adapter(Path(one)) for one in models)
-    method, weights = choice(method, weights, len(models) if only_adapters else 0, space)
     chosen = get(method)
     chosen.check(parameters)
+    out, base = Path(out), located(base, "checkpoint")
+    models = models if isinstance(models, (str, os.PathLike)) else [located(model) for model in models]
     refuse_output(out, overwrite, [base, *models])
     kind, size, workers = _dtype(dtype), bytes_of(shard_size, "fuse.shard_size"), _threads(threads)
     _check_device(device)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from tangora.cli.polish import PolishOptions, polish
 from tangora.errors import ArgumentError
-from tangora.fusion.choice import RECOMMENDED
 
 if TYPE_CHECKING:
     from tangora.cli.fuse import FuseOptions
@@ -17,7 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["METHOD", "WEIGHT", "advice", "polish_instead", "refuse_choices"]
 
-METHOD, WEIGHT = RECOMMENDED
+METHOD, WEIGHT = "mean_norm", 1.3
+"""What is recommended without rows: docs/quality.md."""
 _CHOSEN = "chosen by --auto"
 _MORE = "with rows of the tasks' inputs, --data NAME=FILE, a polish keeps more"
 POLISH = {"steps": 200, "temperature": 2.0}
@@ -35,7 +35,7 @@ def refuse_choices(options: FuseOptions) -> None:
     if len(options.adapters) < 2:
         fix = "give two adapters or more; without --auto, a single one may be weighted"
         raise ArgumentError("there is nothing to choose", got=len(options.adapters), where="--auto", fix=fix)
-    given = {"--method": bool(options.method), "--weights": options.weights is not None}
+    given = {"--method": options.method != type(options).method, "--weights": options.weights is not None}
     for name, is_given in {**given, "--set": bool(options.parameters)}.items():
         if is_given:
             fix = f"leave {name} out, or --auto"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tangora.cli import completion
-from tangora.cli.auto import advice, polish_instead, refuse_choices
+from tangora.cli.auto import METHOD, WEIGHT, advice, polish_instead, refuse_choices
 from tangora.cli.command import Command
 from tangora.cli.fusing import ADAPTERS, CHECKS, BaseFolder, FusionOptions
 from tangora.cli.merge import (
@@ -19,7 +19,7 @@ from tangora.cli.merge import (
     MergeOptions,
     ShardSize,
     Threads,
-    decided,
+    default_weights,
     merge_models,
 )
 from tangora.cli.options import FromHub, TrustOption
@@ -63,12 +63,9 @@ class FuseOptions(FusionOptions):
     method: Annotated[
         str,
         typer.Option(
-            "--method",
-            "-m",
-            help="Or a router: smile, wemoe. See: tangora methods. Default: a sum with --weights, else mean_norm.",
-            autocompletion=completion.fusions,
+            "--method", "-m", help="Or a router: smile, wemoe. See: tangora methods.", autocompletion=completion.fusions
         ),
-    ] = ""
+    ] = "task_arithmetic"
     auto: Annotated[
         bool,
         typer.Option("--auto", help="Choose what keeps most with what is given: adapters alone, or rows (--data) too."),
@@ -179,16 +176,15 @@ def fuse(options: FuseOptions, output: Output) -> None:
     """Fuse adapters of one base model into one adapter, exactly or with a stated error; no base model is loaded.
 
     The result is a PEFT adapter, or a file like the first for LoRAs of diffusion models. Its rank is the sum of the
-    ranks unless --rank cuts it. Without a method and weights, the sum is scaled at each site to 1.3 times the adapters'
-    mean norm (mean_norm), which keeps most without data. With a router as the method, every token chooses among the
-    adapters, which stay as they are; the result is a routed adapter. To write a full model instead, use
-    [bold]tangora merge[/bold].
+    ranks unless --rank cuts it. With a router as the method, every token chooses among the adapters, which stay as they
+    are; the result is a routed adapter. To write a full model instead, use [bold]tangora merge[/bold].
     """
     if options.auto:
         refuse_choices(options)
         if options.data or options.recipe:
             polish_instead(options, output)
             return
+        options = replace(options, method=METHOD, weights=str(WEIGHT))
     _refuse_place(options)
     if options.full:
         options.refuse_rows()
@@ -198,10 +194,9 @@ def fuse(options: FuseOptions, output: Output) -> None:
     if is_router(options.method):
         route_adapters(options, output)
         return
-    rank = parse_rank(options.rank)
-    method, weights, origin = decided(options, [True] * len(options.adapters))
-    options = replace(options, method=method)
     options.refuse_rows()
+    rank = parse_rank(options.rank)
+    weights, origin = default_weights(options, [True] * len(options.adapters))
     origin = advice(options.adapters) if options.auto else origin
     parameters = options.settings()
     from tangora.fusion.statistics import refuse_superfluous  # deferred: --help needs no torch

@@ -40,14 +40,8 @@ class FusionOptions(Options):
 
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where the result goes.")]
     method: Annotated[
-        str,
-        typer.Option(
-            "--method",
-            "-m",
-            help="See: tangora methods. Default: a sum with --weights, else mean_norm; of checkpoints a sum.",
-            autocompletion=completion.methods,
-        ),
-    ] = ""
+        str, typer.Option("--method", "-m", help="See: tangora methods.", autocompletion=completion.methods)
+    ] = "task_arithmetic"
     weights: Annotated[
         str | None,
         typer.Option(

@@ -19,7 +19,7 @@ from tangora.errors import ArgumentError, FileError
 
 if TYPE_CHECKING:
     from tangora.checkpoints import Merged
-    from tangora.fusion.weights import Weights
+    from tangora.fusion.weights import WeightTable
 
 __all__ = [
     "COMMAND",
@@ -30,8 +30,8 @@ __all__ = [
     "MergeOptions",
     "ShardSize",
     "Threads",
-    "decided",
     "merge",
+    "default_weights",
     "merge_models",
     "merged_lines",
 ]
@@ -95,7 +95,7 @@ class MergeOptions(FusionOptions):
     device: Device = "cpu"
     dry_run: DryRun = False
 
-    def fuse(self, models: Sequence[Path], base: Path, weights: Weights | None, output: Output) -> Merged:
+    def fuse(self, models: Sequence[Path], base: Path, weights: WeightTable | float | None, output: Output) -> Merged:
         """Fuse ``models`` into ``base`` and write the result."""
         from tangora.checkpoints import fuse_checkpoints  # deferred: --help needs none of it
 
@@ -154,22 +154,18 @@ def merge(options: MergeOptions, output: Output) -> None:
         merge_models(options, full, models, output, [loss.note(full.name)])
 
 
-def decided(options: FusionOptions, adapters: Sequence[bool]) -> tuple[str, Weights | None, str]:
-    """Return the method and the weights that are given, or the default, and where the weights are from.
+def default_weights(options: FusionOptions, adapters: Sequence[bool]) -> tuple[WeightTable | float | None, str]:
+    """Return the weights that are given, or the default, and where it is from.
 
     Args:
         options: the command's.
         adapters: for each model, whether it is an adapter. A single one has the weight 1 by default.
     """
-    from tangora.fusion.choice import choice  # deferred: --help needs none of it
-
-    given = options.numbers()
-    method, weights = choice(options.method or None, given, len(adapters) if all(adapters) else 0, options.space)
-    if given is not None:
-        return method, given, ""
+    if (weights := options.numbers()) is not None:
+        return weights, ""
     if list(adapters) == [True]:
-        return method, 1.0, "a single adapter is merged whole"
-    return method, weights, f"the default of {method}" if weights is None else "the default without weights"
+        return 1.0, "a single adapter is merged whole"
+    return None, f"the default of {options.method}"
 
 
 def merge_models(
@@ -183,8 +179,8 @@ def merge_models(
         output: where the result is printed.
         notes: on the base, for the user.
     """
-    method, weights, origin = decided(options, [_is_adapter(model) for model in models])
-    merged = replace(options, method=method).fuse(models, base, weights, output)
+    weights, origin = default_weights(options, [_is_adapter(model) for model in models])
+    merged = options.fuse(models, base, weights, output)
     merged = replace(merged, notes=[*notes, *merged.notes])
     output.result(_document(merged, options.dry_run), *merged_lines(merged, options.dry_run, origin))
 

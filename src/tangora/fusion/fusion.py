@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from tangora.adapters.adapter import Adapter, load
 from tangora.adapters.metadata import FusedInfo, Parent
 from tangora.errors import ArgumentError, FusionError
-from tangora.fusion.choice import choice
 from tangora.fusion.computation import Computation
 from tangora.fusion.contract import Coordinates, space_of
 from tangora.fusion.cutting import ERROR, Rank, check_rank, cut_to
@@ -46,7 +45,7 @@ AdapterLike: TypeAlias = "Adapter | str | os.PathLike[str]"
 
 def fuse(
     adapters: Sequence[AdapterLike],
-    method: str | None = None,
+    method: str = "task_arithmetic",
     weights: Weights | None = None,
     *,
     space: str = "delta",
@@ -69,9 +68,7 @@ def fuse(
     Args:
         adapters: adapters, their folders, or their names on the Hub. A single one is allowed; a negative weight makes
             the model forget it.
-        method: see ``tangora.methods()``; or a router, such as ``smile``, for a routed adapter (`tangora.route`). If
-            None, ``task_arithmetic``, the sum with the given weights; without weights, ``mean_norm`` at 1.3, which
-            keeps most of the adapters without data (docs/quality.md), and a single adapter as it is.
+        method: see ``tangora.methods()``; or a router, such as ``smile``, for a routed adapter (`tangora.route`).
         weights: one λ for all, one per adapter, or site -> one per adapter; the method's default if None.
         space: ``delta`` fuses the changes of the weights, independent of how they are factored; ``factors`` fuses A
             and B separately, as the paper does for LoRA, which adds cross terms; ``core`` fuses the changes in bases
@@ -103,12 +100,11 @@ def fuse(
     tensor([[0.2500, 0.2500],
             [0.2500, 0.2500]])
     """
-    if method is not None and method in ROUTERS:
+    if method in ROUTERS:
         refuse_of_methods(method, weights=weights, rank=rank, space=space, statistics=statistics)
         chosen = route_settings(method, parameters, where="fuse")
         return routed(Fusion(adapters, seed=seed, same_base=same_base, base=base, heads=heads), chosen)
     fusion = Fusion(adapters, space, seed=seed, same_base=same_base, statistics=statistics, base=base, heads=heads)
-    method, weights = choice(method, weights, len(fusion.adapters), space)
     refuse_superfluous(fusion.statistics, get(method), fusion.adapters, fusion.names)
     return fusion.merge(method, weights, parameters, rank, error)
 

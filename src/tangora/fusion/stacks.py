@@ -3,8 +3,8 @@
     factors of every task ──▶ each product is written straight into its place of the stack
     any other updates     ──▶ one dense tensor after the other, copied
 
-A stack of eight updates of 4096 x 1024 has 134 MB, and the system takes longer to hand out new pages for it than the
-products take. So a thread uses the `Memory` of its last stack again.
+A stack of eight updates of 4096 x 1024 takes 134 MB, and the system takes longer to hand out new pages for it than the
+products take. So a thread reuses the `Memory` of its last stack.
 """
 
 from __future__ import annotations
@@ -22,6 +22,10 @@ from tangora.updates.task_vector import Update
 
 __all__ = ["Memory", "stacked"]
 
+# Numbers that a thread may keep the memory of, and the bytes to which a new tensor is aligned: a product of another
+# alignment may be rounded otherwise, and then the updates of equal adapters would differ.
+_KEPT, _ALIGNED = 2**28, 64
+
 
 class Memory:
     """Memory on the CPU for one stack of a thread, which the thread's next stack overwrites."""
@@ -32,18 +36,25 @@ class Memory:
     def tensor(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """Return a tensor with arbitrary numbers; it is valid until the thread asks for the next."""
         size = math.prod(shape)
-        held: Tensor | None = getattr(self._of, "held", None)
-        if held is None or held.dtype != dtype or len(held) < size:
-            self._of.held = None  # freed before the larger one is taken
+        if size > _KEPT:
+            return torch.empty(shape, dtype=dtype)
+        if (held := self._held) is None or held.dtype != dtype or len(held) < size:
+            held = self._of.held = None  # freed before the larger one is taken
             held = self._of.held = torch.empty(size, dtype=dtype)
         return held[:size].view(*shape)
 
     def apart(self, result: Tensor) -> Tensor:
-        """Return a tensor that the next stack leaves alone: a copy if a method returned a part of its stack."""
-        held: Tensor | None = getattr(self._of, "held", None)
-        if held is None or result.untyped_storage().data_ptr() != held.untyped_storage().data_ptr():
+        """Return a tensor that the next stack does not overwrite: a copy if a method returned a part of its stack."""
+        held = self._held
+        if held is None or result.layout != torch.strided or result.device.type != "cpu":
             return result
-        return result.clone()
+        # Addresses, not storages: a view that went through NumPy has a storage of its own.
+        return result.clone() if 0 <= result.data_ptr() - held.data_ptr() < held.nbytes else result
+
+    @property
+    def _held(self) -> Tensor | None:
+        held: Tensor | None = getattr(self._of, "held", None)
+        return held
 
 
 def stacked(updates: Sequence[Update | None], memory: Memory | None = None) -> Float[Tensor, " tasks *param"]:
@@ -59,20 +70,22 @@ def stacked(updates: Sequence[Update | None], memory: Memory | None = None) -> F
     if len(factors) < len(present):
         return _copied(len(updates), shape, present)
     read = {i: (f.b, f.a, f.scaling) for i, f in factors.items()}  # once: taking a factor may read a file
-    if any(factor.requires_grad for b, a, _ in read.values() for factor in (b, a)):
+    like = next(iter(read.values()))[0]
+    if any(f.requires_grad or f.device != like.device for b, a, _ in read.values() for f in (b, a)):
         return _copied(len(updates), shape, present)
-    like, dtype = next(iter(read.values()))[0], reduce(torch.promote_types, (b.dtype for b, _, _ in read.values()))
+    dtype = reduce(torch.promote_types, (b.dtype for b, _, _ in read.values()))
     whole = (len(updates), *shape)
     if memory is not None and like.device.type == "cpu":
         stack = memory.tensor(whole, dtype)
     else:
         stack = torch.empty(whole, dtype=dtype, device=like.device)
+    aligned = stack[0].nbytes % _ALIGNED == 0
     for i, place in enumerate(stack):
         if i not in read:
             place.zero_()
             continue
         b, a, scaling = read[i]
-        if b.dtype == dtype:
+        if aligned and b.dtype == dtype and (b.shape[0], a.shape[1]) == place.shape:
             torch.mm(b, a, out=place)
         else:
             place.copy_(b @ a)

@@ -54,7 +54,7 @@ def _around(array: Array, place: int) -> tuple[Array, int]:
     """
     import numpy as np  # deferred: only updates in memory need it
 
-    sample = abs(array[:: len(array) // _SAMPLE | 1])  # odd, so that the columns of a matrix take turns
+    sample = abs(array[:: len(array) // _SAMPLE | 1])  # an odd step, so that all columns of a matrix are sampled
     share = place / len(array)
     margin = 5 * math.sqrt(len(sample) * share * (1 - share)) + 2
     first, last = math.floor(len(sample) * share - margin), math.ceil(len(sample) * share + margin)
@@ -67,7 +67,7 @@ def _around(array: Array, place: int) -> tuple[Array, int]:
         magnitudes = np.abs(block, out=row[: len(block)])
         smaller = magnitudes < low
         below += int(np.count_nonzero(smaller))
-        parts.append(magnitudes[np.flatnonzero((magnitudes <= high) ^ smaller)])  # low is not above high
+        parts.append(magnitudes[np.flatnonzero((magnitudes <= high) & ~smaller)])
     inside = np.concatenate(parts)
     return (inside, below) if below <= place < below + len(inside) else (abs(array), 0)
 

@@ -39,7 +39,7 @@ __all__ = [
 _GRAM_FLOOR = 1e-5
 # Lanczos pays where the matrix is large and few values are wanted.
 _LANCZOS_SIZE, _LANCZOS_SHARE = 384, 0.1
-# Numbers in float64 that a thread may keep the memory of, and those of a block of a norm.
+# Numbers in float64 whose memory a thread may keep, and those of a block of a norm.
 _KEPT, _NORM_BLOCK = 2**22, 2**16
 
 Parts = tuple[Float[Tensor, "out rank"], Float[Tensor, " rank"], Float[Tensor, "rank in"], float]
