@@ -22,6 +22,7 @@ from tangora.fusion.contract import space_of
 from tangora.fusion.fusion import Fusion
 from tangora.fusion.heads import carried_records, file_name
 from tangora.fusion.lineage import unproved_base
+from tangora.fusion.mixing import as_sum
 from tangora.fusion.sources import SourceAdapter
 from tangora.methods import get
 from tangora.storage.checkpoint import Checkpoint
@@ -50,7 +51,9 @@ def gather_adapters(base: Checkpoint, folders: Sequence[str | os.PathLike[str]],
     prints = [adapter.fingerprint for adapter in fusion.adapters]
     if (streamed := _streamed(split, fusion, request)) is not None:
         targets = streamed
-        computation = recorded = computation_of(request, prints, [target.site for target in targets if target.site])
+        sites = [target.site for target in targets if target.site]
+        recorded = computation_of(request, prints, sites)
+        computation = as_sum(recorded, [adapter.updates for adapter in fusion.adapters], sites) or recorded
         whole, kept = fusion.whole(request.method, recorded.weights, request.parameters)
         sources = [
             SourceAdapter(adapter, Path(folder)) for adapter, folder in zip(fusion.adapters, folders, strict=True)

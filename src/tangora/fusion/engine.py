@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tangora.fusion.computation import Computation
 from tangora.fusion.contract import Coordinates
+from tangora.fusion.mixing import mixed
 from tangora.fusion.stacks import Memory, stacked
 from tangora.fusion.uniforms import drawn
 from tangora.support.threads import in_threads
@@ -85,13 +86,11 @@ class Engine:
 
         None if the method is another, or an update is not low-rank: then the dense tensors give the same.
         """
-        mixing, present = computation.method.mixing, self._updates(name)
-        updates = [update for update in present if update is not None]
-        if mixing is None or any(update.factors() is None for update in updates):
+        updates = self._updates(name)
+        if (coefficients := mixed(computation, self._site(name), updates)) is None:
             return None
-        gram = [[0.0 if u is None or v is None else u.dot(v) for v in present] for u in present]
-        coefficients = mixing(gram, computation.row(self._site(name)), **computation.parameters)
-        return combine(updates, [c for c, update in zip(coefficients, present, strict=True) if update is not None])
+        terms = [(update, c) for update, c in zip(updates, coefficients, strict=True) if update is not None]
+        return combine([update for update, _ in terms], [c for _, c in terms])
 
     def _fuse_model(self, computation: Computation) -> TaskVector:
         """Apply the method to all sites at once, as one vector per task."""

@@ -30,6 +30,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,7 @@ from tangora.errors import AdapterError
 from tangora.fusion.computation import Computation
 from tangora.fusion.contract import space_of
 from tangora.fusion.fusion import Fusion
+from tangora.fusion.mixing import as_sum
 from tangora.fusion.reevaluation import reevaluate
 from tangora.fusion.sources import SourceAdapter
 from tangora.methods import get
@@ -104,12 +106,15 @@ def verified(
 
 
 def _linear(info: FusedInfo, parents: Sequence[Adapter]) -> Computation | None:
-    """Return the computation of a linear method if its result is the untruncated sum of the parents' updates."""
-    method = get(info.method)
-    summed = method.linear and info.rank is None and space_of(info.space).intrinsic
-    if not summed or any(parent.start for parent in parents):
+    """Return the computation if the result is an untruncated sum of the parents' updates, with coefficients by site."""
+    method, space = get(info.method), space_of(info.space)
+    if info.rank is not None or any(parent.start for parent in parents):
         return None
-    return Computation(method, info.weights, info.parameters)
+    computation = Computation(method, info.weights, info.parameters)
+    if method.linear:
+        return computation if space.intrinsic else None
+    vectors = [parent.updates for parent in parents]
+    return as_sum(computation, vectors, sorted({*chain(*vectors)})) if space.plain else None
 
 
 def _terms(site: str, parents: Sequence[Adapter], computation: Computation) -> list[tuple[Update, float]]:
