@@ -96,6 +96,8 @@ def _promises(method: Method) -> Iterator[str]:
         )
     elif method.by_rows:
         sees = "Linear in every row: low-rank updates stay low-rank, and no dense matrix is formed."
+    elif method.rotates_outputs:
+        sees = "Sees the whole tensor, of low-rank updates in a basis of their outputs: the result is low-rank, too."
     elif method.cutoff:
         sees += f" With the cutoffs of `{method.cutoff}` found beforehand, full checkpoints are fused in blocks."
     yield sees

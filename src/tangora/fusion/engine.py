@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, TypeVar
 
 import torch
@@ -69,7 +70,7 @@ class Engine:
         def one(name: str) -> _T:
             if (mixed := self._mixed(computation, name)) is not None:
                 return then(mixed)
-            factors = self._factors(name) if method.by_rows else None
+            factors = self._factors(name) if method.by_rows else self._rotated(name) if method.rotates_outputs else None
             deltas = stacked(self._updates(name), memory) if factors is None else factors[1]
             weights = self._column(computation, name, deltas).reshape(-1, *(1,) * (deltas.ndim - 1))
             extra: dict[str, Any] = {"uniforms": self._draws(computation, name, deltas)} if method.random else {}
@@ -142,6 +143,25 @@ class Engine:
             at += factors.rank
         assert rows is not None
         return torch.cat([f.b * f.scaling for f in low_rank.values()], 1), rows
+
+    def _rotated(self, name: str) -> tuple[Float[Tensor, "out k"], Float[Tensor, "tasks k in"]] | None:
+        """Return an orthonormal basis Q of all outputs, and per task ``Qᵀν``; None if an update has no factors.
+
+        With ``QR = [s₁B₁ | s₂B₂ …]``, ``Qᵀνₜ`` is the task's columns of R times Aₜ. It is None, too, if the ranks add
+        up to the number of outputs or more: then nothing is gained.
+        """
+        present = {i: vector[name].factors() for i, vector in enumerate(self._vectors) if name in vector}
+        factors = {i: f for i, f in present.items() if f is not None}
+        if len(factors) < len(present) or sum(f.rank for f in factors.values()) >= self._shape(name)[0]:
+            return None
+        read = {i: (f.b * f.scaling, f.a) for i, f in factors.items()}  # once: taking a factor may read a file
+        q, r = torch.linalg.qr(torch.cat([b for b, _ in read.values()], 1).double())
+        columns = r.split([b.shape[1] for b, _ in read.values()], 1)
+        inside = {i: part @ a.double() for (i, (_, a)), part in zip(read.items(), columns, strict=True)}
+        zero = torch.zeros_like(next(iter(inside.values())))
+        dtype = reduce(torch.promote_types, (a.dtype for _, a in read.values()))
+        stack = torch.stack([inside.get(i, zero) for i in range(len(self._vectors))])
+        return q.to(dtype), stack.to(dtype)
 
     def _column(self, computation: Computation, name: str, like: Tensor) -> Float[Tensor, " tasks"]:
         return torch.tensor(computation.row(self._site(name)), dtype=like.dtype, device=like.device)

@@ -21,6 +21,7 @@ _EQUAL = 1 - 1e-5  # the Vₜ have entries of one magnitude by their nature: rou
     "knots",
     granularity="tensor",
     exact=False,
+    rotates_outputs=True,
     symmetric=False,  # the outputs' directions are common, the inputs' each task's own
     neutral={"density": 1.0},
     reference="arXiv:2410.19735",

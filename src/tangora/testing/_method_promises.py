@@ -37,6 +37,7 @@ __all__ = [
     "check_linearity",
     "check_matrices",
     "check_mixing",
+    "check_rotations",
     "check_rows",
     "check_statistics",
     "check_symmetry",
@@ -210,6 +211,17 @@ def check_statistics(method: Method) -> None:
     assert not torch.allclose(fused, flipped, rtol=1e-2), "the statistics change nothing"
     without = method.function(deltas, weights=weights, statistics=None)
     assert bool(without.isfinite().all()), "a tensor without statistics is not finite"
+
+
+def check_rotations(method: Method) -> None:
+    """Check that updates in another orthonormal basis of outputs give the result there if it ``rotates_outputs``."""
+    if not method.rotates_outputs:
+        return
+    deltas = stack(dtype=torch.float64)
+    drawn = torch.randn(SHAPE[0] + 3, SHAPE[0], generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    basis = torch.linalg.qr(drawn)[0]
+    turned = call(method, basis @ deltas, weights_of(deltas))
+    require_close(turned, basis @ call(method, deltas, weights_of(deltas)), "rotates_outputs=True, but it does not")
 
 
 def check_rows(method: Method) -> None:

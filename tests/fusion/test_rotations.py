@@ -1,0 +1,50 @@
+"""Methods that are applied in a basis of the outputs: the same result, from small matrices, as factors."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tangora.adapters.adapter import Adapter
+from tangora.fusion.fusion import fuse
+from tangora.methods import get, methods
+from tangora.testing import check_method
+from tangora.updates.task_vector import LowRank
+
+ROTATED = [name for name, method in methods().items() if method.rotates_outputs]
+
+
+def low_rank(seed: int, rank: int = 3, out: int = 24, inside: int = 10, scaling: float = 0.5) -> LowRank:
+    generator = torch.Generator().manual_seed(seed)
+    b, a = torch.randn(out, rank, generator=generator), torch.randn(rank, inside, generator=generator)
+    return LowRank(b.double(), a.double(), scaling)
+
+
+CASES = {
+    "ranks of their own": [{"x": low_rank(1)}, {"x": low_rank(2, 5)}, {"x": low_rank(3, 1)}],
+    "a task without it": [{"x": low_rank(1)}, {}, {"x": low_rank(3)}],
+    "one B": [{"x": low_rank(1)}, {"x": LowRank(low_rank(1).b, low_rank(2).a, 2.0)}],
+    "nothing changed": [{"x": low_rank(1)}, {"x": LowRank(torch.zeros(24, 3).double(), low_rank(2).a)}],
+    "as many ranks as outputs": [{"x": low_rank(1, 12)}, {"x": low_rank(2, 12)}],
+}
+
+
+def test_there_are_some():
+    assert "knots" in ROTATED
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("name", ROTATED)
+def test_the_result_is_that_of_dense_tensors(name, case):
+    adapters, method = [Adapter(dict(one)) for one in CASES[case]], get(name)
+    fused = fuse(adapters, name, weights=[0.5, 1.0, 1.5][: len(adapters)]).updates["x"]
+    deltas = [one["x"].dense() if "x" in one else torch.zeros(24, 10).double() for one in CASES[case]]
+    weights = torch.tensor([0.5, 1.0, 1.5], dtype=torch.float64)[: len(adapters), None, None]
+    torch.testing.assert_close(fused.dense(), method(torch.stack(deltas), weights=weights), rtol=1e-9, atol=1e-9)
+    if case != "as many ranks as outputs":
+        assert fused.factors().rank <= sum(one["x"].rank for one in CASES[case] if "x" in one)
+
+
+def test_a_promise_that_does_not_hold_is_found():
+    with pytest.raises(AssertionError, match="rotates_outputs=True, but it does not"):
+        check_method(replace(get("ties_per_tensor"), rotates_outputs=True))
