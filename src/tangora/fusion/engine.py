@@ -77,7 +77,7 @@ class Engine:
             if method.statistics:
                 extra["statistics"] = self.statistics(name, self._shape(name))
             result = memory.apart(method.function(deltas, weights=weights, **extra, **computation.parameters))
-            return then(Dense(result) if factors is None else LowRank(factors[0], result))
+            return then(Dense(result) if factors is None else LowRank(factors[0], result[: factors[0].shape[1]]))
 
         names = self._names()
         return dict(zip(names, in_threads(one, names), strict=True))
@@ -147,21 +147,23 @@ class Engine:
     def _rotated(self, name: str) -> tuple[Float[Tensor, "out k"], Float[Tensor, "tasks k in"]] | None:
         """Return an orthonormal basis Q of all outputs, and per task ``Qᵀν``; None if an update has no factors.
 
-        With ``QR = [s₁B₁ | s₂B₂ …]``, ``Qᵀνₜ`` is the task's columns of R times Aₜ. It is None, too, if the ranks add
-        up to the number of outputs or more: then nothing is gained.
+        With ``QR = [s₁B₁ | s₂B₂ …]``, ``Qᵀνₜ`` is the task's columns of R times Aₜ, followed by rows of zeros: each task
+        has a share of them as large as the largest rank. It is None, too, if there are no more outputs than rows.
         """
         present = {i: vector[name].factors() for i, vector in enumerate(self._vectors) if name in vector}
         factors = {i: f for i, f in present.items() if f is not None}
-        if len(factors) < len(present) or sum(f.rank for f in factors.values()) >= self._shape(name)[0]:
+        rows = len(self._vectors) * max((f.rank for f in factors.values()), default=0)
+        if len(factors) < len(present) or rows >= self._shape(name)[0]:
             return None
         read = {i: (f.b * f.scaling, f.a) for i, f in factors.items()}  # once: taking a factor may read a file
         q, r = torch.linalg.qr(torch.cat([b for b, _ in read.values()], 1).double())
         columns = r.split([b.shape[1] for b, _ in read.values()], 1)
         inside = {i: part @ a.double() for (i, (_, a)), part in zip(read.items(), columns, strict=True)}
-        zero = torch.zeros_like(next(iter(inside.values())))
         dtype = reduce(torch.promote_types, (a.dtype for _, a in read.values()))
-        stack = torch.stack([inside.get(i, zero) for i in range(len(self._vectors))])
-        return q.to(dtype), stack.to(dtype)
+        stack = q.new_zeros((len(self._vectors), rows, self._shape(name)[1]), dtype=dtype)
+        for i, matrix in inside.items():
+            stack[i, : len(matrix)] = matrix
+        return q.to(dtype), stack
 
     def _column(self, computation: Computation, name: str, like: Tensor) -> Float[Tensor, " tasks"]:
         return torch.tensor(computation.row(self._site(name)), dtype=like.dtype, device=like.device)

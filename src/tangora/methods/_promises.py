@@ -49,8 +49,9 @@ class Promises:
             that has none.
         by_rows: every row of the result is the same linear function of that row of the updates, so that low-rank
             updates stay low-rank: the method is applied to their factors A.
-        rotates_outputs: ``f(Qν) = Q f(ν)`` for every Q with orthonormal columns. The method is then applied to low-rank
-            updates in a basis of all their outputs: small matrices, and a low-rank result.
+        rotates_outputs: ``f(Qν) = Q f(ν)`` for every Q with orthonormal columns, if the rank of no update is more than
+            the number of its rows over that of the tasks. The method is then applied to low-rank updates in a basis of
+            all their outputs: small matrices, and a low-rank result.
         exact: the same numbers in another memory layout give the same bits. False for a method that decomposes
             matrices: its result is equal up to rounding, and a kernel ``[out, in, k, …]`` is used as ``[out, in·k·…]``.
         symmetric: ``f(νᵀ) = f(ν)ᵀ``, so that it does not matter whether a layer stores the transpose of its weight.

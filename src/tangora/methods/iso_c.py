@@ -19,6 +19,7 @@ __all__ = ["iso_c"]
     default_weight=1.0,
     additive=False,
     exact=False,
+    rotates_outputs=True,
     identity=False,  # singular values become equal
 )
 def iso_c(

@@ -14,7 +14,13 @@ __all__ = ["tsv_m"]
 
 
 @fusion_method(
-    "tsv_m", granularity="tensor", reference="arXiv:2412.00081", default_weight=1.0, exact=False, copies=(6, 10)
+    "tsv_m",
+    granularity="tensor",
+    exact=False,
+    rotates_outputs=True,
+    reference="arXiv:2412.00081",
+    default_weight=1.0,
+    copies=(6, 10),
 )
 def tsv_m(
     deltas: Float[Tensor, " tasks *param"], *, weights: Float[Tensor, "tasks *#param"]

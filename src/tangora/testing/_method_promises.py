@@ -217,8 +217,9 @@ def check_rotations(method: Method) -> None:
     """Check that updates in another orthonormal basis of outputs give the result there if it ``rotates_outputs``."""
     if not method.rotates_outputs:
         return
-    deltas = stack(dtype=torch.float64)
-    drawn = torch.randn(SHAPE[0] + 3, SHAPE[0], generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    full = stack(dtype=torch.float64)
+    deltas = full[:, :, :1] @ full[:, :1]  # of rank 1
+    drawn = torch.randn(2 * SHAPE[0], SHAPE[0], generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     basis = torch.linalg.qr(drawn)[0]
     turned = call(method, basis @ deltas, weights_of(deltas))
     require_close(turned, basis @ call(method, deltas, weights_of(deltas)), "rotates_outputs=True, but it does not")
