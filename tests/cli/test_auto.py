@@ -12,6 +12,7 @@ from pyarrow import parquet
 from typer.testing import CliRunner
 
 import tangora
+import toys
 from tangora.cli import app, auto
 from tangora.cli.polish import PolishOptions
 from tangora.config.settings import FinetuneConfig, LoraSettings, TrainingSettings
@@ -53,6 +54,26 @@ def test_adapters_alone_are_fused_as_recommended(experts, tmp_path):
     assert made.updates.keys() == asked.updates.keys()
     for site, update in made.updates.items():
         assert update.dense().allclose(asked.updates[site].dense(), atol=1e-6)
+
+
+def test_adapters_that_generate_are_fused_as_recommended_for_them(tmp_path):
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for seed, folder in enumerate(folders):
+        toys.lora(seed).save(folder)
+
+    def typed(*types):
+        for folder, kind in zip(folders, types, strict=True):
+            file = folder / "adapter_config.json"
+            file.write_text(json.dumps({**json.loads(file.read_text()), "task_type": kind}))
+        done = run("fuse", *folders, "--auto", "--json", "--out", tmp_path / "-".join(map(str, types)))
+        assert done.exit_code == 0, done.output
+        document = json.loads(done.stdout)
+        return document["method"], document["weights"][0]
+
+    assert typed("CAUSAL_LM", "CAUSAL_LM") == auto.GENERATIVE
+    assert typed("SEQ_2_SEQ_LM", "SEQ_2_SEQ_LM") == auto.GENERATIVE
+    assert typed("CAUSAL_LM", None) == (auto.METHOD, auto.WEIGHT)
+    assert typed("FEATURE_EXTRACTION", "FEATURE_EXTRACTION") == (auto.METHOD, auto.WEIGHT)
 
 
 def test_with_rows_they_are_polished_at_twice_their_rank(experts, rows, tmp_path, monkeypatch):

@@ -8,16 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tangora.cli.polish import PolishOptions, polish
-from tangora.errors import ArgumentError
+from tangora.errors import AdapterError, ArgumentError
 
 if TYPE_CHECKING:
     from tangora.cli.fuse import FuseOptions
     from tangora.cli.output import Output
 
-__all__ = ["METHOD", "WEIGHT", "advice", "polish_instead", "refuse_choices"]
+__all__ = ["GENERATIVE", "METHOD", "WEIGHT", "advice", "polish_instead", "recommended", "refuse_choices"]
 
 METHOD, WEIGHT = "mean_norm", 1.3
 """What is recommended without rows: docs/quality.md."""
+GENERATIVE = "tsv_m", 1.0
+"""What is recommended without rows for adapters that generate text."""
+_GENERATING = ("CAUSAL_LM", "SEQ_2_SEQ_LM")  # values of peft's task_type
 _CHOSEN = "chosen by --auto"
 _MORE = "with rows of the tasks' inputs, --data NAME=FILE, a polish keeps more"
 POLISH = {"steps": 200, "temperature": 2.0}
@@ -43,6 +46,15 @@ def refuse_choices(options: FuseOptions) -> None:
     if options.dry_run and not (options.data or options.recipe or options.full):
         fix = "leave --dry-run out: without rows nothing is trained, and the fusion takes seconds"
         raise ArgumentError("there is nothing to plan", got="--dry-run", where="--auto", fix=fix)
+
+
+def recommended(adapters: Sequence[Path]) -> tuple[str, float]:
+    """Return method and weight by what the adapters do, as their configurations say."""
+    from tangora.support.files import read_json  # deferred: --help needs none of it
+
+    files = [adapter / "adapter_config.json" for adapter in adapters]
+    kinds = [read_json(file, AdapterError).get("task_type") if file.is_file() else None for file in files]
+    return GENERATIVE if all(kind in _GENERATING for kind in kinds) else (METHOD, WEIGHT)
 
 
 def advice(adapters: Sequence[Path]) -> str:

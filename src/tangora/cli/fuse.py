@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tangora.cli import completion
-from tangora.cli.auto import METHOD, WEIGHT, advice, polish_instead, refuse_choices
+from tangora.cli.auto import advice, polish_instead, recommended, refuse_choices
 from tangora.cli.command import Command
 from tangora.cli.fusing import ADAPTERS, CHECKS, BaseFolder, FusionOptions
 from tangora.cli.merge import (
@@ -184,7 +184,8 @@ def fuse(options: FuseOptions, output: Output) -> None:
         if options.data or options.recipe:
             polish_instead(options, output)
             return
-        options = replace(options, method=METHOD, weights=str(WEIGHT))
+        method, weight = recommended(options.adapters)
+        options = replace(options, method=method, weights=str(weight))
     _refuse_place(options)
     if options.full:
         options.refuse_rows()

@@ -147,8 +147,8 @@ class Engine:
     def _rotated(self, name: str) -> tuple[Float[Tensor, "out k"], Float[Tensor, "tasks k in"]] | None:
         """Return an orthonormal basis Q of all outputs, and per task ``Qᵀν``; None if an update has no factors.
 
-        With ``QR = [s₁B₁ | s₂B₂ …]``, ``Qᵀνₜ`` is the task's columns of R times Aₜ, followed by rows of zeros: each task
-        has a share of them as large as the largest rank. It is None, too, if there are no more outputs than rows.
+        With ``QR = [s₁B₁ | s₂B₂ …]``, ``Qᵀνₜ`` is the task's columns of R times Aₜ, and then rows of zeros: each task
+        has a share of the rows as large as the largest rank. None, too, if there are no more outputs than rows.
         """
         present = {i: vector[name].factors() for i, vector in enumerate(self._vectors) if name in vector}
         factors = {i: f for i, f in present.items() if f is not None}
