@@ -5,13 +5,15 @@ import torch
 
 import toys
 import zoo
-from folders import read
+from folders import read, save
+from tangora.adapters.adapter import Adapter, LoraDetails
+from tangora.adapters.metadata import BaseInfo, Metadata
 from tangora.checkpoints import fuse_checkpoints
 from tangora.fusion.computation import Computation
 from tangora.fusion.fusion import Fusion, fuse
 from tangora.fusion.mixing import as_sum, mixed
 from tangora.methods import get, methods
-from tangora.updates.task_vector import Dense
+from tangora.updates.task_vector import Dense, LowRank
 
 MIXED = [name for name, method in methods().items() if method.mixing is not None]
 
@@ -64,6 +66,22 @@ def test_a_merge_is_that_of_the_fused_adapter_in_the_memory_of_a_sum(tmp_path, n
     assert planned == pytest.approx(summed, rel=0.05)
 
 
+@pytest.mark.parametrize("name", MIXED)
+def test_coefficients_are_of_what_a_training_changed(tmp_path, name):
+    """Adapters of one start that is not zero: their merge is that of the fused adapter."""
+    base = save(tmp_path / "base", toys.toy().state_dict(), config={})
+    folders, start = [tmp_path / "a1", tmp_path / "a2"], toys.lora(7).updates
+    for seed, folder in enumerate(folders, 1):
+        moved = {site: LowRank(u.b + 0.1 * seed * torch.sign(u.b), u.a, u.scaling) for site, u in start.items()}
+        Adapter(moved, Metadata(base=BaseInfo(model="toy")), LoraDetails(initial=start)).save(folder)
+    assert Fusion(folders).adapters[0].start
+    fuse_checkpoints(base, folders, tmp_path / "merged", name, 1.0, dtype="float32")
+    fused, before, after = fuse(folders, name, 1.0), read(base), read(tmp_path / "merged")
+    for site, update in fused.updates.items():
+        changed = after[f"{site}.weight"].double() - before[f"{site}.weight"].double()
+        torch.testing.assert_close(changed, update.dense().double(), rtol=1e-4, atol=1e-5)
+
+
 def test_a_wrong_site_of_such_a_sum_is_found(tmp_path):
     """Every site is compared with the adapters' files, not a sample of them."""
     from tangora.errors import AdapterError
@@ -77,7 +95,8 @@ def test_a_wrong_site_of_such_a_sum_is_found(tmp_path):
     fused = fusion.merge("mean_norm", 1.3)
     fused.save(tmp_path / "out")
     sources = [SourceAdapter(adapter, tmp_path / f"a{i}") for i, adapter in enumerate(fusion.adapters)]
-    assert verify(fused, tmp_path / "out", sources).reference == "parents"
+    verified = verify(fused, tmp_path / "out", sources)
+    assert (verified.reference, verified.again) == ("parents", len(fused.updates))
     for site in fused.updates:
         wrong = {**fused.updates, site: fused.updates[site] * 1.001}
         other = tmp_path / f"wrong-{site}"

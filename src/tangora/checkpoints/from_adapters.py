@@ -53,7 +53,7 @@ def gather_adapters(base: Checkpoint, folders: Sequence[str | os.PathLike[str]],
         targets = streamed
         sites = [target.site for target in targets if target.site]
         recorded = computation_of(request, prints, sites)
-        computation = as_sum(recorded, [adapter.updates for adapter in fusion.adapters], sites) or recorded
+        computation = as_sum(recorded, [adapter.task_vector for adapter in fusion.adapters], sites) or recorded
         whole, kept = fusion.whole(request.method, recorded.weights, request.parameters)
         sources = [
             SourceAdapter(adapter, Path(folder)) for adapter, folder in zip(fusion.adapters, folders, strict=True)

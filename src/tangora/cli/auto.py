@@ -49,12 +49,12 @@ def refuse_choices(options: FuseOptions) -> None:
 
 
 def recommended(adapters: Sequence[Path]) -> tuple[str, float]:
-    """Return method and weight by what the adapters do, as their configurations say."""
+    """Return method and weight by what the adapters do, as their configurations say; other folders do not count."""
     from tangora.support.files import read_json  # deferred: --help needs none of it
 
     files = [adapter / "adapter_config.json" for adapter in adapters]
-    kinds = [read_json(file, AdapterError).get("task_type") if file.is_file() else None for file in files]
-    return GENERATIVE if all(kind in _GENERATING for kind in kinds) else (METHOD, WEIGHT)
+    kinds = [read_json(file, AdapterError).get("task_type") for file in files if file.is_file()]
+    return GENERATIVE if kinds and all(kind in _GENERATING for kind in kinds) else (METHOD, WEIGHT)
 
 
 def advice(adapters: Sequence[Path]) -> str:

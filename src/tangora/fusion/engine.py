@@ -20,6 +20,7 @@ from tangora.fusion.uniforms import drawn
 from tangora.support.threads import in_threads
 from tangora.updates.short_sums import combine_to_rank
 from tangora.updates.task_vector import Dense, LowRank, TaskVector, Update, combine
+from tangora.updates.truncation import split, thin_svd
 
 __all__ = ["Engine"]
 
@@ -77,7 +78,9 @@ class Engine:
             if method.statistics:
                 extra["statistics"] = self.statistics(name, self._shape(name))
             result = memory.apart(method.function(deltas, weights=weights, **extra, **computation.parameters))
-            return then(Dense(result) if factors is None else LowRank(factors[0], result[: factors[0].shape[1]]))
+            if factors is None:
+                return then(Dense(result))
+            return then(LowRank(factors[0], result) if method.by_rows else _turned_back(factors[0], result))
 
         names = self._names()
         return dict(zip(names, in_threads(one, names), strict=True))
@@ -159,7 +162,8 @@ class Engine:
         q, r = torch.linalg.qr(torch.cat([b for b, _ in read.values()], 1).double())
         columns = r.split([b.shape[1] for b, _ in read.values()], 1)
         inside = {i: part @ a.double() for (i, (_, a)), part in zip(read.items(), columns, strict=True)}
-        dtype = reduce(torch.promote_types, (a.dtype for _, a in read.values()))
+        # The entries of Qᵀν may be larger than those of ν, and overflow in half precision.
+        dtype = reduce(torch.promote_types, (factor.dtype for pair in read.values() for factor in pair), torch.float32)
         stack = q.new_zeros((len(self._vectors), rows, self._shape(name)[1]), dtype=dtype)
         for i, matrix in inside.items():
             stack[i, : len(matrix)] = matrix
@@ -171,6 +175,14 @@ class Engine:
     def _draws(self, computation: Computation, name: str, like: Tensor) -> Float[Tensor, " tasks *param"]:
         """Draw numbers in [0, 1) that depend only on the seed, the tensor and the adapter, not on other adapters."""
         return drawn(computation.seed, name, computation.fingerprints, self._shape(name)).to(like.device)
+
+
+def _turned_back(basis: Float[Tensor, "out k"], result: Float[Tensor, "rows in"]) -> LowRank:
+    """Return ``basis @ result`` as factors of its numerical rank; rows beyond the basis are zero."""
+    u, s, vh = thin_svd(result[: basis.shape[1]].double())
+    bound = max(basis.shape[0], result.shape[1]) * torch.finfo(basis.dtype).eps * s[0]
+    rank = max(1, int((s > bound).sum()))
+    return LowRank(*split(basis.double() @ u[:, :rank], s[:rank], vh[:rank], basis.dtype))
 
 
 def _rows(stacked: Float[Tensor, " tasks *param"]) -> Float[Tensor, "tasks entries"]:

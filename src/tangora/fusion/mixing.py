@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from tangora.fusion.computation import Computation
 from tangora.methods import get
-from tangora.updates.task_vector import Update
+from tangora.updates.task_vector import LowRank, Update
 
 __all__ = ["as_sum", "mixed"]
 
@@ -26,10 +26,15 @@ def mixed(computation: Computation, site: str, updates: Sequence[Update | None])
         site: whose weights are taken.
         updates: one per task; None stands for zero.
     """
-    mixing = computation.method.mixing
-    if mixing is None or any(update is not None and update.factors() is None for update in updates):
+    mixing, factors = computation.method.mixing, [None if update is None else update.factors() for update in updates]
+    if mixing is None or sum(f is not None for f in factors) < sum(update is not None for update in updates):
         return None
-    gram = [[0.0 if u is None or v is None else u.dot(v) for v in updates] for u in updates]
+    read = [None if f is None else LowRank(f.b, f.a, f.scaling) for f in factors]  # once: it may read a file
+    gram = [[0.0] * len(read) for _ in read]
+    for i, first in enumerate(read):
+        for j, second in enumerate(read[: i + 1]):
+            if first is not None and second is not None:
+                gram[i][j] = gram[j][i] = first.dot(second)
     return list(mixing(gram, computation.row(site), **computation.parameters))
 
 

@@ -92,7 +92,8 @@ def verified(
     expected = None if computation is None else partial(_terms, parents=parents, computation=computation)
     verification = compare(adapter, read, expected, rounding)
     again, again_error = 0, None
-    if info is not None and parents and computation is None:
+    # Coefficients by site are from the method's own rule: some sites are evaluated on dense matrices, too.
+    if info is not None and parents and (computation is None or not get(info.method).linear):
         again, again_error = reevaluate(info, parents, read)
     return replace(
         verification,

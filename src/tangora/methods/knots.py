@@ -64,7 +64,8 @@ def knots(
         trimmed = [trim(delta, threshold(delta, density)) for delta in map(widened, deltas)]
         return elected_mean(trimmed, weights).to(deltas.dtype)
     u, s, vh = decompose(torch.cat(list(matrices), 1))
-    coordinates = vh.split(matrices.shape[2], 1)
+    # What a task that changes nothing has there is rounding, of which a trim would keep a share.
+    coordinates = [v * bool(m.any()) for v, m in zip(vh.split(matrices.shape[2], 1), matrices, strict=True)]
     agreeing = _agreeing([trim(v, _EQUAL * threshold(v, density)) for v in coordinates])
     terms = ((u * s) @ part for part in agreeing)
     return weighted_sum((term.reshape(deltas.shape[1:]) for term in terms), weights).to(deltas.dtype)
